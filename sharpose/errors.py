@@ -1,0 +1,61 @@
+"""Every error this toolkit raises on purpose.
+
+A message says what was expected, what was found and what to do about it, in one line. The command-line tools print
+that line and exit with `exit_code`; `--debug` shows the traceback as well.
+"""
+
+from __future__ import annotations
+
+
+class SharposeError(Exception):
+    """Base of the hierarchy; `exit_code` is what a command exits with when it ends on this error."""
+
+    exit_code: int = 2
+
+
+class ConfigError(SharposeError):
+    """A model configuration is missing, malformed, or asks for something that is not supported."""
+
+
+class CheckpointError(SharposeError):
+    """A checkpoint can't be read, or its tensors are not those of the configured model."""
+
+
+class BundleError(SharposeError):
+    """A bundle is missing, malformed, damaged, or was written by another schema version."""
+
+
+class ExportError(SharposeError):
+    """The export could not start or finish; nothing was left behind."""
+
+
+class ParityError(SharposeError):
+    """The exported graphs do not reproduce the PyTorch model: a check that said no."""
+
+    exit_code = 1
+
+
+class EngineError(SharposeError):
+    """An engine can't be made or run on the device that was asked for."""
+
+
+class InputError(SharposeError):
+    """An argument has the wrong type, dtype, shape or value."""
+
+
+class BoxesError(SharposeError):
+    """A boxes file can't be read or holds boxes that can't be used."""
+
+
+class DetectorError(SharposeError):
+    """A detector graph is not one whose outputs are understood."""
+
+
+class SourceError(SharposeError):
+    """A source of frames can't be opened or decoded."""
+
+
+class SinkError(SharposeError):
+    """A result can't be written; what was written before stays readable."""
+
+    exit_code = 3
