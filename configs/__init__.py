@@ -1,0 +1,1 @@
+"""One YAML file a model; read by `sharpose.config.load_config`."""

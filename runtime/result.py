@@ -79,7 +79,7 @@ class Boxes:
     @property
     def xywh(self) -> npt.NDArray[np.float32]:
         """The boxes as COCO writes them: float32 [n, 4], left, top, width, height."""
-        xywh = self.xyxy.copy()
+        xywh: npt.NDArray[np.float32] = self.xyxy.copy()
         xywh[:, 2:] -= xywh[:, :2]
         return xywh
 
@@ -152,4 +152,5 @@ class PoseResult:
         counted = confidence > KEYPOINT_SCORE_FLOOR
         total = np.where(counted, confidence, 0.0).sum(axis=1)
         mean = total / np.maximum(counted.sum(axis=1), 1)
-        return (self.boxes.scores * mean).astype(np.float32)
+        scores: npt.NDArray[np.float32] = (self.boxes.scores * mean).astype(np.float32)
+        return scores

@@ -1,0 +1,31 @@
+"""Devices as users write them: `cpu`, `cuda`, `cuda:1`, `ort-tensorrt:0`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sharpose.errors import EngineError
+
+__all__ = ["DEVICE_KINDS", "Device", "parse_device"]
+
+DEVICE_KINDS = ("cpu", "cuda", "ort-tensorrt")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device and, for GPUs, which one."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+
+def parse_device(text: str) -> Device:
+    """A device from `cpu | cuda[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
+    match = re.fullmatch(r"(cpu|cuda|ort-tensorrt)(?::(\d+))?", text)
+    if match is None or (match[1] == "cpu" and match[2] is not None):
+        raise EngineError(f"device: expected cpu, cuda[:i] or ort-tensorrt[:i], got {text!r}")
+    return Device(match[1], int(match[2] or 0))

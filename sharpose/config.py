@@ -1,0 +1,162 @@
+"""Model configurations: what a checkpoint can't say of itself, validated; unknown keys are refused. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sharpose.errors import ConfigError
+from sharpose.skeleton import Skeleton, get_skeleton
+from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE, region_grid, selected_regions
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ModelConfig", "describe_validation_error", "list_configs", "load_config"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _known_skeleton(value: object) -> object:
+    return get_skeleton(value) if isinstance(value, str) else value
+
+
+def _refuse_abs(value: object) -> object:
+    if value == "abs":
+        raise ConfigError(
+            "quality_activation 'abs' is not supported: no released model uses it; expected 'gelu' or 'sigmoid'"
+        )
+    return value
+
+
+class ModelConfig(BaseModel):
+    """A SHaRPose model. Sizes are `(height, width)` in pixels; names as in the paper (AAAI'24, section 3)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    skeleton: Annotated[Skeleton, BeforeValidator(_known_skeleton)]
+    crop_size: tuple[int, int]
+    width: int = Field(gt=0, description="token width C")
+    depth: int = Field(gt=0, description="transformer blocks, shared by both stages")
+    heads: int = Field(gt=0, description="attention heads")
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    alpha: float = Field(gt=0, le=1, description="share of the regions that the fine stage looks at")
+    quality_threshold: float = Field(description="a crop whose predicted quality is below it is refined")
+    head: Literal["linear", "mlp"] = "linear"
+    head_hidden: int | None = Field(default=None, gt=0, description="hidden width of an mlp head")
+    quality_activation: Annotated[Literal["gelu", "sigmoid"], BeforeValidator(_refuse_abs)] = "gelu"
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        height, width = self.crop_size
+        if height <= 0 or width <= 0 or height % REGION_SIZE or width % REGION_SIZE:
+            raise ValueError(f"crop_size must be positive multiples of {REGION_SIZE}, got {height}x{width}")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        if self.head == "linear" and self.head_hidden is not None:
+            raise ValueError("head_hidden goes with head: mlp, got head: linear")
+        if min(self.pixel_std) <= 0:
+            raise ValueError(f"pixel_std must be positive, got {list(self.pixel_std)}")
+        return self
+
+    @property
+    def num_keypoints(self) -> int:
+        """J."""
+        return self.skeleton.num_keypoints
+
+    @property
+    def region_grid(self) -> tuple[int, int]:
+        """Rows and columns of regions."""
+        return region_grid(self.crop_size)
+
+    @property
+    def num_regions(self) -> int:
+        """R."""
+        rows, columns = self.region_grid
+        return rows * columns
+
+    @property
+    def num_selected(self) -> int:
+        """K, the regions that the fine stage looks at."""
+        return selected_regions(self.alpha, self.num_regions)
+
+    @property
+    def heatmap_size(self) -> tuple[int, int]:
+        """`(h, w)` of a heatmap."""
+        return self.crop_size[0] // HEATMAP_STRIDE, self.crop_size[1] // HEATMAP_STRIDE
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of a block's MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def head_hidden_width(self) -> int:
+        """Hidden width of an mlp head: `head_hidden`, else half of a heatmap's pixels as in the released models."""
+        rows, columns = self.heatmap_size
+        return self.head_hidden or rows * columns // 2
+
+    def replace(self, changes: Mapping[str, object]) -> ModelConfig:
+        """A validated copy with some fields changed; an unknown field is a `ConfigError`."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return parse_config(fields | dict(changes), source=self.name)
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """The first problem of a pydantic error and how many follow, in one line."""
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+    return f"{where}: {message}{more}"
+
+
+def parse_config(values: Mapping[str, object], *, source: str) -> ModelConfig:
+    """A configuration from plain values; `source` names it in a `ConfigError`."""
+    try:
+        return ModelConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"configuration {source}: {describe_validation_error(error)}") from error
+
+
+def list_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    folder = resources.files("sharpose.configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(name_or_path: str | Path) -> ModelConfig:
+    """A configuration that comes with the package, by name, or any YAML file, by path.
+
+    Raises:
+        ConfigError: there is no such name or file, it isn't YAML, or its values are not valid.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError('reading a YAML configuration needs PyYAML: pip install "sharpose[export]"') from None
+
+    text = str(name_or_path)
+    if text in list_configs():
+        content = resources.files("sharpose.configs").joinpath(f"{text}.yaml").read_text("utf-8")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"no configuration {text!r}: expected a YAML file or one of {', '.join(list_configs())}")
+        try:
+            content = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration {text}: can't be read as text ({error})") from error
+    try:
+        values = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration {text}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration {text}: expected a mapping of keys to values, got {type(values).__name__}")
+    return parse_config(values, source=text)

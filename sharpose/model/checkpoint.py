@@ -1,0 +1,168 @@
+"""Checkpoints in the released format: `{'state_dict': …, 'meta': …}`, loaded strictly and without running code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpose.config import ModelConfig, parse_config
+from sharpose.errors import CheckpointError
+from sharpose.model.infer import infer_config
+from sharpose.model.resize import resize_state_dict
+from sharpose.model.sharpose import SHaRPose
+
+__all__ = ["LoadedModel", "load_model", "random_model", "read_checkpoint", "save_checkpoint"]
+
+_CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
+_NAMED = 4  # how many keys of a kind an error names
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights.
+
+    Attributes:
+        model: In evaluation mode, float32, on the CPU.
+        config: Its configuration.
+        source: Where the weights came from, for people to read.
+        notes: What was assumed or converted on the way; to be said to the user.
+    """
+
+    model: SHaRPose
+    config: ModelConfig
+    source: str
+    notes: tuple[str, ...]
+
+
+def load_model(
+    path: str | Path, config: ModelConfig | None = None, *, size: tuple[int, int] | None = None
+) -> LoadedModel:
+    """A model from a checkpoint.
+
+    Args:
+        path: A file in the released format.
+        config: Its configuration; read off the file if None, which leaves alpha, heads and threshold to be assumed
+            (unless the file is ours and carries its configuration).
+        size: `(height, width)` of the crop to use the model at, if not the one it was trained at: position embeddings
+            and the heatmap head are resampled.
+
+    Raises:
+        CheckpointError: the file can't be read, would run code, or its tensors don't fit; the keys are named.
+        ConfigError: `size` isn't one that the model can have.
+    """
+    state, meta = read_checkpoint(path)
+    notes: tuple[str, ...] = ()
+    if config is None:
+        if _CONFIG_KEY in meta:
+            config = parse_config(meta[_CONFIG_KEY], source=f"in {path}")
+        else:
+            config, notes = infer_config(state, Path(path).name)
+    _refuse_abs(state, path)
+    model = SHaRPose(config)
+    _check_keys(state, model.state_dict(), path)
+    if size is not None and size != config.crop_size:
+        resized = config.replace({"crop_size": size, "head_hidden": _head_hidden(config)})
+        state = resize_state_dict(state, config, resized)
+        (rows, columns), (old_rows, old_columns) = size, config.crop_size
+        notes += (
+            f"resampled from {old_rows}x{old_columns} to {rows}x{columns}: position embeddings and heatmap head were "
+            "interpolated; fine-tune for full accuracy",
+        )
+        config, model = resized, SHaRPose(resized)
+    model.load_state_dict(state, strict=True)
+    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes)
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
+    """A model with seeded random weights, for trying the tools out; its poses mean nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SHaRPose(config)
+    return LoadedModel(model.eval(), config, f"random weights, seed {seed}", ())
+
+
+def save_checkpoint(path: str | Path, model: SHaRPose) -> None:
+    """Write a checkpoint in the released format, with the configuration in `meta`."""
+    meta = {_CONFIG_KEY: model.config.model_dump(mode="json")}
+    torch.save({"meta": meta, "state_dict": dict(model.state_dict())}, path)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict, in float32, and the metadata of a checkpoint; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: the file is missing, isn't a checkpoint, or holds objects that loading would execute.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(
+            f"checkpoint {file}: expected a .pth file, found {'a folder' if file.is_dir() else 'nothing'}"
+        )
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise CheckpointError(
+                f"checkpoint {file}: refused, it isn't a plain file of tensors (loading it could run code, or it is "
+                "no checkpoint at all)"
+            ) from error
+        raise CheckpointError(f"checkpoint {file}: not a PyTorch checkpoint") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"checkpoint {file}: not a readable PyTorch checkpoint ({reason})") from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        found = sorted(map(str, content))[:_NAMED] if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(f"checkpoint {file}: expected a mapping with 'state_dict' and 'meta', got {found}")
+    state = content["state_dict"]
+    not_tensors = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if not_tensors:
+        raise CheckpointError(f"checkpoint {file}: expected tensors by name in state_dict, got {not_tensors[:_NAMED]}")
+    meta = content.get("meta")
+    tensors = {key: value.float() for key, value in state.items()}
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"checkpoint {file}: NaN or infinity in {_name(broken)}")
+    return tensors, dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def _head_hidden(config: ModelConfig) -> int | None:
+    return config.head_hidden_width if config.head == "mlp" else None
+
+
+def _refuse_abs(state: Mapping[str, Tensor], path: str | Path) -> None:
+    last = state.get("backbone.quality_predictor.mlp.6.weight")
+    if last is not None and last.shape[0] == 2:
+        raise CheckpointError(
+            f"checkpoint {path}: its quality predictor is of the 'abs' kind (two outputs), which no released model "
+            "uses and this toolkit doesn't support; expected one output"
+        )
+
+
+def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
+    missing = sorted(set(expected) - set(state))
+    unknown = sorted(set(state) - set(expected))
+    wrong = [
+        f"{key} (expected {list(expected[key].shape)}, got {list(state[key].shape)})"
+        for key in sorted(set(state) & set(expected))
+        if state[key].shape != expected[key].shape
+    ]
+    problems = [
+        f"{what} {_name(keys)}"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("wrong shape", wrong))
+        if keys
+    ]
+    if problems:
+        hint = "; give the --config it was trained with, and --size for another crop" if wrong else ""
+        raise CheckpointError(f"checkpoint {path} doesn't fit the model: {'; '.join(problems)}{hint}")
+
+
+def _name(keys: list[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
