@@ -1,0 +1,1 @@
+"""The parts of a detector: letterboxing, the families of graphs that are understood, non-maximum suppression."""
