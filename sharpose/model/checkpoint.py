@@ -42,7 +42,11 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | Path, config: ModelConfig | None = None, *, size: tuple[int, int] | None = None
+    path: str | Path,
+    config: ModelConfig | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    changes: Mapping[str, object] | None = None,
 ) -> LoadedModel:
     """A model from a checkpoint.
 
@@ -52,6 +56,7 @@ def load_model(
             (unless the file is ours and carries its configuration).
         size: `(height, width)` of the crop to use the model at, if not the one it was trained at: position embeddings
             and the heatmap head are resampled.
+        changes: Fields that a file can't say, to set on the configuration (`alpha`, `quality_threshold`, `heads`).
 
     Raises:
         CheckpointError: the file can't be read, would run code, or its tensors don't fit; the keys are named.
@@ -63,8 +68,9 @@ def load_model(
         if _CONFIG_KEY in meta:
             config = parse_config(meta[_CONFIG_KEY], source=f"in {path}")
         else:
-            config, notes = infer_config(state, Path(path).name)
+            config, notes = infer_config(state, Path(path).name, changes or {})
     _refuse_abs(state, path)
+    config = config.replace(changes or {})
     model = SHaRPose(config)
     _check_keys(state, model.state_dict(), path)
     if size is not None and size != config.crop_size:

@@ -18,8 +18,12 @@ __all__ = ["ASSUMED_ALPHA", "ASSUMED_HEADS", "ASSUMED_THRESHOLD", "infer_config"
 ASSUMED_ALPHA, ASSUMED_HEADS, ASSUMED_THRESHOLD = 0.5, 12, 0.99
 
 
-def infer_config(state: Mapping[str, Tensor], name: str) -> tuple[ModelConfig, tuple[str, ...]]:
+def infer_config(
+    state: Mapping[str, Tensor], name: str, given: Mapping[str, object]
+) -> tuple[ModelConfig, tuple[str, ...]]:
     """The configuration that a state dict shows, and what had to be assumed, in sentences for the user.
+
+    Fields in `given` are taken as they are, and not assumed.
 
     Width, depth, resolution, keypoints and head are read off the shapes. The region count fixes the crop because
     crops are 4:3 (12 n² regions) or square (n²), and no number is both.
@@ -60,15 +64,17 @@ def infer_config(state: Mapping[str, Tensor], name: str) -> tuple[ModelConfig, t
         hidden = shape("keypoint_head.heatmap_mlp.1.weight")[0]
         usual = crop_size[0] * crop_size[1] // HEATMAP_STRIDE**2 // 2
         values |= {"head": "mlp"} | ({} if hidden == usual else {"head_hidden": hidden})
+    assumptions = [
+        f"{key.replace('_', ' ')} {values[key]}" for key in ("alpha", "heads", "quality_threshold") if key not in given
+    ]
     try:
-        config = parse_config(values, source=f"read off {name}")
+        config = parse_config(values | dict(given), source=f"read off {name}")
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {name}: {error}; give --config") from error
-    assumed = (
-        f"no --config: {config.name} was read off the checkpoint; assumed alpha {ASSUMED_ALPHA}, {ASSUMED_HEADS} heads "
-        f"and quality threshold {ASSUMED_THRESHOLD}, which the file can't say"
-    )
-    return config, (assumed,)
+    note = f"no --config: {config.name} was read off the checkpoint"
+    if assumptions:
+        note += f"; assumed {', '.join(assumptions)}, which the file can't say"
+    return config, (note,)
 
 
 def _crop_size(regions: int, name: str) -> tuple[int, int]:

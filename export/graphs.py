@@ -1,0 +1,101 @@
+"""The two graphs of a bundle as thin modules: pixels in, decoded keypoints out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sharpose.config import ModelConfig
+from sharpose.model import SHaRPose
+from sharpose.model.decode import HeatmapDecoder
+from sharpose.tokens import PATCH_SIZE
+
+__all__ = ["CoarseGraph", "FineGraph", "Normalise"]
+
+
+class Normalise(nn.Module):
+    """uint8 RGB pixels, channels last, to normalised floats."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
+        self.register_buffer("mean", mean * 255.0, persistent=False)
+        self.register_buffer("scale", 1.0 / (std * 255.0), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., 3] to float32 [..., 3]."""
+        return (pixels.to(self.mean.dtype) - self.mean) * self.scale
+
+
+class CoarseGraph(nn.Module):
+    """`coarse.onnx`."""
+
+    def __init__(self, model: SHaRPose) -> None:
+        super().__init__()
+        self.normalise = Normalise(model.config)
+        self.stage = model.coarse_stage()
+        self.decode = HeatmapDecoder(model.config.heatmap_size, model.config.crop_size)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """uint8 crops [N, H, W, 3], RGB.
+
+        Returns:
+            keypoints [N, J, 3], quality [N], region_order int32 [N, R], region_features [N, R, C],
+            region_embeddings [N, R, C], heatmaps [N, J, h, w].
+        """
+        coarse = self.stage(self.normalise(image).permute(0, 3, 1, 2))
+        heatmaps = coarse.heatmaps
+        # int32: TensorRT warns about int64 inputs and outputs.
+        order = coarse.region_order.to(torch.int32)
+        return (
+            self.decode(heatmaps),
+            coarse.quality,
+            order,
+            coarse.region_features,
+            coarse.region_embeddings,
+            heatmaps,
+        )
+
+
+class FineGraph(nn.Module):
+    """`fine.onnx`."""
+
+    def __init__(self, model: SHaRPose) -> None:
+        super().__init__()
+        self.normalise = Normalise(model.config)
+        self.stage = model.fine_stage()
+        self.decode = HeatmapDecoder(model.config.heatmap_size, model.config.crop_size)
+
+    def forward(
+        self,
+        rows: Tensor,
+        patches: Tensor,
+        region_order: Tensor,
+        region_features: Tensor,
+        region_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Refine some rows of a coarse batch.
+
+        Args:
+            rows: int32 [M], rows of the coarse batch.
+            patches: uint8 [M, s*s*K, P*P*3], RGB last.
+            region_order: int32 [N, R], and the next two, as `CoarseGraph` gave them.
+            region_features: [N, R, C].
+            region_embeddings: [N, R, C].
+
+        Returns:
+            keypoints [M, J, 3], heatmaps [M, J, h, w].
+        """
+        index = rows.to(torch.int64)
+        pixels = patches.unflatten(-1, (PATCH_SIZE, PATCH_SIZE, 3))
+        normalised = self.normalise(pixels).permute(0, 1, 4, 2, 3)
+        heatmaps = self.stage(
+            normalised,
+            region_order.index_select(0, index).to(torch.int64),
+            region_features.index_select(0, index),
+            region_embeddings.index_select(0, index),
+        )
+        return self.decode(heatmaps), heatmaps
