@@ -55,12 +55,14 @@ class Source(Protocol):
     Attributes:
         name: What the user called it, with any password taken out.
         frame_count: How many frames it claims to hold (a claim: headers lie), or None.
+        frame_rate: Frames a second, as its header says, or None.
         image_ids: The image ids that will come, where that is known before reading, else None.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
     """
 
     name: str
     frame_count: int | None
+    frame_rate: float | None
     image_ids: frozenset[int] | None
     warnings: list[str]
 
@@ -101,4 +103,12 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Finish the file, so that all written so far can be read. May be called twice."""
+        ...
+
+    def abandon(self) -> Path | None:
+        """Close after a failure and rename the file to `NAME.partial.EXT`, so that it isn't taken for the whole.
+
+        Returns:
+            Its new path, or None if nothing was written.
+        """
         ...

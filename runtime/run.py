@@ -1,0 +1,121 @@
+"""The loop behind `sharpose-run`: read, find boxes, estimate, write, until the source or the user ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sharpose.errors import BoxesError, EngineError, SharposeError
+from sharpose.runtime.box_sources import BoxSource, FileBoxes
+from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
+from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.result import PoseResult
+from sharpose.runtime.statistics import RunStatistics
+from sharpose.runtime.stopping import StopRequest
+
+__all__ = ["RunFailedError", "run"]
+
+
+class RunFailedError(SharposeError):
+    """A run that ended on an error after results had been written; they are kept and named as partial."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(
+    source: Source,
+    boxes: BoxSource,
+    estimator: PoseEstimator,
+    sinks: Sequence[Sink],
+    draw: Callable[[Image, PoseResult], Image],
+    statistics: RunStatistics,
+    *,
+    stop: StopRequest,
+    max_people: int | None = None,
+    on_frame: Callable[[Frame], None] = lambda frame: None,
+) -> None:
+    """Run a source through an estimator into sinks, and close all of them.
+
+    Args:
+        source: Frames.
+        boxes: Where their people are.
+        estimator: Warmed up.
+        sinks: Where results go.
+        draw: Makes the annotated picture, where a sink asks for one.
+        statistics: Counted into as the run goes.
+        stop: The run ends after the frame at hand once this is true.
+        max_people: Only so many people a frame, those of the best box score; all if None.
+        on_frame: Told of every frame that is done.
+
+    Raises:
+        RunFailedError: something failed after the first frame was written.
+        SharposeError: something failed before; nothing was written.
+    """
+    started = time.perf_counter()
+    try:
+        _loop(source, boxes, estimator, sinks, draw, statistics, stop, max_people, on_frame)
+        for sink in sinks:
+            sink.close()
+    except SharposeError as error:
+        raise _failure(error, sinks, statistics.frames) from error
+    except BaseException:
+        for sink in sinks:
+            sink.close()
+        raise
+    finally:
+        statistics.seconds = time.perf_counter() - started
+        source.close()
+
+
+def _loop(
+    source: Source,
+    boxes: BoxSource,
+    estimator: PoseEstimator,
+    sinks: Sequence[Sink],
+    draw: Callable[[Image, PoseResult], Image],
+    statistics: RunStatistics,
+    stop: StopRequest,
+    max_people: int | None,
+    on_frame: Callable[[Frame], None],
+) -> None:
+    ids_met = False
+    frames = iter(source)
+    while not stop:
+        began = time.perf_counter()
+        frame = next(frames, None)
+        if frame is None:
+            break
+        was_read = time.perf_counter()
+        people = boxes.boxes_for(frame)
+        if max_people is not None:
+            people = people.best(max_people)
+        ids_met = ids_met or not isinstance(boxes, FileBoxes) or frame.image_id in boxes.file.image_ids
+        has_boxes = time.perf_counter()
+        poses = estimator(frame.image, people)
+        has_poses = time.perf_counter()
+        record = FrameRecord(frame, poses, draw)
+        for sink in sinks:
+            sink.write(record)
+        statistics.add(poses, read=was_read - began, boxes=has_boxes - was_read, write=time.perf_counter() - has_poses)
+        on_frame(frame)
+    if not ids_met and not stop and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
+        boxes.file.check_image_ids(frozenset(range(statistics.frames)))
+        raise BoxesError(f"{boxes.file.path}: none of its image ids occurs in the source")
+
+
+def _failure(error: SharposeError, sinks: Sequence[Sink], frames: int) -> SharposeError:
+    """The error to end on, after what was written has been kept under names that say it is partial."""
+    kept: list[Path] = []
+    for sink in sinks:
+        path = sink.abandon()
+        if path is not None:
+            kept.append(path)
+    if not kept:
+        return error
+    # An engine that fails on the way is not the user's mistake.
+    code = 3 if isinstance(error, EngineError) else error.exit_code
+    names = ", ".join(str(path) for path in kept)
+    return RunFailedError(f"{error}; the {frames} frames before it are kept in {names}", code)
