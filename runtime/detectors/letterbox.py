@@ -34,9 +34,11 @@ class Letterbox:
     def fit(cls, picture: tuple[int, int], input_size: tuple[int, int], *, centred: bool) -> Letterbox:
         """The largest fit of `picture` in `input_size` (height, width): in the middle, or else in the top left."""
         ratio = min(input_size[0] / picture[0], input_size[1] / picture[1])
-        # To the nearest pixel, but a hair-thin picture still has one.
-        height = min(max(round(picture[0] * ratio), 1), input_size[0])
-        width = min(max(round(picture[1] * ratio), 1), input_size[1])
+        # To whole pixels as the families' own tools do, so that the graph sees the pixels that they would show it;
+        # a hair-thin picture still has one.
+        whole = round if centred else int
+        height = min(max(whole(picture[0] * ratio), 1), input_size[0])
+        width = min(max(whole(picture[1] * ratio), 1), input_size[1])
         top, left = ((input_size[0] - height) // 2, (input_size[1] - width) // 2) if centred else (0, 0)
         return cls(picture, input_size, (height, width), (top, left))
 
