@@ -1,30 +1,15 @@
-"""From a bundle and a device to the two engines."""
+"""From a bundle and a device to the two stages, ready to run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sharpose.bundle import Bundle
-from sharpose.engines.base import Engine
 from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.two_stage import HostTwoStage, TwoStage
 
-__all__ = ["StageEngines", "load_engines"]
-
-
-@dataclass(frozen=True)
-class StageEngines:
-    """The engines of the two stages, of one backend and on one device."""
-
-    coarse: Engine
-    fine: Engine
-
-    def close(self) -> None:
-        """Free both."""
-        self.coarse.close()
-        self.fine.close()
+__all__ = ["load_two_stage"]
 
 
-def load_engines(bundle: Bundle, device: str = "cpu", *, threads: int | None = None) -> StageEngines:
+def load_two_stage(bundle: Bundle, device: str = "cpu", *, threads: int | None = None) -> TwoStage:
     """The engines that run a bundle on a device.
 
     Args:
@@ -35,8 +20,9 @@ def load_engines(bundle: Bundle, device: str = "cpu", *, threads: int | None = N
     Raises:
         EngineError: the device is not there, or a graph can't be loaded on it.
     """
+    max_batch = bundle.manifest.max_batch
     coarse, fine = (
-        OnnxRuntimeEngine(*bundle.graph(stage), bundle.manifest.max_batch, device=device, threads=threads)
+        OnnxRuntimeEngine(*bundle.graph(stage), max_batch, device=device, threads=threads)
         for stage in ("coarse", "fine")
     )
-    return StageEngines(coarse, fine)
+    return HostTwoStage(coarse, fine)

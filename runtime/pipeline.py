@@ -6,24 +6,21 @@ import math
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines.base import DeviceTensor, HostArray
-from sharpose.engines.load import StageEngines, load_engines
+from sharpose.engines.load import load_two_stage
+from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
 from sharpose.runtime.gate import Refine, check_refine, gate
-from sharpose.runtime.gather import gather_patches, patches_shape
+from sharpose.runtime.gather import gather_patches
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
 
 __all__ = ["PoseEstimator"]
-
-_CARRIED = ("region_features", "region_embeddings")  # from the coarse to the fine engine, never read here
 
 
 class PoseEstimator:
@@ -42,7 +39,7 @@ class PoseEstimator:
     def __init__(
         self,
         bundle: Bundle,
-        engines: StageEngines,
+        stages: TwoStage,
         *,
         refine: Refine = "auto",
         quality_threshold: float | None = None,
@@ -53,12 +50,9 @@ class PoseEstimator:
         if math.isnan(threshold):
             raise InputError("quality_threshold: expected a number, got NaN")
         self.quality_threshold = float(threshold)
-        self._engines = engines
-        self._max_batch = bundle.manifest.max_batch
-        model = bundle.model
-        self._selected = model.num_selected
-        self._crops = np.empty((self._max_batch, *model.crop_size, 3), dtype=np.uint8)
-        self._patches = np.empty(patches_shape(self._max_batch, self._selected), dtype=np.uint8)
+        self._stages = stages
+        self._max_batch = stages.max_batch
+        self._selected = bundle.model.num_selected
 
     @classmethod
     def from_bundle(
@@ -86,8 +80,8 @@ class PoseEstimator:
         """
         check_refine(refine)
         bundle = open_bundle(path)
-        engines = load_engines(bundle, device, threads=threads)
-        return cls(bundle, engines, refine=refine, quality_threshold=quality_threshold)
+        stages = load_two_stage(bundle, device, threads=threads)
+        return cls(bundle, stages, refine=refine, quality_threshold=quality_threshold)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -97,7 +91,7 @@ class PoseEstimator:
     @property
     def device(self) -> str:
         """Where the engines run."""
-        return self._engines.coarse.device
+        return self._stages.device
 
     def __call__(
         self, image_bgr: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike | Boxes, *, rows: npt.ArrayLike | None = None
@@ -148,16 +142,14 @@ class PoseEstimator:
         """Both stages for at most max-batch people; writes into the views in `out`."""
         keypoints, quality, refined = out
         clock = _Clock()
-        crops = extract_crops(image_bgr, frames, self._crops)
+        crops = extract_crops(image_bgr, frames, self._stages.crops)
         timings.crop += clock.lap()
 
-        coarse = self._engines.coarse.run(
-            {"image": crops}, ("keypoints", "quality", "region_order", *_CARRIED), keep_on_device=_CARRIED
-        )
+        coarse = self._stages.run_coarse(len(frames))
         timings.coarse += clock.lap()
 
-        quality[:] = cast(HostArray, coarse["quality"])
-        crop_keypoints = cast("npt.NDArray[np.float32]", coarse["keypoints"])
+        quality[:] = coarse.quality
+        crop_keypoints = coarse.keypoints
         if chosen is None:
             rows = gate(quality, self.quality_threshold, self.refine)
         else:
@@ -165,19 +157,9 @@ class PoseEstimator:
         timings.gate += clock.lap()
 
         if len(rows):
-            order = cast("npt.NDArray[np.int32]", coarse["region_order"])
-            patches = gather_patches(crops, rows, order, self._selected, self._patches)
+            gather_patches(crops, rows, coarse.region_order, self._selected, self._stages.patches)
             timings.gather += clock.lap()
-            fine = self._engines.fine.run(
-                {
-                    "rows": rows,
-                    "patches": patches,
-                    "region_order": order,
-                    **{name: cast(DeviceTensor, coarse[name]) for name in _CARRIED},
-                },
-                ("keypoints",),
-            )
-            crop_keypoints[rows] = cast("npt.NDArray[np.float32]", fine["keypoints"])
+            crop_keypoints[rows] = self._stages.run_fine(rows)
             refined[rows] = True
             timings.fine += clock.lap()
         keypoints[:] = keypoints_to_image(crop_keypoints, frames)
@@ -200,7 +182,7 @@ class PoseEstimator:
 
     def close(self) -> None:
         """Free the engines. May be called twice."""
-        self._engines.close()
+        self._stages.close()
 
     def __enter__(self) -> PoseEstimator:
         return self

@@ -1,0 +1,122 @@
+"""The pair of engines behind the pipeline, with the buffers that crops and patches are written into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.engines.base import DeviceTensor, Engine, HostArray
+from sharpose.errors import EngineError
+
+__all__ = ["CoarseHost", "HostTwoStage", "TwoStage"]
+
+_CARRIED = ("region_features", "region_embeddings")  # from the coarse to the fine engine, never read on the host
+
+
+@dataclass(frozen=True)
+class CoarseHost:
+    """What the host needs of a coarse run; valid until the next one.
+
+    Attributes:
+        keypoints: float32 [N, J, 3], x and y in crop pixels, score.
+        quality: float32 [N].
+        region_order: int32 [N, R].
+    """
+
+    keypoints: npt.NDArray[np.float32]
+    quality: npt.NDArray[np.float32]
+    region_order: npt.NDArray[np.int32]
+
+
+class TwoStage(Protocol):
+    """Both stages on one device. The coarse stage's features never leave it.
+
+    Attributes:
+        device: The device as the user asked for it.
+        max_batch: Most people in a run.
+        crops: uint8 [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`.
+        patches: uint8 [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows.
+    """
+
+    device: str
+    max_batch: int
+    crops: npt.NDArray[np.uint8]
+    patches: npt.NDArray[np.uint8]
+
+    def run_coarse(self, people: int) -> CoarseHost:
+        """Run the coarse stage on the first `people` crops. Raises `EngineError` where it fails."""
+        ...
+
+    def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Run the fine stage on rows of the last coarse batch, with their patches.
+
+        Args:
+            rows: int32 [M], at least one.
+
+        Returns:
+            float32 [M, J, 3], keypoints in crop pixels; valid until the next run.
+
+        Raises:
+            EngineError: no coarse batch was run, or the run failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engines and their buffers. May be called twice."""
+        ...
+
+
+class HostTwoStage:
+    """Two engines of one backend that take host arrays (ONNX Runtime); see `TwoStage`.
+
+    Args:
+        coarse: The coarse engine.
+        fine: The fine engine, of the same backend and device.
+    """
+
+    def __init__(self, coarse: Engine, fine: Engine) -> None:
+        self.device = coarse.device
+        self.max_batch = coarse.max_batch
+        self._coarse = coarse
+        self._fine = fine
+        self.crops = np.empty((self.max_batch, *_static(coarse, "image")), dtype=np.uint8)
+        self.patches = np.empty((self.max_batch, *_static(fine, "patches")), dtype=np.uint8)
+        self._carried: dict[str, DeviceTensor] | None = None
+        self._order = np.empty((0, 0), dtype=np.int32)
+
+    def run_coarse(self, people: int) -> CoarseHost:
+        """See `TwoStage.run_coarse`."""
+        outputs = self._coarse.run(
+            {"image": self.crops[:people]}, ("keypoints", "quality", "region_order", *_CARRIED), keep_on_device=_CARRIED
+        )
+        self._carried = {name: cast(DeviceTensor, outputs[name]) for name in _CARRIED}
+        self._order = cast("npt.NDArray[np.int32]", outputs["region_order"])
+        return CoarseHost(
+            keypoints=cast("npt.NDArray[np.float32]", outputs["keypoints"]),
+            quality=cast("npt.NDArray[np.float32]", outputs["quality"]),
+            region_order=self._order,
+        )
+
+    def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """See `TwoStage.run_fine`."""
+        if self._carried is None:
+            raise EngineError("run_fine: expected a coarse batch before it, got none")
+        outputs = self._fine.run(
+            {"rows": rows, "patches": self.patches[: len(rows)], "region_order": self._order, **self._carried},
+            ("keypoints",),
+        )
+        return cast("npt.NDArray[np.float32]", cast(HostArray, outputs["keypoints"]))
+
+    def close(self) -> None:
+        """See `TwoStage.close`."""
+        self._carried = None
+        self._coarse.close()
+        self._fine.close()
+
+
+def _static(engine: Engine, name: str) -> tuple[int, ...]:
+    """The sizes of an input's axes after the batch axis."""
+    return tuple(int(size) for size in engine.inputs[name].shape[1:])
