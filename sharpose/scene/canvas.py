@@ -1,0 +1,190 @@
+"""Antialiased, textured fills on a picture, beside a map of whose surface each pixel shows."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.scene.camera import Array
+
+__all__ = ["NOBODY", "Canvas", "Color", "Texture"]
+
+Color = tuple[float, float, float]
+"""Blue, green, red in 0..255."""
+Texture = npt.NDArray[np.uint8]
+"""uint8 [rows, columns, 3], BGR."""
+
+NOBODY = 0
+_SHIFT = 4
+_LIMIT = 30000.0
+_NOTHING = (float("inf"), float("inf"), float("-inf"), float("-inf"))
+
+
+def _fixed(points: npt.NDArray[np.floating], dx: float = 0.0, dy: float = 0.0) -> npt.NDArray[np.int32]:
+    """Points [k, 2] moved by (-dx, -dy), in the 1/16 pixel units that OpenCV's shift wants."""
+    moved = (np.asarray(points, np.float64) - (dx, dy)).clip(-_LIMIT, _LIMIT)
+    return np.asarray(np.rint(moved * (1 << _SHIFT)), np.int32)
+
+
+class Canvas:
+    """A picture that is drawn back to front.
+
+    Attributes:
+        image: uint8 [H, W, 3], BGR.
+        owner: uint16 [H, W], the label of the surface in front at each pixel (`NOBODY`: background).
+        bounds: x1, y1, x2, y2 of all outlines filled for an owner since `new_bounds`, also outside the picture.
+    """
+
+    def __init__(self, image: npt.NDArray[np.uint8]) -> None:
+        self.image = image
+        self.height, self.width = image.shape[:2]
+        self.owner: npt.NDArray[np.uint16] = np.zeros((self.height, self.width), np.uint16)
+        self.bounds = _NOTHING
+
+    def new_bounds(self) -> None:
+        """Start to measure `bounds` afresh."""
+        self.bounds = _NOTHING
+
+    def _claim(self, points: npt.NDArray[np.floating]) -> tuple[int, int, int, int] | None:
+        """Add `points` [k, 2] to the bounds; their window as `_window` gives it."""
+        x1, y1, x2, y2 = self.bounds
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        self.bounds = (min(x1, left), min(y1, top), max(x2, right), max(y2, bottom))
+        return self._inside(left, top, right, bottom)
+
+    def _window(self, points: npt.NDArray[np.floating]) -> tuple[int, int, int, int] | None:
+        """The part of the picture that `points` [k, 2] span, a little wider, as x1, y1, x2, y2; None: outside."""
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return self._inside(left, top, right, bottom)
+
+    def _inside(self, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int] | None:
+        if not (right > -1 and bottom > -1 and left < self.width and top < self.height):
+            return None
+        x1, y1 = max(int(left) - 2, 0), max(int(top) - 2, 0)
+        return x1, y1, min(int(right) + 3, self.width), min(int(bottom) + 3, self.height)
+
+    def polygon(self, points: Array, color: Color, owner: int | None = None) -> None:
+        """Fill the polygon [k, 2] with one colour, and claim its pixels for `owner` where one is given."""
+        if (self._window(points) if owner is None else self._claim(points)) is None:
+            return
+        fixed = _fixed(points)
+        cv2.fillPoly(self.image, [fixed], color, cv2.LINE_AA, _SHIFT)
+        if owner is not None:
+            cv2.fillPoly(self.owner, [fixed], owner, cv2.LINE_8, _SHIFT)
+
+    def line(self, points: Array, color: Color, thickness: float) -> None:
+        """Draw the open polyline [k, 2]; lines under a pixel wide fade instead of vanishing."""
+        if thickness < 0.35 or self._window(points) is None:
+            return
+        cv2.polylines(self.image, [_fixed(points)], False, color, max(round(thickness), 1), cv2.LINE_AA, _SHIFT)
+
+    def textured(
+        self,
+        outlines: npt.NDArray[np.float32],
+        links: tuple[tuple[int, int], ...],
+        texture: Texture,
+        to_picture: Array,
+        owner: int,
+    ) -> None:
+        """Fill the hulls of linked outlines with a texture; where they overlap no seam shows.
+
+        Args:
+            outlines: float32 [k, points, 2], picture x, y.
+            links: Pairs of outlines, each pair filled together with what lies between.
+            texture: uint8 [rows, columns, 3].
+            to_picture: [2, 3], maps texture x, y to picture x, y.
+            owner: The label claimed.
+        """
+        window = self._claim(outlines.reshape(-1, 2))
+        if window is None:
+            return
+        x1, y1, x2, y2 = window
+        mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
+        labels = self.owner[y1:y2, x1:x2]
+        fixed = _fixed(outlines, x1, y1)
+        for first, second in links:
+            hull = cv2.convexHull(np.concatenate([fixed[first], fixed[second]]))
+            cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, _SHIFT)
+            cv2.fillConvexPoly(labels, hull, owner, cv2.LINE_8, _SHIFT)
+        self._texture(window, mask, texture, to_picture)
+
+    def textured_polygon(self, points: Array, texture: Texture, to_picture: Array, owner: int) -> None:
+        """Fill one polygon [k, 2], convex or not, with a texture; arguments as in `textured`."""
+        window = self._claim(points)
+        if window is None:
+            return
+        x1, y1, x2, y2 = window
+        mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
+        fixed = _fixed(points, x1, y1)
+        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.owner[y1:y2, x1:x2], [fixed], owner, cv2.LINE_8, _SHIFT)
+        self._texture(window, mask, texture, to_picture)
+
+    def _texture(
+        self, window: tuple[int, int, int, int], mask: npt.NDArray[np.uint8], texture: Texture, to_picture: Array
+    ) -> None:
+        x1, y1, x2, y2 = window
+        matrix = to_picture.copy()
+        matrix[:, 2] -= (x1, y1)
+        # Nearest is several times faster, and textures are finer than small parts.
+        scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+        colors = cv2.warpAffine(
+            texture,
+            matrix,
+            (x2 - x1, y2 - y1),
+            flags=cv2.INTER_NEAREST if scale < 1.6 else cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        self._blend(x1, y1, colors, mask)
+
+    def _blend(self, x: int, y: int, colors: cv2.typing.MatLike, mask: npt.NDArray[np.uint8]) -> None:
+        """Lay `colors` uint8 [h, w, 3] over the picture at x, y with `mask` uint8 [h, w] as opacity."""
+        target = self.image[y : y + mask.shape[0], x : x + mask.shape[1]]
+        weight = cv2.merge([mask, mask, mask])
+        front = cv2.multiply(colors, weight, scale=1 / 255)
+        back = cv2.multiply(target, cv2.bitwise_not(weight), scale=1 / 255)
+        cv2.add(front, back, dst=target)
+
+    def sprite(self, x: int, y: int, colors: Texture, mask: npt.NDArray[np.uint8], owner: int) -> None:
+        """Lay a picture with its opacity `mask` uint8 [h, w] at x, y, and claim what is more than half opaque."""
+        x1, y1 = max(x, 0), max(y, 0)
+        x2, y2 = min(x + mask.shape[1], self.width), min(y + mask.shape[0], self.height)
+        if x2 <= x1 or y2 <= y1:
+            return
+        inside = (slice(y1 - y, y2 - y), slice(x1 - x, x2 - x))
+        self._blend(x1, y1, colors[inside], mask[inside])
+        self.owner[y1:y2, x1:x2][mask[inside] > 127] = owner
+
+    def shadow(self, center: Array, axis_x: Array, axis_y: Array, strength: float) -> None:
+        """Darken a soft ellipse.
+
+        Args:
+            center: Picture x, y of its middle.
+            axis_x: Picture offset [2] of one half axis.
+            axis_y: Picture offset [2] of the other half axis.
+            strength: 0 (nothing) to 1 (black in the middle).
+        """
+        corners = np.array([axis_x + axis_y, axis_x - axis_y, -axis_x - axis_y, -axis_x + axis_y]) + center
+        window = self._window(corners)
+        if window is None:
+            return
+        x1, y1, x2, y2 = window
+        half = (_BLOB.shape[0] - 1) / 2
+        matrix = np.empty((2, 3))
+        matrix[:, 0], matrix[:, 1] = axis_x / half, axis_y / half
+        matrix[:, 2] = center - axis_x - axis_y - (x1, y1)
+        blob = cv2.warpAffine(_BLOB, matrix, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR)
+        light = cv2.bitwise_not(cv2.convertScaleAbs(blob, alpha=strength))
+        target = self.image[y1:y2, x1:x2]
+        cv2.multiply(target, cv2.merge([light, light, light]), dst=target, scale=1 / 255)
+
+
+def _blob(side: int = 65) -> npt.NDArray[np.uint8]:
+    """A round soft spot, 255 in the middle and 0 at the rim."""
+    line = np.linspace(-1.0, 1.0, side)
+    radius = np.sqrt(line[:, None] ** 2 + line[None, :] ** 2)
+    return np.asarray(255 * np.clip(1 - radius, 0, 1) ** 1.3, np.uint8)
+
+
+_BLOB = _blob()

@@ -1,0 +1,169 @@
+"""Rounded parts: chains of balls and rings in the world, projected and filled as one lit, textured shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.scene.camera import Array, Camera
+from sharpose.scene.canvas import Canvas
+from sharpose.scene.cloth import Light, Material
+
+__all__ = ["CIRCLE", "Links", "Parts", "Piece", "chain"]
+
+_STEPS = 16
+CIRCLE: Array = np.stack(
+    [np.cos(np.arange(_STEPS) * 2 * np.pi / _STEPS), np.sin(np.arange(_STEPS) * 2 * np.pi / _STEPS)], axis=1
+)
+"""[16, 2], a unit circle."""
+
+Links = tuple[tuple[int, int], ...]
+
+
+@cache
+def chain(count: int) -> Links:
+    """Links that join each of `count` sections to the next."""
+    return tuple((index, index + 1) for index in range(count - 1))
+
+
+@dataclass
+class Piece:
+    """One part, ready to be drawn.
+
+    Attributes:
+        label: Which part of the body it is.
+        depth: Sort key in metres; larger is drawn earlier.
+        outlines: float32 [k, 16, 2], the picture outlines of its sections.
+        links: Pairs of sections that are joined by their hull.
+        start: Picture x, y [2] of the middle of the first section.
+        end: Likewise of the last one.
+        material: What covers it.
+        facing: Which angle of a material that goes around the body faces the viewer.
+    """
+
+    label: str
+    depth: float
+    outlines: npt.NDArray[np.float32]
+    links: Links
+    start: Array
+    end: Array
+    material: Material
+    facing: float
+
+    def draw(self, canvas: Canvas, light: Light, owner: int) -> None:
+        """Fill it on `canvas` and claim its pixels for `owner`."""
+        axis = self.end - self.start
+        length = float(np.hypot(axis[0], axis[1]))
+        dx, dy = (float(axis[0] / length), float(axis[1] / length)) if length > 1e-3 else (0.0, 1.0)
+        across = (dy, -dx)
+        points = self.outlines.reshape(-1, 2)
+        sideways = points @ np.array(across, np.float32)
+        along = points @ np.array((dx, dy), np.float32)
+        s0, s1, a0, a1 = (float(v) for v in (sideways.min(), sideways.max(), along.min(), along.max()))
+        texture = self.material.lit(light, across, self.facing)
+        rows, columns = texture.shape[:2]
+        per_column, per_row = (s1 - s0) / columns, (a1 - a0) / rows
+        s0, a0 = s0 + 0.5 * per_column, a0 + 0.5 * per_row
+        to_picture = np.array(
+            [
+                [across[0] * per_column, dx * per_row, across[0] * s0 + dx * a0],
+                [across[1] * per_column, dy * per_row, across[1] * s0 + dy * a0],
+            ]
+        )
+        canvas.textured(self.outlines, self.links, texture, to_picture, owner)
+
+
+@dataclass
+class _Plan:
+    label: str
+    first: int
+    last: int
+    rings: bool
+    links: Links
+    material: Material
+    bias: float
+    facing: float
+
+
+class Parts:
+    """Collects the parts of one person; projects them all at once."""
+
+    def __init__(self) -> None:
+        self._plans: list[_Plan] = []
+        self._centers: list[Array] = []
+        self._radii: list[Array] = []
+        self._rings: list[Array] = []
+        self._balls_so_far = 0
+        self._rings_so_far = 0
+
+    def balls(
+        self, label: str, centers: Array, radii: Array, material: Material, bias: float, links: Links | None = None
+    ) -> None:
+        """A part through balls.
+
+        Args:
+            label: Which part of the body it is.
+            centers: [k, 3] metres.
+            radii: [k] metres.
+            material: What covers it.
+            bias: Metres added to its depth.
+            links: Which balls are joined; each to the next where not given.
+        """
+        first = self._balls_so_far
+        self._centers.append(centers)
+        self._radii.append(radii)
+        self._balls_so_far += len(centers)
+        links = links or chain(len(centers))
+        self._plans.append(_Plan(label, first, self._balls_so_far, False, links, material, bias, 0.0))
+
+    def rings(
+        self,
+        label: str,
+        centers: Array,
+        left: Array,
+        forward: Array,
+        material: Material,
+        bias: float,
+        facing: float,
+    ) -> None:
+        """A part through elliptic rings.
+
+        Args:
+            label: Which part of the body it is.
+            centers: [k, 3] metres.
+            left: [k, 3], half axes to the left.
+            forward: [k, 3], half axes forwards.
+            material: What covers it.
+            bias: Metres added to its depth.
+            facing: Which angle of a material that goes around the body faces the viewer.
+        """
+        first = self._rings_so_far
+        ring = CIRCLE[None, :, 0:1] * left[:, None, :] + CIRCLE[None, :, 1:2] * forward[:, None, :]
+        self._rings.append(ring + centers[:, None, :])
+        self._rings_so_far += len(centers)
+        links = chain(len(centers))
+        self._plans.append(_Plan(label, first, self._rings_so_far, True, links, material, bias, facing))
+
+    def project(self, camera: Camera) -> list[Piece]:
+        """All parts as `camera` sees them, in the order they were added."""
+        ball_xy, ball_depth = camera.project(np.concatenate(self._centers))
+        radius = np.concatenate(self._radii) * camera.focal / ball_depth
+        ball_outlines = (ball_xy[:, None, :] + radius[:, None, None] * CIRCLE).astype(np.float32)
+        if self._rings:
+            ring_points, depths = camera.project(np.concatenate(self._rings))
+            ring_depth, ring_xy = depths.mean(axis=1), ring_points.mean(axis=1)
+            ring_outlines = ring_points.astype(np.float32)
+        pieces = []
+        for plan in self._plans:
+            span = slice(plan.first, plan.last)
+            outlines, xy, depth = (
+                (ring_outlines[span], ring_xy[span], ring_depth[span])
+                if plan.rings
+                else (ball_outlines[span], ball_xy[span], ball_depth[span])
+            )
+            middle = float(depth.mean()) + plan.bias
+            pieces.append(Piece(plan.label, middle, outlines, plan.links, xy[0], xy[-1], plan.material, plan.facing))
+        return pieces
