@@ -1,7 +1,8 @@
-"""Shared by all tests: where the extra material lies, and an import path without the checkout's root."""
+"""Shared by all tests: where the extra material lies, a small bundle, and an import path without the checkout's root."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -13,6 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 
+def _register_reference_model() -> None:
+    """Let tests `import reference_model`; with this folder on the path, tests/sharpose would shadow the package."""
+    spec = importlib.util.spec_from_file_location("reference_model", ROOT / "tests" / "reference_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+_register_reference_model()
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The material beside the checkout; tests that need it skip where it is absent."""
@@ -20,3 +34,20 @@ def shared_dir() -> Path:
     if not (path / "media").is_dir():
         pytest.skip(f"no shared material at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of sharpose_tiny_coco_256x192 with random weights (seed 0); copy it before changing it."""
+    from reference_model import reference_crops
+
+    from sharpose.config import load_config
+    from sharpose.export.bundle_export import ExportOptions, export_bundle
+    from sharpose.export.pictures import ParityPictures
+    from sharpose.model import random_model
+
+    config = load_config("sharpose_tiny_coco_256x192")
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
+    export_bundle(random_model(config, seed=0), output, pictures, ExportOptions(gate_chosen_by="the tests"))
+    return output
