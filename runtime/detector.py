@@ -26,7 +26,10 @@ __all__ = ["Detector"]
 DYNAMIC_SIDE = 640
 """Height or width that a graph with a dynamic one is run at."""
 
-_INPUT_DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_INPUT_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
 _OTHER_TASKS = ("classify", "segment", "pose", "obb")
 _SCORE_SLACK = 1e-2  # half precision
 

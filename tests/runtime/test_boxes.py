@@ -48,7 +48,7 @@ def test_boxes_are_grouped_by_picture_in_file_order(tmp_path: Path) -> None:
     assert boxes.image_ids == {0, 7}
     assert len(boxes) == 3
     np.testing.assert_array_equal(boxes.for_image(7).xyxy, [[10.5, 20, 40.5, 60], [-5, -6, 2, 2.25]])
-    np.testing.assert_array_equal(boxes.for_image(7).scores, np.float32([0.75, 0.5]))
+    np.testing.assert_array_equal(boxes.for_image(7).scores, np.array([0.75, 0.5], np.float32))
     np.testing.assert_array_equal(boxes.for_image(0).xyxy, [[1, 2, 4, 6]])
     assert len(boxes.for_image(3)) == 0
     assert boxes.for_image(3).xyxy.shape == (0, 4)

@@ -314,10 +314,10 @@ def test_suppression_agrees_with_opencv() -> None:
     for count in (1, 2, 50, 300):
         xyxy = rng.uniform(0, 100, (count, 2)).repeat(2, axis=0).reshape(count, 4)[:, [0, 2, 1, 3]]
         xyxy[:, 2:] += rng.uniform(1, 60, (count, 2))
-        xyxy, scores = xyxy.astype(np.float32), rng.permutation(count).astype(np.float32) + 1
+        scores = rng.permutation(count).astype(np.float32) + 1
         xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
         for iou in (0.3, 0.65):
-            ours = suppress(xyxy, scores, np.zeros(count, np.int64), iou)
+            ours = suppress(xyxy.astype(np.float32), scores, np.zeros(count, np.int64), iou)
             assert ours.tolist() == list(cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, iou))
     assert suppress(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), 0.5).tolist() == []
 
