@@ -1,4 +1,4 @@
-"""Shared by all tests: where the extra material lies, a small bundle, and an import path without the checkout's root."""
+"""For all tests: where the extra material lies, a small bundle, and an import path without the checkout's root."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def _values(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     rng = np.random.default_rng([SEED, zlib.crc32(key.encode())])
     noise = rng.standard_normal(shape, dtype=np.float32)
     if len(shape) == 1:
-        is_norm = "norm" in key or key.endswith(("reuse_block.0.weight", "heatmap_mlp.0.weight", "heatmap_mlp.3.weight"))
-        if is_norm and key.endswith("weight"):
+        norms = ("reuse_block.0.weight", "heatmap_mlp.0.weight", "heatmap_mlp.3.weight")
+        if key.endswith(norms) or ("norm" in key and key.endswith("weight")):
             return np.float32(1.0) + np.float32(0.2) * noise
         if key.endswith("quality_predictor.mlp.6.bias"):
             return np.full(shape, 0.6, dtype=np.float32)
