@@ -1,0 +1,1 @@
+"""Training and evaluation. Beside the library, and never imported by it."""
