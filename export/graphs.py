@@ -1,4 +1,7 @@
-"""The two graphs of a bundle as thin modules: pixels in, decoded keypoints out."""
+"""The two graphs of a bundle as thin modules: pixels in, decoded keypoints out.
+
+Around a half model, too, they normalise pixels and decode heatmaps in float32.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,10 @@ class CoarseGraph(nn.Module):
 
         Returns:
             keypoints [N, J, 3], quality [N], region_order int32 [N, R], region_features [N, R, C],
-            region_embeddings [N, R, C], heatmaps [N, J, h, w].
+            region_embeddings [N, R, C] (these two in the dtype of the model), heatmaps [N, J, h, w].
         """
         coarse = self.stage(self.normalise(image).permute(0, 3, 1, 2))
-        heatmaps = coarse.heatmaps
+        heatmaps = coarse.heatmaps.float()
         # int32: TensorRT warns about int64 inputs and outputs.
         order = coarse.region_order.to(torch.int32)
         return (
@@ -98,4 +101,5 @@ class FineGraph(nn.Module):
             region_features.index_select(0, index),
             region_embeddings.index_select(0, index),
         )
+        heatmaps = heatmaps.float()
         return self.decode(heatmaps), heatmaps

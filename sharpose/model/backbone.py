@@ -21,8 +21,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W], normalised, to tokens [B, H/P * W/P, C], row by row."""
-        return self.proj(pixels).flatten(2).transpose(1, 2)
+        """[B, 3, H, W], normalised, to tokens [B, H/P * W/P, C], row by row, in the parameters' dtype."""
+        return self.proj(pixels.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
 
 
 class Backbone(nn.Module):

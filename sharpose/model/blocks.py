@@ -32,9 +32,12 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def row_attention(self, query: Tensor, key: Tensor, rows: slice) -> Tensor:
-        """The attention weights [B, heads, len(rows), T] of some query rows."""
+        """The attention weights [B, heads, len(rows), T] of some query rows, in float32 whatever the model is in.
+
+        Half precision would round these small numbers so far that other regions come out on top.
+        """
         scale = query.shape[-1] ** -0.5
-        return (query[:, :, rows] @ key.transpose(-2, -1) * scale).softmax(dim=-1)
+        return (query[:, :, rows].float() @ key.transpose(-2, -1).float() * scale).softmax(dim=-1)
 
 
 class MLP(nn.Module):

@@ -63,7 +63,7 @@ class CoarseStage(nn.Module):
             [backbone.quality_token.expand(batch, -1, -1), backbone.keypoint_tokens.expand(batch, -1, -1), embeddings],
             dim=1,
         )
-        relevance = embeddings.new_zeros(batch, backbone.num_regions)
+        relevance = embeddings.new_zeros(batch, backbone.num_regions, dtype=torch.float32)
         for depth, block in enumerate(backbone.blocks):
             assert isinstance(block, Block)
             if depth < backbone.depth_mined_from:

@@ -59,5 +59,5 @@ class QualityPredictor(nn.Module):
         )
 
     def forward(self, quality_token: Tensor) -> Tensor:
-        """[B, C] to [B]."""
-        return self.mlp(self.norm(quality_token)).squeeze(-1)
+        """[B, C] to [B], in the parameters' dtype, which stays float32 in a half model."""
+        return self.mlp(self.norm(quality_token.to(self.norm.weight.dtype))).squeeze(-1)
