@@ -105,7 +105,7 @@ def markdown(cases: list[Case], machine: MachineReport, bundle: str, device: str
         "",
         f"`{command_line}`",
         "",
-        "Milliseconds a picture, p50 / p95 / p99. People are cropped from one 720 x 1280 picture of the scene; reading,",
+        "Milliseconds a picture, p50 / p95 / p99. People are cropped from a 720 x 1280 picture of the scene; reading,",
         "finding people, drawing and writing are not included. `own` is the share of crop, gate, gather and map back.",
         "",
         "| people | refined | "

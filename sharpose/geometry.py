@@ -2,7 +2,7 @@
 
 A box grows to the crop's aspect, then by `PADDING`; the frame that results is mapped onto the crop so that the centres
 of its corner pixels coincide ("sizes minus one", UDP, Huang et al. 2020). Arithmetic is in float32, as it was in
-training, so that crops are equal to the last bit.
+training, so that crops are the same (a matrix may differ in its last bit, from rounding boxes).
 """
 
 from __future__ import annotations

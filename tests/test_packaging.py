@@ -1,0 +1,113 @@
+"""The wheel: all folders under one import name, a lean install that runs, extras that don't overwrite each other."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAN_LIMIT_MB = 500
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the tracked folders (a build writes beside its source)."""
+    out = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("sharpose", "export", "engines", "runtime", "training", "configs"):
+        _copy(ROOT / name, source / name)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+
+
+def test_the_wheel_holds_every_module_under_one_name(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if not name.startswith("sharpose-")}
+    expected = {"sharpose/py.typed"}
+    for folder in ("sharpose", "export", "engines", "runtime", "training", "configs"):
+        prefix = "" if folder == "sharpose" else "sharpose/"
+        files = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
+        expected |= {prefix + path.relative_to(ROOT).as_posix() for path in files}
+    assert held == expected
+
+
+def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """Only the wheel and what [cpu] names, in a venv of its own: no torch, under 500 MB, poses come out."""
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
+    done = subprocess.run([*install, f"{wheel}[cpu]"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    assert not (packages / "torch").exists()
+    pip_itself = ("pip", "setuptools", "wheel", "_distutils_hack", "pkg_resources")
+    size = sum(
+        path.stat().st_size
+        for path in packages.rglob("*")
+        if path.is_file() and not path.relative_to(packages).parts[0].startswith(pip_itself)
+    )
+    assert size / 1e6 < LEAN_LIMIT_MB
+    environment = {**os.environ, "PYTHONPATH": ""}
+    run = [str(folder / "bin" / "sharpose-run")]
+    help_text = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True, env=environment).stdout
+    assert help_text.startswith("Usage: sharpose-run")
+    arguments = [
+        "scene:people=2,frames=2,size=360x640",
+        "--bundle",
+        str(tiny_bundle),
+        "--json",
+        str(tmp_path / "o.jsonl"),
+    ]
+    done = subprocess.run(
+        [*run, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1]
+    assert all(len(person["keypoints"]) == 17 for line in lines for person in line["people"])
+
+
+def test_only_cpu_and_gpu_name_onnxruntime() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    naming = {
+        extra
+        for extra, packages in settings["options.extras_require"].items()
+        if any(line.strip().startswith("onnxruntime") for line in packages.splitlines())
+    }
+    assert naming == {"cpu", "gpu"}
+    assert "onnxruntime" not in settings["options"]["install_requires"]
+
+
+def test_every_package_folder_is_listed() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    found = set()
+    for folder in ("sharpose", "export", "engines", "runtime", "training", "configs"):
+        for path in (ROOT / folder).rglob("__init__.py"):
+            parts = path.parent.relative_to(ROOT).parts
+            found.add(".".join(parts if folder == "sharpose" else ("sharpose", *parts)))
+    assert listed == found
