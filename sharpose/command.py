@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -53,8 +54,8 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
             traceback.print_exc()
         _say(error.format_message() if isinstance(error, click.ClickException) else str(error))
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away
-        sys.stderr.close()
+    except (BrokenPipeError, SystemExit):  # the reader of our output went away; click makes a SystemExit(1) of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into the pipe once more
         sys.exit(EXIT_FAILED)
     except Exception as error:
         if "--debug" in arguments:
