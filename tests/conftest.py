@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sharpose.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +38,24 @@ def shared_dir() -> Path:
     if not (path / "media").is_dir():
         pytest.skip(f"no shared material at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def nano_config() -> ModelConfig:
+    """The smallest model with all parts: 12 regions, two blocks, a width that the assumed 12 heads divide."""
+    from sharpose.config import ModelConfig
+    from sharpose.skeleton import COCO17
+
+    return ModelConfig(
+        name="nano",
+        skeleton=COCO17,
+        crop_size=(128, 96),
+        width=24,
+        depth=2,
+        heads=12,
+        alpha=0.5,
+        quality_threshold=0.99,
+    )
 
 
 @pytest.fixture(scope="session")

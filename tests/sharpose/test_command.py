@@ -1,0 +1,128 @@
+"""One line for an error, and the agreed exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+
+from sharpose.command import main
+from sharpose.errors import BundleError, ParityError, SinkError
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handler():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def run(action, capsys, arguments=()):
+    @click.command()
+    @click.option("--count", type=click.IntRange(1), default=1)
+    @click.option("--debug", is_flag=True)
+    def command(count, debug):
+        return action()
+
+    with pytest.raises(SystemExit) as stop:
+        main(command, list(arguments))
+    return stop.value.code, capsys.readouterr()
+
+
+def throw(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (3, 3)])
+def test_exits_with_what_the_callback_returns(capsys, returned, code):
+    assert run(lambda: returned, capsys)[0] == code
+
+
+@pytest.mark.parametrize(("error", "code"), [(BundleError, 2), (ParityError, 1), (SinkError, 3)])
+def test_an_error_is_one_line_on_stderr(capsys, error, code):
+    found, streams = run(throw(error("first\n  second\tthird")), capsys)
+    assert found == code
+    assert streams.err == "error: first second third\n"
+    assert streams.out == ""
+
+
+def test_debug_adds_the_traceback_before_the_line(capsys):
+    code, streams = run(throw(BundleError("broken")), capsys, ["--debug"])
+    assert code == 2
+    assert "Traceback" in streams.err
+    assert streams.err.endswith("\nerror: broken\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [(["--count", "0"], "0"), (["--nothing"], "--nothing"), (["extra"], "extra")]
+)
+def test_a_wrong_command_line_is_one_line_and_2(capsys, arguments, word):
+    code, streams = run(lambda: 0, capsys, arguments)
+    assert code == 2
+    assert streams.err.count("\n") == 1
+    assert streams.err.startswith("error: ")
+    assert word in streams.err
+
+
+def test_a_defect_is_one_line_and_3(capsys):
+    code, streams = run(throw(ZeroDivisionError("oh")), capsys)
+    assert code == 3
+    assert streams.err == "error: unexpected ZeroDivisionError: oh (a defect in this program; --debug shows where)\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_ctrl_c_is_130(capsys, error):
+    code, streams = run(throw(error), capsys)
+    assert code == 130
+    assert streams.err.lstrip("\n") == "error: interrupted\n"  # click ends the terminal's line of ^C first
+
+
+def test_sigterm_runs_finally_blocks_and_is_143(capsys):
+    cleaned = []
+
+    def action():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    code, streams = run(action, capsys)
+    assert (code, streams.err, cleaned) == (143, "error: terminated\n", [True])
+
+
+def test_help_is_0(capsys):
+    code, streams = run(throw(AssertionError("the callback ran")), capsys, ["--help"])
+    assert code == 0
+    assert "--count" in streams.out
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_closed_pipe_ends_without_a_traceback(lines):
+    script = (
+        "import click, sharpose.command, sys\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    sys.stdin.readline()\n"
+        f"    for _ in range({lines}): print('x' * 100)\n"
+        "sharpose.command.main(command, [])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stdin.write(b"go\n")
+    process.stdin.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 3
