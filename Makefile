@@ -17,7 +17,7 @@ demo: $(DEMO)/bundle/bundle.json
 	@echo "Results: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line a frame), $(DEMO)/scene.coco.json; bundle: $(DEMO)/bundle"
 
 test: $(VENV)/.dev
-	$(BIN)/python -P -m pytest
+	$(BIN)/pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
