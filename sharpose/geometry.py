@@ -89,13 +89,16 @@ def extract_crops(
         `out[:n]`, RGB.
 
     Raises:
-        InputError: `out` has another dtype or shape, or is too short.
+        InputError: `out` has another dtype or shape, is too short, or isn't contiguous.
     """
     count = len(frames)
     height, width = frames.crop_size
-    if out.dtype != np.uint8 or out.ndim != 4 or out.shape[1:] != (height, width, 3) or len(out) < count:
+    fits = out.dtype == np.uint8 and out.ndim == 4 and out.shape[1:] == (height, width, 3) and len(out) >= count
+    if not fits or not out.flags.c_contiguous:
+        layout = "" if out.flags.c_contiguous else ", not contiguous"
         raise InputError(
-            f"out: expected uint8 [{count} or more, {height}, {width}, 3], got {out.dtype} {list(out.shape)}"
+            f"out: expected contiguous uint8 [{count} or more, {height}, {width}, 3], "
+            f"got {out.dtype} {list(out.shape)}{layout}"
         )
     for index in range(count):
         crop = out[index]
