@@ -230,7 +230,7 @@ PLACES: dict[str, Callable[[np.random.Generator, Camera, int, int], Canvas]] = {
 def paint(rng: np.random.Generator, place: str, camera: Camera, height: int, width: int) -> Image:
     """The background uint8 [height, width, 3] BGR of `place` (a key of `PLACES`)."""
     image = PLACES[place](rng, camera, height, width).image
-    strength = 0.02 if place == "studio" else 0.05
+    strength = 0.015 if place in ("studio", "room") else 0.04
     coarse = smooth_noise(rng, height, width, max(height // 14, 3))
     fine = smooth_noise(rng, height, width, max(height // 160, 2))
     grain = np.asarray(1 + strength * coarse + 0.7 * strength * fine, np.float32)

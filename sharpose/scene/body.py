@@ -71,7 +71,7 @@ def sample_body(rng: np.random.Generator) -> Body:
         return float(stature * share * rng.normal(1.0, 0.02))
 
     thigh, shank, ankle = part(0.24) * leg, part(0.236) * leg, 0.042 * stature
-    neck = 0.042 * stature + head * 0.46
+    neck = 0.016 * stature + head * 0.46
     trunk = stature - (thigh + shank + ankle) - neck - head * 0.5
     return Body(
         stature=stature,
@@ -220,7 +220,7 @@ def solve(body: Body, pose: Pose, yaw: float) -> Joints:
     raised = np.clip((np.einsum("ni,i->n", -upper[:2, :, 1], chest_frame[:, 1]) + 0.2) / 1.2, 0.0, 1.0)
     shoulders = (
         neck
-        - chest_frame[:, 1] * (0.085 * body.trunk - 0.11 * body.trunk * raised[:, None])
+        - chest_frame[:, 1] * (0.128 * body.trunk - 0.11 * body.trunk * raised[:, None])
         + chest_frame[:, 0] * (_SIDES * body.shoulder_half * (1 - 0.12 * raised))[:, None]
     )
     hips = pelvis_frame[:, 0] * (_SIDES * body.hip_half)[:, None]

@@ -86,6 +86,10 @@ class Camera:
         """The viewing direction [3]."""
         return np.array([0.0, -np.sin(self.pitch), -np.cos(self.pitch)])
 
+    def picture_axes(self) -> tuple[Array, Array]:
+        """World directions [3] that point right and down in the picture."""
+        return np.array([1.0, 0.0, 0.0]), np.array([0.0, -np.cos(self.pitch), np.sin(self.pitch)])
+
     def project(self, points: Array) -> tuple[Array, Array]:
         """World `points` [..., 3] as picture x, y [..., 2] in pixels and depth [...] in metres (at least 0.25)."""
         y = points[..., 1] - self.height

@@ -17,14 +17,21 @@ Texture = npt.NDArray[np.uint8]
 
 NOBODY = 0
 _SHIFT = 4
-_LIMIT = 30000.0
+_LIMIT = 480000.0
 _NOTHING = (float("inf"), float("inf"), float("-inf"), float("-inf"))
 
 
 def _fixed(points: npt.NDArray[np.floating], dx: float = 0.0, dy: float = 0.0) -> npt.NDArray[np.int32]:
     """Points [k, 2] moved by (-dx, -dy), in the 1/16 pixel units that OpenCV's shift wants."""
-    moved = (np.asarray(points, np.float64) - (dx, dy)).clip(-_LIMIT, _LIMIT)
-    return np.asarray(np.rint(moved * (1 << _SHIFT)), np.int32)
+    moved = (points - np.array([dx, dy])) * float(1 << _SHIFT)
+    np.rint(np.minimum(np.maximum(moved, -_LIMIT, out=moved), _LIMIT, out=moved), out=moved)
+    return np.asarray(moved, np.int32)
+
+
+def _span(points: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of points [k, 2]."""
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return left, top, right, bottom
 
 
 class Canvas:
@@ -46,19 +53,14 @@ class Canvas:
         """Start to measure `bounds` afresh."""
         self.bounds = _NOTHING
 
-    def _claim(self, points: npt.NDArray[np.floating]) -> tuple[int, int, int, int] | None:
-        """Add `points` [k, 2] to the bounds; their window as `_window` gives it."""
+    def _claim(self, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int] | None:
+        """Add a rectangle to the bounds; its window as `_inside` gives it."""
         x1, y1, x2, y2 = self.bounds
-        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         self.bounds = (min(x1, left), min(y1, top), max(x2, right), max(y2, bottom))
         return self._inside(left, top, right, bottom)
 
-    def _window(self, points: npt.NDArray[np.floating]) -> tuple[int, int, int, int] | None:
-        """The part of the picture that `points` [k, 2] span, a little wider, as x1, y1, x2, y2; None: outside."""
-        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-        return self._inside(left, top, right, bottom)
-
     def _inside(self, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int] | None:
+        """The part of the picture under a rectangle, a little wider, as x1, y1, x2, y2; None: outside."""
         if not (right > -1 and bottom > -1 and left < self.width and top < self.height):
             return None
         x1, y1 = max(int(left) - 2, 0), max(int(top) - 2, 0)
@@ -66,7 +68,8 @@ class Canvas:
 
     def polygon(self, points: Array, color: Color, owner: int | None = None) -> None:
         """Fill the polygon [k, 2] with one colour, and claim its pixels for `owner` where one is given."""
-        if (self._window(points) if owner is None else self._claim(points)) is None:
+        span = _span(points)
+        if (self._inside(*span) if owner is None else self._claim(*span)) is None:
             return
         fixed = _fixed(points)
         cv2.fillPoly(self.image, [fixed], color, cv2.LINE_AA, _SHIFT)
@@ -75,7 +78,7 @@ class Canvas:
 
     def line(self, points: Array, color: Color, thickness: float) -> None:
         """Draw the open polyline [k, 2]; lines under a pixel wide fade instead of vanishing."""
-        if thickness < 0.35 or self._window(points) is None:
+        if thickness < 0.35 or self._inside(*_span(points)) is None:
             return
         cv2.polylines(self.image, [_fixed(points)], False, color, max(round(thickness), 1), cv2.LINE_AA, _SHIFT)
 
@@ -83,6 +86,7 @@ class Canvas:
         self,
         outlines: npt.NDArray[np.float32],
         links: tuple[tuple[int, int], ...],
+        bounds: tuple[float, float, float, float],
         texture: Texture,
         to_picture: Array,
         owner: int,
@@ -92,33 +96,32 @@ class Canvas:
         Args:
             outlines: float32 [k, points, 2], picture x, y.
             links: Pairs of outlines, each pair filled together with what lies between.
+            bounds: x1, y1, x2, y2 that the outlines span.
             texture: uint8 [rows, columns, 3].
             to_picture: [2, 3], maps texture x, y to picture x, y.
             owner: The label claimed.
         """
-        window = self._claim(outlines.reshape(-1, 2))
+        window = self._claim(*bounds)
         if window is None:
             return
         x1, y1, x2, y2 = window
         mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
-        labels = self.owner[y1:y2, x1:x2]
         fixed = _fixed(outlines, x1, y1)
         for first, second in links:
             hull = cv2.convexHull(np.concatenate([fixed[first], fixed[second]]))
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, _SHIFT)
-            cv2.fillConvexPoly(labels, hull, owner, cv2.LINE_8, _SHIFT)
+        np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask > 127, casting="unsafe")
         self._texture(window, mask, texture, to_picture)
 
     def textured_polygon(self, points: Array, texture: Texture, to_picture: Array, owner: int) -> None:
         """Fill one polygon [k, 2], convex or not, with a texture; arguments as in `textured`."""
-        window = self._claim(points)
+        window = self._claim(*_span(points))
         if window is None:
             return
         x1, y1, x2, y2 = window
         mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
-        fixed = _fixed(points, x1, y1)
-        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
-        cv2.fillPoly(self.owner[y1:y2, x1:x2], [fixed], owner, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(mask, [_fixed(points, x1, y1)], 255, cv2.LINE_AA, _SHIFT)
+        np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask > 127, casting="unsafe")
         self._texture(window, mask, texture, to_picture)
 
     def _texture(
@@ -154,7 +157,7 @@ class Canvas:
             return
         inside = (slice(y1 - y, y2 - y), slice(x1 - x, x2 - x))
         self._blend(x1, y1, colors[inside], mask[inside])
-        self.owner[y1:y2, x1:x2][mask[inside] > 127] = owner
+        np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask[inside] > 127, casting="unsafe")
 
     def shadow(self, center: Array, axis_x: Array, axis_y: Array, strength: float) -> None:
         """Darken a soft ellipse.
@@ -166,7 +169,7 @@ class Canvas:
             strength: 0 (nothing) to 1 (black in the middle).
         """
         corners = np.array([axis_x + axis_y, axis_x - axis_y, -axis_x - axis_y, -axis_x + axis_y]) + center
-        window = self._window(corners)
+        window = self._inside(*_span(corners))
         if window is None:
             return
         x1, y1, x2, y2 = window

@@ -128,7 +128,7 @@ def cloth(rng: np.random.Generator, pattern: str, color: Color, accent: Color, *
         image[y < rows * 0.42] = accent
     elif around:
         _front(rng, image, pattern, color, accent)
-    folds = 1 + 0.05 * smooth_noise(rng, rows, columns, 9) + 0.03 * smooth_noise(rng, rows, columns, 4)
+    folds = 1 + 0.035 * smooth_noise(rng, rows, columns, 10) + 0.015 * smooth_noise(rng, rows, columns, 4)
     return Material(np.asarray(np.clip(image * folds[:, :, None], 0, 255), np.float32), around=around)
 
 
@@ -156,7 +156,6 @@ def _front(rng: np.random.Generator, image: Float32, pattern: str, color: Color,
         image[:, middle - 1 : middle + 1] *= 0.75
         for row in range(8, rows, 10):
             cv2.circle(image, (middle + 2, row), 1, accent, -1)
-        image[:5, middle - 12 : middle + 12] = mixed(color, (255.0, 255.0, 255.0), 0.3)
     elif pattern == "jacket":
         half = int(rng.integers(5, 14))
         for row in range(rows):

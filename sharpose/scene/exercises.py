@@ -27,10 +27,10 @@ def _lunge(time: float, style: Array) -> Pose:
     deep = (0.5 - 0.5 * np.cos(2 * np.pi * 0.38 * time)) * (0.8 + 0.2 * style[0])
     pose = standing(time, 0.0)
     pose.trunk[:] = (4 * deep, 0, 0, 0, 0, 0)
-    pose.limbs[2] = (8 + 64 * deep, 4, 0, 6 + 74 * deep)
-    pose.limbs[3] = (-6 - 16 * deep, 4, 0, 8 + 68 * deep)
+    pose.limbs[2] = (8 + 63 * deep, 4, 0, 6 + 66 * deep)
+    pose.limbs[3] = (-6 - 20 * deep, 4, 0, 8 + 54 * deep)
     flat_feet(pose)
-    pose.ankles[1] -= 34 * deep
+    pose.ankles[1] += (15 - pose.ankles[1]) * deep
     pose.limbs[:2] = (-16, 46, 72, 98)
     return pose
 

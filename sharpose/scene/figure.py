@@ -11,7 +11,7 @@ from sharpose.scene.head import add_back_hair
 from sharpose.scene.outfit import Looks
 from sharpose.scene.parts import Parts, Piece
 
-__all__ = ["LABELS", "figure"]
+__all__ = ["ARMS", "LABELS", "figure"]
 
 _SIDE = ("left", "right")
 LABELS = (
@@ -20,6 +20,7 @@ LABELS = (
     "right_upper_arm", "right_forearm", "right_hand", "right_thigh", "right_shank", "right_foot",
 )  # fmt: skip
 """Names of the parts of a body, in the order of their labels on the canvas."""
+ARMS = frozenset(label for label in LABELS if label.endswith(("arm", "hand")))
 
 
 def _between(start: Array, end: Array, *shares: float) -> Array:
@@ -30,7 +31,7 @@ def _between(start: Array, end: Array, *shares: float) -> Array:
 def figure(body: Body, looks: Looks, hair: Material, joints: Joints, camera: Camera) -> list[Piece]:
     """The parts of a person in picture coordinates, unsorted; of the head only the `hair` that falls behind it."""
     parts = Parts()
-    add_back_hair(parts, body, looks, joints, hair)
+    add_back_hair(parts, body, looks, joints, hair, camera)
     for side in range(2):
         _leg(parts, body, looks, joints, side)
     _trunk(parts, body, looks, joints, camera)
@@ -68,7 +69,7 @@ def _trunk(parts: Parts, body: Body, looks: Looks, joints: Joints, camera: Camer
     wide = np.array([0.95 * waist_wide, hips_wide, 0.86 * hips_wide])
     deep = np.array([0.061 * size * belly, 0.066 * size * girth, 0.05 * size * girth])
     left, forward = wide[:, None] * pelvis[:, 0], deep[:, None] * pelvis[:, 2]
-    parts.rings("pelvis", centers, left, forward, looks.waist, 0.07 * size, _facing(pelvis, view))
+    parts.rings("pelvis", centers, left, forward, looks.waist, 0.06 * size, _facing(pelvis, view))
     if looks.bottom == "skirt":
         _skirt(parts, body, looks, joints, hips_wide, view)
 
@@ -101,15 +102,16 @@ def _trunk(parts: Parts, body: Body, looks: Looks, joints: Joints, camera: Camer
     parts.rings("torso", centers, left, forward, looks.trunk, 0.0, _facing(middle, view))
 
     throat = joints.head - joints.head_frame[:, 1] * (0.26 * body.head) - joints.head_frame[:, 2] * (0.08 * body.head)
-    radius = 0.031 * size * (0.6 + 0.4 * girth) * (0.9 if body.child else 1.0)
+    radius = 0.0285 * size * (0.6 + 0.4 * girth) * (0.9 if body.child else 1.0)
     collar = joints.neck + top * (0.006 * size)
-    depth_bias = -0.05 * size if top @ view > -0.5 else 0.0
+    # A collar covers the neck from behind.
+    bias = -0.03 * size if chest[:, 2] @ view > -0.15 else 0.05 * size
     parts.balls(
         "neck",
         _between(collar - top * 0.03 * size, throat, 0, 1),
         np.array([1.12, 1.0]) * radius,
         looks.skin_cover,
-        depth_bias,
+        bias,
     )
 
 
@@ -129,7 +131,7 @@ def _skirt(parts: Parts, body: Body, looks: Looks, joints: Joints, hips_wide: fl
     # Just before the thighs, whichever is nearer.
     knees_near = float((((joints.knees + joints.hips) / 2 - joints.pelvis) @ view).max())
     own = float(((middle - joints.pelvis) @ view) * 0.5)
-    bias = min(0.12 * size - knees_near, 0.07 * size) + own - 0.02 * size
+    bias = min(0.095 * size - knees_near, 0.06 * size) + own - 0.02 * size
     parts.rings("skirt", centers, left, forward, looks.waist, bias, _facing(pelvis, view))
 
 
@@ -148,15 +150,18 @@ def _leg(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> N
     cover = looks.legs if covered else looks.skin_cover
     calf = _between(knee, ankle, 0, 0.28, 0.65, 0.97)
     calf += behind * np.array([0.0, 0.010, 0.005, 0.0])[:, None] * size
-    parts.balls(f"{name}_thigh", _between(hip, knee, -0.03, 0.25, 0.62, 1), thigh, cover, 0.12 * size)
     if looks.bottom == "shorts":
-        shares = (-0.03, 0.3, min(looks.hem, 0.92))
-        wide = np.array([0.052, 0.054, 0.049 - 0.008 * (looks.hem - 0.5)]) * size * girth * (1.02 + 0.12 * looks.loose)
-        parts.balls(f"{name}_thigh", _between(hip, knee, *shares), wide, looks.legs, 0.105 * size)
-    parts.balls(f"{name}_shank", calf, shin, cover, 0.10 * size)
+        hem = min(looks.hem, 0.92)
+        wide = np.array([0.052, 0.054, 0.049 - 0.008 * (hem - 0.5)]) * size * girth * (1.02 + 0.12 * looks.loose)
+        bare = _between(hip, knee, hem - 0.06, 0.5 * (hem + 0.8), 1)
+        parts.balls(f"{name}_thigh", bare, thigh[1:] * np.array([0.92, 1, 1]), cover, 0.102 * size)
+        parts.balls(f"{name}_thigh", _between(hip, knee, -0.03, 0.3, hem), wide, looks.legs, 0.085 * size)
+    else:
+        parts.balls(f"{name}_thigh", _between(hip, knee, -0.03, 0.25, 0.62, 1), thigh, cover, 0.095 * size)
+    parts.balls(f"{name}_shank", calf, shin, cover, 0.085 * size)
     if not covered:
         sock = _between(knee, ankle, 0.84, 1.0)
-        parts.balls(f"{name}_shank", sock, np.array([0.0255, 0.0235]) * size * girth, looks.sock, 0.09 * size)
+        parts.balls(f"{name}_shank", sock, np.array([0.0255, 0.0235]) * size * girth, looks.sock, 0.082 * size)
     frame = joints.foot_frames[side]
     sole_up = frame[:, 1]
     sole = np.stack([heel, 0.45 * heel + 0.55 * toe, toe - 0.1 * (toe - heel)]) + sole_up * (0.020 * size)
@@ -165,7 +170,7 @@ def _leg(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> N
     shape = np.concatenate([sole, upper])[[3, 0, 4, 1, 2]]
     # From the ankle to the heel, over the instep to the toes, and along the sole.
     links = ((0, 1), (0, 2), (2, 4), (1, 3), (3, 4), (0, 3))
-    parts.balls(f"{name}_foot", shape, radii[[3, 0, 4, 1, 2]], looks.shoe, 0.10 * size, links)
+    parts.balls(f"{name}_foot", shape, radii[[3, 0, 4, 1, 2]], looks.shoe, 0.08 * size, links)
 
 
 def _arm(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> None:
@@ -175,14 +180,18 @@ def _arm(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> N
     long = looks.top in ("long", "jacket") or (looks.top == "dress" and looks.loose > 0.75)
     thick = 0.55 * girth + 0.45
     loose = (1.06 + 0.2 * looks.loose) if long else 1.0
-    upper = np.array([0.033, 0.031, 0.027, 0.0235]) * size * thick * loose
+    upper = np.array([0.030, 0.031, 0.027, 0.0235]) * size * thick * loose
     lower = np.array([0.0235, 0.0255, 0.0205, 0.0165]) * size * thick * (1 + 0.9 * (loose - 1))
     cover = looks.sleeve if long else looks.skin_cover
-    parts.balls(f"{name}_upper_arm", _between(shoulder, elbow, 0, 0.35, 0.7, 1), upper, cover, -0.035 * size)
-    if not long and looks.top != "tank":
-        sleeve = np.array([0.036, 0.036, 0.036]) * size * thick * (1 + 0.10 * looks.loose)
-        parts.balls(f"{name}_upper_arm", _between(shoulder, elbow, 0, 0.3, 0.56), sleeve, looks.sleeve, -0.04 * size)
-    parts.balls(f"{name}_forearm", _between(elbow, wrist, 0, 0.28, 0.7, 0.99), lower, cover, -0.05 * size)
+    if long or looks.top == "tank":
+        parts.balls(f"{name}_upper_arm", _between(shoulder, elbow, 0.03, 0.35, 0.7, 1), upper, cover, -0.02 * size)
+    else:
+        sleeve = np.array([0.031, 0.033, 0.0335]) * size * thick * (1 + 0.10 * looks.loose)
+        parts.balls(f"{name}_upper_arm", _between(shoulder, elbow, 0.4, 0.7, 1), upper[1:], cover, -0.02 * size)
+        parts.balls(
+            f"{name}_upper_arm", _between(shoulder, elbow, 0.03, 0.3, 0.56), sleeve, looks.sleeve, -0.022 * size
+        )
+    parts.balls(f"{name}_forearm", _between(elbow, wrist, 0, 0.28, 0.7, 0.99), lower, cover, -0.03 * size)
     _hand(parts, body, looks, joints, side)
 
 
@@ -202,4 +211,4 @@ def _hand(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> 
     centers = np.concatenate([np.stack([wrist, palm, knuckles, palm + forward * (0.1 * size), thumb]), fingers])
     radii = np.array([0.17, 0.215, 0.2, 0.1, 0.075, 0.095, 0.095, 0.095, 0.075, 0.075, 0.075]) * size
     links = ((0, 1), (1, 2), (3, 4), (5, 8), (6, 9), (7, 10))
-    parts.balls(f"{name}_hand", centers, radii, looks.skin_cover, -0.06 * body.stature, links)
+    parts.balls(f"{name}_hand", centers, radii, looks.skin_cover, -0.033 * body.stature, links)

@@ -71,7 +71,7 @@ def _arms_crossed(pose: Pose, time: float) -> None:
 
 
 def _phone_call(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (62, 30, 22, 142 + 2 * np.sin(time))
+    pose.limbs[0] = (52, 48, -2, 146 + 2 * np.sin(time))
     pose.head[:] = (6, -12, 8)
 
 

@@ -25,14 +25,16 @@ _FACE_NORMALS = np.array([(0, 0, 1.0), (0.45, 0, 0.89), (-0.45, 0, 0.89), (0.97,
 _SEEN = np.array([-0.10, 0.0, 0.0, -0.05, -0.05])
 
 _SKULL = ((0.0, 0.08, 0.0), (0.345, 0.42, 0.43))
-_JAW = np.array([(0.0, -0.34, 0.17), (0.155, -0.20, 0.07), (-0.155, -0.20, 0.07)])
-_JAW_RADII = np.array([0.155, 0.15, 0.15])
+_JAW = np.array(
+    [(0.0, -0.365, 0.2), (0.15, -0.21, 0.06), (-0.15, -0.21, 0.06), (0.2, -0.03, 0.17), (-0.2, -0.03, 0.17)]
+)
+_JAW_RADII = np.array([0.135, 0.11, 0.11, 0.11, 0.11])
 
 # Outlines on the skull: azimuth from the face and elevation, in degrees, for one side; the other is its mirror image.
 # The face shows through the hair; patches stay within the front half of the head.
 _FACES: dict[str, tuple[tuple[float, float], ...]] = {
-    "short": ((0, 46), (30, 44), (48, 38), (60, 20), (67, 0), (74, -8), (84, -12), (86, -40), (60, -70), (0, -80)),
-    "crop": ((0, 54), (28, 50), (48, 44), (62, 26), (72, 6), (80, 0), (86, -8), (86, -40), (60, -70), (0, -80)),
+    "short": ((0, 46), (28, 43), (42, 34), (52, 14), (60, -2), (74, -10), (84, -14), (86, -40), (60, -70), (0, -80)),
+    "crop": ((0, 54), (28, 50), (44, 40), (55, 20), (64, 4), (76, -4), (86, -10), (86, -40), (60, -70), (0, -80)),
     "long": ((0, 52), (22, 46), (42, 30), (56, 2), (62, -30), (64, -58), (40, -74), (0, -80)),
 }
 _FACES["curly"] = _FACES["ponytail"] = _FACES["bun"] = _FACES["short"]
@@ -68,15 +70,15 @@ def face_keypoints(body: Body, joints: Joints, camera: Camera) -> tuple[Array, n
     return points, _FACE_NORMALS @ view > _SEEN
 
 
-def add_back_hair(parts: Parts, body: Body, looks: Looks, joints: Joints, material: Material) -> None:
+def add_back_hair(parts: Parts, body: Body, looks: Looks, joints: Joints, material: Material, camera: Camera) -> None:
     """Add the hair that falls behind the head to a body's parts."""
     hair = _BACK_HAIR.get(looks.hair_style)
     if hair is None:
         return
     table = np.array(hair)
     centers = joints.head + body.head * table[:, :3] @ joints.head_frame.T
-    # Tied hair stands off the head, so from behind it comes after it.
-    bias = -0.02 if looks.hair_style in ("ponytail", "bun") else 0.01
+    # From behind it comes after the head, else before it.
+    bias = -0.16 if camera.towards(joints.head) @ joints.head_frame[:, 2] < -0.2 else 0.01
     parts.balls("hair", centers, table[:, 3] * body.head, material, bias * body.stature)
 
 
@@ -106,6 +108,7 @@ def _curve(half: tuple[tuple[float, float], ...], *, ring: bool) -> Array:
     return _direction(azimuth, elevation)
 
 
+_RIM = np.stack([np.cos(np.arange(32) * np.pi / 16), np.sin(np.arange(32) * np.pi / 16)], axis=1)
 _FACE_CURVES = {style: _curve(line, ring=False) for style, line in _FACES.items()}
 _HAT_CURVES = {style: _curve(line, ring=True) for style, line in _BRIMS.items()}
 _BEARD_CURVE = _curve(_BEARD, ring=False)
@@ -123,13 +126,18 @@ class Head:
     """
 
     def __init__(self, body: Body, looks: Looks, joints: Joints, camera: Camera, light: Light) -> None:
-        self._looks, self._camera, self._light = looks, camera, light
-        self._center, self._frame, self._size = joints.head, joints.head_frame, body.head
+        self._looks, self._light = looks, light
+        self._frame = joints.head_frame
         self._view: Array = camera.towards(joints.head) @ joints.head_frame
-        _, depth = camera.project(joints.head)
+        xy, depth = camera.project(joints.head)
         self.depth = float(depth)
         self._pixels = float(camera.focal / depth * body.head)
         self._ahead = float(self._view[2])
+        reach = 0.6 * self._pixels
+        self.bounds = (float(xy[0]) - reach, float(xy[1]) - reach, float(xy[0]) + reach, float(xy[1]) + reach)
+        # A head is small: one scale serves all of it.
+        self._middle, (right, down) = xy, camera.picture_axes()
+        self._to_picture: Array = self._pixels * np.stack([right @ self._frame, down @ self._frame], axis=1)
 
     def draw(self, canvas: Canvas, head_owner: int, hair_owner: int) -> None:
         """Draw the whole head."""
@@ -152,7 +160,7 @@ class Head:
 
     def _project(self, points: Array) -> Array:
         """Picture points [k, 2] of head points [k, 3]."""
-        return self._camera.project(self._center + self._size * points @ self._frame.T)[0]
+        return np.asarray(self._middle + points @ self._to_picture, np.float64)
 
     def _lit_fill(self, canvas: Canvas, outline: Array, color: Color, owner: int, extent: Array | None = None) -> None:
         """Fill an outline [k, 2] with a colour lit like a ball over `extent` [k, 2] (or over itself)."""
@@ -166,12 +174,7 @@ class Head:
 
     def _rim(self, center: tuple[float, float, float], axes: Array) -> Array:
         """The outline [k, 2] of an ellipsoid."""
-        view = self._view / axes
-        view = view / np.sqrt(view @ view)
-        first = np.cross(view, (0.0, 1.0, 0.0) if abs(view[1]) < 0.9 else (1.0, 0.0, 0.0))
-        first /= np.sqrt(first @ first)
-        second = np.cross(view, first)
-        return self._project(center + (CIRCLE[:, :1] * first + CIRCLE[:, 1:] * second) * axes)
+        return self._project(center + self._rim_directions(axes)[1] * axes)
 
     def _skull(self, canvas: Canvas, owner: int, hair_owner: int) -> None:
         looks = self._looks
@@ -188,7 +191,33 @@ class Head:
         else:
             self._lit_fill(canvas, hair, looks.hair, hair_owner)
             self._lit_fill(canvas, _hull(jaw), looks.skin, owner, whole)
-        self._patch(canvas, _FACE_CURVES[looks.hair_style], (_SKULL[0], np.array(_SKULL[1])), looks.skin, owner, whole)
+        if self._ahead < -0.15:
+            self._temple(canvas, looks, owner, whole)
+        else:
+            skull = (_SKULL[0], np.array(_SKULL[1]))
+            self._patch(canvas, _FACE_CURVES[looks.hair_style], skull, looks.skin, owner, whole)
+
+    def _rim_directions(self, axes: Array) -> tuple[Array, Array]:
+        """For an ellipsoid: the direction to the viewer [3] and the rim that they see [32, 3], as on a unit ball."""
+        view = self._view / axes
+        view = view / np.sqrt(view @ view)
+        first = np.cross(view, (0.0, 1.0, 0.0) if abs(view[1]) < 0.9 else (1.0, 0.0, 0.0))
+        first /= np.sqrt(first @ first)
+        return view, _RIM[:, :1] * first + _RIM[:, 1:] * np.cross(view, first)
+
+    def _temple(self, canvas: Canvas, looks: Looks, owner: int, extent: Array) -> None:
+        """The sliver of face that is seen from behind."""
+        axes = np.array(_SKULL[1])
+        view, rim = self._rim_directions(axes)
+        table = np.array(_FACES[looks.hair_style][:-3], np.float64)
+        azimuth, elevation = np.degrees(np.arctan2(np.abs(rim[:, 0]), rim[:, 2])), np.degrees(np.arcsin(rim[:, 1]))
+        inside = (
+            (azimuth < table[-1, 0]) & (elevation > -42) & (elevation < np.interp(azimuth, table[:, 0], table[:, 1]))
+        )
+        curve = _FACE_CURVES[looks.hair_style]
+        points = np.concatenate([curve[(curve @ view > 0) & (curve[:, 1] > -0.66)], rim[inside]])
+        if inside.any() and len(points) > 2:
+            self._lit_fill(canvas, _hull(self._project(_SKULL[0] + points * axes)), looks.skin, owner, extent)
 
     def _patch(
         self,
@@ -212,12 +241,7 @@ class Head:
 
     def _crown(self, canvas: Canvas, curve: Array, axes: Array, color: Color, owner: int) -> None:
         """Fill the visible part of an ellipsoid above `curve` [k, 3], a ring around the top."""
-        view = self._view / axes
-        view = view / np.sqrt(view @ view)
-        first = np.cross(view, (1.0, 0.0, 0.0) if abs(view[0]) < 0.9 else (0.0, 0.0, 1.0))
-        first /= np.sqrt(first @ first)
-        angle = np.linspace(0, 2 * np.pi, 33)[:-1, None]
-        rim = np.cos(angle) * first + np.sin(angle) * np.cross(view, first)
+        view, rim = self._rim_directions(axes)
         azimuth = np.degrees(np.arctan2(curve[:, 0], curve[:, 2]))
         order = np.argsort(azimuth)
         height = np.interp(np.degrees(np.arctan2(rim[:, 0], rim[:, 2])), azimuth[order], curve[order, 1], period=360)
@@ -292,9 +316,9 @@ class Head:
             canvas.line(brow, mixed(looks.hair, dark, 0.3), 0.04 * pixels)
         azimuth = np.linspace(-0.95, 0.95, 7)
         mouth = np.stack(
-            [0.125 * np.sin(azimuth) / 0.81, -0.262 + 0.018 * azimuth**2, 0.345 + 0.03 * np.cos(azimuth)], axis=1
+            [0.125 * np.sin(azimuth) / 0.81, -0.262 + 0.018 * azimuth**2, 0.315 + 0.03 * np.cos(azimuth)], axis=1
         )
-        seen = np.stack([np.sin(0.6 * azimuth), np.zeros(7), np.cos(0.6 * azimuth)], axis=1) @ self._view > 0.08
+        seen = np.stack([np.sin(0.6 * azimuth), np.zeros(7), np.cos(0.6 * azimuth)], axis=1) @ self._view > 0.22
         if seen.sum() > 1:
             lips = self._project(mouth[seen])
             canvas.line(lips + np.array([0, 0.012 * pixels]), mixed(looks.skin, (70, 60, 190), 0.55), 0.05 * pixels)

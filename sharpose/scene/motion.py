@@ -55,9 +55,9 @@ def shuttle(start: Array, end: Array, turn: float) -> Path:
     """There and back between `start` and `end` (world x, z), turning on half circles of radius `turn` metres."""
     along = (end - start) / max(float(np.hypot(*(end - start))), 1e-6)
     across = np.array([-along[1], along[0]])
-    arc = np.linspace(-np.pi / 2, np.pi / 2, 24)
+    arc = np.linspace(-np.pi / 2, np.pi / 2, 24)[:-1]
     cap = np.outer(np.cos(arc), along) * turn + np.outer(np.sin(arc), across) * turn
-    line = np.linspace(0, 1, 40)[1:-1, None]
+    line = np.linspace(0, 1, 40)[:-1, None]
     there = start - across * turn + line * (end - start)
     back = end + across * turn + line * (start - end)
     return Path.through(np.concatenate([there, end + cap, back, start - cap]))

@@ -35,7 +35,9 @@ class Piece:
 
     Attributes:
         label: Which part of the body it is.
-        depth: Sort key in metres; larger is drawn earlier.
+        depth: How far away its middle is, metres.
+        order: Sort key in metres; larger is drawn earlier.
+        bounds: Picture x1, y1, x2, y2 that it spans.
         outlines: float32 [k, 16, 2], the picture outlines of its sections.
         links: Pairs of sections that are joined by their hull.
         start: Picture x, y [2] of the middle of the first section.
@@ -46,6 +48,8 @@ class Piece:
 
     label: str
     depth: float
+    order: float
+    bounds: tuple[float, float, float, float]
     outlines: npt.NDArray[np.float32]
     links: Links
     start: Array
@@ -60,9 +64,8 @@ class Piece:
         dx, dy = (float(axis[0] / length), float(axis[1] / length)) if length > 1e-3 else (0.0, 1.0)
         across = (dy, -dx)
         points = self.outlines.reshape(-1, 2)
-        sideways = points @ np.array(across, np.float32)
-        along = points @ np.array((dx, dy), np.float32)
-        s0, s1, a0, a1 = (float(v) for v in (sideways.min(), sideways.max(), along.min(), along.max()))
+        turned = points @ np.array(((across[0], dx), (across[1], dy)), np.float32)
+        (s0, a0), (s1, a1) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
         texture = self.material.lit(light, across, self.facing)
         rows, columns = texture.shape[:2]
         per_column, per_row = (s1 - s0) / columns, (a1 - a0) / rows
@@ -73,7 +76,7 @@ class Piece:
                 [across[1] * per_column, dy * per_row, across[1] * s0 + dy * a0],
             ]
         )
-        canvas.textured(self.outlines, self.links, texture, to_picture, owner)
+        canvas.textured(self.outlines, self.links, self.bounds, texture, to_picture, owner)
 
 
 @dataclass
@@ -151,19 +154,31 @@ class Parts:
         """All parts as `camera` sees them, in the order they were added."""
         ball_xy, ball_depth = camera.project(np.concatenate(self._centers))
         radius = np.concatenate(self._radii) * camera.focal / ball_depth
-        ball_outlines = (ball_xy[:, None, :] + radius[:, None, None] * CIRCLE).astype(np.float32)
-        if self._rings:
-            ring_points, depths = camera.project(np.concatenate(self._rings))
-            ring_depth, ring_xy = depths.mean(axis=1), ring_points.mean(axis=1)
-            ring_outlines = ring_points.astype(np.float32)
+        balls = (ball_xy[:, None, :] + radius[:, None, None] * CIRCLE).astype(np.float32)
+        ring_points, ring_depth = camera.project(np.concatenate(self._rings))
+        # Balls first, then rings.
+        shift = len(balls)
+        outlines = np.concatenate([balls, ring_points.astype(np.float32)])
+        middles = np.concatenate([ball_xy, ring_points.mean(axis=1)])
+        depths = np.concatenate([ball_depth, ring_depth.mean(axis=1)])
+        low, high = outlines.min(axis=1).tolist(), outlines.max(axis=1).tolist()
         pieces = []
         for plan in self._plans:
-            span = slice(plan.first, plan.last)
-            outlines, xy, depth = (
-                (ring_outlines[span], ring_xy[span], ring_depth[span])
-                if plan.rings
-                else (ball_outlines[span], ball_xy[span], ball_depth[span])
+            first, last = (plan.first + shift, plan.last + shift) if plan.rings else (plan.first, plan.last)
+            (lefts, tops), (rights, bottoms) = zip(*low[first:last], strict=True), zip(*high[first:last], strict=True)
+            depth = float(depths[first:last].sum()) / (last - first)
+            pieces.append(
+                Piece(
+                    label=plan.label,
+                    depth=depth,
+                    order=depth + plan.bias,
+                    bounds=(min(lefts), min(tops), max(rights), max(bottoms)),
+                    outlines=outlines[first:last],
+                    links=plan.links,
+                    start=middles[first],
+                    end=middles[last - 1],
+                    material=plan.material,
+                    facing=plan.facing,
+                )
             )
-            middle = float(depth.mean()) + plan.bias
-            pieces.append(Piece(plan.label, middle, outlines, plan.links, xy[0], xy[-1], plan.material, plan.facing))
         return pieces

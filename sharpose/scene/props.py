@@ -77,7 +77,12 @@ class _Builder:
             normal = points.mean(axis=0) - middle
             if normal @ (eye - points.mean(axis=0)) > 0:
                 b, g, r = color
-                self._shapes.append((self._camera.project(points)[0], (b * light, g * light, r * light)))
+                self._shapes.append(
+                    (
+                        self._camera.project(points)[0],
+                        (min(b * light, 255.0), min(g * light, 255.0), min(r * light, 255.0)),
+                    )
+                )
 
     def sprite(self, rng: np.random.Generator, spot: Array, radius: float) -> Sprite:
         """What was collected."""

@@ -51,10 +51,10 @@ class Scene:
         focal = float(rng.uniform(1.05, 1.35)) * max(height, 0.62 * width)
         horizon = float(rng.uniform(0.22, 0.36)) * height
         pitch = float(np.arctan((height / 2 - horizon) / focal))
-        above = float(rng.uniform(1.5, 2.3))
+        above = float(rng.uniform(1.25, 2.0))
         camera = Camera(focal, width / 2, height / 2, above, pitch)
         near = camera.ground_depth(0.93 * height)
-        ground = Ground(near, min(2.5 * near, 13.0), camera, width)
+        ground = Ground(near, min(2.3 * near, 13.0), camera, width)
         self._place = place
         self._stage = Stage(
             background=paint(rng, place, camera, height, width),

@@ -13,8 +13,9 @@ from sharpose.scene.camera import Array, Camera
 from sharpose.scene.canvas import Canvas
 from sharpose.scene.cast import Person
 from sharpose.scene.cloth import Light
-from sharpose.scene.figure import figure
+from sharpose.scene.figure import ARMS, figure
 from sharpose.scene.head import Head
+from sharpose.scene.ordering import Layer, painter_order
 from sharpose.scene.props import Sprite
 from sharpose.scene.visibility import body_keypoints, owner_label, seen_on
 
@@ -131,18 +132,22 @@ class Stage:
         person = self.people[who]
         pieces = figure(person.body, person.looks, person.hair, joints, self.camera)
         head = Head(person.body, person.looks, joints, self.camera, self.light)
-        order = [(piece.depth, -i) for i, piece in enumerate(pieces)]
-        order.append((head.depth - 0.06 * person.body.stature, 1))
+        everywhere = (-1e9, -1e9, 1e9, 1e9)
+        layers = [
+            Layer(piece.depth, piece.order, piece.bounds, piece.label in ARMS, i) for i, piece in enumerate(pieces)
+        ]
+        size = person.body.stature
+        layers.append(Layer(head.depth, head.depth - 0.10 * size, head.bounds, False, -1))
         if person.seat is not None:
-            order.append((person.seat.depth + 0.23 * person.body.stature, 2))
-        for _, place in sorted(order, reverse=True):
-            if place == 1:
+            layers.append(Layer(person.seat.depth, person.seat.depth + 0.21 * size, everywhere, False, -2))
+        for place in painter_order(layers):
+            if place == -1:
                 head.draw(canvas, owner_label(who, "head"), owner_label(who, "hair"))
-            elif place == 2 and person.seat is not None:
+            elif place == -2 and person.seat is not None:
                 seat = person.seat
                 canvas.sprite(seat.x, seat.y, seat.colors, seat.mask, _PROP_LABEL)
             else:
-                piece = pieces[-place]
+                piece = pieces[place]
                 piece.draw(canvas, self.light, owner_label(who, piece.label))
 
     def _spot_shadow(self, canvas: Canvas, spot: Array, radius: float, strength: float) -> None:

@@ -285,7 +285,8 @@ def test_from_behind_left_is_left_and_the_face_is_hidden():
 def test_in_profile_the_far_side_is_hidden(yaw: float, near: str, far: str):
     keypoints = stage([person(yaw=yaw)]).render(0, 0.0).keypoints[0]
     for part in ("eye", "ear", "shoulder", "hip"):
-        assert keypoints[KEYPOINT[f"{near}_{part}"], 2] == 2, part
+        # The near arm may swing across the near hip.
+        assert keypoints[KEYPOINT[f"{near}_{part}"], 2] == 2 or part == "hip", part
         assert keypoints[KEYPOINT[f"{far}_{part}"], 2] == 1, part
     ahead = keypoints[KEYPOINT["nose"], 0] - keypoints[KEYPOINT[f"{near}_ear"], 0]
     assert np.sign(ahead) == np.sign(yaw)
