@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,14 @@ __all__ = ["LoadedModel", "load_model", "random_model", "read_checkpoint", "save
 
 _CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
 _NAMED = 4  # how many keys of a kind an error names
+
+# MMCV notes a run's best score in `meta` as a numpy number; the name of the module changed with numpy 2.
+_numpy_number = np.float64(0).__reduce__()[0]
+_METADATA_TYPES: list[Any] = [
+    *((_numpy_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
+]
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             f"checkpoint {file}: expected a .pth file, found {'a folder' if file.is_dir() else 'nothing'}"
         )
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_METADATA_TYPES):
+            warnings.simplefilter("ignore")  # about pickle protocols, in front of the error that says it all
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise CheckpointError(
@@ -120,8 +131,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
                 "no checkpoint at all)"
             ) from error
         raise CheckpointError(f"checkpoint {file}: not a PyTorch checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except Exception as error:  # a damaged file breaks torch's reader in many ways, struct.error and IndexError too
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise CheckpointError(f"checkpoint {file}: not a readable PyTorch checkpoint ({reason})") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         found = sorted(map(str, content))[:_NAMED] if isinstance(content, Mapping) else type(content).__name__
@@ -144,7 +155,7 @@ def _head_hidden(config: ModelConfig) -> int | None:
 
 def _refuse_abs(state: Mapping[str, Tensor], path: str | Path) -> None:
     last = state.get("backbone.quality_predictor.mlp.6.weight")
-    if last is not None and last.shape[0] == 2:
+    if last is not None and last.shape[:1] == (2,):
         raise CheckpointError(
             f"checkpoint {path}: its quality predictor is of the 'abs' kind (two outputs), which no released model "
             "uses and this toolkit doesn't support; expected one output"

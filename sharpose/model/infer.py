@@ -32,13 +32,16 @@ def infer_config(
         CheckpointError: a tensor that is needed is missing, or the shapes are none that SHaRPose has.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
+    def shape(key: str, axes: int) -> tuple[int, ...]:
         if key not in state:
             raise CheckpointError(f"checkpoint {name}: not a SHaRPose checkpoint, {key} is missing")
-        return tuple(state[key].shape)
+        found = tuple(state[key].shape)
+        if len(found) != axes or 0 in found:
+            raise CheckpointError(f"checkpoint {name}: {key}: expected {axes} axes of some length, got {list(found)}")
+        return found
 
-    joints, width = shape("backbone.keypoint_tokens")[-2:]
-    regions, fine = shape("backbone.pos_embed_list.0")[-2], shape("backbone.pos_embed_list.1")[-2]
+    joints, width = shape("backbone.keypoint_tokens", 3)[-2:]
+    regions, fine = shape("backbone.pos_embed_list.0", 3)[-2], shape("backbone.pos_embed_list.1", 3)[-2]
     if fine != PATCHES_PER_REGION * regions:
         raise CheckpointError(
             f"checkpoint {name}: expected {PATCHES_PER_REGION * regions} fine positions for {regions} regions, "
@@ -56,12 +59,12 @@ def infer_config(
         "width": width,
         "depth": len(blocks),
         "heads": ASSUMED_HEADS,
-        "mlp_ratio": shape("backbone.blocks.0.mlp.fc1.weight")[0] / width,
+        "mlp_ratio": shape("backbone.blocks.0.mlp.fc1.weight", 2)[0] / width,
         "alpha": ASSUMED_ALPHA,
         "quality_threshold": ASSUMED_THRESHOLD,
     }
     if "keypoint_head.heatmap_mlp.4.weight" in state:
-        hidden = shape("keypoint_head.heatmap_mlp.1.weight")[0]
+        hidden = shape("keypoint_head.heatmap_mlp.1.weight", 2)[0]
         usual = crop_size[0] * crop_size[1] // HEATMAP_STRIDE**2 // 2
         values |= {"head": "mlp"} | ({} if hidden == usual else {"head_hidden": hidden})
     assumptions = [
