@@ -13,23 +13,25 @@ from sharpose.bundle import file_sha256
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.atomic_folder import atomic_folder
 from sharpose.export.onnx_export import describe_graph, export_graphs
-from sharpose.export.parity import measure_parity, strict_failures
+from sharpose.export.parity import measure_parity, reference_runs
 from sharpose.export.pictures import ParityPictures
+from sharpose.export.precision import half_model
 from sharpose.export.shared_weights import save_graphs
-from sharpose.manifest import MANIFEST_NAME, Gate, GraphPair, Manifest, ParityReport
-from sharpose.model import LoadedModel
+from sharpose.export.tolerances import strict_failures, tolerance_for
+from sharpose.manifest import MANIFEST_NAME, Gate, GraphPair, Manifest, ParityReport, Precision
+from sharpose.model import LoadedModel, SHaRPose
 
 __all__ = ["ExportOptions", "ParityReportError", "export_bundle"]
 
-_COARSE, _FINE, _WEIGHTS = "coarse.onnx", "fine.onnx", "weights.bin"
+_WEIGHTS = "weights.bin"
 
 
 class ParityReportError(ParityError):
-    """A parity check that said no, with the report that it said it of."""
+    """A parity check that said no, with the reports that there are by then, the failed one last."""
 
-    def __init__(self, message: str, report: ParityReport) -> None:
+    def __init__(self, message: str, reports: dict[Precision, ParityReport]) -> None:
         super().__init__(message)
-        self.report = report
+        self.reports = reports
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ExportOptions:
     """How to export.
 
     Attributes:
+        precisions: The precisions to hold graphs in; their common weights are stored once.
         max_batch: Most people in one run of a graph.
         opset: ONNX opset.
         gate_chosen_by: How the quality threshold was found, for people to read.
@@ -44,6 +47,7 @@ class ExportOptions:
         overwrite: Replace a bundle that is there.
     """
 
+    precisions: tuple[Precision, ...] = ("fp32",)
     max_batch: int = 16
     opset: int = 20
     gate_chosen_by: str = "the model's configuration"
@@ -53,6 +57,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.max_batch < 1:
             raise ExportError(f"max batch: expected at least 1, got {self.max_batch}")
+        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
+            raise ExportError(f"precisions: expected each at most once, and one at least, got {self.precisions}")
 
 
 def export_bundle(
@@ -80,21 +86,23 @@ def export_bundle(
     """
     options = options or ExportOptions()
     with atomic_folder(output, overwrite=options.overwrite) as folder:
-        say("tracing both stages")
-        coarse, fine = export_graphs(loaded.model, max_batch=options.max_batch, opset=options.opset)
-        pair = GraphPair(coarse=describe_graph(coarse, _COARSE), fine=describe_graph(fine, _FINE))
+        models: dict[Precision, SHaRPose] = {}
+        graphs: dict[str, onnx.ModelProto] = {}
+        pairs: dict[Precision, GraphPair] = {}
+        for precision in options.precisions:
+            say(f"tracing both stages in {precision}")
+            models[precision] = half_model(loaded.model) if precision == "fp16" else loaded.model
+            coarse, fine = export_graphs(models[precision], max_batch=options.max_batch, opset=options.opset)
+            suffix = "" if precision == "fp32" else f".{precision}"
+            names = f"coarse{suffix}.onnx", f"fine{suffix}.onnx"
+            pairs[precision] = GraphPair(coarse=describe_graph(coarse, names[0]), fine=describe_graph(fine, names[1]))
+            graphs |= dict(zip(names, (coarse, fine), strict=True))
         say("writing graphs and weights")
-        save_graphs({_COARSE: coarse, _FINE: fine}, folder, _WEIGHTS)
-        for file in (_COARSE, _FINE):
-            try:
-                onnx.checker.check_model(str(folder / file), full_check=True)
-            except onnx.checker.ValidationError as error:
-                raise ExportError(f"{file}: not a valid ONNX graph ({error})") from error
+        save_graphs(graphs, folder, _WEIGHTS)
+        for file in graphs:
+            _check_graph(folder / file)
         say(f"comparing with PyTorch on {pictures.origin}")
-        report = measure_parity(loaded.model, folder, pair, options.max_batch, pictures)
-        failures = strict_failures(report) if options.strict_parity else list(report.failures)
-        if failures:
-            raise ParityReportError("parity with PyTorch failed: " + "; ".join(failures), report)
+        reports = _measure(loaded.model, models, pairs, folder, pictures, options)
         manifest = Manifest(
             schema_version=1,
             sharpose_version=sharpose.__version__,
@@ -103,9 +111,36 @@ def export_bundle(
             gate=Gate(quality_threshold=loaded.config.quality_threshold, chosen_by=options.gate_chosen_by),
             max_batch=options.max_batch,
             weights=_WEIGHTS,
-            files={file: file_sha256(folder / file) for file in (_COARSE, _FINE, _WEIGHTS)},
-            graphs={"fp32": pair},
-            parity={"fp32": report},
+            files={file: file_sha256(folder / file) for file in (*graphs, _WEIGHTS)},
+            graphs=pairs,
+            parity=reports,
         )
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
     return manifest
+
+
+def _check_graph(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{path.name}: not a valid ONNX graph ({error})") from error
+
+
+def _measure(
+    model: SHaRPose,
+    models: dict[Precision, SHaRPose],
+    pairs: dict[Precision, GraphPair],
+    folder: Path,
+    pictures: ParityPictures,
+    options: ExportOptions,
+) -> dict[Precision, ParityReport]:
+    """The parity report of every precision; raises `ParityReportError` at the first that is beyond tolerance."""
+    reference = reference_runs(model, options.max_batch, pictures)
+    reports: dict[Precision, ParityReport] = {}
+    for precision, pair in pairs.items():
+        report = measure_parity(reference, models[precision], precision, folder, pair, options.max_batch, pictures)
+        reports[precision] = report
+        failed = strict_failures(report, tolerance_for(precision)) if options.strict_parity else report.failures
+        if failed:
+            raise ParityReportError(f"parity of {precision} with PyTorch failed: " + "; ".join(failed), reports)
+    return reports

@@ -1,61 +1,90 @@
-"""`sharpose-export`: a checkpoint becomes a bundle."""
+"""`sharpose-export`: a checkpoint becomes a bundle; a bundle gets TensorRT engines and is verified."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from sharpose.command import main as run_command
 from sharpose.errors import ExportError
+from sharpose.export.options import BuildChoices, parse_precisions, parse_size, refuse_given, tensorrt_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sharpose.bundle import Bundle
+    from sharpose.config import ModelConfig
+    from sharpose.export.bundle_export import ExportOptions
+    from sharpose.export.pictures import ParityPictures
+    from sharpose.manifest import Precision
+    from sharpose.model import LoadedModel
 
 __all__ = ["command", "main"]
 
-
-def _parse_size(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 256x192, got {text!r}")
-    return int(match[1]), int(match[2])
+_MAX_BATCH = 16
+_EXPORT_ONLY = (
+    "checkpoint",
+    "config_name",
+    "output",
+    "size",
+    "alpha",
+    "quality_threshold",
+    "opset",
+    "random_weights",
+    "seed",
+    "strict_parity",
+    "overwrite",
+)
+_FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint in the released format (.pth).")
+@click.option("--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth).")
 @click.option(
     "--config", "config_name", metavar="NAME|FILE", help="Model configuration; read off the checkpoint if left out."
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write the bundle to.")
+@click.option("--output", type=_FILE, help="Folder to write the bundle to.")
 @click.option(
-    "--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True, help="Precision of the graphs."
+    "--bundle", "bundle_folder", type=_FILE, help="Export nothing: work on this bundle, with --tensorrt or --verify."
 )
 @click.option(
-    "--size", callback=_parse_size, metavar="HxW", help="Use the model at another crop size than it was trained at."
+    "--precision",
+    "precisions",
+    callback=parse_precisions,
+    metavar="LIST",
+    help="Precisions of the graphs: fp32 (the default; ONNX Runtime on a CPU runs these), fp16, or fp32,fp16. "
+    "With --bundle --tensorrt: the one to build.",
 )
-@click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True, help="Most people in one run.")
+@click.option(
+    "--size", callback=parse_size, metavar="HxW", help="Use the model at another crop size than it was trained at."
+)
+@click.option("--max-batch", type=click.IntRange(1), help="Most people in one run.  [default: 16, or the bundle's]")
 @click.option("--alpha", type=click.FloatRange(0, 1, min_open=True), help="Share of regions that the fine stage sees.")
 @click.option("--quality-threshold", type=float, help="Refine crops whose predicted quality is below it.")
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 22.")
 @click.option("--random-weights", is_flag=True, help="Export seeded random weights instead of a checkpoint.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Folder of pictures to measure parity on; else the built-in scene.",
-)
+@click.option("--images", type=_FILE, help="Folder of pictures to compare on; else the built-in scene.")
 @click.option("--strict-parity", is_flag=True, help="Also fail where keypoints move, regions differ or gates flip.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@tensorrt_options
+@click.option("--verify", is_flag=True, help="Compare every engine of this machine with the float32 ONNX graphs.")
+@click.option(
+    "--labels", type=_FILE, help="With --verify: COCO keypoints of the pictures in --images, to measure AP with."
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
 def command(
+    context: click.Context,
     checkpoint: Path | None,
     config_name: str | None,
-    output: Path,
-    precision: str,
+    output: Path | None,
+    bundle_folder: Path | None,
+    precisions: tuple[Precision, ...] | None,
     size: tuple[int, int] | None,
-    max_batch: int,
+    max_batch: int | None,
     alpha: float | None,
     quality_threshold: float | None,
     opset: int,
@@ -64,27 +93,48 @@ def command(
     images: Path | None,
     strict_parity: bool,
     overwrite: bool,
+    verify: bool,
+    labels: Path | None,
     debug: bool,
 ) -> int:
-    """Turn a SHaRPose checkpoint into a bundle: two ONNX graphs, their weights, and a parity report."""
+    """Turn a SHaRPose checkpoint into a bundle: two ONNX graphs, their weights, and a parity report.
+
+    --tensorrt builds engines for this machine's TensorRT, --verify compares all engines that this machine can run; both
+    also work on a bundle that is there (--bundle DIR), without PyTorch.
+    """
+    choices = context.ensure_object(BuildChoices)
+    choices.check()
+    if labels is not None and not (verify and images is not None):
+        raise click.UsageError("--labels needs --verify and the pictures' folder as --images")
+    if bundle_folder is not None:
+        refuse_given(context, _EXPORT_ONLY, "a bundle that is there isn't exported again")
+        return _on_bundle(bundle_folder, choices, max_batch, precisions, verify, images, labels)
+    if output is None:
+        raise click.UsageError("expected --output DIR, or --bundle DIR to work on a bundle that is there")
     if checkpoint is None and not random_weights:
         raise click.UsageError("expected --checkpoint FILE; or --random-weights to try the tools out without one")
     if checkpoint is not None and random_weights:
         raise click.UsageError("--checkpoint and --random-weights exclude each other")
     if random_weights and config_name is None:
         raise click.UsageError("--random-weights needs --config NAME|FILE")
+    precisions = precisions or ("fp32",)
+    if verify and "fp32" not in precisions:
+        raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
     from sharpose.export.atomic_folder import check_output
 
-    check_output(output, overwrite=overwrite)  # before the seconds that loading takes
+    # All of these before the seconds that loading takes.
+    check_output(output, overwrite=overwrite)
     _require_packages()
+    if choices.tensorrt:
+        from sharpose.export.tensorrt_command import check_tensorrt
+
+        check_tensorrt(choices, max_batch or _MAX_BATCH)
 
     from rich.console import Console
 
+    from sharpose.bundle import open_bundle
     from sharpose.config import load_config
-    from sharpose.export.bundle_export import ExportOptions, ParityReportError, export_bundle
-    from sharpose.export.pictures import folder_pictures, scene_pictures
-    from sharpose.export.report import print_parity
-    from sharpose.model import load_model, random_model
+    from sharpose.export.bundle_export import ExportOptions
 
     console = Console()
     changes: dict[str, object] = {}
@@ -93,6 +143,31 @@ def command(
     if quality_threshold is not None:
         changes["quality_threshold"] = quality_threshold
     config = load_config(config_name).replace(changes) if config_name is not None else None
+    loaded = _load(checkpoint, config, size, changes, seed, console)
+    options = ExportOptions(
+        precisions=precisions,
+        max_batch=max_batch or _MAX_BATCH,
+        opset=opset,
+        gate_chosen_by="the model's configuration" if quality_threshold is None else "--quality-threshold",
+        strict_parity=strict_parity,
+        overwrite=overwrite,
+    )
+    _export(loaded, output, _pictures(images, loaded.config.crop_size), options, console)
+    if choices.tensorrt or verify:
+        _build_and_verify(open_bundle(output), choices, max_batch, None, verify, images, labels, console)
+    return 0
+
+
+def _load(
+    checkpoint: Path | None,
+    config: ModelConfig | None,
+    size: tuple[int, int] | None,
+    changes: dict[str, object],
+    seed: int,
+    console: Console,
+) -> LoadedModel:
+    from sharpose.model import load_model, random_model
+
     if checkpoint is not None:
         loaded = load_model(checkpoint, config, size=size, changes=changes)
     else:
@@ -101,23 +176,87 @@ def command(
         console.print("weights: random, so the poses mean nothing")
     for note in loaded.notes:
         console.print(f"note: {note}")
-    crop_size = loaded.config.crop_size
-    pictures = folder_pictures(images, crop_size) if images is not None else scene_pictures(crop_size)
-    options = ExportOptions(
-        max_batch=max_batch,
-        opset=opset,
-        gate_chosen_by="the model's configuration" if quality_threshold is None else "--quality-threshold",
-        strict_parity=strict_parity,
-        overwrite=overwrite,
-    )
+    return loaded
+
+
+def _export(
+    loaded: LoadedModel, output: Path, pictures: ParityPictures, options: ExportOptions, console: Console
+) -> None:
+    from sharpose.export.bundle_export import ParityReportError, export_bundle
+    from sharpose.export.report import print_parity
+
     try:
-        manifest = export_bundle(loaded, output, pictures, options, say=lambda step: console.print(f"… {step}"))
+        reports = export_bundle(
+            loaded, output, pictures, options, say=lambda step: console.print(f"… {step}", highlight=False)
+        ).parity
     except ParityReportError as failure:
-        print_parity(failure.report, console)
+        for precision, report in failure.reports.items():
+            print_parity(precision, report, console)
         raise
-    print_parity(manifest.parity["fp32"], console)
+    for precision, report in reports.items():
+        print_parity(precision, report, console)
     console.print(f"wrote {output}: run it with  sharpose-run SOURCE --bundle {output}", soft_wrap=True)
+
+
+def _on_bundle(
+    folder: Path,
+    choices: BuildChoices,
+    max_batch: int | None,
+    precisions: tuple[Precision, ...] | None,
+    verify: bool,
+    images: Path | None,
+    labels: Path | None,
+) -> int:
+    """`--bundle`: nothing here imports PyTorch."""
+    if not choices.tensorrt and not verify:
+        raise click.UsageError("--bundle needs --tensorrt, to build engines, or --verify, to compare them")
+    if not choices.tensorrt and (precisions is not None or max_batch is not None):
+        raise click.UsageError("--precision and --max-batch need --tensorrt where nothing is exported")
+    from rich.console import Console
+
+    from sharpose.bundle import open_bundle
+
+    _build_and_verify(open_bundle(folder), choices, max_batch, precisions, verify, images, labels, Console())
     return 0
+
+
+def _build_and_verify(
+    bundle: Bundle,
+    choices: BuildChoices,
+    max_batch: int | None,
+    precisions: tuple[Precision, ...] | None,
+    verify: bool,
+    images: Path | None,
+    labels: Path | None,
+    console: Console,
+) -> None:
+    if choices.tensorrt:
+        from sharpose.export.tensorrt_command import build_engines, engine_precision
+
+        build_engines(bundle, choices, max_batch, engine_precision(bundle.precisions, precisions), console)
+    if not verify:
+        return
+    from sharpose.errors import ParityError
+    from sharpose.export.labels import load_labels
+    from sharpose.export.verify import verify_bundle
+    from sharpose.export.verify_report import print_verification
+
+    crop_size, labelled = bundle.model.crop_size, None
+    if labels is not None and images is not None:
+        labelled = load_labels(labels, images, bundle.model.skeleton)
+    pictures = _pictures(images, crop_size) if labelled is None else labelled.crops(crop_size)
+    result = verify_bundle(
+        bundle, pictures, labelled, say=lambda step: console.print(f"… running {step}", highlight=False)
+    )
+    print_verification(result, console)
+    if result.failures:
+        raise ParityError("engines differ from the float32 graphs: " + "; ".join(result.failures))
+
+
+def _pictures(images: Path | None, crop_size: tuple[int, int]) -> ParityPictures:
+    from sharpose.export.pictures import folder_pictures, scene_pictures
+
+    return folder_pictures(images, crop_size) if images is not None else scene_pictures(crop_size)
 
 
 def _require_packages() -> None:

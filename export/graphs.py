@@ -93,7 +93,8 @@ class FineGraph(nn.Module):
             keypoints [M, J, 3], heatmaps [M, J, h, w].
         """
         index = rows.to(torch.int64)
-        pixels = patches.unflatten(-1, (PATCH_SIZE, PATCH_SIZE, 3))
+        # Cast before anything else: TensorRT takes uint8 as an input, but its Reshape doesn't.
+        pixels = patches.to(self.normalise.mean.dtype).unflatten(-1, (PATCH_SIZE, PATCH_SIZE, 3))
         normalised = self.normalise(pixels).permute(0, 1, 4, 2, 3)
         heatmaps = self.stage(
             normalised,

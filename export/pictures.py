@@ -12,9 +12,10 @@ from sharpose.geometry import crop_frames, extract_crops
 from sharpose.runtime.sources import open_source
 from sharpose.scene import Scene, SceneConfig
 
-__all__ = ["ParityPictures", "folder_pictures", "scene_pictures"]
+__all__ = ["MAX_CROPS", "ParityPictures", "crop_people", "folder_pictures", "scene_pictures"]
 
-_MAX_CROPS = 64
+MAX_CROPS = 64
+"""Most crops that are taken from a user's pictures."""
 
 
 class ParityPictures:
@@ -36,7 +37,7 @@ def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPicture
     scene = Scene(SceneConfig(seed=0, people=4, frames=25 * count))
     for index in range(0, len(scene), 25):
         frame = scene.frame(index)
-        crops.extend(_crop(frame.image, frame.boxes_xyxy, crop_size))
+        crops.extend(crop_people(frame.image, frame.boxes_xyxy, crop_size))
         if len(crops) >= count:
             break
     return ParityPictures(np.stack(crops[:count]), "the built-in scene")
@@ -56,17 +57,18 @@ def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
     try:
         for frame in source:
             box = np.array([[0, 0, frame.width, frame.height]], dtype=np.float32)
-            crops.extend(_crop(frame.image, box, crop_size))
-            if len(crops) >= _MAX_CROPS:
+            crops.extend(crop_people(frame.image, box, crop_size))
+            if len(crops) >= MAX_CROPS:
                 break
     finally:
         source.close()
     return ParityPictures(np.stack(crops), f"{len(crops)} pictures of {folder.name}")
 
 
-def _crop(
+def crop_people(
     image: npt.NDArray[np.uint8], boxes_xyxy: npt.NDArray[np.float32], crop_size: tuple[int, int]
 ) -> list[npt.NDArray[np.uint8]]:
+    """Crops uint8 [H, W, 3], RGB, of the boxes float32 [n, 4] xyxy in a picture uint8 [h, w, 3], BGR."""
     frames = crop_frames(boxes_xyxy, crop_size)
     out = np.empty((len(frames), *crop_size, 3), dtype=np.uint8)
     return list(extract_crops(image, frames, out))

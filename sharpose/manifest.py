@@ -63,24 +63,28 @@ class Gate(_Strict):
 
 
 class OutputParity(_Strict):
-    """How far one output of a graph is from PyTorch's."""
+    """How far one output of a graph is from the reference's."""
 
     graph: Literal["coarse", "fine"]
     output: str
     max_abs_difference: float
     mean_abs_difference: float
-    reference_range: float = Field(description="largest minus smallest value that PyTorch gave")
+    reference_range: float = Field(description="largest minus smallest value of the reference")
 
 
 class ParityReport(_Strict):
-    """PyTorch against ONNX Runtime, made at the end of every export."""
+    """How far graphs are from PyTorch in float32, made at the end of every export."""
 
     pictures: str = Field(description="what the crops were taken from")
+    judged: str = Field(default="ONNX Runtime on the CPU against PyTorch", description="what ran, against what")
     crops: int
     batch_sizes: tuple[int, ...]
     outputs: tuple[OutputParity, ...]
     region_set_agreement: float = Field(ge=0, le=1, description="share of crops with the same set of selected regions")
     gate_agreement: float = Field(ge=0, le=1, description="share of crops with the same gate decision")
+    gate_flips: int = Field(default=0, ge=0, description="crops with another gate decision")
+    gate_near_threshold: int = Field(default=0, ge=0, description="crops with a quality close to the threshold")
+    gate_flips_near_threshold: int = Field(default=0, ge=0, description="crops that are both")
     keypoint_pixels_median: float = Field(description="distance in crop pixels")
     keypoint_pixels_p99: float
     keypoint_pixels_max: float

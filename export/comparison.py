@@ -1,0 +1,210 @@
+"""Two ways of running both stages, compared output by output on the same crops. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.config import ModelConfig
+from sharpose.engines.base import Engine
+from sharpose.export.tolerances import GATE_MARGIN, Tolerance, failures
+from sharpose.manifest import OutputParity, ParityReport
+from sharpose.runtime.gather import gather_patches
+
+__all__ = ["Arrays", "EngineStages", "StageRuns", "Stages", "batch_sizes", "compare", "run_stages"]
+
+Arrays: TypeAlias = dict[str, npt.NDArray[np.generic]]
+
+_BATCH_SIZES = (1, 3, 8)
+_CARRIED = ("region_order", "region_features", "region_embeddings")  # from the coarse to the fine stage
+
+
+class Stages(Protocol):
+    """Both stages of a model, by whatever runs them. Outputs are named as the bundle's graphs name theirs."""
+
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
+        """The coarse stage's outputs on uint8 crops [n, H, W, 3], RGB."""
+        ...
+
+    def fine(self, inputs: Arrays) -> Arrays:
+        """The fine stage's outputs; floating inputs may come in another precision than the stage's own."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineStages:
+    """Two engines as `Stages`."""
+
+    coarse_engine: Engine
+    fine_engine: Engine
+
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
+        """See `Stages`."""
+        return _run(self.coarse_engine, {"image": crops})
+
+    def fine(self, inputs: Arrays) -> Arrays:
+        """See `Stages`."""
+        return _run(self.fine_engine, inputs)
+
+
+def _run(engine: Engine, inputs: Arrays) -> Arrays:
+    fitted = {name: np.ascontiguousarray(inputs[name], dtype=spec.dtype) for name, spec in engine.inputs.items()}
+    found = engine.run(fitted, list(engine.outputs))
+    return {name: cast("npt.NDArray[np.generic]", value) for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class StageRuns:
+    """Outputs by name, over all crops.
+
+    Attributes:
+        coarse: Of the coarse stage.
+        fine: Of the fine stage, for every crop, given the REFERENCE's coarse outputs, so that a flipped region shows
+            as that and not as a wrong heatmap.
+        whole: Of the fine stage, given the coarse outputs of the same run: what a user gets.
+    """
+
+    coarse: Arrays
+    fine: Arrays
+    whole: Arrays
+
+
+def batch_sizes(max_batch: int) -> tuple[int, ...]:
+    """The sizes of batch that crops are run in, in turn."""
+    return tuple(size for size in _BATCH_SIZES if size <= max_batch)
+
+
+def run_stages(
+    stages: Stages,
+    crops: npt.NDArray[np.uint8],
+    sizes: tuple[int, ...],
+    config: ModelConfig,
+    reference: StageRuns | None = None,
+) -> StageRuns:
+    """Run both stages on every crop.
+
+    Args:
+        stages: What to run.
+        crops: uint8 [n, H, W, 3], RGB.
+        sizes: Sizes of batch, used in turn.
+        config: The model's.
+        reference: Whose coarse outputs `StageRuns.fine` is computed from; the run's own if None.
+    """
+    parts = []
+    for part in _batches(len(crops), sizes):
+        batch = np.ascontiguousarray(crops[part])
+        coarse = stages.coarse(batch)
+        whole = stages.fine(_fine_inputs(batch, coarse, config))
+        fine = whole
+        if reference is not None:
+            judged = {name: reference.coarse[name][part] for name in _CARRIED}
+            fine = stages.fine(_fine_inputs(batch, judged, config))
+        parts.append(StageRuns(coarse, fine, whole))
+    return StageRuns(
+        coarse=_join([part.coarse for part in parts]),
+        fine=_join([part.fine for part in parts]),
+        whole=_join([part.whole for part in parts]),
+    )
+
+
+def compare(
+    reference: StageRuns,
+    actual: StageRuns,
+    config: ModelConfig,
+    threshold: float,
+    tolerance: Tolerance,
+    *,
+    pictures: str,
+    judged: str,
+    sizes: tuple[int, ...],
+) -> ParityReport:
+    """The report on how far `actual` is from `reference`, with what is beyond tolerance in `failures`.
+
+    Args:
+        reference: What is right.
+        actual: What is judged.
+        config: The model's.
+        threshold: The gate's.
+        tolerance: The limits.
+        pictures: What the crops were taken from.
+        judged: What ran, against what.
+        sizes: The batch sizes that were used.
+    """
+    outputs = [
+        *_differences("coarse", reference.coarse, actual.coarse),
+        *_differences("fine", reference.fine, actual.fine),
+    ]
+    same_set = _selected(reference, config) == _selected(actual, config)
+    quality = reference.coarse["quality"].astype(np.float64)
+    near = np.abs(quality - threshold) <= GATE_MARGIN
+    flipped = _gated(reference, threshold) != _gated(actual, threshold)
+    pixels = np.concatenate([_pixels(reference.coarse, actual.coarse), _pixels(reference.whole, actual.whole)])
+    report = ParityReport(
+        pictures=pictures,
+        judged=judged,
+        crops=len(quality),
+        batch_sizes=sizes,
+        outputs=tuple(outputs),
+        region_set_agreement=float(same_set.all(axis=1).mean()),
+        gate_agreement=float(1.0 - flipped.mean()),
+        gate_flips=int(flipped.sum()),
+        gate_near_threshold=int(near.sum()),
+        gate_flips_near_threshold=int((flipped & near).sum()),
+        keypoint_pixels_median=float(np.median(pixels)),
+        keypoint_pixels_p99=float(np.percentile(pixels, 99)),
+        keypoint_pixels_max=float(pixels.max()),
+        tolerance=tolerance.share_of_range,
+    )
+    return report.model_copy(update={"failures": tuple(failures(report, tolerance))})
+
+
+def _fine_inputs(crops: npt.NDArray[np.uint8], coarse: Arrays, config: ModelConfig) -> Arrays:
+    rows = np.arange(len(crops), dtype=np.int32)
+    order = coarse["region_order"].astype(np.int32)
+    patches = gather_patches(crops, rows, order, config.num_selected)
+    return {"rows": rows, "patches": patches, **{name: coarse[name] for name in _CARRIED}}
+
+
+def _differences(graph: Literal["coarse", "fine"], reference: Arrays, actual: Arrays) -> Iterator[OutputParity]:
+    for name, expected in reference.items():
+        wide = expected.astype(np.float64)
+        difference = np.abs(wide - actual[name].astype(np.float64))
+        yield OutputParity(
+            graph=graph,
+            output=name,
+            max_abs_difference=float(difference.max()),
+            mean_abs_difference=float(difference.mean()),
+            reference_range=float(wide.max() - wide.min()),
+        )
+
+
+def _selected(runs: StageRuns, config: ModelConfig) -> npt.NDArray[np.int32]:
+    """int32 [n, K]: the selected regions, in ascending order."""
+    return np.sort(runs.coarse["region_order"].astype(np.int32)[:, : config.num_selected])
+
+
+def _gated(runs: StageRuns, threshold: float) -> npt.NDArray[np.bool_]:
+    return runs.coarse["quality"].astype(np.float32) < np.float32(threshold)
+
+
+def _pixels(reference: Arrays, actual: Arrays) -> npt.NDArray[np.float64]:
+    """Distances in crop pixels between two sets of keypoints [n, J, 3], flat."""
+    offset = reference["keypoints"][..., :2].astype(np.float64) - actual["keypoints"][..., :2].astype(np.float64)
+    distance: npt.NDArray[np.float64] = np.hypot(offset[..., 0], offset[..., 1]).ravel()
+    return distance
+
+
+def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[slice]:
+    start, turn = 0, 0
+    while start < count:
+        size = sizes[turn % len(sizes)]
+        yield slice(start, min(start + size, count))
+        start, turn = start + size, turn + 1
+
+
+def _join(batches: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
