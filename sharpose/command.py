@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import io
 import signal
 import sys
 import traceback
@@ -40,6 +41,9 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal can't show
     try:
         code = command.main(args=arguments, standalone_mode=False)
         sys.stdout.flush()
