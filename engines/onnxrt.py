@@ -60,7 +60,8 @@ def create_session(path: Path, device: Device, *, threads: int | None = None) ->
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(str(path), options, providers=_providers(device))
+        # Else a provider that fails, now or in a run, would be replaced by the CPU's.
+        session = ort.InferenceSession(str(path), options, providers=_providers(device), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise EngineError(f"{path}: ONNX Runtime can't load it ({_first_line(error)})") from error
     if provider not in session.get_providers():
