@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,10 @@ KEYPOINT_SCORE_FLOOR = 0.2
 
 def _as_float32(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
     """`value` as a float32 array whose axes match `shape` (None: any size)."""
-    array = np.asarray(value, dtype=np.float32)
+    try:
+        array = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected an array of numbers, got {reprlib.repr(value)}") from None
     if array.size == 0 and array.ndim == 1:
         array = array.reshape(tuple(size or 0 for size in shape))
     if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
