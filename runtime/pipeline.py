@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from pathlib import Path
 from types import TracebackType
@@ -47,9 +48,7 @@ class PoseEstimator:
         self.bundle = bundle
         self.refine = check_refine(refine)
         threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
-        if math.isnan(threshold):
-            raise InputError("quality_threshold: expected a number, got NaN")
-        self.quality_threshold = float(threshold)
+        self.quality_threshold = _check_threshold(threshold)
         self._stages = stages
         self._max_batch = stages.max_batch
         self._selected = bundle.model.num_selected
@@ -79,6 +78,8 @@ class PoseEstimator:
             InputError: `refine` or `quality_threshold` isn't one.
         """
         check_refine(refine)
+        if quality_threshold is not None:
+            _check_threshold(quality_threshold)
         bundle = open_bundle(path)
         stages = load_two_stage(bundle, device, threads=threads)
         return cls(bundle, stages, refine=refine, quality_threshold=quality_threshold)
@@ -212,11 +213,24 @@ def _check_image(image_bgr: npt.NDArray[np.uint8]) -> None:
         raise InputError(f"image_bgr: expected uint8 [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}")
 
 
+def _check_threshold(threshold: float) -> float:
+    if math.isnan(threshold):
+        raise InputError("quality_threshold: expected a number, got NaN")
+    return float(threshold)
+
+
 def _check_rows(rows: npt.ArrayLike, people: int) -> npt.NDArray[np.bool_]:
     """A mask [people], true at `rows`."""
-    index = np.asarray(rows, dtype=np.int64)
+    try:
+        index = np.asarray(rows)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"rows: expected indices in [0, {people}), got {reprlib.repr(rows)}") from None
+    if not index.size and index.ndim == 1:
+        index = index.astype(np.int64)  # an empty list is one of floats to numpy
+    if index.dtype.kind not in "iu":
+        raise InputError(f"rows: expected whole numbers, indices of people, got {index.dtype} {reprlib.repr(rows)}")
     if index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= people)):
-        raise InputError(f"rows: expected indices in [0, {people}), got {index.tolist()}")
+        raise InputError(f"rows: expected indices in [0, {people}), got {reprlib.repr(rows)}")
     chosen = np.zeros(people, dtype=np.bool_)
     chosen[index] = True
     return chosen
