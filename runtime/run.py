@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sharpose.errors import BoxesError, EngineError, SharposeError
+from sharpose.command import EXIT_FAILED, EXIT_USER
+from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError
 from sharpose.runtime.box_sources import BoxSource, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
 from sharpose.runtime.pipeline import PoseEstimator
@@ -51,7 +53,7 @@ def run(
         on_frame: Told of every frame that is done.
 
     Raises:
-        RunFailedError: something failed after the first frame was written.
+        RunFailedError: something failed after results had been written, or nothing can be written where a sink should.
         SharposeError: something failed before; nothing was written.
     """
     started = time.perf_counter()
@@ -59,11 +61,15 @@ def run(
         _loop(source, boxes, estimator, sinks, draw, statistics, stop, max_people, on_frame)
         for sink in sinks:
             sink.close()
-    except SharposeError as error:
-        raise _failure(error, sinks, statistics.frames) from error
-    except BaseException:
+    except Exception as error:
+        failure = _failure(error, sinks, statistics.frames)
+        if failure is error:
+            raise
+        raise failure from error
+    except BaseException:  # the user won't wait for the frame at hand
         for sink in sinks:
-            sink.close()
+            with contextlib.suppress(SinkError):
+                sink.close()
         raise
     finally:
         statistics.seconds = time.perf_counter() - started
@@ -106,16 +112,24 @@ def _loop(
         raise BoxesError(f"{boxes.file.path}: none of its image ids occurs in the source")
 
 
-def _failure(error: SharposeError, sinks: Sequence[Sink], frames: int) -> SharposeError:
+def _failure(error: Exception, sinks: Sequence[Sink], frames: int) -> Exception:
     """The error to end on, after what was written has been kept under names that say it is partial."""
     kept: list[Path] = []
+    problems: list[str] = []
     for sink in sinks:
-        path = sink.abandon()
+        try:
+            path = sink.abandon()
+        except SinkError as problem:
+            problems.append(str(problem))
+            continue
         if path is not None:
             kept.append(path)
-    if not kept:
-        return error
+    if not kept and not problems:
+        # A path where nothing can be written is the user's mistake.
+        return RunFailedError(str(error), EXIT_USER) if isinstance(error, SinkError) else error
     # An engine that fails on the way is not the user's mistake.
-    code = 3 if isinstance(error, EngineError) else error.exit_code
-    names = ", ".join(str(path) for path in kept)
-    return RunFailedError(f"{error}; the {frames} frames before it are kept in {names}", code)
+    code = EXIT_FAILED if isinstance(error, EngineError) else getattr(error, "exit_code", EXIT_FAILED)
+    said = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
+    if kept:
+        said += f"; the {frames} frames before it are kept in {', '.join(map(str, kept))}"
+    return RunFailedError("; ".join([said, *problems]), code)
