@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -72,7 +73,7 @@ def command(
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} exclude each other: give one")
     outputs = [path for path in (output, json_file, coco_file) if path is not None]
-    _check_outputs(source_name, outputs)
+    _check_outputs(source_name, bundle, [path for path in (boxes_file, detector_file) if path is not None], outputs)
 
     from functools import partial
 
@@ -114,23 +115,28 @@ def command(
                 )
         finally:
             for warning in source.warnings:
-                messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+                messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
             if statistics.frames:
                 print_statistics(statistics, console)
             estimator.close()
-    for path in outputs:
-        if path.exists():
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    if statistics.frames:
+        for path in outputs:
+            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return stop.exit_code
 
 
-def _check_outputs(source_name: str, outputs: list[Path]) -> None:
-    """Refuse outputs that would overwrite the source or one another."""
-    taken = {Path(source_name).resolve(): "the source"}
+def _check_outputs(source_name: str, bundle: Path, inputs: list[Path], outputs: list[Path]) -> None:
+    """Refuse outputs that would overwrite what is read, or one another."""
+    if source_name.lower().startswith("file://"):
+        source_name = unquote(urlsplit(source_name).path)
+    taken = {path.resolve(): f"the input {path}" for path in inputs}
+    taken[Path(source_name).resolve()] = "the source"
     for path in outputs:
         where = path.resolve()
         if where in taken:
             raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
+        if where.parent == bundle.resolve():
+            raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
         if path.is_dir():
             raise click.UsageError(f"output {path} is a folder; expected a file name")
         taken[where] = "another output"

@@ -17,7 +17,7 @@ __all__ = ["run_progress"]
 def run_progress(source: Source, console: Console) -> Iterator[Callable[[Frame], None]]:
     """Show a bar while the block runs; yields what to call with every frame that is done."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -77,6 +77,7 @@ def print_statistics(statistics: RunStatistics, console: Console) -> None:
         f"({statistics.refine_rate:.0%}), {statistics.frame_rate:.1f} frames a second "
         f"(warm-up apart: {statistics.warm_up:.2f} s)",
         highlight=False,
+        soft_wrap=True,
     )
     table = Table("stage", *(f"p{percentile} ms" for percentile in _PERCENTILES))
     for column in table.columns[1:]:
