@@ -139,7 +139,13 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
 @click.option("--people", default="1,4,16", show_default=True, callback=_numbers, help="People in the picture.")
 @click.option("--refine", default="0,50,100", show_default=True, callback=_numbers, help="Percent of them refined.")
-@click.option("--seconds", default=5.0, show_default=True, help="Least time a case is measured for.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 86400),
+    default=5.0,
+    show_default=True,
+    help="Least time a case is measured for.",
+)
 @click.option("--iterations", default=20, show_default=True, type=click.IntRange(1), help="Least runs of a case.")
 @click.option("--warm-up", default=3, show_default=True, type=click.IntRange(0), help="Runs before measuring.")
 @click.option(
@@ -160,6 +166,10 @@ def command(
 ) -> int:
     """Measure a bundle's latency, stage by stage."""
     context = click.get_current_context()
+    try:
+        output.mkdir(parents=True, exist_ok=True)  # before the long part
+    except OSError as error:
+        raise click.UsageError(f"--output {output}: expected a folder that can be made: {error.strerror}") from None
     estimator = PoseEstimator.from_bundle(bundle, device=device, threads=threads)
     cases: list[Case] = []
     for count in people:
@@ -180,7 +190,6 @@ def command(
     command_line = f"python benchmarks/latency.py {arguments} --output DIR"
     machine = describe_machine()
     name = f"{estimator.bundle.model.name} (fp32)"
-    output.mkdir(parents=True, exist_ok=True)
     (output / "latency.md").write_text(markdown(cases, machine, name, estimator.device, command_line), "utf-8")
     report = {
         "bundle": estimator.bundle.model.name,
