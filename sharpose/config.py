@@ -117,10 +117,10 @@ def describe_validation_error(error: ValidationError) -> str:
     return f"{where}: {message}{more}"
 
 
-def parse_config(values: Mapping[str, object], *, source: str) -> ModelConfig:
-    """A configuration from plain values; `source` names it in a `ConfigError`."""
+def parse_config(values: object, *, source: str) -> ModelConfig:
+    """A configuration from a mapping of plain values; `source` names it in a `ConfigError`."""
     try:
-        return ModelConfig.model_validate(dict(values))
+        return ModelConfig.model_validate(dict(values) if isinstance(values, Mapping) else values)
     except ValidationError as error:
         raise ConfigError(f"configuration {source}: {describe_validation_error(error)}") from error
 
