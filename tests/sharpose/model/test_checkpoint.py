@@ -1,0 +1,268 @@
+"""Checkpoints: the released format in and out, and files that must be refused."""
+
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sharpose.errors import CheckpointError, ConfigError
+from sharpose.model import load_model, random_model, save_checkpoint
+from sharpose.model.checkpoint import read_checkpoint
+
+
+@pytest.fixture
+def released(tmp_path, nano):
+    """Writes `nano` as the released code does: no configuration inside; returns the path."""
+
+    def write(change=None, meta=None, **options):
+        state = {key: value.clone() for key, value in nano.state_dict().items()}
+        if change is not None:
+            change(state)
+        path = tmp_path / "released.pth"
+        torch.save({"meta": meta or {"epoch": 210, "CLASSES": ("person",)}, "state_dict": state}, path, **options)
+        return path
+
+    return write
+
+
+def refused(path, *words, error=CheckpointError, **arguments):
+    with pytest.raises(error) as found:
+        load_model(path, **arguments)
+    message = str(found.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_a_released_file_loads_strictly(released, nano, nano_config, image):
+    loaded = load_model(released(), nano_config)
+    assert loaded.config == nano_config
+    assert loaded.notes == ()
+    assert loaded.source == "checkpoint released.pth"
+    assert not loaded.model.training
+    assert {key: value.dtype for key, value in loaded.model.state_dict().items()} == dict.fromkeys(
+        nano.state_dict(), torch.float32
+    )
+    with torch.no_grad():
+        assert torch.equal(loaded.model(image).heatmaps, nano(image).heatmaps)
+
+
+def test_the_old_torch_format_loads_too(released, nano):
+    path = released(_use_new_zipfile_serialization=False)
+    assert torch.equal(load_model(path).model.backbone.norm.weight, nano.backbone.norm.weight)
+
+
+def test_without_a_configuration_it_is_read_off_and_what_is_assumed_is_said(released):
+    loaded = load_model(released())
+    config = loaded.config
+    assert (config.crop_size, config.width, config.depth, config.num_keypoints) == ((128, 96), 24, 2, 17)
+    assert (config.alpha, config.heads, config.quality_threshold) == (0.5, 12, 0.99)
+    (note,) = loaded.notes
+    assert "assumed alpha 0.5, heads 12, quality threshold 0.99" in note
+
+
+def test_what_is_given_is_not_assumed(released):
+    loaded = load_model(released(), changes={"alpha": 0.25, "heads": 4})
+    assert (loaded.config.alpha, loaded.config.heads) == (0.25, 4)
+    assert "assumed quality threshold 0.99" in loaded.notes[0]
+    loaded = load_model(released(), changes={"alpha": 0.25, "heads": 4, "quality_threshold": 0.5})
+    assert "assumed" not in loaded.notes[0]
+
+
+def test_changes_go_over_a_given_configuration(released, nano_config):
+    assert load_model(released(), nano_config, changes={"alpha": 0.75}).config == nano_config.replace({"alpha": 0.75})
+
+
+def test_our_own_checkpoints_carry_their_configuration(tmp_path, nano_config):
+    config = nano_config.replace({"heads": 3, "alpha": 0.3, "quality_threshold": 0.7, "name": "mine", "head": "mlp"})
+    model = random_model(config, seed=5).model
+    save_checkpoint(tmp_path / "own.pth", model)
+    loaded = load_model(tmp_path / "own.pth")
+    assert loaded.config == config
+    assert loaded.notes == ()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value)
+
+
+def test_half_precision_files_become_float32(released, nano):
+    loaded = load_model(released(lambda state: state.update({key: value.half() for key, value in state.items()})))
+    weight = loaded.model.backbone.norm.weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, nano.backbone.norm.weight.half().float())
+
+
+def test_numpy_numbers_in_the_metadata_are_read(released):
+    meta = {"hook_msgs": {"best_score": np.float64(0.758), "epoch": np.int64(3)}, "config": "model = dict()"}
+    assert read_checkpoint(released(meta=meta))[1]["hook_msgs"]["best_score"] == 0.758
+
+
+def test_missing_keys_are_named(released, nano_config):
+    path = released(lambda state: [state.pop(key) for key in ("backbone.norm.weight", "backbone.norm.bias")])
+    refused(path, "missing backbone.norm.bias, backbone.norm.weight", config=nano_config)
+    path = released(lambda state: state.pop("backbone.keypoint_tokens"))
+    refused(path, "not a SHaRPose checkpoint, backbone.keypoint_tokens is missing")
+    refused(path, "missing backbone.keypoint_tokens", config=nano_config)
+
+
+def test_unknown_keys_are_named_and_counted(released):
+    extra = {f"backbone.extra{index}": torch.ones(1) for index in range(6)}
+    message = refused(released(lambda state: state.update(extra)), "unknown backbone.extra0, backbone.extra1")
+    assert "and 2 more" in message
+
+
+def test_wrong_shapes_are_named_with_both(released, nano_config):
+    path = released(lambda state: state.update({"backbone.norm.weight": torch.ones(23)}))
+    refused(path, "wrong shape backbone.norm.weight (expected [24], got [23])", "--config", config=nano_config)
+
+
+def test_another_models_configuration_is_refused(released, nano_config):
+    refused(released(), "missing backbone.blocks.2.", config=nano_config.replace({"depth": 3}))
+    refused(released(), "wrong shape", "--size", config=nano_config.replace({"crop_size": (256, 192)}))
+    refused(released(), "keypoint_head.heatmap_mlp.4.weight", config=nano_config.replace({"head": "mlp"}))
+
+
+def test_two_quality_outputs_are_refused_as_abs(released, nano_config):
+    def change(state):
+        state["backbone.quality_predictor.mlp.6.weight"] = torch.zeros(2, 24)
+        state["backbone.quality_predictor.mlp.6.bias"] = torch.zeros(2)
+
+    for config in (None, nano_config):
+        refused(released(change), "'abs'", "two outputs", config=config)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(released, value):
+    def change(state):
+        state["backbone.norm.weight"][3] = value
+
+    refused(released(change), "NaN or infinity in backbone.norm.weight")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello\n", b"just some words, many of them\n" * 50, b"PK\x03\x04", b"\x80\x02}q\x00.", os.urandom(500)],
+    ids=["empty", "short text", "text", "zip magic", "empty dict", "noise"],
+)
+def test_files_that_are_no_checkpoint(tmp_path, content):
+    path = tmp_path / "notes.pth"
+    path.write_bytes(content)
+    refused(path, "notes.pth")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_truncated_files(released, share):
+    path = released()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    refused(path, "not a readable PyTorch checkpoint")
+
+
+def test_no_file_and_a_folder(tmp_path):
+    refused(tmp_path / "absent.pth", "found nothing")
+    refused(tmp_path, "found a folder")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([torch.ones(2)], "got list"),
+        (torch.ones(2), "got Tensor"),
+        ({"model": {}}, "['model']"),
+        ({"state_dict": 3}, "'state_dict'"),
+        ({"state_dict": {"a": 3}, "meta": {}}, "expected tensors by name"),
+        ({"state_dict": {3: torch.ones(2)}, "meta": {}}, "expected tensors by name"),
+        ({"state_dict": {}}, "not a SHaRPose checkpoint"),
+        ({"state_dict": {}, "meta": None}, "not a SHaRPose checkpoint"),
+    ],
+)
+def test_other_torch_files(tmp_path, content, words):
+    torch.save(content, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone.keypoint_tokens", torch.ones(24)),
+        ("backbone.keypoint_tokens", torch.ones(1, 17, 0)),
+        ("backbone.pos_embed_list.0", torch.tensor(1.0)),
+        ("backbone.pos_embed_list.1", torch.ones(1, 47, 24)),
+        ("backbone.blocks.0.mlp.fc1.weight", torch.tensor(1.0)),
+        ("backbone.quality_predictor.mlp.6.weight", torch.tensor(1.0)),
+        ("keypoint_head.heatmap_mlp.4.weight", torch.tensor(1.0)),
+        ("backbone.keypoint_tokens", torch.ones(1, 18, 24)),
+    ],
+)
+def test_tensors_of_strange_shapes(released, key, value):
+    refused(released(lambda state: state.update({key: value})))
+
+
+def test_a_configuration_inside_that_is_broken(released):
+    refused(released(meta={"sharpose_config": {"name": "x"}}), "missing key", error=ConfigError)
+    refused(released(meta={"sharpose_config": 3}), "the whole", error=ConfigError)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("kind", ["pickle 2", "pickle 4", "in meta", "in state_dict", "old torch"])
+def test_a_pickle_that_would_run_code_does_not(tmp_path, kind):
+    witness, path = tmp_path / "it-ran", tmp_path / "evil.pth"
+    evil = Evil(witness)
+    if kind.startswith("pickle"):
+        path.write_bytes(pickle.dumps(evil, protocol=int(kind[-1])))
+    elif kind == "in meta":
+        torch.save({"meta": evil, "state_dict": {}}, path)
+    elif kind == "in state_dict":
+        torch.save({"meta": {}, "state_dict": {"backbone.norm.weight": evil}}, path)
+    else:
+        torch.save({"meta": evil, "state_dict": {}}, path, _use_new_zipfile_serialization=False)
+    refused(path, "refused", "could run code")
+    assert not witness.exists()
+    pickle.loads(pickle.dumps(evil))
+    assert witness.exists()  # it would have
+
+
+@pytest.mark.filterwarnings("error")
+def test_damage_of_any_kind_is_an_error_of_ours(tmp_path):
+    rng = random.Random(0)
+    path = tmp_path / "damaged.pth"
+    sources = [pickle.dumps({"state_dict": {}}, protocol=protocol) for protocol in (2, 5)]
+    for new_format in (True, False):
+        torch.save(
+            {"state_dict": {"a": torch.ones(3)}, "meta": {"epoch": 1}}, path, _use_new_zipfile_serialization=new_format
+        )
+        sources.append(path.read_bytes())
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(300):
+        content = bytearray(rng.choice(sources))
+        for _ in range(rng.randrange(4)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content[: rng.randrange(len(content) + 1)] if rng.random() < 0.5 else content)
+        try:
+            read_checkpoint(path)
+            outcomes["read"] += 1
+        except CheckpointError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 10
+
+
+def test_random_weights_are_seeded(nano_config):
+    before = torch.random.get_rng_state()
+    first, again, other = (random_model(nano_config, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first.source == "random weights, seed 0"
+    states = [loaded.model.state_dict() for loaded in (first, again, other)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0]["backbone.keypoint_tokens"], states[2]["backbone.keypoint_tokens"])
+    assert not first.model.training
