@@ -136,7 +136,7 @@ class Canvas:
             texture,
             matrix,
             (x2 - x1, y2 - y1),
-            flags=cv2.INTER_NEAREST if scale < 1.6 else cv2.INTER_LINEAR,
+            flags=cv2.INTER_NEAREST if scale < 2.2 else cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
         self._blend(x1, y1, colors, mask)

@@ -90,7 +90,7 @@ def cast_person(
         height = max(float(pelvis[1]) - 0.052 * body.stature * body.girth, 0.15)
         side = float(rng.uniform(0.38, 0.5)) * body.stature / 1.7
         seat = crate(rng, camera, np.array([pelvis[0], pelvis[2]]), height, side, yaw)
-    return Person(body, looks, plain(rng, looks.hair, 0.10), actor, seat)
+    return Person(body, looks, plain(rng, looks.hair, 0.06), actor, seat)
 
 
 def _facing(rng: np.random.Generator) -> float:

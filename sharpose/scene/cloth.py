@@ -165,12 +165,14 @@ def _front(rng: np.random.Generator, image: Float32, pattern: str, color: Color,
         image[rows - 5 :] *= 0.85
 
 
-@lru_cache(maxsize=64)
-def ball(light: Light, side: int = 48) -> Float32:
-    """Brightness float32 [side, side] of a ball under `light`; its rim fills the square."""
-    line = np.linspace(-1, 1, side, dtype=np.float32)
+@lru_cache(maxsize=1024)
+def ball(light: Light, color: Color) -> Texture:
+    """A ball of one colour under `light`, uint8 [48, 48, 3]; its rim fills the square."""
+    line = np.linspace(-1, 1, 48, dtype=np.float32)
     x, y = line[None, :], line[:, None]
-    radius = np.minimum(np.sqrt(x * x + y * y), 0.97)
-    scale = radius / np.maximum(np.sqrt(x * x + y * y), 1e-6)
+    full = np.maximum(np.sqrt(x * x + y * y), 1e-6)
+    radius = np.minimum(full, 0.97)
+    scale = radius / full
     lit = np.maximum(x * scale * light.right + y * scale * light.down + np.sqrt(1 - radius**2) * light.near, 0)
-    return np.asarray(light.ambient + (1.05 - light.ambient) * lit, np.float32)
+    shade = light.ambient + (1.05 - light.ambient) * lit
+    return np.asarray(np.minimum(shade[:, :, None] * np.asarray(color, np.float32), 255), np.uint8)

@@ -14,7 +14,8 @@ from sharpose.scene.canvas import Canvas
 from sharpose.scene.cast import Person
 from sharpose.scene.cloth import Light
 from sharpose.scene.figure import ARMS, figure
-from sharpose.scene.head import Head
+from sharpose.scene.head import draw_head
+from sharpose.scene.headview import HeadView
 from sharpose.scene.ordering import Layer, painter_order
 from sharpose.scene.props import Sprite
 from sharpose.scene.visibility import body_keypoints, owner_label, seen_on
@@ -131,7 +132,7 @@ class Stage:
     def _draw_person(self, canvas: Canvas, who: int, joints: Joints) -> None:
         person = self.people[who]
         pieces = figure(person.body, person.looks, person.hair, joints, self.camera)
-        head = Head(person.body, person.looks, joints, self.camera, self.light)
+        head = HeadView(person.body, joints, self.camera, self.light)
         everywhere = (-1e9, -1e9, 1e9, 1e9)
         layers = [
             Layer(piece.depth, piece.order, piece.bounds, piece.label in ARMS, i) for i, piece in enumerate(pieces)
@@ -142,7 +143,7 @@ class Stage:
             layers.append(Layer(person.seat.depth, person.seat.depth + 0.21 * size, everywhere, False, -2))
         for place in painter_order(layers):
             if place == -1:
-                head.draw(canvas, owner_label(who, "head"), owner_label(who, "hair"))
+                draw_head(canvas, head, person.looks, owner_label(who, "head"), owner_label(who, "hair"))
             elif place == -2 and person.seat is not None:
                 seat = person.seat
                 canvas.sprite(seat.x, seat.y, seat.colors, seat.mask, _PROP_LABEL)
@@ -179,7 +180,7 @@ class Stage:
             x1, y1, x2, y2 = bounds[who]
             if x2 < 0 or y2 < 0 or x1 > limit[0] or y1 > limit[1]:
                 continue
-            xy, towards, pixels = body_keypoints(person.body, joints, self.camera)
+            xy, towards, pixels = body_keypoints(person.body, person.looks, joints, self.camera)
             ids.append(who)
             boxes.append(np.clip(np.array([x1, y1, x2, y2], np.float32), 0, limit))
             keypoints.append(np.column_stack([xy, seen_on(canvas, who, xy, towards, pixels)]))

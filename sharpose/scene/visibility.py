@@ -8,8 +8,10 @@ import numpy.typing as npt
 from sharpose.scene.body import Body, Joints
 from sharpose.scene.camera import Array, Camera
 from sharpose.scene.canvas import NOBODY, Canvas
+from sharpose.scene.face import face_keypoints
 from sharpose.scene.figure import LABELS
-from sharpose.scene.head import face_keypoints
+from sharpose.scene.head import EAR_COVERING
+from sharpose.scene.outfit import Looks
 
 __all__ = ["LABEL_STRIDE", "body_keypoints", "owner_label", "seen_on"]
 
@@ -19,7 +21,8 @@ LABEL_STRIDE = 32
 # A shoulder or hip on the far side is hidden by the trunk once the body is turned this far (sine of the turn).
 _FAR_SIDE = 0.72
 # Probes around a keypoint, in body heights; one counts as hidden when most of them are.
-_PROBES = 0.011 * np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], np.float64)
+_PROBES = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], np.float64)
+_PROBE_REACH = np.where(np.arange(17) < 5, 0.005, 0.011)
 
 
 def owner_label(person: int, part: str) -> int:
@@ -35,7 +38,7 @@ def _surfaces() -> npt.NDArray[np.bool_]:
         table[keypoint, [LABELS.index(part) for part in parts]] = True
 
     for keypoint in range(5):
-        allow(keypoint, "head", "hair")
+        allow(keypoint, "head")
     for index, side in enumerate(("left", "right")):
         allow(5 + index, "torso", "neck", "hair", f"{side}_upper_arm")
         allow(7 + index, f"{side}_upper_arm", f"{side}_forearm")
@@ -49,11 +52,13 @@ def _surfaces() -> npt.NDArray[np.bool_]:
 _SURFACES = _surfaces()
 
 
-def body_keypoints(body: Body, joints: Joints, camera: Camera) -> tuple[Array, npt.NDArray[np.bool_], float]:
+def body_keypoints(
+    body: Body, looks: Looks, joints: Joints, camera: Camera
+) -> tuple[Array, npt.NDArray[np.bool_], float]:
     """The COCO keypoints of one person, before anything else is in the way.
 
     Returns:
-        Picture x, y [17, 2] in pixels; whether the side of the body that they are on faces the camera [17]; and
+        Picture x, y [17, 2] in pixels; whether neither the side of the body that they are on nor hair hides them [17]; and
         the stature in pixels.
     """
     face, turned = face_keypoints(body, joints, camera)
@@ -61,6 +66,8 @@ def body_keypoints(body: Body, joints: Joints, camera: Camera) -> tuple[Array, n
     xy, depth = camera.project(np.concatenate([face, *pairs]))
     towards = np.ones(17, bool)
     towards[:5] = turned
+    if looks.hair_style in EAR_COVERING:
+        towards[3:5] = False
     for first, frame, middle in ((5, joints.chest_frame, joints.neck), (11, joints.pelvis_frame, joints.pelvis)):
         left = float(frame[:, 0] @ camera.towards(middle))
         towards[first], towards[first + 1] = left > -_FAR_SIDE, left < _FAR_SIDE
@@ -84,7 +91,7 @@ def seen_on(
     """
     limit = np.array([canvas.width - 1, canvas.height - 1])
     inside = ((xy >= 0) & (xy <= limit)).all(axis=1)
-    probes = np.rint(xy[:, None, :] + _PROBES * pixels).clip(0, limit).astype(np.intp)
+    probes = np.rint(xy[:, None, :] + _PROBES * (_PROBE_REACH * pixels)[:, None, None]).clip(0, limit).astype(np.intp)
     labels = canvas.owner[probes[..., 1], probes[..., 0]].astype(np.int64)
     own = labels - (1 + person * LABEL_STRIDE)
     mine = (own >= 0) & (own < LABEL_STRIDE)
