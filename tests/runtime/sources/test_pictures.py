@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sharpose.errors import SourceError
+from sharpose.runtime.sources.pictures import PictureSource, read_picture
+from sharpose.runtime.sources.stderr import captured_complaints
+
+# 16x16 of C 0, M 200, Y 200, K 0: red.
+CMYK_JPEG = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwADAgIDAgIDAwMDBAMDBAUIBQUEBAUKBwcGCAwKDAwLCgsLDQ4SEA0OEQ4LCxAWEBETFBUVFQwPFxgW"
+    "FBgSFBUU/8AAFAgAEAAQBEMRAE0RAFkRAEsRAP/EABYAAQEBAAAAAAAAAAAAAAAAAAAICf/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAOBEMA"
+    "TQBZAEsAAD8A1TR4jxqmAAAA/9k="
+)
+
+
+def gradient(height: int = 24, width: int = 40) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 5, y * 8, np.full_like(x, 90)], axis=2).astype(np.uint8)
+
+
+def save(path: Path, image: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(path.suffix, gradient() if image is None else image)[1]
+    path.write_bytes(encoded.tobytes())
+    return path
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """The JPEG with an EXIF block that holds nothing but the orientation tag."""
+    tiff = (
+        b"MM\x00\x2a\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01" + bytes([0, orientation, 0, 0]) + bytes(4)
+    )
+    block = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + jpeg[2:]
+
+
+def test_a_folder_in_natural_order(tmp_path):
+    for index, name in enumerate(["img10.png", "img2.png", "IMG1.PNG", "img1.bmp"]):
+        save(tmp_path / name.lower(), np.full((4 + index, 6, 3), index * 40, np.uint8)).rename(tmp_path / name)
+    (tmp_path / "readme.txt").write_text("no picture")
+    (tmp_path / "._img2.png").write_bytes(b"a macOS leftover")
+    save(tmp_path / "sub" / "img3.png")
+    source = PictureSource(str(tmp_path))
+    frames = list(source)
+    assert [path.name for path in source.paths] == ["IMG1.PNG", "img1.bmp", "img2.png", "img10.png"]
+    assert [frame.height for frame in frames] == [6, 7, 5, 4]
+    assert [(frame.index, frame.time, frame.image_id) for frame in frames] == [(i, float(i), i) for i in range(4)]
+    assert (source.frame_count, source.image_ids, source.frame_rate) == (4, frozenset(range(4)), 1.0)
+    assert source.name == str(tmp_path)
+    assert source.warnings == []
+
+
+def test_digits_are_ids(tmp_path):
+    for name in ["000000000785.jpg", "12.png", "x7.png"]:
+        save(tmp_path / name)
+    source = PictureSource(str(tmp_path))
+    assert [frame.image_id for frame in source] == [12, 785, 2]
+    assert source.image_ids == {2, 12, 785}
+
+
+@pytest.mark.parametrize(("one", "two"), [("1.jpg", "01.png"), ("1.jpg", "b.jpg")])
+def test_two_pictures_of_one_id(tmp_path, one, two):
+    save(tmp_path / one)
+    save(tmp_path / two)
+    with pytest.raises(SourceError, match="would both have the image id 1") as caught:
+        PictureSource(str(tmp_path))
+    assert one in str(caught.value)
+    assert two in str(caught.value)
+
+
+def test_one_file(tmp_path):
+    path = save(tmp_path / "0042.png")
+    (frame,) = PictureSource(str(path))
+    assert (frame.image_id, frame.index, frame.time) == (42, 0, 0.0)
+    np.testing.assert_array_equal(frame.image, gradient())
+
+
+def test_globs(tmp_path):
+    for name in ["a/1.png", "a/2.jpg", "a/note.txt", "b/c/3.png"]:
+        save(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("no picture")
+    assert [path.name for path in PictureSource(f"{tmp_path}/a/*").paths] == ["1.png", "2.jpg"]
+    assert [path.name for path in PictureSource(f"{tmp_path}/**/*.png").paths] == ["1.png", "3.png"]
+    assert [path.name for path in PictureSource(f"{tmp_path}/a/[2-9].*").paths] == ["2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "glob", "found"),
+    [
+        ([], "", "the folder holds no file"),
+        (["a.txt", "b.csv"], "", r"the folder holds 2 other files \(.csv, .txt\)"),
+        (["a.mp4", "b.avi"], "", "the folder holds 2 videos; give one video file at a time"),
+        ([], "/*.jpg", "the glob matches no file"),
+        (["a.mp4"], "/*.mp4", "the glob matches 1 video; give one"),
+    ],
+)
+def test_no_pictures_says_what_is_there(tmp_path, files, glob, found):
+    for name in files:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SourceError, match=rf"expected pictures \(jpg jpeg png bmp webp tif tiff\), but {found}"):
+        PictureSource(f"{tmp_path}{glob}")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg"])
+def test_every_suffix_is_read(tmp_path, suffix):
+    image = read_picture(save(tmp_path / f"a{suffix}"))
+    tolerance = 0 if suffix in (".png", ".bmp", ".tif", ".tiff") else 12
+    np.testing.assert_allclose(image.astype(int), gradient(), atol=tolerance)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_deep_and_transparent_pictures_become_bgr(tmp_path, suffix):
+    image = gradient()
+    grey = read_picture(save(tmp_path / f"grey{suffix}", image[:, :, 0]))
+    np.testing.assert_array_equal(grey, np.repeat(image[:, :, :1], 3, axis=2))
+    np.testing.assert_array_equal(read_picture(save(tmp_path / f"deep{suffix}", image.astype(np.uint16) * 257)), image)
+    transparent = np.dstack([image, np.full(image.shape[:2], 128, np.uint8)])
+    np.testing.assert_array_equal(read_picture(save(tmp_path / f"clear{suffix}", transparent)), image)
+
+
+def test_cmyk(tmp_path):
+    path = tmp_path / "print.jpg"
+    path.write_bytes(CMYK_JPEG)
+    np.testing.assert_allclose(read_picture(path)[8, 8], (55, 55, 255), atol=3)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_exif_rotation_is_applied(tmp_path, orientation, turns):
+    path = tmp_path / "phone.jpg"
+    jpeg = cv2.imencode(".jpg", gradient(), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    path.write_bytes(with_orientation(jpeg, orientation))
+    np.testing.assert_allclose(read_picture(path).astype(int), np.rot90(gradient(), turns), atol=6)
+
+
+def test_names_in_any_script(tmp_path):
+    path = save(tmp_path / "bücher 図 💡" / "é.jpg")
+    assert len(list(PictureSource(str(path.parent)))) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+@pytest.mark.parametrize("content", ["cut", "text", "empty"])
+def test_what_can_not_be_decoded_is_named(tmp_path, capfd, suffix, content):
+    if (suffix, content) == (".jpg", "cut") and int(cv2.__version__.split(".")[0]) < 5:
+        pytest.skip("OpenCV 4 fills up a JPEG that was cut off; the missing end is a warning there")
+    noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    path = save(tmp_path / f"3{suffix}", noise)
+    save(tmp_path / "1.png")
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "text": b"hello, world " * 9, "empty": b""}[content])
+    source = iter(PictureSource(str(tmp_path)))
+    assert next(source).image_id == 1
+    with pytest.raises(SourceError, match=rf"3\{suffix}: expected a picture") as caught:
+        next(source)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damage_inside_a_png_is_an_error_and_stays_off_the_terminal(tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.png", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[:2000] + bytes(300) + data[2300:])
+    with pytest.raises(SourceError, match=r"a\.png: expected a picture"):
+        read_picture(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damage_that_libjpeg_gets_over_is_a_warning(tmp_path, capfd):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.jpg", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[:2000] + b"\xff\xd9" + data[2300:])  # ends, for the decoder, in the middle
+    source = PictureSource(str(path))
+    assert len(list(source)) == 1
+    assert len(source.warnings) == 1
+    assert source.warnings[0].startswith(f"{path}: may be damaged (")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_jpeg_without_an_end_is_a_warning(tmp_path):
+    path = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:-2])
+    source = PictureSource(str(path))
+    assert len(list(source)) == 1
+    assert source.warnings == [f"{path}: may be damaged (it ends early)"]
+
+
+def test_a_picture_that_vanishes(tmp_path):
+    path = save(tmp_path / "1.png")
+    source = PictureSource(str(tmp_path))
+    path.unlink()
+    with pytest.raises(SourceError, match=r"1\.png: .*No such file"):
+        list(source)
+
+
+def test_only_the_codecs_lines_are_kept_from_standard_error(capfd):
+    with captured_complaints() as complaints:
+        os.write(2, b"libpng error: bad\nprogress 3/4\r\nCorrupt JPEG data: 3 bytes\nTraceback\n")
+        os.write(1, b"out\n")
+    assert complaints == ["libpng error: bad", "Corrupt JPEG data: 3 bytes"]
+    assert capfd.readouterr() == ("out\n", "progress 3/4\r\nTraceback\n")
+
+
+@pytest.mark.shared
+def test_coco_pictures(shared_dir):
+    source = PictureSource(str(shared_dir / "data" / "coco_tiny" / "val2017"))
+    frames = list(source)
+    assert len(frames) == source.frame_count == 49
+    assert {frame.image_id for frame in frames} == source.image_ids
+    assert {int(path.stem) for path in source.paths} == source.image_ids
