@@ -1,0 +1,61 @@
+"""Poses as COCO keypoint results, as `pycocotools` loads them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from sharpose.errors import SinkError
+from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.sinks.growing import GrowingFile
+from sharpose.runtime.sinks.partial import mark_partial
+from sharpose.runtime.sinks.people import people_of, strict_json
+
+__all__ = ["CocoSink"]
+
+_PERSON = 1  # COCO's category
+
+
+class CocoSink:
+    """Writes `[{"image_id", "category_id", "keypoints", "score", "bbox"}, …]`, a whole array after every record.
+
+    Args:
+        path: The file. A run without people leaves an empty array.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = GrowingFile(self.path, tail=b"\n]\n")
+        self._entries = 0
+        self._closed = False
+
+    def write(self, record: FrameRecord) -> None:
+        """Adds one entry a person. Raises `SinkError` where they can't be written or a number is not finite."""
+        entries = [
+            {
+                "image_id": record.frame.image_id,
+                "category_id": _PERSON,
+                "keypoints": [number for point in person.keypoints for number in point],
+                "score": person.score,
+                "bbox": person.bbox,
+            }
+            for person in people_of(record)
+        ]
+        text = b",\n".join(strict_json(entry, record) for entry in entries)
+        if text:
+            self._file.append((b",\n" if self._entries else b"[\n") + text)
+            self._entries += len(entries)
+
+    def close(self) -> None:
+        """Closes the file, and makes it where there was nobody to write. May be called twice."""
+        if not self._closed and not self._entries:
+            self._file.append(b"[")
+        self._closed = True
+        self._file.close()
+
+    def abandon(self) -> Path | None:
+        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
+        self._closed = True
+        with contextlib.suppress(SinkError):  # what led here was reported
+            self._file.close()
+        return mark_partial(self.path) if self._file.made else None

@@ -1,0 +1,75 @@
+"""A frame's poses as plain numbers, rounded for text files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.errors import SinkError
+from sharpose.runtime.frames import FrameRecord
+
+__all__ = ["Person", "people_of", "strict_json"]
+
+_PIXEL_DECIMALS = 3
+_SCORE_DECIMALS = 5
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a frame.
+
+    Attributes:
+        bbox: Left, top, width, height in picture pixels.
+        score: The box's score times the mean of the keypoint scores that count.
+        keypoints: `[x, y, score]` for each keypoint.
+        quality: Predicted quality of the coarse pose.
+        refined: Whether the fine stage looked again.
+    """
+
+    bbox: list[float]
+    score: float
+    keypoints: list[list[float]]
+    quality: float
+    refined: bool
+
+
+def people_of(record: FrameRecord) -> list[Person]:
+    """The people of a record, in its order."""
+    poses = record.poses
+    keypoints = np.concatenate(
+        [_rounded(poses.keypoints[:, :, :2], _PIXEL_DECIMALS), _rounded(poses.keypoints[:, :, 2:], _SCORE_DECIMALS)],
+        axis=2,
+    )
+    return [
+        Person(bbox, score, points, quality, refined)
+        for bbox, score, points, quality, refined in zip(
+            _rounded(poses.boxes.xywh, _PIXEL_DECIMALS).tolist(),
+            _rounded(poses.scores, _SCORE_DECIMALS).tolist(),
+            keypoints.tolist(),
+            _rounded(poses.quality, _SCORE_DECIMALS).tolist(),
+            poses.refined.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def strict_json(value: object, record: FrameRecord) -> bytes:
+    """`value` as one line of JSON as the standard has it.
+
+    Raises:
+        SinkError: a number in it is not finite; JSON has no word for that.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, separators=(", ", ": ")).encode()
+    except ValueError:
+        raise SinkError(
+            f"frame {record.frame.index}: expected finite numbers in its poses, found NaN or infinity; not written"
+        ) from None
+
+
+def _rounded(array: npt.NDArray[np.float32], decimals: int) -> npt.NDArray[np.float64]:
+    # In float64: a rounded float32 prints with its own error again. Adding 0 turns -0.0 into 0.0.
+    return np.asarray(np.round(array.astype(np.float64), decimals) + 0.0, np.float64)

@@ -1,0 +1,43 @@
+"""Records with made-up poses, for sinks to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sharpose.runtime.frames import Frame, FrameRecord
+from sharpose.runtime.result import Boxes, PoseResult
+
+RecordMaker = Callable[..., FrameRecord]
+
+
+def make_record(
+    index: int = 0,
+    *,
+    people: int = 2,
+    image: np.ndarray | None = None,
+    time: float | None = None,
+    image_id: int | None = None,
+    keypoint: float | None = None,
+) -> FrameRecord:
+    rng = np.random.default_rng(index)
+    keypoints = rng.uniform(0, 60, (people, 17, 3)).astype(np.float32)
+    keypoints[:, :, 2] /= 60
+    if keypoint is not None:
+        keypoints[:] = keypoint
+    poses = PoseResult(
+        boxes=Boxes(np.tile(np.float32([10.25, 20, 50.5, 90]), (people, 1)), rng.uniform(0.5, 1, people)),
+        keypoints=keypoints,
+        quality=rng.uniform(0.5, 1, people).astype(np.float32),
+        refined=np.arange(people) % 2 == 0,
+    )
+    picture = np.zeros((48, 64, 3), np.uint8) if image is None else image
+    frame = Frame(picture, index, index / 25 if time is None else time, index if image_id is None else image_id)
+    return FrameRecord(frame, poses, lambda image, poses: image.copy())
+
+
+@pytest.fixture(scope="session")
+def record() -> RecordMaker:
+    return make_record

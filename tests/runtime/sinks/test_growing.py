@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sharpose.errors import SinkError
+from sharpose.runtime.sinks import growing
+from sharpose.runtime.sinks.growing import GrowingFile
+
+
+def test_every_entry_is_there_at_once(tmp_path):
+    file = GrowingFile(tmp_path / "new" / "folders" / "a.txt", tail=b"END")
+    assert not file.made
+    assert not (tmp_path / "new").exists()
+    file.append(b"one,")
+    assert file.path.read_bytes() == b"one,END"
+    file.append(b"two,")
+    assert file.path.read_bytes() == b"one,two,END"
+    file.close()
+    file.close()
+    assert file.made
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    (tmp_path / "a.txt").write_text("much longer than what comes")
+    file = GrowingFile(tmp_path / "a.txt")
+    file.append(b"new")
+    file.close()
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n]\n"])
+def test_an_entry_that_fits_only_in_part_is_taken_back(tmp_path, monkeypatch, tail):
+    file = GrowingFile(tmp_path / "a.txt", tail=tail)
+    file.append(b"whole")
+    room = 3
+    write = os.write
+
+    def nearly_full(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room <= 0:
+            raise OSError(28, "No space left on device")
+        room -= 3
+        return write(descriptor, bytes(data[:3]))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(growing.os, "write", nearly_full)
+        with pytest.raises(SinkError, match=r"a\.txt: can't be written: No space left on device"):
+            file.append(b"too long for the disk")
+        room = 3
+    assert file.path.read_bytes()[:5] == b"whole"
+    file.append(b", more")
+    assert file.path.read_bytes() == b"whole, more" + tail
+
+
+def test_a_first_entry_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    file = GrowingFile(tmp_path / "a.txt")
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(growing.os, "write", full)
+        with pytest.raises(SinkError):
+            file.append(b"x")
+    assert not file.path.exists()
+    assert not file.made
+
+
+def test_a_folder_where_the_file_should_be(tmp_path):
+    with pytest.raises(SinkError, match="can't be written: Is a directory"):
+        GrowingFile(tmp_path).append(b"x")
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(SinkError, match=r"can't be written: (Not a directory|File exists)"):
+        GrowingFile(tmp_path / "a" / "b.txt").append(b"x")
