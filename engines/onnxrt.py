@@ -44,6 +44,8 @@ def create_session(path: Path, device: Device, *, threads: int | None = None) ->
     Raises:
         EngineError: ONNX Runtime or the provider is not there, or the graph can't be loaded.
     """
+    if device.kind not in _PROVIDER:
+        raise EngineError(f"device {device}: ONNX Runtime doesn't run there; expected one of {', '.join(_PROVIDER)}")
     try:
         import onnxruntime as ort
     except ImportError:
@@ -82,6 +84,14 @@ def _providers(device: Device) -> list[Any]:
     return chain
 
 
+def _quiet_run() -> onnxruntime.RunOptions:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # what goes wrong is in the exception
+    return options
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -111,6 +121,7 @@ class OnnxRuntimeEngine:
         self.outputs: Mapping[str, TensorSpec] = declared_outputs
         self._memory = ("cpu", 0) if where.kind == "cpu" else ("cuda", where.index)
         self._session: onnxruntime.InferenceSession | None = create_session(path, where, threads=threads)
+        self._quiet = _quiet_run()
         _check_declared(path, self._session.get_inputs(), declared_inputs)
         _check_declared(path, self._session.get_outputs(), declared_outputs)
 
@@ -132,7 +143,7 @@ class OnnxRuntimeEngine:
             place, index = self._memory if name in keep_on_device else ("cpu", 0)
             binding.bind_output(name, place, index)
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._quiet)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise EngineError(f"ONNX Runtime failed on {self.device}: {_first_line(error)}") from error
         values = binding.get_outputs()
