@@ -1,0 +1,59 @@
+"""From a bundle and a device to two stages that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from reference_model import reference_crops
+
+from sharpose.bundle import Bundle, open_bundle
+from sharpose.engines.load import load_two_stage
+from sharpose.errors import EngineError
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return open_bundle(tiny_bundle)
+
+
+def test_both_stages_run(bundle: Bundle) -> None:
+    stages = load_two_stage(bundle, "cpu", threads=1)
+    assert stages.device == "cpu"
+    assert stages.max_batch == bundle.manifest.max_batch == 16
+    assert stages.crops.shape == (16, 256, 192, 3)
+    assert stages.patches.shape == (16, 4 * bundle.model.num_selected, 16 * 16 * 3)
+    stages.crops[:2] = reference_crops(2, bundle.model.crop_size)
+    stages.patches[:1] = 128
+    coarse = stages.run_coarse(2)
+    assert coarse.keypoints.shape == (2, 17, 3)
+    assert coarse.quality.shape == (2,)
+    np.testing.assert_array_equal(np.sort(coarse.region_order), np.tile(np.arange(48), (2, 1)))
+    fine = stages.run_fine(np.array([1], np.int32))
+    assert fine.shape == (1, 17, 3)
+    assert np.isfinite(fine).all()
+    stages.close()
+    stages.close()
+    with pytest.raises(EngineError, match="closed"):
+        stages.run_coarse(1)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
+def test_a_missing_device_is_never_replaced(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"device cuda:0: .*sharpose\[gpu\]"):
+        load_two_stage(bundle, "cuda")
+
+
+def test_an_unknown_device_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="device: expected cpu"):
+        load_two_stage(bundle, "gpu")
+
+
+def test_a_graph_that_is_not_as_the_manifest_says_is_refused(bundle: Bundle) -> None:
+    pair = bundle.manifest.graphs["fp32"]
+    swapped = pair.model_copy(update={"fine": pair.fine.model_copy(update={"outputs": pair.coarse.outputs})})
+    manifest = bundle.manifest.model_copy(update={"graphs": {"fp32": swapped}})
+    with pytest.raises(EngineError, match=r"fine\.onnx: expected keypoints float32 \[N, 17, 3\]"):
+        load_two_stage(Bundle(bundle.path, manifest), threads=1)

@@ -1,0 +1,302 @@
+"""ONNX Runtime engines: small real graphs, and both graphs of a bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from reference_model import reference_crops
+
+from sharpose.bundle import Bundle, open_bundle
+from sharpose.engines.base import HostArray, Value
+from sharpose.engines.devices import parse_device
+from sharpose.engines.onnxrt import OnnxRuntimeEngine, create_session
+from sharpose.errors import EngineError, InputError
+from sharpose.manifest import GraphEntry, TensorEntry
+
+MAX_BATCH = 4
+NO_GPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+def entry(*, factor_shape: tuple[int | str, ...] = ("N",), total: str = "total") -> GraphEntry:
+    return GraphEntry(
+        file="scale.onnx",
+        opset=17,
+        inputs=(
+            TensorEntry(name="values", dtype="float32", shape=("N", 3)),
+            TensorEntry(name="factor", dtype="int32", shape=factor_shape),
+        ),
+        outputs=(
+            TensorEntry(name="scaled", dtype="float32", shape=("N", 3)),
+            TensorEntry(name=total, dtype="float32", shape=("N",)),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs `scaled` = values * factor, and `total`, its sum over the last axis."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["factor"], ["as_float"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["as_float", "last"], ["column"]),
+        node("Mul", ["values", "column"], ["scaled"]),
+        node("ReduceSum", ["scaled", "last"], ["total"], keepdims=0),
+    ]
+    value = helper.make_tensor_value_info
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "scale",
+            [value("values", TensorProto.FLOAT, ["N", 3]), value("factor", TensorProto.INT32, ["N"])],
+            [value("scaled", TensorProto.FLOAT, ["N", 3]), value("total", TensorProto.FLOAT, ["N"])],
+            [numpy_helper.from_array(np.array([1], np.int64), "last")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    path = tmp_path_factory.mktemp("graphs") / "scale.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def engine(graph: Path) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(graph, entry(), MAX_BATCH, threads=1)
+
+
+def scale_inputs(people: int) -> dict[str, Value]:
+    return {
+        "values": np.arange(people * 3, dtype=np.float32).reshape(people, 3),
+        "factor": np.arange(people, dtype=np.int32) + 1,
+    }
+
+
+def test_runs_a_graph_and_hands_out_what_is_asked_for(engine: OnnxRuntimeEngine) -> None:
+    both = engine.run(scale_inputs(2), ("total", "scaled"))
+    assert list(both) == ["total", "scaled"]
+    np.testing.assert_array_equal(both["scaled"], [[0, 1, 2], [6, 8, 10]])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(both["total"], [3, 24])  # type: ignore[arg-type]
+    assert list(engine.run(scale_inputs(4), ("total",))) == ["total"]
+    assert (engine.device, engine.max_batch) == ("cpu", MAX_BATCH)
+    assert str(engine.inputs["factor"]) == "factor int32 [N]"
+    assert list(engine.outputs) == ["scaled", "total"]
+
+
+def test_results_of_one_run_outlive_the_next(engine: OnnxRuntimeEngine) -> None:
+    inputs = scale_inputs(2)
+    first = engine.run(inputs, ("total",))["total"]
+    np.asarray(inputs["values"])[:] = 100
+    engine.run(inputs, ("total",))
+    np.testing.assert_array_equal(first, [3, 24])  # type: ignore[arg-type]
+
+
+def test_checks_inputs_and_outputs(engine: OnnxRuntimeEngine) -> None:
+    with pytest.raises(InputError, match=r"missing \['factor'\]"):
+        engine.run({"values": np.zeros((1, 3), np.float32)}, ("total",))
+    with pytest.raises(InputError, match="factor: expected dtype int32, got int64"):
+        engine.run(scale_inputs(2) | {"factor": np.ones(2, np.int64)}, ("total",))
+    with pytest.raises(InputError, match="axis N must be 1 to 4, got 5"):
+        engine.run(scale_inputs(5), ("total",))
+    with pytest.raises(InputError, match="axis N is 3, but another input has 2"):
+        engine.run(scale_inputs(2) | {"factor": np.ones(3, np.int32)}, ("total",))
+    with pytest.raises(EngineError, match=r"got \['sum'\]"):
+        engine.run(scale_inputs(2), ("sum",))
+
+
+def test_an_output_kept_on_its_device_feeds_another_run(engine: OnnxRuntimeEngine) -> None:
+    kept = engine.run(scale_inputs(2), ("scaled", "total"), keep_on_device=("scaled",))
+    assert not isinstance(kept["scaled"], np.ndarray)
+    assert list(kept["scaled"].shape()) == [2, 3]
+    assert isinstance(kept["total"], np.ndarray)
+    again = engine.run({"values": kept["scaled"], "factor": np.array([1, 10], np.int32)}, ("total",))
+    np.testing.assert_array_equal(again["total"], [3, 240])  # type: ignore[arg-type]
+
+
+def test_a_kept_output_of_another_size_is_refused(engine: OnnxRuntimeEngine) -> None:
+    kept = engine.run(scale_inputs(3), ("scaled",), keep_on_device=("scaled",))["scaled"]
+    with pytest.raises(InputError, match="axis N is 2, but another input has 3"):
+        engine.run({"values": kept, "factor": np.ones(2, np.int32)}, ("total",))
+
+
+def test_a_closed_engine_says_so(engine: OnnxRuntimeEngine) -> None:
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="this engine was closed"):
+        engine.run(scale_inputs(1), ("total",))
+
+
+def test_threads_reach_the_session(graph: Path) -> None:
+    session = create_session(graph, parse_device("cpu"), threads=3)
+    assert session.get_session_options().intra_op_num_threads == 3
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        (entry(factor_shape=("N", 1)), ("expected", "factor int32 [N, 1]", "the graph has", "factor int32 [N]")),
+        (entry(total="sum"), ("sum float32 [N]", "the graph has", "total float32 [N]")),
+    ],
+)
+def test_a_graph_that_is_not_as_declared_is_refused(graph: Path, declared: GraphEntry, words: Sequence[str]) -> None:
+    with pytest.raises(EngineError) as caught:
+        OnnxRuntimeEngine(graph, declared, MAX_BATCH)
+    message = str(caught.value)
+    assert message.startswith(f"{graph}: ")
+    position = 0
+    for word in words:
+        position = message.index(word, position)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", None])
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "bad.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EngineError) as caught:
+        create_session(path, parse_device("cpu"))
+    assert str(caught.value).startswith(f"{path}: ONNX Runtime can't load it (")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not NO_GPU, reason="this onnxruntime has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "ort-tensorrt"])
+def test_a_device_that_is_not_there_says_what_to_install(graph: Path, device: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        OnnxRuntimeEngine(graph, entry(), MAX_BATCH, device=device)
+    message = str(caught.value)
+    assert message.startswith(f"device {parse_device(device)}: this onnxruntime has ")
+    assert "CPUExecutionProvider" in message
+    assert 'pip install "sharpose[gpu]"' in message
+
+
+@pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu"), ("ort-tensorrt:1", "gpu")])
+def test_without_onnx_runtime_it_says_what_to_install(
+    graph: Path, device: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError) as caught:
+        create_session(graph, parse_device(device))
+    assert str(caught.value) == f'device {parse_device(device)} needs ONNX Runtime: pip install "sharpose[{extra}]"'
+
+
+class FallenBack:
+    """A session whose GPU provider couldn't start: ONNX Runtime goes on with the CPU's."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, path: str, options: object, **settings: object) -> None:
+        self.made.append(settings)
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"),
+    [
+        ("cuda:1", [("CUDAExecutionProvider", {"device_id": "1"}), "CPUExecutionProvider"]),
+        (
+            "ort-tensorrt",
+            [
+                ("TensorrtExecutionProvider", {"device_id": "0"}),
+                ("CUDAExecutionProvider", {"device_id": "0"}),
+                "CPUExecutionProvider",
+            ],
+        ),
+    ],
+)
+def test_a_silent_fallback_is_an_error(
+    graph: Path, device: str, asked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
+    FallenBack.made.clear()
+    with pytest.raises(EngineError) as caught:
+        create_session(graph, parse_device(device))
+    assert f"device {parse_device(device)}: ONNX Runtime fell back to CPUExecutionProvider" in str(caught.value)
+    assert "driver" in str(caught.value)
+    (settings,) = FallenBack.made
+    assert settings["providers"] == asked
+    assert settings["enable_fallback"] == 0  # else a run that fails on the GPU is run again on the CPU
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return open_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def stages(bundle: Bundle) -> tuple[OnnxRuntimeEngine, OnnxRuntimeEngine]:
+    coarse, fine = (
+        OnnxRuntimeEngine(*bundle.graph(stage), bundle.manifest.max_batch, threads=1) for stage in ("coarse", "fine")
+    )
+    return coarse, fine
+
+
+Both = tuple[dict[str, HostArray], dict[str, HostArray]]
+REFINED = {1: [0], 3: [0, 2], 8: [1, 2, 4, 7]}
+
+
+def run_both(
+    stages: tuple[OnnxRuntimeEngine, OnnxRuntimeEngine], crops: HostArray, rows: Sequence[int], patches: HostArray
+) -> Both:
+    coarse, fine = stages
+    carried = ("region_features", "region_embeddings")
+    first = coarse.run({"image": crops}, tuple(coarse.outputs), keep_on_device=carried)
+    second = fine.run(
+        {
+            "rows": np.array(rows, np.int32),
+            "patches": patches,
+            "region_order": first["region_order"],
+            **{name: first[name] for name in carried},
+        },
+        tuple(fine.outputs),
+    )
+    values = {name: np.asarray(first[name]) for name in coarse.outputs if name not in carried}
+    return values, {name: np.asarray(value) for name, value in second.items()}
+
+
+@pytest.mark.parametrize("people", REFINED)
+def test_a_batch_equals_its_rows_one_by_one(
+    bundle: Bundle, stages: tuple[OnnxRuntimeEngine, OnnxRuntimeEngine], people: int
+) -> None:
+    crops = reference_crops(people, bundle.model.crop_size)
+    rows = REFINED[people]
+    shape = tuple(int(size) for size in stages[1].inputs["patches"].shape[1:])
+    patches = np.random.default_rng(people).integers(0, 256, (len(rows), *shape), dtype=np.uint8)
+    coarse, fine = run_both(stages, crops, rows, patches)
+    assert coarse["keypoints"].shape == (people, 17, 3)
+    assert fine["keypoints"].shape == (len(rows), 17, 3)
+    alone = [run_both(stages, crops[row : row + 1], [0], patches[index : index + 1]) for index, row in enumerate(rows)]
+    for name in ("quality", "heatmaps", "keypoints"):
+        expected = np.concatenate([first[name] for first, _ in alone])
+        np.testing.assert_allclose(coarse[name][rows], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(
+        coarse["region_order"][rows], np.concatenate([first["region_order"] for first, _ in alone])
+    )
+    for name in ("heatmaps", "keypoints"):
+        expected = np.concatenate([second[name] for _, second in alone])
+        np.testing.assert_allclose(fine[name], expected, rtol=1e-5, atol=1e-5)
+    if people > 1:  # the rows differ, so that a mix-up would show
+        assert np.abs(fine["heatmaps"][0] - fine["heatmaps"][1]).max() > 1e-2
+
+
+def test_a_run_that_fails_is_one_line(
+    bundle: Bundle, stages: tuple[OnnxRuntimeEngine, OnnxRuntimeEngine], capfd: pytest.CaptureFixture[str]
+) -> None:
+    shape = tuple(int(size) for size in stages[1].inputs["patches"].shape[1:])
+    crops = reference_crops(2, bundle.model.crop_size)
+    with pytest.raises(EngineError, match=r"^ONNX Runtime failed on cpu: ") as caught:
+        run_both(stages, crops, [7], np.zeros((1, *shape), np.uint8))  # there is no row 7
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # it is all in the exception
