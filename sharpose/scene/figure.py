@@ -153,7 +153,7 @@ def _leg(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> N
     if looks.bottom == "shorts":
         hem = min(looks.hem, 0.92)
         wide = np.array([0.052, 0.054, 0.049 - 0.008 * (hem - 0.5)]) * size * girth * (1.02 + 0.12 * looks.loose)
-        bare = _between(hip, knee, hem - 0.06, 0.5 * (hem + 0.8), 1)
+        bare = _between(hip, knee, min(hem + 0.08, 0.94), 0.5 * hem + 0.5, 1)
         parts.balls(f"{name}_thigh", bare, thigh[1:] * np.array([0.92, 1, 1]), cover, 0.102 * size)
         parts.balls(f"{name}_thigh", _between(hip, knee, -0.03, 0.3, hem), wide, looks.legs, 0.085 * size)
     else:

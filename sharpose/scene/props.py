@@ -156,7 +156,7 @@ def _plant(rng: np.random.Generator, builder: _Builder) -> float:
     builder.box((0, 0.2, 0), (0.4, 0.4, 0.4), (60, 80, 140))
     root, scale = builder.at((0, 0.42, 0))
     for _ in range(34):
-        angle, length = rng.normal(0, 0.75), scale * rng.uniform(0.35, 1.0)
+        angle, length = rng.normal(0, 0.75), scale * rng.uniform(0.3, 0.75)
         tip = root + length * np.array([np.sin(angle), -np.cos(angle)])
         bow = 0.5 * (root + tip) + scale * 0.06 * np.array([np.cos(angle), np.sin(angle)])
         bow2 = 0.5 * (root + tip) - scale * 0.06 * np.array([np.cos(angle), np.sin(angle)])

@@ -71,7 +71,7 @@ class Scene:
         props = []
         for _ in range(int(rng.integers(1, 4))):
             name = names[int(rng.integers(len(names)))]
-            away = float(rng.uniform(1.02, 0.9 * ground.far / ground.near)) * ground.near
+            away = float(rng.uniform(1.12, 0.9 * ground.far / ground.near)) * ground.near
             spot = np.array([float(rng.uniform(-0.9, 0.9)) * ground.reach(away), -away])
             props.append(make_prop(rng, name, ground.camera, spot))
         return tuple(props)

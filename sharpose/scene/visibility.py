@@ -58,7 +58,7 @@ def body_keypoints(
     """The COCO keypoints of one person, before anything else is in the way.
 
     Returns:
-        Picture x, y [17, 2] in pixels; whether neither the side of the body that they are on nor hair hides them [17]; and
+        Picture x, y [17, 2] in pixels; whether neither the turn of the body nor hair hides them [17]; and
         the stature in pixels.
     """
     face, turned = face_keypoints(body, joints, camera)
