@@ -95,7 +95,7 @@ def verify_bundle(
     pair.close()
     engines: list[VerifiedEngine] = []
     unusable: list[str] = []
-    for candidate in available_engines(bundle):
+    for candidate in available_engines(bundle, say):
         if isinstance(candidate, str):
             unusable.append(candidate)
             continue

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sharpose.bundle import Bundle
 from sharpose.engines.base import Engine
+from sharpose.engines.devices import Device
+from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.tensorrt_flavour import find_flavour
 from sharpose.errors import EngineError
 from sharpose.manifest import Precision
 
@@ -38,16 +41,24 @@ class EnginePair:
         self.fine.close()
 
 
-def available_engines(bundle: Bundle) -> Iterator[EnginePair | str]:
+def available_engines(bundle: Bundle, say: Callable[[str], None] = lambda message: None) -> Iterator[EnginePair | str]:
     """The engines of every device that is here and every precision that the bundle holds, each opened when it is due.
 
     Instead of a device that is not usable comes one line that says why: onnxruntime-gpu lists providers whose
-    libraries it then can't load.
+    libraries it then can't load. With a GPU and a TensorRT, its engines are taken from the bundle or the cache, or
+    built.
+
+    Args:
+        bundle: The bundle.
+        say: Told what is being built.
     """
     for device in ("cpu", *_gpu_devices()):
         for precision in bundle.precisions:
             try:
-                yield onnx_engines(bundle, device, precision)
+                if device == "tensorrt":
+                    yield _tensorrt_engines(bundle, precision, say)
+                else:
+                    yield onnx_engines(bundle, device, precision)
             except EngineError as error:
                 if device == "cpu":
                     raise
@@ -69,4 +80,18 @@ def _gpu_devices() -> list[str]:
     except ImportError:
         raise EngineError('verifying needs ONNX Runtime: pip install "sharpose[cpu]"') from None
     providers = onnxruntime.get_available_providers()
-    return [device for provider, device in _GPU_PROVIDERS.items() if provider in providers]
+    found = [device for provider, device in _GPU_PROVIDERS.items() if provider in providers]
+    try:
+        probe_gpus()
+        find_flavour()
+    except EngineError:  # no GPU, or no TensorRT: nothing that should run here
+        return found
+    return [*found, "tensorrt"]
+
+
+def _tensorrt_engines(bundle: Bundle, precision: Precision, say: Callable[[str], None]) -> EnginePair:
+    from sharpose.engines.tensorrt_load import TensorRtSettings, load_tensorrt_engine
+
+    settings, device = TensorRtSettings(precision=precision, say=say), Device("tensorrt")
+    coarse, fine = (load_tensorrt_engine(bundle, stage, device, settings) for stage in ("coarse", "fine"))
+    return EnginePair("tensorrt", precision, coarse, fine)
