@@ -12,7 +12,17 @@ import numpy.typing as npt
 from sharpose.errors import EngineError, InputError
 from sharpose.manifest import GraphEntry, TensorEntry
 
-__all__ = ["DeviceTensor", "Engine", "HostArray", "TensorSpec", "Value", "check_inputs", "check_outputs", "specs"]
+__all__ = [
+    "DeviceTensor",
+    "Engine",
+    "HostArray",
+    "TensorSpec",
+    "Value",
+    "check_inputs",
+    "check_outputs",
+    "check_signature",
+    "specs",
+]
 
 HostArray = npt.NDArray[np.generic]
 
@@ -137,3 +147,19 @@ def check_outputs(wanted: Sequence[str], declared: Mapping[str, TensorSpec]) -> 
     unknown = sorted(set(wanted) - set(declared))
     if unknown:
         raise EngineError(f"engine outputs: expected some of {sorted(declared)}, got {unknown}")
+
+
+def check_signature(what: str, found: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> None:
+    """Raise `EngineError` where a compiled graph's inputs or outputs aren't the declared ones, in any order.
+
+    The names of dynamic axes may differ: not every compiler keeps them.
+    """
+
+    def anonymous(items: Sequence[TensorSpec]) -> set[tuple[str, str, tuple[int, ...]]]:
+        return {
+            (item.name, str(item.dtype), tuple(-1 if isinstance(size, str) else size for size in item.shape))
+            for item in items
+        }
+
+    if anonymous(found) != anonymous(declared):
+        raise EngineError(f"{what}: expected {'; '.join(map(str, declared))}; found {'; '.join(map(str, found))}")

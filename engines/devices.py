@@ -1,4 +1,4 @@
-"""Devices as users write them: `cpu`, `cuda`, `cuda:1`, `ort-tensorrt:0`."""
+"""Devices as users write them: `cpu`, `cuda`, `cuda:1`, `tensorrt`, `ort-tensorrt:0`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sharpose.errors import EngineError
 
 __all__ = ["DEVICE_KINDS", "Device", "parse_device"]
 
-DEVICE_KINDS = ("cpu", "cuda", "ort-tensorrt")
+DEVICE_KINDS = ("cpu", "cuda", "tensorrt", "ort-tensorrt")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Device:
 
 
 def parse_device(text: str) -> Device:
-    """A device from `cpu | cuda[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
-    match = re.fullmatch(r"(cpu|cuda|ort-tensorrt)(?::(\d+))?", text)
+    """A device from `cpu | cuda[:i] | tensorrt[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
+    match = re.fullmatch(r"(cpu|cuda|tensorrt|ort-tensorrt)(?::(\d+))?", text)
     if match is None or (match[1] == "cpu" and match[2] is not None):
-        raise EngineError(f"device: expected cpu, cuda[:i] or ort-tensorrt[:i], got {text!r}")
+        raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got {text!r}")
     return Device(match[1], int(match[2] or 0))

@@ -1,0 +1,126 @@
+"""How far a build is, from what TensorRT's progress monitor is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sharpose.engines.tensorrt_flavour import TensorRtFlavour
+from sharpose.engines.untyped import Untyped
+
+__all__ = ["BuildProgress", "OnBuildProgress", "PhaseTree", "progress_monitor"]
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """Attributes:
+    stage: `coarse` or `fine`.
+    phase: What the builder is doing, in its words.
+    fraction: 0 to 1, never falling.
+    """
+
+    stage: str
+    phase: str
+    fraction: float
+
+
+OnBuildProgress = Callable[[BuildProgress], None]
+
+
+@dataclass
+class _Phase:
+    name: str
+    steps: int
+    done: int = 0
+    child: _Phase | None = None
+
+    def fraction(self) -> float:
+        if self.steps <= 0:
+            return 0.0
+        inner = self.child.fraction() if self.child is not None and self.done < self.steps else 0.0
+        return min((self.done + inner) / self.steps, 1.0)
+
+
+@dataclass
+class PhaseTree:
+    """Nested phases, each of some steps; a phase inside another fills the step that the other is at.
+
+    Attributes:
+        fraction: 0 to 1, never falling: builders start phases that nobody announced.
+    """
+
+    fraction: float = 0.0
+    _phases: dict[str, _Phase] = field(default_factory=dict)
+    _root: _Phase | None = None
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase begins."""
+        phase = _Phase(name, steps)
+        self._phases[name] = phase
+        if parent is not None and parent in self._phases:
+            self._phases[parent].child = phase
+        elif self._root is None:
+            self._root = phase
+        self._update()
+
+    def step(self, name: str, step: int) -> None:
+        """Step number `step`, from 0, of a phase is complete."""
+        phase = self._phases.get(name)
+        if phase is not None:
+            phase.done = max(phase.done, step + 1)
+            phase.child = None  # it was of the step that is over
+            self._update()
+
+    def finish(self, name: str) -> None:
+        """A phase ends, whether all its steps were told of or not."""
+        phase = self._phases.pop(name, None)
+        if phase is not None:
+            phase.done = phase.steps
+            self._update()
+
+    def _update(self) -> None:
+        if self._root is not None:
+            self.fraction = max(self.fraction, self._root.fraction())
+
+
+def progress_monitor(flavour: TensorRtFlavour, stage: str, on_progress: OnBuildProgress) -> Untyped:
+    """TensorRT's `IProgressMonitor` that calls `on_progress`.
+
+    An exception of the callback (Ctrl-C arrives there) can't pass through TensorRT: it stops the build and is kept as
+    the monitor's `failure`, to be raised afterwards.
+    """
+    base: type[Untyped] = flavour.module.IProgressMonitor
+
+    class _Monitor(base):  # type: ignore[valid-type,misc]  # its base is known at run time only
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.failure: BaseException | None = None
+            self._tree = PhaseTree()
+            self._lock = threading.Lock()  # TensorRT may call from several threads
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._tree.start(phase_name, parent_phase, num_steps)
+                self._tell(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                self._tree.step(phase_name, step)
+                self._tell(phase_name)
+                return self.failure is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._tree.finish(phase_name)
+                self._tell(phase_name)
+
+        def _tell(self, phase: str) -> None:
+            if self.failure is not None:
+                return
+            try:
+                on_progress(BuildProgress(stage, phase, self._tree.fraction))
+            except BaseException as failure:
+                self.failure = failure
+
+    return _Monitor()

@@ -1,0 +1,207 @@
+"""Programs without a GPU: small sums in numpy, or a bundle's graph in ONNX Runtime, on the host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpose.engines.base import TensorSpec, specs
+from sharpose.engines.memory import Stream
+from sharpose.engines.memory_host import HostMemory, HostStream
+from sharpose.engines.program import shape_at
+from sharpose.errors import EngineError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class HostContext:
+    """A context that computes on host memory when its stream gets there."""
+
+    def __init__(self, program: HostProgram) -> None:
+        self.program = program
+        self.addresses: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.scratch: tuple[int, int] | None = None
+        self.closed = False
+        self.executed_once_since_shape = False
+
+    def set_input_shape(self, name, shape):
+        spec = self.program.inputs[name]
+        for axis, size in zip(spec.shape, shape, strict=True):
+            if isinstance(axis, str):
+                assert self.program.min_batch <= size <= self.program.max_batch
+                self.sizes[axis] = size
+        self.executed_once_since_shape = False
+        self.program.memory.log.append(f"shape {name} {shape[0]}")
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def set_scratch(self, address, nbytes):
+        assert nbytes >= self.program.scratch_bytes
+        self.scratch = (address, nbytes)
+
+    def can_be_captured(self, stream: Stream) -> bool:
+        return self.program.capturable
+
+    def execute(self, stream: Stream) -> None:
+        assert isinstance(stream, HostStream)
+        program = self.program
+        if program.fail:
+            raise EngineError(f"{program.name}: the run failed")
+        if program.memory.is_capturing and not self.executed_once_since_shape:
+            raise EngineError("captured before a run with these shapes")
+        self.executed_once_since_shape = True
+        sizes, addresses, scratch = dict(self.sizes), dict(self.addresses), self.scratch
+        label = f"{program.name} " + " ".join(f"{axis}={size}" for axis, size in sorted(sizes.items()))
+        stream.enqueue(label, lambda: program.compute(sizes, addresses, scratch))
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.program.contexts -= 1
+
+
+class HostProgram:
+    """See `sharpose.engines.program.Program`; `function` maps input arrays to output arrays."""
+
+    def __init__(self, name, memory, inputs, outputs, function, *, max_batch, min_batch=1, scratch_bytes=64):
+        self.name = name
+        self.memory = memory
+        self.inputs: Mapping[str, TensorSpec] = inputs
+        self.outputs: Mapping[str, TensorSpec] = outputs
+        self.function: Callable[[Arrays], Arrays] = function
+        self.max_batch, self.min_batch, self.scratch_bytes = max_batch, min_batch, scratch_bytes
+        self.contexts = 0
+        self.contexts_made = 0
+        self.closed = 0
+        self.fail = False
+        self.capturable = True
+        self.made: list[HostContext] = []
+
+    def create_context(self) -> HostContext:
+        self.contexts += 1
+        self.contexts_made += 1
+        self.made.append(HostContext(self))
+        return self.made[-1]
+
+    def close(self) -> None:
+        assert self.contexts == 0, "closed before its contexts"
+        self.closed += 1
+
+    def compute(self, sizes, addresses, scratch) -> None:
+        buffers = self.memory.buffers
+        if self.scratch_bytes:
+            buffers[scratch[0]].data[:] = 0xCD  # whoever else computes there must not rely on it
+        inputs = {
+            name: buffers[addresses[name]].view(shape_at(spec, sizes), spec.dtype).copy()
+            for name, spec in self.inputs.items()
+        }
+        results = self.function(inputs)
+        for name, spec in self.outputs.items():
+            view = buffers[addresses[name]].view(shape_at(spec, sizes), spec.dtype)
+            assert results[name].shape == view.shape
+            view[...] = results[name]
+
+
+def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name, np.dtype(dtype), shape)
+
+
+CARRIED = (
+    spec("region_order", "int32", "N", 4),
+    spec("region_features", "float32", "N", 4, 2),
+    spec("region_embeddings", "float32", "N", 4, 2),
+)
+COARSE = (
+    (spec("image", "uint8", "N", 2, 2, 3),),
+    (
+        spec("keypoints", "float32", "N", 2, 3),
+        spec("quality", "float32", "N"),
+        *CARRIED,
+        spec("heatmaps", "float32", "N", 2, 5),
+    ),
+)
+FINE = (
+    (spec("rows", "int32", "M"), spec("patches", "uint8", "M", 8, 6), *CARRIED),
+    (spec("keypoints", "float32", "M", 2, 3), spec("heatmaps", "float32", "M", 2, 5)),
+)
+
+
+def coarse_sum(inputs: Arrays) -> Arrays:
+    image = inputs["image"].astype(np.float32)
+    total = image.sum(axis=(1, 2, 3))
+    people = len(image)
+    order = (np.arange(4) + total[:, None].astype(np.int32)) % 4
+    return {
+        "keypoints": total[:, None, None] + np.arange(6, dtype=np.float32).reshape(2, 3),
+        "quality": image[:, 0, 0, 0] / 255,
+        "region_order": order.astype(np.int32),
+        "region_features": np.repeat(total, 8).reshape(people, 4, 2) * 2,
+        "region_embeddings": np.repeat(total, 8).reshape(people, 4, 2) * 3,
+        "heatmaps": np.zeros((people, 2, 5), np.float32),
+    }
+
+
+def fine_sum(inputs: Arrays) -> Arrays:
+    rows = inputs["rows"]
+    assert rows.min() >= 0
+    assert rows.max() < len(inputs["region_order"])
+    carried = inputs["region_features"][rows, 0, 0] + inputs["region_embeddings"][rows, 0, 0]
+    total = carried + inputs["patches"].sum(axis=(1, 2), dtype=np.float32) + inputs["region_order"][rows, 0]
+    return {
+        "keypoints": np.repeat(total, 6).reshape(len(rows), 2, 3).astype(np.float32),
+        "heatmaps": np.zeros((len(rows), 2, 5), np.float32),
+    }
+
+
+def _by_name(items):
+    return {item.name: item for item in items}
+
+
+@pytest.fixture
+def host_program() -> type[HostProgram]:
+    """The class, to make others than `small_programs`."""
+    return HostProgram
+
+
+@pytest.fixture
+def small_programs() -> Callable[..., tuple[HostProgram, HostProgram]]:
+    """Makes a coarse and a fine program that do sums."""
+
+    def make(memory: HostMemory, *, max_batch: int = 8, min_batch: int = 1) -> tuple[HostProgram, HostProgram]:
+        sizes = {"max_batch": max_batch, "min_batch": min_batch}
+        coarse = HostProgram("coarse", memory, _by_name(COARSE[0]), _by_name(COARSE[1]), coarse_sum, **sizes)
+        fine = HostProgram("fine", memory, _by_name(FINE[0]), _by_name(FINE[1]), fine_sum, scratch_bytes=256, **sizes)
+        return coarse, fine
+
+    return make
+
+
+@pytest.fixture
+def bundle_programs() -> Callable[[Path, HostMemory], tuple[HostProgram, HostProgram]]:
+    """Makes a bundle's own graphs, computed by ONNX Runtime, into programs."""
+    import onnxruntime as ort
+
+    from sharpose.bundle import open_bundle
+
+    def make(path: Path, memory: HostMemory) -> tuple[HostProgram, HostProgram]:
+        bundle = open_bundle(path)
+        programs = []
+        for stage in ("coarse", "fine"):
+            file, entry = bundle.graph(stage)
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = 1
+            session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            inputs, outputs = specs(entry)
+
+            def function(arrays, session=session, outputs=outputs):
+                return dict(zip(outputs, session.run(list(outputs), dict(arrays)), strict=True))
+
+            programs.append(HostProgram(stage, memory, inputs, outputs, function, max_batch=bundle.manifest.max_batch))
+        return programs[0], programs[1]
+
+    return make

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sharpose.engines.cache import EngineCache, EngineRequest, default_cache_folder
+from sharpose.engines.gpu import Gpu
+from sharpose.engines.sidecar import BuiltFor, Options, Sidecar
+from sharpose.errors import EngineError
+
+OPTIONS = Options(
+    min_batch=1,
+    opt_batch=4,
+    max_batch=16,
+    workspace_mib=None,
+    optimization_level=None,
+    hardware_compatible=False,
+    version_compatible=False,
+)
+GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", "CUDA 13.0")
+REQUEST = EngineRequest("coarse", "fp16", "a" * 64, "b" * 64, "tensorrt", "10.3.0", GPU, OPTIONS)
+
+
+@dataclasses.dataclass
+class Built:
+    plan: bytes
+    sidecar: Sidecar
+
+
+def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
+    gpu = request.gpu
+    return Sidecar(
+        schema_version=1,
+        sharpose_version="0",
+        stage=request.stage,
+        precision=request.precision,
+        graph_sha256=request.graph_sha256,
+        weights_sha256=request.weights_sha256,
+        flavour=request.flavour,
+        flavour_version=request.flavour_version,
+        gpu=gpu and BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver),
+        options=request.options,
+        profiles={},
+        tensors=[],
+        layers={},
+        engine_layers=None,
+        build_seconds=1.5,
+        plan_bytes=len(plan),
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+    )
+
+
+class Builder:
+    """Counts its builds; every plan is another."""
+
+    def __init__(self, request=REQUEST):
+        self.request = request
+        self.count = 0
+
+    def __call__(self) -> Built:
+        self.count += 1
+        plan = f"plan {self.count} ".encode() * 1000
+        return Built(plan, sidecar_for(self.request, plan))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    lines: list[str] = []
+    cache = EngineCache(tmp_path / "cache", lines.append)
+    cache.lines = lines
+    return cache
+
+
+def test_an_engine_is_built_once_and_found_from_then_on(cache):
+    build = Builder()
+    first = cache.obtain(REQUEST, build)
+    second = cache.obtain(REQUEST, build)
+    assert build.count == 1
+    assert first.plan == second.plan == b"plan 1 " * 1000
+    assert second.sidecar.build_seconds == 1.5
+    assert cache.lines == [
+        f"coarse engine: building it for NVIDIA GeForce RTX 4090 (8.9), into {cache.folder}",
+    ]
+    assert sorted(path.suffix for path in cache.folder.iterdir()) == [".json", ".lock", ".plan"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "fine"},
+        {"precision": "fp32"},
+        {"graph_sha256": "c" * 64},
+        {"weights_sha256": "c" * 64},
+        {"flavour": "tensorrt_rtx"},
+        {"flavour_version": "10.13.0"},
+        {"gpu": dataclasses.replace(GPU, name="NVIDIA A10", compute_capability="8.6")},
+        {"options": OPTIONS.model_copy(update={"opt_batch": 8})},
+        {"options": OPTIONS.model_copy(update={"workspace_mib": 256})},
+    ],
+    ids=str,
+)
+def test_a_stale_key_is_built_anew_beside_the_other(cache, change):
+    cache.obtain(REQUEST, Builder())
+    other = dataclasses.replace(REQUEST, **change)
+    build = Builder(other)
+    assert cache.obtain(other, build).sidecar == build().sidecar.model_copy(
+        update={"plan_bytes": 7000, "plan_sha256": hashlib.sha256(b"plan 1 " * 1000).hexdigest()}
+    )
+    assert cache.find(REQUEST) is not None
+
+
+def test_another_driver_or_gpu_number_is_the_same_engine(cache):
+    build = Builder()
+    cache.obtain(REQUEST, build)
+    cache.obtain(dataclasses.replace(REQUEST, gpu=dataclasses.replace(GPU, index=1, driver="CUDA 13.1")), build)
+    assert build.count == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "missing"])
+def test_a_damaged_plan_is_built_anew(cache, damage):
+    build = Builder()
+    path = cache.obtain(REQUEST, build).path
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"truncated": data[:-1], "changed": b"x" + data[1:], "empty": b""}[damage])
+    assert cache.obtain(REQUEST, build).plan == b"plan 2 " * 1000
+    assert any("passing over" in line for line in cache.lines)
+    assert cache.find(REQUEST) is not None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema_version": 2}', '{"schema_version": 1}'])
+def test_a_sidecar_that_says_nothing_useful_is_built_anew(cache, text):
+    build = Builder()
+    engine = cache.obtain(REQUEST, build)
+    engine.path.with_suffix(".json").write_text(text)
+    assert cache.obtain(REQUEST, build).plan == b"plan 2 " * 1000
+
+
+def test_an_unknown_key_in_a_sidecar_is_not_believed(cache):
+    build = Builder()
+    sidecar = cache.obtain(REQUEST, build).path.with_suffix(".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"extra": 1}))
+    cache.obtain(REQUEST, build)
+    assert build.count == 2
+
+
+def test_a_foreign_engine_under_the_right_name_is_built_anew(cache):
+    foreign = dataclasses.replace(REQUEST, gpu=dataclasses.replace(GPU, name="NVIDIA A10", compute_capability="8.6"))
+    engine = cache.obtain(foreign, Builder(foreign))
+    for path in (engine.path, engine.path.with_suffix(".json")):
+        path.rename(path.with_stem(REQUEST.name))
+    build = Builder()
+    assert cache.obtain(REQUEST, build).sidecar.gpu.name == GPU.name
+    assert build.count == 1
+    assert "built for GPU NVIDIA A10 (8.6), not NVIDIA GeForce RTX 4090 (8.9)" in "\n".join(cache.lines)
+
+
+def _own_folder(tmp_path, request) -> Path:
+    """A bundle's engines, written as `build_bundle_engines` does."""
+    from sharpose.engines.sidecar import write_engine
+
+    built = Builder(request)()
+    write_engine(tmp_path / "engines", request.stage, built.plan, built.sidecar)
+    return tmp_path / "engines"
+
+
+def test_the_bundles_own_engine_is_taken_first(cache, tmp_path):
+    own = _own_folder(tmp_path, REQUEST)
+    build = Builder()
+    assert cache.obtain(REQUEST, build, own).path == own / "coarse.plan"
+    assert build.count == 0
+    assert not cache.folder.exists()
+
+
+def test_the_bundles_own_engine_is_passed_over_where_it_does_not_fit(cache, tmp_path):
+    own = _own_folder(tmp_path, dataclasses.replace(REQUEST, flavour_version="10.1.0"))
+    build = Builder()
+    assert cache.obtain(REQUEST, build, own).path.parent == cache.folder
+    assert build.count == 1
+    assert "built for TensorRT tensorrt 10.1.0, not tensorrt 10.3.0" in cache.lines[0]
+
+
+def test_engines_of_other_options_are_taken_only_where_any_will_do(cache, tmp_path):
+    own = _own_folder(tmp_path, dataclasses.replace(REQUEST, options=OPTIONS.model_copy(update={"max_batch": 8})))
+    assert cache.find(REQUEST, own) is None
+    assert cache.find(dataclasses.replace(REQUEST, any_options=True), own) is not None
+
+
+def test_an_engine_built_without_a_gpu_is_taken_only_where_it_is_portable(cache, tmp_path):
+    own = _own_folder(tmp_path, dataclasses.replace(REQUEST, gpu=None))
+    assert cache.find(REQUEST, own) is None
+    assert cache.find(dataclasses.replace(REQUEST, portable=True), own) is not None
+
+
+def test_discarding_forgets_the_caches_engines_and_no_others(cache, tmp_path):
+    own = _own_folder(tmp_path, REQUEST)
+    assert not cache.discard(cache.obtain(REQUEST, Builder(), own))
+    assert cache.find(REQUEST, own) is not None
+    assert cache.discard(cache.obtain(REQUEST, Builder()))
+    assert cache.find(REQUEST) is None
+
+
+def test_a_build_that_fails_leaves_nothing_and_frees_the_lock(cache):
+    def fail():
+        raise EngineError("no kernel for this")
+
+    with pytest.raises(EngineError, match="no kernel"):
+        cache.obtain(REQUEST, fail)
+    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+    assert cache.obtain(REQUEST, Builder()).plan
+
+
+def test_a_cache_that_can_not_be_made_says_so(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(EngineError, match="give a writable --engine-cache"):
+        EngineCache(file / "cache").obtain(REQUEST, Builder())
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("/x/y", "/x/y/sharpose"), ("", ".cache/sharpose"), ("rel", ".cache/sharpose")]
+)
+def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    assert str(default_cache_folder()).endswith(expected)
+    assert default_cache_folder().is_absolute()
+
+
+SCRIPT = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
+helpers = importlib.util.module_from_spec(spec)
+sys.modules["helpers"] = helpers
+spec.loader.exec_module(helpers)
+say = lambda line: print(line, flush=True)
+cache = helpers.EngineCache(Path(sys.argv[2]), say)
+mode = sys.argv[3]
+builder = helpers.Builder()
+
+def build():
+    say("BUILD")
+    if mode == "wait":
+        sys.stdin.readline()
+    if mode == "die in build":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return builder()
+
+if mode.startswith("die at sync"):
+    syncs, real = [], os.fsync
+    def fsync(file):
+        syncs.append(file)
+        if len(syncs) == int(mode.split()[-1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(file)
+    os.fsync = fsync
+
+say("GOT " + cache.obtain(helpers.REQUEST, build).path.name)
+"""
+
+
+def _process(folder: Path, mode: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", SCRIPT, __file__, str(folder), mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_at_once_build_once(tmp_path):
+    first = _process(tmp_path, "wait")
+    assert "building it" in first.stdout.readline()
+    assert first.stdout.readline() == "BUILD\n"
+    second = _process(tmp_path, "wait")
+    assert second.stdout.readline() == "coarse engine: another process is building it; waiting\n"
+    first_said, _ = first.communicate("go\n")
+    second_said, _ = second.communicate("go\n")
+    assert first_said.strip() == f"GOT {REQUEST.name}.plan"
+    assert second_said.strip() == f"GOT {REQUEST.name}.plan"  # and no BUILD
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"), [("die in build", set()), ("die at sync 1", {".tmp"}), ("die at sync 2", {".plan", ".tmp"})]
+)
+def test_a_killed_build_leaves_nothing_that_is_believed(tmp_path, mode, left):
+    process = _process(tmp_path, mode)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert {path.suffix for path in tmp_path.iterdir()} == left | {".lock"}
+    cache, build = EngineCache(tmp_path), Builder()
+    assert cache.find(REQUEST) is None
+    assert cache.obtain(REQUEST, build).plan == b"plan 1 " * 1000
+    assert build.count == 1
+    assert {path.suffix for path in tmp_path.iterdir()} == {".lock", ".plan", ".json"}
+
+
+def test_who_waits_for_a_killed_build_builds_itself(tmp_path):
+    first = _process(tmp_path, "wait")
+    while first.stdout.readline() != "BUILD\n":
+        pass
+    second = _process(tmp_path, "build")
+    assert "waiting" in second.stdout.readline()
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    said, _ = second.communicate()
+    assert "BUILD" in said
+    assert f"GOT {REQUEST.name}.plan" in said

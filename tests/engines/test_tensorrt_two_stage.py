@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from sharpose.engines.memory_host import HostMemory
+from sharpose.engines.tensorrt_two_stage import DeviceTwoStage
+from sharpose.errors import EngineError, InputError
+
+
+def _fill(stages, people, seed=0):
+    rng = np.random.default_rng(seed)
+    stages.crops[:people] = rng.integers(0, 256, stages.crops[:people].shape, dtype=np.uint8)
+    return stages.crops[:people].astype(np.float32).sum(axis=(1, 2, 3))
+
+
+def _make(small_programs, *, use_graphs, max_batch=8, min_batch=1, **memory_options):
+    memory = HostMemory(**memory_options)
+    coarse, fine = small_programs(memory, max_batch=max_batch, min_batch=min_batch)
+    return DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs), memory, coarse, fine
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+@pytest.mark.parametrize("people", [1, 5, 8])
+def test_both_stages_compute_from_the_pinned_arrays(small_programs, use_graphs, people):
+    stages, *_ = _make(small_programs, use_graphs=use_graphs)
+    for seed in range(3):  # direct run, capture, launches
+        totals = _fill(stages, people, seed)
+        out = stages.run_coarse(people)
+        np.testing.assert_array_equal(out.keypoints[:, 0, 0], totals)
+        np.testing.assert_array_equal(out.quality, stages.crops[:people, 0, 0, 0].astype(np.float32) / 255)
+        np.testing.assert_array_equal(out.region_order[:, 0], totals.astype(int) % 4)
+        rows = np.arange(people - 1, -1, -1, dtype=np.int32)
+        stages.patches[:people] = np.arange(people, dtype=np.uint8)[:, None, None]
+        refined = stages.run_fine(rows)
+        expected = 5 * totals[rows] + 48 * np.arange(people) + totals[rows].astype(int) % 4
+        np.testing.assert_array_equal(refined[:, 1, 2], expected)
+    stages.close()
+
+
+def test_a_frame_without_graphs_does_these_things_in_this_order(small_programs):
+    stages, memory, *_ = _make(small_programs, use_graphs=False)
+    _fill(stages, 3)
+    memory.log.clear()
+    stages.run_coarse(3)
+    assert memory.log == [
+        "shape image 3",
+        "upload 36",  # three crops of 12 bytes
+        "coarse N=3",
+        "download 72",  # keypoints
+        "download 12",  # quality
+        "download 48",  # region order; neither features nor heatmaps
+        "record event",
+        "wait for event",
+        "run upload 36",
+        "run coarse N=3",
+        "run download 72",
+        "run download 12",
+        "run download 48",
+    ]
+    memory.log.clear()
+    stages.run_fine(np.array([2], np.int32))
+    assert [line for line in memory.log if not line.startswith("shape")][:6] == [
+        "upload 4",
+        "upload 48",
+        "fine M=1 N=8",
+        "download 24",
+        "record event",
+        "wait for event",
+    ]
+    stages.close()
+
+
+def test_nothing_is_launched_where_nobody_is_refined(small_programs):
+    stages, memory, *_ = _make(small_programs, use_graphs=True)
+    _fill(stages, 2)
+    stages.run_coarse(2)
+    memory.log.clear()
+    stages.run_coarse(2)
+    assert memory.log[:3] == ["launch graph", "record event", "wait for event"]
+    assert not any("fine" in line for line in memory.log)
+    stages.close()
+
+
+def test_shapes_are_set_only_when_they_change(small_programs):
+    stages, memory, *_ = _make(small_programs, use_graphs=False)
+    for people in (2, 2, 3):
+        stages.run_coarse(people)
+    assert [line for line in memory.log if line.startswith("shape")] == ["shape image 2", "shape image 3"]
+    stages.close()
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+def test_a_steady_state_frame_allocates_nothing(small_programs, use_graphs):
+    stages, memory, coarse, fine = _make(small_programs, use_graphs=use_graphs)
+
+    def frame(people, rows):
+        out = stages.run_coarse(people)
+        return out, stages.run_fine(np.arange(rows, dtype=np.int32))
+
+    plan = [(people, rows) for people in range(1, 9) for rows in range(1, people + 1)]
+    for people, rows in plan:
+        frame(people, rows)
+    before = (memory.allocations, coarse.contexts_made, fine.contexts_made, dict(memory.live))
+    first, _ = frame(8, 8)
+    for people, rows in plan:
+        frame(people, rows)
+    again, _ = frame(8, 8)
+    assert (memory.allocations, coarse.contexts_made, fine.contexts_made, dict(memory.live)) == before
+    assert np.shares_memory(first.keypoints, again.keypoints)  # results are views of the same pinned memory
+    stages.close()
+
+
+def test_every_bucket_is_captured_once_and_padded(small_programs):
+    stages, memory, coarse, fine = _make(small_programs, use_graphs=True)
+    for people in (5, 6, 5):
+        totals = _fill(stages, people, people)
+        np.testing.assert_array_equal(stages.run_coarse(people).keypoints[:, 0, 0], totals)
+    assert memory.log.count("capture") == 1
+    assert memory.log.count("launch graph") == 2
+    assert [line for line in memory.log if line.startswith("shape image")] == ["shape image 6"]
+    assert coarse.contexts == 1
+    stages.run_coarse(8)
+    assert coarse.contexts == 2  # a captured graph keeps its context
+    assert len({context.scratch for context in coarse.made + fine.made}) == 1  # and all share scratch memory
+    stages.close()
+
+
+def test_a_context_that_can_not_be_captured_is_run_directly(small_programs):
+    stages, memory, coarse, _ = _make(small_programs, use_graphs=True)
+    coarse.capturable = False
+    for _ in range(2):
+        totals = _fill(stages, 3)
+        np.testing.assert_array_equal(stages.run_coarse(3).keypoints[:, 0, 0], totals)
+    assert "capture" not in memory.log
+    assert memory.log.count("coarse N=3") == 2
+    stages.close()
+
+
+def test_batches_below_the_engines_smallest_are_padded(small_programs):
+    stages, memory, *_ = _make(small_programs, use_graphs=False, min_batch=4)
+    totals = _fill(stages, 2)
+    np.testing.assert_array_equal(stages.run_coarse(2).keypoints[:, 0, 0], totals)
+    assert stages.run_fine(np.array([1], np.int32)).shape == (1, 2, 3)
+    assert "coarse N=4" in memory.log
+    assert "fine M=4 N=8" in memory.log
+    stages.close()
+
+
+def test_results_survive_in_the_coarse_arrays_when_the_fine_stage_writes_its_own(small_programs):
+    stages, *_ = _make(small_programs, use_graphs=False)
+    totals = _fill(stages, 2)
+    out = stages.run_coarse(2)
+    stages.run_fine(np.array([0, 1], np.int32))
+    np.testing.assert_array_equal(out.keypoints[:, 0, 0], totals)
+    stages.close()
+
+
+@pytest.mark.parametrize("people", [0, 9, -1])
+def test_too_few_or_too_many_people_are_refused(small_programs, people):
+    stages, *_ = _make(small_programs, use_graphs=False)
+    with pytest.raises(InputError, match=f"expected 1 to 8 people, got {people}"):
+        stages.run_coarse(people)
+    stages.close()
+
+
+@pytest.mark.parametrize("rows", [[3], [-1], [0, 7], []])
+def test_rows_outside_the_batch_are_refused_before_the_device_sees_them(small_programs, rows):
+    stages, memory, *_ = _make(small_programs, use_graphs=False)
+    stages.run_coarse(3)
+    memory.log.clear()
+    with pytest.raises(InputError, match="run_fine: expected"):
+        stages.run_fine(np.array(rows, np.int32))
+    assert memory.log == []
+    stages.close()
+
+
+def test_the_fine_stage_wants_a_coarse_batch_that_succeeded(small_programs):
+    stages, _, coarse, _ = _make(small_programs, use_graphs=False)
+    with pytest.raises(EngineError, match="expected a coarse batch before it"):
+        stages.run_fine(np.array([0], np.int32))
+    stages.run_coarse(1)
+    coarse.fail = True
+    with pytest.raises(EngineError, match="the run failed"):
+        stages.run_coarse(2)
+    with pytest.raises(EngineError, match="expected a coarse batch before it"):
+        stages.run_fine(np.array([0], np.int32))
+    coarse.fail = False
+    totals = _fill(stages, 2)
+    np.testing.assert_array_equal(stages.run_coarse(2).keypoints[:, 0, 0], totals)
+    stages.close()
+
+
+def _live(memory):
+    gc.collect()
+    return {kind: count for kind, count in memory.live.items() if count}
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+def test_close_frees_everything_and_may_be_called_twice(small_programs, use_graphs):
+    stages, memory, coarse, fine = _make(small_programs, use_graphs=use_graphs)
+    stages.run_coarse(3)
+    stages.run_fine(np.array([0, 2], np.int32))
+    stages.close()
+    stages.close()
+    assert (coarse.closed, fine.closed, memory.closed) == (1, 1, True)
+    with pytest.raises(EngineError, match="closed"):
+        stages.run_coarse(1)
+    with pytest.raises(EngineError, match="closed"):
+        stages.run_fine(np.array([0], np.int32))
+    del stages
+    assert _live(memory) == {}
+
+
+def test_arrays_that_were_handed_out_outlive_the_engines(small_programs):
+    stages, memory, *_ = _make(small_programs, use_graphs=False)
+    totals = _fill(stages, 2)
+    crops, keypoints = stages.crops, stages.run_coarse(2).keypoints
+    stages.close()
+    np.testing.assert_array_equal(keypoints[:, 0, 0], totals)
+    assert crops[0].any()
+    assert memory.live["pinned"] > 0
+
+
+@pytest.mark.parametrize("fail_after", range(19))
+def test_an_allocation_that_fails_leaves_nothing_behind(small_programs, fail_after):
+    memory = HostMemory(fail_after=fail_after)
+    coarse, fine = small_programs(memory)
+    with pytest.raises(EngineError, match="out of memory"):
+        DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+    assert (coarse.closed, fine.closed, memory.closed) == (1, 1, True)
+    assert _live(memory) == {}
+
+
+def test_stages_that_do_not_fit_each_other_are_refused(small_programs):
+    memory = HostMemory()
+    coarse, fine = small_programs(memory)
+    half = coarse.outputs["region_features"]
+    coarse.outputs["region_features"] = type(half)(half.name, np.dtype("float16"), half.shape)
+    with pytest.raises(EngineError, match="coarse gives region_features float16"):
+        DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+    assert _live(memory) == {}
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(tiny_bundle, bundle_programs, use_graphs):
+    from sharpose.bundle import open_bundle
+    from sharpose.engines.load import load_two_stage
+    from sharpose.runtime.pipeline import PoseEstimator
+
+    bundle = open_bundle(tiny_bundle)
+    memory = HostMemory()
+    coarse, fine = bundle_programs(tiny_bundle, memory)
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    boxes = np.array([[10, 5, 60, 110], [40, 20, 150, 118], [0, 0, 159, 119]], np.float32)
+    stages = DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs)
+    with (
+        PoseEstimator(bundle, load_two_stage(bundle, threads=1)) as expected,
+        PoseEstimator(bundle, stages) as estimator,
+    ):
+        want = expected(image, boxes, rows=[2, 0])
+        for _ in range(2):
+            found = estimator(image, boxes, rows=[2, 0])
+            np.testing.assert_allclose(found.keypoints, want.keypoints, atol=1e-3)
+            np.testing.assert_allclose(found.quality, want.quality, atol=1e-5)
+            np.testing.assert_array_equal(found.refined, [True, False, True])
