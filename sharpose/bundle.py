@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sharpose.config import ModelConfig, describe_validation_error
 from sharpose.errors import BundleError, ConfigError
@@ -101,19 +102,37 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"bundle {folder}: no {MANIFEST_NAME} in it; expected a folder written by sharpose-export")
     try:
         values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"bundle {folder}: {MANIFEST_NAME} can't be read as JSON ({error})") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:  # True and 1.0 equal 1
         raise BundleError(
             f"bundle {folder}: expected schema_version {SCHEMA_VERSION}, got {version!r}; "
             "export it again with this version"
         )
     try:
-        return Manifest.model_validate(values)
+        manifest = Manifest.model_validate(values)
     except (ValidationError, ConfigError) as error:
         reason = describe_validation_error(error) if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"bundle {folder}: {MANIFEST_NAME}: {reason}") from error
+    for key in _left_out(manifest):
+        raise BundleError(f"bundle {folder}: {MANIFEST_NAME}: {key}: missing key")
+    return manifest
+
+
+def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Keys that fell back to a default; that is for YAML files and for code, a bundle says everything."""
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            if name not in value.model_fields_set:
+                yield ".".join((*path, name))
+            yield from _left_out(getattr(value, name), (*path, name))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _left_out(item, (*path, str(name)))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _left_out(item, (*path, str(index)))
 
 
 def _check_locations(folder: Path, graph: str, weights: str) -> None:

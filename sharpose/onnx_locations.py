@@ -13,9 +13,10 @@ from sharpose.errors import BundleError
 
 __all__ = ["external_data_locations"]
 
-_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
+_TRAINING_INITIALIZATION, _TRAINING_ALGORITHM = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
-_FUNCTION_NODE = 7
+_FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
@@ -24,10 +25,12 @@ _TENSOR_EXTERNAL_DATA = 13
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _GRAPH, _NODE, _ATTRIBUTE, _SPARSE, _TENSOR, _FUNCTION = "graph", "node", "attribute", "sparse", "tensor", "function"
+_TRAINING = "training"
 _CHILDREN: dict[str, dict[int, str]] = {
-    "model": {_MODEL_GRAPH: _GRAPH, _MODEL_FUNCTIONS: _FUNCTION},
+    "model": {_MODEL_GRAPH: _GRAPH, _MODEL_TRAINING: _TRAINING, _MODEL_FUNCTIONS: _FUNCTION},
+    _TRAINING: {_TRAINING_INITIALIZATION: _GRAPH, _TRAINING_ALGORITHM: _GRAPH},
     _GRAPH: {_GRAPH_NODE: _NODE, _GRAPH_INITIALIZER: _TENSOR, _GRAPH_SPARSE_INITIALIZER: _SPARSE},
-    _FUNCTION: {_FUNCTION_NODE: _NODE},
+    _FUNCTION: {_FUNCTION_NODE: _NODE, _FUNCTION_ATTRIBUTE: _ATTRIBUTE},
     _NODE: {_NODE_ATTRIBUTE: _ATTRIBUTE},
     _ATTRIBUTE: {
         _ATTRIBUTE_TENSOR: _TENSOR,
@@ -67,6 +70,8 @@ def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryv
     position, end = 0, len(message)
     while position < end:
         tag, position = _varint(message, position)
+        if tag >> 32:  # some readers drop the upper bits, and would see a field that we don't
+            raise BundleError("not an ONNX file: a field number is out of range")
         wire_type = tag & 7
         if wire_type == 0:
             _, position = _varint(message, position)
