@@ -44,8 +44,8 @@ class VideoSink:
 
     Args:
         path: Ends in `.mp4`, `.mov` or `.mkv`. Without a record it is never made.
-        frame_rate: Nominal frames a second, for the header and how long the last picture stands; None: as long as
-            the one before it.
+        frame_rate: Nominal frames a second, for the header, and for how long a single picture stands; the last of
+            several stands as long as the one before it.
 
     Raises:
         InputError: the path has another suffix, or the rate is not positive.
@@ -142,7 +142,7 @@ class VideoSink:
             np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8), format="yuv420p"
         )
         stamp = max(round((time - self._start) * _TICKS), self._last_stamp + _MIN_STEP)
-        if self._rate is None and self._last_stamp >= 0:
+        if self._last_stamp >= 0:  # headers lie about the rate: the last step is known
             self._last_duration = stamp - self._last_stamp
         self._last_stamp = stamp
         frame.pts = stamp
