@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sharpose.errors import EngineError
 
-__all__ = ["DEVICE_KINDS", "Device", "parse_device"]
+__all__ = ["DEVICE_KINDS", "Device", "onnxruntime_device", "parse_device"]
 
 DEVICE_KINDS = ("cpu", "cuda", "tensorrt", "ort-tensorrt")
 
@@ -29,3 +29,9 @@ def parse_device(text: str) -> Device:
     if match is None or (match[1] == "cpu" and match[2] is not None):
         raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got {text!r}")
     return Device(match[1], int(match[2] or 0))
+
+
+def onnxruntime_device(text: str) -> str:
+    """Where ONNX Runtime runs other graphs (a detector) beside a device: the same GPU, or the device itself."""
+    device = parse_device(text)
+    return str(Device("cuda", device.index)) if device.kind == "tensorrt" else str(device)

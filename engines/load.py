@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sharpose.bundle import Bundle
 from sharpose.engines.devices import parse_device
+from sharpose.engines.onnxrt import OnnxRuntimeEngine
 from sharpose.engines.tensorrt_load import TensorRtSettings, load_tensorrt_two_stage
 from sharpose.engines.two_stage import HostTwoStage, TwoStage
 
@@ -27,8 +28,6 @@ def load_two_stage(
     where = parse_device(device)
     if where.kind == "tensorrt":
         return load_tensorrt_two_stage(bundle, where, tensorrt or TensorRtSettings())
-    from sharpose.engines.onnxrt import OnnxRuntimeEngine
-
     max_batch = bundle.manifest.max_batch
     coarse, fine = (
         OnnxRuntimeEngine(*bundle.graph(stage), max_batch, device=device, threads=threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +15,25 @@ from sharpose.engines.gpu import Gpu, probe_gpu
 from sharpose.engines.memory import Memory
 from sharpose.engines.memory_select import open_memory
 from sharpose.engines.sidecar import StoredEngine
-from sharpose.engines.tensorrt_build import ENGINES_FOLDER, build_engine, describe_options, is_portable
+from sharpose.engines.tensorrt_build import (
+    ENGINES_FOLDER,
+    BuiltEngine,
+    build_engine,
+    describe_options,
+    is_portable,
+)
 from sharpose.engines.tensorrt_engine import DeviceEngine
 from sharpose.engines.tensorrt_flavour import TensorRtFlavour, find_flavour
 from sharpose.engines.tensorrt_options import BuildOptions, check_options
-from sharpose.engines.tensorrt_progress import BuildProgress
+from sharpose.engines.tensorrt_progress import OnBuildProgress
 from sharpose.engines.tensorrt_run import TensorRtProgram
 from sharpose.engines.tensorrt_two_stage import DeviceTwoStage
 from sharpose.errors import EngineError
 from sharpose.manifest import Precision
 
 __all__ = ["TensorRtSettings", "choose_precision", "load_tensorrt_engine", "load_tensorrt_two_stage"]
+
+_log = logging.getLogger("sharpose.tensorrt")
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,8 @@ class TensorRtSettings:
         flavour: `tensorrt` or `tensorrt_rtx`; the first that loads if None.
         precision: Which of the bundle's graphs; fp16 where it has them, else fp32, if None.
         options: The builder's; if None, the default ones, and engines of the bundle's own folder with whatever options.
-        on_progress: Told how far a build is.
-        say: Told in a line what is being done.
+        on_progress: Told how far a build is; a bar on stderr, where that is a terminal, if None.
+        say: Told in a line what is being done; logged if None.
     """
 
     engine_cache: Path | None = None
@@ -47,8 +57,8 @@ class TensorRtSettings:
     flavour: str | None = None
     precision: Precision | None = None
     options: BuildOptions | None = None
-    on_progress: Callable[[BuildProgress], None] = lambda progress: None
-    say: Callable[[str], None] = lambda line: None
+    on_progress: OnBuildProgress | None = None
+    say: Callable[[str], None] | None = None
 
 
 def choose_precision(bundle: Bundle, asked: Precision | None = None) -> Precision:
@@ -74,7 +84,7 @@ def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSe
             raise EngineError(
                 f"--cuda-graphs: {memory.name} has none; use --cuda-bindings cuda-python, or --no-cuda-graphs"
             )
-        settings.say(
+        loader.say(
             f"{loader.flavour}, {loader.precision} graphs, {loader.gpu.name}, {memory.name}, "
             f"CUDA graphs {'on' if use_graphs else 'off'}"
         )
@@ -110,7 +120,8 @@ class _Loader:
         self._settings = settings
         self._options = settings.options or BuildOptions(max_batch=bundle.manifest.max_batch)
         check_options(self._options, self.flavour)
-        self._cache = EngineCache(settings.engine_cache, settings.say)
+        self.say: Callable[[str], None] = settings.say or _log.info
+        self._cache = EngineCache(settings.engine_cache, self.say)
 
     def program(self, stage: str, *, specialize: bool) -> TensorRtProgram:
         """A stage's engine, loaded. One that doesn't load is built anew, once."""
@@ -121,7 +132,7 @@ class _Loader:
         except EngineError as error:
             if not self._cache.discard(engine):
                 own = None  # the bundle's engine isn't ours to remove
-            self._settings.say(f"{stage} engine: {error}; trying another")
+            self.say(f"{stage} engine: {error}; trying another")
         return self._load(self._obtain(stage, own), stage, specialize)
 
     def _load(self, engine: StoredEngine, stage: str, specialize: bool) -> TensorRtProgram:
@@ -143,16 +154,13 @@ class _Loader:
             any_options=self._settings.options is None,
             portable=is_portable(self.flavour, self.gpu),
         )
-        return self._cache.obtain(
-            request,
-            lambda: build_engine(
-                self._bundle,
-                stage,
-                self.precision,
-                self._options,
-                self._settings.on_progress,
-                flavour=self.flavour,
-                gpu=self.gpu,
-            ),
-            own,
-        )
+        return self._cache.obtain(request, lambda: self._build(stage), own)
+
+    def _build(self, stage: str) -> BuiltEngine:
+        from sharpose.engines.build_bar import build_bar
+
+        tell = self._settings.on_progress
+        with build_bar() if tell is None else contextlib.nullcontext(tell) as on_progress:
+            return build_engine(
+                self._bundle, stage, self.precision, self._options, on_progress, flavour=self.flavour, gpu=self.gpu
+            )

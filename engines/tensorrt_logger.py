@@ -22,7 +22,7 @@ def tensorrt_logger(flavour: TensorRtFlavour) -> Untyped:
     """The one logger of a flavour: TensorRT keeps the first it is given and complains about others."""
     base: type[Untyped] = flavour.module.ILogger
 
-    class _Logger(base):  # type: ignore[valid-type,misc]  # its base is known at run time only
+    class _Logger(base):  # type: ignore[misc]  # its base is known at run time only
         def __init__(self) -> None:
             base.__init__(self)
 

@@ -92,7 +92,7 @@ def progress_monitor(flavour: TensorRtFlavour, stage: str, on_progress: OnBuildP
     """
     base: type[Untyped] = flavour.module.IProgressMonitor
 
-    class _Monitor(base):  # type: ignore[valid-type,misc]  # its base is known at run time only
+    class _Monitor(base):  # type: ignore[misc]  # its base is known at run time only
         def __init__(self) -> None:
             base.__init__(self)
             self.failure: BaseException | None = None
@@ -100,27 +100,22 @@ def progress_monitor(flavour: TensorRtFlavour, stage: str, on_progress: OnBuildP
             self._lock = threading.Lock()  # TensorRT may call from several threads
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                self._tree.start(phase_name, parent_phase, num_steps)
-                self._tell(phase_name)
+            self._tell(phase_name, lambda: self._tree.start(phase_name, parent_phase, num_steps))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
-                self._tree.step(phase_name, step)
-                self._tell(phase_name)
-                return self.failure is None
+            self._tell(phase_name, lambda: self._tree.step(phase_name, step))
+            return self.failure is None
 
         def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
-                self._tree.finish(phase_name)
-                self._tell(phase_name)
+            self._tell(phase_name, lambda: self._tree.finish(phase_name))
 
-        def _tell(self, phase: str) -> None:
-            if self.failure is not None:
-                return
+        def _tell(self, phase: str, change: Callable[[], None]) -> None:
             try:
-                on_progress(BuildProgress(stage, phase, self._tree.fraction))
+                with self._lock:
+                    change()
+                    if self.failure is None:
+                        on_progress(BuildProgress(stage, phase, self._tree.fraction))
             except BaseException as failure:
-                self.failure = failure
+                self.failure = self.failure or failure
 
     return _Monitor()

@@ -35,8 +35,17 @@ _FILE = click.Path(path_type=Path)
     help="Who the fine stage looks at: those of low quality, everybody or nobody.",
 )
 @click.option("--quality-threshold", type=float, help="Refine people below it; the bundle's own if left out.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda[:i] or ort-tensorrt[:i].")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
+@click.option("--engine-cache", type=_FILE, help="Folder of TensorRT engines; ~/.cache/sharpose if left out.")
+@click.option(
+    "--cuda-bindings",
+    type=click.Choice(["cuda-python", "pycuda"]),
+    help="With TensorRT; the first that is installed if left out.",
+)
+@click.option(
+    "--cuda-graphs/--no-cuda-graphs", default=None, help="With TensorRT; where the bindings have them if left out."
+)
 @click.option("--max-people", type=click.IntRange(1), help="Only so many a frame, the best boxes first.")
 @click.option("--kpt-thr", type=float, default=0.3, show_default=True, help="Draw keypoints of at least this score.")
 @click.option("--output", type=_FILE, help="Annotated H.264 video (.mp4, .mkv or .mov).")
@@ -53,6 +62,9 @@ def command(
     quality_threshold: float | None,
     device: str,
     threads: int | None,
+    engine_cache: Path | None,
+    cuda_bindings: str | None,
+    cuda_graphs: bool | None,
     max_people: int | None,
     kpt_thr: float,
     output: Path | None,
@@ -75,10 +87,13 @@ def command(
     outputs = [path for path in (output, json_file, coco_file) if path is not None]
     _check_outputs(source_name, bundle, [path for path in (boxes_file, detector_file) if path is not None], outputs)
 
+    _check_tensorrt_options(device, engine_cache, cuda_bindings, cuda_graphs)
+
     from functools import partial
 
     from rich.console import Console
 
+    from sharpose.engines.tensorrt_load import TensorRtSettings
     from sharpose.runtime.draw import draw_poses
     from sharpose.runtime.gate import check_refine
     from sharpose.runtime.pipeline import PoseEstimator
@@ -90,7 +105,17 @@ def command(
 
     console, messages = Console(), Console(stderr=True)
     estimator = PoseEstimator.from_bundle(
-        bundle, device=device, refine=check_refine(refine), quality_threshold=quality_threshold, threads=threads
+        bundle,
+        device=device,
+        refine=check_refine(refine),
+        quality_threshold=quality_threshold,
+        threads=threads,
+        tensorrt=TensorRtSettings(
+            engine_cache=engine_cache,
+            cuda_bindings=cuda_bindings,
+            cuda_graphs=cuda_graphs,
+            say=lambda line: messages.print(line, highlight=False, markup=False, soft_wrap=True),
+        ),
     )
     source = open_source(source_name)
     boxes = _box_source(source, boxes_file, detector_file, full_frame, device)
@@ -125,6 +150,20 @@ def command(
     return stop.exit_code
 
 
+def _check_tensorrt_options(
+    device: str, engine_cache: Path | None, cuda_bindings: str | None, cuda_graphs: bool | None
+) -> None:
+    """Refuse TensorRT's options where they would do nothing."""
+    given = {
+        "--engine-cache": engine_cache is not None,
+        "--cuda-bindings": cuda_bindings is not None,
+        "--cuda-graphs/--no-cuda-graphs": cuda_graphs is not None,
+    }
+    for name, is_given in given.items():
+        if is_given and not device.startswith("tensorrt"):
+            raise click.UsageError(f"{name} is for --device tensorrt, got --device {device}")
+
+
 def _check_outputs(source_name: str, bundle: Path, inputs: list[Path], outputs: list[Path]) -> None:
     """Refuse outputs that would overwrite what is read, or one another."""
     if source_name.lower().startswith("file://"):
@@ -155,9 +194,10 @@ def _box_source(
             file.check_image_ids(source.image_ids)
         return FileBoxes(file)
     if detector_file is not None:
+        from sharpose.engines.devices import onnxruntime_device
         from sharpose.runtime.detector import Detector
 
-        return DetectorBoxes(Detector.from_onnx(detector_file, device=device))
+        return DetectorBoxes(Detector.from_onnx(detector_file, device=onnxruntime_device(device)))
     if full_frame:
         return FullFrame()
     if is_scene(source.name):

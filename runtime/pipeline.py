@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.tensorrt_load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
@@ -62,15 +63,17 @@ class PoseEstimator:
         refine: Refine = "auto",
         quality_threshold: float | None = None,
         threads: int | None = None,
+        tensorrt: TensorRtSettings | None = None,
     ) -> PoseEstimator:
         """An estimator for the bundle in a folder.
 
         Args:
             path: A folder written by `sharpose-export`.
-            device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
+            device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
             refine: `auto`, `always` or `never`.
             quality_threshold: The bundle's own if None.
             threads: CPU threads inside an operator; the engine's own choice if None.
+            tensorrt: Where the device is `tensorrt`: the engine cache, CUDA bindings, CUDA graphs …
 
         Raises:
             BundleError: the bundle is missing, damaged or not valid.
@@ -81,7 +84,7 @@ class PoseEstimator:
         if quality_threshold is not None:
             _check_threshold(quality_threshold)
         bundle = open_bundle(path)
-        stages = load_two_stage(bundle, device, threads=threads)
+        stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt)
         return cls(bundle, stages, refine=refine, quality_threshold=quality_threshold)
 
     @property
