@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,6 +37,9 @@ class Attention(nn.Module):
 
         Half precision would round these small numbers so far that other regions come out on top.
         """
+        if torch.is_autocast_enabled(query.device.type):  # training; autocast would make the product half again
+            with torch.autocast(query.device.type, enabled=False):
+                return self.row_attention(query, key, rows)
         scale = query.shape[-1] ** -0.5
         return (query[:, :, rows].float() @ key.transpose(-2, -1).float() * scale).softmax(dim=-1)
 
@@ -54,7 +58,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm1(x)), then x + mlp(norm2(x))."""
+    """x + attention(norm1(x)), then x + mlp(norm2(x)).
+
+    Attributes:
+        drop_path: In training, the probability with which a crop skips a branch (stochastic depth); the branches that
+            are kept are scaled up by as much. It does nothing in evaluation, and so isn't in any exported graph.
+    """
 
     def __init__(self, width: int, heads: int, mlp_hidden: int) -> None:
         super().__init__()
@@ -62,16 +71,24 @@ class Block(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width, mlp_hidden)
+        self.drop_path = 0.0
+
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + branch, the branch left out for some crops in training."""
+        if not self.training or self.drop_path == 0.0:
+            return x + branch
+        kept = 1.0 - self.drop_path
+        return x + branch * (branch.new_empty(len(x), 1, 1).bernoulli_(kept) / kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C] to [B, T, C]."""
         query, key, value = self.attn.split_heads(self.norm1(x))
-        x = x + self.attn.attend(query, key, value)
-        return x + self.mlp(self.norm2(x))
+        x = self._add(x, self.attn.attend(query, key, value))
+        return self._add(x, self.mlp(self.norm2(x)))
 
     def forward_mined(self, x: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """As `forward`, and the attention weights [B, heads, len(rows), T] of the token rows asked for."""
         query, key, value = self.attn.split_heads(self.norm1(x))
         mined = self.attn.row_attention(query, key, rows)
-        x = x + self.attn.attend(query, key, value)
-        return x + self.mlp(self.norm2(x)), mined
+        x = self._add(x, self.attn.attend(query, key, value))
+        return self._add(x, self.mlp(self.norm2(x))), mined

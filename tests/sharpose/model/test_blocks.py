@@ -41,3 +41,28 @@ def test_mining_changes_nothing_in_the_output():
 def test_layer_norms_have_the_released_epsilon():
     block = make_block()
     assert block.norm1.eps == block.norm2.eps == 1e-5
+
+
+def test_drop_path_leaves_whole_branches_out_in_training_only():
+    block, x = make_block(), torch.randn(64, 5, 24)
+    with torch.no_grad():
+        expected = block(x)
+        block.drop_path = 0.5
+        assert torch.equal(block(x), expected)
+        block.train()
+        branch = block.attn.attend(*block.attn.split_heads(block.norm1(x)))
+        taken = block._add(x, branch)
+    untouched = (taken == x).all(dim=(1, 2))
+    doubled = torch.isclose(taken, x + 2 * branch, atol=1e-6).all(dim=(1, 2))
+    assert 10 < int(untouched.sum()) < 54
+    assert torch.equal(untouched, ~doubled)
+
+
+def test_rows_are_mined_in_float32_under_autocast():
+    block, x = make_block(), torch.randn(2, 11, 24)
+    query, key, _ = block.attn.split_heads(x)
+    expected = block.attn.row_attention(query, key, slice(1, 5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mined = block.attn.row_attention(query, key, slice(1, 5))
+    assert mined.dtype == torch.float32
+    assert torch.equal(mined, expected)
