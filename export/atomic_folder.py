@@ -50,7 +50,12 @@ def atomic_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         retired = work.with_name(work.name + "-old")
         if output.exists():
             output.rename(retired)
-        work.rename(output)
+        try:
+            work.rename(output)
+        except BaseException:
+            if retired.exists() and not output.exists():
+                retired.rename(output)
+            raise
         shutil.rmtree(retired, ignore_errors=True)
     except OSError as error:
         raise ExportError(f"--output {output}: can't be written ({error.strerror or error})") from error
