@@ -1,0 +1,1 @@
+"""Labelled people and the crops that a model is trained on."""

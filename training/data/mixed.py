@@ -1,0 +1,75 @@
+"""Several datasets in one, by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sharpose.errors import InputError
+from sharpose.training.data.dataset import PoseDataset
+from sharpose.training.data.sample import Sample
+
+__all__ = ["MixedDataset"]
+
+
+class MixedDataset:
+    """Each dataset gives its share of every epoch.
+
+    A dataset with fewer people than its share is repeated; of one with more, each epoch takes others, in a shuffled
+    order that goes through all of them before any comes again.
+
+    Args:
+        parts: Datasets of one skeleton, and how much of an epoch each is (any positive unit).
+        length: People in an epoch; as many as all datasets have together if None.
+        seed: Of the order in which a dataset's people come.
+        name: For messages; the parts' names if None.
+
+    Raises:
+        InputError: no parts, a weight that isn't positive, different skeletons, or an epoch too short for a part.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[PoseDataset, float]],
+        *,
+        length: int | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        if not parts or any(not weight > 0 or weight == float("inf") for _, weight in parts):
+            raise InputError(f"mixed dataset: expected weights above 0, got {[weight for _, weight in parts]}")
+        self.skeleton = parts[0][0].skeleton
+        for dataset, _ in parts:
+            if dataset.skeleton != self.skeleton:
+                raise InputError(
+                    f"mixed dataset: expected one skeleton, got {self.skeleton.name} and {dataset.skeleton.name}"
+                )
+        self.name = name or "+".join(dataset.name for dataset, _ in parts)
+        self.parts = tuple(dataset for dataset, _ in parts)
+        self._seed = seed
+        total = sum(len(dataset) for dataset in self.parts) if length is None else length
+        shares = np.cumsum([weight for _, weight in parts])
+        self._ends = [round(total * share / shares[-1]) for share in shares]
+        self.counts = tuple(np.diff([0, *self._ends]).tolist())
+        if min(self.counts) < 1:
+            raise InputError(f"mixed dataset: an epoch of {total} leaves none for a part: {list(self.counts)}")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def part_of(self, index: int, epoch: int = 0) -> tuple[int, int]:
+        """Which part, and which of its people, `index` is in an epoch."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name}: index {index} of {len(self)}")
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        start = self._ends[part] - self.counts[part]
+        turn, place = divmod(epoch * self.counts[part] + index - start, len(self.parts[part]))
+        order = np.random.default_rng([self._seed, part, turn]).permutation(len(self.parts[part]))
+        return part, int(order[place])
+
+    def load(self, index: int, epoch: int = 0) -> Sample:
+        """See `PoseDataset.load`."""
+        part, chosen = self.part_of(index, epoch)
+        # Whatever is endless must not repeat itself: its picture depends on the epoch too.
+        return self.parts[part].load(chosen, epoch)

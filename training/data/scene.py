@@ -1,0 +1,70 @@
+"""The built-in scene as an endless dataset of people."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sharpose.errors import InputError
+from sharpose.scene import draw_person_sample
+from sharpose.skeleton import COCO17, Skeleton
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample
+
+__all__ = ["SceneDataset"]
+
+_HEIGHTS = (192, 320)  # pixels of a drawn picture, from, to
+_ASPECTS = (0.7, 1.4)  # width over height, from, to
+_COMPANIONS = (0.65, 0.25, 0.10)  # how often nobody, one or two others stand close by
+_ATTEMPTS = 16
+
+
+class SceneDataset:
+    """Drawn people with exact labels; another picture for every index and every epoch.
+
+    Args:
+        seed: Of all that is drawn; 0 or more.
+        length: How many people an epoch has.
+        name: For messages.
+
+    Raises:
+        InputError: `seed` or `length` is out of range.
+    """
+
+    def __init__(self, seed: int, length: int = 10_000, name: str = "scene") -> None:
+        if seed < 0 or length < 1:
+            raise InputError(f"scene dataset: expected seed >= 0 and length >= 1, got {seed} and {length}")
+        self.name = name
+        self.skeleton: Skeleton = COCO17
+        self._seed = seed
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def load(self, index: int, epoch: int = 0) -> Sample:
+        """See `PoseDataset.load`."""
+        number = epoch * self._length + index
+        for attempt in range(_ATTEMPTS):
+            rng = np.random.default_rng([self._seed, number, attempt])
+            height = int(rng.integers(*_HEIGHTS))
+            width = round(height * float(rng.uniform(*_ASPECTS)))
+            companions = int(rng.choice(len(_COMPANIONS), p=list(_COMPANIONS)))
+            frame = draw_person_sample(int(rng.integers(1 << 62)), (height, width), companions=companions)
+            if not len(frame.ids) or frame.ids[0] != 0:  # the person stands outside the picture
+                continue
+            box, keypoints = frame.boxes_xyxy[0], frame.keypoints[0].copy()
+            size = box[2:] - box[:2]
+            labelled = keypoints[:, 2] > 0
+            if not labelled.any() or size.min() < 1:
+                continue
+            keypoints[~labelled] = 0
+            return Sample(
+                image_bgr=frame.image,
+                box_xyxy=box,
+                keypoints=keypoints,
+                weights=labelled.astype(np.float32),
+                area=float(np.prod(size)) * UNLABELLED_AREA_SHARE,
+                image_id=number,
+                annotation_id=number,
+                source=f"scene seed {self._seed}, picture {number}",
+            )
+        raise InputError(f"scene dataset: nobody in view in {_ATTEMPTS} pictures, seed {self._seed}, index {number}")
