@@ -35,5 +35,6 @@ def half_model(model: SHaRPose) -> SHaRPose:
             "export with --precision fp32"
         )
     half = copy.deepcopy(model).half()
-    half.backbone.quality_predictor.float()
+    # A copy of the original: `.float()` would keep what `.half()` has rounded away.
+    half.backbone.quality_predictor = copy.deepcopy(model.backbone.quality_predictor)
     return half

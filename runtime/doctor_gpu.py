@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from sharpose.engines.devices import Device
 from sharpose.errors import EngineError
 from sharpose.runtime.doctor_finding import Finding
-from sharpose.runtime.doctor_host import installed
+from sharpose.runtime.doctor_host import import_problem, installed
 
 __all__ = ["check_bindings", "check_gpu", "check_onnxruntime", "check_tensorrt"]
 
@@ -119,11 +119,11 @@ def check_bindings() -> Iterator[Finding]:
     needed = frozenset({"tensorrt"})
     loaded, reasons = [], []
     for name in there:
-        reason = _import_problem(name)
-        if reason is None:
+        problem = import_problem(_BINDINGS[name][0])
+        if problem is None:
             loaded.append(name)
         else:
-            reasons.append(f"{name} doesn't load ({reason})")
+            reasons.append(f"{name} {problem}")
     if loaded:
         versions = [f"{name} {_binding_version(name)}" for name in loaded]
         yield Finding("CUDA bindings", True, ", ".join(versions + reasons), needed_by=needed)
@@ -132,16 +132,6 @@ def check_bindings() -> Iterator[Finding]:
         yield Finding(
             "CUDA bindings", False, "; ".join(reasons) or "neither cuda-python nor pycuda is installed", mend, needed
         )
-
-
-def _import_problem(binding: str) -> str | None:
-    import importlib
-
-    try:
-        importlib.import_module(_BINDINGS[binding][0])
-    except Exception as error:  # pycuda raises its own, and not only ImportError, where there is no driver
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
 
 
 def _binding_version(binding: str) -> str:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sharpose.runtime.doctor_finding import ALL_DEVICES, Finding
 
-__all__ = ["check_opencv", "check_packages", "check_python", "check_video", "installed"]
+__all__ = ["check_opencv", "check_packages", "check_python", "check_video", "import_problem", "installed"]
 
 _OLDEST_PYTHON = (3, 10)
 _PACKAGES = ("numpy", "pydantic", "click", "rich")
@@ -52,21 +52,19 @@ def check_packages() -> Iterator[Finding]:
     own = installed("sharpose")
     yield Finding("sharpose", own is not None, own or "not installed as a package", "pip install sharpose")
     for name in _PACKAGES:
-        problem = _import_problem(name)
+        problem = import_problem(name)
         text = problem or installed(name) or "of unknown version"
         yield Finding(name, problem is None, text, f"pip install --force-reinstall {name}", ALL_DEVICES)
 
 
-def _import_problem(name: str) -> str | None:
+def import_problem(name: str) -> str | None:
     """Why a module can't be imported, or None."""
     try:
         import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return "not installed"
-        return f"doesn't load ({error})"
     except Exception as error:  # a broken package raises what it likes
-        return f"doesn't load ({' '.join(str(error).split())})"
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return "not installed"
+        return f"doesn't load ({' '.join(str(error).split()) or type(error).__name__})"
     return None
 
 
