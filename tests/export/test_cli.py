@@ -1,0 +1,227 @@
+"""`sharpose-export` on the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from reference_model import reference_state
+
+from sharpose.bundle import open_bundle
+from sharpose.command import main
+from sharpose.export import bundle_export
+from sharpose.export.cli import command
+from sharpose.model import SHaRPose
+
+TINY = ["--random-weights", "--config", "sharpose_tiny_coco_256x192"]
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handler():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def export(capsys):
+    """Runs the command in this process; returns its exit code and what it wrote."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(command, [str(argument) for argument in arguments])
+        return stop.value.code, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        blocks = rng.integers(0, 255, (12, 9, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(blocks, (180, 240), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+@pytest.fixture
+def released(tmp_path, nano_config):
+    """A released-format file of the nano model with seeded random values."""
+    state = SHaRPose(nano_config).state_dict()
+    values = reference_state({key: tuple(value.shape) for key, value in state.items()})
+    path = tmp_path / "released.pth"
+    torch.save(
+        {"meta": {"epoch": 210}, "state_dict": {key: torch.from_numpy(value) for key, value in values.items()}}, path
+    )
+    return path
+
+
+def test_a_released_checkpoint_without_a_configuration(export, released, pictures, tmp_path):
+    """Opset 18 at once, to trace only one model here."""
+    output = tmp_path / "bundle"
+    code, streams = export(
+        "--checkpoint", released, "--output", output, "--images", pictures, "--opset", 18, "--max-batch", 4,
+        "--alpha", 0.25, "--strict-parity",
+    )  # fmt: skip
+    assert code == 0, streams.err
+    said = " ".join(streams.out.split())
+    assert "sharpose_c24_d2_128x96 was read off the checkpoint" in said
+    assert "assumed heads 12, quality threshold 0.99, which the file can't say" in said
+    assert "3 pictures of pictures" in said or "3 crops from" in said
+    assert "fine heatmaps" in said
+    assert f"--bundle {output}" in said
+    manifest = open_bundle(output).manifest
+    assert manifest.source == "checkpoint released.pth"
+    assert (manifest.max_batch, manifest.model.alpha, manifest.model.num_selected) == (4, 0.25, 3)
+    assert manifest.gate.chosen_by == "the model's configuration"
+    assert manifest.parity["fp32"].crops == 3
+    for stage in ("coarse", "fine"):
+        path, entry = open_bundle(output).graph(stage)
+        model = onnx.load(str(path), load_external_data=False)
+        kinds = {node.op_type for node in model.graph.node}
+        assert entry.opset == 18
+        assert "Gelu" not in kinds
+        assert {"Erf", "LayerNormalization"} <= kinds
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+@pytest.fixture
+def traced(tiny_bundle, monkeypatch):
+    """Spares the tracing: the tiny bundle's graphs come out, with a weight negated if `corrupt`."""
+
+    def prepare(corrupt=False):
+        graphs = [onnx.load(str(tiny_bundle / f"{stage}.onnx")) for stage in ("coarse", "fine")]
+        if corrupt:
+            tensor = max(graphs[1].graph.initializer, key=lambda item: len(item.raw_data))
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+        monkeypatch.setattr(bundle_export, "export_graphs", lambda *arguments, **options: tuple(graphs))
+
+    return prepare
+
+
+def test_failed_parity_prints_the_table_and_one_line_and_leaves_nothing(export, traced, pictures, tmp_path):
+    traced(corrupt=True)
+    code, streams = export(*TINY, "--output", tmp_path / "out" / "bundle", "--images", pictures)
+    assert code == 1
+    assert streams.err.startswith("error: parity of fp32 with PyTorch failed: fine heatmaps off by")
+    assert streams.err.count("\n") == 1
+    assert "fine heatmaps" in streams.out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_random_weights_are_said_and_overwrite_replaces(export, traced, pictures, tmp_path):
+    output = tmp_path / "bundle"
+    for extra in ((), ("--overwrite", "--quality-threshold", "0.5")):
+        traced()
+        code, streams = export(*TINY, "--output", output, "--images", pictures, *extra)
+        assert code == 0, streams.err
+        assert "weights: random, so the poses mean nothing" in streams.out
+    manifest = json.loads((output / "bundle.json").read_text())
+    assert manifest["source"] == "random weights, seed 0"
+    assert manifest["gate"] == {"quality_threshold": 0.5, "chosen_by": "--quality-threshold"}
+    code, streams = export(*TINY, "--output", output)
+    assert code == 2
+    assert "already exists" in streams.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "expected --checkpoint FILE"),
+        (["--checkpoint", "a.pth", "--random-weights"], "exclude each other"),
+        (["--random-weights"], "--random-weights needs --config"),
+        ([*TINY, "--size", "256"], "expected HEIGHTxWIDTH, as 256x192, got '256'"),
+        ([*TINY, "--size", "-256x192"], "HEIGHTxWIDTH"),
+        ([*TINY, "--size", "250x192"], "multiples of 32, got 250x192"),
+        ([*TINY, "--size", "0x0"], "multiples of 32, got 0x0"),
+        (["--checkpoint", "absent.pth"], "absent.pth: expected a .pth file, found nothing"),
+        (["--checkpoint", "."], "found a folder"),
+        (["--checkpoint", "notes.pth"], "notes.pth"),
+        (["--random-weights", "--config", "sharpose_huge"], "no configuration 'sharpose_huge'"),
+        (["--random-weights", "--config", "notes.pth"], "configuration notes.pth"),
+        ([*TINY, "--precision", "int8"], "int8"),
+        ([*TINY, "--max-batch", "0"], "0"),
+        ([*TINY, "--alpha", "0"], "alpha"),
+        ([*TINY, "--alpha", "1.5"], "alpha"),
+        ([*TINY, "--quality-threshold", "nan"], "quality_threshold"),
+        ([*TINY, "--quality-threshold", "high"], "high"),
+        ([*TINY, "--opset", "17", "--images", "pictures"], "expected 18 to 22, got 17"),
+        ([*TINY, "--opset", "23", "--images", "pictures"], "expected 18 to 22, got 23"),
+        ([*TINY, "--images", "absent"], "--images absent: expected a folder of pictures"),
+        ([*TINY, "--images", "empty"], "empty"),
+        ([*TINY, "--colour", "red"], "--colour"),
+        ([*TINY, "extra"], "extra"),
+    ],
+)
+def test_a_mistake_is_one_line_and_2_and_leaves_nothing(export, monkeypatch, pictures, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("notes.pth").write_text("only words\n")
+    before = sorted(tmp_path.iterdir())
+    code, streams = export(*arguments, "--output", "bundle")
+    assert code == 2, streams
+    assert streams.err.startswith("error: ")
+    assert streams.err.count("\n") == 1
+    assert words in streams.err
+    assert "Traceback" not in streams.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_output_and_a_file_in_its_place(export, tmp_path):
+    code, streams = export(*TINY)
+    assert code == 2
+    assert "--output" in streams.err
+    (tmp_path / "file").write_text("")
+    for extra in ((), ("--overwrite",)):
+        code, streams = export(*TINY, "--output", tmp_path / "file", *extra)
+        assert code == 2
+        assert streams.err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_debug_shows_the_traceback(export, tmp_path):
+    code, streams = export("--checkpoint", tmp_path / "absent.pth", "--output", tmp_path / "bundle", "--debug")
+    assert code == 2
+    assert "Traceback" in streams.err
+    assert streams.err.splitlines()[-1].startswith("error: checkpoint ")
+
+
+def test_the_installed_command_fails_in_one_line(tmp_path):
+    tool = "import sys; from sharpose.export.cli import main; sys.argv[0] = 'sharpose-export'; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", tool, "--output", str(tmp_path / "bundle")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: expected --checkpoint FILE")
+
+
+def test_help_needs_no_torch(tmp_path):
+    tool = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from sharpose.export.cli import main; "
+        "sys.argv = ['sharpose-export', '--help']; main()"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", tool], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for option in ("--checkpoint", "--config", "--output", "--size", "--max-batch", "--opset", "--strict-parity"):
+        assert option in done.stdout
+
+
+def test_what_is_not_installed_is_named(export, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, streams = export(*TINY, "--output", tmp_path / "bundle")
+    assert code == 2
+    assert streams.err == 'error: sharpose-export needs onnxscript: pip install "sharpose[export]"\n'
