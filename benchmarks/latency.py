@@ -78,8 +78,8 @@ def measure(
 
 
 def picture_with(people: int) -> tuple[npt.NDArray[np.uint8], Boxes]:
-    """A 720 x 1280 picture of the scene and `people` boxes; people are repeated where the scene shows fewer."""
-    frame = Scene(SceneConfig(seed=0, people=min(people, 16), frames=1)).frame(0)
+    """A 720 x 1280 picture of the scene, always the same, and `people` boxes in it, repeated where it has fewer."""
+    frame = Scene(SceneConfig(seed=0, people=24, frames=1)).frame(0)
     index = np.arange(people) % len(frame.boxes_xyxy)
     return frame.image, Boxes.from_xyxy(frame.boxes_xyxy[index])
 
