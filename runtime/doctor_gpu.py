@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 
 from sharpose.engines.devices import Device
@@ -71,7 +72,8 @@ def _loads(provider: str) -> bool:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     # ONNX Runtime prints when it falls back to another provider; --json wants stdout for itself.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             session = ort.InferenceSession(_IDENTITY, options, providers=[provider])
         except Exception:  # ONNX Runtime's exceptions share no public base class

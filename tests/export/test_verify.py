@@ -64,6 +64,7 @@ def _labels(folder: Path, bundle: Bundle, images: Path, joints: int = 17) -> Pat
     with PoseEstimator.from_bundle(bundle.path, threads=1) as estimator:
         for number in (1, 2):
             image = cv2.imread(str(images / f"{number}.png"))
+            assert image is not None
             height, width = image.shape[:2]
             found = estimator(np.asarray(image, np.uint8), [[0, 0, width, height]]).keypoints[0, :joints].copy()
             found[:, 2] = 2

@@ -1,0 +1,233 @@
+"""The doctor: what it says of a machine that has everything, lacks something, or has it broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sharpose.command import main as run_command
+from sharpose.engines import gpu as gpu_module
+from sharpose.engines import tensorrt_flavour
+from sharpose.engines.devices import Device, parse_device
+from sharpose.engines.gpu import Gpu
+from sharpose.errors import EngineError
+from sharpose.runtime import doctor_gpu, doctor_host
+from sharpose.runtime.doctor import command, examine, obstacles
+from sharpose.runtime.doctor_finding import ALL_DEVICES, Finding, findings_of
+
+_NO_DRIVER = "no GPU driver (libcuda.so.1 can't be loaded): install NVIDIA's driver, or use --device cpu"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[Gpu, ...]:
+        raise EngineError(_NO_DRIVER)
+
+    monkeypatch.setattr(gpu_module, "probe_gpus", refuse)
+
+
+def _by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(command, arguments)
+    captured = capsys.readouterr()
+    code = exit_info.value.code
+    assert isinstance(code, int)
+    return code, captured.out, captured.err
+
+
+def test_the_cpu_of_the_machine_that_tests_run_on_can_run(no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = _run([], capsys)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "--device cpu: can run here"
+    for name in (
+        "Python",
+        "numpy",
+        "OpenCV",
+        "PyAV",
+        "H.264 encoder",
+        "ONNX Runtime",
+        "provider cpu",
+        "GPU",
+        "TensorRT",
+    ):
+        assert name in out
+    assert len(out.splitlines()) <= 45  # one screen
+
+
+def test_a_gpu_that_is_not_there_exits_1_and_is_told_apart_from_options(
+    no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = _run(["--device", "tensorrt"], capsys)
+    assert code == 1
+    assert " NO  GPU                    no GPU driver (libcuda.so.1 can't be loaded)" in out
+    mend = next(line for line in out.splitlines() if line.endswith("install NVIDIA's driver, or use --device cpu"))
+    assert "(optional)" not in mend
+    assert "can't run here; in the way: GPU" in out.splitlines()[-1]
+
+
+def test_json_is_all_that_stdout_holds(no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _run(["--device", "cuda:1", "--json"], capsys)
+    content = json.loads(out)
+    assert (code, content["device"], content["can_run"]) == (1, "cuda:1", False)
+    (gpu,) = [item for item in content["findings"] if item["name"] == "GPU"]
+    assert gpu == {
+        "name": "GPU",
+        "found": False,
+        "text": "no GPU driver (libcuda.so.1 can't be loaded)",
+        "mend": "install NVIDIA's driver, or use --device cpu",
+        "needed_by": ["cuda", "ort-tensorrt", "tensorrt"],
+    }
+    assert json.loads(_run(["--json"], capsys)[1])["can_run"] is True
+
+
+def test_an_unknown_device_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = _run(["--device", "fpga"], capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: device: expected cpu, cuda[:i]")
+
+
+@pytest.mark.parametrize(("module", "name"), [("cv2", "OpenCV"), ("av", "PyAV"), ("onnxruntime", "ONNX Runtime")])
+def test_a_package_that_does_not_load_is_in_the_way_and_hides_nothing(
+    module: str, name: str, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    device = parse_device("cpu")
+    findings = examine(device)
+    assert name in [item.name for item in obstacles(findings, device)]
+    broken = _by_name(findings)[name]
+    assert broken.text.startswith("doesn't load (")
+    assert broken.mend is not None
+    assert "pip install" in broken.mend
+    assert _by_name(findings)["numpy"].found
+
+
+def test_numpy_that_is_not_installed_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_host, "_PACKAGES", ("numpy", "no_such_package_here"))
+    found = _by_name(list(doctor_host.check_packages()))
+    assert found["numpy"].found
+    missing = found["no_such_package_here"]
+    assert (missing.found, missing.text) == (False, "not installed")
+    assert missing.needed_by == ALL_DEVICES
+
+
+def test_a_check_that_fails_is_a_finding() -> None:
+    def broken() -> Iterator[Finding]:
+        yield Finding("first", True, "fine")
+        raise RuntimeError("two\nlines")
+
+    first, failed = findings_of("thing", broken, frozenset({"cuda"}))
+    assert first.found
+    assert (failed.name, failed.found, failed.needed_by) == ("thing", False, frozenset({"cuda"}))
+    assert failed.text == "thing couldn't be looked at: two lines"
+
+
+def test_two_opencv_packages_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"opencv-python": "4.10", "opencv-python-headless": "4.10"}
+    monkeypatch.setattr(doctor_host, "installed", both.get)
+    conflict = _by_name(list(doctor_host.check_opencv()))["OpenCV packages"]
+    assert not conflict.found
+    assert "pip uninstall opencv-python opencv-python-headless" in (conflict.mend or "")
+
+
+def test_both_onnxruntimes_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_gpu, "installed", {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}.get)
+    assert not _by_name(list(doctor_gpu.check_onnxruntime()))["ONNX Runtime packages"].found
+
+
+_BUILD = """
+  GUI:                           GTK3
+    GStreamer:                   YES (1.20.3)
+    gPhoto2:                     NO
+"""
+
+
+def test_opencvs_build_information_is_read() -> None:
+    assert doctor_host._build_option(_BUILD, "GStreamer") == "YES (1.20.3)"
+    assert doctor_host._build_option(_BUILD, "GUI") == "GTK3"
+    assert doctor_host._build_option(_BUILD.replace("YES (1.20.3)", "NO"), "GStreamer") is None
+    assert doctor_host._build_option(_BUILD.replace("GTK3", "NONE"), "GUI") is None
+    assert doctor_host._build_option("", "GUI") is None
+
+
+def test_a_missing_encoder_is_said_but_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_host, "_has_codec", lambda name, mode: mode == "r")
+    encoder = _by_name(list(doctor_host.check_video()))["H.264 encoder"]
+    assert (encoder.found, encoder.needed_by) == (False, frozenset())
+    assert "--only-binary av av" in (encoder.mend or "")
+
+
+def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    found = _by_name(list(doctor_gpu.check_onnxruntime()))
+    assert found["provider cpu"].found
+    assert not found["provider cuda"].found
+    assert "its libraries don't load" in found["provider cuda"].text
+    assert found["provider ort-tensorrt"].text == "this package has no TensorrtExecutionProvider"
+
+
+def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu(0, "NVIDIA Something", "8.9", "560.35 (CUDA 12.6)")
+    monkeypatch.setattr(gpu_module, "probe_gpus", lambda: (card,))
+    (first,) = doctor_gpu.check_gpu(Device("tensorrt", 0))
+    assert (first.name, first.found) == ("GPU 0", True)
+    assert first.text == "NVIDIA Something, compute capability 8.9, driver 560.35 (CUDA 12.6)"
+    _, wrong = doctor_gpu.check_gpu(Device("cuda", 1))
+    assert (wrong.found, wrong.text) == (False, "expected GPU 1, the driver shows 1")
+    assert "cuda" in wrong.needed_by
+
+
+def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    flavour = tensorrt_flavour.TensorRtFlavour("tensorrt_rtx", "1.7.1", None)
+    monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((flavour,), ()))
+    (found,) = doctor_gpu.check_tensorrt()
+    assert (found.found, found.text) == (True, "TensorRT-RTX 1.7.1")
+    monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((), ("TensorRT is not installed",)))
+    (missing,) = doctor_gpu.check_tensorrt()
+    assert missing.text == "TensorRT is not installed"
+    assert (missing.mend or "").startswith("JetPack has it; ")
+
+
+def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sharpose.engines import memory_select
+
+    monkeypatch.setattr(memory_select, "installed_bindings", lambda: ("cuda-python", "pycuda"))
+    problems = {"cuda.bindings.driver": None, "pycuda.driver": "doesn't load (libcuda.so.1)"}
+    monkeypatch.setattr(doctor_gpu, "import_problem", problems.__getitem__)
+    (found,) = doctor_gpu.check_bindings()
+    assert found.found
+    assert "pycuda doesn't load (libcuda.so.1)" in found.text
+    problems["cuda.bindings.driver"] = "doesn't load (no driver)"
+    (broken,) = doctor_gpu.check_bindings()
+    assert not broken.found
+    monkeypatch.setattr(memory_select, "installed_bindings", lambda: ())
+    (missing,) = doctor_gpu.check_bindings()
+    assert (missing.found, missing.mend) == (False, "pip install cuda-bindings")
+
+
+_IMPORTS = """
+import sys
+import sharpose.runtime.doctor as doctor
+heavy = {"numpy", "cv2", "av", "onnxruntime", "rich", "pydantic", "torch"} & set(sys.modules)
+assert not heavy, heavy
+from sharpose.engines.devices import parse_device
+doctor.examine(parse_device("cpu"))
+assert "torch" not in sys.modules
+"""
+
+
+def test_it_imports_nothing_heavy_and_never_torch() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", _IMPORTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
