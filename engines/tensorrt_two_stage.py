@@ -141,6 +141,8 @@ class DeviceTwoStage:
         self._closed = True
         self.crops = np.empty((0, 0, 0, 3), dtype=np.uint8)
         self.patches = np.empty((0, 0, 0), dtype=np.uint8)
+        self._rows = np.empty(0, dtype=np.int32)
+        self._fine_keypoints = np.empty((0, 0, 3), dtype=np.float32)
         self._coarse_out = {}
         # After a device fault every call fails; what went wrong has been said, and the process's end frees the rest.
         with contextlib.suppress(EngineError), self._memory.active():

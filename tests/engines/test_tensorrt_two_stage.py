@@ -206,12 +206,11 @@ def test_close_frees_everything_and_may_be_called_twice(small_programs, use_grap
     stages.close()
     stages.close()
     assert (coarse.closed, fine.closed, memory.closed) == (1, 1, True)
+    assert _live(memory) == {}
     with pytest.raises(EngineError, match="closed"):
         stages.run_coarse(1)
     with pytest.raises(EngineError, match="closed"):
         stages.run_fine(np.array([0], np.int32))
-    del stages
-    assert _live(memory) == {}
 
 
 def test_arrays_that_were_handed_out_outlive_the_engines(small_programs):

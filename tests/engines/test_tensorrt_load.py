@@ -1,0 +1,263 @@
+"""Finding, building and loading engines, with stand-ins for the GPU, TensorRT and its builder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sharpose.bundle import Bundle, open_bundle
+from sharpose.engines import tensorrt_load
+from sharpose.engines.base import specs
+from sharpose.engines.devices import parse_device
+from sharpose.engines.gpu import Gpu, probe_gpus
+from sharpose.engines.load import load_two_stage
+from sharpose.engines.memory_host import HostMemory
+from sharpose.engines.sidecar import BuiltFor, Sidecar, write_engine
+from sharpose.engines.tensorrt_flavour import TensorRtFlavour
+from sharpose.engines.tensorrt_load import TensorRtSettings, load_tensorrt_engine
+from sharpose.engines.tensorrt_options import BuildOptions
+from sharpose.errors import EngineError
+
+GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
+
+
+class Machine:
+    """A machine with a GPU and a TensorRT whose plans are plain words."""
+
+    def __init__(self, host_program):
+        self.flavour = TensorRtFlavour("tensorrt", "10.13.0", ModuleType("tensorrt"))
+        self.host_program = host_program
+        self.memories: list[HostMemory] = []
+        self.built: list[str] = []
+        self.loaded: list[str] = []
+        self.unloadable: set[bytes] = set()
+        self.has_graphs = True
+
+    def open_memory(self, index, name):
+        self.memories.append(HostMemory(has_graphs=self.has_graphs))
+        return self.memories[-1]
+
+    def build(self, bundle, stage, precision, options, on_progress, *, flavour, gpu):
+        self.built.append(stage)
+        plan = f"{stage} {len(self.built)}".encode()
+        return SimpleNamespace(plan=plan, sidecar=self.sidecar(bundle, stage, precision, options, plan))
+
+    def sidecar(self, bundle, stage, precision, options, plan, gpu=GPU):
+        return Sidecar(
+            schema_version=1,
+            sharpose_version="0",
+            stage=stage,
+            precision=precision,
+            graph_sha256=bundle.manifest.files[bundle.graph(stage, precision)[0].name],
+            weights_sha256=bundle.manifest.files["weights.bin"],
+            flavour=self.flavour.name,
+            flavour_version=self.flavour.version,
+            gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver),
+            options=tensorrt_load.describe_options(options),
+            profiles={},
+            tensors=[],
+            layers={},
+            engine_layers=None,
+            build_seconds=0.0,
+            plan_bytes=len(plan),
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+        )
+
+    def program(self, flavour, plan, entry, what, *, specialize):
+        if plan in self.unloadable:
+            raise EngineError(f"{what}: TensorRT can't load it")
+        self.loaded.append(plan.decode())
+        inputs, outputs = specs(entry)
+        self.specialized = specialize
+
+        def zeros(arrays):
+            people = len(next(iter(arrays.values())))
+            return {
+                name: np.zeros([people if isinstance(size, str) else size for size in spec.shape], spec.dtype)
+                for name, spec in outputs.items()
+            }
+
+        return self.host_program(what, self.memories[-1], inputs, outputs, zeros, max_batch=16)
+
+
+@pytest.fixture
+def machine(monkeypatch, host_program):
+    machine = Machine(host_program)
+    monkeypatch.setattr(tensorrt_load, "probe_gpu", lambda index: dataclasses.replace(GPU, index=index))
+    monkeypatch.setattr(tensorrt_load, "find_flavour", lambda name: machine.flavour)
+    monkeypatch.setattr(tensorrt_load, "open_memory", machine.open_memory)
+    monkeypatch.setattr(tensorrt_load, "build_engine", machine.build)
+    monkeypatch.setattr(tensorrt_load, "TensorRtProgram", machine.program)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle):
+    return open_bundle(tiny_bundle)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    lines: list[str] = []
+    settings = TensorRtSettings(engine_cache=tmp_path / "cache", say=lines.append)
+    object.__setattr__(settings, "lines", lines)
+    return settings
+
+
+def _load(bundle, settings, device="tensorrt:0"):
+    stages = load_two_stage(bundle, device, tensorrt=settings)
+    stages.close()
+    return stages
+
+
+def test_engines_are_built_once(machine, bundle, settings):
+    stages = _load(bundle, settings, "tensorrt")
+    assert (stages.device, stages.max_batch) == ("tensorrt:0", 16)
+    assert machine.built == ["coarse", "fine"]
+    _load(bundle, settings)
+    assert machine.built == ["coarse", "fine"]
+    assert machine.loaded == ["coarse 1", "fine 2"] * 2
+    assert settings.lines[0] == "TensorRT 10.13.0, fp32 graphs, NVIDIA H100, host, CUDA graphs on"
+    assert all(memory.closed and not +memory.live for memory in machine.memories)
+
+
+def test_another_threshold_rebuilds_nothing(machine, bundle, settings):
+    _load(bundle, settings)
+    gate = bundle.manifest.gate.model_copy(update={"quality_threshold": 0.1})
+    _load(Bundle(bundle.path, bundle.manifest.model_copy(update={"gate": gate})), settings)
+    assert machine.built == ["coarse", "fine"]
+
+
+def test_another_weight_or_option_or_version_rebuilds(machine, bundle, settings):
+    _load(bundle, settings)
+    files = bundle.manifest.files | {"weights.bin": "0" * 64}
+    _load(Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files})), settings)
+    assert len(machine.built) == 4
+    _load(bundle, dataclasses.replace(settings, options=BuildOptions(max_batch=16, opt_batch=1)))
+    assert len(machine.built) == 6
+    machine.flavour = dataclasses.replace(machine.flavour, version="10.14.0")
+    _load(bundle, settings)
+    assert len(machine.built) == 8
+
+
+def test_an_engine_that_does_not_load_is_built_anew_once(machine, bundle, settings):
+    _load(bundle, settings)
+    machine.unloadable = {b"coarse 1"}
+    _load(bundle, settings)
+    assert machine.built == ["coarse", "fine", "coarse"]
+    assert machine.loaded[-2:] == ["coarse 3", "fine 2"]
+    assert any("trying another" in line for line in settings.lines)
+    machine.unloadable = {b"coarse 3", b"coarse 4"}
+    with pytest.raises(EngineError, match="TensorRT can't load it"):
+        _load(bundle, settings)
+    assert machine.memories[-1].closed
+
+
+def _own(machine, bundle, tmp_path, gpu=GPU):
+    copy = Bundle(tmp_path / "copy", bundle.manifest)
+    for stage in ("coarse", "fine"):
+        plan = f"own {stage}".encode()
+        options = BuildOptions(max_batch=8, opt_batch=8)
+        write_engine(copy.path / "engines", stage, plan, machine.sidecar(bundle, stage, "fp32", options, plan, gpu))
+    return copy
+
+
+def test_the_bundles_own_engines_are_used_whatever_their_options(machine, bundle, settings, tmp_path):
+    _load(_own(machine, bundle, tmp_path), settings)
+    assert (machine.built, machine.loaded) == ([], ["own coarse", "own fine"])
+
+
+def test_the_bundles_own_engines_are_passed_over_where_options_were_asked_for(machine, bundle, settings, tmp_path):
+    _load(_own(machine, bundle, tmp_path), dataclasses.replace(settings, options=BuildOptions(max_batch=16)))
+    assert machine.built == ["coarse", "fine"]
+
+
+def test_a_foreign_gpus_engines_are_passed_over(machine, bundle, settings, tmp_path):
+    _load(_own(machine, bundle, tmp_path, Gpu(0, "NVIDIA A10", "8.6", "")), settings)
+    assert machine.built == ["coarse", "fine"]
+    assert any("built for GPU NVIDIA A10 (8.6), not NVIDIA H100 (9.0)" in line for line in settings.lines)
+
+
+def test_a_bundles_engine_that_does_not_load_stays_and_the_cache_builds_another(machine, bundle, settings, tmp_path):
+    machine.unloadable = {b"own coarse"}
+    copy = _own(machine, bundle, tmp_path)
+    _load(copy, settings)
+    assert (machine.built, machine.loaded) == (["coarse"], ["coarse 1", "own fine"])
+    assert (copy.path / "engines" / "coarse.json").exists()
+
+
+def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, settings):
+    _load(bundle, settings)
+    assert machine.specialized
+    _load(bundle, dataclasses.replace(settings, cuda_graphs=False))
+    assert not machine.specialized
+    machine.has_graphs = False
+    _load(bundle, settings)
+    assert "CUDA graphs off" in settings.lines[-1]
+    with pytest.raises(EngineError, match="--cuda-graphs: host has none; use --cuda-bindings cuda-python"):
+        _load(bundle, dataclasses.replace(settings, cuda_graphs=True))
+    assert machine.memories[-1].closed
+
+
+def test_one_stage_is_an_engine(machine, bundle, settings):
+    engine = load_tensorrt_engine(bundle, "coarse", parse_device("tensorrt"), settings)
+    outputs = engine.run({"image": np.ones((3, 256, 192, 3), np.uint8)}, ["quality", "heatmaps"])
+    assert outputs["quality"].shape == (3,)
+    assert outputs["heatmaps"].shape == (3, 17, 64, 48)
+    engine.close()
+    assert machine.memories[-1].closed
+
+
+def test_no_driver_is_the_first_thing_said(bundle, monkeypatch):
+    def missing(index):
+        raise EngineError("no GPU driver (libcuda.so.1 can't be loaded)")
+
+    monkeypatch.setattr(tensorrt_load, "probe_gpu", missing)
+    monkeypatch.setattr(tensorrt_load, "find_flavour", lambda name: pytest.fail("asked for TensorRT"))
+    with pytest.raises(EngineError, match=r"^no GPU driver"):
+        load_two_stage(bundle, "tensorrt")
+
+
+def test_a_gpu_without_tensorrt_says_how_to_get_it(bundle, monkeypatch):
+    monkeypatch.setattr(tensorrt_load, "probe_gpu", lambda index: GPU)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    with pytest.raises(EngineError, match=r"TensorRT can't be used .*pip install tensorrt-rtx-cu13-libs"):
+        load_two_stage(bundle, "tensorrt")
+
+
+def _has_gpu() -> bool:
+    try:
+        return bool(probe_gpus())
+    except EngineError:
+        return False
+
+
+@pytest.mark.skipif(_has_gpu(), reason="there is a GPU")
+def test_the_command_says_in_one_line_that_there_is_no_driver(tiny_bundle):
+    command = "from sharpose.runtime.cli import main; main()"
+    arguments = ["scene", "--bundle", str(tiny_bundle), "--device", "tensorrt"]
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", command, *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: no GPU driver (libcuda.so.1 can't be loaded)")
+
+
+def test_tensorrts_options_want_its_device(tiny_bundle):
+    import click
+    from click.testing import CliRunner
+
+    from sharpose.runtime.cli import command
+
+    for option in (["--engine-cache", "x"], ["--cuda-bindings", "pycuda"], ["--no-cuda-graphs"]):
+        result = CliRunner().invoke(command, ["scene", "--bundle", str(tiny_bundle), *option], standalone_mode=False)
+        assert isinstance(result.exception, click.UsageError)
+        assert "is for --device tensorrt, got --device cpu" in str(result.exception)
