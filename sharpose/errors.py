@@ -59,3 +59,9 @@ class SinkError(SharposeError):
     """A result can't be written; what was written before stays readable."""
 
     exit_code = 3
+
+
+class TrainingError(SharposeError):
+    """Training can't go on (a loss that isn't a number); the last checkpoint is untouched."""
+
+    exit_code = 3

@@ -38,7 +38,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0][:160]
         kept = "; the earlier one is untouched" if path.exists() else ""
-        raise SinkError(f"{path}: can't be written ({reason}){kept}; free some space and go on with --resume") from error
+        raise SinkError(
+            f"{path}: can't be written ({reason}){kept}; free some space and go on with --resume"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

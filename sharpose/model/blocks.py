@@ -74,7 +74,7 @@ class Block(nn.Module):
         self.drop_path = 0.0
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + branch, the branch left out for some crops in training."""
+        """Add a branch, leaving it out for some crops in training."""
         if not self.training or self.drop_path == 0.0:
             return x + branch
         kept = 1.0 - self.drop_path

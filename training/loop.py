@@ -1,0 +1,294 @@
+"""The training loop: steps, evaluations, checkpoints; and going on after a stop as if there had been none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from rich.console import Console
+
+from sharpose.errors import CheckpointError, ConfigError
+from sharpose.model import SHaRPose
+from sharpose.runtime.stopping import StopRequest
+from sharpose.training.checkpointing import RunFolder, TrainingState, refuse_broken_weights, take_rank_state
+from sharpose.training.data.batch import Batch
+from sharpose.training.data.dataset import PoseDataset
+from sharpose.training.data.loader import CropLoader
+from sharpose.training.distributed import Ranks
+from sharpose.training.ema import WeightAverage
+from sharpose.training.network import TrainingNetwork, recompute_blocks, set_drop_path
+from sharpose.training.objective import Objective
+from sharpose.training.progress import training_progress
+from sharpose.training.recipe import Recipe
+from sharpose.training.records import JsonLinesLog, Log, TensorBoardLog
+from sharpose.training.sheets import prediction_sheet, region_sheet, write_sheet
+from sharpose.training.stepper import Stepper
+from sharpose.training.validation import Validation, Validator
+
+__all__ = ["Trainer"]
+
+# What may differ between a run and its continuation: it changes what is written or how fast, not what is learnt.
+_FREE_KEYS = ("evaluate_every", "checkpoint_every", "log_every", "tensorboard", "workers")
+
+
+class Trainer:
+    """A run.
+
+    Args:
+        recipe: What to do.
+        model: With its start; trained in place.
+        train: Who to learn from.
+        evaluation: Who to evaluate on; None leaves evaluations out, and no best model is kept.
+        folder: Where everything is written.
+        ranks: This process among its like.
+        say: Called with a line for the user; on the first process only.
+
+    Attributes:
+        step: Optimiser steps done.
+        steps_per_epoch: How many make an epoch.
+        best: The best evaluation's score; None before the first.
+
+    Raises:
+        InputError: there are fewer people than a batch.
+        ConfigError: the batch can't be shared by the processes.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: SHaRPose,
+        train: PoseDataset,
+        evaluation: PoseDataset | None,
+        folder: RunFolder,
+        ranks: Ranks,
+        say: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.ranks, self.folder, self._say = recipe, ranks, folder, say
+        config = recipe.model
+        batch_size = recipe.batch_of_rank(ranks.world_size)
+        self.loader = CropLoader(
+            train,
+            recipe.data.augmentation,
+            config.crop_size,
+            config.heatmap_size,
+            recipe.data.sigma,
+            batch_size=batch_size,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            max_undecodable=recipe.data.max_undecodable,
+            pin_memory=ranks.device.type == "cuda",
+        )
+        self.validator = None
+        if evaluation is not None:
+            self.validator = Validator(evaluation, config, recipe.data, batch_size, recipe.workers, ranks)
+        self.network = TrainingNetwork(model, dense=recipe.loss.dense > 0).to(ranks.device).train()
+        set_drop_path(model, recipe.drop_path)
+        if recipe.gradient_checkpointing:
+            recompute_blocks(model)
+        self.objective = Objective(recipe.loss, config, ranks.device)
+        self.stepper = Stepper(recipe, self.network, self.objective, ranks)
+        self.average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay is not None else None
+        self.steps_per_epoch = max(len(self.loader) // recipe.accumulate, 1)
+        self.step = 0
+        self.best: float | None = None
+        self._window: dict[str, float] = {}
+        # From here on chance is each process's own (drop path); the start above is the same for all.
+        torch.manual_seed(recipe.seed + 7919 * (ranks.rank + 1))
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole run."""
+        return self.recipe.schedule.epochs * self.steps_per_epoch
+
+    def resume(self) -> None:
+        """Go on where the folder's run stopped.
+
+        Raises:
+            CheckpointError: its state can't be read or doesn't fit.
+            ConfigError: it was run with another recipe or another number of processes.
+        """
+        state = self.folder.read_state()
+        self._check_recipe(state)
+        try:
+            self.network.load_state_dict(state.network)
+            self.stepper.optimizer.load_state_dict(state.optimizer)
+            self.stepper.scaler.load_state_dict(state.scaler)
+            if self.average is not None and state.average is not None:
+                self.average.load_state(state.average["steps"], state.average["weights"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"{self.folder.state}: doesn't fit this recipe's model ({reason})") from error
+        own = state.ranks[self.ranks.rank]
+        self.loader.load_state(own.loader)
+        own.restore(self.ranks.device)
+        self.step, self.best, self._window = state.step, state.best, dict(state.window)
+
+    def run(self, stop: StopRequest, console: Console) -> None:
+        """Train to the end, or until asked to stop; then everything is saved, so that `resume` goes on from there.
+
+        Args:
+            stop: Looked at after every step.
+            console: For the progress bar.
+
+        Raises:
+            TrainingError: the loss or the weights aren't numbers any more.
+            SinkError: something can't be written, as on a full disk.
+            SourceError: too many pictures can't be decoded.
+        """
+        recipe = self.recipe
+        batches = _endless(self.loader)
+        with (
+            contextlib.closing(_Logs(self._open_logs())) as logs,
+            training_progress(
+                console, self.total_steps, self.step, recipe.batch_size, shown=self.ranks.is_first
+            ) as on_step,
+        ):
+            while self.step < self.total_steps:
+                epoch = self.step // self.steps_per_epoch
+                factor = recipe.schedule.factor(self.step, self.steps_per_epoch)
+                values, stopping = self.stepper.step(batches, factor, epoch, stop=bool(stop))
+                self.step += 1
+                if self.average is not None:
+                    self.average.update(self.network.pose)
+                self._note(values)
+                rate = recipe.optimizer.learning_rate * factor
+                on_step(self.step, values["loss"], rate)
+                if self.step % recipe.log_every == 0 or self.step == self.total_steps:
+                    logs.write("train", self.step, self._take_window(rate))
+                evaluated = self._evaluate_if_due(logs)
+                every = recipe.checkpoint_every or self.steps_per_epoch
+                if evaluated or stopping or self.step % every == 0 or self.step == self.total_steps:
+                    self.save()
+                if stopping:
+                    self._say(f"stopped after step {self.step} of {self.total_steps}; go on with --resume")
+                    return
+        for message, times in self.loader.undecodable.items():
+            self._say(f"left out: {message} ({times} times)")
+
+    def save(self) -> None:
+        """Write the state, then the model of the last step (averaged, where weights are).
+
+        Raises:
+            TrainingError: the weights aren't numbers; nothing was written.
+            SinkError: something can't be written; the earlier files are untouched.
+        """
+        refuse_broken_weights(self.network, self.step)
+        ranks = self.ranks.gather(take_rank_state(self.loader.state(), self.ranks.device))
+        if not self.ranks.is_first:
+            return
+        state = TrainingState(
+            recipe=self.recipe.model_dump(mode="json"),
+            step=self.step,
+            best=self.best,
+            network=dict(self.network.state_dict()),
+            optimizer=self.stepper.optimizer.state_dict(),
+            scaler=self.stepper.scaler.state_dict(),
+            average=self.average.state() if self.average is not None else None,
+            window=self._window,
+            ranks=tuple(ranks),  # type: ignore[arg-type]
+        )
+        self.folder.save_state(state)
+        with self._averaged():
+            self.folder.save_model(self.folder.last, self.network.pose)
+
+    def _evaluate_if_due(self, logs: _Logs) -> bool:
+        epoch, inside = divmod(self.step, self.steps_per_epoch)
+        is_due = epoch % self.recipe.evaluate_every == 0 or epoch == self.recipe.schedule.epochs
+        if self.validator is None or inside or not is_due:
+            return False
+        with self._averaged():
+            found = self.validator.run(self.network, self.objective, self.stepper.autocast, epoch)
+            self._keep(found, epoch, logs)
+        return True
+
+    def _keep(self, found: Validation, epoch: int, logs: _Logs) -> None:
+        """Log an evaluation, draw its sheets, and keep the model if it is the best so far."""
+        is_best = self.best is None or found.score > self.best
+        if is_best:
+            self.best = found.score
+        if not self.ranks.is_first:
+            return
+        logs.write("evaluation", self.step, {"epoch": epoch, **found.values})
+        self._say(
+            f"epoch {epoch}: "
+            + ", ".join(f"{name} {value:.4f}" for name, value in found.values.items() if "pck" in name)
+            + (" (best)" if is_best else "")
+        )
+        if found.shown is not None:
+            shown, config, name = found.shown, self.recipe.model, f"epoch_{epoch:04d}"
+            pictures = self.folder.path / "pictures"
+            sheet = prediction_sheet(shown.crops, shown.labels, shown.predictions, config.skeleton)
+            write_sheet(pictures / f"{name}_predictions.jpg", sheet)
+            write_sheet(
+                pictures / f"{name}_regions.jpg", region_sheet(shown.crops, shown.region_order, config.num_selected)
+            )
+        if is_best:
+            refuse_broken_weights(self.network, self.step)
+            self.folder.save_model(self.folder.best, self.network.pose)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        with self.average.applied_to(self.network.pose) if self.average is not None else contextlib.nullcontext():
+            yield
+
+    def _note(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._window[name] = self._window.get(name, 0.0) + value
+        self._window["steps"] = self._window.get("steps", 0.0) + 1
+
+    def _take_window(self, rate: float) -> dict[str, float]:
+        """Means since the last line of the log."""
+        steps = self._window.pop("steps")
+        means = {name: value / steps for name, value in self._window.items()}
+        self._window = {}
+        return {"epoch": (self.step - 1) // self.steps_per_epoch, "learning_rate": rate, **means}
+
+    def _open_logs(self) -> list[Log]:
+        if not self.ranks.is_first:
+            return []
+        logs: list[Log] = [JsonLinesLog(self.folder.log, self.step)]
+        if self.recipe.tensorboard:
+            logs.append(TensorBoardLog(self.folder.path / "tensorboard", self.step))
+        return logs
+
+    def _check_recipe(self, state: TrainingState) -> None:
+        own, saved = self.recipe.model_dump(mode="json"), state.recipe
+        differing = [key for key in own if key not in _FREE_KEYS and own[key] != saved.get(key)]
+        if differing:
+            raise ConfigError(
+                f"--resume: the run in {self.folder.path} has another {', '.join(differing)}; resume with its own "
+                "recipe, or begin a run in another folder with --init"
+            )
+        if len(state.ranks) != self.ranks.world_size:
+            raise ConfigError(
+                f"--resume: the run had {len(state.ranks)} processes, now there are {self.ranks.world_size}; start as "
+                "many, or begin a run in another folder with --init"
+            )
+
+
+class _Logs:
+    """Several logs as one."""
+
+    def __init__(self, logs: list[Log]) -> None:
+        self._logs = logs
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        for log in self._logs:
+            log.write(kind, step, values)
+
+    def close(self) -> None:
+        for log in self._logs:
+            log.close()
+
+
+def _endless(loader: CropLoader) -> Iterator[Batch]:
+    """All epochs' batches. Starting a pass draws from torch's generator, which a resumed run must not notice."""
+    while True:
+        batches = iter(loader)
+        with torch.random.fork_rng(devices=[]):
+            first = next(batches)
+        yield first
+        yield from batches

@@ -1,0 +1,106 @@
+"""The model as it is trained: every crop goes through both stages, and nothing is gated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sharpose.model.blocks import Block
+from sharpose.model.coarse import CoarseOutput
+from sharpose.model.fine import cut_patches
+from sharpose.model.sharpose import SHaRPose
+from sharpose.training.dense_head import DenseHead
+
+__all__ = ["TrainingNetwork", "TrainingOutput", "recompute_blocks", "set_drop_path"]
+
+
+class TrainingOutput(NamedTuple):
+    """What a batch of crops gives in training.
+
+    Attributes:
+        coarse: [B, J, h, w], heatmaps.
+        fine: [B, J, h, w], heatmaps.
+        quality: [B], predicted OKS of the coarse pose.
+        dense: [B, J, h, w], heatmaps from the patch tokens; None without an auxiliary head.
+        region_order: int64 [B, R], most relevant first.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+    quality: Tensor
+    dense: Tensor | None
+    region_order: Tensor
+
+
+class TrainingNetwork(nn.Module):
+    """A model, the auxiliary head where one is wanted, and the way through both stages.
+
+    Args:
+        pose: The model.
+        dense: Whether to learn with an auxiliary head on the patch tokens.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, pose: SHaRPose, *, dense: bool = False) -> None:
+        super().__init__()
+        self.pose = pose
+        self.dense = DenseHead(pose.config) if dense else None
+        for name, values in (("pixel_mean", pose.config.pixel_mean), ("pixel_std", pose.config.pixel_std)):
+            self.register_buffer(name, 255.0 * torch.tensor(values).reshape(3, 1, 1), persistent=False)
+        # Not submodules: their parameters are the model's, and would stand in its state twice.
+        self._coarse: tuple[Callable[[Tensor], CoarseOutput]] = (pose.coarse_stage(),)
+        self._fine: tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = (pose.fine_stage(),)
+
+    def compile_stages(self) -> None:
+        """Compile both stages; the first batches take minutes longer, the others less."""
+        self._coarse = (torch.compile(self._coarse[0]),)
+        self._fine = (torch.compile(self._fine[0]),)
+
+    def forward(self, images: Tensor) -> TrainingOutput:
+        """Crops uint8 [B, H, W, 3], RGB."""
+        pose = self.pose
+        pixels = (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+        coarse = self._coarse[0](pixels)
+        order = coarse.region_order
+        patches = cut_patches(pixels, order, pose.config.num_selected, pose.config.region_grid[1])
+        fine = self._fine[0](patches, order, coarse.region_features, coarse.region_embeddings)
+        dense = self.dense(coarse.region_features) if self.dense is not None else None
+        return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order)
+
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """All parameters, by the names that a checkpoint gives them (`dense.*` for the auxiliary head)."""
+        return [(name.removeprefix("pose."), parameter) for name, parameter in self.named_parameters()]
+
+
+def set_drop_path(model: SHaRPose, rate: float) -> None:
+    """Stochastic depth: 0 for the first block, rising by equal steps to `rate` for the last."""
+    blocks = list(model.backbone.blocks)
+    for index, block in enumerate(blocks):
+        assert isinstance(block, Block)
+        block.drop_path = rate * index / max(len(blocks) - 1, 1)
+
+
+def recompute_blocks(model: SHaRPose) -> None:
+    """Gradient checkpointing: a block's inner values are computed again in the backward pass instead of kept.
+
+    Takes about a third more time, and memory for one block instead of all.
+    """
+    for block in model.backbone.blocks:
+        assert isinstance(block, Block)
+        for name in ("forward", "forward_mined"):
+            setattr(block, name, _recomputed(getattr(block, name)))
+
+
+def _recomputed(forward: Callable[..., object]) -> Callable[..., object]:
+    def run(*arguments: object) -> object:
+        if not torch.is_grad_enabled():
+            return forward(*arguments)
+        return checkpoint(forward, *arguments, use_reentrant=False)
+
+    return run

@@ -1,0 +1,170 @@
+"""A training recipe: everything that decides what comes of a run, in one YAML file; unknown keys are refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sharpose.config import ModelConfig, describe_validation_error, load_config
+from sharpose.errors import ConfigError
+from sharpose.training.atomic_file import atomic_file
+from sharpose.training.data_recipe import DataRecipe
+from sharpose.training.objective import LossRecipe
+from sharpose.training.optimizer import OptimizerRecipe
+from sharpose.training.schedule import Schedule
+
+__all__ = ["Recipe", "StartRecipe", "list_recipes", "load_recipe", "write_recipe"]
+
+
+class StartRecipe(BaseModel):
+    """What parameters are before the first step, where --init doesn't say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sine_positions: bool = Field(default=False, description="position embeddings start as sines, not noise")
+    dct_patches: bool = Field(default=False, description="the patch projection starts as a cosine transform")
+
+
+class Recipe(BaseModel):
+    """A run. What isn't the paper's is off unless a recipe turns it on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: ModelConfig
+    data: DataRecipe
+    batch_size: int = Field(gt=0, description="people a step, over all processes and accumulated batches")
+    schedule: Schedule
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    loss: LossRecipe = LossRecipe()
+    start: StartRecipe = StartRecipe()
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block; rises linearly from 0")
+    ema_decay: float | None = Field(default=None, gt=0, lt=1, description="evaluate and keep averaged weights")
+    seed: int = Field(default=0, ge=0)
+    accumulate: int = Field(default=1, gt=0, description="batches that make one step")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = Field(default=4, ge=0, description="processes that make batches; 0 makes them in between")
+    evaluate_every: int = Field(default=10, gt=0, description="epochs")
+    checkpoint_every: int | None = Field(
+        default=None, gt=0, description="steps; an epoch if null; evaluations and the end too"
+    )
+    log_every: int = Field(default=50, gt=0, description="steps")
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} can't be shared by {self.accumulate} accumulated batches")
+        return self
+
+    def batch_of_rank(self, world_size: int) -> int:
+        """People in one batch of one process; a `ConfigError` where they can't be shared evenly."""
+        shares = self.accumulate * world_size
+        if self.batch_size % shares:
+            raise ConfigError(
+                f"batch_size {self.batch_size} can't be shared by {world_size} processes with {self.accumulate} "
+                f"batches each; give a multiple of {shares}"
+            )
+        return self.batch_size // shares
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("sharpose.configs").joinpath("recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe that comes with the package, by name, or any YAML file, by path.
+
+    Its `model` is a model configuration's name, a path (relative to the recipe), or a mapping of its fields.
+
+    Args:
+        name_or_path: Which.
+        changes: `key=value` each, the key with dots (`optimizer.learning_rate=1e-4`), the value as YAML.
+
+    Raises:
+        ConfigError: there is no such recipe, it isn't YAML, or its values are not valid.
+    """
+    text = str(name_or_path)
+    folder = Path()
+    if text in list_recipes():
+        content = resources.files("sharpose.configs").joinpath("recipes").joinpath(f"{text}.yaml").read_text("utf-8")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"no recipe {text!r}: expected a YAML file or one of {', '.join(list_recipes())}")
+        try:
+            content = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"recipe {text}: can't be read as text ({error})") from error
+        folder = path.parent
+    values = _parse(content, f"recipe {text}")
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {text}: expected a mapping of keys to values, got {type(values).__name__}")
+    for change in changes:
+        if change.startswith("model.") and isinstance(values.get("model"), str):
+            values["model"] = _model(values["model"], folder).model_dump(mode="json")
+        _apply(values, change)
+    if isinstance(values.get("model"), str):
+        values["model"] = _model(values["model"], folder)
+    return parse_recipe(values, source=text)
+
+
+def parse_recipe(values: Mapping[str, object], *, source: str) -> Recipe:
+    """A recipe from plain values; `source` names it in a `ConfigError`."""
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"recipe {source}: {describe_validation_error(error)}") from error
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Note a recipe as it is run, changes included; a `SinkError` where that fails."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
+
+
+def _model(name: str, folder: Path) -> ModelConfig:
+    beside = folder / name
+    return load_config(beside if beside.is_file() else name)
+
+
+def _parse(text: str, what: str) -> Any:  # noqa: ANN401 (whatever YAML says)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Set one `a.b.c=value`; a number in the key counts list entries."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {change}: expected key=value")
+    parts = key.split(".")
+    value = _parse(text, f"--set {change}")
+    if isinstance(value, str):  # YAML reads 1e-4 as a string
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    place: Any = values
+    for part in parts[:-1]:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            place = None
+    if isinstance(place, list) and parts[-1].isdigit() and int(parts[-1]) < len(place):
+        place[int(parts[-1])] = value
+    elif isinstance(place, dict):
+        place[parts[-1]] = value
+    else:
+        raise ConfigError(f"--set {change}: {key} is no place in the recipe")

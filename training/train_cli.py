@@ -1,0 +1,151 @@
+"""`sharpose-train`: a recipe and labelled pictures in, a checkpoint out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from sharpose.command import main as run_command
+from sharpose.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharpose.model import SHaRPose
+    from sharpose.training.recipe import Recipe
+
+__all__ = ["command", "main"]
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("recipe_name", metavar="CONFIG", required=False)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the recipe, as in optimizer.learning_rate=1e-4; may be given more than once.",
+)
+@click.option("--data", "data_folder", type=_FOLDER, help="Folder that the recipe's data paths are relative to.")
+@click.option("--work-dir", type=_FOLDER, help="Folder for checkpoints, logs and pictures.")
+@click.option("--init", "init_file", type=_FOLDER, help="Start from weights: a SHaRPose, MAE or ViTPose checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --work-dir.")
+@click.option("--device", help="cpu, cuda or cuda:INDEX.  [default: a GPU where there is one]")
+@click.option("--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def command(
+    recipe_name: str | None,
+    changes: tuple[str, ...],
+    data_folder: Path | None,
+    work_dir: Path | None,
+    init_file: Path | None,
+    resume: bool,
+    device: str | None,
+    list_them: bool,
+    debug: bool,
+) -> int:
+    """Train the model of CONFIG: a recipe's name (--list) or YAML file.
+
+    Several GPUs or machines: torchrun --nproc-per-node N --no-python sharpose-train … ; the recipe's batch_size is
+    that of all processes together, so the recipe stays the same.
+    """
+    _require_packages()
+    from sharpose.training.recipe import list_recipes, load_recipe
+
+    if list_them:
+        for name in list_recipes():
+            click.echo(name)
+        return 0
+    if recipe_name is None:
+        raise click.UsageError(f"expected CONFIG: a recipe's file, or one of {', '.join(list_recipes())}")
+    if data_folder is None or work_dir is None:
+        raise click.UsageError("expected --data DIR and --work-dir DIR")
+    if not data_folder.is_dir():
+        raise click.UsageError(f"--data {data_folder}: expected a folder")
+    if resume and init_file is not None:
+        raise click.UsageError("--resume and --init exclude each other: a resumed run has its weights")
+    return _train(load_recipe(recipe_name, changes), data_folder, work_dir, init_file, resume=resume, device=device)
+
+
+def _train(
+    recipe: Recipe, data_folder: Path, work_dir: Path, init_file: Path | None, *, resume: bool, device: str | None
+) -> int:
+    import torch
+    from rich.console import Console
+
+    from sharpose.model import SHaRPose
+    from sharpose.runtime.stopping import stop_on_signals
+    from sharpose.training.checkpointing import RunFolder
+    from sharpose.training.data_recipe import evaluation_dataset, training_dataset
+    from sharpose.training.distributed import join_ranks
+    from sharpose.training.loop import Trainer
+    from sharpose.training.recipe import write_recipe
+
+    console = Console(stderr=True)
+    with join_ranks(device) as ranks:
+
+        def say(line: str) -> None:
+            if ranks.is_first:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        folder = RunFolder(work_dir)
+        if ranks.is_first:
+            folder.prepare(resume=resume)
+        skeleton = recipe.model.skeleton
+        train = training_dataset(recipe.data, data_folder, skeleton, recipe.seed)
+        evaluation = evaluation_dataset(recipe.data, data_folder, skeleton)
+        torch.manual_seed(recipe.seed)
+        model = SHaRPose(recipe.model)
+        if not resume:
+            _start(model, recipe, init_file, say)
+        trainer = Trainer(recipe, model, train, evaluation, folder, ranks, say)
+        if resume:
+            trainer.resume()
+            say(f"going on after step {trainer.step} of {trainer.total_steps}")
+        elif ranks.is_first:
+            write_recipe(recipe, work_dir / "recipe.yaml")
+        say(
+            f"{recipe.model.name}: {len(train)} people, {trainer.steps_per_epoch} steps an epoch of {recipe.batch_size}"
+            f" people, {recipe.schedule.epochs} epochs, {ranks.world_size} x {ranks.device}, {recipe.precision}"
+        )
+        if evaluation is None:
+            say("the recipe has no data.evaluation: no evaluations, and no best.pth")
+        with stop_on_signals() as stop:
+            trainer.run(stop, console)
+        if not stop:
+            say(f"wrote {folder.last}" + (f" and {folder.best}" if folder.best.is_file() else ""))
+        return stop.exit_code
+
+
+def _start(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callable[[str], None]) -> None:
+    from sharpose.training.init_weights import init_from_file
+    from sharpose.training.starts import start_with_dct, start_with_sines
+
+    if recipe.start.sine_positions:
+        start_with_sines(model)
+    if recipe.start.dct_patches:
+        start_with_dct(model)
+    if init_file is not None:
+        for line in init_from_file(model, init_file).lines():
+            say(line)
+
+
+def _require_packages() -> None:
+    for module in ("torch", "yaml"):
+        try:
+            __import__(module)
+        except ImportError:
+            raise ConfigError(f'sharpose-train needs {module}: pip install "sharpose[train]"') from None
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_command(command)
+
+
+if __name__ == "__main__":  # torchrun -m sharpose.training.train_cli
+    main()
