@@ -142,7 +142,9 @@ def build_engine(
     started = time.perf_counter()
     parsed = parse_network(flavour, path)
     profiles = {spec.name: _profile(spec, options) for spec in parsed.inputs()}
+    tensors, layers = _tensors(parsed, entry), count_layers(parsed.layers())
     plan = _build(parsed, profiles, stage, options, on_progress, gpu)
+    del parsed  # a Jetson has no memory for the network, the plan and a loaded engine at once
     files = bundle.manifest.files
     sidecar = Sidecar(
         schema_version=1,
@@ -156,8 +158,8 @@ def build_engine(
         gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
         options=describe_options(options),
         profiles=profiles,
-        tensors=_tensors(parsed, entry),
-        layers=count_layers(parsed.layers()),
+        tensors=tensors,
+        layers=layers,
         engine_layers=_engine_layers(flavour, plan) if gpu else None,
         build_seconds=round(time.perf_counter() - started, 3),
         plan_bytes=len(plan),

@@ -105,7 +105,7 @@ class _TensorRtContext:
         with self._checked("scratch memory") as check:
             if hasattr(self._context, "set_device_memory"):
                 self._context.set_device_memory(address, nbytes)
-            else:  # before 10.4 or so
+            else:  # older versions
                 self._context.device_memory = address
             check(True)
 

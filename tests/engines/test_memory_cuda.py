@@ -1,0 +1,233 @@
+"""The CUDA bindings themselves, over a driver that isn't one: compiled from fake_libcuda.c, on host memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sharpose.engines import memory_select
+from sharpose.engines.memory_select import installed_bindings, open_memory
+from sharpose.errors import EngineError
+
+HERE = Path(__file__).parent
+
+PRELUDE = """
+import ctypes, gc, importlib.util, os, sys, threading
+sys.setdlopenflags(os.RTLD_LAZY)  # a real driver has every function that pycuda is linked with; ours, those it calls
+import numpy as np
+from sharpose.engines.memory_select import open_memory
+from sharpose.errors import EngineError
+
+def refused(function, text):
+    try:
+        function()
+    except EngineError as error:
+        assert text in str(error), error
+        return
+    raise AssertionError(f"expected an error with {text!r}")
+
+library = ctypes.CDLL("libcuda.so.1")
+def live():
+    counts = (ctypes.c_long * 8)()
+    library.fake_live(counts)
+    names = "buffers pinned streams events graphs executables contexts pushed".split()
+    return {name: count for name, count in zip(names, counts) if count}
+
+memory = open_memory(0, sys.argv[1])
+assert memory.name == sys.argv[1]
+"""
+
+COPIES = """
+with memory.active():
+    first, second = memory.device_buffer(64), memory.device_buffer(64)
+    source, target = memory.pinned((2, 8), np.float32), memory.pinned((2, 8), np.float32)
+    assert not source.any() and source.flags.c_contiguous and source.shape == (2, 8) and source.dtype == np.float32
+    assert first.address % 256 == 0 and first.nbytes == 64
+    stream, event = memory.stream(), memory.event()
+    assert stream.handle > 0
+    assert live() == dict(buffers=2, pinned=2, streams=1, events=1, contexts=1, pushed=1), live()
+    source[:] = np.arange(16).reshape(2, 8)
+    memory.upload(first, source, stream)
+    memory.copy(second, first, 64, stream)
+    memory.download(target, second, stream)
+    event.record(stream)
+    event.synchronize()
+    np.testing.assert_array_equal(target, source)
+    memory.upload(first, source[1:] * 2, stream)  # not pinned, and shorter
+    memory.download(target, first, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(target, np.concatenate([source[1:] * 2, source[1:]]))
+    refused(lambda: memory.device_buffer(1 << 31), "memory")
+
+def elsewhere():
+    with memory.active():
+        memory.upload(first, source, stream)
+        stream.synchronize()
+thread = threading.Thread(target=elsewhere)
+thread.start()
+thread.join()
+with memory.active():
+    memory.download(target, first, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(target, source)
+    for thing in (first, second, stream, event):
+        thing.free()
+        thing.free()
+del first, second, stream, event, thing, elsewhere, thread
+memory.close()
+memory.close()
+refused(lambda: memory.active().__enter__(), "closed")
+view = source[1:]
+del source, target
+gc.collect()
+assert live() == dict(pinned=1, contexts=1), live()
+assert view.sum() == 92  # pinned memory lives as long as a view of it
+del view, memory
+gc.collect()
+assert live() == {}, live()
+"""
+
+GRAPHS = """
+with memory.active():
+    buffer, stream = memory.device_buffer(16), memory.stream()
+    source, target = memory.pinned((4,), np.float32), memory.pinned((4,), np.float32)
+    def work():
+        memory.upload(buffer, source, stream)
+        memory.download(target, buffer, stream)
+    if not memory.has_graphs:
+        refused(lambda: memory.capture(stream, work), "pycuda has no CUDA graphs")
+        sys.exit()
+    graph = memory.capture(stream, work)
+    source[:] = 1
+    assert not target.any()  # captured, not done
+    for value in (2, 3):
+        source[:] = value
+        graph.launch(stream)
+        stream.synchronize()
+        assert (target == value).all()
+    def fail():
+        work()
+        raise ValueError("inside")
+    try:
+        memory.capture(stream, fail)
+    except ValueError:
+        pass
+    memory.upload(buffer, source, stream)  # the stream is no longer being captured
+    stream.synchronize()
+    assert live()["executables"] == 1 and "graphs" not in live()
+    graph.free()
+    assert "executables" not in live()
+"""
+
+TWO_STAGES = """
+from sharpose.engines.tensorrt_two_stage import DeviceTwoStage
+spec = importlib.util.spec_from_file_location("helpers", sys.argv[2])
+helpers = importlib.util.module_from_spec(spec)
+sys.modules["helpers"] = helpers
+spec.loader.exec_module(helpers)
+
+class RawContext(helpers.HostContext):
+    def execute(self, stream):
+        arrays = {}
+        program = self.program
+        for name, item in (*program.inputs.items(), *program.outputs.items()):
+            shape = helpers.shape_at(item, self.sizes)
+            count = int(np.prod(shape)) * item.dtype.itemsize
+            raw = (ctypes.c_uint8 * count).from_address(self.addresses[name])
+            arrays[name] = np.frombuffer(raw, item.dtype).reshape(shape)
+        for name, value in program.function({name: arrays[name] for name in program.inputs}).items():
+            arrays[name][...] = value
+
+class Program(helpers.HostProgram):
+    def create_context(self):
+        self.contexts += 1
+        return RawContext(self)
+
+class Log:
+    log = []
+
+def make(name, items, function):
+    inputs, outputs = ({item.name: item for item in part} for part in items)
+    return Program(name, Log, inputs, outputs, function, max_batch=8)
+
+coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
+fine = make("fine", helpers.FINE, helpers.fine_sum)
+stages = DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+allocated = live()
+for people in (3, 8, 1):
+    stages.crops[:people] = np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3)
+    stages.patches[:people] = 1
+    totals = stages.crops[:people].astype(np.float32).sum(axis=(1, 2, 3))
+    np.testing.assert_array_equal(stages.run_coarse(people).keypoints[:, 0, 0], totals)
+    refined = stages.run_fine(np.arange(people, dtype=np.int32))
+    np.testing.assert_array_equal(refined[:, 0, 0], 5 * totals + 48 + totals.astype(int) % 4)
+    assert live() == allocated
+stages.close()
+assert live() == dict(pinned=1, contexts=1), live()  # `refined` is a view of it
+del stages, memory, refined
+gc.collect()
+assert live() == {}, live()
+"""
+
+
+@pytest.fixture(scope="module")
+def fake_driver(tmp_path_factory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    library = folder / "libcuda.so.1"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, HERE / "fake_libcuda.c", "-ldl"]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("script", [COPIES, GRAPHS, TWO_STAGES], ids=["copies", "graphs", "two stages"])
+@pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
+def test_a_binding(fake_driver, binding, script):
+    if binding not in installed_bindings():
+        pytest.skip(f"{binding} is not installed")
+    environment = {**os.environ, "LD_LIBRARY_PATH": f"{fake_driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    command = [sys.executable, "-P", "-c", PRELUDE + script, binding, str(HERE / "conftest.py")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_probe_finds_the_drivers_gpu(fake_driver):
+    code = "from sharpose.engines.gpu import probe_gpus; print(*probe_gpus(), sep='\\n')"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(fake_driver)}
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "name='Fake GPU 0', compute_capability='9.0'" in result.stdout
+
+
+def test_bindings_are_chosen_by_what_is_installed(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        memory_select,
+        "_OPEN",
+        {name: lambda index, name=name: opened.append((name, index)) for name in memory_select.CUDA_BINDINGS},
+    )
+
+    def installed(*names):
+        monkeypatch.setattr(memory_select, "installed_bindings", lambda: names)
+
+    installed("cuda-python", "pycuda")
+    open_memory(1)
+    open_memory(0, "pycuda")
+    installed("pycuda")
+    open_memory(2)
+    assert opened == [("cuda-python", 1), ("pycuda", 0), ("pycuda", 2)]
+    with pytest.raises(EngineError, match="cuda-python is not installed; pip install cuda-bindings"):
+        open_memory(0, "cuda-python")
+    with pytest.raises(EngineError, match="expected cuda-python or pycuda, got 'numba'"):
+        open_memory(0, "numba")
+    installed()
+    with pytest.raises(EngineError, match="neither cuda-python nor pycuda is installed"):
+        open_memory()
