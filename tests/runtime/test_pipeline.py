@@ -226,7 +226,7 @@ def test_odd_boxes_give_finite_poses_around_them(
     bundle: Bundle, photo: npt.NDArray[np.uint8], box: list[float]
 ) -> None:
     with real_estimator(bundle, 2, "always") as estimator:
-        result = estimator(photo, [box, [10, 10, 100, 200]])
+        result = estimator(photo, np.array([box, [10, 10, 100, 200]]))
         alone = estimator(photo, [[10, 10, 100, 200]])
     assert np.isfinite(result.keypoints).all()
     assert np.isfinite(result.scores).all()
@@ -270,7 +270,7 @@ def test_from_bundle_refuses_what_is_no_bundle(tmp_path: Path) -> None:
 # -- Known answers: blobs of light -------------------------------------------------------------------------------------
 
 # A picture's height and width, a box, the blobs' radius in pixels, and where the red, green and blue one are.
-BLOBS = {
+BLOBS: dict[str, tuple[tuple[int, int], tuple[int, int, int, int], int, list[tuple[float, float]]]] = {
     "inside": ((360, 480), (100, 60, 200, 260), 4, [(140.3, 90.8), (120, 170), (185.5, 240.25)]),
     "upscaled": ((120, 160), (60, 40, 84, 76), 2, [(66.5, 46), (74.25, 58.5), (80, 70)]),
     "downscaled": ((1000, 1500), (200, 50, 900, 950), 20, [(300, 200), (560.5, 480.5), (800, 880)]),
@@ -293,7 +293,7 @@ def picture_of_blobs(size: tuple[int, int], radius: float, centers: list[tuple[f
 def test_keypoints_land_where_the_light_is(bundle: Bundle, name: str, refine: Refine) -> None:
     size, box, radius, centers = BLOBS[name]
     estimator = PoseEstimator(bundle, BlobStages(bundle), refine=refine)
-    result = estimator(picture_of_blobs(size, radius, centers), np.float32([box]))
+    result = estimator(picture_of_blobs(size, radius, centers), [box])
     assert result.refined.tolist() == [refine == "always"]
     np.testing.assert_allclose(result.keypoints[0, :3, :2], centers, atol=0.25)
     np.testing.assert_allclose(result.keypoints[0, :3, 2], 0.9 if refine == "always" else 0.5)
@@ -301,9 +301,7 @@ def test_keypoints_land_where_the_light_is(bundle: Bundle, name: str, refine: Re
 
 def test_the_crops_corners_are_the_padded_boxs_corners(bundle: Bundle) -> None:
     size, box, radius, centers = BLOBS["inside"]  # 100 x 200: higher than the crop's 3:4, so 150 x 200
-    result = PoseEstimator(bundle, BlobStages(bundle), refine="never")(
-        picture_of_blobs(size, radius, centers), np.float32([box])
-    )
+    result = PoseEstimator(bundle, BlobStages(bundle), refine="never")(picture_of_blobs(size, radius, centers), [box])
     half = 1.25 * np.array([150, 200]) / 2
     center = np.array([150, 160])
     np.testing.assert_allclose(result.keypoints[0, 3, :2], center - half, atol=1e-3)

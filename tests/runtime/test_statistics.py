@@ -15,7 +15,7 @@ from sharpose.runtime.statistics import STAGES, RunStatistics, print_statistics
 def poses(refined: list[bool], timings: StageTimings) -> PoseResult:
     people = len(refined)
     return PoseResult(
-        Boxes.from_xyxy(np.tile(np.float32([0, 0, 9, 9]), (people, 1))),
+        Boxes.from_xyxy(np.tile([0, 0, 9, 9], (people, 1))),
         np.zeros((people, 17, 3), np.float32),
         np.zeros(people, np.float32),
         np.array(refined, dtype=np.bool_),
