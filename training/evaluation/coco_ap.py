@@ -1,0 +1,101 @@
+"""COCO keypoint AP and AR through pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sharpose.errors import InputError
+from sharpose.skeleton import Skeleton
+from sharpose.training.evaluation.nms import oks_nms
+from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.predict import GatedPoses, Predictions
+
+__all__ = ["CocoScores", "coco_evaluation", "coco_results", "coco_scores"]
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """pycocotools' ten numbers, 0 to 1; -1 where there is nothing to measure (as it says it)."""
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_medium: float
+    ap_large: float
+    ar: float
+    ar50: float
+    ar75: float
+    ar_medium: float
+    ar_large: float
+
+
+def coco_results(data: EvaluationData, predictions: Predictions, poses: GatedPoses) -> list[dict[str, Any]]:
+    """COCO keypoint results after OKS-NMS, one entry a pose."""
+    category = data.document["categories"][0]["id"] if data.document is not None else 1
+    image_ids = data.people.image_ids
+    results = []
+    for image_id in dict.fromkeys(image_ids.tolist()):
+        rows = np.flatnonzero(image_ids == image_id)
+        kept = oks_nms(poses.keypoints[rows], poses.scores[rows], predictions.frame_areas[rows], data.skeleton.sigmas)
+        for row in rows[kept]:
+            x1, y1, x2, y2 = (float(value) for value in predictions.boxes_xyxy[row])
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category,
+                    "keypoints": [float(value) for value in poses.keypoints[row].ravel()],
+                    "score": float(poses.scores[row]),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                }
+            )
+    return results
+
+
+def coco_scores(
+    document: dict[str, Any], results: list[dict[str, Any]], skeleton: Skeleton, image_ids: Sequence[int]
+) -> CocoScores:
+    """The scores of results against COCO labels, over the pictures `image_ids`.
+
+    Raises:
+        InputError: pycocotools is missing, or a result is of another picture.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = coco_evaluation(document, results, skeleton, image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return CocoScores(*(float(value) for value in evaluation.stats))
+
+
+def coco_evaluation(
+    document: dict[str, Any], results: list[dict[str, Any]], skeleton: Skeleton, image_ids: Sequence[int]
+) -> Any:  # noqa: ANN401 - pycocotools has no types
+    """A `pycocotools.cocoeval.COCOeval`, set up; it prints when it is run."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise InputError('measuring AP needs pycocotools: pip install "sharpose[train]"') from None
+    unknown = {item["image_id"] for item in results} - {item["id"] for item in document["images"]}
+    if unknown:
+        raise InputError(f"results: expected pictures of the labels, got others too: {sorted(unknown)[:4]}")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = COCO(), COCO()
+        truth.dataset = copy.deepcopy(document)  # it writes into what it is given
+        truth.createIndex()
+        if results:
+            found = truth.loadRes(copy.deepcopy(results))
+        else:  # loadRes can't take nothing
+            found.dataset = {**document, "annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(truth, found, "keypoints")
+    evaluation.params.imgIds = sorted(image_ids)
+    evaluation.params.kpt_oks_sigmas = np.array(skeleton.sigmas)
+    return evaluation

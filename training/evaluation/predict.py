@@ -1,0 +1,147 @@
+"""Poses of everybody, coarse and fine, run once: every gate's result is chosen from them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
+from sharpose.heatmap import decode_heatmaps
+from sharpose.runtime.gate import Refine, gate
+from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.skeleton import Skeleton
+from sharpose.training.evaluation.flip import flip_back, mirror_crops
+from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.stages import PoseStages, StageOutputs
+
+__all__ = ["GatedPoses", "Predictions", "predict"]
+
+
+@dataclass(frozen=True)
+class GatedPoses:
+    """What a gate makes of predictions.
+
+    Attributes:
+        keypoints: float32 [n, J, 3], `x, y` in picture pixels and score.
+        scores: float32 [n], box score times the mean of the keypoint scores above 0.2.
+        refined: float64 [n], share of the passes that the fine stage ran in: 0 or 1, 0.5 too in a flip test.
+    """
+
+    keypoints: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    refined: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Coarse and fine poses of n boxes.
+
+    Attributes:
+        boxes_xyxy: float32 [n, 4].
+        box_scores: float32 [n].
+        frame_areas: float64 [n], square pixels of the crops' frames.
+        quality: float32 [n, passes], predicted quality; the second pass is the mirrored crop's, in a flip test.
+        poses: float32 [n, 2, J, 3], coarse and fine; in a flip test [n, 2, 2, J, 3], the mirrored pass last. `x, y` in
+            picture pixels and score.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    box_scores: npt.NDArray[np.float32]
+    frame_areas: npt.NDArray[np.float64]
+    quality: npt.NDArray[np.float32]
+    poses: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+    def gated(self, refine: Refine, threshold: float) -> GatedPoses:
+        """The poses that come out where each pass asks the gate by itself, as the released flip test does."""
+        rows = np.arange(len(self))
+        passes = self.quality.shape[1]
+        chosen = np.zeros((passes, len(self)), np.int64)
+        for number in range(passes):
+            chosen[number, gate(self.quality[:, number], threshold, refine)] = 1
+        index = (rows, *chosen)
+        keypoints = self.poses[index]
+        boxes = Boxes(self.boxes_xyxy, self.box_scores)
+        refined = chosen.mean(axis=0)
+        scores = PoseResult(boxes, keypoints, self.quality[:, 0], refined > 0).scores
+        return GatedPoses(keypoints, scores, refined)
+
+
+def predict(
+    stages: PoseStages,
+    data: EvaluationData,
+    crop_size: tuple[int, int],
+    *,
+    flip_test: bool = False,
+    on_people: Callable[[int], None] = lambda people: None,
+) -> Predictions:
+    """Both stages on every box.
+
+    Args:
+        stages: What to measure; it must hand out heatmaps for a flip test.
+        data: Where to look.
+        crop_size: `(height, width)` that the model takes.
+        flip_test: Average heatmaps with the mirrored crop's.
+        on_people: Told how many more are done.
+
+    Raises:
+        SourceError: a picture can't be decoded: an evaluation without it would be another one.
+        EngineError: an engine failed.
+    """
+    people = data.people
+    frames = crop_frames(people.boxes_xyxy, crop_size)
+    joints = data.skeleton.num_keypoints
+    passes: Literal[1, 2] = 2 if flip_test else 1
+    quality = np.zeros((len(people), passes), np.float32)
+    poses = np.zeros((len(people), *(2,) * passes, joints, 3), np.float32)
+    crops = np.zeros((stages.max_batch, *crop_size, 3), np.uint8)
+    image_id, image = None, np.zeros((1, 1, 3), np.uint8)
+    for start in range(0, len(people), stages.max_batch):
+        stop = min(start + stages.max_batch, len(people))
+        for row in range(start, stop):
+            if people.image_ids[row] != image_id:
+                image_id = int(people.image_ids[row])
+                image = data.read(image_id)
+            extract_crops(image, _one(frames, row), crops[row - start : row - start + 1])
+        batch = crops[: stop - start]
+        plain = stages.run(batch)
+        quality[start:stop, 0] = plain.quality
+        if flip_test:
+            mirrored = stages.run(mirror_crops(batch))
+            quality[start:stop, 1] = mirrored.quality
+            poses[start:stop] = _averaged(plain, mirrored, data.skeleton, crop_size)
+        else:
+            poses[start:stop] = plain.keypoints
+        on_people(stop - start)
+    for stages_of_passes in np.ndindex(*(2,) * passes):
+        index = (slice(None), *stages_of_passes)
+        poses[index] = keypoints_to_image(poses[index], frames)
+    areas = frames.size.astype(np.float64).prod(axis=1)
+    return Predictions(people.boxes_xyxy, people.box_scores, areas, quality, poses)
+
+
+def _averaged(
+    plain: StageOutputs, mirrored: StageOutputs, skeleton: Skeleton, crop_size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """float32 [n, 2, 2, J, 3]: keypoints of every pair of a plain stage and a mirrored one, in crop pixels."""
+    assert plain.heatmaps is not None
+    assert mirrored.heatmaps is not None
+    back = flip_back(mirrored.heatmaps, skeleton)
+    pairs = [
+        [
+            decode_heatmaps((plain.heatmaps[:, first] + back[:, second]) * np.float32(0.5), crop_size)
+            for second in range(2)
+        ]
+        for first in range(2)
+    ]
+    return np.moveaxis(np.array(pairs, np.float32), 2, 0)
+
+
+def _one(frames: CropFrames, row: int) -> CropFrames:
+    return CropFrames(frames.center[row : row + 1], frames.size[row : row + 1], frames.crop_size)

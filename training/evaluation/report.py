@@ -1,0 +1,179 @@
+"""What an evaluation found, as a table in the terminal, a Markdown report and numbers in JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from sharpose.training.evaluation.curve import GatePoint
+from sharpose.training.evaluation.evaluate import Evaluation
+from sharpose.training.evaluation.threshold import ThresholdChoice
+
+__all__ = ["Subject", "as_markdown", "as_numbers", "print_evaluation", "print_points"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured, on what: lines for people to read, by heading."""
+
+    model: str
+    device: str
+    data: str
+    boxes: str
+    flip_test: bool
+    pictures: int
+    people: int
+    head_unit: str = ""
+
+    def lines(self) -> list[str]:
+        """One line a fact."""
+        lines = [
+            f"model: {self.model}, on {self.device}",
+            f"data: {self.data}, {self.pictures} pictures, {self.people} boxes ({self.boxes})",
+            f"flip test: {'yes, each pass gated by itself' if self.flip_test else 'no'}",
+        ]
+        return [*lines, f"PCKh unit: {self.head_unit}"] if self.head_unit else lines
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The table of modes, then calibration in a few words."""
+    heads, rows = _mode_table(evaluation)
+    table = Table()
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(_calibration_line(evaluation), highlight=False)
+    if evaluation.calibration.bins:
+        table = Table("predicted quality", "people", "mean predicted", "mean true OKS", title="quality calibration")
+        for item in evaluation.calibration.bins:
+            table.add_row(
+                f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"
+            )
+        console.print(table)
+
+
+def print_points(points: Sequence[GatePoint], chosen: float | None, console: Console) -> None:
+    """The curve, with the chosen threshold marked."""
+    table = Table("threshold", "refined", "AP", "", title="AP against refine rate")
+    for point in points:
+        mark = "chosen" if point.threshold == chosen else ""
+        table.add_row(f"{point.threshold:.5f}", f"{point.refine_rate:.1%}", _points(point.ap), mark)
+    console.print(table)
+
+
+def as_markdown(
+    subject: Subject, evaluation: Evaluation, points: Sequence[GatePoint], choice: ThresholdChoice | None, plots: bool
+) -> str:
+    """The whole report."""
+    parts = ["# Evaluation", "\n".join(f"* {line}" for line in subject.lines()), _markdown(*_mode_table(evaluation))]
+    if any(mode.pckh for mode in evaluation.modes):
+        names = list(evaluation.modes[0].pckh)
+        rows = [[mode.mode, *(_points(mode.pckh[name]) for name in names)] for mode in evaluation.modes]
+        parts += ["## PCKh@0.5", _markdown(["refine", *names], rows)]
+    parts += ["## Predicted quality", _calibration_line(evaluation)]
+    if evaluation.calibration.bins:
+        bins = [
+            [f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"]
+            for item in evaluation.calibration.bins
+        ]
+        parts.append(_markdown(["predicted quality", "people", "mean predicted", "mean true OKS"], bins))
+    if plots:
+        parts.append("![Predicted quality against true OKS](quality.png)")
+    if points:
+        parts.append("## The gate")
+        if choice is not None:
+            parts.append(choice_lines(choice))
+        rows = [[f"{item.threshold:.5f}", f"{item.refine_rate:.1%}", _points(item.ap)] for item in points]
+        parts.append(_markdown(["threshold", "refined", "AP"], rows))
+        if plots:
+            parts.append("![AP against refine rate](ap_refine_rate.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def choice_lines(choice: ThresholdChoice) -> str:
+    """A choice in a few sentences."""
+    unit = "AP points" if choice.promise.kind == "ap-loss" else "of the people refined"
+    low, high = choice.interval
+    verdict = "the promise is kept" if choice.kept else "the promise is NOT kept"
+    return (
+        f"Promise {choice.promise}: threshold {choice.threshold:.5f}, chosen on {choice.pictures[0]} pictures "
+        f"({choice.chosen_value:.3g} {unit}, refining {choice.chosen_on.refine_rate:.1%}). On the other "
+        f"{choice.pictures[1]} pictures: {choice.held_out_value:.3g} {unit}, 95% bootstrap interval {low:.3g} to "
+        f"{high:.3g}, refining {choice.checked_on.refine_rate:.1%}: {verdict}, as far as their number tells."
+    )
+
+
+def as_numbers(
+    subject: Subject, evaluation: Evaluation, points: Sequence[GatePoint], choice: ThresholdChoice | None
+) -> dict[str, object]:
+    """Everything but the poses, for `json.dumps(…, allow_nan=False)`: what isn't known is None."""
+    modes = {}
+    for mode in evaluation.modes:
+        modes[mode.mode] = {
+            "refine_rate": mode.refine_rate,
+            "coco": None if mode.coco is None else dataclasses.asdict(mode.coco),
+            "pck": {f"{fraction:g}": value for fraction, value in mode.pck.items()},
+            "pckh": mode.pckh,
+        }
+    plain = {
+        "subject": dataclasses.asdict(subject),
+        "threshold": evaluation.threshold,
+        "modes": modes,
+        "calibration": dataclasses.asdict(evaluation.calibration),
+        "curve": [dataclasses.asdict(point) for point in points],
+        "choice": None if choice is None else dataclasses.asdict(choice),
+    }
+    known = _without_nan(plain)
+    assert isinstance(known, dict)
+    return known
+
+
+def _mode_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    fractions = list(evaluation.modes[0].pck)
+    with_pckh = any(mode.pckh for mode in evaluation.modes)
+    heads = ["refine", "refined", "AP", "AP50", "AP75", "AR", *(f"PCK@{fraction:g}" for fraction in fractions)]
+    heads += ["PCKh@0.5"] if with_pckh else []
+    rows = []
+    for mode in evaluation.modes:
+        name = f"auto (below {evaluation.threshold:.4g})" if mode.mode == "auto" else mode.mode
+        scores = mode.coco
+        ap = ["–"] * 4 if scores is None else [_points(v) for v in (scores.ap, scores.ap50, scores.ap75, scores.ar)]
+        row = [name, f"{mode.refine_rate:.1%}", *ap, *(_points(mode.pck[fraction]) for fraction in fractions)]
+        rows.append([*row, _points(mode.pckh.get("mean", math.nan))] if with_pckh else row)
+    return heads, rows
+
+
+def _calibration_line(evaluation: Evaluation) -> str:
+    found = evaluation.calibration
+    if not found.people:
+        return "Predicted quality can't be compared: nobody is labelled."
+    rank = "undefined" if math.isnan(found.rank_correlation) else f"{found.rank_correlation:.3f}"
+    return (
+        f"Predicted quality against true OKS of the coarse pose, {found.people} people: rank correlation {rank}, mean "
+        f"error {found.mean_error:.3f}, bias {found.bias:+.3f}."
+    )
+
+
+def _points(value: float) -> str:
+    """A share as points of 100; a dash where there is nothing (pycocotools' -1 too)."""
+    return "–" if math.isnan(value) or value < 0 else f"{100 * value:.1f}"
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
