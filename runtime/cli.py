@@ -192,6 +192,8 @@ def _box_source(
         file = BoxesFile.load(boxes_file)
         if source.image_ids is not None:
             file.check_image_ids(source.image_ids)
+        elif source.frame_count is not None:  # a claim, and headers claim too much rather than too little
+            file.check_image_ids(frozenset(range(source.frame_count)))
         return FileBoxes(file)
     if detector_file is not None:
         from sharpose.engines.devices import onnxruntime_device

@@ -15,11 +15,14 @@ __all__ = ["KEYPOINT_SCORE_FLOOR", "Boxes", "PoseResult", "StageTimings"]
 # Keypoints scoring at most this do not count towards a pose's score (released COCO evaluation).
 KEYPOINT_SCORE_FLOOR = 0.2
 
+_LARGEST_COORDINATE = 1e9  # far beyond any picture, and far from where float32 sizes overflow
+
 
 def _as_float32(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
     """`value` as a float32 array whose axes match `shape` (None: any size)."""
     try:
-        array = np.asarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # a double too large for float32 becomes infinity, which is refused
+            array = np.array(value, dtype=np.float32)  # a copy: callers may use their array again
     except (TypeError, ValueError):
         raise InputError(f"{name}: expected an array of numbers, got {reprlib.repr(value)}") from None
     if array.size == 0 and array.ndim == 1:
@@ -39,7 +42,7 @@ class Boxes:
         scores: float32 [n], detection scores.
 
     Raises:
-        InputError: a shape is wrong, a number is not finite, or a box has a negative size.
+        InputError: a shape is wrong, a number is not finite, or a box has a negative size or lies absurdly far away.
     """
 
     xyxy: npt.NDArray[np.float32]
@@ -50,6 +53,10 @@ class Boxes:
         scores = _as_float32("box scores", self.scores, (len(xyxy),))
         if not np.isfinite(xyxy).all() or not np.isfinite(scores).all():
             raise InputError("boxes_xyxy and their scores must be finite numbers, got NaN or infinity")
+        if xyxy.size and np.abs(xyxy).max() > _LARGEST_COORDINATE:
+            raise InputError(
+                f"boxes_xyxy: expected pixels within ±{_LARGEST_COORDINATE:.0e}, got {np.abs(xyxy).max():.3g}"
+            )
         bad = np.flatnonzero((xyxy[:, 2] < xyxy[:, 0]) | (xyxy[:, 3] < xyxy[:, 1]))
         if bad.size:
             raise InputError(

@@ -107,3 +107,16 @@ def test_a_result_has_the_length_and_boxes_of_its_people():
 def test_timings_add_up():
     assert StageTimings(1, 2, 4, 8, 16, 32).total == 63
     assert StageTimings().total == 0
+
+
+def test_boxes_are_a_copy_of_the_callers_array() -> None:
+    mine = np.array([[1, 2, 3, 4]], np.float32)
+    boxes = Boxes.from_xyxy(mine)
+    mine[:] = 0
+    assert boxes.xyxy.tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("value", [1e38, 2e9, 1e300])
+def test_boxes_beyond_any_picture_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"boxes_xyxy"):
+        Boxes.from_xyxy([[0, 0, value, 10]])
