@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from sharpose.bundle import file_sha256
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.atomic_folder import atomic_folder
 from sharpose.export.onnx_export import describe_graph, export_graphs
-from sharpose.export.parity import measure_parity, reference_runs
+from sharpose.export.parity import TorchStages, measure_parity, reference_runs
 from sharpose.export.pictures import ParityPictures
 from sharpose.export.precision import half_model
 from sharpose.export.shared_weights import save_graphs
@@ -93,6 +94,9 @@ def export_bundle(
             say(f"tracing both stages in {precision}")
             models[precision] = half_model(loaded.model) if precision == "fp16" else loaded.model
             coarse, fine = export_graphs(models[precision], max_batch=options.max_batch, opset=options.opset)
+            if precision == "int8":
+                say(f"calibrating int8 (experimental) on {pictures.origin}")
+                coarse, fine = _quantise(loaded.model, coarse, fine, pictures)
             suffix = "" if precision == "fp32" else f".{precision}"
             names = f"coarse{suffix}.onnx", f"fine{suffix}.onnx"
             pairs[precision] = GraphPair(coarse=describe_graph(coarse, names[0]), fine=describe_graph(fine, names[1]))
@@ -117,6 +121,19 @@ def export_bundle(
         )
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
     return manifest
+
+
+def _quantise(
+    model: SHaRPose, coarse: onnx.ModelProto, fine: onnx.ModelProto, pictures: ParityPictures
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    from sharpose.export.quantisation import quantise_graphs  # onnxruntime.quantization is slow to import
+
+    with tempfile.TemporaryDirectory(prefix="sharpose-int8-") as scratch:
+        folder = Path(scratch)
+        save_graphs({"coarse.onnx": coarse, "fine.onnx": fine}, folder, _WEIGHTS)
+        return quantise_graphs(
+            folder / "coarse.onnx", folder / "fine.onnx", TorchStages(model), pictures.crops, model.config
+        )
 
 
 def _check_graph(path: Path) -> None:

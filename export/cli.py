@@ -54,7 +54,8 @@ _FILE = click.Path(path_type=Path)
     "precisions",
     callback=parse_precisions,
     metavar="LIST",
-    help="Precisions of the graphs: fp32 (the default; ONNX Runtime on a CPU runs these), fp16, or fp32,fp16. "
+    help="Precisions of the graphs: fp32 (the default; ONNX Runtime on a CPU runs these), fp16, int8 (experimental, "
+    "calibrated on --images), or several: fp32,fp16. "
     "With --bundle --tensorrt: the one to build.",
 )
 @click.option(

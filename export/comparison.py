@@ -15,7 +15,7 @@ from sharpose.export.tolerances import GATE_MARGIN, Tolerance, failures
 from sharpose.manifest import OutputParity, ParityReport
 from sharpose.runtime.gather import gather_patches
 
-__all__ = ["Arrays", "EngineStages", "StageRuns", "Stages", "batch_sizes", "compare", "run_stages"]
+__all__ = ["Arrays", "EngineStages", "StageRuns", "Stages", "batch_sizes", "compare", "fine_inputs", "run_stages"]
 
 Arrays: TypeAlias = dict[str, npt.NDArray[np.generic]]
 
@@ -98,11 +98,11 @@ def run_stages(
     for part in _batches(len(crops), sizes):
         batch = np.ascontiguousarray(crops[part])
         coarse = stages.coarse(batch)
-        whole = stages.fine(_fine_inputs(batch, coarse, config))
+        whole = stages.fine(fine_inputs(batch, coarse, config))
         fine = whole
         if reference is not None:
             judged = {name: reference.coarse[name][part] for name in _CARRIED}
-            fine = stages.fine(_fine_inputs(batch, judged, config))
+            fine = stages.fine(fine_inputs(batch, judged, config))
         parts.append(StageRuns(coarse, fine, whole))
     return StageRuns(
         coarse=_join([part.coarse for part in parts]),
@@ -146,6 +146,7 @@ def compare(
     report = ParityReport(
         pictures=pictures,
         judged=judged,
+        experimental=not tolerance.enforced,
         crops=len(quality),
         batch_sizes=sizes,
         outputs=tuple(outputs),
@@ -162,7 +163,8 @@ def compare(
     return report.model_copy(update={"failures": tuple(failures(report, tolerance))})
 
 
-def _fine_inputs(crops: npt.NDArray[np.uint8], coarse: Arrays, config: ModelConfig) -> Arrays:
+def fine_inputs(crops: npt.NDArray[np.uint8], coarse: Arrays, config: ModelConfig) -> Arrays:
+    """The fine stage's inputs for all of some crops, from the coarse stage's outputs on them."""
     rows = np.arange(len(crops), dtype=np.int32)
     order = coarse["region_order"].astype(np.int32)
     patches = gather_patches(crops, rows, order, config.num_selected)

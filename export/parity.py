@@ -58,8 +58,9 @@ def measure_parity(
 ) -> ParityReport:
     """Compare graphs with PyTorch in float32, output by output.
 
-    Float32 graphs are run by ONNX Runtime on the CPU. That computes half graphs in float32, which says nothing of half
-    arithmetic: half is judged by the half model in PyTorch, and ONNX Runtime has to load the graphs and be as close.
+    Float32 and int8 graphs are run by ONNX Runtime on the CPU. That computes half graphs in float32, which says nothing
+    of half arithmetic: half is judged by the half model in PyTorch, and ONNX Runtime has to load the graphs and be as
+    close.
 
     Args:
         reference: What the float32 model said, see `reference_runs`.
@@ -78,7 +79,7 @@ def measure_parity(
     report = compare(
         reference, runs, config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
     )
-    if precision == "fp32":
+    if precision != "fp16":
         return report
     of_graphs = [f"in ONNX Runtime: {line}" for line in failures(report, tolerance)]
     runs = run_stages(TorchStages(model), pictures.crops, sizes, config, reference)

@@ -12,7 +12,8 @@ __all__ = ["print_parity"]
 
 def print_parity(precision: Precision, report: ParityReport, console: Console) -> None:
     """Print a parity report: a row an output, then what it means for poses."""
-    table = Table(title=f"{precision}: {report.judged}, {report.crops} crops from {report.pictures}")
+    mark = " (experimental)" if report.experimental else ""
+    table = Table(title=f"{precision}{mark}: {report.judged}, {report.crops} crops from {report.pictures}")
     table.add_column("output")
     for heading in ("max |difference|", "mean |difference|", "range"):
         table.add_column(heading, justify="right")

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.export.verify import Verification, VerifiedEngine
-from sharpose.manifest import OutputParity
+from sharpose.manifest import OutputParity, ParityReport
 
 __all__ = ["print_verification"]
 
@@ -19,7 +19,7 @@ def print_verification(verification: Verification, console: Console) -> None:
     table.add_column("max / mean difference")
     engines = verification.engines
     for engine in engines:
-        table.add_column(f"{engine.device}\n{engine.precision}", justify="right")
+        table.add_column(f"{engine.device}\n{engine.precision}{_mark(engine)}", justify="right")
     for rows in zip(*(engine.report.outputs for engine in engines), strict=True):
         table.add_row(f"{rows[0].graph} {rows[0].output}", *map(_differences, rows))
     table.add_section()
@@ -35,10 +35,20 @@ def print_verification(verification: Verification, console: Console) -> None:
     if verification.average_precision is not None:
         table.add_row("AP", *(_precision(engine, verification.average_precision) for engine in engines))
     table.add_section()
-    table.add_row("verdict", *("beyond tolerance" if report.failures else "within tolerance" for report in reports))
+    table.add_row("verdict", *map(_verdict, reports))
     console.print(table)
     for line in verification.unusable:
         console.print(f"not verified: {line}", soft_wrap=True, highlight=False)
+
+
+def _mark(engine: VerifiedEngine) -> str:
+    return " (experimental)" if engine.report.experimental else ""
+
+
+def _verdict(report: ParityReport) -> str:
+    if report.experimental:
+        return "reported only"
+    return "beyond tolerance" if report.failures else "within tolerance"
 
 
 def _differences(item: OutputParity) -> str:

@@ -24,7 +24,8 @@ __all__ = [
 MANIFEST_NAME = "bundle.json"
 SCHEMA_VERSION = 1
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
+"""int8 is experimental."""
 
 
 class _Strict(BaseModel):
@@ -77,6 +78,7 @@ class ParityReport(_Strict):
 
     pictures: str = Field(description="what the crops were taken from")
     judged: str = Field(default="ONNX Runtime on the CPU against PyTorch", description="what ran, against what")
+    experimental: bool = Field(default=False, description="whether parity is reported only, and not enforced")
     crops: int
     batch_sizes: tuple[int, ...]
     outputs: tuple[OutputParity, ...]

@@ -41,7 +41,7 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--output", "x", "--labels", "y", "--images", "z"], "--labels needs --verify"),
         (["--output", "x", "--workspace", "64"], "--workspace needs --tensorrt"),
         (["--output", "x", "--version-compatible"], "--version-compatible needs --tensorrt"),
-        (["--output", "x", "--precision", "fp64"], "expected one or more of fp32, fp16"),
+        (["--output", "x", "--precision", "fp64"], "expected one or more of fp32, fp16, int8"),
         (
             ["--output", "x", "--precision", "fp16", "--verify", "--checkpoint", "c"],
             "--verify compares with fp32 graphs",
