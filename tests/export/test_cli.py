@@ -148,7 +148,7 @@ def test_random_weights_are_said_and_overwrite_replaces(export, traced, pictures
         (["--checkpoint", "notes.pth"], "notes.pth"),
         (["--random-weights", "--config", "sharpose_huge"], "no configuration 'sharpose_huge'"),
         (["--random-weights", "--config", "notes.pth"], "configuration notes.pth"),
-        ([*TINY, "--precision", "int8"], "int8"),
+        ([*TINY, "--precision", "fp13"], "fp13"),
         ([*TINY, "--max-batch", "0"], "0"),
         ([*TINY, "--alpha", "0"], "alpha"),
         ([*TINY, "--alpha", "1.5"], "alpha"),

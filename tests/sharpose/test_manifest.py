@@ -80,7 +80,7 @@ def test_a_missing_key_is_refused(values):
         (("schema_version",), 2, "schema_version"),
         (("max_batch",), 0, "max_batch"),
         (("gate", "quality_threshold"), float("nan"), "quality_threshold"),
-        (("graphs", "int8"), {}, "int8"),
+        (("graphs", "fp13"), {}, "fp13"),
         (("graphs",), {}, "graphs"),
         (("model", "width"), 193, "width must be a multiple of heads"),
         (("graphs", "fp32", "coarse", "inputs", 0, "dtype"), "int64", "dtype"),
