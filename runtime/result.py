@@ -15,7 +15,7 @@ __all__ = ["KEYPOINT_SCORE_FLOOR", "Boxes", "PoseResult", "StageTimings"]
 # Keypoints scoring at most this do not count towards a pose's score (released COCO evaluation).
 KEYPOINT_SCORE_FLOOR = 0.2
 
-_LARGEST_COORDINATE = 1e9  # far beyond any picture, and far from where float32 sizes overflow
+_LARGEST_COORDINATE = 1e12  # far beyond any picture, and far from where float32 sizes overflow
 
 
 def _as_float32(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:

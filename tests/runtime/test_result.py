@@ -116,7 +116,7 @@ def test_boxes_are_a_copy_of_the_callers_array() -> None:
     assert boxes.xyxy.tolist() == [[1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("value", [1e38, 2e9, 1e300])
+@pytest.mark.parametrize("value", [1e38, 2e12, 1e300])
 def test_boxes_beyond_any_picture_are_refused(value: float) -> None:
     with pytest.raises(InputError, match=r"boxes_xyxy"):
         Boxes.from_xyxy([[0, 0, value, 10]])
