@@ -46,7 +46,7 @@ def region_grid(crop_size: tuple[int, int]) -> tuple[int, int]:
 def selected_regions(alpha: float, regions: int) -> int:
     """How many regions the fine stage looks at: `ceil(alpha * R)`.
 
-    A product that is a whole number but for rounding (0.3 * 10) counts as that number.
+    A product that is a whole number but for rounding (0.28 * 25) counts as that number.
     """
     return min(regions, max(1, math.ceil(alpha * regions - 1e-9)))
 
