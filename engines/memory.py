@@ -12,7 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DeviceBuffer", "DeviceGraph", "Event", "Memory", "Stream", "check_copy"]
+__all__ = ["OUT_OF_MEMORY", "DeviceBuffer", "DeviceGraph", "Event", "Memory", "Stream", "check_copy"]
+
+OUT_OF_MEMORY = "; the GPU has no memory left: use a smaller --max-batch"
+"""What to do about it, for the bindings' messages."""
 
 
 class Stream(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.memory import DeviceBuffer, DeviceGraph, Event, Stream, check_copy
+from sharpose.engines.memory import OUT_OF_MEMORY, DeviceBuffer, DeviceGraph, Event, Stream, check_copy
 from sharpose.engines.untyped import Untyped
 from sharpose.errors import EngineError
 
@@ -42,7 +42,7 @@ class _Driver:
 
 
 def _hint(status: int) -> str:
-    return "; the GPU has no memory left: use a smaller --max-batch" if status == 2 else ""
+    return OUT_OF_MEMORY if status == 2 else ""
 
 
 class _Handle:

@@ -8,6 +8,7 @@ works from whichever thread calls it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.memory import DeviceBuffer, DeviceGraph, Event, Stream, check_copy
+from sharpose.engines.memory import OUT_OF_MEMORY, DeviceBuffer, DeviceGraph, Event, Stream, check_copy
 from sharpose.engines.untyped import Untyped
 from sharpose.errors import EngineError
 
@@ -31,12 +32,33 @@ def load_pycuda_driver() -> Untyped:
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for
 
 
+_contexts: dict[int, Untyped] = {}
+
+
+def _primary_context(module: Untyped, index: int) -> Untyped:
+    """A GPU's primary context, retained once a process.
+
+    A context object that pycuda itself destroys is not released but detached, which primary contexts can't be, and is
+    left current; so it is kept to the end, and released by name.
+    """
+    if index not in _contexts:
+        _contexts[index] = context = module.Device(index).retain_primary_context()
+        atexit.register(_release, context)
+    return _contexts[index]
+
+
+def _release(context: Untyped) -> None:
+    context.push()
+    context.detach()
+
+
 @contextlib.contextmanager
 def _errors(module: Untyped, what: str) -> Iterator[None]:
     try:
         yield
     except module.Error as error:
-        raise EngineError(f"CUDA {what} failed: {' '.join(str(error).split())}") from error
+        hint = OUT_OF_MEMORY if isinstance(error, module.MemoryError) else ""
+        raise EngineError(f"CUDA {what} failed: {' '.join(str(error).split())}{hint}") from error
 
 
 class _Stream:
@@ -115,7 +137,7 @@ class PycudaMemory:
         self._module = load_pycuda_driver() if module is None else module
         with _errors(self._module, "start"):
             self._module.init()
-            self._context = self._module.Device(index).retain_primary_context()
+            self._context = _primary_context(self._module, index)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -172,5 +194,5 @@ class PycudaMemory:
         raise EngineError("pycuda has no CUDA graphs: use --cuda-bindings cuda-python, or --no-cuda-graphs")
 
     def close(self) -> None:
-        """See `Memory.close`."""
+        """See `Memory.close`. The context itself stays until the process ends."""
         self._context = None

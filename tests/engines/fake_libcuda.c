@@ -40,6 +40,7 @@ CUresult cuDevicePrimaryCtxRelease_v2(int device) { (void)device; live[CONTEXTS]
 CUresult cuDevicePrimaryCtxRelease(int device) { return cuDevicePrimaryCtxRelease_v2(device); }
 CUresult cuCtxPushCurrent_v2(void *ctx) { if (ctx != &context) return INVALID; depth++; live[PUSHED]++; return OK; }
 CUresult cuCtxPopCurrent_v2(void **ctx) { NEED_CONTEXT; depth--; live[PUSHED]--; if (ctx) *ctx = &context; return OK; }
+CUresult cuCtxDetach(void *ctx) { (void)ctx; fprintf(stderr, "WARNING: a primary context was detached\n"); return INVALID; }
 CUresult cuCtxGetCurrent(void **ctx) { *ctx = depth ? &context : NULL; return OK; }
 CUresult cuCtxSetCurrent(void *ctx) { (void)ctx; return OK; }
 CUresult cuCtxGetDevice(int *device) { *device = 0; return OK; }

@@ -40,6 +40,7 @@ def live():
 
 memory = open_memory(0, sys.argv[1])
 assert memory.name == sys.argv[1]
+kept = {"contexts": 1} if memory.name == "pycuda" else {}  # pycuda's is kept to the end
 """
 
 COPIES = """
@@ -62,7 +63,7 @@ with memory.active():
     memory.download(target, first, stream)
     stream.synchronize()
     np.testing.assert_array_equal(target, np.concatenate([source[1:] * 2, source[1:]]))
-    refused(lambda: memory.device_buffer(1 << 31), "memory")
+    refused(lambda: memory.device_buffer(1 << 31), "use a smaller --max-batch")
 
 def elsewhere():
     with memory.active():
@@ -89,7 +90,7 @@ assert live() == dict(pinned=1, contexts=1), live()
 assert view.sum() == 92  # pinned memory lives as long as a view of it
 del view, memory
 gc.collect()
-assert live() == {}, live()
+assert live() == kept, live()
 """
 
 GRAPHS = """
@@ -171,7 +172,7 @@ stages.close()
 assert live() == dict(pinned=1, contexts=1), live()  # `refined` is a view of it
 del stages, memory, refined
 gc.collect()
-assert live() == {}, live()
+assert live() == kept, live()
 """
 
 
@@ -196,6 +197,7 @@ def test_a_binding(fake_driver, binding, script):
     command = [sys.executable, "-P", "-c", PRELUDE + script, binding, str(HERE / "conftest.py")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    assert "WARNING" not in result.stderr  # as pycuda begins what it says of a context that it can't let go of
 
 
 def test_the_probe_finds_the_drivers_gpu(fake_driver):
