@@ -1,0 +1,82 @@
+"""Loss values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from sharpose.training.losses import heatmap_cross_entropy, heatmap_mse, pose_oks, quality_mse
+
+
+def test_mse_is_the_mean_over_joints_of_the_weighted_mean_square():
+    heatmaps, targets = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+    heatmaps[0, 0, 0, 0] = 2.0  # 4 / 4 pixels = 1
+    heatmaps[0, 1] = 1.0  # 1
+    targets[0, 1, 0, 0] = 3.0  # (4 + 1 + 1 + 1) / 4 = 1.75
+    assert heatmap_mse(heatmaps, targets, torch.ones(1, 2)).item() == pytest.approx((1 + 1.75) / 2)
+    assert heatmap_mse(heatmaps, targets, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(0.5)
+    assert heatmap_mse(heatmaps, targets, torch.tensor([[0.5, 1.0]])).item() == pytest.approx((0.5 + 1.75) / 2)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_halves_whatever_their_labels():
+    generator = torch.Generator().manual_seed(0)
+    heatmaps, targets = torch.randn(2, 4, 3, 5, 4, generator=generator)
+    weights = torch.tensor([[1.0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0]])
+    for loss in (heatmap_mse, lambda *parts: heatmap_cross_entropy(*parts, 10.0)):
+        halves = [loss(heatmaps[part], targets[part], weights[part]) for part in (slice(0, 2), slice(2, 4))]
+        torch.testing.assert_close(loss(heatmaps, targets, weights), sum(halves) / 2)
+
+
+def test_cross_entropy_by_hand():
+    target = torch.tensor([1.0, 0.0, 0.0, 0.0]).reshape(1, 1, 2, 2)
+    high = math.exp(2) / (math.exp(2) + 3)  # softmax of 2 * target
+    low = 1 / (math.exp(2) + 3)
+    expected = high * math.log(high / 0.25) + 3 * low * math.log(low / 0.25)  # against a flat heatmap
+    found = heatmap_cross_entropy(torch.zeros(1, 1, 2, 2), target, torch.ones(1, 1), 2.0)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_heatmap_that_equals_its_target_but_for_a_constant_is_perfect():
+    target = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(1))
+    weights = torch.ones(1, 3)
+    assert heatmap_cross_entropy(target + 0.7, target, weights, 10.0).item() == pytest.approx(0, abs=1e-5)
+    assert heatmap_cross_entropy(2 * target, target, weights, 10.0).item() > 0.01
+
+
+def one_peak(x: int, y: int) -> torch.Tensor:
+    heatmap = torch.zeros(1, 1, 64, 48)
+    heatmap[0, 0, y, x] = 1.0
+    return heatmap
+
+
+def test_oks_scales_x_by_width_and_y_by_height():
+    sigmas = torch.tensor([0.1])
+    crop = (256, 192)
+    for found, step in ((one_peak(25, 30), 191 / 47), (one_peak(20, 35), 255 / 63)):
+        oks, labelled = pose_oks(found, one_peak(20, 30), torch.ones(1, 1), sigmas, crop)
+        expected = math.exp(-((5 * step) ** 2) / (2 * 256 * 192 * (2 * 0.1) ** 2))
+        assert oks.item() == pytest.approx(expected, rel=1e-5)
+        assert labelled.tolist() == [True]
+
+
+def test_oks_counts_labelled_keypoints_only_and_a_missing_peak_as_wrong():
+    found = torch.cat([one_peak(20, 30), one_peak(1, 1), -one_peak(4, 4)], dim=1)
+    target = torch.cat([one_peak(20, 30), one_peak(40, 60), one_peak(0, 0)], dim=1)
+    oks, labelled = pose_oks(
+        found.repeat(3, 1, 1, 1),
+        target.repeat(3, 1, 1, 1),
+        torch.tensor([[1.0, 0, 0], [1, 0, 0.5], [0, 0, 0]]),
+        torch.tensor([0.05, 0.05, 0.05]),
+        (256, 192),
+    )
+    assert oks.tolist() == pytest.approx([1.0, 0.5, 0.0])
+    assert labelled.tolist() == [True, True, False]
+
+
+def test_quality_by_hand_and_no_gradient_to_the_target():
+    quality = torch.tensor([0.5, 2.0, 0.9], requires_grad=True)
+    loss = quality_mse(quality, torch.tensor([1.0, 0.0, 0.0]), torch.tensor([True, True, False]))
+    assert loss.item() == pytest.approx((0.25 + 4.0) / 3)
+    heatmaps = one_peak(3, 3).requires_grad_()
+    oks, _ = pose_oks(heatmaps, one_peak(3, 3), torch.ones(1, 1), torch.tensor([0.1]), (256, 192))
+    assert not oks.requires_grad

@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from sharpose.config import ModelConfig
+from sharpose.model import SHaRPose, random_model
+from sharpose.training.dense_head import DenseHead
+from sharpose.training.network import TrainingNetwork, recompute_blocks, set_drop_path
+
+
+@pytest.fixture
+def images(nano_config: ModelConfig) -> torch.Tensor:
+    shape = (2, *nano_config.crop_size, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def normalised(images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
+    return ((images / 255.0 - mean) / std).permute(0, 3, 1, 2)
+
+
+def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: torch.Tensor):
+    model = random_model(nano_config, seed=1).model
+    network = TrainingNetwork(model)
+    with torch.no_grad():
+        found = network(images)
+        expected = model(normalised(images, nano_config), quality_threshold=float("inf"))
+    torch.testing.assert_close(found.coarse, expected.coarse.heatmaps, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.fine, expected.heatmaps, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.quality, expected.coarse.quality, atol=1e-5, rtol=1e-4)
+    assert found.dense is None
+
+
+def test_every_parameter_gets_a_gradient(nano_config: ModelConfig, images: torch.Tensor):
+    network = TrainingNetwork(SHaRPose(nano_config), dense=True).train()
+    output = network(images)
+    (output.coarse.sum() + output.fine.sum() + output.quality.sum() + output.dense.sum()).backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    names = {name for name, _ in network.trained_parameters()}
+    assert set(SHaRPose(nano_config).state_dict()) | {"dense.proj.weight", "dense.proj.bias"} <= names
+    assert len(names) == len(list(network.parameters()))
+
+
+def test_drop_path_rises_to_its_rate(nano_config: ModelConfig):
+    model = SHaRPose(nano_config.replace({"depth": 5}))
+    set_drop_path(model, 0.1)
+    rates = [block.drop_path for block in model.backbone.blocks]
+    assert rates == pytest.approx([0.0, 0.025, 0.05, 0.075, 0.1])
+
+
+def test_recomputing_blocks_changes_no_gradient(nano_config: ModelConfig, images: torch.Tensor):
+    gradients = []
+    for recompute in (False, True):
+        model = random_model(nano_config, seed=1).model
+        set_drop_path(model, 0.5)
+        if recompute:
+            recompute_blocks(model)
+        network = TrainingNetwork(model).train()
+        torch.manual_seed(3)  # drop path must be the same when a block is computed again
+        output = network(images)
+        (output.coarse.square().sum() + output.fine.square().sum()).backward()
+        gradients.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_a_region_predicts_its_own_piece(nano_config: ModelConfig):
+    head = DenseHead(nano_config)
+    rows, columns = nano_config.region_grid
+    features = torch.zeros(1, nano_config.num_regions, nano_config.width)
+    with torch.no_grad():
+        empty = head(features)
+        features[0, 1 * columns + 2] = torch.linspace(-1, 1, nano_config.width)  # row 1, column 2
+        changed = (head(features) != empty).any(dim=1)[0]
+        weight = head.proj.weight.clone()
+        head.proj.weight.zero_()
+        head.proj.bias.zero_()
+        head.proj.bias[5 * 64 + 3 * 8 + 1] = 1.0  # joint 5, row 3, column 1 of every piece
+        single = head(features)
+    assert empty.shape == (1, 17, *nano_config.heatmap_size)
+    assert changed[8:16, 16:24].all()
+    assert int(changed.sum()) == 64
+    assert weight.abs().sum() > 0
+    places = single[0].nonzero().tolist()
+    assert places == [[5, 8 * row + 3, 8 * column + 1] for row in range(rows) for column in range(columns)]
