@@ -1,0 +1,104 @@
+"""COCO labels: what is left out, how boxes are cut, what weak labels weigh, and files that are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpose.errors import BoxesError, SourceError
+from sharpose.skeleton import COCO17, MPII16
+from sharpose.training.data.coco import CocoDataset, clean_box
+
+
+def edit(folder: Path, number: int, **changes: object) -> None:
+    document = json.loads((folder / "labels.json").read_text())
+    document["annotations"][number].update(changes)
+    (folder / "labels.json").write_text(json.dumps(document))
+
+
+def test_a_sample_is_what_the_file_says(coco_dataset: CocoDataset) -> None:
+    sample = coco_dataset.load(2)
+    label = coco_dataset.document["annotations"][2]
+    assert len(coco_dataset) == 13
+    assert (sample.image_id, sample.annotation_id, sample.area) == (2, 102, 3000.0)
+    assert sample.box_xyxy.tolist() == [15, 5, 85, 85]
+    assert sample.keypoints.ravel() == pytest.approx(label["keypoints"])
+    assert sample.weights.tolist() == [1.0] * 17
+    assert sample.image_bgr.shape == (90, 120, 3)
+    assert sample.source.endswith("2.png")
+
+
+def test_boxes_are_cut_to_the_picture_as_the_field_does() -> None:
+    assert clean_box([-5, -7, 30, 40], 120, 90) == pytest.approx([0, 0, 30, 40])  # width and height aren't shortened
+    assert clean_box([100, 50, 60, 80], 120, 90) == pytest.approx([100, 50, 119, 89])
+    assert clean_box([119, 10, 5, 5], 120, 90) is None
+    assert clean_box([10, 10, -3, 5], 120, 90) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"iscrowd": 1}, {"num_keypoints": 0}, {"keypoints": [0] * 51}, {"area": 0}, {"bbox": [10, 10, 0, 5]}],
+)
+def test_people_that_do_not_count_are_left_out(coco_folder: Path, changes: dict[str, object]) -> None:
+    edit(coco_folder, 4, **changes)
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17)
+    assert 104 not in [person.annotation_id for person in dataset.people]
+    assert len(dataset) == 12
+
+
+def test_weak_labels_weigh_what_was_asked(coco_folder: Path) -> None:
+    visibility = np.array([1, 2, 0] + [2] * 14)
+    points = np.column_stack([np.full(17, 40), np.full(17, 40), visibility])
+    edit(coco_folder, 0, keypoints=points.ravel().tolist())
+    for weight, expected in ((None, [1, 1, 0, 1]), (0.25, [0.25, 1, 0, 1]), (0.0, [0, 1, 0, 1])):
+        dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, weak_weight=weight)
+        assert dataset.load(0).weights[:4].tolist() == expected
+
+
+def test_detections_replace_labelled_boxes(coco_folder: Path) -> None:
+    boxes = [
+        {"image_id": 3, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5},
+        {"image_id": 3, "category_id": 2, "bbox": [1, 2, 30, 40], "score": 0.9},
+    ]
+    (coco_folder / "boxes.json").write_text(json.dumps(boxes))
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=coco_folder / "boxes.json")
+    (person,) = dataset.people
+    assert (person.image_id, person.score, person.annotation_id) == (3, 0.5, -1)
+    assert person.box_xyxy.tolist() == [1, 2, 31, 42]
+    assert not dataset.load(0).weights.any()
+
+
+def test_detections_of_other_pictures_are_refused(coco_folder: Path) -> None:
+    (coco_folder / "boxes.json").write_text(json.dumps([{"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1.0}]))
+    with pytest.raises(BoxesError, match="none of its image ids"):
+        CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=coco_folder / "boxes.json")
+
+
+def test_wrong_files_are_named(coco_folder: Path) -> None:
+    labels = coco_folder / "labels.json"
+    with pytest.raises(SourceError, match=r"annotation 100: expected 16 keypoints \(mpii16\), got 17"):
+        CocoDataset(labels, coco_folder, MPII16)
+    with pytest.raises(SourceError, match="can't read the labels"):
+        CocoDataset(coco_folder / "none.json", coco_folder, COCO17)
+    labels.write_text("{")
+    with pytest.raises(SourceError, match="does not parse"):
+        CocoDataset(labels, coco_folder, COCO17)
+    labels.write_text('{"images": []}')
+    with pytest.raises(SourceError, match="annotations"):
+        CocoDataset(labels, coco_folder, COCO17)
+    labels.write_text('{"images": [], "annotations": []}')
+    with pytest.raises(SourceError, match="nobody"):
+        CocoDataset(labels, coco_folder, COCO17)
+
+
+@pytest.mark.shared
+def test_the_shared_data_has_the_people_it_says(shared_dir: Path) -> None:
+    root = shared_dir / "data" / "coco_tiny"
+    counts = [
+        len(CocoDataset(root / f"annotations/person_keypoints_{part}.json", root / part, COCO17))
+        for part in ("train2017", "val2017")
+    ]
+    assert counts == [143, 44]
