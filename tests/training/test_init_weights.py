@@ -1,0 +1,148 @@
+"""Weights of other people's transformers, in files made here with their names and shapes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from sharpose.config import ModelConfig
+from sharpose.errors import CheckpointError
+from sharpose.model import SHaRPose, random_model, save_checkpoint
+from sharpose.training.init_weights import init_from_file, init_from_state
+
+
+def vit_state(config: ModelConfig, positions: int, prefix: str = "", norm: str = "norm") -> dict[str, torch.Tensor]:
+    """A plain ViT's encoder, as MAE and ViTPose name it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    width, hidden = config.width, config.mlp_hidden
+    state = {"patch_embed.proj.weight": tensor(width, 3, 16, 16), "patch_embed.proj.bias": tensor(width)}
+    for index in range(config.depth):
+        for name, shape in {
+            "norm1.weight": (width,),
+            "norm1.bias": (width,),
+            "attn.qkv.weight": (3 * width, width),
+            "attn.qkv.bias": (3 * width,),
+            "attn.proj.weight": (width, width),
+            "attn.proj.bias": (width,),
+            "norm2.weight": (width,),
+            "norm2.bias": (width,),
+            "mlp.fc1.weight": (hidden, width),
+            "mlp.fc1.bias": (hidden,),
+            "mlp.fc2.weight": (width, hidden),
+            "mlp.fc2.bias": (width,),
+        }.items():
+            state[f"blocks.{index}.{name}"] = tensor(*shape)
+    state |= {f"{norm}.weight": tensor(width), f"{norm}.bias": tensor(width)}
+    state["pos_embed"] = tensor(1, positions, width)
+    return {prefix + key: value for key, value in state.items()}
+
+
+def ramp(rows: int, columns: int, width: int) -> torch.Tensor:
+    """Positions [1, rows * columns, width] that are a plane: x + 10 y, measured so that a region is a unit."""
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
+    return (x / columns + 10 * y / rows).reshape(1, -1, 1).expand(1, -1, width).clone()
+
+
+def test_mae(nano_config: ModelConfig, tmp_path: Path):
+    state = vit_state(nano_config, 1 + 14 * 14)
+    state["pos_embed"][:, 0] = 1e6  # the class token's, which must not be used
+    state["pos_embed"][:, 1:] = ramp(14, 14, nano_config.width)
+    state["cls_token"] = torch.zeros(1, 1, nano_config.width)
+    state["mask_token"] = torch.zeros(1, 1, 16)
+    state["decoder_blocks.0.attn.qkv.weight"] = torch.zeros(48, 16)
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-3), "epoch": 799}, tmp_path / "mae.pth")
+    model = SHaRPose(nano_config)
+    before = model.backbone.keypoint_tokens.detach().clone()
+    report = init_from_file(model, tmp_path / "mae.pth")
+
+    assert report.kind == "ViT"
+    own = model.state_dict()
+    for key in state:
+        if key.startswith(("patch_embed", "blocks", "norm")):
+            assert torch.equal(own[f"backbone.{key}"], state[key])
+    # a plane stays a plane; away from the borders, where bicubic interpolation bends it
+    for stage, (rows, columns) in enumerate(((4, 3), (8, 6))):
+        found = own[f"backbone.pos_embed_list.{stage}"].reshape(rows, columns, -1)
+        expected = ramp(rows, columns, nano_config.width).reshape(rows, columns, -1)
+        torch.testing.assert_close(found[1:-1, 1:-1], expected[1:-1, 1:-1], atol=0.05, rtol=0)
+    assert torch.equal(own["backbone.keypoint_tokens"], before)
+    assert "backbone.keypoint_tokens" in report.left
+    assert "keypoint_head.heatmap_mlp.1.weight" in report.left
+    assert set(report.unused) == {"cls_token", "mask_token", "decoder_blocks.0.attn.qkv.weight"}
+    lines = report.lines()
+    assert lines[0].startswith("ViT weights: set 30 tensors (")
+    assert "positions resampled from 14x14 to 4x3 (coarse) and 8x6 (fine)" in lines
+    assert set(report.loaded) | set(report.left) == set(own)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "module.backbone."])
+def test_vitpose(nano_config: ModelConfig, tmp_path: Path, prefix: str):
+    state = vit_state(nano_config, 1 + 16 * 12, prefix, norm="last_norm")
+    positions = state[f"{prefix}pos_embed"]
+    state["keypoint_head.final_layer.weight"] = torch.zeros(17, 8, 1, 1)
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "vitpose.pth")
+    model = SHaRPose(nano_config.replace({"crop_size": (256, 192)}))
+    report = init_from_file(model, tmp_path / "vitpose.pth")
+    assert report.kind == "ViTPose"
+    assert torch.equal(model.backbone.norm.weight, state[f"{prefix}last_norm.weight"])
+    # the fine grid is ViTPose's own: nothing is interpolated; its class position is added, as ViTPose does
+    torch.testing.assert_close(model.backbone.pos_embed_list[1].data, positions[:, 1:] + positions[:, :1])
+    assert report.unused == ("keypoint_head.final_layer.weight",)
+
+
+def test_a_checkpoint_of_ours_at_another_size(nano_config: ModelConfig, tmp_path: Path):
+    source = random_model(nano_config, seed=5).model
+    save_checkpoint(tmp_path / "ours.pth", source)
+    model = SHaRPose(nano_config.replace({"crop_size": (256, 192)}))
+    report = init_from_file(model, tmp_path / "ours.pth")
+    assert report.kind == "SHaRPose"
+    assert report.left == ("keypoint_head.heatmap_mlp.1.bias", "keypoint_head.heatmap_mlp.1.weight")
+    assert torch.equal(model.backbone.keypoint_tokens, source.backbone.keypoint_tokens)
+    same = SHaRPose(nano_config)
+    assert init_from_file(same, tmp_path / "ours.pth").left == ()
+
+
+def test_a_checkpoint_of_a_coarse_stage_alone(nano_config: ModelConfig):
+    state = random_model(nano_config, seed=5).model.state_dict()
+    coarse = {
+        key: value.half()
+        for key, value in state.items()
+        if not key.startswith(("backbone.reuse_block", "backbone.quality", "backbone.pos_embed_list.1"))
+    }
+    model = SHaRPose(nano_config)
+    report = init_from_state(model, coarse, "coarse.pth")
+    assert {key.split(".")[1] for key in report.left} == {"reuse_block", "quality_token", "quality_predictor"}
+    assert report.notes == ("positions of the fine stage resampled from 4x3 to 8x6",)
+
+
+def test_another_width_or_depth_is_refused(nano_config: ModelConfig):
+    with pytest.raises(CheckpointError, match="expected 3 blocks of width 24, as nano has, got 2 of width 24"):
+        init_from_state(SHaRPose(nano_config.replace({"depth": 3})), vit_state(nano_config, 197), "x.pth")
+    state = vit_state(nano_config, 197)
+    state["blocks.1.mlp.fc2.weight"] = state["blocks.1.mlp.fc2.weight"][:20]  # ViTPose+ splits it among experts
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.mlp\.fc2\.weight: expected \[24, 96\], got \[20, 96\]"):
+        init_from_state(SHaRPose(nano_config), state, "x.pth")
+    with pytest.raises(CheckpointError, match="191 positions are no square or 4:3 grid"):
+        init_from_state(SHaRPose(nano_config), vit_state(nano_config, 191), "x.pth")
+
+
+def test_files_that_are_no_weights(nano_config: ModelConfig, tmp_path: Path):
+    model = SHaRPose(nano_config)
+    with pytest.raises(CheckpointError, match="expected a file, found nothing"):
+        init_from_file(model, tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"refused|not a readable"):
+        init_from_file(model, tmp_path / "text.pth")
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
+    with pytest.raises(CheckpointError, match=r"expected a SHaRPose, ViTPose or MAE checkpoint.*conv1\.weight"):
+        init_from_file(model, tmp_path / "resnet.pth")
+    torch.save({"model": Path("run-me")}, tmp_path / "code.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        init_from_file(model, tmp_path / "code.pth")

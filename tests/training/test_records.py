@@ -1,0 +1,35 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sharpose.errors import ConfigError, SinkError
+from sharpose.training.records import JsonLinesLog, TensorBoardLog
+
+
+def test_records_after_the_resumed_step_are_dropped_and_half_lines_too(tmp_path: Path):
+    path = tmp_path / "train.jsonl"
+    log = JsonLinesLog(path)
+    for step in (10, 20, 30):
+        log.write("train", step, {"loss": 1 / 3, "epoch": step // 10})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"kind": "train", "st')
+    log = JsonLinesLog(path, after_step=20)
+    log.write("train", 30, {"loss": 0.25})
+    log.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 0.333333333), (20, 0.333333333), (30, 0.25)]
+    assert lines[0]["epoch"] == 1
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path):
+    with pytest.raises(SinkError, match="can't be written"):
+        JsonLinesLog(tmp_path / "missing" / "train.jsonl")
+
+
+def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install \"sharpose\[train\]\""):
+        TensorBoardLog(tmp_path)

@@ -1,0 +1,161 @@
+"""`sharpose-train` as a user starts it: alone, with torchrun, and with mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sharpose.model import load_model
+from sharpose.training.checkpointing import RunFolder
+
+MODULE = [sys.executable, "-P", "-m", "sharpose.training.train_cli"]
+TORCHRUN = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def train(
+    *arguments: object, launcher: list[str] = MODULE, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [*launcher, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=cwd, timeout=300)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Path):
+    work = tmp_path / "run"
+    common = [nano_recipe, "--data", people_folder, "--work-dir", work, "--device", "cpu"]
+    done = train(*common, "--set", "drop_path=0.1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "nano: 16 people, 2 steps an epoch of 8 people, 3 epochs, 1 x cpu, fp32" in done.stderr
+    assert len(losses(work)) == 6
+    assert yaml.safe_load((work / "recipe.yaml").read_text())["drop_path"] == 0.1
+    assert {path.name for path in work.iterdir()} == {
+        "last.pth",
+        "best.pth",
+        "training_state.pth",
+        "train.jsonl",
+        "recipe.yaml",
+        "pictures",
+    }
+    again = train(*common, "--set", "drop_path=0.1")
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+    other = train(*common, "--resume")
+    assert other.returncode == 2
+    assert "has another drop_path" in other.stderr
+    started = train(
+        work / "recipe.yaml", "--data", people_folder, "--work-dir", tmp_path / "b", "--init", work / "last.pth"
+    )
+    assert started.returncode == 0, started.stderr
+    assert "SHaRPose weights: set 50 tensors" in started.stderr
+    assert losses(tmp_path / "b")[0] < losses(work)[0]
+
+
+def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path):
+    for name, launcher in (("one", MODULE), ("two", [*TORCHRUN, "-m", "sharpose.training.train_cli"])):
+        arguments = [nano_recipe, "--data", people_folder, "--work-dir", tmp_path / name, "--device", "cpu"]
+        arguments += ["--set", "loss.cross_entropy=0.1", "--set", "loss.dense=0.5"]
+        done = train(*arguments, launcher=launcher, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 6
+    assert two == pytest.approx(one, abs=1e-5)
+    assert len(RunFolder(tmp_path / "two").read_state().ranks) == 2
+
+
+def start_and_wait(arguments: list[object], folder: Path) -> subprocess.Popen[str]:
+    """A long run that has written a checkpoint."""
+    command = [*MODULE, *(str(argument) for argument in arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not (folder / "last.pth").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_readable_checkpoints(
+    nano_recipe: Path, people_folder: Path, tmp_path: Path, number: signal.Signals
+):
+    work = tmp_path / "run"
+    arguments = [nano_recipe, "--data", people_folder, "--work-dir", work]
+    arguments += ["--set", "checkpoint_every=1", "--set", "schedule.epochs=10000"]
+    process = start_and_wait(arguments, work)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 143)
+    load_model(work / "last.pth")
+    state = RunFolder(work).read_state()
+    assert state.step >= 1
+    if number == signal.SIGTERM:
+        assert f"stopped after step {state.step} of 20000; go on with --resume" in messages
+        assert not [path for path in work.iterdir() if "unfinished" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected CONFIG: a recipe's file, or one of sharpose_base_coco_256x192"),
+        (["nothing", "--data", ".", "--work-dir", "w"], "no recipe 'nothing'"),
+        (["RECIPE"], "expected --data DIR and --work-dir DIR"),
+        (["RECIPE", "--data", "missing", "--work-dir", "w"], "--data missing: expected a folder"),
+        (["RECIPE", "--data", ".", "--work-dir", "w", "--set", "lr=1"], "lr: unknown key"),
+        (["RECIPE", "--data", ".", "--work-dir", "w", "--resume"], "found no training_state.pth"),
+        (["RECIPE", "--data", ".", "--work-dir", "w", "--resume", "--init", "x"], "exclude each other"),
+        (["RECIPE", "--data", ".", "--work-dir", "w", "--device", "tpu"], "expected cpu, cuda or cuda:INDEX"),
+        (["RECIPE", "--data", ".", "--work-dir", "w", "--device", "cuda"], "no usable GPU"),
+        (["RECIPE", "--data", ".", "--work-dir", "w"], "people.json: can't read the labels"),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "x.pth"], "--init x.pth: expected a file"),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "batch_size=64"], "fewer than a batch of 64"),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "tensorboard=true"], "needs TensorBoard"),
+    ],
+)
+def test_mistakes_are_one_line(
+    nano_recipe: Path,
+    people_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+):
+    from sharpose.command import main
+    from sharpose.training.train_cli import command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    names = {"RECIPE": str(nano_recipe), "PEOPLE": str(people_folder)}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(command, [names.get(argument, argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert caught.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+
+
+def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]):
+    from click.testing import CliRunner
+
+    from sharpose.training.train_cli import command
+
+    result = CliRunner().invoke(command, ["--list"])
+    assert result.exit_code == 0
+    assert "sharpose_small_coco_256x192" in result.output.splitlines()
