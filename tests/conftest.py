@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from sharpose.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+
+MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
 # `./sharpose` at the root would shadow the installed package, whose other folders live beside it.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -59,17 +62,37 @@ def nano_config() -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    """Makes a folder that all of the run's processes share: `made_once(name, make)`; `make` is given its path."""
+    from sharpose.engines.file_lock import file_lock
+
+    own = tmp_path_factory.getbasetemp()
+    root = own if worker_id == "master" else own.parent
+
+    def shared(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / name
+        with file_lock(root / f"{name}.lock"):
+            if not folder.exists():
+                make(folder)
+        return folder
+
+    return shared
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(made_once: MadeOnce) -> Path:
     """A bundle of sharpose_tiny_coco_256x192 with random weights (seed 0); copy it before changing it."""
-    from reference_model import reference_crops
 
-    from sharpose.config import load_config
-    from sharpose.export.bundle_export import ExportOptions, export_bundle
-    from sharpose.export.pictures import ParityPictures
-    from sharpose.model import random_model
+    def make(folder: Path) -> None:
+        from reference_model import reference_crops
 
-    config = load_config("sharpose_tiny_coco_256x192")
-    output = tmp_path_factory.mktemp("bundles") / "tiny"
-    pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
-    export_bundle(random_model(config, seed=0), output, pictures, ExportOptions(gate_chosen_by="the tests"))
-    return output
+        from sharpose.config import load_config
+        from sharpose.export.bundle_export import ExportOptions, export_bundle
+        from sharpose.export.pictures import ParityPictures
+        from sharpose.model import random_model
+
+        config = load_config("sharpose_tiny_coco_256x192")
+        pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
+        export_bundle(random_model(config, seed=0), folder, pictures, ExportOptions(gate_chosen_by="the tests"))
+
+    return made_once("tiny_bundle", make)

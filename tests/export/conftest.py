@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,15 @@ def little_model() -> SHaRPose:
 
 
 @pytest.fixture(scope="session")
-def two_precisions(little_model: SHaRPose, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def two_precisions(little_model: SHaRPose, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Bundle:
     """A bundle of `little_model` in fp32 and fp16; copy it before changing it."""
-    output = tmp_path_factory.mktemp("bundles") / "two_precisions"
-    loaded = LoadedModel(little_model, little_model.config, "the tests' reference weights", ())
-    pictures = ParityPictures(reference_crops(4, little_model.config.crop_size), "blocks of colour")
-    export_bundle(loaded, output, pictures, ExportOptions(precisions=("fp32", "fp16"), max_batch=4))
-    return open_bundle(output)
+
+    def make(folder: Path) -> None:
+        loaded = LoadedModel(little_model, little_model.config, "the tests' reference weights", ())
+        pictures = ParityPictures(reference_crops(4, little_model.config.crop_size), "blocks of colour")
+        export_bundle(loaded, folder, pictures, ExportOptions(precisions=("fp32", "fp16"), max_batch=4))
+
+    return open_bundle(made_once("two_precisions", make))
 
 
 @pytest.fixture
