@@ -83,36 +83,26 @@ class CropLoader:
         self.max_undecodable = max_undecodable
         self.undecodable: dict[str, int] = {}
         self._maker = BatchMaker(dataset, spec, crop_size, heatmap_size, sigma, seed, shuffle)
-        self._rank = rank
-        self._drop_last = drop_last
-        self._epoch = 0
-        self._batch = 0
-        self._plan = _Plan(self)
-        self._loader: DataLoader[MadeBatch | SharposeError] = DataLoader(
-            _Batches(self._maker),
-            batch_size=None,
-            sampler=self._plan,
-            num_workers=workers,
-            collate_fn=_unchanged,
-            worker_init_fn=start_worker,
-            persistent_workers=workers > 0,
-        )
+        full, rest = divmod(len(dataset), self._global_batch)
+        batches = full + (1 if rest and not drop_last else 0)
+        self._plan = _Plan(len(dataset), batches, self._global_batch, rank * batch_size, batch_size)
+        self._workers = workers
+        self._loader: DataLoader[MadeBatch | SharposeError] | None = None
         self._pin_memory = pin_memory
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        full, rest = divmod(len(self.dataset), self._global_batch)
-        return full + (1 if rest and not self._drop_last else 0)
+        return len(self._plan)
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to, from 0."""
-        return self._epoch
+        return self._plan.epoch
 
     @property
     def batch(self) -> int:
         """The next batch's number in its epoch, from 0."""
-        return self._batch
+        return self._plan.batch
 
     def __iter__(self) -> Iterator[Batch]:
         """What is left of the current epoch.
@@ -120,25 +110,37 @@ class CropLoader:
         Raises:
             SourceError: too many pictures can't be decoded; the last is named.
         """
-        for made in self._loader:
-            if isinstance(made, SharposeError):
-                raise made
-            self._count(made)
-            self._batch += 1
-            if self._batch == len(self):
-                self._epoch, self._batch = self._epoch + 1, 0
-            yield made.batch.pin_memory() if self._pin_memory else made.batch
+        if self._loader is None:
+            # The plan doesn't refer back to this object: inside a reference cycle, PyTorch's workers end slowly.
+            self._loader = DataLoader(
+                _Batches(self._maker),
+                batch_size=None,
+                sampler=self._plan,
+                num_workers=self._workers,
+                collate_fn=_unchanged,
+                worker_init_fn=start_worker,
+                persistent_workers=self._workers > 0,
+            )
+        try:
+            for made in self._loader:
+                if isinstance(made, SharposeError):
+                    raise made
+                self._count(made)
+                self._plan.advance()
+                yield made.batch.pin_memory() if self._pin_memory else made.batch
+        except GeneratorExit:  # the caller stops here, and may go on later
+            raise
+        except BaseException:
+            self.close()  # a traceback may hold the workers in a reference cycle, too
+            raise
 
-    def places(self) -> Iterator[BatchPlace]:
-        """Where the remaining batches of the current epoch lie."""
-        epoch = self._epoch
-        for number in range(self._batch, len(self)):
-            start = number * self._global_batch + self._rank * self.batch_size
-            yield BatchPlace(epoch, start, min(start + self.batch_size, len(self.dataset)))
+    def close(self) -> None:
+        """End the worker processes, at once. May be called twice; iterating again starts new ones."""
+        self._loader = None
 
     def state(self) -> dict[str, int]:
         """Where the loader stands: the batches that were handed out are done. Plain numbers, the same on every rank."""
-        values = (self._maker.seed, len(self.dataset), self._global_batch, self._epoch, self._batch)
+        values = (self._maker.seed, len(self.dataset), self._global_batch, self.epoch, self.batch)
         return dict(zip(_STATE_KEYS, values, strict=True))
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -155,7 +157,7 @@ class CropLoader:
                 raise InputError(f"loader state: it was saved with {key} {state[key]}, this loader has {own[key]}")
         if state["epoch"] < 0 or not 0 <= state["batch"] < len(self):
             raise InputError(f"loader state: epoch {state['epoch']}, batch {state['batch']} of {len(self)} is nowhere")
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._plan.epoch, self._plan.batch = state["epoch"], state["batch"]
 
     def _count(self, made: MadeBatch) -> None:
         for message in made.undecodable:
@@ -181,13 +183,32 @@ class _Batches(Dataset["MadeBatch | SharposeError"]):
 
 
 class _Plan(Sampler[BatchPlace]):
-    """The places that the loader asks its workers for."""
+    """Where the loader stands, and the places that it asks its workers for."""
 
-    def __init__(self, loader: CropLoader) -> None:
-        self._loader = loader
+    def __init__(self, people: int, batches: int, global_batch: int, offset: int, size: int) -> None:
+        self.epoch = 0
+        self.batch = 0
+        self._people = people
+        self._batches = batches
+        self._global_batch = global_batch
+        self._offset = offset
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._batches
 
     def __iter__(self) -> Iterator[BatchPlace]:
-        return self._loader.places()
+        """The remaining batches of the current epoch."""
+        epoch = self.epoch  # workers ask ahead of what was handed out
+        for number in range(self.batch, self._batches):
+            start = number * self._global_batch + self._offset
+            yield BatchPlace(epoch, start, min(start + self._size, self._people))
+
+    def advance(self) -> None:
+        """A batch was handed out."""
+        self.batch += 1
+        if self.batch == self._batches:
+            self.epoch, self.batch = self.epoch + 1, 0
 
 
 def _unchanged(made: Any) -> Any:  # noqa: ANN401 - as PyTorch's types want it

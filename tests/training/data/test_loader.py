@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,16 @@ def test_without_heatmaps_there_are_no_targets(coco_dataset: CocoDataset) -> Non
     batch = next(iter(batches)).to("cpu")
     assert batch.targets.shape == (2, 17, 0, 0)
     assert batch.weights.max() == 1
+
+
+def test_closing_ends_the_workers_and_iterating_starts_new_ones(coco_dataset: CocoDataset) -> None:
+    batches = loader(coco_dataset, workers=1)
+    first = next(iter(batches))
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 1
+    batches.close()
+    batches.close()
+    assert not set(workers) & set(multiprocessing.active_children())
+    expected = list(loader(coco_dataset))
+    assert same(first, expected[0])
+    assert same(next(iter(batches)), expected[1])
