@@ -90,6 +90,8 @@ class Trainer:
             recompute_blocks(model)
         self.objective = Objective(recipe.loss, config, ranks.device)
         self.stepper = Stepper(recipe, self.network, self.objective, ranks)
+        if self.stepper.teacher is not None:
+            say(self.stepper.teacher.description)
         self.average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay is not None else None
         self.steps_per_epoch = max(len(self.loader) // recipe.accumulate, 1)
         self.step = 0

@@ -18,6 +18,7 @@ from sharpose.training.data_recipe import DataRecipe
 from sharpose.training.objective import LossRecipe
 from sharpose.training.optimizer import OptimizerRecipe
 from sharpose.training.schedule import Schedule
+from sharpose.training.teacher import TeacherRecipe
 
 __all__ = ["Recipe", "StartRecipe", "list_recipes", "load_recipe", "write_recipe"]
 
@@ -43,6 +44,7 @@ class Recipe(BaseModel):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     loss: LossRecipe = LossRecipe()
     start: StartRecipe = StartRecipe()
+    teacher: TeacherRecipe | None = Field(default=None, description="another model to learn from")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block; rises linearly from 0")
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="evaluate and keep averaged weights")
     seed: int = Field(default=0, ge=0)

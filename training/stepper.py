@@ -13,10 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from sharpose.errors import TrainingError
 from sharpose.training.data.batch import Batch
 from sharpose.training.distributed import Ranks
-from sharpose.training.network import TrainingNetwork
+from sharpose.training.losses import heatmap_mse
+from sharpose.training.network import TrainingNetwork, TrainingOutput
 from sharpose.training.objective import Objective
 from sharpose.training.optimizer import build_optimizer, set_learning_rate
 from sharpose.training.recipe import Recipe
+from sharpose.training.teacher import Teacher
 
 __all__ = ["Stepper"]
 
@@ -35,7 +37,10 @@ class Stepper:
     Attributes:
         optimizer: AdamW.
         scaler: Scales the loss for fp16; does nothing otherwise.
-        compiled: Whether the stages were compiled.
+        teacher: Another model to learn from; None without one.
+
+    Raises:
+        ConfigError: the recipe's teacher can't be used.
     """
 
     def __init__(self, recipe: Recipe, network: TrainingNetwork, objective: Objective, ranks: Ranks) -> None:
@@ -44,6 +49,9 @@ class Stepper:
         self._objective = objective
         self._ranks = ranks
         self._dtype = _DTYPES.get(recipe.precision)
+        self.teacher = None
+        if recipe.teacher is not None:
+            self.teacher = Teacher(recipe.teacher, recipe.model, recipe.data.sigma, ranks.device)
         if recipe.compile:
             network.compile_stages()
         self._wrapped: nn.Module = network
@@ -85,6 +93,8 @@ class Stepper:
                 with self.autocast():
                     output = self._wrapped(batch.images)
                 terms = self._objective(output, batch.targets, batch.weights, epoch)
+                if self.teacher is not None:
+                    terms = self._taught(terms, output, batch)
                 self.scaler.scale(terms["loss"] / recipe.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / recipe.accumulate
@@ -99,6 +109,14 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values, stopping > 0
+
+    def _taught(self, terms: dict[str, Tensor], output: TrainingOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms with the squared error to the teacher's heatmaps."""
+        assert self.teacher is not None
+        assert self._recipe.teacher is not None
+        targets, weights = self.teacher(batch.images)
+        error = heatmap_mse(output.coarse, targets, weights) + heatmap_mse(output.fine, targets, weights)
+        return terms | {"loss": terms["loss"] + self._recipe.teacher.weight * error, "teacher_mse": error}
 
     def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:
         """Processes exchange gradients once a step, with the last batch."""

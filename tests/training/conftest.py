@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ PEOPLE = 16
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     """The models are so small that threads only wait for one another; and sums are then the same every time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ def write(path: Path, content: bytes, error: type[BaseException] | None = None) 
             raise error
 
 
-def test_a_file_appears_whole(tmp_path: Path):
+def test_a_file_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     with atomic_file(path) as temporary:
         temporary.write_bytes(b"new")
@@ -31,7 +31,7 @@ def test_a_file_appears_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]):
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(error):
@@ -40,7 +40,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
 
@@ -57,7 +57,7 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, monkeypatch
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_disk_that_fills_while_torch_writes(tmp_path: Path):
+def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
     """A real limit on file sizes: torch's writer fails in the middle, in its own way."""
     path = tmp_path / "a.pth"
     torch.save({"x": torch.zeros(3)}, path)

@@ -5,7 +5,7 @@ from torch import nn
 from sharpose.training.ema import WeightAverage
 
 
-def test_the_average_by_hand():
+def test_the_average_by_hand() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
     average = WeightAverage(model, decay=0.5)
@@ -18,7 +18,7 @@ def test_the_average_by_hand():
     assert average.weights["weight"].item() == pytest.approx(expected)
 
 
-def test_the_model_gets_its_own_weights_back_even_after_an_error():
+def test_the_model_gets_its_own_weights_back_even_after_an_error() -> None:
     model = nn.Linear(2, 2)
     average = WeightAverage(model, decay=0.9)
     own = torch.full((2, 2), 7.0)

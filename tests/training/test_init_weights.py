@@ -50,7 +50,7 @@ def ramp(rows: int, columns: int, width: int) -> torch.Tensor:
     return (x / columns + 10 * y / rows).reshape(1, -1, 1).expand(1, -1, width).clone()
 
 
-def test_mae(nano_config: ModelConfig, tmp_path: Path):
+def test_mae(nano_config: ModelConfig, tmp_path: Path) -> None:
     state = vit_state(nano_config, 1 + 14 * 14)
     state["pos_embed"][:, 0] = 1e6  # the class token's, which must not be used
     state["pos_embed"][:, 1:] = ramp(14, 14, nano_config.width)
@@ -83,7 +83,7 @@ def test_mae(nano_config: ModelConfig, tmp_path: Path):
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.backbone."])
-def test_vitpose(nano_config: ModelConfig, tmp_path: Path, prefix: str):
+def test_vitpose(nano_config: ModelConfig, tmp_path: Path, prefix: str) -> None:
     state = vit_state(nano_config, 1 + 16 * 12, prefix, norm="last_norm")
     positions = state[f"{prefix}pos_embed"]
     state["keypoint_head.final_layer.weight"] = torch.zeros(17, 8, 1, 1)
@@ -97,7 +97,7 @@ def test_vitpose(nano_config: ModelConfig, tmp_path: Path, prefix: str):
     assert report.unused == ("keypoint_head.final_layer.weight",)
 
 
-def test_a_checkpoint_of_ours_at_another_size(nano_config: ModelConfig, tmp_path: Path):
+def test_a_checkpoint_of_ours_at_another_size(nano_config: ModelConfig, tmp_path: Path) -> None:
     source = random_model(nano_config, seed=5).model
     save_checkpoint(tmp_path / "ours.pth", source)
     model = SHaRPose(nano_config.replace({"crop_size": (256, 192)}))
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_ours_at_another_size(nano_config: ModelConfig, tmp_path
     assert init_from_file(same, tmp_path / "ours.pth").left == ()
 
 
-def test_a_checkpoint_of_a_coarse_stage_alone(nano_config: ModelConfig):
+def test_a_checkpoint_of_a_coarse_stage_alone(nano_config: ModelConfig) -> None:
     state = random_model(nano_config, seed=5).model.state_dict()
     coarse = {
         key: value.half()
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_a_coarse_stage_alone(nano_config: ModelConfig):
     assert report.notes == ("positions of the fine stage resampled from 4x3 to 8x6",)
 
 
-def test_another_width_or_depth_is_refused(nano_config: ModelConfig):
+def test_another_width_or_depth_is_refused(nano_config: ModelConfig) -> None:
     with pytest.raises(CheckpointError, match="expected 3 blocks of width 24, as nano has, got 2 of width 24"):
         init_from_state(SHaRPose(nano_config.replace({"depth": 3})), vit_state(nano_config, 197), "x.pth")
     state = vit_state(nano_config, 197)
@@ -133,7 +133,7 @@ def test_another_width_or_depth_is_refused(nano_config: ModelConfig):
         init_from_state(SHaRPose(nano_config), vit_state(nano_config, 191), "x.pth")
 
 
-def test_files_that_are_no_weights(nano_config: ModelConfig, tmp_path: Path):
+def test_files_that_are_no_weights(nano_config: ModelConfig, tmp_path: Path) -> None:
     model = SHaRPose(nano_config)
     with pytest.raises(CheckpointError, match="expected a file, found nothing"):
         init_from_file(model, tmp_path / "none.pth")

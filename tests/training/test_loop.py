@@ -61,7 +61,7 @@ def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def test_it_overfits(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path):
+def test_it_overfits(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     """Every keypoint of eight people within 5 % of their keypoints' diagonal, in both stages."""
     nano_values["data"]["train"][0]["limit"] = nano_values["data"]["evaluation"][0]["limit"] = 8
     nano_values["schedule"] = {"epochs": 240, "policy": "constant", "warmup_steps": 10}
@@ -81,13 +81,14 @@ def test_it_overfits(nano_values: dict[str, Any], people_folder: Path, tmp_path:
     assert not any("dense" in key for key in loaded.model.state_dict())
     for name in ("predictions", "regions"):
         sheet = cv2.imread(str(tmp_path / "run" / "pictures" / f"epoch_0240_{name}.jpg"))
+        assert sheet is not None
         assert sheet.shape == (2 * 128, 8 * 2 * 96 + 7 * 4, 3)
         assert np.std(sheet) > 10
 
 
 def test_quality_counts_only_once_its_epoch_has_passed(
     nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
-):
+) -> None:
     nano_values["loss"] = {"quality_after_epoch": 1, "quality": 1000.0}
     run(make(nano_values, people_folder, tmp_path / "run"))
     for record in records(tmp_path / "run"):
@@ -115,7 +116,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("stop_after", [2, 3])  # at an epoch's end and within one
 def test_a_resumed_run_is_the_uninterrupted_run(
     nano_values: dict[str, Any], people_folder: Path, tmp_path: Path, features: str, stop_after: int
-):
+) -> None:
     nano_values |= FEATURES[features]
     nano_values["log_every"] = 2  # a stop after three steps lies within a stretch of the log
     nano_values["data"]["augmentation"] = {}  # the recipe's own: chance everywhere
@@ -134,13 +135,15 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     for name in ("last.pth", "best.pth"):
         one, other = (load_model(tmp_path / part / name).model.state_dict() for part in ("whole", "parts"))
         assert all(torch.equal(one[key], other[key]) for key in one), name
-    one, other = (RunFolder(tmp_path / part).read_state() for part in ("whole", "parts"))
-    assert all(torch.equal(one.network[key], other.network[key]) for key in one.network)
-    assert torch.equal(one.ranks[0].cpu, other.ranks[0].cpu)
-    assert one.ranks[0].loader == other.ranks[0].loader
+    ends = [RunFolder(tmp_path / part).read_state() for part in ("whole", "parts")]
+    assert all(torch.equal(ends[0].network[key], ends[1].network[key]) for key in ends[0].network)
+    assert torch.equal(ends[0].ranks[0].cpu, ends[1].ranks[0].cpu)
+    assert ends[0].ranks[0].loader == ends[1].ranks[0].loader
 
 
-def test_accumulated_batches_equal_a_large_one(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path):
+def test_accumulated_batches_equal_a_large_one(
+    nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
     losses = []
     for accumulate in (1, 2):
         nano_values["accumulate"] = accumulate
@@ -150,7 +153,7 @@ def test_accumulated_batches_equal_a_large_one(nano_values: dict[str, Any], peop
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_averaged_weights_are_what_is_kept(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path):
+def test_averaged_weights_are_what_is_kept(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     nano_values["ema_decay"] = 0.9
     trainer = make(nano_values, people_folder, tmp_path / "run")
     run(trainer)
@@ -163,7 +166,7 @@ def test_averaged_weights_are_what_is_kept(nano_values: dict[str, Any], people_f
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint(
     nano_values: dict[str, Any], people_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     nano_values["checkpoint_every"] = 1
     trainer = make(nano_values, people_folder, tmp_path / "run")
     run(trainer, StopAfter(2))
@@ -183,7 +186,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint(
 
 def test_weights_that_are_no_numbers_are_never_saved(
     nano_values: dict[str, Any], people_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     trainer = make(nano_values, people_folder, tmp_path / "run")
     trainer.save()
     before = trainer.folder.last.read_bytes()
@@ -196,7 +199,7 @@ def test_weights_that_are_no_numbers_are_never_saved(
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(
     nano_values: dict[str, Any], people_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     nano_values["checkpoint_every"] = 1
     trainer = make(nano_values, people_folder, tmp_path / "run")
     run(trainer, StopAfter(1))
@@ -217,7 +220,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_resuming_another_run_is_refused(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path):
+def test_resuming_another_run_is_refused(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     run(make(nano_values, people_folder, tmp_path / "run"), StopAfter(1))
     with pytest.raises(ConfigError, match="holds a run already"):
         make(nano_values, people_folder, tmp_path / "run")
@@ -232,7 +235,7 @@ def test_resuming_another_run_is_refused(nano_values: dict[str, Any], people_fol
         make(nano_values, people_folder, tmp_path / "nothing", resume=True)
 
 
-def test_half_precision_learns_the_same_thing(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path):
+def test_half_precision_learns_the_same_thing(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16", "fp16"):
         nano_values["precision"] = precision
@@ -244,7 +247,7 @@ def test_half_precision_learns_the_same_thing(nano_values: dict[str, Any], peopl
     assert losses["fp16"][0] == pytest.approx(losses["fp32"][0], rel=0.02)
 
 
-def test_clipping_limits_the_gradient(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path):
+def test_clipping_limits_the_gradient(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     nano_values["optimizer"] |= {"gradient_clip": 1e-4}
     trainer = make(nano_values, people_folder, tmp_path / "run")
     run(trainer)
@@ -253,7 +256,7 @@ def test_clipping_limits_the_gradient(nano_values: dict[str, Any], people_folder
     assert torch.stack(norms).norm().item() == pytest.approx(1e-4, rel=1e-3)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(nano_values: dict[str, Any]):
+def test_a_batch_that_processes_cannot_share_is_refused(nano_values: dict[str, Any]) -> None:
     recipe: Recipe = parse_recipe(nano_values | {"accumulate": 2}, source="test")
     assert recipe.batch_of_rank(2) == 2
     with pytest.raises(ConfigError, match="give a multiple of 6"):

@@ -1,6 +1,7 @@
 """Loss values worked out by hand."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from sharpose.training.losses import heatmap_cross_entropy, heatmap_mse, pose_oks, quality_mse
 
 
-def test_mse_is_the_mean_over_joints_of_the_weighted_mean_square():
+def test_mse_is_the_mean_over_joints_of_the_weighted_mean_square() -> None:
     heatmaps, targets = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     heatmaps[0, 0, 0, 0] = 2.0  # 4 / 4 pixels = 1
     heatmaps[0, 1] = 1.0  # 1
@@ -18,16 +19,16 @@ def test_mse_is_the_mean_over_joints_of_the_weighted_mean_square():
     assert heatmap_mse(heatmaps, targets, torch.tensor([[0.5, 1.0]])).item() == pytest.approx((0.5 + 1.75) / 2)
 
 
-def test_the_loss_of_a_batch_is_the_mean_of_its_halves_whatever_their_labels():
+def test_the_loss_of_a_batch_is_the_mean_of_its_halves_whatever_their_labels() -> None:
     generator = torch.Generator().manual_seed(0)
     heatmaps, targets = torch.randn(2, 4, 3, 5, 4, generator=generator)
     weights = torch.tensor([[1.0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0]])
-    for loss in (heatmap_mse, lambda *parts: heatmap_cross_entropy(*parts, 10.0)):
+    for loss in (heatmap_mse, partial(heatmap_cross_entropy, temperature=10.0)):
         halves = [loss(heatmaps[part], targets[part], weights[part]) for part in (slice(0, 2), slice(2, 4))]
         torch.testing.assert_close(loss(heatmaps, targets, weights), sum(halves) / 2)
 
 
-def test_cross_entropy_by_hand():
+def test_cross_entropy_by_hand() -> None:
     target = torch.tensor([1.0, 0.0, 0.0, 0.0]).reshape(1, 1, 2, 2)
     high = math.exp(2) / (math.exp(2) + 3)  # softmax of 2 * target
     low = 1 / (math.exp(2) + 3)
@@ -36,7 +37,7 @@ def test_cross_entropy_by_hand():
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_heatmap_that_equals_its_target_but_for_a_constant_is_perfect():
+def test_a_heatmap_that_equals_its_target_but_for_a_constant_is_perfect() -> None:
     target = torch.rand(1, 3, 6, 5, generator=torch.Generator().manual_seed(1))
     weights = torch.ones(1, 3)
     assert heatmap_cross_entropy(target + 0.7, target, weights, 10.0).item() == pytest.approx(0, abs=1e-5)
@@ -49,7 +50,7 @@ def one_peak(x: int, y: int) -> torch.Tensor:
     return heatmap
 
 
-def test_oks_scales_x_by_width_and_y_by_height():
+def test_oks_scales_x_by_width_and_y_by_height() -> None:
     sigmas = torch.tensor([0.1])
     crop = (256, 192)
     for found, step in ((one_peak(25, 30), 191 / 47), (one_peak(20, 35), 255 / 63)):
@@ -59,7 +60,7 @@ def test_oks_scales_x_by_width_and_y_by_height():
         assert labelled.tolist() == [True]
 
 
-def test_oks_counts_labelled_keypoints_only_and_a_missing_peak_as_wrong():
+def test_oks_counts_labelled_keypoints_only_and_a_missing_peak_as_wrong() -> None:
     found = torch.cat([one_peak(20, 30), one_peak(1, 1), -one_peak(4, 4)], dim=1)
     target = torch.cat([one_peak(20, 30), one_peak(40, 60), one_peak(0, 0)], dim=1)
     oks, labelled = pose_oks(
@@ -73,7 +74,7 @@ def test_oks_counts_labelled_keypoints_only_and_a_missing_peak_as_wrong():
     assert labelled.tolist() == [True, True, False]
 
 
-def test_quality_by_hand_and_no_gradient_to_the_target():
+def test_quality_by_hand_and_no_gradient_to_the_target() -> None:
     quality = torch.tensor([0.5, 2.0, 0.9], requires_grad=True)
     loss = quality_mse(quality, torch.tensor([1.0, 0.0, 0.0]), torch.tensor([True, True, False]))
     assert loss.item() == pytest.approx((0.25 + 4.0) / 3)

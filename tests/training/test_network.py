@@ -18,7 +18,7 @@ def normalised(images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     return ((images / 255.0 - mean) / std).permute(0, 3, 1, 2)
 
 
-def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: torch.Tensor):
+def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: torch.Tensor) -> None:
     model = random_model(nano_config, seed=1).model
     network = TrainingNetwork(model)
     with torch.no_grad():
@@ -30,7 +30,7 @@ def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: t
     assert found.dense is None
 
 
-def test_every_parameter_gets_a_gradient(nano_config: ModelConfig, images: torch.Tensor):
+def test_every_parameter_gets_a_gradient(nano_config: ModelConfig, images: torch.Tensor) -> None:
     network = TrainingNetwork(SHaRPose(nano_config), dense=True).train()
     output = network(images)
     (output.coarse.sum() + output.fine.sum() + output.quality.sum() + output.dense.sum()).backward()
@@ -40,14 +40,14 @@ def test_every_parameter_gets_a_gradient(nano_config: ModelConfig, images: torch
     assert len(names) == len(list(network.parameters()))
 
 
-def test_drop_path_rises_to_its_rate(nano_config: ModelConfig):
+def test_drop_path_rises_to_its_rate(nano_config: ModelConfig) -> None:
     model = SHaRPose(nano_config.replace({"depth": 5}))
     set_drop_path(model, 0.1)
     rates = [block.drop_path for block in model.backbone.blocks]
     assert rates == pytest.approx([0.0, 0.025, 0.05, 0.075, 0.1])
 
 
-def test_recomputing_blocks_changes_no_gradient(nano_config: ModelConfig, images: torch.Tensor):
+def test_recomputing_blocks_changes_no_gradient(nano_config: ModelConfig, images: torch.Tensor) -> None:
     gradients = []
     for recompute in (False, True):
         model = random_model(nano_config, seed=1).model
@@ -63,7 +63,7 @@ def test_recomputing_blocks_changes_no_gradient(nano_config: ModelConfig, images
         torch.testing.assert_close(plain, recomputed)
 
 
-def test_a_region_predicts_its_own_piece(nano_config: ModelConfig):
+def test_a_region_predicts_its_own_piece(nano_config: ModelConfig) -> None:
     head = DenseHead(nano_config)
     rows, columns = nano_config.region_grid
     features = torch.zeros(1, nano_config.num_regions, nano_config.width)

@@ -24,7 +24,7 @@ from sharpose.training.optimizer import OptimizerRecipe, build_optimizer, is_dec
         ("dense.proj.weight", 13),
     ],
 )
-def test_layers(name, layer):
+def test_layers(name: str, layer: int) -> None:
     assert layer_of(name, depth=12) == layer
 
 
@@ -42,11 +42,11 @@ def test_layers(name, layer):
         ("keypoint_head.heatmap_mlp.1.weight", 2, True),
     ],
 )
-def test_weight_decay(name, dimensions, decayed):
+def test_weight_decay(name: str, dimensions: int, decayed: bool) -> None:
     assert is_decayed(name, dimensions) is decayed
 
 
-def test_every_parameter_is_in_one_group_with_its_rate():
+def test_every_parameter_is_in_one_group_with_its_rate() -> None:
     config = load_config("sharpose_small_coco_256x192")
     model = SHaRPose(config)
     optimizer = build_optimizer(model.named_parameters(), 12, OptimizerRecipe(layer_decay=0.8))

@@ -17,7 +17,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_the_released_recipes(name):
+def test_the_released_recipes(name: str) -> None:
     recipe = load_recipe(name)
     assert (
         recipe.batch_size,
@@ -40,13 +40,13 @@ def test_the_released_recipes(name):
     assert recipe.optimizer.gradient_clip is None
 
 
-def test_every_model_has_a_recipe():
+def test_every_model_has_a_recipe() -> None:
     assert list_recipes() == list_configs()
     for name in list_recipes():
         assert load_recipe(name).model == load_config(name)
 
 
-def test_changes(nano_recipe: Path):
+def test_changes(nano_recipe: Path) -> None:
     recipe = load_recipe(
         nano_recipe,
         [
@@ -83,14 +83,14 @@ def test_changes(nano_recipe: Path):
         ("model.width=7", "width must be a multiple of heads"),
     ],
 )
-def test_what_is_wrong_is_named_in_one_line(nano_recipe: Path, change: str, message: str):
+def test_what_is_wrong_is_named_in_one_line(nano_recipe: Path, change: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(nano_recipe, [change])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_recipes(tmp_path: Path):
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe 'nothing': expected a YAML file or one of sharpose_base_coco"):
         load_recipe("nothing")
     (tmp_path / "list.yaml").write_text("[1, 2]")
@@ -98,13 +98,13 @@ def test_files_that_are_no_recipes(tmp_path: Path):
         load_recipe(tmp_path / "list.yaml")
 
 
-def test_what_is_noted_is_the_recipe_as_run(nano_recipe: Path, tmp_path: Path):
+def test_what_is_noted_is_the_recipe_as_run(nano_recipe: Path, tmp_path: Path) -> None:
     recipe = load_recipe(nano_recipe, ["ema_decay=0.5"])
     write_recipe(recipe, tmp_path / "noted.yaml")
     assert load_recipe(tmp_path / "noted.yaml") == recipe
 
 
-def test_a_skeleton_of_ones_own(nano_values: dict[str, Any], tmp_path: Path):
+def test_a_skeleton_of_ones_own(nano_values: dict[str, Any], tmp_path: Path) -> None:
     nano_values["model"]["skeleton"] = {
         "name": "hand",
         "keypoints": ["wrist", "left", "right"],

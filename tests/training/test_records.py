@@ -8,7 +8,7 @@ from sharpose.errors import ConfigError, SinkError
 from sharpose.training.records import JsonLinesLog, TensorBoardLog
 
 
-def test_records_after_the_resumed_step_are_dropped_and_half_lines_too(tmp_path: Path):
+def test_records_after_the_resumed_step_are_dropped_and_half_lines_too(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     log = JsonLinesLog(path)
     for step in (10, 20, 30):
@@ -24,12 +24,12 @@ def test_records_after_the_resumed_step_are_dropped_and_half_lines_too(tmp_path:
     assert lines[0]["epoch"] == 1
 
 
-def test_a_log_that_cannot_be_written(tmp_path: Path):
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="can't be written"):
         JsonLinesLog(tmp_path / "missing" / "train.jsonl")
 
 
-def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install \"sharpose\[train\]\""):
         TensorBoardLog(tmp_path)

@@ -1,17 +1,19 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from sharpose.skeleton import COCO17
-from sharpose.training.sheets import prediction_sheet, region_sheet, write_sheet
+from sharpose.training.sheets import Picture, prediction_sheet, region_sheet, write_sheet
 
 
 @pytest.fixture
-def crops() -> np.ndarray:
+def crops() -> Picture:
     return np.full((3, 128, 96, 3), (200, 100, 50), dtype=np.uint8)  # RGB
 
 
-def test_labels_are_rings_where_they_are_and_unsure_predictions_are_left_out(crops):
+def test_labels_are_rings_where_they_are_and_unsure_predictions_are_left_out(crops: Picture) -> None:
     labels = np.zeros((3, 17, 3), np.float32)
     labels[1, 0] = 40, 60, 2
     predictions = np.zeros((3, 17, 3), np.float32)
@@ -27,7 +29,7 @@ def test_labels_are_rings_where_they_are_and_unsure_predictions_are_left_out(cro
     assert drawn.mean(axis=0) == pytest.approx((100.5, 60.5), abs=1)
 
 
-def test_only_selected_regions_are_bright(crops):
+def test_only_selected_regions_are_bright(crops: Picture) -> None:
     order = np.stack([np.roll(np.arange(12), shift) for shift in (0, -4, 0)])
     sheet = region_sheet(crops, order, selected=3)
     second = sheet[:, 196:388].reshape(4, 64, 3, 64, 3)[:, 60, :, 60]  # a corner of every region
@@ -35,6 +37,8 @@ def test_only_selected_regions_are_bright(crops):
     assert np.argwhere(bright).tolist() == [[1, 1], [1, 2], [2, 0]]  # regions 4, 5, 6
 
 
-def test_a_sheet_is_a_picture_file(crops, tmp_path):
+def test_a_sheet_is_a_picture_file(crops: Picture, tmp_path: Path) -> None:
     write_sheet(tmp_path / "sheet.jpg", crops[0])
-    assert cv2.imread(str(tmp_path / "sheet.jpg")).shape == (128, 96, 3)
+    sheet = cv2.imread(str(tmp_path / "sheet.jpg"))
+    assert sheet is not None
+    assert sheet.shape == (128, 96, 3)

@@ -33,7 +33,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
-def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Path):
+def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "run"
     common = [nano_recipe, "--data", people_folder, "--work-dir", work, "--device", "cpu"]
     done = train(*common, "--set", "drop_path=0.1", cwd=tmp_path)
@@ -63,7 +63,7 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
     assert losses(tmp_path / "b")[0] < losses(work)[0]
 
 
-def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path):
+def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
     for name, launcher in (("one", MODULE), ("two", [*TORCHRUN, "-m", "sharpose.training.train_cli"])):
         arguments = [nano_recipe, "--data", people_folder, "--work-dir", tmp_path / name, "--device", "cpu"]
         arguments += ["--set", "loss.cross_entropy=0.1", "--set", "loss.dense=0.5"]
@@ -90,7 +90,7 @@ def start_and_wait(arguments: list[object], folder: Path) -> subprocess.Popen[st
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_leaves_readable_checkpoints(
     nano_recipe: Path, people_folder: Path, tmp_path: Path, number: signal.Signals
-):
+) -> None:
     work = tmp_path / "run"
     arguments = [nano_recipe, "--data", people_folder, "--work-dir", work]
     arguments += ["--set", "checkpoint_every=1", "--set", "schedule.epochs=10000"]
@@ -132,7 +132,7 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
-):
+) -> None:
     from sharpose.command import main
     from sharpose.training.train_cli import command
 
@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(
     assert message in line
 
 
-def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]):
+def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     from click.testing import CliRunner
 
     from sharpose.training.train_cli import command
