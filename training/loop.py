@@ -17,13 +17,12 @@ from sharpose.training.data.dataset import PoseDataset
 from sharpose.training.data.loader import CropLoader
 from sharpose.training.distributed import Ranks
 from sharpose.training.ema import WeightAverage
-from sharpose.training.network import TrainingNetwork, recompute_blocks, set_drop_path
-from sharpose.training.objective import Objective
 from sharpose.training.progress import training_progress
 from sharpose.training.recipe import Recipe
 from sharpose.training.records import JsonLinesLog, Log, TensorBoardLog
 from sharpose.training.sheets import prediction_sheet, region_sheet, write_sheet
 from sharpose.training.stepper import Stepper
+from sharpose.training.task import build_task
 from sharpose.training.validation import Validation, Validator
 
 __all__ = ["Trainer"]
@@ -71,7 +70,7 @@ class Trainer:
             train,
             recipe.data.augmentation,
             config.crop_size,
-            config.heatmap_size,
+            config.heatmap_size if recipe.pretrain is None else None,
             recipe.data.sigma,
             batch_size=batch_size,
             seed=recipe.seed,
@@ -82,13 +81,9 @@ class Trainer:
             pin_memory=ranks.device.type == "cuda",
         )
         self.validator = None
-        if evaluation is not None:
+        if evaluation is not None and recipe.pretrain is None:
             self.validator = Validator(evaluation, config, recipe.data, batch_size, recipe.workers, ranks)
-        self.network = TrainingNetwork(model, dense=recipe.loss.dense > 0).to(ranks.device).train()
-        set_drop_path(model, recipe.drop_path)
-        if recipe.gradient_checkpointing:
-            recompute_blocks(model)
-        self.objective = Objective(recipe.loss, config, ranks.device)
+        self.network, self.objective = build_task(recipe, model, ranks.device)
         self.stepper = Stepper(recipe, self.network, self.objective, ranks)
         if self.stepper.teacher is not None:
             say(self.stepper.teacher.description)

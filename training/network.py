@@ -15,7 +15,7 @@ from sharpose.model.fine import cut_patches
 from sharpose.model.sharpose import SHaRPose
 from sharpose.training.dense_head import DenseHead
 
-__all__ = ["TrainingNetwork", "TrainingOutput", "recompute_blocks", "set_drop_path"]
+__all__ = ["TrainedNetwork", "TrainingNetwork", "TrainingOutput", "recompute_blocks", "set_drop_path"]
 
 
 class TrainingOutput(NamedTuple):
@@ -36,7 +36,36 @@ class TrainingOutput(NamedTuple):
     region_order: Tensor
 
 
-class TrainingNetwork(nn.Module):
+class TrainedNetwork(nn.Module):
+    """A model and whatever is trained with it.
+
+    Args:
+        pose: The model; under `pose.` in the state.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, pose: SHaRPose) -> None:
+        super().__init__()
+        self.pose = pose
+        for name, values in (("pixel_mean", pose.config.pixel_mean), ("pixel_std", pose.config.pixel_std)):
+            self.register_buffer(name, 255.0 * torch.tensor(values).reshape(3, 1, 1), persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Crops uint8 [B, H, W, 3], RGB, to [B, 3, H, W] as the model takes them."""
+        return (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """All parameters, the model's by the names that a checkpoint gives them."""
+        return [(name.removeprefix("pose."), parameter) for name, parameter in self.named_parameters()]
+
+    def compile_stages(self) -> None:
+        """Compile what a step spends its time in; the first batches take minutes longer, the others less."""
+        raise NotImplementedError
+
+
+class TrainingNetwork(TrainedNetwork):
     """A model, the auxiliary head where one is wanted, and the way through both stages.
 
     Args:
@@ -44,38 +73,28 @@ class TrainingNetwork(nn.Module):
         dense: Whether to learn with an auxiliary head on the patch tokens.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(self, pose: SHaRPose, *, dense: bool = False) -> None:
-        super().__init__()
-        self.pose = pose
+        super().__init__(pose)
         self.dense = DenseHead(pose.config) if dense else None
-        for name, values in (("pixel_mean", pose.config.pixel_mean), ("pixel_std", pose.config.pixel_std)):
-            self.register_buffer(name, 255.0 * torch.tensor(values).reshape(3, 1, 1), persistent=False)
         # Not submodules: their parameters are the model's, and would stand in its state twice.
         self._coarse: tuple[Callable[[Tensor], CoarseOutput]] = (pose.coarse_stage(),)
         self._fine: tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = (pose.fine_stage(),)
 
     def compile_stages(self) -> None:
-        """Compile both stages; the first batches take minutes longer, the others less."""
+        """See `TrainedNetwork`: both stages, each for itself."""
         self._coarse = (torch.compile(self._coarse[0]),)
         self._fine = (torch.compile(self._fine[0]),)
 
     def forward(self, images: Tensor) -> TrainingOutput:
         """Crops uint8 [B, H, W, 3], RGB."""
         pose = self.pose
-        pixels = (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+        pixels = self.normalised(images)
         coarse = self._coarse[0](pixels)
         order = coarse.region_order
         patches = cut_patches(pixels, order, pose.config.num_selected, pose.config.region_grid[1])
         fine = self._fine[0](patches, order, coarse.region_features, coarse.region_embeddings)
         dense = self.dense(coarse.region_features) if self.dense is not None else None
         return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order)
-
-    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """All parameters, by the names that a checkpoint gives them (`dense.*` for the auxiliary head)."""
-        return [(name.removeprefix("pose."), parameter) for name, parameter in self.named_parameters()]
 
 
 def set_drop_path(model: SHaRPose, rate: float) -> None:

@@ -15,6 +15,7 @@ from sharpose.config import ModelConfig, describe_validation_error, load_config
 from sharpose.errors import ConfigError
 from sharpose.training.atomic_file import atomic_file
 from sharpose.training.data_recipe import DataRecipe
+from sharpose.training.masked import MaskedRecipe
 from sharpose.training.objective import LossRecipe
 from sharpose.training.optimizer import OptimizerRecipe
 from sharpose.training.schedule import Schedule
@@ -45,6 +46,7 @@ class Recipe(BaseModel):
     loss: LossRecipe = LossRecipe()
     start: StartRecipe = StartRecipe()
     teacher: TeacherRecipe | None = Field(default=None, description="another model to learn from")
+    pretrain: MaskedRecipe | None = Field(default=None, description="learn from pictures alone, without labels")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block; rises linearly from 0")
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="evaluate and keep averaged weights")
     seed: int = Field(default=0, ge=0)
@@ -64,6 +66,8 @@ class Recipe(BaseModel):
     def _check(self) -> Recipe:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} can't be shared by {self.accumulate} accumulated batches")
+        if self.pretrain is not None and self.teacher is not None:
+            raise ValueError("pretrain and teacher exclude each other: a teacher teaches poses")
         return self
 
     def batch_of_rank(self, world_size: int) -> int:

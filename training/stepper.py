@@ -14,10 +14,10 @@ from sharpose.errors import TrainingError
 from sharpose.training.data.batch import Batch
 from sharpose.training.distributed import Ranks
 from sharpose.training.losses import heatmap_mse
-from sharpose.training.network import TrainingNetwork, TrainingOutput
-from sharpose.training.objective import Objective
+from sharpose.training.network import TrainedNetwork, TrainingOutput
 from sharpose.training.optimizer import build_optimizer, set_learning_rate
 from sharpose.training.recipe import Recipe
+from sharpose.training.task import Terms
 from sharpose.training.teacher import Teacher
 
 __all__ = ["Stepper"]
@@ -43,7 +43,7 @@ class Stepper:
         ConfigError: the recipe's teacher can't be used.
     """
 
-    def __init__(self, recipe: Recipe, network: TrainingNetwork, objective: Objective, ranks: Ranks) -> None:
+    def __init__(self, recipe: Recipe, network: TrainedNetwork, objective: Terms, ranks: Ranks) -> None:
         self._recipe = recipe
         self._network = network
         self._objective = objective

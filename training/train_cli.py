@@ -112,7 +112,9 @@ def _train(
             f"{recipe.model.name}: {len(train)} people, {trainer.steps_per_epoch} steps an epoch of {recipe.batch_size}"
             f" people, {recipe.schedule.epochs} epochs, {ranks.world_size} x {ranks.device}, {recipe.precision}"
         )
-        if evaluation is None:
+        if recipe.pretrain is not None:
+            say("pre-training on pictures alone: no evaluations; train on from it with --init last.pth")
+        elif evaluation is None:
             say("the recipe has no data.evaluation: no evaluations, and no best.pth")
         with stop_on_signals() as stop:
             trainer.run(stop, console)

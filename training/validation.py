@@ -22,8 +22,8 @@ from sharpose.training.data.dataset import PoseDataset
 from sharpose.training.data.loader import CropLoader
 from sharpose.training.data_recipe import DataRecipe, PartOf
 from sharpose.training.distributed import Ranks
-from sharpose.training.network import TrainingNetwork
-from sharpose.training.objective import Objective
+from sharpose.training.network import TrainedNetwork
+from sharpose.training.task import Terms
 
 __all__ = ["PCK_THRESHOLDS", "Shown", "Validation", "Validator", "correct_keypoints"]
 
@@ -112,8 +112,8 @@ class Validator:
     @torch.no_grad()
     def run(
         self,
-        network: TrainingNetwork,
-        objective: Objective,
+        network: TrainedNetwork,
+        objective: Terms,
         autocast: Callable[[], AbstractContextManager[object]],
         epoch: int,
     ) -> Validation:
