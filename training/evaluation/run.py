@@ -210,7 +210,10 @@ def _write(
 
 def _write_choice(request: EvaluationRequest, choice: ThresholdChoice, subject: Subject, console: Console) -> None:
     if not choice.kept:
-        console.print("the threshold was not written: held-out pictures say that it breaks the promise")
+        console.print(
+            "the threshold was not written: held-out pictures say that it breaks the promise; give more of them",
+            soft_wrap=True,
+        )
     elif request.bundle is None:
         console.print("a checkpoint holds no gate: export it with --quality-threshold, or choose on the bundle")
     else:

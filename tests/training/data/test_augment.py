@@ -64,7 +64,8 @@ class Expected:
             chosen = upper if (wants_upper and len(upper) > 2) or len(lower) <= 2 else lower
             self.half = "upper" if chosen is upper else "lower"
             center = chosen[:, :2].mean(axis=0)
-            scale = self._scale(*(chosen[:, :2].max(axis=0) - chosen[:, :2].min(axis=0)), aspect) * 1.5
+            width, height = chosen[:, :2].max(axis=0) - chosen[:, :2].min(axis=0)
+            scale = self._scale(float(width), float(height), aspect) * 1.5
         self.factor = float(np.clip(rng.standard_normal() * spec.scale + 1, 1 - spec.scale, 1 + spec.scale))
         angle = np.clip(rng.standard_normal() * spec.rotation, -2 * spec.rotation, 2 * spec.rotation)
         self.rotation = float(angle) if rng.random() < spec.rotation_probability else 0.0

@@ -1,0 +1,51 @@
+"""Writing a threshold: only the gate changes, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sharpose.bundle import open_bundle
+from sharpose.errors import BundleError
+from sharpose.training.evaluation.bundle_gate import write_gate
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, folder)
+    return folder
+
+
+def test_only_the_gate_changes(bundle: Path) -> None:
+    before = json.loads((bundle / "bundle.json").read_text())
+    files = {path.name: path.read_bytes() for path in bundle.iterdir() if path.name != "bundle.json"}
+    write_gate(bundle, 0.8125, "a test")
+    after = json.loads((bundle / "bundle.json").read_text())
+    assert after.pop("gate") == {"quality_threshold": 0.8125, "chosen_by": "a test"}
+    before.pop("gate")
+    assert after == before
+    assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.name != "bundle.json"} == files
+    assert open_bundle(bundle).manifest.gate.quality_threshold == 0.8125
+
+
+def test_a_failed_write_leaves_the_old_one(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (bundle / "bundle.json").read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BundleError, match="No space left"):
+        write_gate(bundle, 0.5, "a test")
+    assert (bundle / "bundle.json").read_bytes() == before
+    assert not [path for path in bundle.iterdir() if path.name.startswith(".")]
+
+
+def test_a_damaged_bundle_is_refused(bundle: Path) -> None:
+    (bundle / "weights.bin").write_bytes(b"")
+    with pytest.raises(BundleError, match="damaged"):
+        write_gate(bundle, 0.5, "a test")

@@ -1,0 +1,85 @@
+"""AP: the same as pycocotools on the same file, 1 for perfect poses, and what happens without any."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from sharpose.errors import InputError
+from sharpose.skeleton import COCO17
+from sharpose.training.evaluation.coco_ap import coco_results, coco_scores
+from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.predict import Predictions
+
+Data = Callable[..., EvaluationData]
+Poses = Callable[..., Predictions]
+
+
+def test_it_is_what_pycocotools_says_of_the_file(labelled: Data, predicted: Poses, tmp_path: Path) -> None:
+    data = labelled(12, 3)
+    predictions = predicted(data)
+    results = coco_results(data, predictions, predictions.gated("auto", 0.5))
+    scores = coco_scores(data.document or {}, results, COCO17, data.image_ids)
+    (tmp_path / "labels.json").write_text(json.dumps(data.document))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "labels.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert list(vars(scores).values()) == evaluation.stats.tolist()
+    assert 0.2 < scores.ap < 0.99
+
+
+def test_perfect_poses_have_ap_one(labelled: Data, predicted: Poses) -> None:
+    data = labelled(5, 2)
+    perfect = predicted(data, coarse=0.0, fine=0.0)
+    scores = coco_scores(data.document or {}, coco_results(data, perfect, perfect.gated("never", 0)), COCO17, range(5))
+    assert (scores.ap, scores.ap50, scores.ap75, scores.ar) == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_results_hold_what_coco_asks_for_and_copies_are_suppressed(labelled: Data, predicted: Poses) -> None:
+    data = labelled(1, 2)
+    predictions = predicted(data, coarse=0.0)
+    predictions.poses[1] = predictions.poses[0]
+    (result,) = coco_results(data, predictions, predictions.gated("never", 0))
+    assert set(result) == {"image_id", "category_id", "keypoints", "score", "bbox"}
+    assert len(result["keypoints"]) == 51
+    assert result["bbox"] == [10.0, 20.0, 100.0, 260.0]
+    assert result["score"] == pytest.approx(float(predictions.poses[0, 0, :, 2].mean()))
+
+
+def test_scores_are_rescored_with_the_keypoints_above_a_fifth(labelled: Data, predicted: Poses) -> None:
+    data = labelled(1)
+    predictions = predicted(data)
+    predictions.box_scores[:] = 0.5
+    predictions.poses[0, 0, :, 2] = 0.1
+    predictions.poses[0, 0, :2, 2] = (0.6, 1.0)
+    assert predictions.gated("never", 0).scores.tolist() == pytest.approx([0.4])
+    predictions.poses[0, 0, :, 2] = 0.2
+    assert predictions.gated("never", 0).scores.tolist() == [0.0]
+
+
+def test_no_results_are_ap_zero_and_foreign_ones_are_refused(labelled: Data) -> None:
+    data = labelled(2)
+    assert coco_scores(data.document or {}, [], COCO17, data.image_ids).ap == 0.0
+    with pytest.raises(InputError, match=r"pictures of the labels, got others too: \[9\]"):
+        coco_scores(data.document or {}, [{"image_id": 9}], COCO17, data.image_ids)
+
+
+def test_other_skeletons_use_their_own_constants(labelled: Data, predicted: Poses) -> None:
+    data = labelled(6)
+    predictions = predicted(data)
+    results = coco_results(data, predictions, predictions.gated("never", 0))
+    strict = type(COCO17)("strict", COCO17.keypoints, (), (), tuple(np.array(COCO17.sigmas) / 4))
+    normal = coco_scores(data.document or {}, results, COCO17, data.image_ids)
+    assert coco_scores(data.document or {}, results, strict, data.image_ids).ap < normal.ap

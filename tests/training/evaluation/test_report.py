@@ -1,0 +1,90 @@
+"""Reports and plots: what isn't known is a dash or null, and files are what they claim to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sharpose.errors import SinkError
+from sharpose.training.evaluation.curve import measure_curve
+from sharpose.training.evaluation.evaluate import coarse_oks, evaluate
+from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.plots import plot_curve, plot_quality
+from sharpose.training.evaluation.predict import Predictions
+from sharpose.training.evaluation.report import Subject, as_markdown, as_numbers, print_evaluation
+from sharpose.training.evaluation.threshold import Promise, choose_threshold
+
+Data = Callable[..., EvaluationData]
+Poses = Callable[..., Predictions]
+SUBJECT = Subject("a model", "cpu", "made up", "labelled", False, 20, 40)
+
+
+def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: Poses) -> None:
+    data = labelled(20, 2)
+    predictions = predicted(data)
+    evaluation = evaluate(data, predictions, 0.5)
+    curve = measure_curve(data, predictions)
+    choice = choose_threshold(curve, data.image_ids, Promise("refine-rate", 0.5))
+    text = as_markdown(SUBJECT, evaluation, curve.points(data.image_ids), choice, plots=True)
+    never, auto, always = evaluation.modes
+    assert never.coco is not None
+    assert always.coco is not None
+    assert f"| never | 0.0% | {100 * never.coco.ap:.1f} |" in text
+    assert f"| auto (below 0.5) | {auto.refine_rate:.1%} |" in text
+    assert f"| always | 100.0% | {100 * always.coco.ap:.1f} |" in text
+    assert never.coco.ap < always.coco.ap
+    assert never.pck[0.05] < always.pck[0.05] <= always.pck[0.1]
+    assert "Promise refine-rate<=0.5: threshold" in text
+    assert text.count("\n| ") > 35
+    numbers = json.loads(json.dumps(as_numbers(SUBJECT, evaluation, [], choice), allow_nan=False))
+    assert numbers["modes"]["always"]["coco"]["ap"] == always.coco.ap
+    assert numbers["choice"]["kept"] is choice.kept
+    assert evaluation.calibration.rank_correlation > 0.5
+
+
+def test_without_ap_there_are_dashes(labelled: Data, predicted: Poses) -> None:
+    data = replace(labelled(2), document=None)
+    evaluation = evaluate(data, predicted(data), 0.5)
+    assert "| never | 0.0% | – | – | – | – |" in as_markdown(SUBJECT, evaluation, [], None, plots=False)
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    print_evaluation(evaluation, console)
+    assert "│ always" in console.export_text()
+
+
+def test_pckh_has_its_own_table(labelled: Data, predicted: Poses) -> None:
+    data = labelled(3)
+    data = replace(data, people=replace(data.people, head_sizes=np.full(3, 20.0)))
+    text = as_markdown(SUBJECT, evaluate(data, predicted(data), 0.5), [], None, plots=False)
+    assert "## PCKh@0.5" in text
+    assert "| PCKh@0.5 |" in text
+
+
+def test_detections_are_compared_with_the_best_label_and_have_no_pck(labelled: Data, predicted: Poses) -> None:
+    data = labelled(4, 2)
+    predictions = predicted(data)
+    detected = replace(data, people=replace(data.people, labelled=False, keypoints=data.people.keypoints * 0))
+    np.testing.assert_allclose(coarse_oks(detected, predictions), coarse_oks(data, predictions), rtol=1e-5)
+    assert evaluate(detected, predictions, 0.5).modes[0].pck == {}
+
+
+def test_plots_are_pictures(labelled: Data, predicted: Poses, tmp_path: Path) -> None:
+    data = labelled(6, 2)
+    predictions = predicted(data)
+    evaluation = evaluate(data, predictions, 0.5)
+    points = measure_curve(data, predictions).points(data.image_ids)
+    plot_curve(points, points[3], tmp_path / "a.png")
+    plot_quality(predictions.quality[:, 0], evaluation.oks, evaluation.calibration, 0.5, tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        picture = cv2.imread(str(tmp_path / name))
+        assert picture is not None
+        assert picture.shape[1] > 500
+        assert picture.std() > 5
+    with pytest.raises(SinkError, match="can't be written"):
+        plot_curve(points, None, tmp_path / "no folder" / "a.png")

@@ -1,0 +1,125 @@
+"""`sharpose-eval` end to end: from a bundle and from a checkpoint, to the report and into the bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from pycocotools.coco import COCO
+
+from sharpose.bundle import open_bundle
+from sharpose.config import load_config
+from sharpose.errors import InputError, SharposeError
+from sharpose.model import random_model, save_checkpoint
+from sharpose.training.eval_cli import command
+from sharpose.training.evaluation import threshold
+
+SCENE = "scene:people=2,frames=6,size=180x320"
+
+
+def run(*arguments: str | Path | int) -> Result:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+@pytest.mark.shared
+def test_a_bundle_on_coco(tiny_bundle: Path, shared_dir: Path, tmp_path: Path) -> None:
+    data = shared_dir / "data" / "coco_tiny"
+    result = run("--bundle", tiny_bundle, "--data", data, "--limit", 8, "--threads", 1, "--output", tmp_path)
+    assert result.return_value == 0
+    assert "person_keypoints_val2017, the first 8 pictures" in result.output
+    assert "│ always" in result.output
+    names = {"report.md", "metrics.json", "quality.png", "ap_refine_rate.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {
+        f"results_{m}.json" for m in ("never", "auto", "always")
+    }
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["modes"]["never"]["refine_rate"] == 0
+    assert numbers["modes"]["always"]["refine_rate"] == 1
+    assert numbers["calibration"]["people"] == numbers["subject"]["people"] == 21
+    truth = COCO(str(data / "annotations" / "person_keypoints_val2017.json"))
+    assert len(truth.loadRes(str(tmp_path / "results_always.json")).anns) <= 21
+
+
+def test_a_chosen_threshold_goes_into_the_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    common = ("--bundle", bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
+    result = run(*common, "--choose-threshold", "refine-rate<=1")
+    assert result.return_value == 0
+    assert "chosen" in result.output
+    gate = open_bundle(bundle).manifest.gate
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert gate.quality_threshold == numbers["choice"]["threshold"] == numbers["threshold"]
+    assert gate.chosen_by.startswith(f"sharpose-eval --choose-threshold refine-rate<=1 on {SCENE} (labelled boxes)")
+    assert "95% interval" in gate.chosen_by
+    assert not list((tmp_path / "out").glob("*.png"))
+    run(*common)  # the next run gates there
+    numbers_then = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert numbers_then["threshold"] == gate.quality_threshold
+    assert numbers_then["modes"]["auto"]["refine_rate"] > 0.5
+
+
+def test_a_broken_promise_is_exit_code_1_and_is_not_written(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    choose = threshold.choose_threshold
+
+    def broken(*arguments: object) -> object:
+        choice = choose(*arguments)  # type: ignore[arg-type]
+        return type(choice)(**{**vars(choice), "kept": False})
+
+    monkeypatch.setattr("sharpose.training.evaluation.run.choose_threshold", broken)
+    arguments = ("--bundle", bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
+    result = run(*arguments, "--choose-threshold", "refine-rate<=0.5")
+    assert result.return_value == 1
+    assert "was not written" in result.output
+    assert (bundle / "bundle.json").read_bytes() == (tiny_bundle / "bundle.json").read_bytes()
+
+
+def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "tiny.pth", random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model)
+    common = ("--data", SCENE, "--no-plots", "--flip-test")
+    run("--checkpoint", tmp_path / "tiny.pth", *common, "--output", tmp_path / "a")
+    run("--bundle", tiny_bundle, *common, "--threads", 1, "--output", tmp_path / "b")
+    scores = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("a", "b")]
+    for mode in ("never", "auto", "always"):
+        torch_scores, engine_scores = (item["modes"][mode] for item in scores)
+        assert torch_scores["refine_rate"] == engine_scores["refine_rate"]
+        assert abs(torch_scores["coco"]["ap"] - engine_scores["coco"]["ap"]) < 0.001
+        assert torch_scores["pck"]["0.1"] == pytest.approx(engine_scores["pck"]["0.1"], abs=0.02)
+    assert scores[0]["subject"]["flip_test"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "x", "--output", "o"], "either --bundle DIR or --checkpoint"),
+        (["--bundle", "b", "--checkpoint", "c", "--data", "x", "--output", "o"], "either --bundle DIR or --checkpoint"),
+        (["--bundle", "b", "--output", "o"], "either --data DIR"),
+        (["--bundle", "b", "--annotations", "a", "--output", "o"], "go together"),
+        (["--bundle", "b", "--config", "c", "--data", "x", "--output", "o"], "--config goes with --checkpoint"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_mistakes_are_found_before_the_work(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--choose-threshold: expected"):
+        run("--bundle", tiny_bundle, "--data", SCENE, "--output", tmp_path / "o", "--choose-threshold", "ap<=1")
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(SharposeError, match="--data"):
+        run("--bundle", tiny_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "o")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--output"):
+        run("--bundle", tiny_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
