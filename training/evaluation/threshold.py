@@ -140,19 +140,12 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
             "measured; train the model further, or promise a refine-rate"
         )
 
-    def value(index: int, sample: list[int]) -> float:
-        if promise.kind == "refine-rate":
-            return curve.refine_rate(index, sample)
-        return 100.0 * (curve.ap(last, sample) - curve.ap(index, sample))
-
-    samples = _resamples(first, _CHOOSING_RESAMPLES, rng)
-
-    def cautious(index: int) -> float:
-        return float(np.nanpercentile([value(index, sample) for sample in samples], _CAUTION[promise.kind]))
-
-    index = choose_point(cautious, last + 1, promise)
-    values = [value(index, sample) for sample in _resamples(second, _CHECKING_RESAMPLES, rng)]
-    low, high = (float(bound) for bound in np.nanpercentile(values, _INTERVAL))
+    choosing = _Measure(curve, promise, [first, *_resamples(first, _CHOOSING_RESAMPLES, rng)])
+    checking = _Measure(curve, promise, [second, *_resamples(second, _CHECKING_RESAMPLES, rng)])
+    caution = _CAUTION[promise.kind]
+    index = choose_point(lambda point: float(np.nanpercentile(choosing.values(point)[1:], caution)), last + 1, promise)
+    held_out_value, *resampled = checking.values(index)
+    low, high = (float(bound) for bound in np.nanpercentile(resampled, _INTERVAL))
     chosen_on, checked_on = (
         GatePoint(curve.thresholds[index], curve.refine_rate(index, half), curve.ap(index, half))
         for half in (first, second)
@@ -161,13 +154,31 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
         promise=promise,
         threshold=curve.thresholds[index],
         chosen_on=chosen_on,
-        chosen_value=value(index, first),
+        chosen_value=choosing.values(index)[0],
         checked_on=checked_on,
-        held_out_value=value(index, second),
+        held_out_value=held_out_value,
         interval=(low, high),
         pictures=(len(first), len(second)),
         kept=low <= promise.limit + _ROUNDING,
     )
+
+
+class _Measure:
+    """What a promise is about, over samples of pictures."""
+
+    def __init__(self, curve: GateCurve, promise: Promise, samples: list[list[int]]) -> None:
+        self._curve = curve
+        self._promise = promise
+        self._samples = samples
+        last = len(curve.thresholds) - 1
+        self._always = [curve.ap(last, sample) for sample in samples] if promise.kind == "ap-loss" else []
+
+    def values(self, index: int) -> list[float]:
+        """AP points lost, or the refine rate, at threshold `index`: one value a sample."""
+        if self._promise.kind == "refine-rate":
+            return [self._curve.refine_rate(index, sample) for sample in self._samples]
+        gated = (self._curve.ap(index, sample) for sample in self._samples)
+        return [100.0 * (always - ap) for always, ap in zip(self._always, gated, strict=True)]
 
 
 def _resamples(pictures: list[int], count: int, rng: np.random.Generator) -> list[list[int]]:
