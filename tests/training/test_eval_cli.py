@@ -84,6 +84,14 @@ def test_a_broken_promise_is_exit_code_1_and_is_not_written(
     assert (bundle / "bundle.json").read_bytes() == (tiny_bundle / "bundle.json").read_bytes()
 
 
+def test_what_was_measured_is_written_even_where_nothing_can_be_chosen(tiny_bundle: Path, tmp_path: Path) -> None:
+    arguments = ("--bundle", tiny_bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path)
+    with pytest.raises(InputError, match="no loss can be measured"):  # random weights have no AP to lose
+        run(*arguments, "--choose-threshold", "ap-loss<=0.2")
+    assert json.loads((tmp_path / "metrics.json").read_text())["choice"] is None
+    assert (tmp_path / "report.md").is_file()
+
+
 def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tiny.pth", random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model)
     common = ("--data", SCENE, "--no-plots", "--flip-test")

@@ -45,7 +45,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     heads, rows = _mode_table(evaluation)
     table = Table()
     for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right")
+        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -101,13 +101,17 @@ def run_evaluation(request: EvaluationRequest, console: Console | None = None) -
 
     points: list[GatePoint] = []
     choice: ThresholdChoice | None = None
+    no_choice: InputError | None = None
     if data.document is not None:
         thresholds = candidate_thresholds(predictions.quality, 2 * CURVE_POINTS - 1 if promise else CURVE_POINTS)
         with _progress("trying thresholds", len(thresholds)) as advance:
             curve = measure_curve(data, predictions, thresholds, on_point=lambda: advance(1))
         points = curve.points(data.image_ids)
         if promise is not None:
-            choice = choose_threshold(curve, data.image_ids, promise, request.seed)
+            try:
+                choice = choose_threshold(curve, data.image_ids, promise, request.seed)
+            except InputError as error:
+                no_choice = error  # what was measured is still worth writing
     evaluation = evaluate(data, predictions, measured.threshold if choice is None else choice.threshold)
 
     subject = _subject(request, measured, data)
@@ -121,6 +125,8 @@ def run_evaluation(request: EvaluationRequest, console: Console | None = None) -
     if choice is not None:
         _write_choice(request, choice, subject, console)
     console.print(f"wrote {request.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
+    if no_choice is not None:
+        raise no_choice
     return choice is None or choice.kept
 
 
@@ -241,6 +247,7 @@ def _first(given: float | None, otherwise: float) -> float:
 
 @contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
