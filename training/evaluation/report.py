@@ -42,10 +42,10 @@ class Subject:
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The table of modes, then calibration in a few words."""
-    heads, rows = _mode_table(evaluation)
-    table = Table()
+    heads, rows = _mode_table(evaluation, "auto")
+    table = Table(caption=f"auto refines those of predicted quality below {evaluation.threshold:.5g}")
     for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(head, justify="left" if place == 0 else "right")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -72,7 +72,11 @@ def as_markdown(
     subject: Subject, evaluation: Evaluation, points: Sequence[GatePoint], choice: ThresholdChoice | None, plots: bool
 ) -> str:
     """The whole report."""
-    parts = ["# Evaluation", "\n".join(f"* {line}" for line in subject.lines()), _markdown(*_mode_table(evaluation))]
+    parts = [
+        "# Evaluation",
+        "\n".join(f"* {line}" for line in subject.lines()),
+        _markdown(*_mode_table(evaluation, f"auto (below {evaluation.threshold:.4g})")),
+    ]
     if any(mode.pckh for mode in evaluation.modes):
         names = list(evaluation.modes[0].pckh)
         rows = [[mode.mode, *(_points(mode.pckh[name]) for name in names)] for mode in evaluation.modes]
@@ -135,14 +139,14 @@ def as_numbers(
     return known
 
 
-def _mode_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+def _mode_table(evaluation: Evaluation, auto: str) -> tuple[list[str], list[list[str]]]:
     fractions = list(evaluation.modes[0].pck)
     with_pckh = any(mode.pckh for mode in evaluation.modes)
     heads = ["refine", "refined", "AP", "AP50", "AP75", "AR", *(f"PCK@{fraction:g}" for fraction in fractions)]
     heads += ["PCKh@0.5"] if with_pckh else []
     rows = []
     for mode in evaluation.modes:
-        name = f"auto (below {evaluation.threshold:.4g})" if mode.mode == "auto" else mode.mode
+        name = auto if mode.mode == "auto" else mode.mode
         scores = mode.coco
         ap = ["–"] * 4 if scores is None else [_points(v) for v in (scores.ap, scores.ap50, scores.ap75, scores.ar)]
         row = [name, f"{mode.refine_rate:.1%}", *ap, *(_points(mode.pck[fraction]) for fraction in fractions)]
