@@ -57,8 +57,9 @@ def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Pa
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
-    done = subprocess.run([*install, f"{wheel}[cpu]"], capture_output=True, text=True, check=False)
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    install = [*pip, "-c", str(ROOT / "constraints.txt"), f"{wheel}[cpu]"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     assert not (packages / "torch").exists()

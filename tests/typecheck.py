@@ -13,6 +13,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Tests: pytest's fixtures need no annotations; what is annotated is checked.
+RELAXED = (
+    "--allow-untyped-defs",
+    "--allow-incomplete-defs",
+    "--allow-untyped-calls",
+    "--no-check-untyped-defs",
+    "--no-warn-return-any",
+    "--no-warn-unused-ignores",
+    "--implicit-reexport",
+)
 FOLDERS = ("export", "engines", "runtime", "training", "configs")
 
 
@@ -35,8 +45,9 @@ def main() -> int:
         tree = Path(temporary)
         link_tree(tree)
         codes = [_mypy(tree, "-p", "sharpose")]
-        # Each of these folders is a root of its own: its files import one another by their bare names.
-        codes += [_mypy(tree / folder, "--explicit-package-bases", ".") for folder in ("tests", "benchmarks")]
+        # These folders are roots of their own: their files import one another by their bare names.
+        codes.append(_mypy(tree / "benchmarks", "--explicit-package-bases", "."))
+        codes.append(_mypy(tree / "tests", "--explicit-package-bases", *RELAXED, "."))
         return max(codes)
 
 

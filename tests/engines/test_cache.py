@@ -46,7 +46,7 @@ def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
         weights_sha256=request.weights_sha256,
         flavour=request.flavour,
         flavour_version=request.flavour_version,
-        gpu=gpu and BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver),
+        gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
         options=request.options,
         profiles={},
         tensors=[],

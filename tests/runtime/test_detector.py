@@ -485,7 +485,7 @@ def test_devices(tmp_path: Path) -> None:
     path = says(tmp_path / "d.onnx", output0=yolov8_columns())
     assert len(Detector.from_onnx(path, device="cpu")(picture(9, 9))) == 0
     for device in ("gpu", "cuda:x", "tensorrt", ""):
-        with pytest.raises(EngineError, match="expected (one of )?cpu, cuda"):
+        with pytest.raises(EngineError, match=r"expected (one of )?cpu, cuda"):
             Detector.from_onnx(path, device=device)
 
 

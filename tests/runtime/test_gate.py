@@ -4,7 +4,7 @@ import pytest
 from sharpose.errors import InputError
 from sharpose.runtime.gate import check_refine, gate
 
-QUALITY = np.float32([0.9, 0.99, 0.2, 1.3, -0.1])
+QUALITY = np.array([0.9, 0.99, 0.2, 1.3, -0.1], np.float32)
 
 
 @pytest.mark.parametrize(

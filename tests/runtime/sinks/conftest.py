@@ -28,7 +28,7 @@ def make_record(
     if keypoint is not None:
         keypoints[:] = keypoint
     poses = PoseResult(
-        boxes=Boxes(np.tile(np.float32([10.25, 20, 50.5, 90]), (people, 1)), rng.uniform(0.5, 1, people)),
+        boxes=Boxes.from_xyxy(np.tile([10.25, 20, 50.5, 90], (people, 1)), rng.uniform(0.5, 1, people)),
         keypoints=keypoints,
         quality=rng.uniform(0.5, 1, people).astype(np.float32),
         refined=np.arange(people) % 2 == 0,

@@ -52,7 +52,8 @@ def write_video(
             if codec == "mjpeg":
                 frame = av.VideoFrame.from_ndarray(image, format="bgr24")
             else:  # OpenCV's conversion keeps grey levels exactly
-                frame = av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
+                yuv = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
+                frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
             frame.pts = index if stamps is None else stamps[index]
             frame.time_base = Fraction(1, rate)
             container.mux(stream.encode(frame))

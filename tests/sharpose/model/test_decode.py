@@ -11,7 +11,7 @@ from sharpose.model.decode import HeatmapDecoder
 
 RECORDED = Path(__file__).parent.parent.parent / "data" / "released_decode.npz"
 SIZE, CROP = (64, 48), (256, 192)
-PIXEL = np.float32([191 / 47, 255 / 63])
+PIXEL = np.array([191 / 47, 255 / 63], np.float32)
 
 
 def decode(heatmaps, size=SIZE, crop=CROP):
