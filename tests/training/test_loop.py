@@ -61,6 +61,7 @@ def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_it_overfits(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     """Every keypoint of eight people within 5 % of their keypoints' diagonal, in both stages."""
     nano_values["data"]["train"][0]["limit"] = nano_values["data"]["evaluation"][0]["limit"] = 8

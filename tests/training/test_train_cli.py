@@ -33,6 +33,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "run"
     common = [nano_recipe, "--data", people_folder, "--work-dir", work, "--device", "cpu"]
@@ -63,6 +64,7 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
     assert losses(tmp_path / "b")[0] < losses(work)[0]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
     for name, launcher in (("one", MODULE), ("two", [*TORCHRUN, "-m", "sharpose.training.train_cli"])):
         arguments = [nano_recipe, "--data", people_folder, "--work-dir", tmp_path / name, "--device", "cpu"]
