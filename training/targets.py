@@ -49,8 +49,10 @@ def heatmap_targets(
     reach = sigma * _REACH
     columns, rows = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
     for joint, (x, y) in enumerate(keypoints[:, :2] / stride):
-        near_x, near_y = np.floor(x + 0.5), np.floor(y + 0.5)
-        outside = near_x + reach < 0 or near_y + reach < 0 or near_x - reach >= width or near_y - reach >= height
+        near_x, near_y = np.trunc(x + 0.5), np.trunc(y + 0.5)
+        # The released rule, its one pixel more on the left and top included: such a target is empty, but counts.
+        far_before = near_x + reach + 1 < 0 or near_y + reach + 1 < 0
+        outside = far_before or near_x - reach >= width or near_y - reach >= height
         if outside or not weights[joint]:
             weights[joint] = 0.0
             continue
