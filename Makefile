@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/typecheck.py
 
-$(DEMO)/bundle/bundle.json: | $(VENV)/.export
+$(DEMO)/bundle/bundle.json: sharpose/manifest.py sharpose/__init__.py | $(VENV)/.export
 	$(BIN)/sharpose-export --random-weights --seed 0 --config sharpose_tiny_coco_256x192 --output $(DEMO)/bundle --overwrite
 
 $(VENV)/.base: setup.cfg pyproject.toml constraints.txt
