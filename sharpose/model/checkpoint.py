@@ -22,6 +22,7 @@ from sharpose.model.sharpose import SHaRPose
 __all__ = ["LoadedModel", "load_model", "random_model", "read_checkpoint", "save_checkpoint"]
 
 _CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
+_BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of an archive, and of the pickles that older versions wrote
 _NAMED = 4  # how many keys of a kind an error names
 
 # MMCV notes a run's best score in `meta` as a numpy number; the name of the module changed with numpy 2.
@@ -120,6 +121,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(
             f"checkpoint {file}: expected a .pth file, found {'a folder' if file.is_dir() else 'nothing'}"
         )
+    _check_beginning(file)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_METADATA_TYPES):
             warnings.simplefilter("ignore")  # about pickle protocols, in front of the error that says it all
@@ -147,6 +149,17 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if broken:
         raise CheckpointError(f"checkpoint {file}: NaN or infinity in {_name(broken)}")
     return tensors, dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def _check_beginning(file: Path) -> None:
+    """Tell text and other files from damaged checkpoints, which begin as an archive or a pickle does."""
+    try:
+        with file.open("rb") as content:
+            beginning = content.read(8)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {file}: can't be read ({error.strerror})") from error
+    if not beginning.startswith(_BEGINNINGS):
+        raise CheckpointError(f"checkpoint {file}: expected a PyTorch checkpoint, got a file that begins {beginning!r}")
 
 
 def _head_hidden(config: ModelConfig) -> int | None:
