@@ -98,7 +98,7 @@ def command(
     from sharpose.runtime.gate import check_refine
     from sharpose.runtime.pipeline import PoseEstimator
     from sharpose.runtime.progress import run_progress
-    from sharpose.runtime.run import run
+    from sharpose.runtime.run import Run, run
     from sharpose.runtime.sources import open_source
     from sharpose.runtime.statistics import RunStatistics, print_statistics
     from sharpose.runtime.stopping import stop_on_signals
@@ -124,20 +124,11 @@ def command(
         messages.print("note: nothing will be written; add --output, --json or --coco", highlight=False)
     statistics = RunStatistics(warm_up=estimator.warm_up())
     draw = partial(draw_poses, skeleton=estimator.skeleton, keypoint_threshold=kpt_thr)
+    job = Run(source, boxes, estimator, sinks, draw, max_people)
     with stop_on_signals() as stop:
         try:
             with run_progress(source, messages) as on_frame:
-                run(
-                    source,
-                    boxes,
-                    estimator,
-                    sinks,
-                    draw,
-                    statistics,
-                    stop=stop,
-                    max_people=max_people,
-                    on_frame=on_frame,
-                )
+                run(job, statistics, stop=stop, on_frame=on_frame)
         finally:
             for warning in source.warnings:
                 messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)

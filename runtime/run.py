@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sharpose.command import EXIT_FAILED, EXIT_USER
@@ -16,7 +17,7 @@ from sharpose.runtime.result import PoseResult
 from sharpose.runtime.statistics import RunStatistics
 from sharpose.runtime.stopping import StopRequest
 
-__all__ = ["RunFailedError", "run"]
+__all__ = ["Run", "RunFailedError", "run"]
 
 
 class RunFailedError(SharposeError):
@@ -27,29 +28,40 @@ class RunFailedError(SharposeError):
         self.exit_code = exit_code
 
 
+@dataclass(frozen=True)
+class Run:
+    """What runs through what.
+
+    Attributes:
+        source: Frames; closed at the end.
+        boxes: Where their people are.
+        estimator: Warmed up.
+        sinks: Where results go; closed at the end.
+        draw: Makes the annotated picture, where a sink asks for one.
+        max_people: Only so many people a frame, those of the best box score; all if None.
+    """
+
+    source: Source
+    boxes: BoxSource
+    estimator: PoseEstimator
+    sinks: Sequence[Sink]
+    draw: Callable[[Image, PoseResult], Image]
+    max_people: int | None = None
+
+
 def run(
-    source: Source,
-    boxes: BoxSource,
-    estimator: PoseEstimator,
-    sinks: Sequence[Sink],
-    draw: Callable[[Image, PoseResult], Image],
+    job: Run,
     statistics: RunStatistics,
     *,
     stop: StopRequest,
-    max_people: int | None = None,
     on_frame: Callable[[Frame], None] = lambda frame: None,
 ) -> None:
-    """Run a source through an estimator into sinks, and close all of them.
+    """Run a source through an estimator into sinks.
 
     Args:
-        source: Frames.
-        boxes: Where their people are.
-        estimator: Warmed up.
-        sinks: Where results go.
-        draw: Makes the annotated picture, where a sink asks for one.
+        job: What to run.
         statistics: Counted into as the run goes.
         stop: The run ends after the frame at hand once this is true.
-        max_people: Only so many people a frame, those of the best box score; all if None.
         on_frame: Told of every frame that is done.
 
     Raises:
@@ -58,37 +70,28 @@ def run(
     """
     started = time.perf_counter()
     try:
-        _loop(source, boxes, estimator, sinks, draw, statistics, stop, max_people, on_frame)
-        for sink in sinks:
+        _loop(job, statistics, stop, on_frame)
+        for sink in job.sinks:
             sink.close()
     except Exception as error:
-        failure = _failure(error, sinks, statistics.frames)
+        failure = _failure(error, job.sinks, statistics.frames)
         if failure is error:
             raise
         raise failure from error
     except BaseException:  # the user won't wait for the frame at hand
-        for sink in sinks:
+        for sink in job.sinks:
             with contextlib.suppress(SinkError):
                 sink.close()
         raise
     finally:
         statistics.seconds = time.perf_counter() - started
-        source.close()
+        job.source.close()
 
 
-def _loop(
-    source: Source,
-    boxes: BoxSource,
-    estimator: PoseEstimator,
-    sinks: Sequence[Sink],
-    draw: Callable[[Image, PoseResult], Image],
-    statistics: RunStatistics,
-    stop: StopRequest,
-    max_people: int | None,
-    on_frame: Callable[[Frame], None],
-) -> None:
+def _loop(job: Run, statistics: RunStatistics, stop: StopRequest, on_frame: Callable[[Frame], None]) -> None:
+    boxes = job.boxes
     ids_met = False
-    frames = iter(source)
+    frames = iter(job.source)
     while not stop:
         began = time.perf_counter()
         frame = next(frames, None)
@@ -96,14 +99,14 @@ def _loop(
             break
         was_read = time.perf_counter()
         people = boxes.boxes_for(frame)
-        if max_people is not None:
-            people = people.best(max_people)
+        if job.max_people is not None:
+            people = people.best(job.max_people)
         ids_met = ids_met or not isinstance(boxes, FileBoxes) or frame.image_id in boxes.file.image_ids
         has_boxes = time.perf_counter()
-        poses = estimator(frame.image, people)
+        poses = job.estimator(frame.image, people)
         has_poses = time.perf_counter()
-        record = FrameRecord(frame, poses, draw)
-        for sink in sinks:
+        record = FrameRecord(frame, poses, job.draw)
+        for sink in job.sinks:
             sink.write(record)
         statistics.add(poses, read=was_read - began, boxes=has_boxes - was_read, write=time.perf_counter() - has_poses)
         on_frame(frame)

@@ -22,7 +22,7 @@ from sharpose.runtime.frames import Frame, FrameRecord, Sink
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.progress import run_progress
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
-from sharpose.runtime.run import RunFailedError, run
+from sharpose.runtime.run import Run, RunFailedError, run
 from sharpose.runtime.sinks import CocoSink, JsonLinesSink, VideoSink
 from sharpose.runtime.statistics import RunStatistics
 from sharpose.runtime.stopping import StopRequest
@@ -116,17 +116,15 @@ def go(
     on_frame: Callable[[Frame], None] = lambda frame: None,
 ) -> RunStatistics:
     statistics = RunStatistics() if statistics is None else statistics
-    run(
-        source,
-        SourceBoxes() if boxes is None else boxes,
-        cast(PoseEstimator, StubEstimator() if estimator is None else estimator),
-        sinks,
-        lambda image, poses: image + np.uint8(len(poses)),
-        statistics,
-        stop=StopRequest() if stop is None else stop,
+    job = Run(
+        source=source,
+        boxes=SourceBoxes() if boxes is None else boxes,
+        estimator=cast(PoseEstimator, StubEstimator() if estimator is None else estimator),
+        sinks=sinks,
+        draw=lambda image, poses: image + np.uint8(len(poses)),
         max_people=max_people,
-        on_frame=on_frame,
     )
+    run(job, statistics, stop=StopRequest() if stop is None else stop, on_frame=on_frame)
     return statistics
 
 
