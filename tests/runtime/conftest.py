@@ -1,0 +1,79 @@
+"""`sharpose-run` in a process of its own, on a machine where importing torch fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from cli_files import Run
+
+
+def _register(name: str) -> None:
+    """Let tests import a helper of the folder above by its bare name; see tests/conftest.py."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent.parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+for _name in ("cli_files",):
+    _register(_name)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The process's own environment, but for torch: `import torch` fails as where it isn't installed."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    return os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def sharpose_run(environment: dict[str, str], tiny_bundle: Path, tmp_path: Path) -> Run:
+    """Runs the program in a folder of its own; `bundle` stands for the tiny bundle's folder."""
+    from cli_files import PROGRAM
+
+    def run(
+        *arguments: object, bundle: Path | None = tiny_bundle, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        given = [] if bundle is None else ["--bundle", bundle, "--threads", 1]
+        return subprocess.run(
+            [PROGRAM, *map(str, (*arguments, *given))],
+            cwd=tmp_path,
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture
+def refused(sharpose_run: Run, tiny_bundle: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs what must be refused: one line, exit code 2, and nothing that could be taken for a result."""
+    from cli_files import outputs
+
+    def run(*arguments: object, bundle: Path | None = tiny_bundle, to: Sequence[object] | None = None) -> str:
+        folder = tmp_path / "results"
+        done = sharpose_run(*arguments, *(outputs(folder) if to is None else to), bundle=bundle)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.endswith("\n")
+        assert "Traceback" not in done.stderr
+        assert not [path for path in folder.glob("*") if ".partial." not in path.name]
+        return done.stderr
+
+    return run
