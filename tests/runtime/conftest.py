@@ -1,4 +1,4 @@
-"""`sharpose-run` in a process of its own, on a machine where importing torch fails."""
+"""For the tests of the runtime: helpers by bare name, and `sharpose-run` in a process that can't import torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _register(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-for _name in ("cli_files",):
+for _name in ("cli_files", "detector_graphs"):
     _register(_name)
 
 

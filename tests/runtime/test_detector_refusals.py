@@ -1,0 +1,197 @@
+"""What no detector can be made of, or run on: other graphs, devices, options and pictures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from detector_graphs import ANCHORS, FLOAT, SIZE, picture, save, says, yolov8_columns
+from onnx import TensorProto, helper
+
+from sharpose.errors import DetectorError, EngineError, InputError
+from sharpose.runtime.detector import Detector
+
+
+def refused(path: Path, **options: object) -> str:
+    with pytest.raises(DetectorError) as caught:
+        Detector.from_onnx(path, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    assert message.startswith(f"detector {path}: ")
+    return message
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1000),
+        (1, 3, 96, 128),
+        (1, 8400, 8),  # anchors of 640x640
+        (1, 8, 8400),
+        (1, 300, 6),
+        (1, 3 * ANCHORS, 8),  # anchor boxes, as YOLOv5 has
+        (2, ANCHORS, 8),
+        (1, ANCHORS, 5),
+        (1, 4, ANCHORS),
+        (ANCHORS, 8),
+        (1,),
+    ],
+)
+def test_other_outputs_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    message = refused(says(tmp_path / "d.onnx", probs=np.zeros(shape, np.float32)))
+    assert f"probs float32 {list(shape)}" in message
+    for family in ("YOLOX", "YOLOv8-style", "end-to-end"):
+        assert family in message
+
+
+def test_wrong_size_names_the_anchors(tmp_path: Path) -> None:
+    message = refused(says(tmp_path / "d.onnx", output=np.zeros((1, 8400, 85), np.float32)))
+    assert "96x128 has 252 anchors" in message
+
+
+def test_shape_that_two_families_have_is_refused(tmp_path: Path) -> None:
+    message = refused(says(tmp_path / "d.onnx", output=np.zeros((1, ANCHORS, ANCHORS), np.float32)))
+    assert "another input size" in message
+
+
+def test_other_output_kinds_are_refused(tmp_path: Path) -> None:
+    rows = np.zeros((1, ANCHORS, 8))
+    assert "int64" in refused(says(tmp_path / "i.onnx", output=rows.astype(np.int64)))
+    two = {"a": rows.astype(np.float32), "b": rows.astype(np.float32)}
+    assert "b float32 [1, 252, 8]" in refused(says(tmp_path / "2.onnx", **two))
+    dets, labels = np.zeros((1, 4, 5), np.float32), np.zeros((1, 4), np.int64)
+    bad = [(dets[0], labels), (dets[:, :, :4], labels), (dets, labels[0]), (dets, labels[:, :3]), (dets, dets[:, :, 0])]
+    for place, (d, lab) in enumerate(bad):
+        assert "expected dets float [1, n, 5] and labels int [1, n]" in refused(
+            says(tmp_path / f"e{place}.onnx", dets=d, labels=lab)
+        )
+
+
+def test_sequence_output_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("SequenceConstruct", ["images"], ["all"])],
+        "detector",
+        [helper.make_tensor_value_info("images", FLOAT, (1, 3, *SIZE))],
+        [helper.make_tensor_sequence_value_info("all", FLOAT, None)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    assert "seq(tensor(float))" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (FLOAT, (1, *SIZE, 3)),
+        (FLOAT, (3, *SIZE)),
+        (FLOAT, (8, 3, *SIZE)),
+        (FLOAT, (1, 1, *SIZE)),
+        (FLOAT, (1, 3)),
+        (TensorProto.UINT8, (1, 3, *SIZE)),
+        (TensorProto.DOUBLE, (1, 3, *SIZE)),
+    ],
+)
+def test_other_inputs_are_refused(tmp_path: Path, dtype: int, shape: tuple[int, ...]) -> None:
+    node = helper.make_node("Identity", ["images"], ["output"])
+    path = save(tmp_path / "d.onnx", [node], [("output", dtype, shape)], inputs=[("images", dtype, shape)])
+    message = refused(path)
+    assert "expected one picture as input" in message
+    assert str(list(shape)) in message
+
+
+def test_two_inputs_are_refused(tmp_path: Path) -> None:
+    inputs = [("images", FLOAT, (1, 3, *SIZE)), ("scale", FLOAT, (1, 3, 1, 1))]
+    node = helper.make_node("Mul", ["images", "scale"], ["output"])
+    assert "scale" in refused(save(tmp_path / "d.onnx", [node], [("output", FLOAT, (1, 3, *SIZE))], inputs=inputs))
+
+
+def test_graph_that_does_not_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Dynamic in name only: it wants 96x128, and is run at 640x640."""
+    nodes = [helper.make_node("Reshape", ["images", "shape"], ["output"])]
+    path = save(
+        tmp_path / "d.onnx",
+        nodes,
+        [("output", FLOAT, (1, "anchors", 8))],
+        inputs=[("images", FLOAT, (1, 3, "h", "w"))],
+        constants={"shape": np.array([1, 3 * 96 * 128 // 8, 8])},
+    )
+    assert "does not run at its input size 640x640" in refused(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("task", ["pose", "segment", "obb", "classify"])
+def test_exports_for_other_tasks_are_refused(tmp_path: Path, task: str) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    model = onnx.load(path)
+    helper.set_model_props(model, {"task": task})
+    onnx.save(model, path)
+    assert f"task '{task}'" in refused(path)
+    helper.set_model_props(model, {"task": "detect"})
+    onnx.save(model, path)
+    assert Detector.from_onnx(path).family.name == "YOLOv8-style"
+
+
+def test_files_that_are_no_graphs_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "found nothing" in refused(tmp_path / "missing.onnx")
+    assert "found a directory" in refused(tmp_path)
+    good = says(tmp_path / "d.onnx", output0=yolov8_columns()).read_bytes()
+    for content in (b"", b"hello, this is no graph\n", good[: len(good) // 2], bytes(1000)):
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(content)
+        assert "expected an ONNX graph" in refused(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_devices(tmp_path: Path) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    assert len(Detector.from_onnx(path, device="cpu")(picture(9, 9))) == 0
+    for device in ("gpu", "cuda:x", "tensorrt", ""):
+        with pytest.raises(EngineError, match=r"expected (one of )?cpu, cuda"):
+            Detector.from_onnx(path, device=device)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
+)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "ort-tensorrt"])
+def test_missing_gpu_provider_is_an_error(tmp_path: Path, device: str) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    with pytest.raises(EngineError, match=r"sharpose\[gpu\]"):
+        Detector.from_onnx(path, device=device)
+
+
+def test_missing_onnxruntime_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"pip install \"sharpose\[cpu\]\""):
+        Detector.from_onnx(path)
+
+
+def test_options_are_checked(tmp_path: Path) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    for options in ({"conf": 1.5}, {"conf": float("nan")}, {"iou": -0.1}):
+        with pytest.raises(InputError, match="conf and iou"):
+            Detector.from_onnx(path, **options)  # type: ignore[arg-type]
+    for classes in ((), (3,), (0, -1)):
+        with pytest.raises(InputError, match="among its 3"):
+            Detector.from_onnx(path, classes=classes)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((5, 5), np.uint8),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 3), np.float32),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+)
+def test_other_pictures_are_refused(tmp_path: Path, image: np.ndarray) -> None:
+    detector = Detector.from_onnx(says(tmp_path / "d.onnx", output0=yolov8_columns()))
+    with pytest.raises(InputError, match=r"uint8 \[H, W, 3\]"):
+        detector(image)
