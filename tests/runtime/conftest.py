@@ -26,7 +26,7 @@ def _register(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-for _name in ("cli_files", "detector_graphs"):
+for _name in ("cli_files", "detector_graphs", "stand_in_stages"):
     _register(_name)
 
 
