@@ -21,9 +21,9 @@ MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 
-def _register_reference_model() -> None:
-    """Let tests `import reference_model`; with this folder on the path, tests/sharpose would shadow the package."""
-    spec = importlib.util.spec_from_file_location("reference_model", ROOT / "tests" / "reference_model.py")
+def _register(name: str) -> None:
+    """Let tests import a helper of this folder; with it on the path, tests/sharpose would shadow the package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +31,8 @@ def _register_reference_model() -> None:
     spec.loader.exec_module(module)
 
 
-_register_reference_model()
+for _name in ("reference_model", "cli_files", "detector_graphs", "stand_in_stages", "scene_stage"):
+    _register(_name)
 
 
 @pytest.fixture(scope="session")

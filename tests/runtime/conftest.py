@@ -1,11 +1,9 @@
-"""For the tests of the runtime: helpers by bare name, and `sharpose-run` in a process that can't import torch."""
+"""For the tests of the runtime: `sharpose-run` in a process that can't import torch."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,20 +12,6 @@ import pytest
 
 if TYPE_CHECKING:
     from cli_files import Run
-
-
-def _register(name: str) -> None:
-    """Let tests import a helper of the folder above by its bare name; see tests/conftest.py."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent.parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-
-
-for _name in ("cli_files", "detector_graphs", "stand_in_stages"):
-    _register(_name)
 
 
 @pytest.fixture(scope="session")
