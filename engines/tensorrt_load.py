@@ -29,7 +29,7 @@ from sharpose.engines.tensorrt_progress import OnBuildProgress
 from sharpose.engines.tensorrt_run import TensorRtProgram
 from sharpose.engines.tensorrt_two_stage import DeviceTwoStage
 from sharpose.errors import EngineError
-from sharpose.manifest import Precision
+from sharpose.manifest import Precision, gpu_precision
 
 __all__ = ["TensorRtSettings", "choose_precision", "load_tensorrt_engine", "load_tensorrt_two_stage"]
 
@@ -66,7 +66,7 @@ def choose_precision(bundle: Bundle, asked: Precision | None = None) -> Precisio
     if asked is not None:
         bundle.graph("coarse", asked)
         return asked
-    return "fp16" if "fp16" in bundle.precisions else "fp32"
+    return gpu_precision(bundle.precisions)
 
 
 def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> DeviceTwoStage:

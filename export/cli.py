@@ -176,7 +176,7 @@ def _load(
         loaded = random_model(config.replace({"crop_size": size}) if size else config, seed)
         console.print("weights: random, so the poses mean nothing")
     for note in loaded.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", highlight=False, markup=False)
     return loaded
 
 
@@ -188,7 +188,11 @@ def _export(
 
     try:
         reports = export_bundle(
-            loaded, output, pictures, options, say=lambda step: console.print(f"… {step}", highlight=False)
+            loaded,
+            output,
+            pictures,
+            options,
+            say=lambda step: console.print(f"… {step}", highlight=False, markup=False),
         ).parity
     except ParityReportError as failure:
         for precision, report in failure.reports.items():
@@ -196,7 +200,7 @@ def _export(
         raise
     for precision, report in reports.items():
         print_parity(precision, report, console)
-    console.print(f"wrote {output}: run it with  sharpose-run SOURCE --bundle {output}", soft_wrap=True)
+    console.print(f"wrote {output}: run it with  sharpose-run SOURCE --bundle {output}", markup=False, soft_wrap=True)
 
 
 def _on_bundle(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sharpose.errors import ExportError
-from sharpose.manifest import Precision
+from sharpose.manifest import Precision, gpu_precision
 
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle
@@ -57,7 +57,7 @@ def engine_precision(available: tuple[Precision, ...], asked: tuple[Precision, .
         raise ExportError(f"--precision {','.join(asked)}: engines are built in one precision; give one")
     if asked is not None:
         return asked[0]
-    return "fp16" if "fp16" in available else "fp32"
+    return gpu_precision(available)
 
 
 def build_engines(
@@ -81,5 +81,5 @@ def build_engines(
             progress.update(tasks[step.stage], description=f"{step.stage}: {step.phase}", completed=step.fraction)
 
         build_bundle_engines(bundle, folder, precision, options, show)
-    console.print(f"built {precision} engines in {folder}", soft_wrap=True, highlight=False)
+    console.print(f"built {precision} engines in {folder}", soft_wrap=True, highlight=False, markup=False)
     return folder

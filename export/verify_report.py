@@ -38,7 +38,7 @@ def print_verification(verification: Verification, console: Console) -> None:
     table.add_row("verdict", *map(_verdict, reports))
     console.print(table)
     for line in verification.unusable:
-        console.print(f"not verified: {line}", soft_wrap=True, highlight=False)
+        console.print(f"not verified: {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _mark(engine: VerifiedEngine) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +20,7 @@ __all__ = [
     "ParityReport",
     "Precision",
     "TensorEntry",
+    "gpu_precision",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -26,6 +28,11 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 """int8 is experimental."""
+
+
+def gpu_precision(available: Iterable[Precision]) -> Precision:
+    """The precision that a GPU runs unless another is asked for: fp16 where there is one, else fp32."""
+    return "fp16" if "fp16" in available else "fp32"
 
 
 class _Strict(BaseModel):
