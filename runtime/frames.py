@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sharpose.runtime.result import Boxes, PoseResult
 
-__all__ = ["Frame", "FrameRecord", "Image", "Sink", "Source"]
+__all__ = ["Frame", "FrameRecord", "Image", "Sink", "Source", "SourceHealth"]
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
@@ -30,6 +30,7 @@ class Frame:
         image_id: What a boxes file calls this picture: `index` for a video; for a picture file its stem where that is
             all digits, else `index`.
         boxes: The boxes that the source itself knows (the built-in scene does), or None.
+        arrived: `time.monotonic()` when it reached this process, for live sources; None where nobody waits (files).
     """
 
     image: Image
@@ -37,6 +38,7 @@ class Frame:
     time: float
     image_id: int
     boxes: Boxes | None = None
+    arrived: float | None = None
 
     @property
     def height(self) -> int:
@@ -49,6 +51,21 @@ class Frame:
         return int(self.image.shape[1])
 
 
+@dataclass
+class SourceHealth:
+    """How a source is doing; written by its own thread, read by others.
+
+    Attributes:
+        connected: Whether it delivers, or is waiting for a new connection.
+        dropped: Frames that arrived and were never handed out, because newer ones had come.
+        reconnects: How often the connection was made anew.
+    """
+
+    connected: bool = True
+    dropped: int = 0
+    reconnects: int = 0
+
+
 class Source(Protocol):
     """Frames in order, opened when it is made, and closed once.
 
@@ -58,6 +75,8 @@ class Source(Protocol):
         frame_rate: Frames a second, as its header says, or None.
         image_ids: The image ids that will come, where that is known before reading, else None.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
+        live: Whether frames come when they come (a camera, a stream), so that a slow reader falls behind.
+        health: Connection, drops and reconnects; never changes for files.
     """
 
     name: str
@@ -65,6 +84,8 @@ class Source(Protocol):
     frame_rate: float | None
     image_ids: frozenset[int] | None
     warnings: list[str]
+    live: bool
+    health: SourceHealth
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises `SourceError` where the source can't be decoded."""
@@ -77,11 +98,23 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """A frame with its poses, and the annotated picture, drawn once and only when a sink asks for it."""
+    """A frame with its poses, and the annotated picture, drawn once and only when a sink asks for it.
+
+    Attributes:
+        frame: The frame.
+        poses: Of the people in it.
+        draw: Makes the annotated picture.
+        stages: Seconds that each stage took for this frame, up to the poses (`read`, `boxes`, `crop`, `coarse`, …).
+        age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.
+        health: How its source is doing.
+    """
 
     frame: Frame
     poses: PoseResult
     draw: Callable[[Image, PoseResult], Image]
+    stages: Mapping[str, float] = field(default_factory=dict)
+    age: float | None = None
+    health: SourceHealth = field(default_factory=SourceHealth)
 
     @cached_property
     def picture(self) -> Image:
@@ -90,12 +123,16 @@ class FrameRecord:
 
 
 class Sink(Protocol):
-    """Takes records one by one; `path` is where they go.
+    """Takes records one by one.
 
-    A sink makes its file at the first record, so a run that fails before it leaves nothing.
+    A sink makes its file at the first record, so a run that fails before it leaves nothing. One that talks to somebody
+    (a stream's receiver, a browser) never makes `write` wait for them.
+
+    Attributes:
+        name: Where the results go, as the user may read it: a path, or an address without its password.
     """
 
-    path: Path
+    name: str
 
     def write(self, record: FrameRecord) -> None:
         """Add one record. Raises `SinkError` where it can't be written."""

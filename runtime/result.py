@@ -129,6 +129,12 @@ class PoseResult:
         quality: float32 [n], predicted quality of the coarse pose (OKS-like; not clipped).
         refined: bool [n], whether the fine stage looked again.
         timings: Where the time went.
+        wanted: bool [n], whom the gate wanted refined; more than `refined` where a deadline left no time. None without
+            a deadline.
+        regions_xyxy: float32 [n, K, 4], the regions that the fine stage looked at, `x1, y1, x2, y2` in picture pixels;
+            NaN for people who were not refined. None where nobody asked for them.
+        track_ids: int64 [n], who a person is from frame to frame, from 1 up; 0 for people whose track is not yet sure.
+            None without tracking.
 
     Raises:
         InputError: the arrays' lengths or shapes disagree.
@@ -139,17 +145,33 @@ class PoseResult:
     quality: npt.NDArray[np.float32]
     refined: npt.NDArray[np.bool_]
     timings: StageTimings = field(default_factory=StageTimings)
+    wanted: npt.NDArray[np.bool_] | None = None
+    regions_xyxy: npt.NDArray[np.float32] | None = None
+    track_ids: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         people = len(self.boxes)
         if self.keypoints.ndim != 3 or self.keypoints.shape[0] != people or self.keypoints.shape[2] != 3:
             raise InputError(f"keypoints: expected shape [{people}, J, 3], got {list(self.keypoints.shape)}")
-        for name, array in (("quality", self.quality), ("refined", self.refined)):
-            if array.shape != (people,):
+        for name, array in (
+            ("quality", self.quality),
+            ("refined", self.refined),
+            ("wanted", self.wanted),
+            ("track_ids", self.track_ids),
+        ):
+            if array is not None and array.shape != (people,):
                 raise InputError(f"{name}: expected shape [{people}], got {list(array.shape)}")
+        regions = self.regions_xyxy
+        if regions is not None and (regions.ndim != 3 or regions.shape[0] != people or regions.shape[2] != 4):
+            raise InputError(f"regions_xyxy: expected shape [{people}, K, 4], got {list(regions.shape)}")
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def deferred(self) -> npt.NDArray[np.bool_]:
+        """Whom the gate wanted refined while there was no time: bool [n]."""
+        return np.zeros_like(self.refined) if self.wanted is None else self.wanted & ~self.refined
 
     @property
     def boxes_xyxy(self) -> npt.NDArray[np.float32]:

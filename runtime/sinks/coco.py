@@ -25,6 +25,7 @@ class CocoSink:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = str(self.path)
         self._file = GrowingFile(self.path, tail=b"\n]\n")
         self._entries = 0
         self._closed = False

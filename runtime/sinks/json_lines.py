@@ -23,6 +23,7 @@ class JsonLinesSink:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = str(self.path)
         self._file = GrowingFile(self.path)
 
     def write(self, record: FrameRecord) -> None:

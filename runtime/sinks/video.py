@@ -54,6 +54,7 @@ class VideoSink:
 
     def __init__(self, path: str | Path, *, frame_rate: float | None = None) -> None:
         self.path = Path(path)
+        self.name = str(self.path)
         if self.path.suffix.lower() not in VIDEO_SUFFIXES:
             raise InputError(f"{self.path}: expected a video file's name ending in {' '.join(VIDEO_SUFFIXES)}")
         if frame_rate is not None and not 0 < frame_rate < float("inf"):

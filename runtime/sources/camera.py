@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame
+from sharpose.runtime.frames import Frame, SourceHealth
 from sharpose.runtime.sources.stderr import quiet_log
 
 __all__ = ["CameraSource", "is_camera"]
@@ -40,6 +40,8 @@ class CameraSource:
         self.frame_count: int | None = None
         self.image_ids: frozenset[int] | None = None
         self.warnings: list[str] = []
+        self.live = True
+        self.health = SourceHealth()
         with quiet_log():
             self._capture = cv2.VideoCapture(spec if spec.startswith("/") else int(spec))
             opened = self._capture.isOpened()
@@ -66,7 +68,7 @@ class CameraSource:
                 )
             now = time.monotonic()
             start = now if start is None else start
-            yield Frame(np.ascontiguousarray(image, dtype=np.uint8), index, now - start, index)
+            yield Frame(np.ascontiguousarray(image, dtype=np.uint8), index, now - start, index, arrived=now)
             index += 1
 
     def close(self) -> None:

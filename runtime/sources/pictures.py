@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, Image
+from sharpose.runtime.frames import Frame, Image, SourceHealth
 from sharpose.runtime.sources.picture_files import find_pictures, image_ids_of
 from sharpose.runtime.sources.stderr import captured_complaints, quiet_log
 
@@ -37,6 +37,8 @@ class PictureSource:
         self.frame_count: int | None = len(self.paths)
         self.image_ids: frozenset[int] | None = frozenset(self._ids)
         self.warnings: list[str] = []
+        self.live = False
+        self.health = SourceHealth()
         self.frame_rate: float | None = 1.0
 
     def __iter__(self) -> Iterator[Frame]:

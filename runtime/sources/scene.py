@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sharpose.runtime.frames import Frame
+from sharpose.runtime.frames import Frame, SourceHealth
 from sharpose.runtime.result import Boxes
 
 __all__ = ["SceneSource", "is_scene"]
@@ -37,6 +37,8 @@ class SceneSource:
         self.frame_count: int | None = config.frames
         self.image_ids: frozenset[int] | None = frozenset(range(config.frames))
         self.warnings: list[str] = []
+        self.live = False
+        self.health = SourceHealth()
         self.frame_rate: float | None = float(config.fps)
 
     def __iter__(self) -> Iterator[Frame]:

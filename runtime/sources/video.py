@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, Image
+from sharpose.runtime.frames import Frame, Image, SourceHealth
 from sharpose.runtime.sources.containers import open_stream
 from sharpose.runtime.sources.decoding import Decoder
 from sharpose.runtime.sources.orientation import orientation_of
@@ -53,8 +53,9 @@ class VideoSource:
         self.image_ids: frozenset[int] | None = None
         self.warnings: list[str] = []
         self.frame_rate: float | None = float(self._stream.average_rate) if self._stream.average_rate else None
-        self._live = remote and self._container.duration is None
-        self._decoder = Decoder(self.name, self._container, self._stream, live=self._live)
+        self.live = remote and self._container.duration is None
+        self.health = SourceHealth()
+        self._decoder = Decoder(self.name, self._container, self._stream, live=self.live)
         self._gaps = GapWatch()
         self._started = False
         self._closed = False
@@ -103,7 +104,7 @@ class VideoSource:
         if frames < claimed:
             self.warnings.append(f"{self.name}: its header claims {claimed} frames, but it ends after {frames}")
         elif self._decoder.cut is not None:
-            ended = "the stream ended" if self._live else "cut off"
+            ended = "the stream ended" if self.live else "cut off"
             self.warnings.append(f"{self.name}: {ended} after {frames} frames ({self._decoder.cut})")
         elif self.frame_count is None and seconds is not None and end + _SHORT_SECONDS < seconds:
             self.warnings.append(f"{self.name}: its header claims {seconds:.1f} s, but it ends after {end:.1f} s")

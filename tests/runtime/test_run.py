@@ -18,7 +18,7 @@ from sharpose.command import Terminated
 from sharpose.errors import BoxesError, EngineError, InputError, SharposeError, SinkError, SourceError
 from sharpose.runtime.box_sources import BoxSource, FileBoxes, SourceBoxes
 from sharpose.runtime.boxes import BoxesFile
-from sharpose.runtime.frames import Frame, FrameRecord, Sink
+from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceHealth
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.progress import run_progress
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
@@ -39,6 +39,8 @@ class StubSource:
         self.frame_rate: float | None = 25.0
         self.image_ids: frozenset[int] | None = None
         self.warnings: list[str] = []
+        self.live = False
+        self.health = SourceHealth()
         self.closed = 0
         self._fail_at = fail_at
         self._error = error or SourceError("stub: broken")
@@ -80,7 +82,7 @@ class StubSink:
     def __init__(
         self, fail_at: int | None = None, fail_to: Sequence[str] = (), error: BaseException | None = None
     ) -> None:
-        self.path = Path("stub.out")
+        self.name = "stub.out"
         self.records: list[FrameRecord] = []
         self.calls: list[str] = []
         self._fail_at = fail_at
