@@ -12,13 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sharpose.runtime.picture import Picture
     from sharpose.runtime.pipeline import PoseEstimator
     from sharpose.runtime.result import Boxes, PoseResult, StageTimings
 
-__all__ = ["Boxes", "PoseEstimator", "PoseResult", "StageTimings"]
+__all__ = ["Boxes", "Picture", "PoseEstimator", "PoseResult", "StageTimings"]
 
 _HOMES = {
     "Boxes": "sharpose.runtime.result",
+    "Picture": "sharpose.runtime.picture",
     "PoseEstimator": "sharpose.runtime.pipeline",
     "PoseResult": "sharpose.runtime.result",
     "StageTimings": "sharpose.runtime.result",

@@ -1,4 +1,4 @@
-"""Cutting the fine stage's patches out of the uint8 crops."""
+"""Cutting the fine stage's patches out of the uint8 crops, and where they lie in the picture."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
-from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE, PATCHES_PER_REGION, region_grid
+from sharpose.geometry import CropFrames, keypoints_to_image
+from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE, PATCHES_PER_REGION, REGION_SIZE, region_grid
 
-__all__ = ["gather_patches", "patches_shape"]
+__all__ = ["gather_patches", "patches_shape", "region_boxes"]
 
 _PIXELS = PATCH_SIZE * PATCH_SIZE * 3
 
@@ -55,3 +56,24 @@ def gather_patches(
         top = region_order[row, :selected]
         target[index] = regions[row][top // grid_columns, top % grid_columns]
     return out[: len(rows)]
+
+
+def region_boxes(region_order: npt.NDArray[np.int32], frames: CropFrames, selected: int) -> npt.NDArray[np.float32]:
+    """Where the most relevant regions lie in the picture.
+
+    Args:
+        region_order: int32 [n, R], regions of every crop, most relevant first.
+        frames: The n frames that the crops were cut by.
+        selected: K, how many regions a crop.
+
+    Returns:
+        float32 [n, K, 4], `x1, y1, x2, y2` in picture pixels: the outer edges of the pixels, so that neighbours touch.
+    """
+    columns = region_grid(frames.crop_size)[1]
+    top = region_order[:, :selected]
+    corner = np.stack([top % columns, top // columns], axis=-1).astype(np.float32) * REGION_SIZE - np.float32(0.5)
+    corners = np.zeros((*top.shape, 2, 3), dtype=np.float32)
+    corners[..., 0, :2] = corner
+    corners[..., 1, :2] = corner + np.float32(REGION_SIZE)
+    mapped = keypoints_to_image(corners.reshape(len(top), 2 * selected, 3), frames)
+    return mapped[:, :, :2].reshape(len(top), selected, 4)

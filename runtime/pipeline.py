@@ -1,10 +1,11 @@
-"""The two-stage pipeline: boxes of a picture in, poses out."""
+"""The two-stage pipeline: pictures with boxes in, poses out."""
 
 from __future__ import annotations
 
 import math
 import reprlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,26 +17,29 @@ from sharpose.engines.load import load_two_stage
 from sharpose.engines.tensorrt_load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
-from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
+from sharpose.geometry import keypoints_to_image
+from sharpose.runtime.crowd import Crowd
 from sharpose.runtime.gate import Refine, check_refine, gate
-from sharpose.runtime.gather import gather_patches
-from sharpose.runtime.result import Boxes, PoseResult, StageTimings
+from sharpose.runtime.gather import gather_patches, region_boxes
+from sharpose.runtime.picture import Picture
+from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import Skeleton
 
-__all__ = ["PoseEstimator"]
+__all__ = ["Picture", "PoseEstimator"]
 
 
 class PoseEstimator:
-    """Poses of the people in a picture, from a bundle, without PyTorch.
+    """Poses of the people in pictures, from a bundle, without PyTorch.
 
-    All people of a picture share one coarse batch, and those whose predicted quality is below the threshold share one
-    fine batch; more than the bundle's max batch are run in chunks. Buffers are allocated once. Not thread-safe: use one
-    estimator a thread.
+    All people, of whichever picture, share one coarse batch, and those whose predicted quality is below the threshold
+    share one fine batch; more than the bundle's max batch are run in chunks. Buffers are allocated once. Not
+    thread-safe: use one estimator a thread.
 
     Attributes:
         bundle: The bundle it runs.
         refine: `auto` (the gate decides), `always` or `never`.
         quality_threshold: People below it are refined.
+        keep_regions: Whether results say where the fine stage looked (`PoseResult.regions_xyxy`); may be changed.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class PoseEstimator:
         *,
         refine: Refine = "auto",
         quality_threshold: float | None = None,
+        keep_regions: bool = False,
     ) -> None:
         self.bundle = bundle
+        self.keep_regions = keep_regions
         self.refine = check_refine(refine)
         threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
         self.quality_threshold = _check_threshold(threshold)
@@ -62,6 +68,7 @@ class PoseEstimator:
         device: str = "cpu",
         refine: Refine = "auto",
         quality_threshold: float | None = None,
+        keep_regions: bool = False,
         threads: int | None = None,
         tensorrt: TensorRtSettings | None = None,
     ) -> PoseEstimator:
@@ -72,6 +79,7 @@ class PoseEstimator:
             device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
             refine: `auto`, `always` or `never`.
             quality_threshold: The bundle's own if None.
+            keep_regions: Whether results say where the fine stage looked.
             threads: CPU threads inside an operator; the engine's own choice if None.
             tensorrt: Where the device is `tensorrt`: the engine cache, CUDA bindings, CUDA graphs …
 
@@ -85,7 +93,7 @@ class PoseEstimator:
             _check_threshold(quality_threshold)
         bundle = open_bundle(path)
         stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt)
-        return cls(bundle, stages, refine=refine, quality_threshold=quality_threshold)
+        return cls(bundle, stages, refine=refine, quality_threshold=quality_threshold, keep_regions=keep_regions)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -115,59 +123,62 @@ class PoseEstimator:
             InputError: the picture or the boxes have a wrong type, shape or value.
             EngineError: an engine failed.
         """
-        _check_image(image_bgr)
         boxes = boxes_xyxy if isinstance(boxes_xyxy, Boxes) else Boxes.from_xyxy(boxes_xyxy)
-        people = len(boxes)
-        chosen = None if rows is None else _check_rows(rows, people)
-        frames = crop_frames(boxes.xyxy, self.bundle.model.crop_size)
-        keypoints = np.zeros((people, self.skeleton.num_keypoints, 3), dtype=np.float32)
-        quality = np.zeros(people, dtype=np.float32)
-        refined = np.zeros(people, dtype=np.bool_)
-        timings = StageTimings()
-        for start in range(0, people, self._max_batch):
-            part = slice(start, min(start + self._max_batch, people))
-            self._run_chunk(
-                image_bgr,
-                CropFrames(frames.center[part], frames.size[part], frames.crop_size),
-                None if chosen is None else chosen[part],
-                (keypoints[part], quality[part], refined[part]),
-                timings,
-            )
-        return PoseResult(boxes, keypoints, quality, refined, timings)
+        chosen = None if rows is None else _check_rows(rows, len(boxes))
+        (result,) = self._estimate([Picture(image_bgr, boxes)], chosen)
+        return result
 
-    def _run_chunk(
-        self,
-        image_bgr: npt.NDArray[np.uint8],
-        frames: CropFrames,
-        chosen: npt.NDArray[np.bool_] | None,
-        out: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]],
-        timings: StageTimings,
-    ) -> None:
-        """Both stages for at most max-batch people; writes into the views in `out`."""
-        keypoints, quality, refined = out
+    def estimate(self, pictures: Sequence[Picture]) -> list[PoseResult]:
+        """Poses of the people in several pictures, in shared batches.
+
+        Args:
+            pictures: As many as are at hand; they may differ in size and belong to several streams.
+
+        Returns:
+            A result for each picture, in order. The time of a batch is shared among its pictures by their people in it.
+
+        Raises:
+            EngineError: an engine failed.
+        """
+        return self._estimate(pictures, None)
+
+    def _estimate(self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None) -> list[PoseResult]:
+        regions = self._selected if self.keep_regions else None
+        crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton.num_keypoints, regions)
+        for start in range(0, len(crowd), self._max_batch):
+            part = slice(start, min(start + self._max_batch, len(crowd)))
+            self._run_chunk(crowd, part, None if chosen is None else chosen[part])
+        return crowd.results()
+
+    def _run_chunk(self, crowd: Crowd, part: slice, chosen: npt.NDArray[np.bool_] | None) -> None:
+        """Both stages for at most max-batch people."""
         clock = _Clock()
-        crops = extract_crops(image_bgr, frames, self._stages.crops)
-        timings.crop += clock.lap()
+        crops = crowd.crop(part, self._stages.crops)
+        crowd.charge("crop", part, clock.lap())
 
-        coarse = self._stages.run_coarse(len(frames))
-        timings.coarse += clock.lap()
+        coarse = self._stages.run_coarse(len(crops))
+        crowd.charge("coarse", part, clock.lap())
 
-        quality[:] = coarse.quality
-        crop_keypoints = coarse.keypoints
+        crowd.quality[part] = coarse.quality
+        keypoints = coarse.keypoints
         if chosen is None:
-            rows = gate(quality, self.quality_threshold, self.refine)
+            rows = gate(coarse.quality, self.quality_threshold, self.refine)
         else:
             rows = np.flatnonzero(chosen).astype(np.int32)
-        timings.gate += clock.lap()
+        crowd.charge("gate", part, clock.lap())
 
         if len(rows):
+            people = part.start + rows
             gather_patches(crops, rows, coarse.region_order, self._selected, self._stages.patches)
-            timings.gather += clock.lap()
-            crop_keypoints[rows] = self._stages.run_fine(rows)
-            refined[rows] = True
-            timings.fine += clock.lap()
-        keypoints[:] = keypoints_to_image(crop_keypoints, frames)
-        timings.map_back += clock.lap()
+            crowd.charge("gather", people, clock.lap())
+            keypoints[rows] = self._stages.run_fine(rows)
+            crowd.refined[people] = True
+            if crowd.regions_xyxy is not None:
+                order = coarse.region_order[rows]
+                crowd.regions_xyxy[people] = region_boxes(order, crowd.frames_of(people), self._selected)
+            crowd.charge("fine", people, clock.lap())
+        crowd.keypoints[part] = keypoints_to_image(keypoints, crowd.frames_of(part))
+        crowd.charge("map_back", part, clock.lap())
 
     def warm_up(self, people: int = 1) -> float:
         """Run both stages once on a black picture, so that later calls meet no first-time cost.
@@ -207,13 +218,6 @@ class _Clock:
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         return passed
-
-
-def _check_image(image_bgr: npt.NDArray[np.uint8]) -> None:
-    if not isinstance(image_bgr, np.ndarray):
-        raise InputError(f"image_bgr: expected a uint8 array [H, W, 3], got {type(image_bgr).__name__}")
-    if image_bgr.dtype != np.uint8 or image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or 0 in image_bgr.shape:
-        raise InputError(f"image_bgr: expected uint8 [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}")
 
 
 def _check_threshold(threshold: float) -> float:

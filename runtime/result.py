@@ -131,6 +131,8 @@ class PoseResult:
         timings: Where the time went.
         wanted: bool [n], whom the gate wanted refined; more than `refined` where a deadline left no time. None without
             a deadline.
+        carried: bool [n], who was not refined in this frame but keeps what an earlier frame's refinement found, not
+            having moved since. None without a deadline.
         regions_xyxy: float32 [n, K, 4], the regions that the fine stage looked at, `x1, y1, x2, y2` in picture pixels;
             NaN for people who were not refined. None where nobody asked for them.
         track_ids: int64 [n], who a person is from frame to frame, from 1 up; 0 for people whose track is not yet sure.
@@ -146,6 +148,7 @@ class PoseResult:
     refined: npt.NDArray[np.bool_]
     timings: StageTimings = field(default_factory=StageTimings)
     wanted: npt.NDArray[np.bool_] | None = None
+    carried: npt.NDArray[np.bool_] | None = None
     regions_xyxy: npt.NDArray[np.float32] | None = None
     track_ids: npt.NDArray[np.int64] | None = None
 
@@ -157,6 +160,7 @@ class PoseResult:
             ("quality", self.quality),
             ("refined", self.refined),
             ("wanted", self.wanted),
+            ("carried", self.carried),
             ("track_ids", self.track_ids),
         ):
             if array is not None and array.shape != (people,):
@@ -170,8 +174,11 @@ class PoseResult:
 
     @property
     def deferred(self) -> npt.NDArray[np.bool_]:
-        """Whom the gate wanted refined while there was no time: bool [n]."""
-        return np.zeros_like(self.refined) if self.wanted is None else self.wanted & ~self.refined
+        """Whom the gate wanted refined while there was no time, nothing carried over either: bool [n]."""
+        if self.wanted is None:
+            return np.zeros_like(self.refined)
+        deferred = self.wanted & ~self.refined
+        return deferred if self.carried is None else deferred & ~self.carried
 
     @property
     def boxes_xyxy(self) -> npt.NDArray[np.float32]:
