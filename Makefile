@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DEMO := demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/bundle/bundle.json
@@ -18,6 +18,10 @@ demo: $(DEMO)/bundle/bundle.json
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# Minutes long: restarts, silence, kills and memory of live video.
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

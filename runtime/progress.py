@@ -1,9 +1,9 @@
-"""The progress bar of a run: on a terminal only, so that logs stay readable."""
+"""The progress bars of a run, one a stream: on a terminal only, so that logs stay readable."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,14 +14,23 @@ __all__ = ["run_progress"]
 
 
 @contextlib.contextmanager
-def run_progress(source: Source, console: Console) -> Iterator[Callable[[Frame], None]]:
-    """Show a bar while the block runs; yields what to call with every frame that is done."""
+def run_progress(
+    sources: Sequence[Source], console: Console, *, shown: bool | None = None
+) -> Iterator[Callable[[int, Frame], None]]:
+    """Show bars while the block runs; yields what to call with a source's place and every frame of it that is done.
+
+    Args:
+        sources: What is read.
+        console: Where to draw.
+        shown: Whether to; None for where `console` is a terminal.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(source.name, total=source.frame_count)
-        yield lambda frame: progress.update(task, advance=1)
+    hidden = not console.is_terminal if shown is None else not shown
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        tasks = [progress.add_task(source.name, total=source.frame_count) for source in sources]
+        yield lambda stream, frame: progress.update(tasks[stream], advance=1)

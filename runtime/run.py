@@ -1,31 +1,29 @@
-"""The loop behind `sharpose-run`: read, find boxes, estimate, write, until the source or the user ends it."""
+"""The loop behind `sharpose-run`: read, find boxes, estimate, write, until every source or the user ends it.
+
+A round takes at most one frame of each stream, so streams get their turn alike, and all people of a round share the
+engines' batches. A stream that fails ends alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from sharpose.command import EXIT_FAILED, EXIT_USER
-from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError
-from sharpose.runtime.box_sources import BoxSource, FileBoxes
-from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
-from sharpose.runtime.pipeline import PoseEstimator
-from sharpose.runtime.result import PoseResult
-from sharpose.runtime.statistics import RunStatistics
+from sharpose.errors import BoxesError
+from sharpose.runtime.box_sources import FileBoxes
+from sharpose.runtime.feed import Feed, ReadAhead
+from sharpose.runtime.frames import Frame, FrameRecord, Image
+from sharpose.runtime.pipeline import Picture, PoseEstimator
+from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.sink_group import SinkGroup
 from sharpose.runtime.stopping import StopRequest
+from sharpose.runtime.stream import RunFailedError, Stream, failure_of
 
 __all__ = ["Run", "RunFailedError", "run"]
 
-
-class RunFailedError(SharposeError):
-    """A run that ended on an error after results had been written; they are kept and named as partial."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+_WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 
 
 @dataclass(frozen=True)
@@ -33,106 +31,197 @@ class Run:
     """What runs through what.
 
     Attributes:
-        source: Frames; closed at the end.
-        boxes: Where their people are.
-        estimator: Warmed up.
-        sinks: Where results go; closed at the end.
+        streams: Sources with their sinks.
+        estimator: Warmed up; all streams share it.
         draw: Makes the annotated picture, where a sink asks for one.
-        max_people: Only so many people a frame, those of the best box score; all if None.
+        deadline: Seconds from a frame's being taken up to its poses; None for as long as it takes.
+        say: Called with a line when a stream or a sink fails and others go on.
     """
 
-    source: Source
-    boxes: BoxSource
+    streams: Sequence[Stream]
     estimator: PoseEstimator
-    sinks: Sequence[Sink]
     draw: Callable[[Image, PoseResult], Image]
-    max_people: int | None = None
+    deadline: float | None = None
+    say: Callable[[str], None] = lambda line: None
 
 
 def run(
-    job: Run,
-    statistics: RunStatistics,
-    *,
-    stop: StopRequest,
-    on_frame: Callable[[Frame], None] = lambda frame: None,
-) -> None:
-    """Run a source through an estimator into sinks.
+    job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] = lambda stream, frame: None
+) -> list[str]:
+    """Run all streams to their ends.
 
     Args:
-        job: What to run.
-        statistics: Counted into as the run goes.
-        stop: The run ends after the frame at hand once this is true.
-        on_frame: Told of every frame that is done.
+        job: What to run; statistics are counted into its streams.
+        stop: The run ends after the frames at hand once this is true.
+        on_frame: Told of every frame that is done, with its stream's place.
+
+    Returns:
+        What failed while others went on, a line each (they were told to `job.say` as well); empty where all went well.
 
     Raises:
-        RunFailedError: something failed after results had been written, or nothing can be written where a sink should.
-        SharposeError: something failed before; nothing was written.
+        RunFailedError: the last stream to go failed after results had been written, or nothing can be written where
+            its sink should.
+        SharposeError: it failed before; nothing was written.
     """
-    started = time.perf_counter()
-    try:
-        _loop(job, statistics, stop, on_frame)
-        for sink in job.sinks:
-            sink.close()
-    except Exception as error:
-        failure = _failure(error, job.sinks, statistics.frames)
-        if failure is error:
+    return _Loop(job, stop, on_frame).run()
+
+
+@dataclass
+class _Lane:
+    """A stream at work."""
+
+    index: int
+    stream: Stream
+    feed: Feed
+    sinks: SinkGroup
+    started: float
+    ids_met: bool = False
+    over: bool = False
+    error: Exception | None = None
+
+
+@dataclass
+class _Work:
+    """A frame that was taken up in this round."""
+
+    lane: _Lane
+    frame: Frame
+    people: Boxes
+    began: float
+    boxes_seconds: float
+    age: float | None = None  # seconds since it arrived, at the start of inference
+
+
+class _Loop:
+    def __init__(self, job: Run, stop: StopRequest, on_frame: Callable[[int, Frame], None]) -> None:
+        self._job, self._stop, self._on_frame = job, stop, on_frame
+        self._news = threading.Event()
+        self._failures: list[str] = []
+
+    def run(self) -> list[str]:
+        now = time.perf_counter()
+        self._lanes = [
+            _Lane(index, stream, _feed(stream, self._news.set), SinkGroup(stream.sinks, self._job.say), now)
+            for index, stream in enumerate(self._job.streams)
+        ]
+        try:
+            while not self._stop and not all(lane.over for lane in self._lanes):
+                self._news.clear()
+                if not self._round():
+                    self._news.wait(_WAIT_SECONDS)
+            for lane in self._lanes:
+                self._finish(lane)
+        except BaseException:  # the user won't wait for the frame at hand, or a stream failed as the only one
+            for lane in self._lanes:
+                lane.sinks.close_at_once()
             raise
-        raise failure from error
-    except BaseException:  # the user won't wait for the frame at hand
-        for sink in job.sinks:
-            with contextlib.suppress(SinkError):
-                sink.close()
-        raise
-    finally:
-        statistics.seconds = time.perf_counter() - started
-        job.source.close()
+        finally:
+            for lane in self._lanes:
+                self._leave(lane)
+        return self._failures + [line for lane in self._lanes for line in lane.sinks.failures]
 
+    def _round(self) -> bool:
+        """One frame of every stream that has one; whether anything happened."""
+        work = [item for lane in self._lanes if not lane.over and (item := self._take(lane)) is not None]
+        for item, poses in self._estimate(work):
+            try:
+                self._deliver(item, poses)
+            except Exception as error:
+                self._fail(item.lane, error)
+        for lane in self._lanes:
+            if not lane.over and lane.feed.ended:
+                self._finish(lane)
+        return bool(work)
 
-def _loop(job: Run, statistics: RunStatistics, stop: StopRequest, on_frame: Callable[[Frame], None]) -> None:
-    boxes = job.boxes
-    ids_met = False
-    frames = iter(job.source)
-    while not stop:
-        began = time.perf_counter()
-        frame = next(frames, None)
-        if frame is None:
-            break
-        was_read = time.perf_counter()
-        people = boxes.boxes_for(frame)
-        if job.max_people is not None:
-            people = people.best(job.max_people)
-        ids_met = ids_met or not isinstance(boxes, FileBoxes) or frame.image_id in boxes.file.image_ids
-        has_boxes = time.perf_counter()
-        poses = job.estimator(frame.image, people)
+    def _take(self, lane: _Lane) -> _Work | None:
+        try:
+            frame = lane.feed.poll()
+            if frame is None:
+                return None
+            began = time.perf_counter()
+            boxes = lane.stream.boxes
+            people = boxes.boxes_for(frame)
+            if lane.stream.max_people is not None:
+                people = people.best(lane.stream.max_people)
+            lane.ids_met = lane.ids_met or not isinstance(boxes, FileBoxes) or frame.image_id in boxes.file.image_ids
+        except Exception as error:
+            self._fail(lane, error)
+            return None
+        return _Work(lane, frame, people, began, time.perf_counter() - began)
+
+    def _estimate(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
+        """Poses of all frames at hand in shared batches; where that fails, of each alone, to see whose fault it is."""
+        if not work:
+            return []
+        for item in work:
+            if item.frame.arrived is not None:
+                item.age = time.monotonic() - item.frame.arrived
+        try:
+            return list(zip(work, self._job.estimator.estimate([self._picture(i) for i in work]), strict=True))
+        except Exception as error:
+            if len(work) == 1:
+                self._fail(work[0].lane, error)
+                return []
+        return [pair for item in work for pair in self._estimate([item])]
+
+    def _picture(self, item: _Work) -> Picture:
+        deadline = None if self._job.deadline is None else item.began + self._job.deadline
+        return Picture(item.frame.image, item.people, stream=item.lane.index, time=item.frame.time, deadline=deadline)
+
+    def _deliver(self, item: _Work, poses: PoseResult) -> None:
+        lane, frame = item.lane, item.frame
+        stream = lane.stream
         has_poses = time.perf_counter()
-        record = FrameRecord(frame, poses, job.draw)
-        for sink in job.sinks:
-            sink.write(record)
-        statistics.add(poses, read=was_read - began, boxes=has_boxes - was_read, write=time.perf_counter() - has_poses)
-        on_frame(frame)
-    if not ids_met and not stop and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
-        boxes.file.check_image_ids(frozenset(range(statistics.frames)))
+        stream.boxes.observe(frame, poses)
+        for step in stream.steps:
+            poses = step.update(poses, frame.time)
+        is_tracked = time.perf_counter()
+        stages = {"read": lane.feed.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
+        stages["track"] = is_tracked - has_poses
+        health = stream.source.health
+        lane.sinks.write(FrameRecord(frame, poses, self._job.draw, stages, item.age, health))
+        stages["write"] = time.perf_counter() - is_tracked
+        late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
+        stream.statistics.add(poses, stages, age=item.age, late=late, health=health)
+        self._on_frame(lane.index, frame)
+
+    def _finish(self, lane: _Lane) -> None:
+        """The end of a stream that came to its end, or that the user ended."""
+        if lane.over:
+            return
+        try:
+            if not self._stop:
+                _check_ids(lane)
+            lane.sinks.close()
+        except Exception as error:
+            self._fail(lane, error)
+        self._leave(lane)
+
+    def _fail(self, lane: _Lane, error: Exception) -> None:
+        """End one stream on an error; the last one's is raised where no stream ended well."""
+        lane.error = failure_of(error, lane.sinks, lane.stream.statistics.frames)
+        self._leave(lane)
+        if all(other.error is not None for other in self._lanes):
+            if lane.error is error:
+                raise error
+            raise lane.error from error
+        self._failures.append(str(lane.error))
+        self._job.say(f"{lane.error}; the other streams go on")
+
+    def _leave(self, lane: _Lane) -> None:
+        if not lane.over:
+            lane.over = True
+            lane.stream.statistics.seconds = time.perf_counter() - lane.started
+            lane.feed.close()
+
+
+def _check_ids(lane: _Lane) -> None:
+    """Refuse a boxes file none of whose image ids came."""
+    boxes = lane.stream.boxes
+    if not lane.ids_met and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
+        boxes.file.check_image_ids(frozenset(range(lane.stream.statistics.frames)))
         raise BoxesError(f"{boxes.file.path}: none of its image ids occurs in the source")
 
 
-def _failure(error: Exception, sinks: Sequence[Sink], frames: int) -> Exception:
-    """The error to end on, after what was written has been kept under names that say it is partial."""
-    kept: list[Path] = []
-    problems: list[str] = []
-    for sink in sinks:
-        try:
-            path = sink.abandon()
-        except SinkError as problem:
-            problems.append(str(problem))
-            continue
-        if path is not None:
-            kept.append(path)
-    if not kept and not problems:
-        # A path where nothing can be written is the user's mistake.
-        return RunFailedError(str(error), EXIT_USER) if isinstance(error, SinkError) else error
-    # An engine that fails on the way is not the user's mistake.
-    code = EXIT_FAILED if isinstance(error, EngineError) else getattr(error, "exit_code", EXIT_FAILED)
-    said = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
-    if kept:
-        said += f"; the {frames} frames before it are kept in {', '.join(map(str, kept))}"
-    return RunFailedError("; ".join([said, *problems]), code)
+def _feed(stream: Stream, notify: Callable[[], None]) -> Feed:
+    return ReadAhead(stream.source, notify)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sharpose.runtime.frames import SourceHealth
 from sharpose.runtime.result import PoseResult, StageTimings
 
-__all__ = ["STAGES", "RunStatistics", "print_statistics"]
+__all__ = ["AGE", "STAGES", "RunStatistics", "print_statistics", "summary_of"]
 
 _KEPT = 10_000  # frames whose timings are kept: streams may run for days
 
-STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "write")
-"""Stages of a frame in their order; `write` is drawing and encoding."""
+STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", "write")
+"""Stages of a frame in their order; `track` is tracking and smoothing, `write` drawing and encoding."""
+
+AGE = "age"
+"""How old a live source's frame is when inference starts: no stage, but measured like one."""
+
+_COUNTS = ("frames", "people", "refined", "deferred", "late", "dropped", "reconnects")
 
 _PERCENTILES = (50, 95, 99)
 
@@ -29,6 +36,10 @@ class RunStatistics:
         frames: Frames whose results were written.
         people: People in them.
         refined: People that the fine stage looked at.
+        deferred: People that the gate wanted refined, and for whom a deadline left no time.
+        late: Frames whose poses came after their deadline.
+        dropped: Frames of a live source that were passed over for newer ones.
+        reconnects: How often a live source was connected anew.
         warm_up: Seconds that warming up took; in no other number.
         seconds: Wall-clock time from the first frame's reading to the last one's writing.
     """
@@ -36,20 +47,57 @@ class RunStatistics:
     frames: int = 0
     people: int = 0
     refined: int = 0
+    deferred: int = 0
+    late: int = 0
+    dropped: int = 0
+    reconnects: int = 0
     warm_up: float = 0.0
     seconds: float = 0.0
     _timings: dict[str, deque[float]] = field(
-        default_factory=lambda: {stage: deque(maxlen=_KEPT) for stage in STAGES}, repr=False
+        default_factory=lambda: {stage: deque(maxlen=_KEPT) for stage in (*STAGES, AGE)}, repr=False
     )
 
-    def add(self, poses: PoseResult, *, read: float, boxes: float, write: float) -> None:
-        """Count a frame; times in seconds."""
+    def add(
+        self,
+        poses: PoseResult,
+        stages: Mapping[str, float],
+        *,
+        age: float | None = None,
+        late: bool = False,
+        health: SourceHealth | None = None,
+    ) -> None:
+        """Count a frame.
+
+        Args:
+            poses: Of the people in it.
+            stages: Seconds by stage; a stage that is not named took none.
+            age: Seconds between its arrival and the start of inference, where the source is live.
+            late: Whether its poses came after their deadline.
+            health: How its source is doing, where that can change.
+        """
         self.frames += 1
         self.people += len(poses)
         self.refined += int(poses.refined.sum())
-        own = {"read": read, "boxes": boxes, "write": write}
+        self.deferred += int(poses.deferred.sum())
+        self.late += late
+        if health is not None:
+            self.dropped, self.reconnects = health.dropped, health.reconnects
         for stage in STAGES:
-            self._timings[stage].append(own[stage] if stage in own else getattr(poses.timings, stage))
+            self._timings[stage].append(stages.get(stage, 0.0))
+        if age is not None:
+            self._timings[AGE].append(age)
+
+    @classmethod
+    def of_all(cls, streams: Sequence[RunStatistics]) -> RunStatistics:
+        """Several streams as one: counts added, timings together, the time of the longest."""
+        total = cls(warm_up=max((one.warm_up for one in streams), default=0.0))
+        for one in streams:
+            for name in _COUNTS:
+                setattr(total, name, getattr(total, name) + getattr(one, name))
+            total.seconds = max(total.seconds, one.seconds)
+            for stage, timings in one._timings.items():
+                total._timings[stage].extend(timings)
+        return total
 
     @property
     def refine_rate(self) -> float:
@@ -70,18 +118,34 @@ class RunStatistics:
         return p50, p95, p99
 
 
-def print_statistics(statistics: RunStatistics, console: Console) -> None:
+def summary_of(statistics: RunStatistics, *, deadline: bool = False) -> str:
+    """A run in one line; with a deadline, also whom the gate wanted, who was done and who had to wait."""
+    parts = [
+        f"frames {statistics.frames}",
+        f"people {statistics.people}",
+        f"refined {statistics.refined} ({statistics.refine_rate:.0%})",
+        f"{statistics.frame_rate:.1f} frames a second (warm-up apart: {statistics.warm_up:.2f} s)",
+    ]
+    if deadline:
+        on_time = 1 - statistics.late / statistics.frames if statistics.frames else 1.0
+        wanted = statistics.refined + statistics.deferred
+        parts.append(
+            f"refinements wanted {wanted}, done {statistics.refined}, deferred {statistics.deferred}, "
+            f"frames on time {on_time:.1%}"
+        )
+    if statistics.dropped:
+        parts.append(f"passed over {statistics.dropped} frames for newer ones")
+    if statistics.reconnects:
+        parts.append(f"connected anew {statistics.reconnects} times")
+    return ", ".join(parts)
+
+
+def print_statistics(statistics: RunStatistics, console: Console, *, deadline: bool = False) -> None:
     """Print the table that ends a run."""
-    console.print(
-        f"frames {statistics.frames}, people {statistics.people}, refined {statistics.refined} "
-        f"({statistics.refine_rate:.0%}), {statistics.frame_rate:.1f} frames a second "
-        f"(warm-up apart: {statistics.warm_up:.2f} s)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(summary_of(statistics, deadline=deadline), highlight=False, soft_wrap=True)
     table = Table("stage", *(f"p{percentile} ms" for percentile in _PERCENTILES))
     for column in table.columns[1:]:
         column.justify = "right"
-    for stage in STAGES:
+    for stage in (*STAGES, AGE) if statistics._timings[AGE] else STAGES:
         table.add_row(stage.replace("_", " "), *(f"{value:.2f}" for value in statistics.percentiles(stage)))
     console.print(table)

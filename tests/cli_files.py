@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 PROGRAM = Path(sys.executable).with_name("sharpose-run")
-STAGES = ["read", "boxes", "crop", "coarse", "gate", "gather", "fine", "map back", "write"]
+STAGES = ["read", "boxes", "crop", "coarse", "gate", "gather", "fine", "map back", "track", "write"]
 SCENE = "scene:frames=4,size=240x320,people=3"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -1,0 +1,63 @@
+"""What a run says: plain, quiet, or as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+
+import pytest
+
+from sharpose.runtime.messages import Messages
+from sharpose.runtime.statistics import RunStatistics
+
+
+def say_all(messages: Messages) -> None:
+    messages.info("a [bold]note")
+    messages.warning("a warning")
+    messages.error("an error")
+    messages.wrote("out.mp4")
+    messages.summary(RunStatistics(frames=3, people=4, refined=1, seconds=2.0), stream="door")
+    messages.summary(RunStatistics(frames=3, people=4, refined=1, seconds=2.0))
+
+
+def test_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    text = io.StringIO()
+    say_all(Messages(stream=text))
+    assert text.getvalue() == "a [bold]note\nwarning: a warning\nerror: an error\n"
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "wrote out.mp4"
+    assert out[1].startswith("door: frames 3, people 4, refined 1 (25%), 1.5 frames a second")
+    assert out[2].startswith("frames 3, people 4")
+
+
+def test_quiet_leaves_only_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    text = io.StringIO()
+    say_all(Messages(quiet=True, stream=text))
+    assert text.getvalue() == "warning: a warning\nerror: an error\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = io.StringIO()
+    say_all(Messages(json_logs=True, stream=text))
+    entries = [json.loads(line) for line in text.getvalue().splitlines()]
+    assert [(entry["level"], entry["message"]) for entry in entries] == [
+        ("info", "a [bold]note"),
+        ("warning", "a warning"),
+        ("error", "an error"),
+        ("info", "wrote out.mp4"),
+        ("info", "stream done"),
+        ("info", "run done"),
+    ]
+    assert all(datetime.datetime.fromisoformat(entry["time"]).tzinfo is not None for entry in entries)
+    assert entries[4]["stream"] == "door"
+    assert (entries[5]["frames"], entries[5]["people"], entries[5]["seconds"]) == (3, 4, 2.0)
+    assert set(entries[5]["stages"]["coarse"]) == {"p50_ms", "p95_ms", "p99_ms"}
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_is_for_people_at_a_terminal() -> None:
+    assert not Messages(stream=io.StringIO()).shows_progress
+    assert not Messages(json_logs=True).shows_progress
+    assert not Messages(quiet=True).shows_progress
