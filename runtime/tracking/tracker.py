@@ -1,0 +1,218 @@
+"""Who is who from frame to frame: association by boxes and poses in the order of their scores (as ByteTrack does)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.errors import InputError
+from sharpose.runtime.result import PoseResult
+from sharpose.runtime.tracking.assignment import best_pairs
+from sharpose.runtime.tracking.box_filter import BoxFilter
+from sharpose.runtime.tracking.similarity import box_iou, box_nearness, pose_oks
+
+__all__ = ["Tracker", "TrackerSettings"]
+
+_SURE_KEYPOINT = 0.3
+_NEAR = 0.25  # of `box_nearness`
+_DUPLICATE_IOU = 0.7  # an unmatched box that overlaps a matched one by more is the same person seen twice
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """How people are followed.
+
+    Attributes:
+        max_lost: Seconds that somebody may be out of sight and still keep the id; more than the time between frames.
+        high_score: Boxes that score at least this are matched first, and only they start tracks.
+        low_score: Boxes that score less are not matched at all.
+        confirm_hits: Frames in which somebody must be seen before the id is public.
+        min_similarity: The least overlap (of boxes, or its mean with the poses' likeness) of a match.
+        min_nearness: For those left over: the least nearness, 1 at the same place, 0 a body height away.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    max_lost: float = 1.0
+    high_score: float = 0.5
+    low_score: float = 0.1
+    confirm_hits: int = 3
+    min_similarity: float = 0.2
+    min_nearness: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_lost < np.inf:
+            raise InputError(f"tracker: max_lost must be above 0 seconds, got {self.max_lost}")
+        if not 0 <= self.low_score <= self.high_score <= 1:
+            raise InputError(
+                f"tracker: expected 0 <= low_score <= high_score <= 1, got {self.low_score} and {self.high_score}"
+            )
+        if self.confirm_hits < 1:
+            raise InputError(f"tracker: confirm_hits must be 1 or more, got {self.confirm_hits}")
+        for name in ("min_similarity", "min_nearness"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"tracker: {name} must be above 0 and at most 1, got {getattr(self, name)}")
+
+
+class _Track:
+    """Somebody who is followed."""
+
+    def __init__(self, box: npt.NDArray[np.float32], keypoints: npt.NDArray[np.float32], time: float) -> None:
+        self.filter = BoxFilter(box)
+        self.public_id = 0
+        self.hits = 0
+        self.misses = 0
+        self._keypoints = keypoints
+        self.see(box, keypoints, time)
+
+    def see(self, box: npt.NDArray[np.float32], keypoints: npt.NDArray[np.float32], time: float) -> None:
+        self.filter.correct(box)
+        self._keypoints, self._seen_centre = keypoints, self.filter.centre
+        self.hits, self.misses, self.seen = self.hits + 1, 0, time
+
+    def rescale(self, x: float, y: float) -> None:
+        self.filter.rescale(x, y)
+        self._keypoints = self._keypoints * np.array([x, y, 1], np.float32)
+        self._seen_centre = self._seen_centre[0] * x, self._seen_centre[1] * y
+
+    @property
+    def keypoints(self) -> npt.NDArray[np.float32]:
+        """The last pose, carried along with the box: float32 [J, 3]."""
+        (x, y), (seen_x, seen_y) = self.filter.centre, self._seen_centre
+        return self._keypoints + np.array([x - seen_x, y - seen_y, 0], np.float32)
+
+
+class Tracker:
+    """Gives people ids that stay the same while they are in sight, and through gaps of up to `max_lost` seconds.
+
+    Four rounds a frame: known people with good boxes; known people still in sight with the poor boxes (a half-hidden
+    person scores low); people not yet confirmed with the good boxes left; known people with good boxes nearby. In each
+    round the best pairs in total are taken. Time is the frames' own, so that any frame rate will do.
+
+    Args:
+        settings: See there.
+        sigmas: The skeleton's J OKS constants; without them only boxes are compared.
+    """
+
+    def __init__(self, settings: TrackerSettings | None = None, sigmas: Sequence[float] | None = None) -> None:
+        self.settings = settings or TrackerSettings()
+        self._sigmas = None if sigmas is None else np.asarray(sigmas, np.float64)
+        self._tracks: list[_Track] = []
+        self._time: float | None = None
+        self._frame_size: tuple[int, int] | None = None
+        self._last_id = 0
+
+    def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
+        """Take a frame in.
+
+        Args:
+            poses: Of the people in it, n of them; may be none.
+            time: Of the frame, in seconds; a time before the last one counts as the last one.
+            frame_size: Height and width of the picture; where it changes (a stream came back at another resolution)
+                tracks are carried over to the new size. Leave it out if it never changes.
+
+        Returns:
+            The same with `track_ids`: from 1 up, 0 for people who are not (yet) followed.
+
+        Raises:
+            InputError: there are not as many keypoints as sigmas.
+        """
+        if self._sigmas is not None and poses.keypoints.shape[1] != len(self._sigmas):
+            raise InputError(f"tracker: expected {len(self._sigmas)} keypoints, got {poses.keypoints.shape[1]}")
+        self._adapt_to(frame_size)
+        seconds = 0.0 if self._time is None else max(time - self._time, 0.0)
+        self._time = time = time if self._time is None else max(time, self._time)
+        self._tracks = [track for track in self._tracks if time - track.seen <= self.settings.max_lost]
+        for track in self._tracks:
+            track.filter.predict(seconds)
+
+        matched = self._match(poses)
+        for index, track in matched.items():
+            track.see(poses.boxes.xyxy[index], poses.keypoints[index], time)
+        self._drop_false_starts(set(map(id, matched.values())))
+        matched |= self._start(poses, matched, time)
+
+        ids = np.zeros(len(poses), np.int64)
+        for index in sorted(matched):  # in the boxes' order, so that ids follow it too
+            track = matched[index]
+            if not track.public_id and track.hits >= self.settings.confirm_hits:
+                self._last_id += 1
+                track.public_id = self._last_id
+            ids[index] = track.public_id
+        return replace(poses, track_ids=ids)
+
+    def _adapt_to(self, frame_size: tuple[int, int] | None) -> None:
+        known, self._frame_size = self._frame_size, frame_size or self._frame_size
+        if frame_size is not None and known is not None and frame_size != known:
+            for track in self._tracks:
+                track.rescale(frame_size[1] / known[1], frame_size[0] / known[0])
+
+    def _match(self, poses: PoseResult) -> dict[int, _Track]:
+        """Which person is which track."""
+        scores, settings = poses.boxes.scores, self.settings
+        good = np.flatnonzero(scores >= settings.high_score)
+        poor = np.flatnonzero((scores >= settings.low_score) & (scores < settings.high_score))
+        known = [track for track in self._tracks if track.public_id]
+        new = [track for track in self._tracks if not track.public_id]
+        matched: dict[int, _Track] = {}
+
+        def match_round(tracks: list[_Track], people: npt.NDArray[np.int64], *, near: bool = False) -> None:
+            taken = set(map(id, matched.values()))
+            tracks = [track for track in tracks if id(track) not in taken]
+            people = np.array([index for index in people.tolist() if index not in matched], np.int64)
+            if not tracks or not len(people):
+                return
+            boxes = np.stack([track.filter.xyxy for track in tracks])
+            if near:
+                pairs = best_pairs(box_nearness(boxes, poses.boxes.xyxy[people]), settings.min_nearness)
+            else:
+                pairs = best_pairs(self._similarity(tracks, boxes, poses, people), settings.min_similarity)
+            matched.update((int(people[column]), tracks[row]) for row, column in pairs)
+
+        match_round(known, good)
+        match_round([track for track in known if not track.misses], poor)
+        match_round(new, good)
+        match_round(known, good, near=True)
+        match_round(new, good, near=True)
+        return matched
+
+    def _similarity(
+        self, tracks: list[_Track], boxes: npt.NDArray[np.float32], poses: PoseResult, people: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """float64 [tracks, people]: IoU, or its mean with OKS where that is more: a poor pose never loses a person."""
+        overlap = box_iou(boxes, poses.boxes.xyxy[people])
+        if self._sigmas is None:
+            return overlap
+        # Poses are compared only where boxes are near: all pairs of a crowd would take most of the frame's time.
+        found = poses.boxes.xyxy[people]
+        rows, columns = np.nonzero(box_nearness(boxes, found) > _NEAR)
+        keypoints = np.stack([track.keypoints for track in tracks])
+        areas = [(xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1).astype(np.float64) for xyxy in (boxes, found)]
+        mean_area = 0.5 * (areas[0][rows] + areas[1][columns])
+        oks = pose_oks(keypoints[rows], poses.keypoints[people[columns]], mean_area, self._sigmas, _SURE_KEYPOINT)
+        similarity = overlap.copy()
+        similarity[rows, columns] = np.fmax(overlap[rows, columns], 0.5 * (overlap[rows, columns] + oks))
+        return similarity
+
+    def _drop_false_starts(self, seen: set[int]) -> None:
+        """Count who was missed; those never confirmed are given up at the second miss in a row."""
+        for track in self._tracks:
+            if id(track) not in seen:
+                track.misses += 1
+        self._tracks = [track for track in self._tracks if track.public_id or track.misses < 2]
+
+    def _start(self, poses: PoseResult, matched: dict[int, _Track], time: float) -> dict[int, _Track]:
+        """New tracks of the good boxes that are left and are not somebody who is seen already."""
+        boxes = poses.boxes.xyxy
+        taken = boxes[sorted(matched)]
+        started: dict[int, _Track] = {}
+        for index in np.flatnonzero(poses.boxes.scores >= self.settings.high_score).tolist():
+            if index in matched or (box_iou(boxes[index : index + 1], taken) > _DUPLICATE_IOU).any():
+                continue
+            started[index] = _Track(boxes[index], poses.keypoints[index], time)
+        self._tracks += started.values()
+        return started
