@@ -1,217 +1,154 @@
-"""`sharpose-run`: a video stream in, poses out."""
+"""`sharpose-run`: video streams in, poses out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import unquote, urlsplit
+from typing import Any, NoReturn
 
 import click
 
 from sharpose.command import main as run_command
-
-if TYPE_CHECKING:
-    from sharpose.runtime.box_sources import BoxSource
-    from sharpose.runtime.frames import Sink, Source
+from sharpose.runtime.option_sections import SectionedCommand, option
+from sharpose.runtime.run_options import RunOptions
 
 __all__ = ["command", "main"]
 
 _FILE = click.Path(path_type=Path)
+_MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
+_RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("source_name", metavar="SOURCE")
-@click.option("--bundle", type=_FILE, required=True, help="Folder written by sharpose-export.")
-@click.option("--boxes", "boxes_file", type=_FILE, help="People's boxes: COCO detection-results JSON.")
-@click.option(
-    "--detector", "detector_file", type=_FILE, help="ONNX person detector: YOLOX, YOLOv8-style or end-to-end."
+@click.command(
+    cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.option("--full-frame", is_flag=True, help="One person fills every picture.")
-@click.option(
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@option(_MODEL, "--bundle", type=_FILE, required=True, help="Folder written by sharpose-export.")
+@option(
+    _MODEL,
     "--refine",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
     help="Who the fine stage looks at: those of low quality, everybody or nobody.",
 )
-@click.option("--quality-threshold", type=float, help="Refine people below it; the bundle's own if left out.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
-@click.option("--engine-cache", type=_FILE, help="Folder of TensorRT engines; ~/.cache/sharpose if left out.")
-@click.option(
+@option(_MODEL, "--quality-threshold", type=float, help="Refine people below it; the bundle's own if left out.")
+@option(
+    _MODEL,
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Refine only while the frame's poses come in time; those who gain most go first.",
+)
+@option(_MODEL, "--max-people", type=click.IntRange(1), help="Only so many a frame, the best boxes first.")
+@option(_MODEL, "--device", default="cpu", show_default=True, help="cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
+@option(_MODEL, "--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
+@option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; ~/.cache/sharpose if left out.")
+@option(
+    _MODEL,
     "--cuda-bindings",
     type=click.Choice(["cuda-python", "pycuda"]),
     help="With TensorRT; the first that is installed if left out.",
 )
-@click.option(
-    "--cuda-graphs/--no-cuda-graphs", default=None, help="With TensorRT; where the bindings have them if left out."
+@option(
+    _MODEL,
+    "--cuda-graphs/--no-cuda-graphs",
+    default=None,
+    help="With TensorRT; where the bindings have them if left out.",
 )
-@click.option("--max-people", type=click.IntRange(1), help="Only so many a frame, the best boxes first.")
-@click.option("--kpt-thr", type=float, default=0.3, show_default=True, help="Draw keypoints of at least this score.")
-@click.option("--output", type=_FILE, help="Annotated H.264 video (.mp4, .mkv or .mov).")
-@click.option("--json", "json_file", type=_FILE, help="JSON Lines, one a frame, written as it goes.")
-@click.option("--coco", "coco_file", type=_FILE, help="COCO keypoint results.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def command(
-    source_name: str,
-    bundle: Path,
-    boxes_file: Path | None,
-    detector_file: Path | None,
-    full_frame: bool,
-    refine: str,
-    quality_threshold: float | None,
-    device: str,
-    threads: int | None,
-    engine_cache: Path | None,
-    cuda_bindings: str | None,
-    cuda_graphs: bool | None,
-    max_people: int | None,
-    kpt_thr: float,
-    output: Path | None,
-    json_file: Path | None,
-    coco_file: Path | None,
-    debug: bool,
-) -> int:
-    """Find human poses in SOURCE: a video, a picture, a folder or glob of pictures, a camera's index, a URL, or the
-    built-in `scene` (`scene:seed=0,people=5,frames=150,size=720x1280`).
+@option(
+    _PEOPLE,
+    "--detector",
+    metavar="FILE|NAME|motion",
+    help="ONNX person detector (YOLOX, YOLOv8-style or end-to-end), the name of one to download, or `motion`: whatever "
+    "moves before a camera that doesn't.",
+)
+@option(_PEOPLE, "--detector-sha256", metavar="HASH", help="Of a named detector whose table entry has none.")
+@option(
+    _PEOPLE,
+    "--detect-every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Detect in every Nth frame; between, boxes follow the poses.",
+)
+@option(_PEOPLE, "--conf", type=click.FloatRange(0, 1), help="Least score of a detection.")
+@option(_PEOPLE, "--iou", type=click.FloatRange(0, 1), help="Overlap from which two detections are one person.")
+@option(_PEOPLE, "--classes", metavar="IDS|NAMES", help="What to detect, by COCO's ids or names; person if left out.")
+@option(_PEOPLE, "--boxes", metavar="FILE", help="People's boxes: COCO detection-results JSON.")
+@option(_PEOPLE, "--full-frame", is_flag=True, help="One person fills every picture.")
+@option(_PEOPLE, "--track", is_flag=True, help="Give people ids that stay theirs.")
+@option(_PEOPLE, "--smooth", is_flag=True, help="Take the jitter out of each track's keypoints (One-Euro).")
+@option(
+    _SOURCE,
+    "--buffer",
+    type=click.Choice(["latest", "all"]),
+    help="Of a live source: the newest frame (the default), or all, as far as memory allows.",
+)
+@option(
+    _SOURCE,
+    "--reconnect",
+    metavar="N|forever",
+    help="Attempts to get a lost live source back; 0 for none. Without end if left out, once it was there; said, also "
+    "for one that isn't there yet.",
+)
+@option(_SOURCE, "--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help="Silence that counts as lost.")
+@option(_SOURCE, "--rtsp-transport", type=click.Choice(["tcp", "udp"]), help="tcp if left out.")
+@option(_SOURCE, "--stride", type=click.IntRange(1), default=1, show_default=True, help="Take every Nth frame.")
+@option(_SOURCE, "--start", type=click.FloatRange(0), metavar="S", help="Seconds of a video to skip.")
+@option(_SOURCE, "--duration", type=click.FloatRange(0, min_open=True), metavar="S", help="Seconds to read.")
+@option(_SOURCE, "--hwaccel", metavar="KIND", help="Decode in hardware: auto, cuda, vaapi …; jetson with GStreamer.")
+@option(_SOURCE, "--stdin-size", metavar="HxW", help="Of the raw BGR frames on standard input (source `-`).")
+@option(_SOURCE, "--stdin-rate", type=click.FloatRange(0, min_open=True), help="Their frames a second; 25 if left out.")
+@option(
+    _RESULTS,
+    "--output",
+    multiple=True,
+    metavar="FILE|URL",
+    help="Annotated video: .mp4, .mkv or .mov, or rtsp://, rtmp://, udp:// or srt:// to send it on. May be repeated.",
+)
+@option(
+    _RESULTS,
+    "--encoder",
+    default="h264",
+    show_default=True,
+    help="h264, h265, auto (H.264 in hardware where that works) or an FFmpeg encoder's name.",
+)
+@option(_RESULTS, "--json", "json_file", metavar="FILE", help="JSON Lines, one a frame, written as it goes.")
+@option(_RESULTS, "--coco", "coco_file", metavar="FILE", help="COCO keypoint results.")
+@option(_RESULTS, "--csv", "csv_file", metavar="FILE", help="A row a person a frame.")
+@option(_RESULTS, "--openpose", metavar="FOLDER", help="OpenPose JSON, a file a frame.")
+@option(_RESULTS, "--mot", metavar="FILE", help="MOT challenge text; needs --track.")
+@option(_RESULTS, "--frames", metavar="FOLDER", help="Annotated pictures, a JPEG a frame.")
+@option(_RESULTS, "--show", is_flag=True, help="A window; q ends the run.")
+@option(_RESULTS, "--serve", metavar="HOST:PORT", help="A web page, /metrics and /healthz; 127.0.0.1 without HOST.")
+@option(
+    _RESULTS, "--serve-token", envvar="SHARPOSE_SERVE_TOKEN", metavar="TOKEN", help="Needed to see what --serve shows."
+)
+@option(
+    _PICTURE,
+    "--kpt-thr",
+    type=float,
+    default=0.3,
+    show_default=True,
+    help="Draw keypoints of at least this score.",
+)
+@option(_PICTURE, "--draw-regions", is_flag=True, help="Show where the fine stage looked.")
+@option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")
+@option(_MESSAGES, "--json-logs", is_flag=True, help="Messages and the closing counts as JSON, a line each.")
+@option(_MESSAGES, "--debug", is_flag=True, help="Show the traceback of an error.")
+def command(**values: Any) -> int:  # noqa: ANN401 (click's; RunOptions refuses names that it doesn't know)
+    """Find human poses in every SOURCE: a video, a picture, a folder or glob of pictures, a camera's index, a URL,
+    raw frames on standard input (`-`), or the built-in `scene` (`scene:seed=0,people=5,frames=150,size=720x1280`).
 
-    People are found by --boxes, --detector or --full-frame; the scene brings its own boxes.
+    Several sources share one model; `{source}` in an output's name stands for the source's.
+
+    People are found by --detector, --boxes or --full-frame; the scene brings its own boxes.
     """
-    given = [
-        name
-        for name, value in (("--boxes", boxes_file), ("--detector", detector_file), ("--full-frame", full_frame))
-        if value
-    ]
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} exclude each other: give one")
-    outputs = [path for path in (output, json_file, coco_file) if path is not None]
-    _check_outputs(source_name, bundle, [path for path in (boxes_file, detector_file) if path is not None], outputs)
+    options = RunOptions(**values)
+    from sharpose.runtime.run_command import run_with
 
-    _check_tensorrt_options(device, engine_cache, cuda_bindings, cuda_graphs)
-
-    from functools import partial
-
-    from rich.console import Console
-
-    from sharpose.engines.tensorrt_load import TensorRtSettings
-    from sharpose.runtime.draw import draw_poses
-    from sharpose.runtime.gate import check_refine
-    from sharpose.runtime.pipeline import PoseEstimator
-    from sharpose.runtime.progress import run_progress
-    from sharpose.runtime.run import Run, run
-    from sharpose.runtime.sources import open_source
-    from sharpose.runtime.statistics import RunStatistics, print_statistics
-    from sharpose.runtime.stopping import stop_on_signals
-
-    console, messages = Console(), Console(stderr=True)
-    estimator = PoseEstimator.from_bundle(
-        bundle,
-        device=device,
-        refine=check_refine(refine),
-        quality_threshold=quality_threshold,
-        threads=threads,
-        tensorrt=TensorRtSettings(
-            engine_cache=engine_cache,
-            cuda_bindings=cuda_bindings,
-            cuda_graphs=cuda_graphs,
-            say=lambda line: messages.print(line, highlight=False, markup=False, soft_wrap=True),
-        ),
-    )
-    source = open_source(source_name)
-    boxes = _box_source(source, boxes_file, detector_file, full_frame, device)
-    sinks = _sinks(source, output, json_file, coco_file)
-    if not sinks:
-        messages.print("note: nothing will be written; add --output, --json or --coco", highlight=False)
-    statistics = RunStatistics(warm_up=estimator.warm_up())
-    draw = partial(draw_poses, skeleton=estimator.skeleton, keypoint_threshold=kpt_thr)
-    job = Run(source, boxes, estimator, sinks, draw, max_people)
-    with stop_on_signals() as stop:
-        try:
-            with run_progress(source, messages) as on_frame:
-                run(job, statistics, stop=stop, on_frame=on_frame)
-        finally:
-            for warning in source.warnings:
-                messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
-            if statistics.frames:
-                print_statistics(statistics, console)
-            estimator.close()
-    if statistics.frames:
-        for path in outputs:
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-    return stop.exit_code
-
-
-def _check_tensorrt_options(
-    device: str, engine_cache: Path | None, cuda_bindings: str | None, cuda_graphs: bool | None
-) -> None:
-    """Refuse TensorRT's options where they would do nothing."""
-    given = {
-        "--engine-cache": engine_cache is not None,
-        "--cuda-bindings": cuda_bindings is not None,
-        "--cuda-graphs/--no-cuda-graphs": cuda_graphs is not None,
-    }
-    for name, is_given in given.items():
-        if is_given and not device.startswith("tensorrt"):
-            raise click.UsageError(f"{name} is for --device tensorrt, got --device {device}")
-
-
-def _check_outputs(source_name: str, bundle: Path, inputs: list[Path], outputs: list[Path]) -> None:
-    """Refuse outputs that would overwrite what is read, or one another."""
-    if source_name.lower().startswith("file://"):
-        source_name = unquote(urlsplit(source_name).path)
-    taken = {path.resolve(): f"the input {path}" for path in inputs}
-    taken[Path(source_name).resolve()] = "the source"
-    for path in outputs:
-        where = path.resolve()
-        if where in taken:
-            raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
-        if where.parent == bundle.resolve():
-            raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
-        if path.is_dir():
-            raise click.UsageError(f"output {path} is a folder; expected a file name")
-        taken[where] = "another output"
-
-
-def _box_source(
-    source: Source, boxes_file: Path | None, detector_file: Path | None, full_frame: bool, device: str
-) -> BoxSource:
-    from sharpose.runtime.box_sources import DetectorBoxes, FileBoxes, FullFrame, SourceBoxes
-    from sharpose.runtime.boxes import BoxesFile
-    from sharpose.runtime.sources.scene import is_scene
-
-    if boxes_file is not None:
-        file = BoxesFile.load(boxes_file)
-        if source.image_ids is not None:
-            file.check_image_ids(source.image_ids)
-        elif source.frame_count is not None:  # a claim, and headers claim too much rather than too little
-            file.check_image_ids(frozenset(range(source.frame_count)))
-        return FileBoxes(file)
-    if detector_file is not None:
-        from sharpose.engines.devices import onnxruntime_device
-        from sharpose.runtime.detector import Detector
-
-        return DetectorBoxes(Detector.from_onnx(detector_file, device=onnxruntime_device(device)))
-    if full_frame:
-        return FullFrame()
-    if is_scene(source.name):
-        return SourceBoxes()
-    raise click.UsageError(
-        "where are the people? give --boxes FILE (COCO detection results), --detector FILE.onnx (a YOLOX or YOLOv8 "
-        "person detector), or --full-frame where one person fills the picture"
-    )
-
-
-def _sinks(source: Source, output: Path | None, json_file: Path | None, coco_file: Path | None) -> list[Sink]:
-    from sharpose.runtime.sinks import CocoSink, JsonLinesSink, VideoSink
-
-    sinks: list[Sink] = []
-    if output is not None:
-        sinks.append(VideoSink(output, frame_rate=source.frame_rate))
-    if json_file is not None:
-        sinks.append(JsonLinesSink(json_file))
-    if coco_file is not None:
-        sinks.append(CocoSink(coco_file))
-    return sinks
+    return run_with(options)
 
 
 def main() -> NoReturn:

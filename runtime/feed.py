@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sharpose.runtime.frames import Frame, Source
+from sharpose.runtime.sources.live import LiveSource
 
-__all__ = ["Feed", "ReadAhead"]
+__all__ = ["Feed", "LiveFeed", "ReadAhead"]
 
 _JOIN_SECONDS = 2.0  # a read that hangs (a pipe that nobody writes to) must not keep the program from ending
 
@@ -112,3 +113,30 @@ class ReadAhead:
             self._frames.append((frame, seconds))
         self._notify()
         return True
+
+
+class LiveFeed:
+    """The frames of a source that reads in a thread of its own already; nobody can say what reading one took.
+
+    Args:
+        source: Whose frames.
+        notify: Called when a frame is there or the source has ended.
+    """
+
+    def __init__(self, source: LiveSource, notify: Callable[[], None]) -> None:
+        self.read_seconds = 0.0
+        self._source = source
+        source.notify = notify
+
+    def poll(self) -> Frame | None:
+        """See `Feed.poll`."""
+        return self._source.poll()
+
+    @property
+    def ended(self) -> bool:
+        """See `Feed.ended`."""
+        return self._source.ended
+
+    def close(self) -> None:
+        """See `Feed.close`."""
+        self._source.close()

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 from sharpose.errors import BoxesError
 from sharpose.runtime.box_sources import FileBoxes
-from sharpose.runtime.feed import Feed, ReadAhead
+from sharpose.runtime.feed import Feed, LiveFeed, ReadAhead
 from sharpose.runtime.frames import Frame, FrameRecord, Image
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sink_group import SinkGroup
+from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.stopping import StopRequest
 from sharpose.runtime.stream import RunFailedError, Stream, failure_of
 
-__all__ = ["Run", "RunFailedError", "run"]
+__all__ = ["Outcome", "Run", "RunFailedError", "run"]
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 
@@ -45,18 +46,28 @@ class Run:
     say: Callable[[str], None] = lambda line: None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended that did not fail as a whole.
+
+    Attributes:
+        failures: What failed while others went on, a line each (said to `Run.say` as well).
+        complete: Names of the outputs that are whole.
+    """
+
+    failures: list[str]
+    complete: list[str]
+
+
 def run(
     job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] = lambda stream, frame: None
-) -> list[str]:
+) -> Outcome:
     """Run all streams to their ends.
 
     Args:
         job: What to run; statistics are counted into its streams.
         stop: The run ends after the frames at hand once this is true.
         on_frame: Told of every frame that is done, with its stream's place.
-
-    Returns:
-        What failed while others went on, a line each (they were told to `job.say` as well); empty where all went well.
 
     Raises:
         RunFailedError: the last stream to go failed after results had been written, or nothing can be written where
@@ -98,7 +109,7 @@ class _Loop:
         self._news = threading.Event()
         self._failures: list[str] = []
 
-    def run(self) -> list[str]:
+    def run(self) -> Outcome:
         now = time.perf_counter()
         self._lanes = [
             _Lane(index, stream, _feed(stream, self._news.set), SinkGroup(stream.sinks, self._job.say), now)
@@ -118,7 +129,10 @@ class _Loop:
         finally:
             for lane in self._lanes:
                 self._leave(lane)
-        return self._failures + [line for lane in self._lanes for line in lane.sinks.failures]
+        return Outcome(
+            self._failures + [line for lane in self._lanes for line in lane.sinks.failures],
+            [name for lane in self._lanes for name in lane.sinks.complete],
+        )
 
     def _round(self) -> bool:
         """One frame of every stream that has one; whether anything happened."""
@@ -174,7 +188,7 @@ class _Loop:
         has_poses = time.perf_counter()
         stream.boxes.observe(frame, poses)
         for step in stream.steps:
-            poses = step.update(poses, frame.time)
+            poses = step.update(poses, frame.time, (frame.height, frame.width))
         is_tracked = time.perf_counter()
         stages = {"read": lane.feed.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
         stages["track"] = is_tracked - has_poses
@@ -184,6 +198,7 @@ class _Loop:
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
         stream.statistics.add(poses, stages, age=item.age, late=late, health=health)
         self._on_frame(lane.index, frame)
+        self._stop.closed = self._stop.closed or lane.sinks.closed_by_user
 
     def _finish(self, lane: _Lane) -> None:
         """The end of a stream that came to its end, or that the user ended."""
@@ -224,4 +239,5 @@ def _check_ids(lane: _Lane) -> None:
 
 
 def _feed(stream: Stream, notify: Callable[[], None]) -> Feed:
-    return ReadAhead(stream.source, notify)
+    source = stream.source
+    return LiveFeed(source, notify) if isinstance(source, LiveSource) else ReadAhead(source, notify)

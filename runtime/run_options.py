@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -73,14 +72,20 @@ class RunOptions:
         self._check_device()
         if self.quiet and self.json_logs:
             raise click.UsageError("--quiet and --json-logs exclude each other: give one")
-        if self.serve_token is not None and self.serve is None:
-            raise click.UsageError("--serve-token is for --serve, which isn't given")
 
     @property
-    def output_names(self) -> list[str]:
-        """All files and folders that results go to, as they were given."""
-        named = (self.json_file, self.coco_file, self.csv_file, self.openpose, self.mot, self.frames)
-        return [*self.output, *(name for name in named if name is not None)]
+    def outputs(self) -> list[tuple[str, str]]:
+        """All that results go to, with the option that it came with, in the order of `--help`."""
+        named = {
+            "--json": self.json_file,
+            "--coco": self.coco_file,
+            "--csv": self.csv_file,
+            "--openpose": self.openpose,
+            "--mot": self.mot,
+            "--frames": self.frames,
+        }
+        given = [(option, target) for option, target in named.items() if target is not None]
+        return [*(("--output", target) for target in self.output), *given]
 
     def _check_people(self) -> None:
         ways = {"--boxes": self.boxes, "--detector": self.detector, "--full-frame": self.full_frame}
@@ -100,21 +105,8 @@ class RunOptions:
             "--cuda-bindings": self.cuda_bindings is not None,
             "--cuda-graphs/--no-cuda-graphs": self.cuda_graphs is not None,
         }
+        if self.serve_token is not None and self.serve is None and "SHARPOSE_SERVE_TOKEN" not in os.environ:
+            raise click.UsageError("--serve-token is for --serve, which isn't given")
         for name, is_given in given.items():
             if is_given and not self.device.startswith("tensorrt"):
                 raise click.UsageError(f"{name} is for --device tensorrt, got --device {self.device}")
-
-
-def check_outputs(sources: Sequence[str], bundle: Path | None, inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
-    """Refuse outputs that would overwrite what is read, or one another; a `click.UsageError`."""
-    taken = {path.resolve(): f"the input {path}" for path in inputs}
-    for name in sources:
-        local = unquote(urlsplit(name).path) if name.lower().startswith("file://") else name
-        taken[Path(local).resolve()] = "the source"
-    for path in outputs:
-        where = path.resolve()
-        if where in taken:
-            raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
-        if bundle is not None and where.parent == bundle.resolve():
-            raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
-        taken[where] = "another output"

@@ -24,6 +24,7 @@ class SinkGroup:
         kept: The partial files of sinks that failed or were abandoned.
         problems: What kept a partial file from being marked as one.
         failures: What was said of sinks that failed while others went on.
+        complete: Names of the sinks that were closed well.
     """
 
     def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
@@ -31,6 +32,7 @@ class SinkGroup:
         self.kept: list[Path] = []
         self.problems: list[str] = []
         self.failures: list[str] = []
+        self.complete: list[str] = []
         self._open = list(sinks)
         self._say = say
 
@@ -58,6 +60,12 @@ class SinkGroup:
                 self._drop(sink, error, alone=alone)
             else:
                 self._open.remove(sink)
+                self.complete.append(sink.name)
+
+    @property
+    def closed_by_user(self) -> bool:
+        """Whether one of them is a window that the user has closed."""
+        return any(getattr(sink, "closed_by_user", False) for sink in self._open)
 
     def abandon(self) -> None:
         """Close after a failure elsewhere; what was written is kept under names that say it is partial."""

@@ -15,13 +15,19 @@ _EXIT_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: 
 
 
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop."""
+    """Whether, and how, the run was asked to stop.
+
+    Attributes:
+        signal: The signal that asked, or None.
+        closed: Whether the user closed a window, which is a good end.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.closed = False
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.closed or self.signal is not None
 
     @property
     def exit_code(self) -> int:

@@ -28,8 +28,14 @@ class RunFailedError(SharposeError):
 class PoseStep(Protocol):
     """Something that is done with a frame's poses and remembers those before: tracking, smoothing."""
 
-    def update(self, poses: PoseResult, time: float) -> PoseResult:
-        """The poses to go on with. `time` is the frame's, in seconds, never decreasing."""
+    def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
+        """The poses to go on with.
+
+        Args:
+            poses: Of one frame.
+            time: The frame's, in seconds, never decreasing.
+            frame_size: Its `(height, width)`, which may change.
+        """
         ...
 
 

@@ -129,8 +129,9 @@ def go(
         lambda image, poses: image + np.uint8(len(poses)),
         say=(lambda line: pytest.fail(line)) if said is None else said.append,
     )
-    failures = run(job, stop=StopRequest() if stop is None else stop, on_frame=lambda _, frame: on_frame(frame))
-    assert bool(failures) == bool(said)
+    outcome = run(job, stop=StopRequest() if stop is None else stop, on_frame=lambda _, frame: on_frame(frame))
+    assert bool(outcome.failures) == bool(said)
+    assert outcome.complete == [sink.name for sink in sinks][: len(sinks) - len(outcome.failures)]
     return statistics
 
 

@@ -121,7 +121,7 @@ def go(
         deadline=deadline,
         say=(said if said is not None else []).append,
     )
-    return run(job, stop=StopRequest() if stop is None else stop), streams
+    return run(job, stop=StopRequest() if stop is None else stop).failures, streams
 
 
 def test_each_stream_keeps_its_order_and_its_poses() -> None:
@@ -221,8 +221,9 @@ class Count:
     def __init__(self) -> None:
         self.seen = 0
 
-    def update(self, poses: PoseResult, time: float) -> PoseResult:
+    def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
         self.seen += 1
+        assert frame_size == (8, 8)
         assert time == pytest.approx((self.seen - 1) / 10)
         ids = np.full(len(poses), self.seen, np.int64)
         return PoseResult(poses.boxes, poses.keypoints, poses.quality, poses.refined, track_ids=ids)
