@@ -31,7 +31,7 @@ def _register(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-for _name in ("reference_model", "cli_files", "detector_graphs", "stand_in_stages", "scene_stage"):
+for _name in ("reference_model", "cli_files", "detector_graphs", "stand_in_stages", "scene_stage", "chromium"):
     _register(_name)
 
 

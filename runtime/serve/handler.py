@@ -167,6 +167,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         status = HTTPStatus(code)
         self.command = getattr(self, "command", None) or "GET"
+        self.request_version = self.protocol_version  # http.server leaves the head out where it couldn't read one
         self._answer(status, f"{status.phrase}\n".encode(), _TEXT)
 
     def version_string(self) -> str:
