@@ -1,4 +1,4 @@
-"""Batch sizes that CUDA graphs are captured for: a captured graph has fixed shapes, so batches are padded to a few."""
+"""Batch sizes that an engine computes. CUDA graphs have fixed shapes, so for them batches are padded to a few sizes."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class DeviceTwoStage:
             name: self._pinned(coarse.outputs[name]) for name in ("keypoints", "quality", "region_order")
         }
         self._fine_keypoints: npt.NDArray[np.float32] = self._pinned(fine.outputs["keypoints"])
-        self._coarse_buckets = BatchBuckets(coarse.min_batch, self.max_batch, exact=not use_graphs)
-        self._fine_buckets = BatchBuckets(fine.min_batch, self.max_batch, exact=not use_graphs)
+        self.coarse_buckets = BatchBuckets(coarse.min_batch, self.max_batch, exact=not use_graphs)
+        self.fine_buckets = BatchBuckets(fine.min_batch, self.max_batch, exact=not use_graphs)
         self._coarse = StageRunner(coarse, self._buffers, scratch, memory, self._stream, use_graphs=use_graphs)
         free(self._coarse.close)
         self._fine = StageRunner(fine, self._buffers, scratch, memory, self._stream, use_graphs=use_graphs)
@@ -100,7 +100,7 @@ class DeviceTwoStage:
         if not 1 <= people <= self.max_batch:
             raise InputError(f"run_coarse: expected 1 to {self.max_batch} people, got {people}")
         self._people = 0  # until it has succeeded
-        batch = self._coarse_buckets.fit(people)
+        batch = self.coarse_buckets.fit(people)
         with self._memory.active():
             self._coarse.run(
                 {"N": batch},
@@ -122,7 +122,7 @@ class DeviceTwoStage:
             raise InputError(f"run_fine: expected 1 to {self.max_batch} rows, got {count}")
         if rows.min() < 0 or rows.max() >= self._people:  # the device would read past the batch
             raise InputError(f"run_fine: expected rows in [0, {self._people}), got {rows.tolist()}")
-        batch = self._fine_buckets.fit(count)
+        batch = self.fine_buckets.fit(count)
         self._rows[:count] = rows
         self._rows[count:batch] = 0  # padding refines the first person again, whom there always is
         with self._memory.active():

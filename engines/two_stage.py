@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.base import DeviceTensor, Engine, HostArray
+from sharpose.engines.batch_buckets import BatchBuckets
 from sharpose.errors import EngineError
 
 __all__ = ["CoarseHost", "HostTwoStage", "TwoStage"]
@@ -39,19 +40,24 @@ class TwoStage(Protocol):
         max_batch: Most people in a run.
         crops: uint8 [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`.
         patches: uint8 [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows.
+        coarse_buckets: The batch sizes that the coarse stage really computes: smaller batches are padded, and cost as
+            much as what they are padded to.
+        fine_buckets: Those of the fine stage.
     """
 
     device: str
     max_batch: int
     crops: npt.NDArray[np.uint8]
     patches: npt.NDArray[np.uint8]
+    coarse_buckets: BatchBuckets
+    fine_buckets: BatchBuckets
 
     def run_coarse(self, people: int) -> CoarseHost:
         """Run the coarse stage on the first `people` crops. Raises `EngineError` where it fails."""
         ...
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Run the fine stage on rows of the last coarse batch, with their patches.
+        """Run the fine stage on rows of the last coarse batch, with their patches. May be called again, for others.
 
         Args:
             rows: int32 [M], at least one.
@@ -84,6 +90,7 @@ class HostTwoStage:
         self._fine = fine
         self.crops = np.empty((self.max_batch, *_static(coarse, "image")), dtype=np.uint8)
         self.patches = np.empty((self.max_batch, *_static(fine, "patches")), dtype=np.uint8)
+        self.coarse_buckets = self.fine_buckets = BatchBuckets(1, self.max_batch, exact=True)
         self._carried: dict[str, DeviceTensor] | None = None
         self._order = np.empty((0, 0), dtype=np.int32)
 

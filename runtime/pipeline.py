@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +22,9 @@ from sharpose.runtime.crowd import Crowd
 from sharpose.runtime.gate import Refine, check_refine, gate
 from sharpose.runtime.gather import gather_patches, region_boxes
 from sharpose.runtime.picture import Picture
-from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.refinement import DeadlineScheduler
+from sharpose.runtime.refinement.plan import RefinementPlan
+from sharpose.runtime.result import Boxes, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
 
 __all__ = ["Picture", "PoseEstimator"]
@@ -40,6 +42,7 @@ class PoseEstimator:
         refine: `auto` (the gate decides), `always` or `never`.
         quality_threshold: People below it are refined.
         keep_regions: Whether results say where the fine stage looked (`PoseResult.regions_xyxy`); may be changed.
+        scheduler: Keeps pictures' deadlines; None where the gate alone decides.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class PoseEstimator:
         refine: Refine = "auto",
         quality_threshold: float | None = None,
         keep_regions: bool = False,
+        scheduler: DeadlineScheduler | None = None,
     ) -> None:
         self.bundle = bundle
         self.keep_regions = keep_regions
@@ -59,6 +63,11 @@ class PoseEstimator:
         self._stages = stages
         self._max_batch = stages.max_batch
         self._selected = bundle.model.num_selected
+        self.scheduler = scheduler
+        self._now: Callable[[], float] = time.perf_counter
+        if scheduler is not None:
+            scheduler.attach(stages)
+            self._now = scheduler.clock
 
     @classmethod
     def from_bundle(
@@ -69,6 +78,7 @@ class PoseEstimator:
         refine: Refine = "auto",
         quality_threshold: float | None = None,
         keep_regions: bool = False,
+        scheduler: DeadlineScheduler | None = None,
         threads: int | None = None,
         tensorrt: TensorRtSettings | None = None,
     ) -> PoseEstimator:
@@ -80,6 +90,7 @@ class PoseEstimator:
             refine: `auto`, `always` or `never`.
             quality_threshold: The bundle's own if None.
             keep_regions: Whether results say where the fine stage looked.
+            scheduler: Where pictures have deadlines: decides who is refined. None: the gate alone does.
             threads: CPU threads inside an operator; the engine's own choice if None.
             tensorrt: Where the device is `tensorrt`: the engine cache, CUDA bindings, CUDA graphs …
 
@@ -93,7 +104,14 @@ class PoseEstimator:
             _check_threshold(quality_threshold)
         bundle = open_bundle(path)
         stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt)
-        return cls(bundle, stages, refine=refine, quality_threshold=quality_threshold, keep_regions=keep_regions)
+        return cls(
+            bundle,
+            stages,
+            refine=refine,
+            quality_threshold=quality_threshold,
+            keep_regions=keep_regions,
+            scheduler=scheduler,
+        )
 
     @property
     def skeleton(self) -> Skeleton:
@@ -138,50 +156,74 @@ class PoseEstimator:
             A result for each picture, in order. The time of a batch is shared among its pictures by their people in it.
 
         Raises:
+            InputError: a picture has a deadline and the estimator no scheduler; or it has one, and two pictures belong
+                to one stream.
             EngineError: an engine failed.
         """
+        if self.scheduler is None and any(picture.deadline is not None for picture in pictures):
+            raise InputError("deadline: expected none, as the estimator has no scheduler; give it a DeadlineScheduler")
         return self._estimate(pictures, None)
 
     def _estimate(self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None) -> list[PoseResult]:
         regions = self._selected if self.keep_regions else None
         crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton.num_keypoints, regions)
+        plan = None
+        if self.scheduler is not None and chosen is None:
+            plan = self.scheduler.plan(crowd, self.skeleton, self.quality_threshold)
         for start in range(0, len(crowd), self._max_batch):
             part = slice(start, min(start + self._max_batch, len(crowd)))
-            self._run_chunk(crowd, part, None if chosen is None else chosen[part])
+            self._run_chunk(crowd, part, None if chosen is None else chosen[part], plan)
+        if plan is not None:
+            plan.finish()
         return crowd.results()
 
-    def _run_chunk(self, crowd: Crowd, part: slice, chosen: npt.NDArray[np.bool_] | None) -> None:
+    def _run_chunk(
+        self, crowd: Crowd, part: slice, chosen: npt.NDArray[np.bool_] | None, plan: RefinementPlan | None
+    ) -> None:
         """Both stages for at most max-batch people."""
-        clock = _Clock()
+        clock = _Clock(self._now)
         crops = crowd.crop(part, self._stages.crops)
         crowd.charge("crop", part, clock.lap())
-
         coarse = self._stages.run_coarse(len(crops))
         crowd.charge("coarse", part, clock.lap())
-
         crowd.quality[part] = coarse.quality
-        keypoints = coarse.keypoints
+        crowd.keypoints[part] = keypoints_to_image(coarse.keypoints, crowd.frames_of(part))
+        crowd.charge("map_back", part, clock.lap())
         if chosen is None:
             rows = gate(coarse.quality, self.quality_threshold, self.refine)
         else:
             rows = np.flatnonzero(chosen).astype(np.int32)
+        if plan is not None:
+            plan.open(part, rows)
+            rows = plan.next_rows()
         crowd.charge("gate", part, clock.lap())
+        while len(rows):
+            self._run_fine(crowd, part, rows, coarse.region_order, clock)
+            if plan is None:
+                break
+            rows = plan.next_rows()
+            crowd.charge("gate", part, clock.lap())
 
-        if len(rows):
-            people = part.start + rows
-            gather_patches(crops, rows, coarse.region_order, self._selected, self._stages.patches)
-            crowd.charge("gather", people, clock.lap())
-            keypoints[rows] = self._stages.run_fine(rows)
-            crowd.refined[people] = True
-            if crowd.regions_xyxy is not None:
-                order = coarse.region_order[rows]
-                crowd.regions_xyxy[people] = region_boxes(order, crowd.frames_of(people), self._selected)
-            crowd.charge("fine", people, clock.lap())
-        crowd.keypoints[part] = keypoints_to_image(keypoints, crowd.frames_of(part))
-        crowd.charge("map_back", part, clock.lap())
+    def _run_fine(
+        self, crowd: Crowd, part: slice, rows: npt.NDArray[np.int32], order: npt.NDArray[np.int32], clock: _Clock
+    ) -> None:
+        """The fine stage for some rows of the chunk whose coarse stage ran last."""
+        people = part.start + rows
+        frames = crowd.frames_of(people)
+        gather_patches(self._stages.crops, rows, order, self._selected, self._stages.patches)
+        crowd.charge("gather", people, clock.lap())
+        keypoints = self._stages.run_fine(rows)
+        crowd.charge("fine", people, clock.lap())
+        crowd.keypoints[people] = keypoints_to_image(keypoints, frames)
+        crowd.refined[people] = True
+        if crowd.regions_xyxy is not None:
+            crowd.regions_xyxy[people] = region_boxes(order[rows], frames, self._selected)
+        crowd.charge("map_back", people, clock.lap())
 
     def warm_up(self, people: int = 1) -> float:
-        """Run both stages once on a black picture, so that later calls meet no first-time cost.
+        """Run both stages on a black picture, so that later calls meet no first-time cost.
+
+        Where deadlines are kept, batches of several sizes are run, to learn what they cost.
 
         Args:
             people: How many people to run; at least 1.
@@ -189,11 +231,18 @@ class PoseEstimator:
         Returns:
             Seconds it took.
         """
+        started = time.perf_counter()
+        self._run_black(people)
+        if self.scheduler is not None:
+            self.scheduler.calibrate(self._stages, self._run_black)
+        return time.perf_counter() - started
+
+    def _run_black(self, people: int) -> StageTimings:
+        """Both stages for so many people in a black picture."""
         height, width = self.bundle.model.crop_size
         image = np.zeros((height, width, 3), dtype=np.uint8)
-        started = time.perf_counter()
-        self(image, np.tile(np.array([[0, 0, width, height]], np.float32), (people, 1)), rows=range(people))
-        return time.perf_counter() - started
+        boxes = np.tile(np.array([[0, 0, width, height]], np.float32), (people, 1))
+        return self(image, boxes, rows=range(people)).timings
 
     def close(self) -> None:
         """Free the engines. May be called twice."""
@@ -211,11 +260,12 @@ class PoseEstimator:
 class _Clock:
     """Seconds since the last lap."""
 
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._last = now()
 
     def lap(self) -> float:
-        now = time.perf_counter()
+        now = self._now()
         passed, self._last = now - self._last, now
         return passed
 

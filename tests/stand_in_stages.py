@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle
+from sharpose.engines.batch_buckets import BatchBuckets
 from sharpose.engines.two_stage import CoarseHost
 from sharpose.runtime import PoseEstimator
 from sharpose.runtime.gate import Refine
@@ -22,24 +23,25 @@ class StubStages:
     Its outputs are views of buffers that the next run overwrites, as an engine's pinned memory is.
     """
 
-    def __init__(self, bundle: Bundle, qualities: list[float] | None = None) -> None:
+    def __init__(self, bundle: Bundle, qualities: list[float] | None = None, *, max_batch: int = MAX_BATCH) -> None:
         height, width = self.crop_size = bundle.model.crop_size
         self.device = "stub"
-        self.max_batch = MAX_BATCH
+        self.max_batch = max_batch
+        self.coarse_buckets = self.fine_buckets = BatchBuckets(1, max_batch, exact=True)
         self.regions = (height // REGION, width // REGION)
         self.selected = bundle.model.num_selected
-        self.crops = np.full((MAX_BATCH, height, width, 3), 77, np.uint8)
-        self.patches = np.full((MAX_BATCH, 4 * self.selected, PATCH * PATCH * 3), 77, np.uint8)
+        self.crops = np.full((max_batch, height, width, 3), 77, np.uint8)
+        self.patches = np.full((max_batch, 4 * self.selected, PATCH * PATCH * 3), 77, np.uint8)
         self.joints = bundle.model.skeleton.num_keypoints
         self.qualities = list(qualities or [])
         self.coarse_batches: list[int] = []
         self.fine_rows: list[list[int]] = []
         self.fine_patches: list[npt.NDArray[np.uint8]] = []
         self.closed = 0
-        self._coarse_keypoints = np.zeros((MAX_BATCH, self.joints, 3), np.float32)
-        self._fine_keypoints = np.zeros((MAX_BATCH, self.joints, 3), np.float32)
-        self._quality = np.zeros(MAX_BATCH, np.float32)
-        self._order = np.zeros((MAX_BATCH, math.prod(self.regions)), np.int32)
+        self._coarse_keypoints = np.zeros((max_batch, self.joints, 3), np.float32)
+        self._fine_keypoints = np.zeros((max_batch, self.joints, 3), np.float32)
+        self._quality = np.zeros(max_batch, np.float32)
+        self._order = np.zeros((max_batch, math.prod(self.regions)), np.int32)
 
     def run_coarse(self, people: int) -> CoarseHost:
         self.coarse_batches.append(people)
@@ -58,6 +60,45 @@ class StubStages:
 
     def close(self) -> None:
         self.closed += 1
+
+
+class Ticks:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedStages(StubStages):
+    """Takes as long as it is told to, on a clock of its own, and takes up to 16 people.
+
+    The coarse pose is as many crop pixels off, to the right, as its quality lacks hundredths; the fine pose is right.
+
+    Attributes:
+        coarse_seconds: Of a batch with one person; each more takes as long again.
+        fine_seconds: Likewise.
+    """
+
+    def __init__(self, bundle: Bundle, clock: Ticks, *, coarse_seconds: float = 0.001, fine_seconds: float = 0.010):
+        super().__init__(bundle, max_batch=16)
+        self.clock = clock
+        self.coarse_seconds, self.fine_seconds = coarse_seconds, fine_seconds
+
+    def run_coarse(self, people: int) -> CoarseHost:
+        self.clock.now += self.coarse_seconds * people
+        found = super().run_coarse(people)
+        self._coarse_keypoints[:people] = [[96, 128, 0.5]] * self.joints
+        self._coarse_keypoints[:people, :, 0] += 100 * (1 - self._quality[:people, None])
+        return found
+
+    def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        self.clock.now += self.fine_seconds * len(rows)
+        found = super().run_fine(rows)
+        found[:] = [[96, 128, 0.9]] * self.joints
+        return found
 
 
 def stub_estimator(

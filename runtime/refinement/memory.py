@@ -1,0 +1,97 @@
+"""What is remembered of a stream's people from frame to frame: who was refined when, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.runtime.refinement.still import iou_matrix
+
+__all__ = ["Refinement", "Remembered", "StreamMemory"]
+
+_LEAST_OVERLAP = 0.3  # of boxes in two frames that are taken for the same person
+_FRAMES_UNSEEN = 10  # after which a person is forgotten
+_SECONDS_UNSEEN = 1.0
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a refinement found.
+
+    Attributes:
+        box: float32 [4], `x1, y1, x2, y2`, the person's box then.
+        coarse: float32 [J, 3], the coarse pose then, picture pixels.
+        fine: float32 [J, 3], the refined one.
+    """
+
+    box: npt.NDArray[np.float32]
+    coarse: npt.NDArray[np.float32]
+    fine: npt.NDArray[np.float32]
+
+
+@dataclass
+class Remembered:
+    """A person of earlier frames.
+
+    Attributes:
+        box: float32 [4], where they were last seen.
+        time: When, in stream seconds.
+        unseen: Frames since.
+        waited: In how many frames they were wanted refined since they last were.
+        priority: Theirs in the last frame; 0 where nobody wanted them refined.
+        refinement: The last one, as long as they haven't moved; else None.
+    """
+
+    box: npt.NDArray[np.float32]
+    time: float
+    unseen: int = 0
+    waited: int = 0
+    priority: float = 0.0
+    refinement: Refinement | None = None
+
+
+class StreamMemory:
+    """The people of one stream.
+
+    Attributes:
+        people: Those who were seen lately.
+    """
+
+    def __init__(self) -> None:
+        self.people: list[Remembered] = []
+
+    def match(self, boxes_xyxy: npt.NDArray[np.float32], time: float) -> list[Remembered | None]:
+        """Who the people in a new frame are: those whose boxes overlap most first, each at most once.
+
+        Args:
+            boxes_xyxy: float32 [n, 4].
+            time: The frame's, in stream seconds.
+
+        Returns:
+            For each box the person, or None for somebody new.
+        """
+        self.people = [person for person in self.people if 0 <= time - person.time <= _SECONDS_UNSEEN]
+        found: list[Remembered | None] = [None] * len(boxes_xyxy)
+        if not self.people or not len(boxes_xyxy):
+            return found
+        overlap = iou_matrix(boxes_xyxy, np.stack([person.box for person in self.people]))
+        taken: set[int] = set()
+        for place in np.argsort(-overlap, axis=None, kind="stable"):
+            box, person = (int(index) for index in np.unravel_index(place, overlap.shape))
+            if overlap[box, person] < _LEAST_OVERLAP:
+                break
+            if found[box] is None and person not in taken:
+                found[box] = self.people[person]
+                taken.add(person)
+        return found
+
+    def keep(self, seen: Sequence[Remembered]) -> None:
+        """Go on with the people of a frame, and for a while with those who were not in it."""
+        present = {id(person) for person in seen}
+        missed = [person for person in self.people if id(person) not in present]
+        for person in missed:
+            person.unseen += 1
+        self.people = [*seen, *(person for person in missed if person.unseen <= _FRAMES_UNSEEN)]

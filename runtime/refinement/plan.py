@@ -1,0 +1,238 @@
+"""The refinements of one call: which of the people go through the fine stage, and in which batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.runtime.crowd import Crowd
+from sharpose.runtime.refinement.batches import next_batch, own_share, seconds_each
+from sharpose.runtime.refinement.costs import BatchCost
+from sharpose.runtime.refinement.memory import Refinement, Remembered, StreamMemory
+from sharpose.runtime.refinement.priority import Prioritise, expected_gain
+from sharpose.runtime.refinement.still import carry_over, iou_matrix, pose_similarity
+
+__all__ = ["RefinementPlan", "Rules", "StageCosts", "UsualPriority"]
+
+_STILL_POSE = 0.97  # of 17 keypoints, a single one that moves far off makes it 0.94
+_STILL_BOX = 0.8
+_BODY_SHARE = 0.5  # of a box that its person covers
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """What batches cost.
+
+    Attributes:
+        coarse: Cropping people, the coarse stage and what is done with its poses.
+        fine: Gathering patches, the fine stage and what is done with its poses.
+        finish: What follows the last batch of a call, by people.
+    """
+
+    coarse: BatchCost
+    fine: BatchCost
+    finish: BatchCost
+
+    def all_coarse(self, people: int, cost: Callable[[int], float]) -> float:
+        """Seconds for the coarse stage of `people`, in batches as large as may be; `cost` is `coarse.typical` or so."""
+        full, rest = divmod(people, self.coarse.largest)
+        return full * cost(self.coarse.largest) + cost(rest)
+
+
+@dataclass
+class UsualPriority:
+    """What priority people have on average: expected of those who were never seen before."""
+
+    value: float = 0.0
+    _seen: bool = field(default=False, repr=False)
+
+    def update(self, priorities: npt.NDArray[np.float64]) -> None:
+        """Learn from some people; 0 for those whom nobody wants refined."""
+        if len(priorities):
+            mean = float(priorities.mean())
+            self.value = 0.9 * self.value + 0.1 * mean if self._seen else mean
+            self._seen = True
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What doesn't change from call to call.
+
+    Attributes:
+        threshold: The gate's.
+        sigmas: float32 [J], the skeleton's OKS constants.
+        prioritise: Who goes first.
+        carry: Whether people who haven't moved keep what an earlier refinement found.
+        clock: Seconds.
+    """
+
+    threshold: float
+    sigmas: npt.NDArray[np.float32]
+    prioritise: Prioritise
+    carry: bool
+    clock: Callable[[], float]
+
+
+class RefinementPlan:
+    """One call of the estimator, from its start to its results; see `DeadlineScheduler`.
+
+    Use: for every chunk `open` it once its coarse poses and qualities are in the crowd, then run what `next_rows` says
+    until that is nobody; in the end, `finish`.
+
+    Args:
+        crowd: The people; `wanted`, `carried` and the poses of those who carry over are filled in.
+        memories: Of every picture's stream.
+        costs: Learned from as the call goes.
+        usual: Learned from as well.
+        rules: What is constant.
+    """
+
+    def __init__(
+        self,
+        crowd: Crowd,
+        memories: Mapping[int, StreamMemory],
+        costs: StageCosts,
+        usual: UsualPriority,
+        rules: Rules,
+    ) -> None:
+        self._mark = rules.clock()
+        self._crowd, self._memories, self._costs, self._usual, self._rules = crowd, memories, costs, usual, rules
+        people = len(crowd)
+        self._wanted, self._carried = np.zeros(people, np.bool_), np.zeros(people, np.bool_)
+        crowd.wanted, crowd.carried = self._wanted, self._carried
+        self._coarse = np.zeros_like(crowd.keypoints)
+        self._gain = np.zeros(people)
+        self._met: list[Remembered | None] = []
+        for picture in crowd.pictures:
+            self._met += memories[picture.stream].match(picture.boxes.xyxy, picture.time)
+        # Of those whose coarse stage hasn't run yet, what is expected.
+        self._priority = np.array([usual.value if one is None else one.priority for one in self._met], np.float64)
+        self._deadline, self._in_time = self._deadlines()
+        self._part = slice(0, 0)
+        self._waiting = np.zeros(0, np.int64)  # people of the open chunk, the first to go first
+        self._running = 0  # how many are in the batch that was handed out last
+
+    def open(self, part: slice, rows: npt.NDArray[np.int32]) -> None:
+        """Take up a chunk whose coarse stage has run.
+
+        Args:
+            part: Which people.
+            rows: Which of them, counted from the chunk's first, the gate wants refined.
+        """
+        now = self._rules.clock()
+        self._costs.coarse.observe(part.stop - part.start, now - self._mark)
+        self._mark, self._part = now, part
+        self._coarse[part] = self._crowd.keypoints[part]
+        wanted = part.start + rows.astype(np.int64)
+        self._wanted[wanted] = True
+        self._find_still(np.arange(part.start, part.stop))
+        self._priority[part] = 0.0
+        self._priority[wanted] = self._rank(wanted)
+        self._usual.update(self._priority[part])
+        for person in range(part.stop, len(self._crowd)):
+            if self._met[person] is None:
+                self._priority[person] = self._usual.value
+        candidates = wanted[self._in_time[wanted]]
+        self._waiting = candidates[np.argsort(-self._priority[candidates], kind="stable")]
+
+    def next_rows(self) -> npt.NDArray[np.int32]:
+        """Who goes through the fine stage next: rows of the open chunk, ascending; nobody if there is no time."""
+        now = self._rules.clock()
+        if self._running:
+            self._costs.fine.observe(self._running, now - self._mark)
+        self._mark = now
+        count = next_batch(*self._allowed(now), self._costs.fine.likely)
+        people, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._running = len(people)
+        rows: npt.NDArray[np.int32] = np.sort(people - self._part.start).astype(np.int32)
+        return rows
+
+    def finish(self) -> None:
+        """Give those who carry over their poses, and remember everybody for the next call."""
+        crowd = self._crowd
+        self._carried &= self._wanted & ~crowd.refined
+        for person in np.flatnonzero(self._carried):
+            earlier = self._refinement(person)
+            if earlier is not None:
+                crowd.keypoints[person] = carry_over(earlier.coarse, earlier.fine, self._coarse[person])
+        person = 0
+        for picture in crowd.pictures:
+            seen = [self._remember(person + place, picture.time) for place in range(len(picture.boxes))]
+            self._memories[picture.stream].keep(seen)
+            person += len(seen)
+        if person:
+            self._costs.finish.observe(min(person, self._costs.finish.largest), self._rules.clock() - self._mark)
+
+    def _deadlines(self) -> tuple[float, npt.NDArray[np.bool_]]:
+        """The earliest deadline that can be met, and bool [n], whose picture's can.
+
+        The pictures' results are handed out together, so the earliest deadline holds for all. One that can't be met
+        even without any refinement binds nobody; its people aren't refined, so that they come out early.
+        """
+        costs = self._costs
+        coarse_only = self._mark + costs.all_coarse(len(self._crowd), costs.coarse.typical)
+        deadlines = np.array(
+            [math.inf if picture.deadline is None else picture.deadline for picture in self._crowd.pictures]
+        )
+        met = deadlines > coarse_only
+        return float(deadlines[met].min(initial=math.inf)), met[self._crowd.owners]
+
+    def _allowed(self, now: float) -> tuple[int, float]:
+        """How many of the open chunk may still be refined, and how many seconds there are for it."""
+        costs = self._costs
+        people = len(self._crowd)
+        later = np.arange(self._part.stop, people)
+        reserved = costs.all_coarse(len(later), costs.coarse.likely)
+        reserved += costs.finish.likely(min(people, costs.finish.largest))
+        seconds = self._deadline - now - reserved
+        expected = self._priority[later[self._in_time[later]]]
+        each = seconds_each(costs.fine)
+        if not len(expected) or each == 0 or seconds <= 0:
+            return len(self._waiting), seconds
+        return own_share(self._priority[self._waiting], expected, seconds / each), seconds
+
+    def _rank(self, people: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Priorities: float [m]."""
+        frames = self._crowd.frames_of(people)
+        pixels = frames.size[:, 1] / np.float32(frames.crop_size[0])
+        self._gain[people] = expected_gain(self._crowd.quality[people], self._rules.threshold, pixels)
+        waited = np.array([0 if (one := self._met[person]) is None else one.waited for person in people], np.int64)
+        return self._rules.prioritise(self._gain[people], waited, self._carried[people])
+
+    def _find_still(self, people: npt.NDArray[np.int64]) -> None:
+        """Mark who hasn't moved since they were refined; of others, forget it."""
+        earlier = {int(person): found for person in people if (found := self._refinement(person)) is not None}
+        if not earlier or not self._rules.carry:
+            return
+        moved = list(earlier)
+        boxes = np.stack([found.box for found in earlier.values()])
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * np.float32(_BODY_SHARE)
+        then = np.stack([found.coarse for found in earlier.values()])
+        alike = pose_similarity(then, self._coarse[moved], area, self._rules.sigmas)
+        overlap = iou_matrix(boxes, self._crowd.boxes_xyxy[moved]).diagonal()
+        for person, still in zip(moved, (alike >= _STILL_POSE) & (overlap >= _STILL_BOX), strict=True):
+            self._carried[person] = still
+            one = self._met[person]
+            if one is not None and not still:
+                one.refinement = None
+
+    def _refinement(self, person: int | np.integer) -> Refinement | None:
+        one = self._met[int(person)]
+        return None if one is None else one.refinement
+
+    def _remember(self, person: int, time: float) -> Remembered:
+        crowd = self._crowd
+        box = crowd.boxes_xyxy[person].copy()
+        one = self._met[person] or Remembered(box, time)
+        one.box, one.time, one.unseen = box, time, 0
+        if crowd.refined[person]:
+            one.waited = 0
+            one.refinement = Refinement(box, self._coarse[person].copy(), crowd.keypoints[person].copy())
+        elif self._wanted[person]:
+            one.waited += 1
+        one.priority = float(self._priority[person])
+        return one
