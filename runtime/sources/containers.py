@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -21,7 +23,15 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def open_stream(name: str, path: Path | None, url: str, timeout: float) -> tuple[InputContainer, VideoStream]:
+def open_stream(
+    name: str,
+    path: Path | None,
+    url: str,
+    *,
+    timeout: float,
+    options: Mapping[str, str],
+    accelerator: HWAccel | None = None,
+) -> tuple[InputContainer, VideoStream]:
     """Opens a file (`path`) or else an address (`url`) and picks its best video stream.
 
     Args:
@@ -29,6 +39,8 @@ def open_stream(name: str, path: Path | None, url: str, timeout: float) -> tuple
         path: The file, or None.
         url: The address, used where `path` is None.
         timeout: Seconds to wait for an address to answer, for opening and for each read.
+        options: FFmpeg's, for an address.
+        accelerator: Decodes; the CPU if None.
 
     Raises:
         SourceError: it can't be opened, or holds no moving picture that can be decoded.
@@ -36,14 +48,20 @@ def open_stream(name: str, path: Path | None, url: str, timeout: float) -> tuple
     try:
         if path is not None:
             # `file:` keeps FFmpeg from reading a protocol into a name such as `take1:2.mp4`.
-            container = av.open(f"file:{path}", "r", metadata_errors="replace")
+            container = av.open(f"file:{path}", "r", metadata_errors="replace", hwaccel=accelerator)
         else:
-            options = {"rtsp_flags": "prefer_tcp"} if url.lower().startswith("rtsp") else {}
-            container = av.open(url, "r", options=options, timeout=timeout, metadata_errors="replace")
+            container = av.open(
+                url, "r", options=dict(options), timeout=timeout, metadata_errors="replace", hwaccel=accelerator
+            )
+    except RuntimeError:  # PyAV, where not one stream fits the accelerator; it names neither
+        raise SourceError(f"{name}: the hardware decoder that was asked for can't decode its codec") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         why = reason(error)
         if path is not None and isinstance(error, av.error.InvalidDataError):
             why = "it is no video, or was cut off before the index that it ends with"
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            scheme = url.partition("://")[0]
+            why = f"this FFmpeg has no {scheme}; receive it with another program and pipe it in, or use rtsp or udp"
         kind = "a stream" if path is None else "a video file"
         raise SourceError(f"{name}: expected {kind}, but it can't be opened as one: {why}") from None
     try:

@@ -66,6 +66,12 @@ class Decoder:
         stream.thread_type = "SLICE"
         stream.codec_context.copy_opaque = True
 
+    def forget(self) -> None:
+        """Forget what was counted and lost so far: reading goes on elsewhere. Then iterate anew."""
+        self.frames = self.skipped = self.flagged = self.hidden = self._packets_read = 0
+        self.cut = self._damaged_at = None
+        self._key_seen = False
+
     def __iter__(self) -> Iterator[VideoFrame]:
         """The pictures. Raises `SourceError` where reading fails or where good data follows damaged data."""
         for packet in self._packets():

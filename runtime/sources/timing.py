@@ -26,10 +26,22 @@ class FrameClock:
     def __init__(self, time_base: Fraction, step: float, *, trust_pts: bool = True) -> None:
         self._time_base = time_base
         self._step = step
+        self._trust_pts = trust_pts
         self._offset: float | None = None  # the stamp, in seconds, that stands for time 0
         self._last: float | None = None
         self._faults = {"pts": 0, "dts": 0 if trust_pts else -1}
         self._last_stamp: dict[str, int | None] = {"pts": None, "dts": None}
+
+    @property
+    def origin(self) -> float | None:
+        """The stamp, in seconds, that stands for time 0; None as long as no frame had one."""
+        return self._offset
+
+    def elsewhere(self) -> FrameClock:
+        """A clock with the same time 0 for frames elsewhere in the stream; the first of them must have a stamp."""
+        clock = FrameClock(self._time_base, self._step, trust_pts=self._trust_pts)
+        clock._offset = self._offset
+        return clock
 
     def seconds(self, pts: int | None, dts: int | None) -> float:
         """The time of the next frame, whose stamps these are (None: it has none)."""

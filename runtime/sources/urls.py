@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_url", "redact_url"]
+__all__ = ["is_url", "redact_text", "redact_url"]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 # `password=…` in a query, and in the paths of cameras that take their login there.
 _SECRET_PARAMETER = re.compile(
     r"([A-Za-z0-9_.-]*(?:pass|pwd|psw|token|secret|auth|key|sig|credential|session|user|login)[A-Za-z0-9.-]*=)"
     r"[^&;/?#\s]*",
+    re.IGNORECASE,
+)
+# In a pipeline a value ends at a blank unless it is quoted; then it may hold anything.
+_PIPELINE_URL = re.compile(r"""(?<=")[A-Za-z][A-Za-z0-9+.-]*://(?:\\.|[^"\\])*|[A-Za-z][A-Za-z0-9+.-]*://[^\s"]+""")
+_PIPELINE_SECRET = re.compile(
+    r"""((?<![A-Za-z0-9_-])[A-Za-z0-9_-]*(?:pass|pwd|pw|token|secret|credential|user|login)[A-Za-z0-9_-]*\s*=\s*)"""
+    r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'!]\S*)""",
     re.IGNORECASE,
 )
 
@@ -24,13 +31,23 @@ def redact_url(spec: str) -> str:
     """`spec` with its login and its secret parameters replaced by `***`; anything that is no URL stays as it is.
 
     Passwords often hold characters that a URL should have escaped (`@ / ? #`), so everything up to the last `@` goes
-    when a login is there: better to hide a piece of the path than to show a piece of a password.
+    when a login is there: better to hide a piece of the path than to show a piece of a password. In a GStreamer
+    pipeline every URL and every property with a secret's name is treated so.
     """
-    scheme = _SCHEME.match(spec)
+    return redact_text(spec) if spec.startswith("gst:") or " ! " in spec else _redact(spec)
+
+
+def redact_text(text: str) -> str:
+    """`text` (a pipeline, a message of a library) with what is secret in its URLs and `name=value` pairs as `***`."""
+    return _PIPELINE_SECRET.sub(r"\1***", _PIPELINE_URL.sub(lambda found: _redact(found.group()), text))
+
+
+def _redact(url: str) -> str:
+    scheme = _SCHEME.match(url)
     if scheme is None:
-        return spec
-    rest = spec[scheme.end() :]
+        return url
+    rest = url[scheme.end() :]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority or (":" in authority and "@" in rest):
+    if "@" in authority[1:] or (":" in authority and "@" in rest):
         rest = "***@" + rest.rpartition("@")[2]
     return scheme.group() + _SECRET_PARAMETER.sub(r"\1***", rest)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
+import av
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceHealth
+from sharpose.runtime.sources.addresses import ffmpeg_options, scheme_of
 from sharpose.runtime.sources.containers import open_stream
 from sharpose.runtime.sources.decoding import Decoder
+from sharpose.runtime.sources.hardware import Hardware
+from sharpose.runtime.sources.options import Kind, SourceOptions
 from sharpose.runtime.sources.orientation import orientation_of
+from sharpose.runtime.sources.seeking import SEEK_SLACK, Timed, counted, sought
 from sharpose.runtime.sources.timing import FrameClock, GapWatch
 from sharpose.runtime.sources.urls import is_url, redact_url
 
@@ -34,31 +42,66 @@ class VideoSource:
 
     Args:
         spec: A file's path or an address.
-        timeout: Seconds that an address may take to answer.
+        options: How to read; `timeout`, `stride`, `start` and `duration` are for here (the last two not where it is
+            live: `LiveSource` sees to the duration then).
+        hardware: What decodes; the CPU if None.
 
     Attributes:
-        frame_rate: Frames a second, as the header claims, or None.
+        frame_rate: Frames a second that will be handed out, as the header claims, or None.
+        progress: Pictures that were decoded so far, also those that were not handed out.
+        end_reason: Why a live stream ended; None as long as it hasn't.
 
     Raises:
         SourceError: it can't be opened, or holds no video.
+        InputError: an option was given that means nothing for it.
     """
 
-    def __init__(self, spec: str, *, timeout: float = 10.0) -> None:
-        remote = is_url(spec)
+    def __init__(self, spec: str, options: SourceOptions | None = None, *, hardware: Hardware | None = None) -> None:
+        self._spec = spec
+        self._options = SourceOptions() if options is None else options
+        self._hardware = hardware
         self.name = redact_url(spec)
-        if not remote and Path(spec).is_file() and Path(spec).stat().st_size == 0:
+        if not is_url(spec) and Path(spec).is_file() and Path(spec).stat().st_size == 0:
             raise SourceError(f"{self.name}: expected a video, found an empty file")
-        self._container, self._stream = open_stream(self.name, None if remote else Path(spec), spec, timeout)
-        self.frame_count: int | None = self._stream.frames or None
-        self.image_ids: frozenset[int] | None = None
+        self.progress = 0
+        self.end_reason: str | None = None
         self.warnings: list[str] = []
-        self.frame_rate: float | None = float(self._stream.average_rate) if self._stream.average_rate else None
-        self.live = remote and self._container.duration is None
         self.health = SourceHealth()
-        self._decoder = Decoder(self.name, self._container, self._stream, live=self.live)
         self._gaps = GapWatch()
         self._started = False
         self._closed = False
+        self._cut_short = False
+        self._reformatter = VideoReformatter()
+        self._open()
+        stride, rate = self._options.stride, self._stream.average_rate
+        claimed = self._stream.frames or None
+        self.frame_rate: float | None = float(rate) / stride if rate else None
+        partial = self._options.start is not None or self._options.duration is not None
+        self.frame_count: int | None = None if partial or claimed is None else -(-claimed // stride)
+        # Of the whole video: ids of frames that are left out are no mistake.
+        whole = None if claimed is None or (stride == 1 and not partial) else frozenset(range(claimed))
+        self.image_ids: frozenset[int] | None = whole
+
+    def _open(self) -> None:
+        remote = is_url(self._spec)
+        self._container, self._stream = open_stream(
+            self.name,
+            None if remote else Path(self._spec),
+            self._spec,
+            timeout=self._options.silence,
+            options=ffmpeg_options(self._spec, self._options) if remote else {},
+            accelerator=None if self._hardware is None else self._hardware.accelerator(),
+        )
+        try:
+            self.live = remote and self._container.duration is None and not _has_length(self._container)
+            if remote and scheme_of(self._spec) in ("http", "https"):
+                self._options.check(self.name, Kind.STREAM if self.live else Kind.REMOTE_FILE)
+            if self._hardware is not None:
+                self._hardware.note(self._stream)
+        except BaseException:
+            self._container.close()
+            raise
+        self._decoder = Decoder(self.name, self._container, self._stream, live=self.live)
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames, `time` from the stream's stamps.
@@ -69,27 +112,60 @@ class VideoSource:
         if self._started:
             raise SourceError(f"{self.name}: a video can be read once; open it again")
         self._started = True
-        # AVI has no presentation stamps.
-        clock = FrameClock(
-            self._stream.time_base or Fraction(1, 90000),
-            1.0 / (self.frame_rate or _DEFAULT_RATE),
-            trust_pts=self._container.format.name != "avi",
-        )
+        first_index: int | None = None
+        last: Timed | None = None
         try:
-            end = 0.0
-            for index, picture in enumerate(self._decoder):
-                time = clock.seconds(picture.pts, picture.dts)
-                self._gaps.see(time)
-                end = time + float((getattr(picture, "duration", 0) or 0) * (self._stream.time_base or 0))
-                yield Frame(_upright(picture), index, time, index)
+            for timed in self._timed():
+                arrived = time.monotonic() if self.live else None
+                last = timed
+                self.progress += 1
+                if self._is_past(timed.time):
+                    self._cut_short = True
+                    return
+                self._gaps.see(timed.time)
+                first_index = timed.index if first_index is None else first_index
+                if (timed.index - first_index) % self._options.stride == 0:
+                    yield Frame(self._upright(timed.picture), timed.index, timed.time, timed.index, arrived=arrived)
                 if self._closed:
                     return
-            if not self._decoder.frames:
-                why = f": {self._decoder.cut}" if self._decoder.cut else ""
-                raise SourceError(f"{self.name}: expected a video, but not one frame of it can be decoded{why}")
-            self._warn_of_early_end(end)
+            if first_index is None:
+                self._complain_of_nothing()
+            self.end_reason = self._decoder.cut or "the stream ended"
+            if last is not None:
+                self._warn_of_early_end(last)
         finally:
             self._warn_of_damage()
+
+    def _timed(self) -> Iterator[Timed]:
+        start = self._options.start or 0.0
+        if start <= 0.0 or self.live:
+            return counted(self._decoder, self._clock())
+        timed = sought(self._container, self._stream, self._decoder, self._clock(), start)
+        if timed is None:
+            self._container.close()
+            self._open()
+            timed = counted(self._decoder, self._clock())
+        return (entry for entry in timed if entry.time >= start - SEEK_SLACK)
+
+    def _clock(self) -> FrameClock:
+        # AVI has no presentation stamps.
+        return FrameClock(
+            self._stream.time_base or Fraction(1, 90000),
+            1.0 / float(self._stream.average_rate or _DEFAULT_RATE),
+            trust_pts=self._container.format.name != "avi",
+        )
+
+    def _is_past(self, time: float) -> bool:
+        duration = self._options.duration
+        if duration is None or self.live:
+            return False
+        return time >= (self._options.start or 0.0) + duration - SEEK_SLACK
+
+    def _complain_of_nothing(self) -> None:
+        if self._decoder.frames:
+            raise SourceError(f"{self.name}: ends before {self._options.start:g} s, where reading was to start")
+        why = f": {self._decoder.cut}" if self._decoder.cut else ""
+        raise SourceError(f"{self.name}: expected a video, but not one frame of it can be decoded{why}")
 
     def close(self) -> None:
         """Closes the file or connection."""
@@ -97,17 +173,27 @@ class VideoSource:
             self._started = self._closed = True
             self._container.close()
 
-    def _warn_of_early_end(self, end: float) -> None:
-        frames = self._decoder.frames
-        claimed = (self.frame_count or 0) - self._decoder.hidden
+    def _warn_of_early_end(self, last: Timed) -> None:
+        frames = last.index + 1
+        claimed = (self._stream.frames or 0) - self._decoder.hidden
         seconds = _claimed_seconds(self._stream)
+        end = last.time + float((getattr(last.picture, "duration", 0) or 0) * (self._stream.time_base or 0))
         if frames < claimed:
             self.warnings.append(f"{self.name}: its header claims {claimed} frames, but it ends after {frames}")
         elif self._decoder.cut is not None:
             ended = "the stream ended" if self.live else "cut off"
             self.warnings.append(f"{self.name}: {ended} after {frames} frames ({self._decoder.cut})")
-        elif self.frame_count is None and seconds is not None and end + _SHORT_SECONDS < seconds:
+        elif not self._stream.frames and seconds is not None and end + _SHORT_SECONDS < seconds:
             self.warnings.append(f"{self.name}: its header claims {seconds:.1f} s, but it ends after {end:.1f} s")
+
+    def _upright(self, picture: VideoFrame) -> Image:
+        converted = self._reformatter.reformat(picture, format="bgr24").to_ndarray()
+        image = np.ascontiguousarray(converted, dtype=np.uint8)
+        for data in cast(SideDataContainer, picture.side_data):
+            if data.type.name == "DISPLAYMATRIX":
+                orientation = orientation_of(bytes(data))
+                return image if orientation is None else orientation.apply(image)
+        return image
 
     def _warn_of_damage(self) -> None:
         skipped, flagged = self._decoder.skipped, self._decoder.flagged
@@ -120,13 +206,12 @@ class VideoSource:
             self.warnings.append(f"{self.name}: frames may be missing between {before:.2f} s and {after:.2f} s")
 
 
-def _upright(picture: VideoFrame) -> Image:
-    image = np.ascontiguousarray(picture.to_ndarray(format="bgr24"), dtype=np.uint8)
-    for data in cast(SideDataContainer, picture.side_data):
-        if data.type.name == "DISPLAYMATRIX":
-            orientation = orientation_of(bytes(data))
-            return image if orientation is None else orientation.apply(image)
-    return image
+def _has_length(container: InputContainer) -> bool:
+    """Whether a server said how long what it sends is."""
+    try:
+        return container.size > 0
+    except (av.FFmpegError, OSError):
+        return False
 
 
 def _claimed_seconds(stream: VideoStream) -> float | None:

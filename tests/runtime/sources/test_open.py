@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
+from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
 from sharpose.runtime.sources import open as opening
-from sharpose.runtime.sources import open_source
 from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.runtime.sources.scene import SceneSource
 from sharpose.runtime.sources.video import VideoSource
@@ -38,15 +41,43 @@ def test_each_kind_finds_its_source(folder, monkeypatch):
         source.close()
 
 
-@pytest.mark.parametrize("spec", ["0", "/dev/video7"])
-def test_cameras(monkeypatch, spec):
-    monkeypatch.setattr(opening, "CameraSource", lambda spec: f"camera of {spec}")
-    assert open_source(spec) == f"camera of {spec}"
+class Stub:
+    """A live source of two frames that then ends."""
+
+    def __init__(self, spec: str, *rest: object, **more: object) -> None:
+        self.spec = spec
+        self.name = spec
+        self.frame_count, self.frame_rate, self.image_ids = None, 30.0, None
+        self.warnings: list[str] = []
+        self.live = True
+        self.health = SourceHealth()
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(2):
+            yield Frame(np.full((4, 6, 3), len(self.spec), np.uint8), index, index / 30, index)
+
+    def close(self) -> None:
+        pass
 
 
-def test_addresses_go_to_ffmpeg(monkeypatch):
-    monkeypatch.setattr(opening, "VideoSource", lambda spec: f"video of {spec}")
-    assert open_source("rtsp://cam/live") == "video of rtsp://cam/live"
+@pytest.mark.parametrize(
+    ("spec", "kind", "name"),
+    [
+        ("0", "CameraSource", "camera 0"),
+        ("/dev/video7", "CameraSource", "/dev/video7"),
+        ("rtsp://cam/live", "VideoSource", "rtsp://cam/live"),
+        ("udp://@:1234", "VideoSource", "udp://@:1234"),
+        ("http://me:hunter2@cam/live", "VideoSource", "http://***@cam/live"),
+    ],
+)
+def test_what_is_live_is_read_by_a_thread_of_its_own(monkeypatch, spec, kind, name):
+    monkeypatch.setattr(opening, kind, Stub)
+    source = open_source(spec, SourceOptions(buffer="all", reconnect=0))
+    assert type(source) is LiveSource
+    assert source.name == name
+    assert [int(frame.image[0, 0, 0]) for frame in source] == [len(spec)] * 2
+    assert source.ended
+    source.close()
 
 
 def test_a_file_of_a_camera_or_scene_name_needs_a_dot(folder, monkeypatch):

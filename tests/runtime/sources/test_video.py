@@ -14,6 +14,7 @@ from av.stream import Disposition
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
+from sharpose.runtime.sources.options import SourceOptions
 from sharpose.runtime.sources.video import VideoSource
 
 TURNED_CLOCKWISE = (0, 1 << 16, 0, -(1 << 16), 0, 0)
@@ -329,7 +330,7 @@ def test_no_password_in_names_and_errors(served):
 
 def test_an_address_that_does_not_answer(unused_udp_port):
     with pytest.raises(SourceError, match="no answer in time"):
-        VideoSource(f"udp://127.0.0.1:{unused_udp_port}", timeout=0.3)
+        VideoSource(f"udp://127.0.0.1:{unused_udp_port}", SourceOptions(timeout=0.3))
 
 
 @pytest.fixture

@@ -1,0 +1,301 @@
+"""A source that is read by its own thread, stays current, and comes back when it was lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from sharpose.errors import SharposeError, SourceError
+from sharpose.runtime.frames import Frame, Source, SourceHealth
+from sharpose.runtime.sources.backoff import Backoff
+from sharpose.runtime.sources.connection import Connection
+from sharpose.runtime.sources.handover import Handover
+from sharpose.runtime.sources.options import FOREVER, SourceOptions
+from sharpose.runtime.sources.timeline import Timeline
+
+__all__ = ["LiveSource", "PolledSource"]
+
+_CLOSE_SECONDS = 1.0  # how long closing waits for the threads; one that hangs longer is left behind
+_GRACE_SECONDS = 1.0  # FFmpeg notices silence itself; the watchdog is for what it doesn't notice
+_MAX_HUNG = 3  # threads that hang in an abandoned attempt, before no further attempt is made
+_READ_AHEAD = 4  # frames that are read ahead of the loop where none may be lost
+
+
+class PolledSource(Source, Protocol):
+    """A source that can be asked whether it has a frame, so that one loop serves many.
+
+    To wait for the first of several, share one `threading.Event` among them: `source.notify = event.set`; then clear
+    it, poll each, and wait for it only if none had a frame.
+
+    Attributes:
+        notify: Called from another thread whenever polling may find something new. It must not block.
+    """
+
+    notify: Callable[[], None]
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame, and no error, will come any more."""
+        ...
+
+    def poll(self) -> Frame | None:
+        """The next frame, or None if there is none now.
+
+        Raises:
+            SharposeError: what the source ended on; raised once, after its last frame was handed out.
+        """
+        ...
+
+
+class LiveSource:
+    """Reads another source in a thread, and opens it anew when it is lost.
+
+    Frames of a live source are handed out as `options.buffer` says; their `time` goes on over a reconnect by the time
+    that really passed, and their `index` counts what was read, so that drops leave holes. A source that isn't live (a
+    file on a server, standard input) is only read a few frames ahead; nothing is dropped and an end is an end.
+
+    Args:
+        name: What to call it, without secrets.
+        factory: Opens the inner source; called again for each attempt, in a thread of its own.
+        options: How to read.
+        say: Told in one line when the source is lost, and when it is back.
+        backoff: The waits between attempts.
+        clock: Monotonic seconds.
+        sleep: Waits between attempts; closing ends the default one early.
+
+    Attributes:
+        notify: See `PolledSource`.
+
+    Raises:
+        SharposeError: the source isn't there at the start, unless `options.reconnect` asks to wait for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[[], Source],
+        options: SourceOptions | None = None,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        self.name = name
+        self.frame_count: int | None = None
+        self.frame_rate: float | None = None
+        self.image_ids: frozenset[int] | None = None
+        self.warnings: list[str] = []
+        self.live = True
+        self.health = SourceHealth(connected=False)
+        self._options = SourceOptions() if options is None else options
+        self._factory = factory
+        self._say = say
+        self._backoff = Backoff() if backoff is None else backoff
+        self._clock = clock
+        self._closing = threading.Event()
+        self._sleep = self._closing.wait if sleep is None else sleep
+        self._handover = Handover(self._options.buffer or "latest", self._options.queue_size)
+        self._changed = threading.Condition()  # guards what follows
+        self._connection: Connection | None = None
+        self._hung: list[Connection] = []
+        self._ever_opened = False
+        self._heard = 0.0  # when the attempt began, the source was open, or the last frame came
+        self._progress = 0
+        self._timeline = Timeline()
+        self._size: tuple[int, int] | None = None
+        self._lost_at: float | None = None
+        self._supervisor = threading.Thread(target=self._supervise, name=f"supervisor of {name}", daemon=True)
+        self._supervisor.start()
+        if self._options.reconnect in (None, 0):
+            self._wait_until_open()
+
+    @property
+    def notify(self) -> Callable[[], None]:
+        """Called from another thread whenever polling may find something new. It must not block."""
+        return self._handover.notify
+
+    @notify.setter
+    def notify(self, notify: Callable[[], None]) -> None:
+        self._handover.notify = notify
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame, and no error, will come any more."""
+        return self._handover.ended
+
+    def poll(self) -> Frame | None:
+        """The next frame, or None if there is none now. Raises, once, what the source ended on."""
+        return self._handover.poll()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, waiting for each. Raises `SharposeError`: what the source ended on."""
+        return iter(self._handover)
+
+    def close(self) -> None:
+        """Let go of the source, within a second or so even if it hangs. May be called twice."""
+        until = time.monotonic() + _CLOSE_SECONDS
+        with self._changed:
+            self._closing.set()
+            self._changed.notify_all()
+        self._handover.discard()
+        for connection in filter(None, (self._connection,)):
+            connection.join(until - time.monotonic())
+        self._supervisor.join(max(0.0, until - time.monotonic()))
+
+    def _wait_until_open(self) -> None:
+        with self._changed:
+            while not (self._ever_opened or self._handover.finished):
+                self._changed.wait(0.5)
+        if not self._ever_opened:
+            self._closing.set()
+            if self._handover.poll() is None:  # it raises why
+                raise SourceError(f"{self.name}: ended before it was open")
+
+    def _supervise(self) -> None:
+        while not self._closing.is_set():
+            with self._changed:
+                self._heard = self._clock()
+                self._connection = Connection(
+                    self.name, self._factory, opened=self._opened, take=self._take, done=self._wake
+                )
+                connection = self._connection
+            silence = self._watch(connection)
+            if self._closing.is_set():
+                break
+            over = self._is_over(connection, silence)
+            if over:
+                break
+        self._end(None)
+
+    def _watch(self, connection: Connection) -> str | None:
+        """Wait for the end of an attempt; says why its end was not waited for, if it wasn't."""
+        with self._changed:
+            while not (connection.ended or self._closing.is_set()):
+                now = self._clock()
+                patience = self._options.silence + _GRACE_SECONDS
+                if connection.source is None:
+                    patience += self._options.silence  # FFmpeg connects first, then looks at what comes
+                until = self._heard + patience if self.live else None
+                if until is not None and now >= until and not self._has_progressed(connection):
+                    self._connection = None
+                    self._hung.append(connection)
+                    return "no answer in time" if connection.source is None else self._silence()
+                if self._is_past_duration(now):
+                    return None
+                self._changed.wait(0.5 if until is None else min(0.5, max(0.01, until - now)))
+            return None
+
+    def _has_progressed(self, connection: Connection) -> bool:
+        """Whether the inner source decoded anything since this was last asked, be it only to leave it out."""
+        progress = getattr(connection.source, "progress", 0)
+        progressed = bool(progress != self._progress and progress)
+        self._progress = progress
+        if progressed:
+            self._heard = self._clock()
+        return progressed
+
+    def _is_over(self, connection: Connection, silence: str | None) -> bool:
+        """After an attempt has ended: end the source, or wait for the next attempt."""
+        now = self._clock()
+        limit = self._options.reconnect
+        failure = connection.failure
+        why = silence or connection.reason
+        if why == "no answer in time" and connection.frames:
+            why = self._silence()
+        if silence is not None:
+            failure = SourceError(f"{self.name}: {why}; is it still there?")
+        wanted = self.live and limit != 0 and (self._ever_opened or limit is not None)
+        if self._is_past_duration(now):
+            return self._end(None)
+        if not wanted or not isinstance(failure, SourceError | None):
+            return self._end(failure)
+        self.health.connected = False
+        self._backoff.delivered(self._heard - self._timeline.connected_at if connection.frames else 0.0)
+        if limit not in (None, FOREVER) and limit is not None and self._backoff.attempts >= limit:
+            tries = f"{limit} attempt{'s'[: limit > 1]}"
+            return self._end(SourceError(f"{self.name}: lost ({why}), and not back after {tries}"))
+        if self._lost_at is None:
+            self._lost_at = now
+            self._say(f"{self.name}: {'lost' if self._timeline.begun else 'not there yet'} ({why}); trying again")
+        self._sleep(min(self._backoff.next_wait(), self._seconds_left(now)))
+        while not self._closing.is_set() and self._still_hung() >= _MAX_HUNG:
+            self._closing.wait(0.2)
+        return False
+
+    def _still_hung(self) -> int:
+        self._hung = [connection for connection in self._hung if not connection.ended]
+        return len(self._hung)
+
+    def _seconds_left(self, now: float) -> float:
+        """Of the duration that was asked for."""
+        if self._options.duration is None or not self._timeline.begun:
+            return float("inf")
+        return max(0.0, self._timeline.first_arrived + self._options.duration + _GRACE_SECONDS - now)
+
+    def _is_past_duration(self, now: float) -> bool:
+        return self.live and self._seconds_left(now) <= 0.0
+
+    def _silence(self) -> str:
+        return f"no picture for {self._options.silence:g} s"
+
+    def _end(self, failure: SharposeError | None) -> bool:
+        self.health.connected = False
+        self._handover.finish(failure)
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _opened(self, connection: Connection, source: Source) -> bool:
+        with self._changed:
+            if connection is not self._connection or self._closing.is_set():
+                return False
+            if not source.live and self._ever_opened:
+                raise SourceError(f"{self.name}: was a live stream and is now a file")
+            self.live = source.live
+            self.frame_rate = source.frame_rate or self.frame_rate
+            if not source.live:
+                self.frame_count, self.image_ids = source.frame_count, source.image_ids
+                self._handover.use("wait", _READ_AHEAD)
+            self.warnings = source.warnings
+            self._heard = self._clock()
+            self._ever_opened = True
+            self._changed.notify_all()
+        return True
+
+    def _take(self, connection: Connection, frame: Frame) -> bool:
+        now = self._clock()
+        with self._changed:
+            if connection is not self._connection or self._closing.is_set():
+                return False
+            if connection.frames == 1:
+                self._note_first(frame, now)
+            self._heard = now
+            if self.live:
+                frame = self._timeline.place(frame, now, new=connection.frames == 1)
+                duration = self._options.duration
+                if duration is not None and frame.time >= duration:
+                    self._handover.finish()
+                    return False
+        wanted = self._handover.put(frame)
+        self.health.dropped = self._handover.dropped
+        return wanted
+
+    def _note_first(self, frame: Frame, now: float) -> None:
+        size = (frame.width, frame.height)
+        if self._timeline.begun:
+            self.health.reconnects += 1
+        if self._lost_at is not None:
+            changed = ""
+            if self._size not in (None, size) and self._size is not None:
+                changed = f", now {size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}"
+            back = "back" if self._timeline.begun else "there"
+            self._say(f"{self.name}: {back} after {now - self._lost_at:.1f} s{changed}")
+        self._lost_at = None
+        self._size = size
+        self.health.connected = True

@@ -1,0 +1,102 @@
+"""Raw frames on standard input, as FFmpeg's `-f rawvideo -pix_fmt bgr24` writes them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from sharpose.errors import InputError, SourceError
+from sharpose.runtime.frames import Frame, SourceHealth
+
+__all__ = ["RawSource"]
+
+_DEFAULT_RATE = 25.0  # FFmpeg's own where nothing says another
+
+
+class RawSource:
+    """Frames of height · width · 3 bytes, BGR, one after the other.
+
+    Args:
+        size: Height and width in pixels; needed, though the command line may leave it out.
+        rate: Frames a second; 25 if None.
+        descriptor: The file to read; standard input if None. It stays open.
+
+    Attributes:
+        frame_rate: The rate.
+
+    Raises:
+        InputError: the size was not given.
+        SourceError: standard input is a terminal or closed.
+    """
+
+    def __init__(
+        self, size: tuple[int, int] | None, rate: float | None = None, *, descriptor: int | None = None
+    ) -> None:
+        self.name = "standard input"
+        if size is None:
+            raise InputError(
+                "standard input holds raw frames without a header: give --stdin-size HEIGHTxWIDTH (and --stdin-rate), "
+                "as in `ffmpeg -i VIDEO -f rawvideo -pix_fmt bgr24 - | sharpose-run - --stdin-size 720x1280 …`"
+            )
+        try:
+            self._descriptor = sys.__stdin__.fileno() if descriptor is None and sys.__stdin__ else descriptor
+        except (OSError, ValueError):
+            self._descriptor = None
+        if self._descriptor is None:
+            raise SourceError(f"{self.name}: expected raw frames, but it is closed")
+        if os.isatty(self._descriptor):
+            raise SourceError(f"{self.name}: expected raw frames through a pipe, but it is a terminal")
+        self._size = size
+        self.frame_count: int | None = None
+        self.frame_rate: float | None = rate or _DEFAULT_RATE
+        self._step = 1.0 / (rate or _DEFAULT_RATE)
+        self.image_ids: frozenset[int] | None = None
+        self.warnings: list[str] = []
+        self.live = False
+        self.health = SourceHealth()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames. Raises `SourceError` where there is not one whole frame, or reading fails."""
+        index = 0
+        height, width = self._size
+        while not self._closed:
+            image = np.empty((height, width, 3), np.uint8)
+            filled = self._fill(image.data.cast("B"))
+            if filled < image.nbytes:
+                self._judge_end(index, filled, image.nbytes)
+                return
+            yield Frame(image, index, index * self._step, index)
+            index += 1
+
+    def close(self) -> None:
+        """Reads no more."""
+        self._closed = True
+
+    def _judge_end(self, frames: int, filled: int, wanted: int) -> None:
+        height, width = self._size
+        what = f"{filled} of the {wanted} bytes of a {height}x{width} frame"
+        if frames == 0:
+            raise SourceError(f"{self.name}: expected raw frames, but it ended after {what}")
+        if filled:
+            self.warnings.append(
+                f"{self.name}: cut off after {frames} frames, {what} came after them; is --stdin-size right?"
+            )
+
+    def _fill(self, target: memoryview) -> int:
+        """How many bytes could be read, up to the size of `target`."""
+        assert self._descriptor is not None
+        filled = 0
+        while filled < len(target):
+            try:
+                # Not through sys.stdin: a thread that waits in it holds its lock when Python ends.
+                count = os.readv(self._descriptor, [target[filled:]])
+            except OSError as error:
+                raise SourceError(f"{self.name}: can't be read: {error.strerror}") from None
+            if count == 0:
+                break
+            filled += count
+        return filled
