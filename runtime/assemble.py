@@ -13,11 +13,12 @@ import click
 from sharpose.engines.tensorrt_load import TensorRtSettings
 from sharpose.errors import InputError
 from sharpose.runtime.draw import draw_poses
-from sharpose.runtime.frames import Image, Sink, Source
+from sharpose.runtime.frames import Image, Sink
 from sharpose.runtime.gate import check_refine
 from sharpose.runtime.messages import Messages
 from sharpose.runtime.people import PeopleFinder
 from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.result import PoseResult
 from sharpose.runtime.run_options import RunOptions
 from sharpose.runtime.serve import ServeServer
@@ -50,17 +51,13 @@ def make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
             say=messages.info,
         ),
         keep_regions=options.draw_regions,
+        scheduler=None if options.deadline is None else DeadlineScheduler(),
     )
 
 
 def make_draw(options: RunOptions, estimator: PoseEstimator) -> Callable[[Image, PoseResult], Image]:
     """What draws poses on a picture."""
-    return partial(
-        draw_poses,
-        skeleton=estimator.skeleton,
-        keypoint_threshold=options.kpt_thr,
-        regions=options.draw_regions,
-    )
+    return partial(draw_poses, skeleton=estimator.skeleton, keypoint_threshold=options.kpt_thr)
 
 
 def make_server(options: RunOptions, messages: Messages) -> ServeServer | None:

@@ -9,6 +9,7 @@ import click
 
 __all__ = ["SectionedCommand", "option"]
 
+_LAST = "Help"
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
@@ -31,8 +32,8 @@ class SectionedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(getattr(parameter, "section", "Other"), []).append(record)
-        for name, records in sections.items():
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "section", _LAST), []).append(record)
+        for name, records in sorted(sections.items(), key=lambda item: item[0] == _LAST):
             with formatter.section(name):
                 formatter.write_dl(records, col_max=28)
