@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.growing import GrowingFile
-from sharpose.runtime.sinks.partial import mark_partial
 from sharpose.runtime.sinks.people import people_of, strict_json
+from sharpose.runtime.sinks.twin_file import TwinFile
 
 __all__ = ["CocoSink"]
 
@@ -17,7 +14,9 @@ _PERSON = 1  # COCO's category
 
 
 class CocoSink:
-    """Writes `[{"image_id", "category_id", "keypoints", "score", "bbox"}, …]`, a whole array after every record.
+    """Writes `[{"image_id", "category_id", "keypoints", "score", "bbox"}, …]`, a whole array at every moment.
+
+    People with an id have it as `"track_id"`.
 
     Args:
         path: The file. A run without people leaves an empty array.
@@ -26,8 +25,7 @@ class CocoSink:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = str(self.path)
-        self._file = GrowingFile(self.path, tail=b"\n]\n")
-        self._entries = 0
+        self._file = TwinFile(self.path, tail=b"\n]\n")
         self._closed = False
 
     def write(self, record: FrameRecord) -> None:
@@ -40,16 +38,16 @@ class CocoSink:
                 "score": person.score,
                 "bbox": person.bbox,
             }
+            | ({"track_id": person.track_id} if person.track_id else {})
             for person in people_of(record)
         ]
         text = b",\n".join(strict_json(entry, record) for entry in entries)
         if text:
-            self._file.append((b",\n" if self._entries else b"[\n") + text)
-            self._entries += len(entries)
+            self._file.append((b",\n" if self._file.made else b"[\n") + text)
 
     def close(self) -> None:
         """Closes the file, and makes it where there was nobody to write. May be called twice."""
-        if not self._closed and not self._entries:
+        if not self._closed and not self._file.made:
             self._file.append(b"[")
         self._closed = True
         self._file.close()
@@ -57,6 +55,4 @@ class CocoSink:
     def abandon(self) -> Path | None:
         """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
         self._closed = True
-        with contextlib.suppress(SinkError):  # what led here was reported
-            self._file.close()
-        return mark_partial(self.path) if self._file.made else None
+        return self._file.abandon()

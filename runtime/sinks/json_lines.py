@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-
-from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.growing import GrowingFile
-from sharpose.runtime.sinks.partial import mark_partial
-from sharpose.runtime.sinks.people import people_of, strict_json
+from sharpose.runtime.sinks.lines import LineSink
+from sharpose.runtime.sinks.people import Person, people_of, strict_json
 
 __all__ = ["JsonLinesSink"]
 
 
-class JsonLinesSink:
+class JsonLinesSink(LineSink):
     """Writes `{"frame", "time", "width", "height", "people": [{"bbox", "score", "keypoints", "quality", "refined"}]}`.
 
-    Args:
-        path: The file, or a pipe. Without a record it is never made.
+    With tracking a person begins with `"id"` (null while the track is not yet sure); with a deadline it ends with
+    `"wanted"`: the gate wanted it refined, whether or not there was time.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.name = str(self.path)
-        self._file = GrowingFile(self.path)
-
-    def write(self, record: FrameRecord) -> None:
-        """Adds a line. Raises `SinkError` where it can't be written or a number in it is not finite."""
+    def lines(self, record: FrameRecord) -> bytes:
+        """One line."""
         frame = record.frame
         line = {
             "frame": frame.index,
             "time": round(frame.time, 6),
             "width": frame.width,
             "height": frame.height,
-            "people": [
-                {
-                    "bbox": person.bbox,
-                    "score": person.score,
-                    "keypoints": person.keypoints,
-                    "quality": person.quality,
-                    "refined": person.refined,
-                }
-                for person in people_of(record)
-            ],
+            "people": [_entry(person) for person in people_of(record)],
         }
-        self._file.append(strict_json(line, record) + b"\n")
+        return strict_json(line, record) + b"\n"
 
-    def close(self) -> None:
-        """Closes the file. May be called twice."""
-        self._file.close()
 
-    def abandon(self) -> Path | None:
-        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
-        with contextlib.suppress(SinkError):  # what led here was reported
-            self._file.close()
-        return mark_partial(self.path) if self._file.made else None
+def _entry(person: Person) -> dict[str, object]:
+    entry: dict[str, object] = {} if person.track_id is None else {"id": person.track_id or None}
+    entry |= {
+        "bbox": person.bbox,
+        "score": person.score,
+        "keypoints": person.keypoints,
+        "quality": person.quality,
+        "refined": person.refined,
+    }
+    return entry if person.wanted is None else entry | {"wanted": person.wanted}

@@ -22,35 +22,52 @@ class Person:
     """One person of a frame.
 
     Attributes:
+        xyxy: Left, top, right, bottom in picture pixels.
         bbox: Left, top, width, height in picture pixels.
         score: The box's score times the mean of the keypoint scores that count.
         keypoints: `[x, y, score]` for each keypoint.
         quality: Predicted quality of the coarse pose.
         refined: Whether the fine stage looked again.
+        wanted: Whether the gate wanted it to; None without a deadline.
+        track_id: Who it is from frame to frame, from 1 up; 0 while the track is not yet sure; None without tracking.
     """
 
+    xyxy: list[float]
     bbox: list[float]
     score: float
     keypoints: list[list[float]]
     quality: float
     refined: bool
+    wanted: bool | None = None
+    track_id: int | None = None
 
 
 def people_of(record: FrameRecord) -> list[Person]:
-    """The people of a record, in its order."""
+    """The people of a record, in its order.
+
+    Raises:
+        SinkError: a number in it is not finite; no format has a word for that.
+    """
     poses = record.poses
+    arrays = (poses.keypoints, poses.quality, poses.scores)
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise _not_finite(record)
     keypoints = np.concatenate(
         [_rounded(poses.keypoints[:, :, :2], _PIXEL_DECIMALS), _rounded(poses.keypoints[:, :, 2:], _SCORE_DECIMALS)],
         axis=2,
     )
+    nothing = [None] * len(poses)
     return [
-        Person(bbox, score, points, quality, refined)
-        for bbox, score, points, quality, refined in zip(
+        Person(xyxy, bbox, score, points, quality, refined, wanted, track_id)
+        for xyxy, bbox, score, points, quality, refined, wanted, track_id in zip(
+            _rounded(poses.boxes.xyxy, _PIXEL_DECIMALS).tolist(),
             _rounded(poses.boxes.xywh, _PIXEL_DECIMALS).tolist(),
             _rounded(poses.scores, _SCORE_DECIMALS).tolist(),
             keypoints.tolist(),
             _rounded(poses.quality, _SCORE_DECIMALS).tolist(),
             poses.refined.tolist(),
+            nothing if poses.wanted is None else poses.wanted.tolist(),
+            nothing if poses.track_ids is None else poses.track_ids.tolist(),
             strict=True,
         )
     ]
@@ -65,9 +82,13 @@ def strict_json(value: object, record: FrameRecord) -> bytes:
     try:
         return json.dumps(value, allow_nan=False, separators=(", ", ": ")).encode()
     except ValueError:
-        raise SinkError(
-            f"frame {record.frame.index}: expected finite numbers in its poses, found NaN or infinity; not written"
-        ) from None
+        raise _not_finite(record) from None
+
+
+def _not_finite(record: FrameRecord) -> SinkError:
+    return SinkError(
+        f"frame {record.frame.index}: expected finite numbers in its poses, found NaN or infinity; not written"
+    )
 
 
 def _rounded(array: npt.NDArray[np.float32], decimals: int) -> npt.NDArray[np.float64]:

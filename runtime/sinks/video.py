@@ -1,210 +1,182 @@
-"""The annotated pictures as an H.264 video, through PyAV."""
+"""The annotated pictures as an H.264 or H.265 video file, through PyAV."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from fractions import Fraction
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import av
-import cv2
-import numpy as np
-from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
-from av.packet import Packet
-from av.video.frame import PictureType, VideoFrame
-from av.video.stream import VideoStream
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.frames import FrameRecord, Image
-from sharpose.runtime.sinks.letterbox import letterbox, pad_even
+from sharpose.runtime.sinks.encoders import find_encoder
 from sharpose.runtime.sinks.partial import mark_partial
+from sharpose.runtime.sinks.picture_encoder import PictureEncoder
+from sharpose.runtime.sinks.video_file import VideoFile
+from sharpose.runtime.sinks.video_settings import VideoSettings
 
 __all__ = ["VIDEO_SUFFIXES", "VideoSink"]
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The suffixes that can be written, with FFmpeg's names for the containers."""
 
-_TICKS = 90_000  # stamps in a second
-_MIN_STEP = 90  # 1 ms: the finest that Matroska can tell apart
-_KEY_INTERVAL = 1 * _TICKS  # what a killed run may lose is what came after its last key frame
-_THREADS = 2  # the engines want the others
-_BT709 = 1
-_BT601 = 6  # the matrix of OpenCV's BGR2YUV
-_LIMITED_RANGE = 1
+_LIVE_FRAGMENT = 500_000  # microseconds
 
 
 class VideoSink:
     """Writes each record's `picture`, timed by its frame's `time`.
 
-    The size is the first picture's, made even; others are letterboxed to it. The file is fragmented while it grows, so
-    it can be played up to its last key frame even after a kill.
+    The size is the first picture's, made even; others are letterboxed to it. While it grows the file is fragmented, so
+    that it can be played after a kill: from a file, up to all but the last frame, however slowly the frames come; from
+    a live source, up to half a second and a frame before its end.
 
     Args:
         path: Ends in `.mp4`, `.mov` or `.mkv`. Without a record it is never made.
         frame_rate: Nominal frames a second, for the header, and for how long a single picture stands; the last of
             several stands as long as the one before it.
+        settings: How to encode.
+        live: The source has no end: no index is gathered for the end of the file, so memory stays as it is. (The index
+            takes about 110 bytes a frame.)
+        clock: Seconds; a file that was removed is noticed within one.
 
     Raises:
         InputError: the path has another suffix, or the rate is not positive.
-        SinkError: this FFmpeg has no H.264 encoder.
+        SinkError: the encoder is not usable here.
     """
 
-    def __init__(self, path: str | Path, *, frame_rate: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        frame_rate: float | None = None,
+        settings: VideoSettings | None = None,
+        live: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.path = Path(path)
         self.name = str(self.path)
         if self.path.suffix.lower() not in VIDEO_SUFFIXES:
             raise InputError(f"{self.path}: expected a video file's name ending in {' '.join(VIDEO_SUFFIXES)}")
         if frame_rate is not None and not 0 < frame_rate < float("inf"):
             raise InputError(f"expected a positive frame rate, got {frame_rate}")
-        self._encoder = _find_encoder()
+        self._settings = settings or VideoSettings()
+        self._encoder = find_encoder(self._settings)
         self._rate = frame_rate
+        self._live = live
+        self._clock = clock
+        self._file: VideoFile | None = None
         self._container: OutputContainer | None = None
-        self._stream: VideoStream | None = None
-        self._held: Packet[VideoStream] | None = None  # until the next one says how long it stands
-        self._size = (0, 0)
+        self._pictures: PictureEncoder | None = None
         self._start = 0.0
-        self._last_stamp = -_MIN_STEP
-        self._last_key = -_KEY_INTERVAL
-        self._last_duration = max(_MIN_STEP, round(_TICKS / (frame_rate or 1.0)))
-        self._made = False
-        self._closed = False
+        self._made = self._closed = self._lost = False
+
+    @property
+    def encoder(self) -> str:
+        """FFmpeg's name of the encoder."""
+        return self._encoder.name
 
     def write(self, record: FrameRecord) -> None:
-        """Encodes a picture. Raises `SinkError` where it can't be encoded or written."""
+        """Encodes a picture. Raises `SinkError` where it can't be; the file then ends with the one before."""
         if self._closed:
             raise SinkError(f"{self.path}: is closed, no picture can be added")
         picture = record.picture
         try:
-            if self._stream is None:
+            if self._pictures is None:
                 self._open(picture, record.frame.time)
-            assert self._stream is not None
-            self._mux(self._stream.encode(self._frame(picture, record.frame.time)))
+            assert self._pictures is not None
+            assert self._container is not None
+            assert self._file is not None
+            self._container.mux(self._pictures.encode(picture, record.frame.time - self._start))
+            self._file.commit()
         except (av.FFmpegError, OSError) as error:
-            raise self._failure(error) from None
+            raise self._give_up(picture, error) from None
+        except SinkError:
+            self._lost = True
+            self._end_quietly()
+            raise
 
     def close(self) -> None:
         """Writes what is still in the encoder and ends the file. May be called twice. Raises `SinkError`."""
         if self._closed:
             return
         self._closed = True
-        if self._container is None:
+        container, file, pictures = self._container, self._file, self._pictures
+        if container is None or file is None:
             return
         try:
-            if self._stream is not None:
-                self._mux(self._stream.encode(None))
-                self._mux_held(self._last_duration)
+            if pictures is not None:
+                container.mux(pictures.finish())
+            file.commit()
+            container.close()
+            file.commit()
+            file.close()
         except (av.FFmpegError, OSError) as error:
-            raise self._failure(error) from None
-        finally:
-            self._end_file()
+            raise self._give_up(None, error) from None
+        except SinkError:
+            self._lost = True
+            self._end_quietly()
+            raise
+        self._container = self._pictures = self._file = None
 
     def abandon(self) -> Path | None:
         """Ends the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
         with contextlib.suppress(SinkError):  # what led here was reported; what reached the file can be played
             self.close()
-        return mark_partial(self.path) if self._made else None
+        return mark_partial(self.path) if self._made and not self._lost else None
 
-    def _open(self, picture: Image, time: float) -> None:
-        padded = pad_even(picture)
-        self._size = padded.shape[0], padded.shape[1]
-        self._start = time
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(
-            f"file:{self.path}",  # a name such as `take1:2.mp4` has no protocol in it
+    def _open(self, picture: Image, start: float) -> None:
+        self._start = start
+        suffix = self.path.suffix.lower()
+        file = self._file = VideoFile(self.path, boxes=suffix != ".mkv", clock=self._clock)
+        self._container = av.open(
+            file,
             "w",
-            format=VIDEO_SUFFIXES[self.path.suffix.lower()],
-            options=_muxer_options(self.path.suffix.lower()),
+            format=VIDEO_SUFFIXES[suffix],
+            options=_muxer_options(suffix, endless=self._live or not file.seekable()),
         )
-        self._container = container
-        rate = max(Fraction(self._rate or 25.0).limit_denominator(1001), Fraction(1, 1001))
-        stream = cast(
-            VideoStream, container.add_stream(self._encoder, rate=rate, options=_encoder_options(self._encoder))
+        self._pictures = PictureEncoder(
+            self._container, self._encoder, self._settings, picture=picture, frame_rate=self._rate
         )
-        stream.height, stream.width = self._size
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = Fraction(1, _TICKS)
-        context = stream.codec_context
-        context.time_base = Fraction(1, _TICKS)
-        context.max_b_frames = 0  # stamps stay in order, so a fragment needs no edit list
-        context.thread_count = _THREADS
-        context.color_primaries = context.color_trc = _BT709
-        context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
-        container.start_encoding()  # makes the file, so that a path that can't be written fails at the first record
-        self._stream = stream
+        self._container.start_encoding()
         self._made = True
 
-    def _frame(self, picture: Image, time: float) -> VideoFrame:
-        boxed = pad_even(letterbox(picture, *self._size) if self._needs_box(picture) else picture)
-        # OpenCV's conversion is faster than FFmpeg's and rounds better.
-        frame = VideoFrame.from_ndarray(
-            np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8), format="yuv420p"
-        )
-        stamp = max(round((time - self._start) * _TICKS), self._last_stamp + _MIN_STEP)
-        if self._last_stamp >= 0:  # headers lie about the rate: the last step is known
-            self._last_duration = stamp - self._last_stamp
-        self._last_stamp = stamp
-        frame.pts = stamp
-        frame.time_base = Fraction(1, _TICKS)
-        if stamp - self._last_key >= _KEY_INTERVAL:
-            frame.pict_type = PictureType.I
-            self._last_key = stamp
-        return frame
+    def _give_up(self, picture: Image | None, error: Exception) -> SinkError:
+        size = self._pictures.size if self._pictures is not None else (picture.shape[:2] if picture is not None else ())
+        what = f"the video ({size[1]}x{size[0]})" if size else "the video"
+        if self._file is None:  # it could not be made
+            self._closed = True
+            return SinkError(f"{self.path}: {what} can't be written: {getattr(error, 'strerror', None) or error}")
+        failure = self._file.failure(what, error)
+        self._file.take_back()
+        self._end_quietly()
+        return failure
 
-    def _needs_box(self, picture: Image) -> bool:
-        """Whether the picture isn't the first one's size (which was made even)."""
-        return (picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2) != self._size
-
-    def _mux(self, packets: Iterable[Packet[VideoStream]]) -> None:
-        for packet in packets:
-            if self._held is not None and packet.pts is not None and self._held.pts is not None:
-                self._mux_held(packet.pts - self._held.pts)
-            self._held = packet
-
-    def _mux_held(self, duration: int) -> None:
-        packet, self._held = self._held, None
-        if packet is not None and self._container is not None:
-            packet.duration = duration
-            self._container.mux(packet)
-
-    def _end_file(self) -> None:
-        container, self._container, self._stream, self._held = self._container, None, None, None
+    def _end_quietly(self) -> None:
+        """Lets go of a file that failed, without adding to it."""
+        self._closed = True
+        container, file = self._container, self._file
+        self._container = self._pictures = self._file = None
+        if file is not None:
+            file.take_back()
         if container is not None:
-            try:
+            with contextlib.suppress(av.FFmpegError, OSError):
                 container.close()
-            except (av.FFmpegError, OSError) as error:
-                raise self._failure(error) from None
-
-    def _failure(self, error: Exception) -> SinkError:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        height, width = self._size
-        return SinkError(f"{self.path}: the video ({width}x{height}) can't be written: {why}")
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
 
-def _find_encoder() -> str:
-    for name in ("libx264", "h264"):
-        try:
-            return av.codec.Codec(name, "w").name
-        except UnknownCodecError:
-            continue
-    raise SinkError(
-        "writing a video needs an H.264 encoder, and the FFmpeg inside PyAV has none; "
-        "install PyAV from its wheel (pip install --force-reinstall --only-binary av av), or write --json instead"
-    )
-
-
-def _encoder_options(encoder: str) -> dict[str, str]:
-    # forced-idr: a key frame that is asked for is one that decoding can start at.
-    return {"preset": "superfast", "crf": "21", "forced-idr": "1"} if encoder.startswith("libx264") else {}
-
-
-def _muxer_options(suffix: str) -> dict[str, str]:
+def _muxer_options(suffix: str, *, endless: bool) -> dict[str, str]:
     options = {"flush_packets": "1"}  # or the last 256 KiB would wait in memory
-    if suffix != ".mkv":
-        # Hybrid: fragments while it grows, an ordinary index with the number of frames once it is closed.
-        hybrid = av.library_versions["libavformat"] >= (61, 7)
-        fragmented = "frag_keyframe+empty_moov+default_base_moof"
-        options["movflags"] = "hybrid_fragmented+frag_keyframe" if hybrid else fragmented
-    return options
+    if suffix == ".mkv":
+        # A cluster is written when the next begins: one a frame.
+        return options | {"cluster_time_limit": "1"} | ({"live": "1"} if endless else {})
+    plain = "empty_moov+default_base_moof"
+    if endless:
+        return options | {"movflags": f"{plain}+skip_trailer", "frag_duration": str(_LIVE_FRAGMENT)}
+    # Hybrid: fragments while it grows, an ordinary index with the number of frames once it is closed.
+    hybrid = "hybrid_fragmented+" if av.library_versions["libavformat"] >= (61, 7) else ""
+    return options | {"movflags": f"{hybrid}frag_every_frame+{plain}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ def make_record(
     time: float | None = None,
     image_id: int | None = None,
     keypoint: float | None = None,
+    ids: Sequence[int] | None = None,
+    wanted: bool | None = None,
 ) -> FrameRecord:
     rng = np.random.default_rng(index)
     keypoints = rng.uniform(0, 60, (people, 17, 3)).astype(np.float32)
@@ -32,6 +34,8 @@ def make_record(
         keypoints=keypoints,
         quality=rng.uniform(0.5, 1, people).astype(np.float32),
         refined=np.arange(people) % 2 == 0,
+        wanted=None if wanted is None else np.full(people, wanted),
+        track_ids=None if ids is None else np.array(ids, np.int64),
     )
     picture = np.zeros((48, 64, 3), np.uint8) if image is None else image
     frame = Frame(picture, index, index / 25 if time is None else time, index if image_id is None else image_id)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import VideoSink, video
+from sharpose.runtime.sinks import VideoSettings, VideoSink, encoders, video_file
 
 
 def plain(value: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -171,8 +172,92 @@ os._exit(9)
 """
     assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 9
     images, times, _ = decoded(tmp_path / f"out{suffix}")
-    assert len(images) >= 75  # all but the last second
+    assert len(images) == 99  # all but the last
     np.testing.assert_allclose(times, np.arange(len(images)) / 25, atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("encoder", ["h264", "h265"])
+def test_however_slow_the_run_all_but_the_last_picture_is_there(tmp_path, record, suffix, encoder):
+    sink = VideoSink(tmp_path / f"out{suffix}", settings=VideoSettings(encoder=encoder))
+    for index in range(8):
+        sink.write(record(index, time=10.0 * index, image=plain(30 * index)))
+        if index:
+            shutil.copy(sink.path, tmp_path / f"copy{suffix}")
+            assert len(decoded(tmp_path / f"copy{suffix}")[0]) == index
+    sink.close()
+    assert len(decoded(sink.path)[0]) == 8
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_kill_inside_a_write_or_while_closing(tmp_path, record, suffix, monkeypatch):
+    """Every state that the file ever has can be read to its end, and never holds less than the state before."""
+    sink = VideoSink(tmp_path / f"out{suffix}")
+    copy = tmp_path / f"copy{suffix}"
+    counts: list[int] = []
+
+    def in_pieces(descriptor: int, data: bytes, position: int) -> int:
+        size = len(data) if len(data) <= 8 else max(1, len(data) // 3)
+        written = pwrite(descriptor, bytes(data[:size]), position)
+        if len(counts) < 200 and watched:
+            shutil.copy(sink.path, copy)
+            counts.append(len(decoded(copy)[0]))
+        return written
+
+    pwrite, watched = os.pwrite, False
+    monkeypatch.setattr(video_file.os, "pwrite", in_pieces)
+    for index in range(6):
+        watched = index > 3
+        noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        sink.write(record(index, image=noise))
+    sink.close()
+    assert len(counts) > 20
+    assert counts[0] >= 2
+    assert counts == sorted(counts)
+    assert counts[-1] == len(decoded(sink.path)[0]) == 6
+
+
+def test_a_live_video_loses_half_a_second_and_has_no_index(tmp_path, record):
+    for suffix in (".mp4", ".mkv"):
+        sink = VideoSink(tmp_path / f"out{suffix}", frame_rate=20, live=True)
+        for index in range(60):
+            sink.write(record(index, time=index / 20))
+        shutil.copy(sink.path, tmp_path / f"copy{suffix}")
+        sink.close()
+        assert 49 <= len(decoded(tmp_path / f"copy{suffix}")[0]) < 60
+        images, times, _ = decoded(sink.path)
+        assert len(images) == 60
+        np.testing.assert_allclose(times, np.arange(60) / 20, atol=1e-3)
+
+
+@pytest.mark.parametrize(("encoder", "codec"), [("h265", "hevc"), ("libx265", "hevc"), ("libx264", "h264")])
+def test_the_encoder_that_was_asked_for(tmp_path, record, encoder, codec, capfd):
+    sink = VideoSink(tmp_path / "out.mp4", settings=VideoSettings(encoder=encoder))
+    for index in range(30):
+        sink.write(record(index, image=plain(100)))
+    sink.close()
+    images, _, header = decoded(sink.path)
+    assert header.codec == codec
+    assert len(images) == header.frames == 30
+    assert images[-1].mean() == pytest.approx(100, abs=3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quality_and_bitrate_reach_the_encoder(tmp_path, record):
+    sizes = {}
+    for name, settings in {
+        "good": VideoSettings(crf=10),
+        "bad": VideoSettings(crf=45),
+        "thin": VideoSettings(bitrate=20_000),
+    }.items():
+        sink = VideoSink(tmp_path / f"{name}.mp4", settings=settings)
+        for index in range(50):
+            noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            sink.write(record(index, image=noise))
+        sink.close()
+        sizes[name] = sink.path.stat().st_size
+    assert sizes["good"] > 2 * sizes["bad"]
+    assert sizes["good"] > 2 * sizes["thin"]
 
 
 def test_without_records_there_is_no_file(tmp_path):
@@ -222,11 +307,8 @@ def test_extreme_rates(tmp_path, record, rate):
 
 
 def test_no_encoder_is_said_at_once(tmp_path, monkeypatch):
-    def missing(name: str, mode: str) -> None:
-        raise av.codec.codec.UnknownCodecError(name)
-
-    monkeypatch.setattr(video.av.codec, "Codec", missing)
-    with pytest.raises(SinkError, match=r"needs an H\.264 encoder"):
+    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: "missing")
+    with pytest.raises(SinkError, match=r"needs an H\.264 or H\.265 encoder"):
         VideoSink(tmp_path / "out.mp4")
 
 
@@ -260,6 +342,56 @@ def test_a_full_disk_is_one_line(tmp_path, record, capfd):
     sink.abandon()
     sink.close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_disk_that_fills_up(tmp_path, record, suffix):
+    """The file ends with the last picture that had room, also after it was closed."""
+    room = 40_000
+    script = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+from conftest import make_record
+from sharpose.errors import SinkError
+from sharpose.runtime.sinks import VideoSink
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+sink = VideoSink({str(tmp_path / ("out" + suffix))!r})
+try:
+    for index in range(200):
+        noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        sink.write(make_record(index, image=noise))
+except SinkError as error:
+    print(index, error)
+print(sink.abandon())
+sink.close()
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    said, kept = done.stdout.splitlines()
+    index = int(said.split()[0])
+    assert said.endswith("the video (64x48) can't be written: File too large")
+    assert kept == str(tmp_path / f"out.partial{suffix}")
+    images, _, _ = decoded(Path(kept))
+    assert len(images) == index - 1
+    assert index > 5
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_folder_that_vanishes(tmp_path, record, suffix):
+    now = 0.0
+    sink = VideoSink(tmp_path / "deep" / f"out{suffix}", clock=lambda: now)
+    sink.write(record(0))
+    shutil.rmtree(tmp_path / "deep")
+    now = 1.0
+    with pytest.raises(SinkError, match=r"was removed while it was being written"):
+        sink.write(record(1))
+    with pytest.raises(SinkError, match="is closed"):
+        sink.write(record(2))
+    sink.close()
+    assert sink.abandon() is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.shared

@@ -1,0 +1,209 @@
+"""Which of FFmpeg's H.264 and H.265 encoders are there and open, and how each is told what we want."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import cast
+
+import av
+import numpy as np
+from av.codec.codec import UnknownCodecError
+from av.codec.context import ThreadType
+from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sharpose.errors import SinkError
+from sharpose.runtime.sinks.video_settings import VideoSettings
+
+__all__ = ["TICKS", "VideoEncoder", "add_stream", "find_encoder", "usable_encoders"]
+
+TICKS = 90_000
+"""Stamps in a second."""
+
+_THREADS = 2  # the engines want the others
+_BT709 = 1
+_BT601 = 6  # the matrix of OpenCV's BGR2YUV
+_LIMITED_RANGE = 1
+_PROBE_SIZE = (256, 256)  # hardware refuses smaller ones
+
+Options = Callable[[VideoSettings], dict[str, str]]
+
+
+def _x26x(preset: str, crf: int, extra: dict[str, str]) -> Options:
+    def options(settings: VideoSettings) -> dict[str, str]:
+        # zerolatency: a frame that goes in comes out, so that a kill finds none inside the encoder.
+        # forced-idr: a key frame that is asked for is one that decoding can start at.
+        given = {"preset": settings.preset or preset, "tune": "zerolatency", "forced-idr": "1"} | extra
+        return given if settings.bitrate else given | {"crf": str(crf if settings.crf is None else settings.crf)}
+
+    return options
+
+
+def _nvenc(settings: VideoSettings) -> dict[str, str]:
+    given = {"preset": settings.preset or "p4", "tune": "ll", "delay": "0", "zerolatency": "1", "forced-idr": "1"}
+    return given if settings.bitrate else given | {"rc": "vbr", "cq": str(23 if settings.crf is None else settings.crf)}
+
+
+def _qsv(settings: VideoSettings) -> dict[str, str]:
+    given = {"preset": settings.preset or "veryfast", "async_depth": "1", "forced_idr": "1"}
+    if settings.bitrate:
+        return given
+    return given | {"global_quality": str(23 if settings.crf is None else settings.crf)}
+
+
+def _amf(settings: VideoSettings) -> dict[str, str]:
+    given = {"quality": settings.preset or "speed", "usage": "lowlatency", "forced_idr": "1"}
+    if settings.bitrate:
+        return given
+    crf = str(23 if settings.crf is None else settings.crf)
+    return given | {"rc": "cqp", "qp_i": crf, "qp_p": crf}
+
+
+def _videotoolbox(settings: VideoSettings) -> dict[str, str]:
+    return {"realtime": "1", "allow_sw": "0"}
+
+
+def _only_bitrate(settings: VideoSettings) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class VideoEncoder:
+    """One of FFmpeg's encoders.
+
+    Attributes:
+        name: FFmpeg's name.
+        family: `h264` or `h265`.
+        hardware: Whether a chip does the work.
+        options: What it is told.
+        knows_crf: Whether it can be asked for a quality; the others get a bit rate.
+    """
+
+    name: str
+    family: str
+    hardware: bool
+    options: Options
+    knows_crf: bool = True
+
+
+# VAAPI is missing: it takes pictures from the GPU's memory only, and PyAV can't put them there.
+_ENCODERS = (
+    VideoEncoder("libx264", "h264", False, _x26x("superfast", 21, {})),
+    VideoEncoder("libx265", "h265", False, _x26x("ultrafast", 24, {"x265-params": "log-level=none"})),
+    VideoEncoder("libopenh264", "h264", False, _only_bitrate, knows_crf=False),
+    VideoEncoder("h264_nvenc", "h264", True, _nvenc),
+    VideoEncoder("hevc_nvenc", "h265", True, _nvenc),
+    VideoEncoder("h264_videotoolbox", "h264", True, _videotoolbox, knows_crf=False),
+    VideoEncoder("hevc_videotoolbox", "h265", True, _videotoolbox, knows_crf=False),
+    VideoEncoder("h264_qsv", "h264", True, _qsv),
+    VideoEncoder("hevc_qsv", "h265", True, _qsv),
+    VideoEncoder("h264_amf", "h264", True, _amf),
+    VideoEncoder("hevc_amf", "h265", True, _amf),
+    VideoEncoder("h264_v4l2m2m", "h264", True, _only_bitrate, knows_crf=False),
+    VideoEncoder("hevc_v4l2m2m", "h265", True, _only_bitrate, knows_crf=False),
+)
+_BY_NAME = {encoder.name: encoder for encoder in _ENCODERS}
+
+
+def find_encoder(settings: VideoSettings) -> VideoEncoder:
+    """The encoder that the settings ask for, tried out with a picture.
+
+    Raises:
+        SinkError: it isn't there, doesn't open, or can't do what is asked; says which can.
+    """
+    wanted = settings.encoder
+    if wanted in ("auto", "h264", "h265"):
+        family = "h264" if wanted == "auto" else wanted
+        candidates = [encoder for encoder in _ENCODERS if encoder.family == family]
+        candidates.sort(key=lambda encoder: encoder.hardware != (wanted == "auto"))
+    else:
+        candidates = [_BY_NAME[wanted]] if wanted in _BY_NAME else []
+    refused = ""
+    for encoder in candidates:
+        if settings.crf is not None and not encoder.knows_crf:
+            refused = f" ({encoder.name} takes a bit rate, no crf)"
+            continue
+        why = _try_out(encoder, settings)
+        if why is None:
+            return encoder
+        refused = refused or f" ({why})"
+    there = usable_encoders()
+    raise SinkError(
+        f"video encoder {wanted}: not usable here{refused}; usable are {', '.join(there)}"
+        if there
+        else "writing a video needs an H.264 or H.265 encoder, and the FFmpeg inside PyAV has none; install PyAV from "
+        "its wheel (pip install --force-reinstall --only-binary av av), or write --json instead"
+    )
+
+
+def usable_encoders() -> list[str]:
+    """The names of the encoders that open on this machine."""
+    return [encoder.name for encoder in _ENCODERS if _try_out(encoder, VideoSettings()) is None]
+
+
+def add_stream(
+    container: OutputContainer,
+    encoder: VideoEncoder,
+    settings: VideoSettings,
+    *,
+    height: int,
+    width: int,
+    frame_rate: float | None,
+) -> VideoStream:
+    """A stream of `container` for pictures of that (even) size, stamped in `TICKS`."""
+    rate = max(Fraction(frame_rate or 25.0).limit_denominator(1001), Fraction(1, 1001))
+    stream = cast(VideoStream, container.add_stream(encoder.name, rate=rate, options=encoder.options(settings)))
+    stream.time_base = Fraction(1, TICKS)
+    if encoder.family == "h265" and "mp4" in container.format.name:
+        stream.codec_context.codec_tag = "hvc1"  # or players by Apple show nothing
+    _set_up(stream.codec_context, encoder, settings, height, width, float(rate))
+    return stream
+
+
+def _set_up(
+    context: VideoCodecContext, encoder: VideoEncoder, settings: VideoSettings, height: int, width: int, rate: float
+) -> None:
+    context.height, context.width = height, width
+    formats = {form.name for form in context.codec.video_formats or ()}
+    context.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else "nv12"
+    context.time_base = Fraction(1, TICKS)
+    context.max_b_frames = 0  # stamps stay in order, so a fragment needs no edit list
+    context.thread_count = _THREADS
+    context.thread_type = ThreadType.SLICE  # frame threads would keep frames back
+    context.color_primaries = context.color_trc = _BT709
+    context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+    if settings.bitrate:
+        context.bit_rate = settings.bitrate
+    elif not encoder.knows_crf:
+        context.bit_rate = max(100_000, round(0.1 * height * width * min(rate, 60.0)))
+
+
+@lru_cache(maxsize=64)
+def _try_out(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
+    """Encodes a picture. Why that can't be done, or None."""
+    height, width = _PROBE_SIZE
+    try:
+        context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
+        context.options = encoder.options(settings)
+        context.framerate = Fraction(25)
+        _set_up(context, encoder, settings, height, width, 25.0)
+        frame = VideoFrame.from_ndarray(np.zeros((height * 3 // 2, width), np.uint8), format="yuv420p")
+        frame.pts, frame.time_base = 0, Fraction(1, TICKS)
+        packets = [*context.encode(frame), *context.encode(None)]
+    except UnknownCodecError:
+        return "FFmpeg was built without it"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        with contextlib.suppress(Exception):
+            del context
+        return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {_reason(error)}")
+    return None if packets else "it gives no packets"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

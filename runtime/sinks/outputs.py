@@ -1,0 +1,142 @@
+"""What the user wants written, for how many streams, and the sinks that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sharpose.errors import InputError
+from sharpose.runtime.frames import Sink
+from sharpose.runtime.sinks.coco import CocoSink
+from sharpose.runtime.sinks.csv_file import CsvSink
+from sharpose.runtime.sinks.json_lines import JsonLinesSink
+from sharpose.runtime.sinks.mot import MotSink
+from sharpose.runtime.sinks.names import PLACEHOLDER, fill, source_names
+from sharpose.runtime.sinks.openpose import OpenPoseSink
+from sharpose.runtime.sinks.pictures import PicturesSink
+from sharpose.runtime.sinks.restream import RESTREAM_SCHEMES, RestreamSink
+from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
+from sharpose.runtime.sinks.video_settings import VideoSettings
+from sharpose.runtime.sources.urls import is_url, redact_url
+from sharpose.skeleton import Skeleton
+
+__all__ = ["Output", "Stream", "make_sink", "outputs_of_streams"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output that the user asked for.
+
+    Attributes:
+        option: The option it came with: `--output`, `--json`, `--coco`, `--csv`, `--openpose`, `--mot` or `--frames`.
+        target: A file, a folder or, for `--output`, a stream's address; `{source}` stands for the source's name.
+    """
+
+    option: str
+    target: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder that is written; None for a stream."""
+        return None if self.option == "--output" and is_url(self.target) else Path(self.target)
+
+    @property
+    def name(self) -> str:
+        """The target as the user may read it, without a password."""
+        return self.target if self.path is not None else redact_url(self.target)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a sink has to know of the frames that it will get.
+
+    Attributes:
+        name: File-safe, from `source_names`.
+        skeleton: Of the poses.
+        frame_rate: Nominal frames a second, or None.
+        live: Whether the source has no end.
+        tracked: Whether people have ids.
+        video: How pictures are encoded.
+        picture_kind: What `--frames` writes: `jpg` or `png`.
+        say: Told what the user should know while the run goes on, a line at a time; may be called from any thread.
+    """
+
+    name: str
+    skeleton: Skeleton
+    frame_rate: float | None = None
+    live: bool = False
+    tracked: bool = False
+    video: VideoSettings = field(default_factory=VideoSettings)
+    picture_kind: str = "jpg"
+    say: Callable[[str], None] = lambda line: None
+
+
+def outputs_of_streams(outputs: Sequence[Output], sources: Sequence[str]) -> list[list[Output]]:
+    """The outputs of each source, `{source}` filled in.
+
+    Args:
+        outputs: As the user gave them.
+        sources: The sources, as the user named them.
+
+    Raises:
+        InputError: several sources would write into one output, or two outputs are the same.
+    """
+    if len(sources) > 1:
+        for output in outputs:
+            if PLACEHOLDER not in output.target:
+                raise InputError(
+                    f"{output.option} {output.name}: {len(sources)} sources can't share one output; put {PLACEHOLDER} "
+                    "into its name, which stands for the source's"
+                )
+    filled = [
+        [replace(output, target=fill(output.target, name)) for output in outputs] for name in source_names(sources)
+    ]
+    taken: dict[str, Output] = {}
+    for output in (output for of_one in filled for output in of_one):
+        where = output.target if output.path is None else str(output.path.resolve())
+        # Devices such as /dev/null take any number.
+        if where in taken and not (output.path is not None and output.path.is_char_device()):
+            raise InputError(
+                f"{output.option} {output.name} and {taken[where].option} {taken[where].name} are the same; "
+                "give each its own"
+            )
+        taken[where] = output
+    return filled
+
+
+def make_sink(output: Output, stream: Stream) -> Sink:
+    """The sink of one output, its `{source}` filled in; nothing is made on the disk before its first record.
+
+    Raises:
+        InputError: no sink writes to such a target, or it can't for this stream.
+        SinkError: what it needs is not installed.
+    """
+    target = output.target
+    if output.option == "--output":
+        return _pictures_sink(target, stream)
+    maker = _MAKERS.get(output.option)
+    if maker is None:
+        raise InputError(f"expected one of --output {' '.join(_MAKERS)}, got {output.option}")
+    return maker(target, stream)
+
+
+def _pictures_sink(target: str, stream: Stream) -> Sink:
+    if is_url(target):
+        return RestreamSink(target, settings=stream.video, frame_rate=stream.frame_rate, say=stream.say)
+    if Path(target).suffix.lower() not in VIDEO_SUFFIXES:
+        raise InputError(
+            f"--output {target}: expected a video's name ending in {' '.join(VIDEO_SUFFIXES)}, or an address that "
+            f"begins with {' '.join(f'{scheme}://' for scheme in RESTREAM_SCHEMES)}"
+        )
+    return VideoSink(target, frame_rate=stream.frame_rate, settings=stream.video, live=stream.live)
+
+
+_MAKERS: dict[str, Callable[[str, Stream], Sink]] = {
+    "--json": lambda target, stream: JsonLinesSink(target),
+    "--coco": lambda target, stream: CocoSink(target),
+    "--csv": lambda target, stream: CsvSink(target, skeleton=stream.skeleton),
+    "--openpose": lambda target, stream: OpenPoseSink(target, stem=stream.name, skeleton=stream.skeleton),
+    "--mot": lambda target, stream: MotSink(target, tracked=stream.tracked),
+    "--frames": lambda target, stream: PicturesSink(target, stem=stream.name, kind=stream.picture_kind),
+}

@@ -1,0 +1,226 @@
+"""The annotated pictures as a live stream to somebody else: RTSP, RTMP, MPEG-TS over UDP or SRT."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+from av.container import OutputContainer
+
+from sharpose.errors import InputError, SinkError
+from sharpose.runtime.frames import FrameRecord, Image
+from sharpose.runtime.sinks.encoders import find_encoder
+from sharpose.runtime.sinks.picture_encoder import PictureEncoder
+from sharpose.runtime.sinks.video_settings import VideoSettings
+from sharpose.runtime.sources.urls import redact_url
+
+__all__ = ["RESTREAM_SCHEMES", "RestreamSink"]
+
+RESTREAM_SCHEMES = {
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    "rtmp": "flv",
+    "rtmps": "flv",
+    "udp": "mpegts",
+    "srt": "mpegts",
+}
+"""The schemes that can be sent to, with FFmpeg's names for what is sent."""
+
+_QUEUE = 4  # pictures; an older one gives way to a newer
+_SILENCE = "10000000"  # microseconds after which a receiver that takes nothing is gone
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts to connect
+_GOODBYE = 3.0  # seconds that closing waits for what is still queued
+
+
+class RestreamSink:
+    """Sends each record's `picture` as it comes, in a thread of its own; `write` never waits.
+
+    Where the receiver is slow, older pictures are dropped for newer ones, and counted. Where it can't be reached at
+    all, the next `write` raises. Where it was reached and goes away, the connection is made anew, after 1, 2, 4 … 30
+    seconds (±20 %), without an end: pictures drawn meanwhile are dropped, and counted.
+
+    A picture's stamp is the wall clock when it was written, so that a receiver shows it at once, whatever the source's
+    own clock says and however slow the run is.
+
+    Args:
+        target: `rtsp://…`, `rtsps://…`, `rtmp://…`, `rtmps://…`, `udp://…` or `srt://…`.
+        settings: How to encode.
+        frame_rate: Nominal frames a second, for the header.
+        say: Told of lost and new connections, a line each, from the sink's thread.
+        clock: Seconds, for the stamps.
+        pause: Waits before a new attempt; called with an event that ends the wait, and seconds.
+
+    Attributes:
+        dropped: Pictures that were not sent.
+        reconnects: How often the connection was made anew.
+        warnings: Lines for the user; complete when the sink is closed.
+
+    Raises:
+        InputError: another scheme.
+        SinkError: the encoder is not usable here.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        settings: VideoSettings | None = None,
+        frame_rate: float | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
+        self.name = redact_url(target)
+        scheme = target.partition("://")[0].lower()
+        if scheme not in RESTREAM_SCHEMES:
+            known = " ".join(f"{known}://" for known in RESTREAM_SCHEMES)
+            raise InputError(f"{self.name}: expected an address that begins with one of {known}")
+        self._target = target
+        self._scheme = scheme
+        self._settings = settings or VideoSettings()
+        self._encoder = find_encoder(self._settings)
+        self._rate = frame_rate
+        self._say = say
+        self._clock = clock
+        self._pause = pause
+        self._queue: deque[tuple[Image, float]] = deque()
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: SinkError | None = None
+        self._connected_once = self._waiting = False
+        self._written = 0
+        self.dropped = 0
+        self.reconnects = 0
+        self.warnings: list[str] = []
+
+    def write(self, record: FrameRecord) -> None:
+        """Queues the picture. Raises `SinkError` where the receiver could not be reached."""
+        if self._failure is not None:
+            raise self._failure
+        if self._ended.is_set():
+            raise SinkError(f"{self.name}: is closed, no picture can be added")
+        self._written += 1
+        if self._waiting:  # nobody there: not worth drawing
+            self.dropped += 1
+            return
+        entry = record.picture, self._clock()
+        with self._changed:
+            if len(self._queue) >= _QUEUE:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append(entry)
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"restream {self.name}", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Sends what is queued, for at most three seconds, and hangs up. May be called twice."""
+        already = self._ended.is_set()
+        with self._changed:
+            self._ended.set()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_GOODBYE)  # a receiver that takes nothing is left to the end of the process
+        if already:
+            return
+        self.dropped += len(self._queue)
+        if self.dropped:
+            self.warnings.append(
+                f"{self.name}: {self.dropped} of {self._written} pictures were not sent: the receiver was slower than "
+                "the run, or away"
+            )
+
+    def abandon(self) -> Path | None:
+        """Hangs up; nothing is kept."""
+        self.close()
+        return None
+
+    def _work(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._ended.is_set():
+            began = time.monotonic()
+            try:
+                self._send_until_the_end()
+                return
+            except (av.FFmpegError, OSError, ValueError) as error:
+                why = self._reason(error)
+            if not self._connected_once:
+                self._failure = SinkError(f"{self.name}: can't be reached: {why}")
+                return
+            if self._ended.is_set():
+                return
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                pause = _FIRST_PAUSE  # it had been well
+            self._say(f"{self.name}: connection lost ({why}), trying again in {pause:.0f} s")
+            self._forget_queue()
+            self._pause(self._ended, pause * random.uniform(0.8, 1.2))
+            self._waiting = False
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _forget_queue(self) -> None:
+        with self._changed:
+            self._waiting = True
+            self.dropped += len(self._queue)
+            self._queue.clear()
+
+    def _send_until_the_end(self) -> None:
+        first = self._next()
+        if first is None:
+            return
+        container = av.open(
+            self._target,
+            "w",
+            format=RESTREAM_SCHEMES[self._scheme],
+            options={"flush_packets": "1"},
+            container_options=_protocol_options(self._scheme),
+        )
+        try:
+            self._send(container, *first)
+        finally:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                container.close()
+
+    def _send(self, container: OutputContainer, picture: Image, start: float) -> None:
+        pictures = PictureEncoder(container, self._encoder, self._settings, picture=picture, frame_rate=self._rate)
+        container.start_encoding()  # connects
+        if self._connected_once:
+            self.reconnects += 1
+            self._say(f"{self.name}: connected again")
+        self._connected_once = True
+        entry: tuple[Image, float] | None = (picture, start)
+        while entry is not None:
+            container.mux(pictures.encode(entry[0], entry[1] - start))
+            entry = self._next()
+        container.mux(pictures.finish())
+
+    def _next(self) -> tuple[Image, float] | None:
+        """The next picture, waited for; None once the sink is closed and the queue is empty."""
+        with self._changed:
+            while not self._queue:
+                if self._ended.is_set():
+                    return None
+                self._changed.wait()
+            return self._queue.popleft()
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            return f"the FFmpeg inside PyAV was built without {self._scheme}://; take rtsp, rtmp or udp"
+        return redact_url(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def _protocol_options(scheme: str) -> dict[str, str]:
+    if scheme in ("rtsp", "rtsps"):
+        return {"rtsp_transport": "tcp"}  # passes firewalls, and tells when the receiver has gone
+    if scheme in ("rtmp", "rtmps"):
+        return {"rw_timeout": _SILENCE, "flvflags": "no_duration_filesize"}
+    if scheme == "udp":
+        return {"pkt_size": "1316"}  # seven whole packets of MPEG-TS
+    return {}
