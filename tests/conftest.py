@@ -31,7 +31,16 @@ def _register(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-for _name in ("reference_model", "cli_files", "detector_graphs", "stand_in_stages", "scene_stage", "chromium"):
+_HELPERS = (
+    "reference_model",
+    "cli_files",
+    "detector_graphs",
+    "stand_in_stages",
+    "scene_stage",
+    "chromium",
+    "rtsp_server",
+)
+for _name in _HELPERS:
     _register(_name)
 
 

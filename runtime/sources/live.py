@@ -136,13 +136,15 @@ class LiveSource:
 
     def close(self) -> None:
         """Let go of the source, within a second or so even if it hangs. May be called twice."""
+        if self._closing.is_set():
+            return
         until = time.monotonic() + _CLOSE_SECONDS
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
         self._handover.discard()
-        for connection in filter(None, (self._connection,)):
-            connection.join(until - time.monotonic())
+        if self._connection is not None:
+            self._connection.join(until - time.monotonic())
         self._supervisor.join(max(0.0, until - time.monotonic()))
 
     def _wait_until_open(self) -> None:

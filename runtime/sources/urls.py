@@ -46,8 +46,10 @@ def _redact(url: str) -> str:
     scheme = _SCHEME.match(url)
     if scheme is None:
         return url
-    rest = url[scheme.end() :]
+    begin, rest = scheme.group(), url[scheme.end() :]
+    if rest.startswith("@"):  # `udp://@:1234` listens; there is no login
+        begin, rest = begin + "@", rest[1:]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority[1:] or (":" in authority and "@" in rest):
+    if "@" in authority or (":" in authority and "@" in rest):
         rest = "***@" + rest.rpartition("@")[2]
-    return scheme.group() + _SECRET_PARAMETER.sub(r"\1***", rest)
+    return begin + _SECRET_PARAMETER.sub(r"\1***", rest)

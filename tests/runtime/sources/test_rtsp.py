@@ -1,0 +1,222 @@
+"""`open_source` on a real RTSP server: killed, restarted with another size, gone silent, slowly read."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import resource
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from rtsp_server import RtspServer, read_stamp
+
+from sharpose.errors import SourceError
+from sharpose.runtime.frames import Frame
+from sharpose.runtime.sources import FOREVER, SourceOptions, open_source
+
+PATIENCE = 60.0  # what a busy machine may take to start a server and connect
+
+
+@pytest.fixture
+def server() -> Iterator[RtspServer]:
+    why = RtspServer.missing()
+    if why is not None:
+        pytest.skip(why)
+    server = RtspServer()
+    yield server
+    server.kill()
+
+
+def read_until(frames: Iterator[Frame], wanted: Callable[[Frame], bool]) -> list[Frame]:
+    """The frames up to the first that is as wanted."""
+    until = time.monotonic() + PATIENCE
+    found = []
+    for frame in frames:
+        found.append(frame)
+        if wanted(frame):
+            return found
+        assert time.monotonic() < until, "it did not come"
+    raise AssertionError("the stream ended")
+
+
+def test_killed_and_back_with_another_size(server):
+    server.start((240, 320))
+    said: list[str] = []
+    source = open_source(server.url, SourceOptions(timeout=5.0), say=said.append)
+    assert (source.live, source.frame_count, source.name) == (True, None, server.url)
+    with contextlib.closing(source):
+        frames = iter(source)
+        before = read_until(frames, lambda frame: frame.index >= 10)
+        server.kill()
+        server.start((120, 160))
+        after = read_until(frames, lambda frame: frame.height == 120)
+        after += itertools.islice(frames, 5)
+        times = [frame.time for frame in before + after]
+        assert times == sorted(times)
+        assert {frame.image.shape for frame in after[-6:]} == {(120, 160, 3)}
+        indices = [frame.index for frame in before + after]
+        assert all(earlier < later for earlier, later in itertools.pairwise(indices))
+        # The gap is the time that really passed between the two pictures.
+        lost, back = (before + after)[-7], after[-6]
+        assert lost.height == 240
+        assert lost.arrived is not None
+        assert back.arrived is not None
+        assert back.time - lost.time == pytest.approx(back.arrived - lost.arrived, abs=0.2)
+        assert source.health.reconnects == 1
+        assert source.health.connected
+    assert said[0].startswith(f"{server.url}: lost (")
+    assert said[0].endswith("; trying again")
+    assert said[1].startswith(f"{server.url}: back after ")
+    assert said[1].endswith(", now 160x120 instead of 320x240")
+    assert len(said) == 2
+
+
+def test_silence_longer_than_the_timeout(server):
+    server.start()
+    said: list[str] = []
+    source = open_source(server.url, SourceOptions(timeout=1.0), say=said.append)
+    with contextlib.closing(source):
+        frames = iter(source)
+        read_until(frames, lambda frame: frame.index >= 5)
+        server.pause()
+        until = time.monotonic() + PATIENCE
+        while not said and time.monotonic() < until:
+            time.sleep(0.05)
+        assert said == [f"{server.url}: lost (no picture for 1 s); trying again"]
+        assert not source.health.connected
+        time.sleep(3)  # new connections hang meanwhile
+        server.resume()
+        read_until(frames, lambda frame: source.health.reconnects == 1)
+        # What the server had made before it fell silent is not taken for new.
+        read_until(frames, lambda frame: time.monotonic() - read_stamp(frame.image) < 1.0)
+    assert len(said) == 2
+
+
+def test_a_slow_reader_gets_new_pictures(server):
+    server.start(rate=25)
+    source = open_source(server.url, SourceOptions(timeout=5.0))
+    with contextlib.closing(source):
+        frames = iter(source)
+        read_until(frames, lambda frame: frame.index >= 30)
+        dropped, ages = source.health.dropped, []
+        for frame in itertools.islice(frames, 20):
+            assert frame.arrived is not None
+            ages.append(time.monotonic() - frame.arrived)
+            time.sleep(0.16)  # four times the stream's interval
+        assert source.health.dropped - dropped > 30
+        assert sorted(ages)[len(ages) // 2] < 2 / 25
+
+
+def test_all_frames_are_kept_where_that_is_asked_for(server):
+    server.start(rate=25)
+    source = open_source(server.url, SourceOptions(buffer="all", queue_size=200))
+    with contextlib.closing(source):
+        frames = iter(source)
+        found = [next(frames)]
+        time.sleep(1.0)
+        found += itertools.islice(frames, 20)
+    assert [frame.index for frame in found] == list(range(21))
+    assert source.health.dropped == 0
+
+
+def test_stride_and_duration(server):
+    server.start(rate=25)
+    source = open_source(server.url, SourceOptions(buffer="all", stride=5, duration=2.0))
+    with contextlib.closing(source):
+        found = list(source)
+    assert [frame.index % 5 for frame in found] == [0] * len(found)
+    assert 7 <= len(found) <= 11
+    assert found[-1].time < 2.0
+
+
+def test_closing_is_prompt_while_it_is_silent(server):
+    server.start()
+    source = open_source(server.url, SourceOptions(timeout=30.0))
+    next(iter(source))
+    server.pause()
+    time.sleep(0.5)
+    began = time.monotonic()
+    source.close()
+    assert time.monotonic() - began < 5  # not 30
+
+
+def test_a_login_works_and_is_never_shown(server, capfd):
+    server.start(login=True)
+    said: list[str] = []
+    with pytest.raises(SourceError, match="401 Unauthorized") as caught:
+        open_source(server.url, say=said.append)
+    assert "\n" not in str(caught.value)
+    source = open_source(server.secret_url, SourceOptions(timeout=5.0, reconnect=1), say=said.append)
+    with contextlib.closing(source):
+        frames = iter(source)
+        read_until(frames, lambda frame: frame.index >= 5)
+        server.kill()
+        with pytest.raises(SourceError, match="not back after 1 attempt") as lost:
+            read_until(frames, lambda frame: False)
+    texts = [source.name, str(lost.value), *said, *source.warnings, *capfd.readouterr()]
+    assert source.name == server.url.replace("//", "//***@")
+    assert not any("hunter2" in text for text in texts)
+
+
+def test_no_server_at_the_start(server):
+    with pytest.raises(SourceError, match=r"rtsp://\*\*\*@127.0.0.1.*can't be opened as one: Connection refused"):
+        open_source(server.secret_url)
+
+
+def test_waiting_for_a_server_that_starts_later(server):
+    said: list[str] = []
+    source = open_source(server.url, SourceOptions(reconnect=FOREVER), say=said.append)
+    with contextlib.closing(source):
+        time.sleep(0.5)
+        assert source.frame_rate is None
+        server.start()
+        assert next(iter(source)).index == 0
+        assert source.frame_rate == pytest.approx(25.0, abs=1.0)
+    assert said[0].startswith(f"{server.url}: not there yet (")
+
+
+@pytest.mark.soak
+def test_ten_restarts_and_a_minute_of_silence(server):
+    """Also that memory is flat, and that pictures stay new while each takes four intervals to use."""
+    server.start((240, 320))
+    said: list[str] = []
+    source = open_source(server.url, SourceOptions(timeout=5.0), say=said.append)
+    memory, ages = [], []
+    with contextlib.closing(source):
+        frames = iter(source)
+
+        def use(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            for frame in frames:
+                assert frame.arrived is not None
+                if source.health.connected:
+                    ages.append(time.monotonic() - frame.arrived)
+                time.sleep(0.16)
+                if time.monotonic() > until:
+                    return
+
+        for restart in range(10):
+            use(10.0)
+            memory.append(_resident())
+            server.kill()
+            server.start((480, 640) if restart == 5 else (240, 320))
+            read_until(frames, lambda frame, made=restart + 1: source.health.reconnects == made)  # type: ignore[misc]
+        use(5.0)
+        server.pause()
+        time.sleep(60)
+        server.resume()
+        read_until(frames, lambda frame: source.health.reconnects == 11)
+        use(10.0)
+        memory.append(_resident())
+    ages.sort()
+    print(f"age median {ages[len(ages) // 2]:.4f} s, 99 % {ages[len(ages) * 99 // 100]:.4f} s, of {len(ages)} frames")
+    print(f"resident MiB after each restart: {[round(size / 2**20) for size in memory]}")
+    assert ages[len(ages) * 99 // 100] < 2 / 25
+    assert memory[-1] - memory[2] < 30 * 2**20
+    assert len(said) == 22
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as status:  # noqa: PTH123
+        return int(status.read().split()[1]) * resource.getpagesize()
