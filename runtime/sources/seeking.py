@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ __all__ = ["SEEK_SLACK", "Timed", "counted", "sought"]
 SEEK_SLACK = 1e-3
 """Seconds by which containers round times (Matroska: to milliseconds)."""
 
+_FULLY_INDEXED = ("avi", "mov,mp4,m4a,3gp,3g2,mj2")
 # How far before the wanted time to seek, in turn: some containers land after it, or on a picture that needs others.
 _MARGINS = (0.0, 2.0, 10.0, 60.0)
 
@@ -43,8 +45,8 @@ def sought(
 ) -> Iterator[Timed] | None:
     """The pictures from a key frame at or before `start` seconds on.
 
-    The index of the first one follows from its time and the stream's average rate, so it is exact where the rate is
-    constant.
+    The index of the first one follows from the container's own index where that lists every frame (AVI, MP4), else from
+    the average rate, which is exact where the rate is constant.
 
     Args:
         container: Open, at its beginning.
@@ -60,14 +62,14 @@ def sought(
     if first is None:
         return None
     clock.seconds(first.pts, first.dts)  # learns which stamp is second 0
-    rate = stream.average_rate
-    if clock.origin is None or not stream.time_base or not rate:
+    if clock.origin is None or not stream.time_base or not stream.average_rate:
         return None
     for margin in _MARGINS:
         if start <= margin:
             return None
+        stamp = round((clock.origin + start - margin) / float(stream.time_base))
         try:
-            container.seek(round((clock.origin + start - margin) / float(stream.time_base)), stream=stream)
+            container.seek(stamp, stream=stream)
         except (av.FFmpegError, OSError):
             return None
         decoder.forget()
@@ -77,8 +79,23 @@ def sought(
             there = clock.elsewhere()
             time = there.seconds(first.pts, first.dts)
             if time <= start + SEEK_SLACK:
-                return _with_first(Timed(round(time * Fraction(rate)), time, first), pictures, there)
+                index = _index_at(container, stream, time, stamp)
+                return _with_first(Timed(index, time, first), pictures, there)
     return None
+
+
+def _index_at(container: InputContainer, stream: VideoStream, time: float, sought_stamp: int) -> int:
+    """The position of the key frame that seeking to a stamp led to, and whose time is `time`."""
+    assert stream.time_base is not None
+    assert stream.average_rate is not None
+    entries = getattr(stream, "index_entries", ())
+    if len(entries) < 2 or container.format.name not in _FULLY_INDEXED:
+        return round(time * Fraction(stream.average_rate))
+    stamps = [entry.timestamp for entry in entries]
+    steps = {later - earlier for earlier, later in itertools.pairwise(stamps)}
+    if len(steps) == 1:  # headers lie about the rate, this can't
+        return round(time / float(steps.pop() * stream.time_base))
+    return max(0, int(entries.search_timestamp(sought_stamp)))
 
 
 def _with_first(first: Timed, pictures: Iterator[VideoFrame], clock: FrameClock) -> Iterator[Timed]:
