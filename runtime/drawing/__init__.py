@@ -1,0 +1,1 @@
+"""The parts of an annotated picture: regions, boxes, skeletons, labels and the status line."""

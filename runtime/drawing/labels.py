@@ -1,0 +1,139 @@
+"""Labels at people's boxes: what they say, and where they are in nobody's way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sharpose.runtime.drawing.colours import DARK, DEFERRED, PLAIN, REFINED, Colour, track_colour
+from sharpose.runtime.drawing.places import Floats, Rect, inside
+from sharpose.runtime.drawing.text import Lettering, draw_text
+from sharpose.runtime.frames import Image
+from sharpose.runtime.result import PoseResult
+from sharpose.skeleton import Skeleton
+
+__all__ = ["LabelPlacer", "PersonMark", "draw_label", "faces_of", "mark_of"]
+
+_HEAD = {"nose", "eye", "ear", "head"}
+# What a place costs by the pixel: hiding another label is worst, then a face; then the order of preference decides.
+_HIDES_LABEL, _HIDES_FACE = 4.0, 1.0
+
+
+@dataclass(frozen=True)
+class PersonMark:
+    """What a person's box and label show.
+
+    Attributes:
+        texts: What the label may say, the longest first.
+        colour: Of the box and the label.
+        chip: Of a small square in the label, where its colour alone doesn't tell how the pose was made; else None.
+    """
+
+    texts: tuple[str, ...]
+    colour: Colour
+    chip: Colour | None
+
+
+def mark_of(poses: PoseResult, index: int, deferred: bool) -> PersonMark:
+    """Without ids the colour says how a pose was made; with ids it says who it is, and the chip how it was made."""
+    quality = f"q {float(poses.quality[index]):.2f}"
+    refined = bool(poses.refined[index])
+    how = " refined" if refined else " deferred" if deferred else ""
+    status = REFINED if refined else DEFERRED if deferred else PLAIN
+    if poses.track_ids is None:
+        return PersonMark((quality + how, quality) if how else (quality,), status, None)
+    track_id = int(poses.track_ids[index])
+    name = f"{track_id} " if track_id > 0 else ""
+    texts = dict.fromkeys((name + quality + how, name + quality, name.strip() or quality))
+    return PersonMark(tuple(texts), track_colour(track_id), status if how else None)
+
+
+def faces_of(keypoints: Floats, skeleton: Skeleton, threshold: float) -> Floats:
+    """Where heads are: [m, 4], x1, y1, x2, y2, from the head's joints that are seen; `keypoints` [n, J, 3]."""
+    joints = [index for index, name in enumerate(skeleton.keypoints) if _HEAD & set(name.split("_"))]
+    heads = keypoints[:, joints]
+    seen = np.isfinite(heads).all(axis=2) & (heads[:, :, 2] >= threshold)
+    faces = []
+    for head, visible in zip(heads, seen, strict=True):
+        if visible.any():
+            low, high = head[visible, :2].min(axis=0), head[visible, :2].max(axis=0)
+            more = 0.35 * float((high - low).max())  # forehead and chin have no joints
+            faces.append([*(low - more), *(high + more)])
+    return np.array(faces, np.float64).reshape(-1, 4)
+
+
+class LabelPlacer:
+    """Finds places inside the picture, best where neither faces nor earlier labels are.
+
+    Args:
+        canvas: The picture.
+        faces: [m, 4], x1, y1, x2, y2.
+    """
+
+    def __init__(self, canvas: Image, faces: Floats) -> None:
+        self._height, self._width = int(canvas.shape[0]), int(canvas.shape[1])
+        self._faces = faces
+        self._labels: list[Rect] = []
+
+    def take(self, place: Rect) -> None:
+        """Let no label lie there if it can lie elsewhere."""
+        self._labels.append(place)
+
+    def place(self, size: tuple[int, int], box: Rect) -> Rect:
+        """The best place for a label of `size` (width, height) at a box, taken from now on."""
+        wide, tall = size
+        x1, y1, x2, y2 = box
+        lefts, rights = (x1, x2 + 1 - wide), (x2 + 1, x1 - wide)
+        corners = [(left, top) for top in (y1 - tall, y2 + 1, y2 + 1 - tall) for left in lefts]
+        corners += [(left, top) for left in rights for top in (y1, y2 + 1 - tall)]
+        corners += [(x1, y1), (x1, y1 - 2 * tall), (x1, y2 + 1 + tall)]
+        xy = np.array(corners, np.float64)
+        xy[:, 0] = np.maximum(np.minimum(xy[:, 0], self._width - wide), 0)
+        xy[:, 1] = np.maximum(np.minimum(xy[:, 1], self._height - tall), 0)
+        places = np.concatenate([xy, xy + np.array([wide, tall])], axis=1)
+        cost = np.arange(len(places)) * 0.02 * wide * tall
+        cost += _HIDES_FACE * _overlaps(places, self._faces)
+        cost += _HIDES_LABEL * _overlaps(places, np.array(self._labels, np.float64).reshape(-1, 4))
+        left, top, right, bottom = places[int(cost.argmin())].astype(int).tolist()
+        self.take((left, top, right, bottom))
+        return left, top, right, bottom
+
+
+def _overlaps(places: Floats, others: Floats) -> Floats:
+    """How many pixels of each place [p, 4] the others [m, 4] cover, counted for each of them: [p]."""
+    low = np.maximum(places[:, None, :2], others[None, :, :2])
+    high = np.minimum(places[:, None, 2:], others[None, :, 2:])
+    covered: Floats = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
+    return covered
+
+
+def draw_label(canvas: Image, box: Floats, mark: PersonMark, placer: LabelPlacer) -> None:
+    """A person's label; what there is no room for is left out, in a crowd as much as in a small picture."""
+    height, width = canvas.shape[:2]
+    corners = inside(box, canvas)
+    picture = (height * width) ** 0.5
+    tall = corners[3] - corners[1]
+    scale = max(picture / 1400 * min(max(tall / (0.3 * picture), 0.65), 1.0), 0.32)
+    lettering = Lettering(round(scale, 2))
+    room = max(1.5 * (corners[2] - corners[0]), 1)
+    text, size = _fitting(mark.texts, lettering, room)
+    chip = size[1] // 2 if mark.chip else 0
+    place = placer.place((size[0] + chip, size[1]), corners)
+    draw_text(canvas, text, place, lettering, mark.colour)
+    if mark.chip:
+        right, middle, half = place[2] - lettering.pad, (place[1] + place[3]) // 2, max(chip // 2, 1)
+        corner, end = (right - 2 * half, middle - half), (right, middle + half)
+        cv2.rectangle(canvas, corner, end, mark.chip, cv2.FILLED)
+        cv2.rectangle(canvas, corner, end, DARK, 1)
+
+
+def _fitting(texts: Sequence[str], lettering: Lettering, room: float) -> tuple[str, tuple[int, int]]:
+    """The longest text that fits, else the shortest, and its size."""
+    for text in texts:
+        size = lettering.size(text)
+        if size[0] <= room:
+            break
+    return text, size
