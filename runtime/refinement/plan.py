@@ -159,13 +159,14 @@ class RefinementPlan:
             earlier = self._refinement(person)
             if earlier is not None:
                 crowd.keypoints[person] = carry_over(earlier.coarse, earlier.fine, self._coarse[person])
-        person = 0
+        first = 0
         for picture in crowd.pictures:
-            seen = [self._remember(person + place, picture.time) for place in range(len(picture.boxes))]
+            seen = [self._remember(first + place, picture.time) for place in range(len(picture.boxes))]
             self._memories[picture.stream].keep(seen)
-            person += len(seen)
-        if person:
-            self._costs.finish.observe(min(person, self._costs.finish.largest), self._rules.clock() - self._mark)
+            first += len(seen)
+        if len(crowd):
+            finish = self._costs.finish
+            finish.observe(min(len(crowd), finish.largest), self._rules.clock() - self._mark)
 
     def _deadlines(self) -> tuple[float, npt.NDArray[np.bool_]]:
         """The earliest deadline that can be met, and bool [n], whose picture's can.
@@ -220,7 +221,7 @@ class RefinementPlan:
             if one is not None and not still:
                 one.refinement = None
 
-    def _refinement(self, person: int | np.integer) -> Refinement | None:
+    def _refinement(self, person: int | np.int64 | np.intp) -> Refinement | None:
         one = self._met[int(person)]
         return None if one is None else one.refinement
 

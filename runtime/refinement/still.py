@@ -50,7 +50,7 @@ def carry_over(
     Returns:
         float32 [..., J, 3], with the scores of `fine_then`.
     """
-    moved = fine_then.copy()
+    moved: npt.NDArray[np.float32] = fine_then.copy()
     moved[..., :2] += (coarse_now - coarse_then)[..., :2].mean(axis=-2, keepdims=True)
     return moved
 
