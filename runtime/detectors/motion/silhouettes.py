@@ -1,0 +1,201 @@
+"""From a mask of what is in front to people's boxes: fragments are joined, and groups taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.runtime.detectors.motion.person_size import PersonSize
+
+__all__ = ["FoundPeople", "find_people"]
+
+_ALONE, _IN_GROUP, _FRAGMENT = 0.9, 0.6, 0.3  # scores
+_SMALLEST = 14.0  # pixels: below it a body is a smear
+_HEIGHTS = (0.62, 1.3)  # of the expected height, of somebody alone
+_WIDE, _WIDEST = 1.3, 1.8  # of the expected width: may be two, can't be one
+_LEAST_SEEN = 0.4  # of a silhouette
+_ROUNDS = 2
+_LEAST_FRAGMENT = 0.35
+_LEAST_FILL = 0.25  # of a box, by a body
+_FIRST_ASPECTS = (1.4, 5.0)  # height to width, while the size of people is unknown
+_MATCH = 0.4  # of a silhouette's worth that must be in front, and not yet somebody else's
+_MOST_IN_A_GROUP = 12
+
+Mask = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FoundPeople:
+    """Boxes in mask pixels.
+
+    Attributes:
+        xyxy: float32 [n, 4].
+        scores: float32 [n]: 0.9 for somebody alone, 0.6 in a group, 0.3 for what may be part of somebody.
+    """
+
+    xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
+
+def find_people(front: Mask, size: PersonSize) -> FoundPeople:
+    """The people in a mask.
+
+    Args:
+        front: uint8 [H, W], 255 where something is in front; other values count as empty.
+        size: How large people are; learns from those who are alone.
+    """
+    mask = _joined(front, size)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    boxes: list[tuple[float, float, float, float]] = []
+    scores: list[float] = []
+    for label in range(1, count):
+        x, y, width, height, area = (int(value) for value in stats[label])
+        if height < _LEAST_FRAGMENT * _SMALLEST or width < 3:
+            continue
+        blob = _Blob(x, y, width, height, area, mask.shape[0], mask.shape[1])
+        # Learned from by its shape alone, never by the size that is believed: a wrong belief would feed itself.
+        if blob.looks_like_one() and not blob.cut:
+            size.see(y + height, height, width)
+        if not size.known:
+            if blob.looks_like_one():
+                boxes.append(blob.xyxy)
+                scores.append(_ALONE)
+            continue
+        expected = blob.expected_height(size)
+        one = blob.is_one(expected, size.aspect)
+        if height > _HEIGHTS[1] * expected or width > _WIDE * expected / size.aspect:
+            own = labels[y : y + height, x : x + width] == label
+            apart = _take_apart(own, blob, size)
+            if len(apart) > 1 or not one:
+                boxes += [(x + left, y + top, x + right, y + bottom) for left, top, right, bottom in apart]
+                scores += [_IN_GROUP] * len(apart)
+                continue
+        if one:
+            boxes.append(blob.xyxy)
+            scores.append(_ALONE)
+        elif height >= _LEAST_FRAGMENT * expected:
+            boxes.append(blob.xyxy)
+            scores.append(_FRAGMENT)
+    return FoundPeople(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32))
+
+
+@dataclass(frozen=True)
+class _Blob:
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    rows: int
+    columns: int
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
+    @property
+    def cut(self) -> bool:
+        """Whether the picture's border cuts it."""
+        return self.x <= 1 or self.y <= 1 or self.x + self.width >= self.columns - 1 or self.bottom_cut
+
+    @property
+    def bottom_cut(self) -> bool:
+        return self.y + self.height >= self.rows - 1
+
+    def looks_like_one(self) -> bool:
+        """By its shape alone."""
+        aspect = self.height / self.width
+        return (
+            self.height >= _SMALLEST
+            and _FIRST_ASPECTS[0] <= aspect <= _FIRST_ASPECTS[1]
+            and self.area >= _LEAST_FILL * self.width * self.height
+        )
+
+    def expected_height(self, size: PersonSize) -> float:
+        feet = self.y + self.height
+        return size.height(max(size.feet_below(self.y), feet) if self.bottom_cut else feet)
+
+    def is_one(self, expected: float, aspect: float) -> bool:
+        least = _LEAST_FRAGMENT if self.cut else _HEIGHTS[0]
+        return (
+            least * expected <= self.height <= _HEIGHTS[1] * expected
+            and self.width <= _WIDEST * expected / aspect
+            and self.area >= _LEAST_FILL * self.width * self.height
+        )
+
+
+def _joined(front: Mask, size: PersonSize) -> Mask:
+    """Specks removed, and the pieces of a body joined: more across gaps one above the other than side by side."""
+    mask = np.where(front == 255, np.uint8(255), np.uint8(0))
+    mask = np.asarray(cv2.medianBlur(mask, 3), np.uint8)
+    usual = size.height(0.5 * front.shape[0]) if size.known else 2 * _SMALLEST
+    across, down = max(int(0.06 * usual) | 1, 3), max(int(0.2 * usual) | 1, 3)
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((down, across), np.uint8)), np.uint8)
+
+
+def _take_apart(own: Bools, blob: _Blob, size: PersonSize) -> list[tuple[float, float, float, float]]:
+    """Boxes, in pixels of `own`, of the people that a group's mask is best explained by.
+
+    A silhouette is laid everywhere; where most of it is in front, and least of its surroundings, somebody stands. The
+    next one has to explain what is left. Then each is placed once more in the light of the others.
+    """
+    usual = size.height(blob.y + blob.height)
+    high, wide = max(round(usual), 4), max(round(usual / size.aspect), 3)
+    silhouette = _silhouette(high, wide)
+    body = np.maximum(silhouette, 0)
+    pad_y, pad_x = high // 2, wide // 2
+    left = np.pad(own.astype(np.float32), ((pad_y, pad_y), (pad_x, pad_x)))
+    if left.shape[0] < high or left.shape[1] < wide:
+        return []
+    # Beyond the picture's border nothing is known, so nothing is missed there.
+    known = np.zeros_like(left)
+    top, start = max(pad_y - blob.y, 0), max(pad_x - blob.x, 0)
+    known[top : pad_y + blob.rows - blob.y, start : pad_x + blob.columns - blob.x] = 1
+    worth = np.maximum(cv2.matchTemplate(known, body, cv2.TM_CCORR), _LEAST_SEEN * body.sum())
+
+    places: list[tuple[int, int]] = []
+
+    def place() -> bool:
+        match = cv2.matchTemplate(left, silhouette, cv2.TM_CCORR) / worth
+        _, best, _, (x, y) = cv2.minMaxLoc(match)
+        if best < _MATCH:
+            return False
+        places.append((x, y))
+        left[y : y + high, x : x + wide] -= body
+        return True
+
+    while len(places) < _MOST_IN_A_GROUP and place():
+        pass
+    for _ in range(_ROUNDS if len(places) > 1 else 0):
+        for x, y in list(places):
+            places.remove((x, y))
+            left[y : y + high, x : x + wide] += body
+            place()
+        while len(places) < _MOST_IN_A_GROUP and place():
+            pass
+    tight = (_tight(own, x - pad_x, y - pad_y, high, wide) for x, y in places)
+    return [box for box in tight if box is not None]
+
+
+def _tight(own: Bools, x: int, y: int, high: int, wide: int) -> tuple[float, float, float, float] | None:
+    """The box of what is in front where somebody was found; None where nothing is."""
+    x1, y1 = max(x, 0), max(y, 0)
+    part = own[y1 : y + high, x1 : x + wide]
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    if not rows.size:
+        return None
+    return float(x1 + columns[0]), float(y1 + rows[0]), float(x1 + columns[-1] + 1), float(y1 + rows[-1] + 1)
+
+
+def _silhouette(high: int, wide: int) -> npt.NDArray[np.float32]:
+    """float32 [high, wide]: above 0 where a walker's body is, below where it isn't."""
+    shape = np.zeros((96, 40), np.uint8)
+    cv2.ellipse(shape, (20, 9), (6, 9), 0, 0, 360, 255, -1)
+    cv2.ellipse(shape, (20, 36), (13, 23), 0, 0, 360, 255, -1)
+    cv2.fillPoly(shape, [np.array([(9, 42), (31, 42), (29, 95), (11, 95)], np.int32)], 255)
+    inside = cv2.resize(cv2.GaussianBlur(shape, (9, 9), 0), (wide, high), interpolation=cv2.INTER_AREA) / 255.0
+    return np.asarray(1.8 * inside - 0.8, np.float32)
