@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from sharpose.engines.tensorrt_load import TensorRtSettings
-from sharpose.errors import InputError
+from sharpose.errors import InputError, SinkError
 from sharpose.runtime.draw import draw_poses
 from sharpose.runtime.frames import Image, Sink
 from sharpose.runtime.gate import check_refine
@@ -26,7 +26,7 @@ from sharpose.runtime.sinks.names import source_names
 from sharpose.runtime.sinks.outputs import Output, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.outputs import Stream as SinkStream
 from sharpose.runtime.sinks.video_settings import VideoSettings
-from sharpose.runtime.sinks.window import WindowSink, check_window
+from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources import open_source
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
 from sharpose.runtime.stopping import StopRequest
@@ -57,7 +57,12 @@ def make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
 
 def make_draw(options: RunOptions, estimator: PoseEstimator) -> Callable[[Image, PoseResult], Image]:
     """What draws poses on a picture."""
-    return partial(draw_poses, skeleton=estimator.skeleton, keypoint_threshold=options.kpt_thr)
+    return partial(
+        draw_poses,
+        skeleton=estimator.skeleton,
+        keypoint_threshold=options.kpt_thr,
+        regions=options.draw_regions,
+    )
 
 
 def make_server(options: RunOptions, messages: Messages) -> ServeServer | None:
@@ -93,14 +98,13 @@ def make_streams(
     outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], options.sources)
     finder = PeopleFinder(options, names, say=messages.info)
     _check_outputs(options.sources, options.bundle, finder.files, outputs)
-    if options.show:
-        check_window()
     how = _source_options(options)
     streams = []
     for index, spec in enumerate(options.sources):
         source = open_source(spec, how, say=messages.warning)
         open_things.callback(source.close)
-        tracked = SinkStream(
+        boxes = finder.boxes_of(index, source)
+        of_stream = SinkStream(
             name=names[index],
             skeleton=estimator.skeleton,
             frame_rate=source.frame_rate,
@@ -109,12 +113,14 @@ def make_streams(
             video=VideoSettings(encoder=options.encoder),
             say=messages.warning,
         )
-        sinks: list[Sink] = [make_sink(output, tracked) for output in outputs[index]]
-        if options.show:
-            sinks.append(WindowSink(source.name, stop=lambda: bool(stop)))
+        try:
+            sinks: list[Sink] = [make_sink(output, of_stream) for output in outputs[index]]
+            if options.show:
+                sinks.append(WindowSink(source.name, stop=lambda: bool(stop)))
+        except SinkError as error:  # nothing has run yet: the user's to mend
+            raise InputError(str(error)) from error
         if server is not None:
             sinks.append(server.sink(source.name, live=source.live, health=source.health))
-        boxes = finder.boxes_of(index, source)
         streams.append(Stream(source, boxes, sinks, _steps(options, estimator), options.max_people))
     return streams
 
@@ -163,7 +169,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _check_outputs(
-    sources: Sequence[str], bundle: Path | None, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]
+    sources: Sequence[str], bundle: Path, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]
 ) -> None:
     """Refuse outputs that would overwrite what is read."""
     taken = {path.resolve(): f"the input {path}" for path in inputs}
@@ -174,7 +180,7 @@ def _check_outputs(
         where = path.resolve()
         if where in taken:
             raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
-        if bundle is not None and where.parent == bundle.resolve():
+        if where.parent == bundle.resolve():
             raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
 
 

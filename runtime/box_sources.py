@@ -10,7 +10,7 @@ import numpy as np
 from sharpose.errors import BoxesError
 from sharpose.runtime.boxes import BoxesFile
 from sharpose.runtime.frames import Frame
-from sharpose.runtime.result import Boxes
+from sharpose.runtime.result import Boxes, PoseResult
 
 if TYPE_CHECKING:
     from sharpose.runtime.detector import Detector
@@ -19,15 +19,26 @@ __all__ = ["BoxSource", "DetectorBoxes", "FileBoxes", "FullFrame", "SourceBoxes"
 
 
 class BoxSource(Protocol):
-    """Says where the people of a frame are."""
+    """Says where the people of a frame are; one is made per stream, since it may remember frames."""
 
     def boxes_for(self, frame: Frame) -> Boxes:
         """The people's boxes in `frame`, in its pixels; empty where there is nobody."""
         ...
 
+    def observe(self, frame: Frame, poses: PoseResult) -> None:
+        """Told the poses of every frame that it gave boxes for, before the next one is asked about."""
+        ...
+
+
+class _Memoryless:
+    """For sources that poses tell nothing."""
+
+    def observe(self, frame: Frame, poses: PoseResult) -> None:
+        """Nothing to learn."""
+
 
 @dataclass(frozen=True)
-class FileBoxes:
+class FileBoxes(_Memoryless):
     """The boxes that a file gives for the frame's `image_id`."""
 
     file: BoxesFile
@@ -38,7 +49,7 @@ class FileBoxes:
 
 
 @dataclass(frozen=True)
-class FullFrame:
+class FullFrame(_Memoryless):
     """One box that covers the whole picture, score 1.0: for pictures of one person."""
 
     def boxes_for(self, frame: Frame) -> Boxes:
@@ -47,7 +58,7 @@ class FullFrame:
 
 
 @dataclass(frozen=True)
-class SourceBoxes:
+class SourceBoxes(_Memoryless):
     """The boxes that the source itself brings, as the built-in scene does."""
 
     def boxes_for(self, frame: Frame) -> Boxes:
@@ -61,7 +72,7 @@ class SourceBoxes:
 
 
 @dataclass(frozen=True)
-class DetectorBoxes:
+class DetectorBoxes(_Memoryless):
     """The people that a detector finds in the frame."""
 
     detector: Detector

@@ -20,7 +20,7 @@ class RunOptions:
     """
 
     sources: tuple[str, ...]
-    bundle: Path | None
+    bundle: Path
     refine: str
     quality_threshold: float | None
     deadline: float | None
@@ -41,7 +41,7 @@ class RunOptions:
     track: bool
     smooth: bool
     buffer: str | None
-    reconnect: int | None
+    reconnect: str | None
     timeout: float | None
     rtsp_transport: str | None
     stride: int
