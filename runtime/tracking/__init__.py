@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from sharpose.runtime.tracking.follow_poses import FollowPoses
 from sharpose.runtime.tracking.smoother import Smoother
 from sharpose.runtime.tracking.tracker import Tracker, TrackerSettings
 
-__all__ = ["Smoother", "Tracker", "TrackerSettings"]
+__all__ = ["FollowPoses", "Smoother", "Tracker", "TrackerSettings"]

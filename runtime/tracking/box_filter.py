@@ -50,7 +50,7 @@ class BoxFilter:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """x and y in pixels."""
+        """Its middle, x and y in pixels."""
         return self._x, self._y
 
     def predict(self, seconds: float) -> None:

@@ -36,22 +36,30 @@ class Background:
     a ghost is left: something that differs, keeps still, and has its outline in the background rather than in the
     picture. It is taken into the background at once; so are the people of the first picture, once they have moved.
 
-    Pictures are uint8 [H, W, 3], YCrCb, laid over the background.
+    Pictures are uint8 [H, W, 3], YCrCb, laid over the background; `visible`, uint8 [H, W], is 1 where they reach, else
+    0: the camera may shake. Where it reaches first, what is there is the background.
 
     Args:
         picture: The first one.
+        visible: Where it reaches.
     """
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, visible: Mask) -> None:
+        self._known = visible > 0
         self._mean: Floats = picture.astype(np.float32)
-        self.picture: Picture = picture
+        self.picture: Picture = picture.copy()
         self._variance: Floats = np.full(picture.shape[:2], _START_VARIANCE, np.float32)
         self._last: Picture = picture
         self._still: Floats = np.zeros(picture.shape[:2], np.float32)  # seconds
         self._occupied: Floats = np.zeros(picture.shape[:2], np.float32)  # seconds
 
-    def difference(self, picture: Picture, seconds: float) -> Mask:
+    def difference(self, picture: Picture, visible: Mask, seconds: float) -> Mask:
         """What is in front, `seconds` after the last picture: uint8 [H, W], 255 in front, 127 shadow, 0 background."""
+        new = (visible > 0) & ~self._known
+        if new.any():
+            self._known |= new
+            self._mean[new] = picture[new]
+            self.picture[new] = picture[new]
         self._still += np.float32(seconds)
         self._still[_largest(cv2.absdiff(picture, self._last)) > _CHANGED] = 0
         self._last = picture
@@ -59,6 +67,7 @@ class Background:
         if self._forget_ghosts(picture, front):
             front = self._front(picture)
         front[(front > 0) & self._shadow(picture)] = 127
+        front *= visible
         return front
 
     def learn(self, picture: Picture, people: Mask, seconds: float) -> None:

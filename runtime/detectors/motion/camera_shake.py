@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +30,14 @@ class CameraShake:
 
     Attributes:
         matrix: float64 [2, 3], the affine map from background pixels to picture pixels, as last found.
+
+    Args:
+        margin: By how many pixels the background reaches beyond the first picture, on each side.
     """
 
-    def __init__(self) -> None:
-        self.matrix: npt.NDArray[np.float64] = np.eye(2, 3)
+    def __init__(self, margin: int) -> None:
+        self._margin = margin
+        self.matrix: npt.NDArray[np.float64] = np.array([[1.0, 0.0, -margin], [0.0, 1.0, -margin]])
         self._background: Grey | None = None
         self._points: Points = np.zeros((0, 1, 2), np.float32)
 
@@ -53,6 +59,9 @@ class CameraShake:
             return True
         expected = cv2.transform(self._points, self.matrix).astype(np.float32)
         flags = cv2.OPTFLOW_USE_INITIAL_FLOW
+        height, width = picture.shape
+        # Optical flow wants both of one size.
+        picture = np.pad(picture, [(0, 2 * self._margin)] * 2)
         found, status, _ = cv2.calcOpticalFlowPyrLK(
             self._background, picture, self._points, expected, winSize=(21, 21), maxLevel=1, flags=flags
         )
@@ -64,9 +73,8 @@ class CameraShake:
         )
         if matrix is None or agreeing.mean() < _NEEDED:
             return True
-        height, width = picture.shape
         scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
-        middle = matrix @ np.array([width / 2, height / 2, 1])
+        middle = matrix @ np.array([width / 2 + self._margin, height / 2 + self._margin, 1])
         shift = float(np.hypot(*(middle - (width / 2, height / 2))))
         if abs(scale - 1) > _MAX_SCALE_CHANGE or shift > _MAX_SHIFT * max(height, width):
             return False
@@ -75,21 +83,21 @@ class CameraShake:
 
     def onto_background(
         self, picture: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8]
-    ) -> npt.NDArray[np.uint8]:
-        """The picture laid over the background: uint8, same shape; the background is seen where the picture ends."""
-        height, width = picture.shape[:2]
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return np.asarray(
-            cv2.warpAffine(
-                picture,
-                self.matrix,
-                (width, height),
-                dst=background.copy(),
-                flags=flags,
-                borderMode=cv2.BORDER_TRANSPARENT,
-            ),
-            np.uint8,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The picture laid over the background, uint8 as that is, and where it lies: uint8 [H, W], 1 or 0."""
+        height, width = background.shape[:2]
+        laid = cv2.warpAffine(
+            picture,
+            self.matrix,
+            (width, height),
+            dst=background.copy(),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_TRANSPARENT,
         )
+        whole = np.ones(picture.shape[:2], np.uint8)
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        visible = cv2.erode(cv2.warpAffine(whole, self.matrix, (width, height), flags=flags), np.ones((3, 3), np.uint8))
+        return np.asarray(laid, np.uint8), np.asarray(visible, np.uint8)
 
 
 def _corners(grey: Grey) -> Points:
@@ -98,8 +106,8 @@ def _corners(grey: Grey) -> Points:
     rows = np.linspace(0, height, _CELLS[0] + 1).astype(int)
     columns = np.linspace(0, width, _CELLS[1] + 1).astype(int)
     found = []
-    for top, bottom in zip(rows, rows[1:], strict=False):
-        for left, right in zip(columns, columns[1:], strict=False):
+    for top, bottom in pairwise(rows.tolist()):
+        for left, right in pairwise(columns.tolist()):
             points = cv2.goodFeaturesToTrack(grey[top:bottom, left:right], _IN_A_CELL, 0.02, 5)
             if points is not None:
                 found.append(points + np.array([left, top], np.float32))

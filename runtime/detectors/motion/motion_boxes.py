@@ -20,6 +20,7 @@ __all__ = ["MotionBoxes"]
 _LONG_SIDE = 640  # pixels that the picture is looked at with
 _WARM_UP = 1.0  # seconds of learning before anybody is reported
 _LONGEST_STEP = 1.0  # seconds: a gap in the stream teaches nothing
+_MARGIN = 0.04  # of the longer side: how far the background reaches beyond the picture, for a camera that shakes
 _TOO_MUCH = 0.5  # of the picture in front: the light or the camera has changed
 _PATIENCE = 0.6  # seconds that this may last (a flash, a bus) before all is learned anew
 _REFER_EVERY = 1.0  # seconds
@@ -29,7 +30,7 @@ class MotionBoxes:
     """Background subtraction for one stream from a camera that stands still (it may shake and drift a little).
 
     Nobody is reported in the first second, while the background is learned; who stands still from the start is part of
-    the background until they move. How large people are where in the picture is learned as well, and by it fragments are
+    the background until they move. How large people are where in the picture is learned as well; by it fragments are
     joined and groups taken apart. Where the whole picture changes (the light is switched, the camera turned), that is
     said and all is learned anew.
 
@@ -43,7 +44,7 @@ class MotionBoxes:
         self._size = PersonSize()
 
     def boxes_for(self, frame: Frame) -> Boxes:
-        """The people who move, in picture pixels, clipped to the picture; scores 0.9 alone, 0.6 in a group, 0.3 unsure."""
+        """The people who move, clipped to the picture; they score 0.9 alone, 0.6 in a group, 0.3 where unsure."""
         picture = self._small(frame.image)
         if self._frame_size != (frame.height, frame.width):
             self._size = PersonSize()
@@ -52,8 +53,8 @@ class MotionBoxes:
         seconds = min(max(frame.time - self._time, 0.0), _LONGEST_STEP)
         self._time = frame.time
         same_view = self._shake.follow(cv2.extractChannel(picture, 0))
-        steady = self._shake.onto_background(picture, self._background.picture)
-        front = self._background.difference(steady, seconds)
+        steady, visible = self._shake.onto_background(picture, self._background.picture)
+        front = self._background.difference(steady, visible, seconds)
         changed = not same_view or np.count_nonzero(front == 255) > _TOO_MUCH * front.size
         self._changed = self._changed + seconds if changed else 0.0
         if changed:
@@ -62,7 +63,7 @@ class MotionBoxes:
                 self._say(f"motion: {what} at {frame.time:.1f} s: learning the background anew")
                 self._begin(picture, frame)
             return Boxes.empty()
-        found = find_people(front, self._size)
+        found = find_people(front, visible, self._size)
         people = np.zeros(front.shape, np.uint8)
         for x1, y1, x2, y2 in found.xyxy.astype(int):
             people[max(y1 - 3, 0) : y2 + 3, max(x1 - 3, 0) : x2 + 3] = 1
@@ -79,9 +80,12 @@ class MotionBoxes:
 
     def _begin(self, picture: npt.NDArray[np.uint8], frame: Frame) -> None:
         self._frame_size = frame.height, frame.width
-        self._background = Background(picture)
-        self._shake = CameraShake()
-        self._shake.refer_to(cv2.extractChannel(picture, 0))
+        self._small_size = picture.shape[:2]
+        margin = round(_MARGIN * max(picture.shape))
+        wide = cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE)
+        self._shake = CameraShake(margin)
+        self._background = Background(*self._shake.onto_background(picture, wide))
+        self._shake.refer_to(cv2.extractChannel(wide, 0))
         self._time = self._began = self._referred = frame.time
         self._changed = 0.0
 
@@ -97,7 +101,7 @@ class MotionBoxes:
         """Boxes of the steady small picture as boxes of the frame."""
         if not len(xyxy):
             return Boxes.empty()
-        height, width = self._background.picture.shape[:2]
+        height, width = self._small_size
         # The camera's shake hardly turns the picture, so that a box's corners stay a box's corners.
         corners = cv2.transform(xyxy.reshape(-1, 1, 2), self._shake.matrix).reshape(-1, 4)
         scale = np.array([frame.width / width, frame.height / height] * 2)

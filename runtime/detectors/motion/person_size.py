@@ -13,7 +13,8 @@ _KEPT = 2000  # samples
 _ENOUGH = 40
 _REFIT_EVERY = 25
 _BANDS = 6
-_ASPECTS = (1.7, 4.5)  # height to width of somebody who walks alone
+_ASPECTS = (1.6, 3.5)  # height to width of somebody who walks alone; two, one behind the other, are slimmer
+_SHARE = 0.4  # of the weight lies below: groups are taller than people, and weigh more
 _DEFAULT_ASPECT = 2.4
 _NARROWEST = 0.5  # of the usual height: what the line may not fall below
 
@@ -63,11 +64,11 @@ class PersonSize:
         """Through the medians of a few bands, by area: specks are many, but small."""
         feet, heights, widths = (np.array(values) for values in (self._feet, self._heights, self._widths))
         areas = heights * widths
-        self._usual = _median(heights, areas)
-        self.aspect = _median(heights / widths, areas)
+        self._usual = _typical(heights, areas)
+        self.aspect = _typical(heights / widths, areas)
         bands = np.array_split(np.argsort(feet), _BANDS)
         x = np.array([np.median(feet[band]) for band in bands])
-        y = np.array([_median(heights[band], areas[band]) for band in bands])
+        y = np.array([_typical(heights[band], areas[band]) for band in bands])
         # The median of all slopes between bands, which one odd band doesn't turn (Theil and Sen).
         first, second = np.triu_indices(_BANDS, 1)
         apart = x[second] - x[first] > 0.25 * self._usual
@@ -77,8 +78,8 @@ class PersonSize:
         self._at_zero = float(np.median(y - self._slope * x))
 
 
-def _median(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
-    """The value with as much weight below as above it."""
+def _typical(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    """A little less than the weighted median."""
     order = np.argsort(values)
     passed = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(passed, 0.5 * passed[-1])])
+    return float(values[order][np.searchsorted(passed, _SHARE * passed[-1])])

@@ -18,10 +18,11 @@ _HEIGHTS = (0.62, 1.3)  # of the expected height, of somebody alone
 _WIDE, _WIDEST = 1.3, 1.8  # of the expected width: may be two, can't be one
 _LEAST_SEEN = 0.4  # of a silhouette
 _ROUNDS = 2
+_APART = (0.35, 0.6)  # of height and width: one of both, at least, lies between two people
 _LEAST_FRAGMENT = 0.35
 _LEAST_FILL = 0.25  # of a box, by a body
 _FIRST_ASPECTS = (1.4, 5.0)  # height to width, while the size of people is unknown
-_MATCH = 0.4  # of a silhouette's worth that must be in front, and not yet somebody else's
+_MATCH = 0.45  # of a silhouette's worth that must be in front, and not yet somebody else's
 _MOST_IN_A_GROUP = 12
 
 Mask = npt.NDArray[np.uint8]
@@ -41,11 +42,12 @@ class FoundPeople:
     scores: npt.NDArray[np.float32]
 
 
-def find_people(front: Mask, size: PersonSize) -> FoundPeople:
+def find_people(front: Mask, visible: Mask, size: PersonSize) -> FoundPeople:
     """The people in a mask.
 
     Args:
         front: uint8 [H, W], 255 where something is in front; other values count as empty.
+        visible: uint8 [H, W], 1 where the picture reaches, else 0.
         size: How large people are; learns from those who are alone.
     """
     mask = _joined(front, size)
@@ -56,7 +58,8 @@ def find_people(front: Mask, size: PersonSize) -> FoundPeople:
         x, y, width, height, area = (int(value) for value in stats[label])
         if height < _LEAST_FRAGMENT * _SMALLEST or width < 3:
             continue
-        blob = _Blob(x, y, width, height, area, mask.shape[0], mask.shape[1])
+        sides = _cut_sides(visible, x, y, x + width, y + height)
+        blob = _Blob(x, y, width, height, area, any(sides), sides[-1])
         # Learned from by its shape alone, never by the size that is believed: a wrong belief would feed itself.
         if blob.looks_like_one() and not blob.cut:
             size.see(y + height, height, width)
@@ -69,7 +72,7 @@ def find_people(front: Mask, size: PersonSize) -> FoundPeople:
         one = blob.is_one(expected, size.aspect)
         if height > _HEIGHTS[1] * expected or width > _WIDE * expected / size.aspect:
             own = labels[y : y + height, x : x + width] == label
-            apart = _take_apart(own, blob, size)
+            apart = _take_apart(own, blob, visible, size)
             if len(apart) > 1 or not one:
                 boxes += [(x + left, y + top, x + right, y + bottom) for left, top, right, bottom in apart]
                 scores += [_IN_GROUP] * len(apart)
@@ -90,21 +93,12 @@ class _Blob:
     width: int
     height: int
     area: int
-    rows: int
-    columns: int
+    cut: bool  # by the picture's border
+    bottom_cut: bool
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
         return self.x, self.y, self.x + self.width, self.y + self.height
-
-    @property
-    def cut(self) -> bool:
-        """Whether the picture's border cuts it."""
-        return self.x <= 1 or self.y <= 1 or self.x + self.width >= self.columns - 1 or self.bottom_cut
-
-    @property
-    def bottom_cut(self) -> bool:
-        return self.y + self.height >= self.rows - 1
 
     def looks_like_one(self) -> bool:
         """By its shape alone."""
@@ -128,6 +122,18 @@ class _Blob:
         )
 
 
+def _cut_sides(visible: Mask, x1: int, y1: int, x2: int, y2: int) -> tuple[bool, bool, bool, bool]:
+    """Which sides of a blob lie at the picture's border: left, right, top, bottom."""
+    rows, columns = visible.shape
+    middle_x, middle_y = (x1 + x2) // 2, (y1 + y2) // 2
+    return (
+        x1 < 2 or not visible[middle_y, x1 - 2],
+        x2 + 1 >= columns or not visible[middle_y, x2 + 1],
+        y1 < 2 or not visible[y1 - 2, middle_x],
+        y2 + 1 >= rows or not visible[y2 + 1, middle_x],
+    )
+
+
 def _joined(front: Mask, size: PersonSize) -> Mask:
     """Specks removed, and the pieces of a body joined: more across gaps one above the other than side by side."""
     mask = np.where(front == 255, np.uint8(255), np.uint8(0))
@@ -137,7 +143,7 @@ def _joined(front: Mask, size: PersonSize) -> Mask:
     return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((down, across), np.uint8)), np.uint8)
 
 
-def _take_apart(own: Bools, blob: _Blob, size: PersonSize) -> list[tuple[float, float, float, float]]:
+def _take_apart(own: Bools, blob: _Blob, visible: Mask, size: PersonSize) -> list[tuple[float, float, float, float]]:
     """Boxes, in pixels of `own`, of the people that a group's mask is best explained by.
 
     A silhouette is laid everywhere; where most of it is in front, and least of its surroundings, somebody stands. The
@@ -147,25 +153,32 @@ def _take_apart(own: Bools, blob: _Blob, size: PersonSize) -> list[tuple[float, 
     high, wide = max(round(usual), 4), max(round(usual / size.aspect), 3)
     silhouette = _silhouette(high, wide)
     body = np.maximum(silhouette, 0)
+    claim = cv2.dilate(body, np.ones((3, max(wide // 4, 1)), np.uint8))
     pad_y, pad_x = high // 2, wide // 2
+    near_y, near_x = round(_APART[0] * high), round(_APART[1] * wide)
     left = np.pad(own.astype(np.float32), ((pad_y, pad_y), (pad_x, pad_x)))
     if left.shape[0] < high or left.shape[1] < wide:
         return []
     # Beyond the picture's border nothing is known, so nothing is missed there.
     known = np.zeros_like(left)
+    seen = visible[
+        max(blob.y - pad_y, 0) : blob.y + blob.height + pad_y, max(blob.x - pad_x, 0) : blob.x + blob.width + pad_x
+    ]
     top, start = max(pad_y - blob.y, 0), max(pad_x - blob.x, 0)
-    known[top : pad_y + blob.rows - blob.y, start : pad_x + blob.columns - blob.x] = 1
+    known[top : top + seen.shape[0], start : start + seen.shape[1]] = seen
     worth = np.maximum(cv2.matchTemplate(known, body, cv2.TM_CCORR), _LEAST_SEEN * body.sum())
 
     places: list[tuple[int, int]] = []
 
     def place() -> bool:
         match = cv2.matchTemplate(left, silhouette, cv2.TM_CCORR) / worth
+        for x, y in places:  # two people can't stand on one spot
+            match[max(y - near_y, 0) : y + near_y + 1, max(x - near_x, 0) : x + near_x + 1] = 0
         _, best, _, (x, y) = cv2.minMaxLoc(match)
         if best < _MATCH:
             return False
         places.append((x, y))
-        left[y : y + high, x : x + wide] -= body
+        left[y : y + high, x : x + wide] -= claim
         return True
 
     while len(places) < _MOST_IN_A_GROUP and place():
@@ -173,10 +186,10 @@ def _take_apart(own: Bools, blob: _Blob, size: PersonSize) -> list[tuple[float, 
     for _ in range(_ROUNDS if len(places) > 1 else 0):
         for x, y in list(places):
             places.remove((x, y))
-            left[y : y + high, x : x + wide] += body
+            left[y : y + high, x : x + wide] += claim
             place()
-        while len(places) < _MOST_IN_A_GROUP and place():
-            pass
+    while len(places) < _MOST_IN_A_GROUP and place():
+        pass
     tight = (_tight(own, x - pad_x, y - pad_y, high, wide) for x, y in places)
     return [box for box in tight if box is not None]
 
