@@ -17,6 +17,7 @@ _COLOUR_WEIGHT = 2  # colour differences are smaller than those of light, and su
 _SHADOW = 0.72  # a shadow leaves at least so much of the light
 _SHADOW_TINT = 5  # levels by which a shadow may change colour
 _STILL = 0.3  # seconds
+_LONG_STILL, _REMAINS_STILL = 0.6, 0.7  # seconds, and the share of a thing's pixels
 _CHANGED = 8  # levels between two frames
 _GHOST_EDGE = 5.0  # levels a pixel
 _GHOST_RATIO = 1.5
@@ -64,7 +65,7 @@ class Background:
         self._still[_largest(cv2.absdiff(picture, self._last)) > _CHANGED] = 0
         self._last = picture
         front = self._front(picture)
-        if self._forget_ghosts(picture, front):
+        if self._forget_ghosts(picture, front) | self._forget_remains(picture, front):
             front = self._front(picture)
         front[(front > 0) & self._shadow(picture)] = 127
         front *= visible
@@ -117,9 +118,31 @@ class Background:
         if not ghost.any():
             return False
         where = (cv2.dilate(ghost[labels].astype(np.uint8), _RING) > 0) & (self._still >= _STILL / 2)
+        self._take(where, picture)
+        return True
+
+    def _forget_remains(self, picture: Picture, front: Mask) -> bool:
+        """The same for what has kept still for long, whole: its outline need only be weaker than the background's."""
+        joined = cv2.dilate(front, _RING)
+        count, labels = cv2.connectedComponents(joined, connectivity=8)
+        inside = labels[front > 0]
+        area = np.maximum(np.bincount(inside, minlength=count), 1)
+        still = np.bincount(inside, self._still[front > 0] >= _LONG_STILL, minlength=count) > _REMAINS_STILL * area
+        if not still[1:].any():
+            return False
+        edge = labels[(joined > 0) & still[labels]]
+        own = np.bincount(edge, _edges(picture)[(joined > 0) & still[labels]], minlength=count)
+        old = np.bincount(edge, _edges(self.picture)[(joined > 0) & still[labels]], minlength=count)
+        gone = still & (old > own)
+        gone[0] = False
+        if not gone.any():
+            return False
+        self._take(gone[labels], picture)
+        return True
+
+    def _take(self, where: npt.NDArray[np.bool_], picture: Picture) -> None:
         self._mean[where] = picture[where]
         self.picture = np.asarray(cv2.convertScaleAbs(self._mean), np.uint8)
-        return True
 
 
 def _largest(difference: Picture) -> Mask:
