@@ -29,7 +29,8 @@ class TrackerSettings:
         max_lost: Seconds that somebody may be out of sight and still keep the id; more than the time between frames.
         high_score: Boxes that score at least this are matched first, and only they start tracks.
         low_score: Boxes that score less are not matched at all.
-        confirm_hits: Frames in which somebody must be seen before the id is public.
+        confirm_hits: Frames in which somebody must be seen before the id is public, and
+        confirm_seconds: the time that this must last at least.
         min_similarity: The least overlap (of boxes, or its mean with the poses' likeness) of a match.
         min_nearness: For those left over: the least nearness, 1 at the same place, 0 a body height away.
 
@@ -37,10 +38,11 @@ class TrackerSettings:
         InputError: a value is out of range.
     """
 
-    max_lost: float = 1.0
+    max_lost: float = 1.5
     high_score: float = 0.5
     low_score: float = 0.1
     confirm_hits: int = 3
+    confirm_seconds: float = 0.15
     min_similarity: float = 0.2
     min_nearness: float = 0.5
 
@@ -53,6 +55,8 @@ class TrackerSettings:
             )
         if self.confirm_hits < 1:
             raise InputError(f"tracker: confirm_hits must be 1 or more, got {self.confirm_hits}")
+        if not 0 <= self.confirm_seconds < np.inf:
+            raise InputError(f"tracker: confirm_seconds must be 0 or more, got {self.confirm_seconds}")
         for name in ("min_similarity", "min_nearness"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"tracker: {name} must be above 0 and at most 1, got {getattr(self, name)}")
@@ -64,7 +68,7 @@ class _Track:
     def __init__(self, box: npt.NDArray[np.float32], keypoints: npt.NDArray[np.float32], time: float) -> None:
         self.filter = BoxFilter(box)
         self.public_id = 0
-        self.hits = 0
+        self.hits, self.first_seen = 0, time
         self.misses = 0
         self._keypoints = keypoints
         self.see(box, keypoints, time)
@@ -105,6 +109,7 @@ class Tracker:
         self._time: float | None = None
         self._frame_size: tuple[int, int] | None = None
         self._last_id = 0
+        self._confirm_after = self.settings.confirm_seconds - 1e-6  # times are sums of fractions
 
     def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
         """Take a frame in.
@@ -139,7 +144,8 @@ class Tracker:
         ids = np.zeros(len(poses), np.int64)
         for index in sorted(matched):  # in the boxes' order, so that ids follow it too
             track = matched[index]
-            if not track.public_id and track.hits >= self.settings.confirm_hits:
+            sure = track.hits >= self.settings.confirm_hits and time - track.first_seen >= self._confirm_after
+            if not track.public_id and sure:
                 self._last_id += 1
                 track.public_id = self._last_id
             ids[index] = track.public_id
