@@ -39,13 +39,23 @@ class _Memoryless:
 
 @dataclass(frozen=True)
 class FileBoxes(_Memoryless):
-    """The boxes that a file gives for the frame's `image_id`."""
+    """The boxes that a file gives for the frame's `image_id`.
+
+    Attributes:
+        file: Read and checked.
+        conf: Boxes that score less are left out.
+    """
 
     file: BoxesFile
+    conf: float | None = None
 
     def boxes_for(self, frame: Frame) -> Boxes:
         """The file's boxes for this frame; none where it does not speak of it."""
-        return self.file.for_image(frame.image_id)
+        boxes = self.file.for_image(frame.image_id)
+        if self.conf is None:
+            return boxes
+        sure = boxes.scores >= self.conf
+        return Boxes(boxes.xyxy[sure], boxes.scores[sure])
 
 
 @dataclass(frozen=True)

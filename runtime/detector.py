@@ -31,6 +31,7 @@ _INPUT_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 _OTHER_TASKS = ("classify", "segment", "pose", "obb")
+_DEFAULT_IOU = 0.65
 _SCORE_SLACK = 1e-2  # half precision
 
 
@@ -62,19 +63,24 @@ class Detector:
         session: onnxruntime.InferenceSession,
         *,
         conf: float = 0.3,
-        iou: float = 0.65,
+        iou: float | None = None,
         classes: Sequence[int] = (0,),
     ) -> None:
-        if not 0 <= conf <= 1 or not 0 <= iou <= 1:
-            raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {iou}")
+        overlap = _DEFAULT_IOU if iou is None else iou
+        if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
+            raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
         self.path = path
         self.conf = conf
-        self.iou = iou
+        self.iou = overlap
         self.classes = tuple(classes)
         self._session = session
         self._input, self._dtype, self.input_size = _check_input(path, session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
         self.family = self._recognise()
+        if iou is not None and not self.family.overlapping:
+            raise InputError(
+                f"detector {path}: iou would do nothing: the graph suppresses overlaps itself; leave it out"
+            )
         count = self.family.classes
         if not self.classes or any(c < 0 or (count is not None and c >= count) for c in self.classes):
             known = "non-negative" if count is None else f"among its {count}"
@@ -87,7 +93,7 @@ class Detector:
         *,
         device: str = "cpu",
         conf: float = 0.3,
-        iou: float = 0.65,
+        iou: float | None = None,
         classes: Sequence[int] = (0,),
     ) -> Detector:
         """Load a detector and run it once on a grey picture, to recognise it and to find out that it runs.
@@ -96,13 +102,14 @@ class Detector:
             path: An ONNX file.
             device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
             conf: Boxes that score less are dropped, 0 to 1.
-            iou: Of two boxes of one class that overlap by more, the worse is dropped, 0 to 1.
+            iou: Of two boxes of one class that overlap by more, the worse is dropped, 0 to 1; 0.65 if None. Not for
+                end-to-end graphs, which do that themselves.
             classes: The classes that are people, counted from 0.
 
         Raises:
             DetectorError: there is no such file, it is not an ONNX graph, or not of a family that is understood.
             EngineError: ONNX Runtime or the device is not there.
-            InputError: conf, iou or classes are out of range.
+            InputError: conf, iou or classes are out of range, or iou would do nothing.
         """
         path = Path(path)
         if not path.is_file():

@@ -42,7 +42,7 @@ def find_detector(
 
     Args:
         name: As in the table.
-        sha256: The user's own hash, or `trust` to take what comes the first time and hold on to it; the table's if None.
+        sha256: The user's own hash, or `trust` to take what comes the first time and hold on to it; else the table's.
         table: The user's own table; see `load_table`.
         folder: The cache; `~/.cache/sharpose/detectors` if None.
         console: Where the bar is shown, if it is a terminal, and lines are said; stderr if None.

@@ -200,7 +200,7 @@ class Tracker:
         areas = [(xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1).astype(np.float64) for xyxy in (boxes, found)]
         mean_area = 0.5 * (areas[0][rows] + areas[1][columns])
         oks = pose_oks(keypoints[rows], poses.keypoints[people[columns]], mean_area, self._sigmas, _SURE_KEYPOINT)
-        similarity = overlap.copy()
+        similarity: npt.NDArray[np.float64] = overlap.copy()
         similarity[rows, columns] = np.fmax(overlap[rows, columns], 0.5 * (overlap[rows, columns] + oks))
         return similarity
 

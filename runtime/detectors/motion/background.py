@@ -62,7 +62,7 @@ class Background:
             self._mean[new] = picture[new]
             self.picture[new] = picture[new]
         self._still += np.float32(seconds)
-        self._still[_largest(cv2.absdiff(picture, self._last)) > _CHANGED] = 0
+        self._still[_largest(picture, self._last) > _CHANGED] = 0
         self._last = picture
         front = self._front(picture)
         if self._forget_ghosts(picture, front) | self._forget_remains(picture, front):
@@ -77,7 +77,7 @@ class Background:
         self._occupied[people == 0] = 0
         share = 1 - float(np.exp(-seconds / _LEARN))
         free = ((people == 0) | (self._occupied > _KEEP_PEOPLE)).astype(np.uint8)
-        distance = _largest(cv2.absdiff(picture, self.picture)).astype(np.float32)
+        distance = _largest(picture, self.picture).astype(np.float32)
         # What is in front but nobody's is learned as well, yet isn't noise.
         quiet = free & (distance < _LEAST_DIFFERENCE).astype(np.uint8)
         cv2.accumulateWeighted(distance * distance, self._variance, share, mask=quiet)
@@ -85,7 +85,7 @@ class Background:
         self.picture = np.asarray(cv2.convertScaleAbs(self._mean), np.uint8)
 
     def _front(self, picture: Picture) -> Mask:
-        distance = _largest(cv2.absdiff(picture, self.picture)).astype(np.float32)
+        distance = _largest(picture, self.picture).astype(np.float32)
         limit = np.maximum(_SIGMAS * cv2.sqrt(self._variance), np.float32(_LEAST_DIFFERENCE))
         return np.asarray(cv2.compare(distance, limit, cv2.CMP_GT), np.uint8)
 
@@ -145,9 +145,9 @@ class Background:
         self.picture = np.asarray(cv2.convertScaleAbs(self._mean), np.uint8)
 
 
-def _largest(difference: Picture) -> Mask:
+def _largest(picture: Picture, other: Picture) -> Mask:
     """uint8 [H, W]: the largest difference of light and, weighted, colour."""
-    light, red, blue = cv2.split(difference)
+    light, red, blue = cv2.split(cv2.absdiff(picture, other))
     return np.asarray(cv2.max(light, cv2.convertScaleAbs(cv2.max(red, blue), alpha=_COLOUR_WEIGHT)), np.uint8)
 
 

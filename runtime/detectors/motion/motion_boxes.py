@@ -29,7 +29,7 @@ _REFER_EVERY = 1.0  # seconds
 class MotionBoxes:
     """Background subtraction for one stream from a camera that stands still (it may shake and drift a little).
 
-    Nobody is reported in the first second, while the background is learned; who stands still from the start is part of
+    Nobody is reported in the first moments, while the background is learned; who stands still from the start is part of
     the background until they move. How large people are where in the picture is learned as well; by it fragments are
     joined and groups taken apart. Where the whole picture changes (the light is switched, the camera turned), that is
     said and all is learned anew.
@@ -42,6 +42,7 @@ class MotionBoxes:
         self._say = say
         self._frame_size: tuple[int, int] | None = None
         self._size = PersonSize()
+        self._time = self._began = self._referred = self._changed = 0.0
 
     def boxes_for(self, frame: Frame) -> Boxes:
         """The people who move, clipped to the picture; they score 0.9 alone, 0.6 in a group, 0.3 where unsure."""
@@ -52,7 +53,7 @@ class MotionBoxes:
             return Boxes.empty()
         seconds = min(max(frame.time - self._time, 0.0), _LONGEST_STEP)
         self._time = frame.time
-        same_view = self._shake.follow(cv2.extractChannel(picture, 0))
+        same_view = self._shake.follow(_light(picture))
         steady, visible = self._shake.onto_background(picture, self._background.picture)
         front = self._background.difference(steady, visible, seconds)
         changed = not same_view or np.count_nonzero(front == 255) > _TOO_MUCH * front.size
@@ -70,7 +71,7 @@ class MotionBoxes:
         self._background.learn(steady, people, seconds)
         if frame.time - self._referred >= _REFER_EVERY:
             self._referred = frame.time
-            self._shake.refer_to(cv2.extractChannel(self._background.picture, 0))
+            self._shake.refer_to(_light(self._background.picture))
         if frame.time - self._began < _WARM_UP:
             return Boxes.empty()
         return self._in_picture(found.xyxy, found.scores, frame)
@@ -82,10 +83,10 @@ class MotionBoxes:
         self._frame_size = frame.height, frame.width
         self._small_size = picture.shape[:2]
         margin = round(_MARGIN * max(picture.shape))
-        wide = cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE)
+        wide = np.asarray(cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_REPLICATE), np.uint8)
         self._shake = CameraShake(margin)
         self._background = Background(*self._shake.onto_background(picture, wide))
-        self._shake.refer_to(cv2.extractChannel(wide, 0))
+        self._shake.refer_to(_light(self._background.picture))
         self._time = self._began = self._referred = frame.time
         self._changed = 0.0
 
@@ -108,3 +109,8 @@ class MotionBoxes:
         placed = np.clip(corners * scale, 0, [frame.width, frame.height] * 2).astype(np.float32)
         solid = (placed[:, 2] - placed[:, 0] >= 1) & (placed[:, 3] - placed[:, 1] >= 1)
         return Boxes(placed[solid], scores[solid])
+
+
+def _light(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The light of a YCrCb picture: uint8 [H, W]."""
+    return np.ascontiguousarray(picture[:, :, 0])
