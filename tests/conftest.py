@@ -39,6 +39,7 @@ _HELPERS = (
     "scene_stage",
     "chromium",
     "rtsp_server",
+    "result_readers",
 )
 for _name in _HELPERS:
     _register(_name)

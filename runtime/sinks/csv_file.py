@@ -45,7 +45,8 @@ class CsvSink(LineSink):
         found = record.poses.keypoints.shape[1]
         if found != self._skeleton.num_keypoints:
             raise SinkError(
-                f"{self.path}: expected the {self._skeleton.num_keypoints} keypoints of {self._skeleton.name}, got {found}"
+                f"{self.path}: expected the {self._skeleton.num_keypoints} keypoints of {self._skeleton.name}, "
+                f"got {found}"
             )
         return _rows(
             [

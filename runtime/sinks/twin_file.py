@@ -132,7 +132,7 @@ class TwinFile:
 
     def _change_names(self) -> None:
         if self._shown is None:
-            os.replace(self._spare_path, self._named)
+            self._spare_path.replace(self._named)
         else:
             third = self._named.with_name(f".{self._named.name}.old")
             third.unlink(missing_ok=True)  # left by a killed run
@@ -142,19 +142,19 @@ class TwinFile:
                 if error.errno not in _NO_LINKS:
                     raise
                 self._in_place = True
-            os.replace(self._spare_path, self._named)
+            self._spare_path.replace(self._named)
             if self._in_place:
                 os.close(self._shown.descriptor)
                 self._shown = None
             else:
-                os.replace(third, self._spare_path)
+                third.replace(self._spare_path)
         self._shown, self._spare = self._spare, self._shown
 
     def _check_name(self, shown: _Copy) -> None:
         """Whether the name still stands for the file that is being written."""
         ours = os.fstat(shown.descriptor)
         try:
-            found = os.stat(self._named)
+            found = self._named.stat()
         except FileNotFoundError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):

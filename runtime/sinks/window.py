@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import cv2
 
@@ -21,7 +21,7 @@ _QUIT = (_ESCAPE, ord("q"), ord("Q"))
 _PAUSED_LOOK = 30  # milliseconds
 
 
-def check_window(gui: Any = cv2) -> None:
+def check_window(gui: ModuleType = cv2) -> None:
     """Raises `SinkError` where no window can be shown: OpenCV has none, or there is no screen."""
     line = next((line for line in gui.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
     if line.split(":")[-1].strip() in ("", "NONE"):
@@ -53,7 +53,7 @@ class WindowSink:
         SinkError: no window can be shown here.
     """
 
-    def __init__(self, title: str, *, stop: Callable[[], bool] = lambda: False, gui: Any = cv2) -> None:
+    def __init__(self, title: str, *, stop: Callable[[], bool] = lambda: False, gui: ModuleType = cv2) -> None:
         check_window(gui)
         self.name = f"window {title!r}"
         self.closed_by_user = False
@@ -108,10 +108,10 @@ class WindowSink:
 
     def _key(self, milliseconds: int) -> int:
         key = self._gui.waitKey(milliseconds)
-        return -1 if key < 0 else key & 0xFF
+        return -1 if key < 0 else int(key) & 0xFF
 
     def _is_closed(self) -> bool:
         try:
-            return self._gui.getWindowProperty(self._title, self._gui.WND_PROP_VISIBLE) < 1
+            return bool(self._gui.getWindowProperty(self._title, self._gui.WND_PROP_VISIBLE) < 1)
         except cv2.error:  # some window systems forget it at once
             return True

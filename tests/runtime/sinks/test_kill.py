@@ -1,0 +1,96 @@
+"""A run that is killed at any moment: every file opens and holds all frames up to at most the last second."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import result_readers as readers
+
+FRAME_RATE = 20
+START = 60.0  # seconds that a busy machine may take to begin
+
+# Says how many frames are done, after each.
+WRITER = """
+import sys
+import time
+from pathlib import Path
+folder, here, live = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "live"
+sys.path.insert(0, here)
+import numpy as np
+from conftest import make_record
+from sharpose.runtime.sinks import Output, Stream, make_sink
+from sharpose.skeleton import COCO17
+targets = {"--json": "o.jsonl", "--coco": "o.json", "--csv": "o.csv", "--openpose": "poses", "--mot": "o.txt",
+           "--frames": "pictures"}
+outputs = [Output(option, str(folder / name)) for option, name in targets.items()]
+outputs += [Output("--output", str(folder / f"o.{suffix}")) for suffix in ("mp4", "mov", "mkv")]
+sinks = [make_sink(output, Stream("walk", COCO17, frame_rate=20, live=live, tracked=True)) for output in outputs]
+pace = float(sys.argv[4])
+for index in range(100_000):
+    noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    record = make_record(index, people=12, ids=range(1, 13), time=index / 20, image=noise)
+    for sink in sinks:
+        sink.write(record)
+    print(index + 1, flush=True)
+    time.sleep(pace)
+"""
+
+
+def killed_run(folder: Path, seed: int, *, live: bool) -> int:
+    """Lets a run write and kills it at a random moment; how many frames it had done."""
+    chance = random.Random(seed)
+    # Half of them run as fast as they can, so that the kill falls inside a write.
+    pace = chance.choice([0.0, 0.02])
+    arguments = [str(folder), str(Path(__file__).parent), "live" if live else "file", str(pace)]
+    with (folder / "progress").open("wb") as progress:
+        process = subprocess.Popen([sys.executable, "-P", "-c", WRITER, *arguments], stdout=progress)
+    try:
+        until = time.monotonic() + START
+        while not (folder / "progress").stat().st_size and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.5, 3.0))
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    lines = readers.whole_lines(folder / "progress")
+    return int(lines[-1]) if lines else 0
+
+
+def check_files(folder: Path, done: int, *, live: bool) -> None:
+    """`done` frames were written; one more may have been in part."""
+    counts = {
+        "json": len(readers.read_json_lines(folder / "o.jsonl").people),
+        "coco": len(readers.read_coco(folder / "o.json").people),
+        "csv": len(readers.read_csv(folder / "o.csv").people),
+        "mot": len(readers.read_mot(folder / "o.txt").people),
+        "openpose": len(readers.read_openpose(folder / "poses").people),
+    }
+    pictures = [path for path in sorted((folder / "pictures").iterdir()) if not path.name.startswith(".")]
+    assert all(cv2.imread(str(path)) is not None for path in pictures)
+    counts["pictures"] = len(pictures)
+    assert all(done <= count <= done + 1 for count in counts.values()), (done, counts)
+    for suffix in ("mp4", "mov", "mkv"):
+        times = readers.read_video(folder / f"o.{suffix}")
+        assert times == pytest.approx([index / FRAME_RATE for index in range(len(times))], abs=1e-3)
+        lost = done - len(times)
+        assert -1 <= lost <= (FRAME_RATE if live else 1), (suffix, done, len(times))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_run(tmp_path, seed):
+    live = seed % 2 == 1
+    check_files(tmp_path, killed_run(tmp_path, seed, live=live), live=live)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3, 23))
+def test_twenty_killed_runs(tmp_path, seed):
+    live = seed % 2 == 1
+    check_files(tmp_path, killed_run(tmp_path, seed, live=live), live=live)
