@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -17,29 +17,47 @@ from sharpose.errors import InputError, SinkError
 from sharpose.runtime.frames import FrameRecord, Image
 from sharpose.runtime.sinks.encoders import find_encoder
 from sharpose.runtime.sinks.picture_encoder import PictureEncoder
+from sharpose.runtime.sinks.sender import Sender
 from sharpose.runtime.sinks.video_settings import VideoSettings
 from sharpose.runtime.sources.urls import redact_url
 
 __all__ = ["RESTREAM_SCHEMES", "RestreamSink"]
 
+
+@dataclass(frozen=True)
+class _Way:
+    """How a scheme is served: the format in the pipe to the sender, and what the sender makes of it."""
+
+    pipe: str
+    form: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+# TCP passes firewalls, and tells when the receiver has gone.
+_RTSP = _Way("nut", "rtsp", {"rtsp_transport": "tcp"})
+_RTMP = _Way("nut", "flv", {"flvflags": "no_duration_filesize"})
+# Each key frame brings what decoding needs, for receivers that come later.
+_UDP = _Way("mpegts", "mpegts", {"pkt_size": "1316", "flush_packets": "1"})  # seven whole packets of MPEG-TS
+_SRT = _Way("mpegts", "mpegts", {"flush_packets": "1"})
+
 RESTREAM_SCHEMES = {
-    "rtsp": "rtsp",
-    "rtsps": "rtsp",
-    "rtmp": "flv",
-    "rtmps": "flv",
-    "udp": "mpegts",
-    "srt": "mpegts",
+    "rtsp": _RTSP,
+    "rtsps": _RTSP,
+    "rtmp": _RTMP,
+    "rtmps": _RTMP,
+    "udp": _UDP,
+    "srt": _SRT,
 }
-"""The schemes that can be sent to, with FFmpeg's names for what is sent."""
+"""The schemes that can be sent to, and how."""
 
 _QUEUE = 4  # pictures; an older one gives way to a newer
-_SILENCE = "10000000"  # microseconds after which a receiver that takes nothing is gone
+_SILENCE = 10.0  # seconds after which a receiver that takes nothing is gone
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts to connect
 _GOODBYE = 3.0  # seconds that closing waits for what is still queued
 
 
 class RestreamSink:
-    """Sends each record's `picture` as it comes, in a thread of its own; `write` never waits.
+    """Sends each record's `picture` as it comes, from a thread and a process of its own; `write` never waits.
 
     Where the receiver is slow, older pictures are dropped for newer ones, and counted. Where it can't be reached at
     all, the next `write` raises. Where it was reached and goes away, the connection is made anew, after 1, 2, 4 … 30
@@ -93,6 +111,7 @@ class RestreamSink:
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._sender: Sender | None = None
         self._failure: SinkError | None = None
         self._connected_once = self._waiting = False
         self._written = 0
@@ -128,7 +147,10 @@ class RestreamSink:
             self._ended.set()
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join(_GOODBYE)  # a receiver that takes nothing is left to the end of the process
+            self._thread.join(_GOODBYE)
+            if self._sender is not None and self._thread.is_alive():  # the receiver takes nothing
+                self._sender.kill()
+                self._thread.join(_GOODBYE)
         if already:
             return
         self.dropped += len(self._queue)
@@ -175,31 +197,36 @@ class RestreamSink:
         first = self._next()
         if first is None:
             return
-        container = av.open(
-            self._target,
-            "w",
-            format=RESTREAM_SCHEMES[self._scheme],
-            options={"flush_packets": "1"},
-            container_options=_protocol_options(self._scheme),
+        way = RESTREAM_SCHEMES[self._scheme]
+        sender = self._sender = Sender(
+            self._target, pipe=way.pipe, form=way.form, options=way.options, patience=_SILENCE
         )
         try:
-            self._send(container, *first)
+            container = av.open(sender, "w", format=way.pipe, options={"flush_packets": "1"})
+            self._send(container, sender, *first)
+            container.close()
         finally:
-            with contextlib.suppress(av.FFmpegError, OSError):
-                container.close()
+            sender.end(_GOODBYE if self._ended.is_set() else 0.0)
 
-    def _send(self, container: OutputContainer, picture: Image, start: float) -> None:
+    def _send(self, container: OutputContainer, sender: Sender, picture: Image, start: float) -> None:
         pictures = PictureEncoder(container, self._encoder, self._settings, picture=picture, frame_rate=self._rate)
-        container.start_encoding()  # connects
+        container.start_encoding()
+        entry: tuple[Image, float] | None = (picture, start)
+        greeted = False
+        while entry is not None:
+            container.mux(pictures.encode(entry[0], entry[1] - start))
+            sender.check()
+            if sender.connected and not greeted:
+                greeted = True
+                self._greet()
+            entry = self._next()
+        container.mux(pictures.finish())
+
+    def _greet(self) -> None:
         if self._connected_once:
             self.reconnects += 1
             self._say(f"{self.name}: connected again")
         self._connected_once = True
-        entry: tuple[Image, float] | None = (picture, start)
-        while entry is not None:
-            container.mux(pictures.encode(entry[0], entry[1] - start))
-            entry = self._next()
-        container.mux(pictures.finish())
 
     def _next(self) -> tuple[Image, float] | None:
         """The next picture, waited for; None once the sink is closed and the queue is empty."""
@@ -211,16 +238,7 @@ class RestreamSink:
             return self._queue.popleft()
 
     def _reason(self, error: Exception) -> str:
-        if isinstance(error, av.error.ProtocolNotFoundError):
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if said == "protocol":
             return f"the FFmpeg inside PyAV was built without {self._scheme}://; take rtsp, rtmp or udp"
-        return redact_url(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-
-
-def _protocol_options(scheme: str) -> dict[str, str]:
-    if scheme in ("rtsp", "rtsps"):
-        return {"rtsp_transport": "tcp"}  # passes firewalls, and tells when the receiver has gone
-    if scheme in ("rtmp", "rtmps"):
-        return {"rw_timeout": _SILENCE, "flvflags": "no_duration_filesize"}
-    if scheme == "udp":
-        return {"pkt_size": "1316"}  # seven whole packets of MPEG-TS
-    return {}
+        return redact_url(said.replace(self._target, self.name))

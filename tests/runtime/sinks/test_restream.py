@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import av
 import numpy as np
@@ -39,12 +43,20 @@ class Receiver:
     brightness: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
+    ended_on: str = ""
     thread: threading.Thread | None = None
 
     def start(self) -> Receiver:
         self.thread = threading.Thread(target=self._receive, daemon=True)
         self.thread.start()
+        wait_for(self._listens)
         return self
+
+    def _listens(self) -> bool:
+        """Seen in the system's tables: it takes one connection, which is not for trying out."""
+        port = int(re.findall(r":(\d+)", self.url)[0])
+        tcp, udp = Path("/proc/net/tcp").read_text(), Path("/proc/net/udp").read_text()
+        return bool(re.search(rf":{port:04X} 00000000:0000 0A", tcp) or re.search(rf":{port:04X} 00000000:0000", udp))
 
     def _receive(self) -> None:
         try:
@@ -55,8 +67,8 @@ class Receiver:
                     self.times.append(float(frame.time))
                     if self.stop_after is not None and len(self.times) >= self.stop_after:
                         return
-        except (av.FFmpegError, OSError):
-            return
+        except (av.FFmpegError, OSError) as error:
+            self.ended_on = str(error)
 
     def join(self) -> None:
         assert self.thread is not None
@@ -71,26 +83,25 @@ def receiver(scheme: str) -> tuple[str, Receiver]:
         return url, Receiver(url, {"listen": "1", **probing})
     if scheme == "rtsp":
         url = f"rtsp://127.0.0.1:{free_port()}/a"
-        return url, Receiver(url, {"rtsp_flags": "listen", **probing})
+        return url, Receiver(url, {"rtsp_flags": "listen", "listen_timeout": "60", **probing})
     url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     return url, Receiver(f"{url}?timeout=3000000", probing)
 
 
 @pytest.fixture
-def write(record) -> Iterator[Callable[..., None]]:
+def write(record) -> Callable[..., None]:
     def to(sink: RestreamSink, count: int, *, gap: float = 0.02, size: tuple[int, int] = (48, 64)) -> None:
         for index in range(count):
             sink.write(record(index, image=np.full((*size, 3), 150, np.uint8)))
             time.sleep(gap)
 
-    yield to
+    return to
 
 
 @pytest.mark.parametrize("scheme", ["rtmp", "rtsp", "udp"])
 def test_pictures_arrive(write, scheme):
     url, other_end = receiver(scheme)
     other_end.start()
-    time.sleep(1.0)  # it has to listen first
     sink = RestreamSink(url)
     started = time.monotonic()
     write(sink, 60, gap=0.03)
@@ -108,11 +119,14 @@ def test_pictures_arrive(write, scheme):
 
 def test_nobody_there_ends_it_with_one_line(record):
     sink = RestreamSink(f"rtmp://user:secret@127.0.0.1:{free_port()}/live/a")
-    sink.write(record(0))
-    with pytest.raises(SinkError, match=r"rtmp://\*\*\*@127\.0\.0\.1:\d+/live/a: can't be reached: ") as failed:
-        for index in range(1, int(PATIENCE / 0.05)):
-            time.sleep(0.05)
+
+    def write_on() -> None:
+        for index in range(int(PATIENCE / 0.05)):
             sink.write(record(index))
+            time.sleep(0.05)
+
+    with pytest.raises(SinkError, match=r"rtmp://\*\*\*@127\.0\.0\.1:\d+/live/a: can't be reached: ") as failed:
+        write_on()
     assert "secret" not in str(failed.value)
     assert "\n" not in str(failed.value)
     sink.close()
@@ -121,26 +135,23 @@ def test_nobody_there_ends_it_with_one_line(record):
 
 def test_a_protocol_that_this_ffmpeg_lacks(record):
     sink = RestreamSink("srt://127.0.0.1:1")
-    sink.write(record(0))
-    assert sink._thread is not None
-    sink._thread.join(PATIENCE)
-    try:
-        sink.write(record(1))
-    except SinkError as error:
-        if "built without" not in str(error):
-            pytest.skip("this FFmpeg has srt://")
-        assert str(error) == (
-            "srt://127.0.0.1:1: can't be reached: the FFmpeg inside PyAV was built without srt://; "
-            "take rtsp, rtmp or udp"
-        )
+
+    def write_on() -> None:
+        for index in range(int(PATIENCE / 0.05)):
+            sink.write(record(index))
+            time.sleep(0.05)
+
+    with pytest.raises(SinkError, match=r"srt://127\.0\.0\.1:1: can't be reached: ") as failed:
+        write_on()
     sink.close()
+    if "built without" in str(failed.value):
+        assert str(failed.value).endswith("was built without srt://; take rtsp, rtmp or udp")
 
 
 def test_a_receiver_that_goes_away_is_found_again(record, write):
     url, first = receiver("rtmp")
     first.stop_after = 5
     first.start()
-    time.sleep(1.0)
     said: list[str] = []
     waits: list[float] = []
     again = threading.Event()
@@ -158,7 +169,6 @@ def test_a_receiver_that_goes_away_is_found_again(record, write):
     write(sink, 7, gap=0)  # nobody there: neither waits nor fails
     assert sink.dropped == dropped + 7
     second = Receiver(url, first.options).start()
-    time.sleep(1.0)
     again.set()
     wait_for(lambda: not sink._waiting)
     write(sink, 60, gap=0.03, size=(96, 128))  # the size may change
@@ -178,23 +188,39 @@ def test_a_receiver_that_takes_nothing_does_not_slow_the_run(record):
     """It accepts the connection and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         sink = RestreamSink(f"rtmp://127.0.0.1:{server.getsockname()[1]}/live/a")
-        drawn = 0
-        worst = 0.0
+        began = time.monotonic()
         for index in range(200):
-            given = record(index)
-            began = time.process_time()
-            sink.write(given)
-            worst = max(worst, time.process_time() - began)
-            drawn += "picture" in given.__dict__
+            noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+            sink.write(record(index, image=noise))
+        assert time.monotonic() - began < PATIENCE / 2
         assert len(sink._queue) <= 4
-        assert sink.dropped >= 190
-        assert drawn == 200
+        assert sink.dropped >= 100
         began_closing = time.monotonic()
         sink.close()
         sink.close()
-        assert time.monotonic() - began_closing < 30
+        assert time.monotonic() - began_closing < PATIENCE / 2
         (warning,) = sink.warnings
         assert f"{sink.dropped} of 200 pictures were not sent" in warning
+
+
+def test_the_sender_ends_with_a_run_that_is_killed(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        script = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import make_record
+from sharpose.runtime.sinks import RestreamSink
+sink = RestreamSink("rtmp://127.0.0.1:{server.getsockname()[1]}/live/a")
+sink.write(make_record(0))
+while sink._sender is None:
+    time.sleep(0.01)
+print(sink._sender._process.pid, flush=True)
+time.sleep(0.5)
+os.kill(os.getpid(), 9)
+"""
+        done = subprocess.run([sys.executable, "-P", "-c", script], check=False, capture_output=True, text=True)
+    sender = int(done.stdout)
+    wait_for(lambda: not Path(f"/proc/{sender}").exists() or "Z" in Path(f"/proc/{sender}/stat").read_text().split())
 
 
 def test_without_records_nobody_is_called():
