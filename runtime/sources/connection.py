@@ -28,7 +28,7 @@ class Connection:
         done: Called, in the thread, at the end, when the source is closed again.
 
     Attributes:
-        source: The open source; None until then.
+        source: The open source; None before and after that.
         frames: Frames that `take` was given.
         failure: What it ended on, or None where the source simply ended.
         reason: Why it ended, without the source's name; complete when `ended`.
@@ -70,6 +70,7 @@ class Connection:
             self._fail(SourceError(f"{self._name}: unexpected {type(error).__name__}: {redact_text(str(error))}"))
         finally:
             self.ended = True
+            self.source = None  # decoders hold megabytes
             self._done()
 
     def _read(self) -> None:

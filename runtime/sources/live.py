@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -222,6 +223,8 @@ class LiveSource:
         if self._lost_at is None:
             self._lost_at = now
             self._say(f"{self.name}: {'lost' if self._timeline.begun else 'not there yet'} ({why}); trying again")
+        if connection.frames:
+            gc.collect()  # decoders that an error's traceback still holds
         self._sleep(min(self._backoff.next_wait(), self._seconds_left(now)))
         while not self._closing.is_set() and self._still_hung() >= _MAX_HUNG:
             self._closing.wait(0.2)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import av
 from av.container import InputContainer
@@ -14,6 +15,9 @@ from av.video.stream import VideoStream
 
 from sharpose.runtime.sources.decoding import Decoder
 from sharpose.runtime.sources.timing import FrameClock
+
+if TYPE_CHECKING:
+    from av.index import IndexEntries  # newer than the oldest PyAV that serves
 
 __all__ = ["SEEK_SLACK", "Timed", "counted", "sought"]
 
@@ -88,8 +92,8 @@ def _index_at(container: InputContainer, stream: VideoStream, time: float, sough
     """The position of the key frame that seeking to a stamp led to, and whose time is `time`."""
     assert stream.time_base is not None
     assert stream.average_rate is not None
-    entries = getattr(stream, "index_entries", ())
-    if len(entries) < 2 or container.format.name not in _FULLY_INDEXED:
+    entries: IndexEntries | None = getattr(stream, "index_entries", None)
+    if entries is None or len(entries) < 2 or container.format.name not in _FULLY_INDEXED:
         return round(time * Fraction(stream.average_rate))
     stamps = [entry.timestamp for entry in entries]
     steps = {later - earlier for earlier, later in itertools.pairwise(stamps)}

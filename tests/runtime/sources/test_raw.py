@@ -110,7 +110,11 @@ def open_pipe(tmp_path: Path) -> Iterator[int]:
 
 def test_closing_while_nothing_comes_ends_the_process_cleanly(open_pipe):
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, "1", "stop"], stdin=open_pipe, capture_output=True, check=False, timeout=60
+        [sys.executable, "-P", "-c", PROGRAM, "1", "stop"],
+        stdin=open_pipe,
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().splitlines() == ["0 [0, 0, 0]", "[] False"]
