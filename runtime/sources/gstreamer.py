@@ -27,7 +27,8 @@ class GstreamerSource:
     Args:
         name: What to call it, without secrets.
         pipeline: In the language of `gst-launch-1.0`, with an appsink at its end that takes BGR.
-        live: Whether pictures come when they come; `time` is when each one arrived then, else what its stamp says.
+        live: Whether pictures come when they come; `time` is when each one arrived then, else it follows from the frame
+            rate, since OpenCV hands out no stamps.
 
     Attributes:
         frame_rate: What the pipeline negotiated, or None.
@@ -80,12 +81,18 @@ class GstreamerSource:
                     f"{self.name}: expected BGR pictures, got an array of shape {image.shape}; put `videoconvert ! "
                     "video/x-raw,format=BGR` before the appsink"
                 )
-            seconds = now if self.live else float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+            seconds = now if self.live else self._position(index)
             begin = seconds if begin is None else begin
             last = max(last, seconds - begin)
             picture = np.ascontiguousarray(image, dtype=np.uint8)
             yield Frame(picture, index, last, index, arrived=now if self.live else None)
             index += 1
+
+    def _position(self, index: int) -> float:
+        # OpenCV asks the pipeline where it is, not the picture, and the pipeline runs ahead.
+        if self.frame_rate is not None:
+            return index / self.frame_rate
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
 
     def close(self) -> None:
         """Stops the pipeline."""

@@ -6,7 +6,7 @@ import pytest
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
-from sharpose.runtime.sources import camera
+from sharpose.runtime.sources import SourceOptions, camera, open_source
 from sharpose.runtime.sources.camera import CameraSource, is_camera
 
 
@@ -89,3 +89,21 @@ def test_no_such_camera_is_one_line(capfd):
     ):
         CameraSource("97")
     assert capfd.readouterr() == ("", "")
+
+
+def test_pulled_out_and_plugged_in_again(captures):
+    said: list[str] = []
+    source = open_source("1", SourceOptions(buffer="all"), say=said.append)
+    frames = iter(source)
+    found = [next(frames) for _ in range(6)]
+    source.close()
+    assert [int(frame.image[0, 0, 0]) for frame in found] == [10, 20, 30] * 2
+    assert [frame.index for frame in found] == list(range(6))
+    times = [frame.time for frame in found]
+    assert times == sorted(times)
+    assert said[0] == (
+        "camera 1: lost (stopped delivering pictures after frame 3; is it still connected?); trying again"
+    )
+    assert said[1].startswith("camera 1: back after ")
+    assert all(not capture.open for capture in captures[:1])
+    assert source.health.reconnects >= 1
