@@ -6,7 +6,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from sharpose.errors import SharposeError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceHealth
@@ -16,38 +15,12 @@ from sharpose.runtime.sources.handover import Handover
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.timeline import Timeline
 
-__all__ = ["LiveSource", "PolledSource"]
+__all__ = ["LiveSource"]
 
 _CLOSE_SECONDS = 1.0  # how long closing waits for the threads; one that hangs longer is left behind
 _GRACE_SECONDS = 1.0  # FFmpeg notices silence itself; the watchdog is for what it doesn't notice
 _MAX_HUNG = 3  # threads that hang in an abandoned attempt, before no further attempt is made
 _READ_AHEAD = 4  # frames that are read ahead of the loop where none may be lost
-
-
-class PolledSource(Source, Protocol):
-    """A source that can be asked whether it has a frame, so that one loop serves many.
-
-    To wait for the first of several, share one `threading.Event` among them: `source.notify = event.set`; then clear
-    it, poll each, and wait for it only if none had a frame.
-
-    Attributes:
-        notify: Called from another thread whenever polling may find something new. It must not block.
-    """
-
-    notify: Callable[[], None]
-
-    @property
-    def ended(self) -> bool:
-        """Whether no frame, and no error, will come any more."""
-        ...
-
-    def poll(self) -> Frame | None:
-        """The next frame, or None if there is none now.
-
-        Raises:
-            SharposeError: what the source ended on; raised once, after its last frame was handed out.
-        """
-        ...
 
 
 class LiveSource:
@@ -67,7 +40,7 @@ class LiveSource:
         sleep: Waits between attempts; closing ends the default one early.
 
     Attributes:
-        notify: See `PolledSource`.
+        notify: Called from another thread whenever polling may find something new (see `PolledSource`).
 
     Raises:
         SharposeError: the source isn't there at the start, unless `options.reconnect` asks to wait for it.
@@ -275,11 +248,12 @@ class LiveSource:
 
     def _take(self, connection: Connection, frame: Frame) -> bool:
         now = self._clock()
+        line = None
         with self._changed:
             if connection is not self._connection or self._closing.is_set():
                 return False
             if connection.frames == 1:
-                self._note_first(frame, now)
+                line = self._note_first(frame, now)
             self._heard = now
             if self.live:
                 frame = self._timeline.place(frame, now, new=connection.frames == 1)
@@ -287,20 +261,24 @@ class LiveSource:
                 if duration is not None and frame.time >= duration:
                     self._handover.finish()
                     return False
+        if line is not None:
+            self._say(line)
         wanted = self._handover.put(frame)
         self.health.dropped = self._handover.dropped
         return wanted
 
-    def _note_first(self, frame: Frame, now: float) -> None:
-        size = (frame.width, frame.height)
+    def _note_first(self, frame: Frame, now: float) -> str | None:
+        """Take note of a connection's first frame; what to say about it, if anything."""
+        size, before = (frame.width, frame.height), self._size
+        line = None
         if self._timeline.begun:
             self.health.reconnects += 1
         if self._lost_at is not None:
-            changed = ""
-            if self._size not in (None, size) and self._size is not None:
-                changed = f", now {size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}"
             back = "back" if self._timeline.begun else "there"
-            self._say(f"{self.name}: {back} after {now - self._lost_at:.1f} s{changed}")
+            line = f"{self.name}: {back} after {now - self._lost_at:.1f} s"
+            if before is not None and before != size:
+                line += f", now {size[0]}x{size[1]} instead of {before[0]}x{before[1]}"
         self._lost_at = None
         self._size = size
         self.health.connected = True
+        return line

@@ -70,7 +70,6 @@ class VideoSource:
         self._gaps = GapWatch()
         self._started = False
         self._closed = False
-        self._cut_short = False
         self._reformatter = VideoReformatter()
         self._open()
         stride, rate = self._options.stride, self._stream.average_rate
@@ -120,7 +119,6 @@ class VideoSource:
                 last = timed
                 self.progress += 1
                 if self._is_past(timed.time):
-                    self._cut_short = True
                     return
                 self._gaps.see(timed.time)
                 first_index = timed.index if first_index is None else first_index

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -141,6 +143,36 @@ def test_closing_is_prompt_while_it_is_silent(server):
     assert time.monotonic() - began < 5  # not 30
 
 
+def test_over_udp(server):
+    server.start()
+    source = open_source(server.url, SourceOptions(rtsp_transport="udp", timeout=5.0))
+    with contextlib.closing(source):
+        assert read_until(iter(source), lambda frame: frame.index >= 10)[-1].image.shape == (240, 320, 3)
+
+
+def test_a_process_ends_while_its_stream_is_silent(server):
+    server.start()
+    program = (
+        "import sys; from sharpose.runtime.sources import SourceOptions, open_source\n"
+        "source = open_source(sys.argv[1], SourceOptions(timeout=60.0))\n"
+        "print(next(iter(source)).index, flush=True)\n"
+        "sys.stdin.readline(); source.close(); print('closed', source.ended)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"
+    server.pause()
+    time.sleep(0.5)
+    output, complaints = process.communicate("\n", timeout=30)  # not 60
+    assert (process.returncode, output, complaints) == (0, "closed True\n", "")
+
+
 def test_a_login_works_and_is_never_shown(server, capfd):
     server.start(login=True)
     said: list[str] = []
@@ -182,7 +214,7 @@ def test_ten_restarts_and_a_minute_of_silence(server):
     server.start((240, 320))
     said: list[str] = []
     source = open_source(server.url, SourceOptions(timeout=5.0), say=said.append)
-    memory, ages = [], []
+    memory, ages, lags = [], [], []
     with contextlib.closing(source):
         frames = iter(source)
 
@@ -192,6 +224,7 @@ def test_ten_restarts_and_a_minute_of_silence(server):
                 assert frame.arrived is not None
                 if source.health.connected:
                     ages.append(time.monotonic() - frame.arrived)
+                    lags.append(time.monotonic() - read_stamp(frame.image))
                 time.sleep(0.16)
                 if time.monotonic() > until:
                     return
@@ -206,16 +239,19 @@ def test_ten_restarts_and_a_minute_of_silence(server):
         server.pause()
         time.sleep(60)
         server.resume()
-        read_until(frames, lambda frame: source.health.reconnects == 11)
+        read_until(frames, lambda frame: source.health.reconnects >= 11)
         use(10.0)
         memory.append(_resident())
     ages.sort()
     shares = {share: round(ages[len(ages) * share // 100], 4) for share in (50, 90, 95, 99)}
     print(f"age of {len(ages)} frames in s, by percentile: {shares}")
+    print(f"seconds since a picture was made, median: {sorted(lags)[len(lags) // 2]:.4f}")
     print(f"resident MiB after each restart: {[round(size / 2**20) for size in memory]}")
     assert shares[90] < 2 / 25
+    assert sorted(lags)[len(lags) // 2] < 0.5
     assert memory[-1] - memory[4] < 30 * 2**20
-    assert len(said) == 22
+    assert len(said) >= 22
+    assert len(said) == 2 * source.health.reconnects
 
 
 def _resident() -> int:
