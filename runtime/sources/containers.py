@@ -53,8 +53,6 @@ def open_stream(
             container = av.open(
                 url, "r", options=dict(options), timeout=timeout, metadata_errors="replace", hwaccel=accelerator
             )
-    except RuntimeError:  # PyAV, where not one stream fits the accelerator; it names neither
-        raise SourceError(f"{name}: the hardware decoder that was asked for can't decode its codec") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         why = reason(error)
         if path is not None and isinstance(error, av.error.InvalidDataError):
@@ -64,6 +62,8 @@ def open_stream(
             why = f"this FFmpeg has no {scheme}; receive it with another program and pipe it in, or use rtsp or udp"
         kind = "a stream" if path is None else "a video file"
         raise SourceError(f"{name}: expected {kind}, but it can't be opened as one: {why}") from None
+    except RuntimeError:  # PyAV, where not one stream fits the accelerator; it names neither
+        raise SourceError(f"{name}: the hardware decoder that was asked for can't decode its codec") from None
     try:
         return container, _video_stream(name, container)
     except BaseException:

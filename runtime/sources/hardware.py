@@ -44,7 +44,9 @@ class Hardware:
             raise InputError(f"--hwaccel {choice}: expected one of those that this FFmpeg has: {known}")
         problem = _problem(choice)
         if problem is not None:
-            raise InputError(f"--hwaccel {choice}: this FFmpeg has it, but it can't be used here: {problem}")
+            raise InputError(
+                f"--hwaccel {choice}: this FFmpeg has it, but it can't be used here ({problem}); is its driver there?"
+            )
         self.device = choice
 
     def accelerator(self) -> HWAccel | None:

@@ -68,7 +68,7 @@ class SourceOptions:
     stdin_size: tuple[int, int] | None = None
     stdin_rate: float | None = None
     rtsp_transport: Literal["tcp", "udp"] | None = None
-    queue_size: int = 64
+    queue_size: int = 32
 
     def __post_init__(self) -> None:
         if self.buffer is not None and self.buffer not in _BUFFERS:

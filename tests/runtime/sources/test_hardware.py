@@ -29,7 +29,7 @@ def test_a_device_that_this_machine_does_not_have():
         pytest.skip("this FFmpeg has no cuda")
     if hardware._problem("cuda") is None:
         pytest.skip("this machine can decode with cuda")
-    with pytest.raises(InputError, match=r"--hwaccel cuda: this FFmpeg has it, but it can't be used here: .+"):
+    with pytest.raises(InputError, match=r"--hwaccel cuda: this FFmpeg has it, but it can't be used here \(.+\); is"):
         Hardware("cuda", "a.mp4", pytest.fail)
 
 

@@ -14,6 +14,7 @@ from sharpose.runtime.frames import Frame, SourceHealth
 from sharpose.runtime.sources.backoff import Backoff
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
+from sharpose.runtime.sources.polled import PolledSource
 
 
 class Inner:
@@ -382,9 +383,10 @@ def test_what_is_not_live_is_read_ahead_a_little_and_nothing_is_lost(made):
     assert source.health.dropped == 0
 
 
-def test_one_loop_serves_many_sources(made):
+def test_one_loop_serves_many_sources(made: Callable[..., LiveSource]) -> None:
     event = threading.Event()
-    sources = [made(Factory(Inner(some(count))), SourceOptions(buffer="all", reconnect=0)) for count in (3, 0, 5)]
+    options = SourceOptions(buffer="all", reconnect=0)
+    sources: list[PolledSource] = [made(Factory(Inner(some(count))), options) for count in (3, 0, 5)]
     for source in sources:
         source.notify = event.set
     counts = [0, 0, 0]
