@@ -84,6 +84,7 @@ def _draw_people(
     boxes, keypoints = poses.boxes_xyxy.astype(np.float64), poses.keypoints.astype(np.float64)
     pens = [Pen.for_person((int(canvas.shape[0]), int(canvas.shape[1])), box) for box in boxes]
     marks = [mark_of(poses, index, bool(deferred)) for index, deferred in enumerate(poses.deferred)]
+    corners = inside(boxes, canvas)
     limit = np.array([canvas.shape[1], canvas.shape[0]])
     visible = np.flatnonzero((boxes[:, :2] < limit).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)).tolist()
     if regions and poses.regions_xyxy is not None:
@@ -91,8 +92,7 @@ def _draw_people(
             draw_regions(canvas, poses.regions_xyxy[index], marks[index].colour)
     if show_boxes:
         for index in visible:
-            x1, y1, x2, y2 = inside(boxes[index], canvas)
-            cv2.rectangle(canvas, (x1, y1), (x2, y2), marks[index].colour, pens[index].outline)
+            cv2.rectangle(canvas, corners[index][:2], corners[index][2:], marks[index].colour, pens[index].outline)
     draw_skeletons(canvas, keypoints, skeleton, threshold, pens)
     written = None if status is None else draw_status(canvas, status(poses))
     if show_boxes and visible:
@@ -100,4 +100,4 @@ def _draw_people(
         if written is not None:
             placer.take(written)
         for index in visible:
-            draw_label(canvas, boxes[index], marks[index], placer)
+            draw_label(canvas, corners[index], marks[index], placer)

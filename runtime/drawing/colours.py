@@ -36,6 +36,8 @@ UNSURE: Colour = (185, 185, 185)
 """Somebody whose track isn't sure yet."""
 
 _GOLDEN = 0.618033988749895  # steps by it spread over the hues without ever meeting
+# Saturation and value. Ids that are 13, 21 or 34 apart have nearly the same hue, but another tone.
+_TONES = ((0.60, 1.0), (0.90, 0.90), (0.40, 0.85), (0.75, 1.0))
 
 
 @lru_cache(maxsize=4096)
@@ -44,7 +46,7 @@ def track_colour(track_id: int) -> Colour:
     if track_id <= 0:
         return UNSURE
     hue = (track_id * _GOLDEN) % 1.0
-    saturation, value = ((0.60, 1.0), (0.85, 0.95), (0.45, 0.85))[track_id % 3]
+    saturation, value = _TONES[track_id % len(_TONES)]
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
     return blue, green, red
 

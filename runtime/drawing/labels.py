@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sharpose.runtime.drawing.colours import DARK, DEFERRED, PLAIN, REFINED, Colour, track_colour
-from sharpose.runtime.drawing.places import Floats, Rect, inside
+from sharpose.runtime.drawing.places import Floats, Rect
 from sharpose.runtime.drawing.text import Lettering, draw_text
 from sharpose.runtime.frames import Image
 from sharpose.runtime.result import PoseResult
@@ -18,8 +18,8 @@ from sharpose.skeleton import Skeleton
 __all__ = ["LabelPlacer", "PersonMark", "draw_label", "faces_of", "mark_of"]
 
 _HEAD = {"nose", "eye", "ear", "head"}
-# What a place costs by the pixel: hiding another label is worst, then a face; then the order of preference decides.
-_HIDES_LABEL, _HIDES_FACE = 4.0, 1.0
+# What a place costs by the pixel: hiding another label is worst, then a face; being the next best place is least.
+_HIDES_LABEL, _HIDES_FACE, _NEXT_BEST = 4.0, 1.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def mark_of(poses: PoseResult, index: int, deferred: bool) -> PersonMark:
     if poses.track_ids is None:
         return PersonMark((quality + how, quality) if how else (quality,), status, None)
     track_id = int(poses.track_ids[index])
-    name = f"{track_id} " if track_id > 0 else ""
+    name = f"#{track_id} " if track_id > 0 else ""
     texts = dict.fromkeys((name + quality + how, name + quality, name.strip() or quality))
     return PersonMark(tuple(texts), track_colour(track_id), status if how else None)
 
@@ -75,56 +75,68 @@ class LabelPlacer:
 
     def __init__(self, canvas: Image, faces: Floats) -> None:
         self._height, self._width = int(canvas.shape[0]), int(canvas.shape[1])
-        self._faces = faces
-        self._labels: list[Rect] = []
+        self._avoided = [(*face, _HIDES_FACE) for face in faces.tolist()]
 
     def take(self, place: Rect) -> None:
         """Let no label lie there if it can lie elsewhere."""
-        self._labels.append(place)
+        self._avoided.append((*place, _HIDES_LABEL))
 
     def place(self, size: tuple[int, int], box: Rect) -> Rect:
         """The best place for a label of `size` (width, height) at a box, taken from now on."""
         wide, tall = size
-        x1, y1, x2, y2 = box
-        lefts, rights = (x1, x2 + 1 - wide), (x2 + 1, x1 - wide)
-        corners = [(left, top) for top in (y1 - tall, y2 + 1, y2 + 1 - tall) for left in lefts]
-        corners += [(left, top) for left in rights for top in (y1, y2 + 1 - tall)]
-        corners += [(x1, y1), (x1, y1 - 2 * tall), (x1, y2 + 1 + tall)]
-        xy = np.array(corners, np.float64)
-        xy[:, 0] = np.maximum(np.minimum(xy[:, 0], self._width - wide), 0)
-        xy[:, 1] = np.maximum(np.minimum(xy[:, 1], self._height - tall), 0)
-        places = np.concatenate([xy, xy + np.array([wide, tall])], axis=1)
-        cost = np.arange(len(places)) * 0.02 * wide * tall
-        cost += _HIDES_FACE * _overlaps(places, self._faces)
-        cost += _HIDES_LABEL * _overlaps(places, np.array(self._labels, np.float64).reshape(-1, 4))
-        left, top, right, bottom = places[int(cost.argmin())].astype(int).tolist()
-        self.take((left, top, right, bottom))
-        return left, top, right, bottom
+        best, lowest = (0, 0, wide, tall), float("inf")
+        for order, (x, y) in enumerate(_corners(size, box)):
+            preference = order * _NEXT_BEST * wide * tall
+            if preference >= lowest:  # in plain numbers, since this is mostly the second or third one
+                break
+            left, top = max(min(x, self._width - wide), 0), max(min(y, self._height - tall), 0)
+            place = (left, top, left + wide, top + tall)
+            cost = preference + self._hidden(place)
+            if cost < lowest:
+                best, lowest = place, cost
+        self.take(best)
+        return best
+
+    def _hidden(self, place: Rect) -> float:
+        """What a label there would hide: pixels, weighed."""
+        left, top, right, bottom = place
+        cost = 0.0
+        for x1, y1, x2, y2, weight in self._avoided:
+            if x1 < right and left < x2 and y1 < bottom and top < y2:
+                cost += weight * (min(x2, right) - max(x1, left)) * (min(y2, bottom) - max(y1, top))
+        return cost
 
 
-def _overlaps(places: Floats, others: Floats) -> Floats:
-    """How many pixels of each place [p, 4] the others [m, 4] cover, counted for each of them: [p]."""
-    low = np.maximum(places[:, None, :2], others[None, :, :2])
-    high = np.minimum(places[:, None, 2:], others[None, :, 2:])
-    covered: Floats = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
-    return covered
+def _corners(size: tuple[int, int], box: Rect) -> Iterator[tuple[int, int]]:
+    """Upper left corners of the places for a label at a box, the most liked first; they may lie outside the picture."""
+    wide, tall = size
+    x1, y1, x2, y2 = box
+    above, below, low = y1 - tall, y2 + 1, y2 + 1 - tall
+    for top in (above, below, low):
+        yield x1, top
+        yield x2 + 1 - wide, top
+    for left in (x2 + 1, x1 - wide):
+        yield left, y1
+        yield left, low
+    yield x1, y1
+    yield x1, above - tall
+    yield x1, below + tall
 
 
-def draw_label(canvas: Image, box: Floats, mark: PersonMark, placer: LabelPlacer) -> None:
-    """A person's label; what there is no room for is left out, in a crowd as much as in a small picture."""
+def draw_label(canvas: Image, corners: Rect, mark: PersonMark, placer: LabelPlacer) -> None:
+    """A person's label at their box (`corners`); what there is no room for is left out."""
     height, width = canvas.shape[:2]
-    corners = inside(box, canvas)
     picture = (height * width) ** 0.5
     tall = corners[3] - corners[1]
     scale = max(picture / 1400 * min(max(tall / (0.3 * picture), 0.65), 1.0), 0.32)
     lettering = Lettering(round(scale, 2))
     room = max(1.5 * (corners[2] - corners[0]), 1)
     text, size = _fitting(mark.texts, lettering, room)
-    chip = size[1] // 2 if mark.chip else 0
+    chip = size[1] // 2 + lettering.pad if mark.chip else 0
     place = placer.place((size[0] + chip, size[1]), corners)
     draw_text(canvas, text, place, lettering, mark.colour)
     if mark.chip:
-        right, middle, half = place[2] - lettering.pad, (place[1] + place[3]) // 2, max(chip // 2, 1)
+        right, middle, half = place[2] - lettering.pad, (place[1] + place[3]) // 2, max(size[1] // 4, 1)
         corner, end = (right - 2 * half, middle - half), (right, middle + half)
         cv2.rectangle(canvas, corner, end, mark.chip, cv2.FILLED)
         cv2.rectangle(canvas, corner, end, DARK, 1)

@@ -33,11 +33,10 @@ def fixed_point(points: Floats) -> npt.NDArray[np.int32]:
     return np.rint(points * (1 << SHIFT)).astype(np.int32)
 
 
-def inside(box: Floats, canvas: Image) -> Rect:
-    """A box in whole pixels, moved to the picture's edge where it reaches beyond; here x2 and y2 are in it."""
+def inside(boxes: Floats, canvas: Image) -> list[Rect]:
+    """Boxes [n, 4] in whole pixels, moved to the picture's edge where they reach beyond; here x2 and y2 are in them."""
     limit = np.array([canvas.shape[1] - 1, canvas.shape[0] - 1] * 2)
-    x1, y1, x2, y2 = np.clip(np.round(box), 0, limit).astype(int).tolist()
-    return x1, y1, x2, y2
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in np.clip(np.round(boxes), 0, limit).astype(int).tolist()]
 
 
 def clip_line(start: Point, end: Point, canvas: Image) -> tuple[Point, Point] | None:

@@ -29,8 +29,8 @@ def draw_regions(canvas: Image, regions_xyxy: npt.NDArray[np.float32], colour: C
     right, bottom = tiles[:, 2:].max(axis=0).tolist()
     part = canvas[top:bottom, left:right]
     tinted = part.copy()
+    line = max(round((height * width) ** 0.5 / 1000), 1)
     for x1, y1, x2, y2 in (tiles - [left, top, left, top]).tolist():
-        # OpenCV's rectangles hold their last pixel; one more is left out for the line.
-        end = (max(x2 - 2, x1), max(y2 - 2, y1))
+        end = (max(x2 - 1 - line, x1), max(y2 - 1 - line, y1))  # OpenCV's rectangles hold their last pixel
         cv2.rectangle(tinted, (x1, y1), end, colour, cv2.FILLED)
     cv2.addWeighted(tinted, _STRENGTH, part, 1 - _STRENGTH, 0, dst=part)
