@@ -1,0 +1,94 @@
+"""What labels say, and where they lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sharpose.runtime.drawing.colours import DEFERRED, PLAIN, REFINED, UNSURE, track_colour
+from sharpose.runtime.drawing.labels import LabelPlacer, faces_of, mark_of
+from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.skeleton import COCO17, MPII16
+
+CANVAS = np.zeros((240, 320, 3), np.uint8)
+NOBODY = np.zeros((0, 4))
+
+
+def poses(track_ids: npt.ArrayLike | None = None) -> PoseResult:
+    """Three people: refined, deferred, neither."""
+    return PoseResult(
+        Boxes.from_xyxy(np.tile([10, 10, 50, 90], (3, 1))),
+        np.zeros((3, 17, 3), np.float32),
+        np.array([0.5, 0.25, 0.875], np.float32),
+        np.array([True, False, False]),
+        wanted=np.array([True, True, False]),
+        track_ids=None if track_ids is None else np.asarray(track_ids, np.int64),
+    )
+
+
+def test_without_ids_the_colour_tells_how_a_pose_was_made() -> None:
+    people = poses()
+    refined, deferred, plain = (mark_of(people, index, bool(people.deferred[index])) for index in range(3))
+    assert (refined.colour, deferred.colour, plain.colour) == (REFINED, DEFERRED, PLAIN)
+    assert refined.texts == ("q 0.50 refined", "q 0.50")
+    assert deferred.texts == ("q 0.25 deferred", "q 0.25")
+    assert plain.texts == ("q 0.88",)
+    assert refined.chip is deferred.chip is plain.chip is None
+
+
+def test_with_ids_the_colour_tells_who_it_is() -> None:
+    people = poses([7, 12, 0])
+    refined, deferred, unsure = (mark_of(people, index, bool(people.deferred[index])) for index in range(3))
+    assert (refined.colour, deferred.colour, unsure.colour) == (track_colour(7), track_colour(12), UNSURE)
+    assert refined.texts == ("#7 q 0.50 refined", "#7 q 0.50", "#7")
+    assert deferred.texts == ("#12 q 0.25 deferred", "#12 q 0.25", "#12")
+    assert unsure.texts == ("q 0.88",)  # no id yet
+    assert (refined.chip, deferred.chip, unsure.chip) == (REFINED, DEFERRED, None)
+
+
+def test_faces() -> None:
+    keypoints = np.zeros((3, 17, 3))
+    keypoints[0, :5] = [[100, 50, 0.9], [110, 40, 0.9], [90, 40, 0.9], [120, 45, 0.9], [999, 45, 0.1]]
+    keypoints[1, 0] = [np.nan, 5, 0.9]
+    keypoints[2, 5:] = [60, 60, 0.9]  # a body without a face
+    (face,) = faces_of(keypoints, COCO17, 0.3).tolist()
+    assert face == pytest.approx([90 - 10.5, 40 - 10.5, 120 + 10.5, 50 + 10.5])
+    assert faces_of(np.zeros((0, 17, 3)), COCO17, 0.3).shape == (0, 4)
+    assert len(faces_of(np.ones((2, 16, 3)), MPII16, 0.3)) == 2
+
+
+def test_a_label_lies_above_its_box_where_there_is_room() -> None:
+    assert LabelPlacer(CANVAS, NOBODY).place((60, 12), (100, 100, 160, 200)) == (100, 88, 160, 100)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 40, 100), (300, 0, 319, 239), (0, 0, 319, 239), (310, 230, 319, 239)])
+def test_labels_are_whole_inside_the_picture(box: tuple[int, int, int, int]) -> None:
+    placer = LabelPlacer(CANVAS, NOBODY)
+    places = [placer.place((60, 12), box) for _ in range(6)]
+    for left, top, right, bottom in places:
+        assert 0 <= left < right <= 320
+        assert 0 <= top < bottom <= 240
+        assert (right - left, bottom - top) == (60, 12)
+    assert len(set(places)) >= 3  # they spread as far as there are places
+
+
+def test_labels_avoid_faces_and_each_other() -> None:
+    face = np.array([[110, 70, 140, 99]])  # somebody behind, above the box
+    placer = LabelPlacer(CANVAS, face)
+    first = placer.place((60, 12), (100, 100, 160, 200))
+    second = placer.place((60, 12), (100, 100, 160, 200))
+    for left, top, right, bottom in (first, second):
+        assert right <= 110 or left >= 140 or bottom <= 70 or top >= 99
+    assert first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]
+
+
+def test_a_label_wider_than_the_picture_begins_at_its_edge() -> None:
+    assert LabelPlacer(CANVAS, NOBODY).place((500, 12), (100, 100, 160, 200))[:2] == (0, 88)
+
+
+def test_where_all_is_taken_a_face_is_hidden_rather_than_a_label() -> None:
+    everywhere = np.array([[0, 0, 320, 240]])
+    placer = LabelPlacer(CANVAS, everywhere)
+    first, second = (placer.place((60, 12), (100, 100, 160, 200)) for _ in range(2))
+    assert first != second
