@@ -1,0 +1,185 @@
+"""What a deadline leaves of refinement: `python benchmarks/deadline.py --bundle DIR --people 1,5,30 --output DIR`.
+
+The built-in scene is run under deadlines between what the coarse stage alone takes and what all the refinements take
+that the gate wants. Said are the share of frames that met the deadline, who was refined, and how good the poses are
+(OKS with the scene's true keypoints) against choosing at random, against the coarse stage alone and against no
+deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import numpy as np
+from deadline_runs import Case, Policy, Runner  # beside this file
+from machine import describe_machine
+from rich.console import Console
+from rich.table import Table
+from scene_truth import Interval, bootstrap, scene_frames
+
+from sharpose.bundle import open_bundle
+from sharpose.command import main as run_command
+from sharpose.engines.load import load_two_stage
+
+SIZE = (720, 1280)
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def table_of(cases: list[Case], ends: dict[int, tuple[Policy, Policy]]) -> Table:
+    """A row for each deadline and way to choose."""
+    table = Table("people", "deadline ms", "who is refined", "met", "p95 ms", "wanted", "done", "carried", "OKS")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for people, (never, gate) in ends.items():
+        for name, policy in (("nobody (coarse only)", never), ("all the gate wants", gate)):
+            _row(table, people, "none", name, policy, "")
+        for case in (case for case in cases if case.people == people):
+            for name, policy in case.policies.items():
+                _row(table, people, f"{case.deadline_ms:.0f} ({case.share:g} %)", name, policy, f"{policy.met:.1%}")
+        table.add_section()
+    return table
+
+
+def _row(table: Table, people: int, deadline: str, name: str, policy: Policy, met: str) -> None:
+    share = [f"{count / policy.wanted:.0%}" if policy.wanted else "-" for count in (policy.done, policy.carried)]
+    p95 = float(np.percentile(policy.seconds, 95)) * 1000
+    oks = bootstrap(policy.oks)
+    table.add_row(str(people), deadline, name, met, f"{p95:.1f}", str(policy.wanted), *share, f"{oks.mean:.4f}")
+
+
+def report_of(policy: Policy) -> dict[str, object]:
+    """A policy as JSON has it."""
+    p50, p95, p99 = (float(value) * 1000 for value in np.percentile(policy.seconds, (50, 95, 99)))
+    counts = {name: getattr(policy, name) for name in ("met", "wanted", "done", "carried", "deferred")}
+    return {**counts, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "oks": asdict(bootstrap(policy.oks))}
+
+
+def say(what: str, interval: Interval) -> str:
+    """An interval in words."""
+    return f"{what}: OKS {interval.mean:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f})"
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between, as 1,5,30, got {text!r}") from None
+    low, high = (1, 64) if parameter.name == "people" else (0, 1000)
+    if not all(low <= number <= high for number in numbers):
+        raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
+    return numbers
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Folder written by sharpose-export.")
+@click.option("--device", default="cpu", show_default=True, help="As sharpose-run's.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
+@click.option("--people", default="1,5,10,20,30", show_default=True, callback=_numbers, help="People in the scene.")
+@click.option(
+    "--time",
+    "shares",
+    default="10,25,50",
+    show_default=True,
+    callback=_numbers,
+    help="Deadlines: percent of the time that the gate's refinements take, beyond what the coarse stage alone takes.",
+)
+@click.option("--frames", default=50, show_default=True, type=click.IntRange(1), help="Frames of each scene.")
+@click.option("--scenes", default=2, show_default=True, type=click.IntRange(1), help="Scenes (seeds) of each size.")
+@click.option(
+    "--clock",
+    default="wall",
+    show_default=True,
+    type=click.Choice(list(CLOCKS)),
+    help="processor: what this process computes, on a CPU that is busy with other things; with --threads 1.",
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for deadline.json.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def command(
+    bundle: Path,
+    device: str,
+    threads: int | None,
+    people: list[int],
+    shares: list[int],
+    frames: int,
+    scenes: int,
+    clock: str,
+    output: Path,
+    debug: bool,
+) -> int:
+    """Measure whether deadlines are met, and what choosing well is worth."""
+    if clock == "processor" and (device, threads) != ("cpu", 1):
+        raise click.UsageError("--clock processor is for --device cpu --threads 1, where all is computed in one thread")
+    try:
+        output.mkdir(parents=True, exist_ok=True)  # before the long part
+    except OSError as error:
+        raise click.UsageError(f"--output {output}: expected a folder that can be made: {error.strerror}") from None
+    opened = open_bundle(bundle)
+    stages = load_two_stage(opened, device, threads=threads)
+    runner = Runner(opened, stages, CLOCKS[clock])
+    cases: list[Case] = []
+    ends: dict[int, tuple[Policy, Policy]] = {}
+    for count in people:
+        drawn = [scene_frames(count, frames, seed, SIZE) for seed in range(scenes)]
+        never, gate = ends[count] = runner.limits(drawn)
+        coarse_only = float(np.percentile(never.seconds, 95))
+        refining = max(float(np.median(gate.seconds) - np.median(never.seconds)), 0.0)
+        for share in shares:
+            case = runner.measure(drawn, count, coarse_only + refining * share / 100, share)
+            cases.append(case)
+            scheduled = case.policies["scheduled"]
+            click.echo(
+                f"{count} people, {case.deadline_ms:.1f} ms: {scheduled.met:.1%} of frames in time, "
+                f"{scheduled.done} of {scheduled.wanted} refined, {scheduled.carried} carried; "
+                + say("less random", case.scheduled_less_random)
+                + "; "
+                + say("nobody carrying", case.chosen_less_random)
+            )
+    stages.close()
+    machine = describe_machine()
+    console = Console(width=140)
+    console.print(table_of(cases, ends))
+    console.print(f"{opened.model.name} on {device}; {machine.processor}, {machine.cores} cores {machine.gpu}")
+    numbers = {"people": people, "time": shares}
+    arguments = " ".join(f"--{name} {','.join(map(str, values))}" for name, values in numbers.items())
+    report = {
+        "bundle": opened.model.name,
+        "weights": opened.manifest.source,
+        "quality_threshold": opened.manifest.gate.quality_threshold,
+        "device": device,
+        "command": f"python benchmarks/deadline.py --bundle DIR {arguments} --frames {frames} --scenes {scenes}"
+        + (f" --threads {threads}" if threads else "")
+        + f" --device {device} --clock {clock} --output DIR",
+        "machine": asdict(machine),
+        "without_deadline": {
+            str(count): {"never": report_of(never), "gate": report_of(gate)} for count, (never, gate) in ends.items()
+        },
+        "cases": [
+            {
+                "people": case.people,
+                "share": case.share,
+                "deadline_ms": case.deadline_ms,
+                "frames": case.frames,
+                "policies": {name: report_of(policy) for name, policy in case.policies.items()},
+                "scheduled_less_random": asdict(case.scheduled_less_random),
+                "chosen_less_random": asdict(case.chosen_less_random),
+            }
+            for case in cases
+        ],
+    }
+    (output / "deadline.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    click.echo(f"wrote {output / 'deadline.json'}")
+    return 0
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()
