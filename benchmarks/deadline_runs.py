@@ -14,7 +14,7 @@ from sharpose.bundle import Bundle
 from sharpose.engines.two_stage import TwoStage
 from sharpose.runtime import Picture, PoseEstimator
 from sharpose.runtime.refinement import DeadlineScheduler
-from sharpose.runtime.refinement.priority import priority
+from sharpose.runtime.refinement.priority import Candidates, priority
 from sharpose.scene import SceneFrame
 
 __all__ = ["Case", "Policy", "Runner"]
@@ -92,10 +92,8 @@ class Runner:
             self._estimators[name] = PoseEstimator(bundle, stages, scheduler=scheduler)
             self._estimators[name].warm_up()
 
-    def _at_random(
-        self, gain: npt.NDArray[np.float64], waited: npt.NDArray[np.int64], carried: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float64]:
-        return self._rng.random(len(gain))
+    def _at_random(self, people: Candidates) -> npt.NDArray[np.float64]:
+        return self._rng.random(len(people))
 
     def limits(self, scenes: list[list[SceneFrame]]) -> tuple[Policy, Policy]:
         """The coarse stage only, and all that the gate wants: the least and the most that there can be time for."""

@@ -1,4 +1,4 @@
-"""What is remembered of a stream's people from frame to frame: who was refined when, and what it found."""
+"""What is remembered of a stream's people from frame to frame: who was refined, what it found, who has been still."""
 
 from __future__ import annotations
 
@@ -10,26 +10,11 @@ import numpy.typing as npt
 
 from sharpose.runtime.refinement.still import iou_matrix
 
-__all__ = ["Refinement", "Remembered", "StreamMemory"]
+__all__ = ["Remembered", "StreamMemory"]
 
 _LEAST_OVERLAP = 0.3  # of boxes in two frames that are taken for the same person
 _FRAMES_UNSEEN = 10  # after which a person is forgotten
 _SECONDS_UNSEEN = 1.0
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """What a refinement found.
-
-    Attributes:
-        box: float32 [4], `x1, y1, x2, y2`, the person's box then.
-        coarse: float32 [J, 3], the coarse pose then, picture pixels.
-        fine: float32 [J, 3], the refined one.
-    """
-
-    box: npt.NDArray[np.float32]
-    coarse: npt.NDArray[np.float32]
-    fine: npt.NDArray[np.float32]
 
 
 @dataclass
@@ -37,20 +22,26 @@ class Remembered:
     """A person of earlier frames.
 
     Attributes:
-        box: float32 [4], where they were last seen.
+        box: float32 [4], `x1, y1, x2, y2`, where they were last seen.
         time: When, in stream seconds.
-        unseen: Frames since.
+        still_box: float32 [4], where they were when they last had moved, or were refined.
+        still_pose: float32 [J, 3], their coarse pose then, picture pixels.
+        refined_pose: float32 [J, 3], what the refinement of then found; None where they have moved since.
+        steady: For how many frames they haven't moved.
+        unseen: Frames since they were seen.
         waited: In how many frames they were wanted refined since they last were.
         priority: Theirs in the last frame; 0 where nobody wanted them refined.
-        refinement: The last one, as long as they haven't moved; else None.
     """
 
     box: npt.NDArray[np.float32]
     time: float
+    still_box: npt.NDArray[np.float32]
+    still_pose: npt.NDArray[np.float32]
+    refined_pose: npt.NDArray[np.float32] | None = None
+    steady: int = 0
     unseen: int = 0
     waited: int = 0
     priority: float = 0.0
-    refinement: Refinement | None = None
 
 
 class StreamMemory:

@@ -12,13 +12,15 @@ import numpy.typing as npt
 from sharpose.runtime.crowd import Crowd
 from sharpose.runtime.refinement.batches import next_batch, own_share, seconds_each
 from sharpose.runtime.refinement.costs import BatchCost
-from sharpose.runtime.refinement.memory import Refinement, Remembered, StreamMemory
-from sharpose.runtime.refinement.priority import Prioritise, expected_gain
-from sharpose.runtime.refinement.still import carry_over, iou_matrix, pose_similarity
+from sharpose.runtime.refinement.memory import Remembered, StreamMemory
+from sharpose.runtime.refinement.priority import TURN, Candidates, Prioritise, expected_gain, with_turns
+from sharpose.runtime.refinement.still import carry_over, iou_matrix, keypoint_likeness, pose_similarity
 
-__all__ = ["RefinementPlan", "Rules", "StageCosts", "UsualPriority"]
+__all__ = ["Ledger", "RefinementPlan", "Rules", "StageCosts"]
 
-_STILL_POSE = 0.97  # of 17 keypoints, a single one that moves far off makes it 0.94
+# How alike its coarse poses must be for a person to count as still: as much as the coarse pose of now is believed to be
+# right, so that what is kept is likely to be better. Of 17 keypoints, a single one that goes far makes it 0.94.
+_STILL_POSE = (0.8, 0.97)
 _STILL_BOX = 0.8
 _BODY_SHARE = 0.5  # of a box that its person covers
 
@@ -44,17 +46,23 @@ class StageCosts:
 
 
 @dataclass
-class UsualPriority:
-    """What priority people have on average: expected of those who were never seen before."""
+class Ledger:
+    """What is kept from call to call about all streams together.
 
-    value: float = 0.0
+    Attributes:
+        usual: What priority people have on average: expected of those who were never seen before.
+        until_turn: How many refinements go by priority before it is the turn of whom waits longest.
+    """
+
+    usual: float = 0.0
+    until_turn: int = TURN - 1
     _seen: bool = field(default=False, repr=False)
 
-    def update(self, priorities: npt.NDArray[np.float64]) -> None:
+    def learn(self, priorities: npt.NDArray[np.float64]) -> None:
         """Learn from some people; 0 for those whom nobody wants refined."""
         if len(priorities):
             mean = float(priorities.mean())
-            self.value = 0.9 * self.value + 0.1 * mean if self._seen else mean
+            self.usual = 0.9 * self.usual + 0.1 * mean if self._seen else mean
             self._seen = True
 
 
@@ -87,7 +95,7 @@ class RefinementPlan:
         crowd: The people; `wanted`, `carried` and the poses of those who carry over are filled in.
         memories: Of every picture's stream.
         costs: Learned from as the call goes.
-        usual: Learned from as well.
+        ledger: Kept up as well.
         rules: What is constant.
     """
 
@@ -96,21 +104,22 @@ class RefinementPlan:
         crowd: Crowd,
         memories: Mapping[int, StreamMemory],
         costs: StageCosts,
-        usual: UsualPriority,
+        ledger: Ledger,
         rules: Rules,
     ) -> None:
         self._mark = rules.clock()
-        self._crowd, self._memories, self._costs, self._usual, self._rules = crowd, memories, costs, usual, rules
+        self._crowd, self._memories, self._costs, self._ledger, self._rules = crowd, memories, costs, ledger, rules
         people = len(crowd)
         self._wanted, self._carried = np.zeros(people, np.bool_), np.zeros(people, np.bool_)
         crowd.wanted, crowd.carried = self._wanted, self._carried
         self._coarse = np.zeros_like(crowd.keypoints)
-        self._gain = np.zeros(people)
+        self._likeness = np.zeros(crowd.keypoints.shape[:2])
         self._met: list[Remembered | None] = []
         for picture in crowd.pictures:
             self._met += memories[picture.stream].match(picture.boxes.xyxy, picture.time)
+        self._waited = np.array([0 if one is None else one.waited for one in self._met], np.int64)
         # Of those whose coarse stage hasn't run yet, what is expected.
-        self._priority = np.array([usual.value if one is None else one.priority for one in self._met], np.float64)
+        self._priority = np.array([ledger.usual if one is None else one.priority for one in self._met], np.float64)
         self._deadline, self._in_time = self._deadlines()
         self._part = slice(0, 0)
         self._waiting = np.zeros(0, np.int64)  # people of the open chunk, the first to go first
@@ -129,15 +138,16 @@ class RefinementPlan:
         self._coarse[part] = self._crowd.keypoints[part]
         wanted = part.start + rows.astype(np.int64)
         self._wanted[wanted] = True
-        self._find_still(np.arange(part.start, part.stop))
+        self._find_still(np.array([one for one in range(part.start, part.stop) if self._met[one]], np.int64))
         self._priority[part] = 0.0
         self._priority[wanted] = self._rank(wanted)
-        self._usual.update(self._priority[part])
+        self._ledger.learn(self._priority[part])
         for person in range(part.stop, len(self._crowd)):
             if self._met[person] is None:
-                self._priority[person] = self._usual.value
+                self._priority[person] = self._ledger.usual
         candidates = wanted[self._in_time[wanted]]
-        self._waiting = candidates[np.argsort(-self._priority[candidates], kind="stable")]
+        order = candidates[np.argsort(-self._priority[candidates], kind="stable")]
+        self._waiting = with_turns(order, self._waited, self._ledger.until_turn)
 
     def next_rows(self) -> npt.NDArray[np.int32]:
         """Who goes through the fine stage next: rows of the open chunk, ascending; nobody if there is no time."""
@@ -148,6 +158,7 @@ class RefinementPlan:
         count = next_batch(*self._allowed(now), self._costs.fine.likely)
         people, self._waiting = self._waiting[:count], self._waiting[count:]
         self._running = len(people)
+        self._ledger.until_turn = (self._ledger.until_turn - len(people)) % TURN
         rows: npt.NDArray[np.int32] = np.sort(people - self._part.start).astype(np.int32)
         return rows
 
@@ -156,9 +167,11 @@ class RefinementPlan:
         crowd = self._crowd
         self._carried &= self._wanted & ~crowd.refined
         for person in np.flatnonzero(self._carried):
-            earlier = self._refinement(person)
-            if earlier is not None:
-                crowd.keypoints[person] = carry_over(earlier.coarse, earlier.fine, self._coarse[person])
+            one = self._met[person]
+            if one is not None and one.refined_pose is not None:
+                crowd.keypoints[person] = carry_over(
+                    one.still_pose, one.refined_pose, self._coarse[person], self._likeness[person]
+                )
         first = 0
         for picture in crowd.pictures:
             seen = [self._remember(first + place, picture.time) for place in range(len(picture.boxes))]
@@ -200,39 +213,42 @@ class RefinementPlan:
         """Priorities: float [m]."""
         frames = self._crowd.frames_of(people)
         pixels = frames.size[:, 1] / np.float32(frames.crop_size[0])
-        self._gain[people] = expected_gain(self._crowd.quality[people], self._rules.threshold, pixels)
-        waited = np.array([0 if (one := self._met[person]) is None else one.waited for person in people], np.int64)
-        return self._rules.prioritise(self._gain[people], waited, self._carried[people])
+        gain = expected_gain(self._crowd.quality[people], self._rules.threshold, pixels)
+        steady = np.zeros(len(people), np.int64)
+        if self._rules.carry:
+            steady[:] = [0 if (one := self._met[person]) is None else one.steady for person in people]
+        return self._rules.prioritise(Candidates(gain, self._waited[people], steady, self._carried[people]))
 
     def _find_still(self, people: npt.NDArray[np.int64]) -> None:
-        """Mark who hasn't moved since they were refined; of others, forget it."""
-        earlier = {int(person): found for person in people if (found := self._refinement(person)) is not None}
-        if not earlier or not self._rules.carry:
+        """Of people who were met before: note who hasn't moved, and forget what was found of the others."""
+        met = [one for person in people if (one := self._met[person]) is not None]
+        if not met:
             return
-        moved = list(earlier)
-        boxes = np.stack([found.box for found in earlier.values()])
+        boxes, then = np.stack([one.still_box for one in met]), np.stack([one.still_pose for one in met])
+        now = self._coarse[people]
         area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * np.float32(_BODY_SHARE)
-        then = np.stack([found.coarse for found in earlier.values()])
-        alike = pose_similarity(then, self._coarse[moved], area, self._rules.sigmas)
-        overlap = iou_matrix(boxes, self._crowd.boxes_xyxy[moved]).diagonal()
-        for person, still in zip(moved, (alike >= _STILL_POSE) & (overlap >= _STILL_BOX), strict=True):
-            self._carried[person] = still
-            one = self._met[person]
-            if one is not None and not still:
-                one.refinement = None
-
-    def _refinement(self, person: int | np.int64 | np.intp) -> Refinement | None:
-        one = self._met[int(person)]
-        return None if one is None else one.refinement
+        likeness = keypoint_likeness(then, now, area, self._rules.sigmas)
+        overlap = iou_matrix(boxes, self._crowd.boxes_xyxy[people]).diagonal()
+        # A quality that isn't a number asks for the most.
+        enough = np.clip(np.nan_to_num(self._crowd.quality[people], nan=1.0), *_STILL_POSE)
+        still = (pose_similarity(then, now, likeness) >= enough) & (overlap >= _STILL_BOX)
+        self._likeness[people] = likeness
+        for person, one, stayed in zip(people, met, still, strict=True):
+            if stayed:
+                one.steady += 1
+                self._carried[person] = self._rules.carry and one.refined_pose is not None
+            else:
+                box, pose = self._crowd.boxes_xyxy[person].copy(), self._coarse[person].copy()
+                one.steady, one.still_box, one.still_pose, one.refined_pose = 0, box, pose, None
 
     def _remember(self, person: int, time: float) -> Remembered:
         crowd = self._crowd
-        box = crowd.boxes_xyxy[person].copy()
-        one = self._met[person] or Remembered(box, time)
+        box, pose = crowd.boxes_xyxy[person].copy(), self._coarse[person].copy()
+        one = self._met[person] or Remembered(box, time, box, pose)
         one.box, one.time, one.unseen = box, time, 0
         if crowd.refined[person]:
             one.waited = 0
-            one.refinement = Refinement(box, self._coarse[person].copy(), crowd.keypoints[person].copy())
+            one.still_box, one.still_pose, one.refined_pose = box, pose, crowd.keypoints[person].copy()
         elif self._wanted[person]:
             one.waited += 1
         one.priority = float(self._priority[person])

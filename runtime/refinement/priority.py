@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Prioritise", "expected_gain", "priority"]
+__all__ = ["TURN", "Candidates", "Prioritise", "expected_gain", "priority", "with_turns"]
 
-Prioritise: TypeAlias = Callable[
-    [npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.bool_]], npt.NDArray[np.float64]
-]
-"""Expected gain, frames waited and who carries over, to priorities; see `priority`."""
+TURN = 8
+"""Every so many refinements, one goes to whom waits longest."""
 
-_LEAST_SHORTFALL = 0.1  # nobody's priority is zero: all get their turn
+_LEAST_SHORTFALL = 0.1  # nobody's priority is zero
 _LEAST_DETAIL = 0.4
 _CARRIED_SHARE = 0.1  # of the gain, for those who keep what an earlier look found
-_PATIENCE = 10.0  # frames after which having waited doubles a priority
+_LONGEST_CARRY = 10  # frames that a refinement is expected to last at most
+_PATIENCE = 100.0  # frames after which having waited doubles a priority: among equals, they take turns
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """People whom the gate wants refined.
+
+    Attributes:
+        gain: float [n], see `expected_gain`.
+        waited: int [n], in how many frames they were wanted refined since they last were.
+        steady: int [n], for how many frames they haven't moved.
+        carried: bool [n], who keeps what their last refinement found, as they haven't moved since.
+    """
+
+    gain: npt.NDArray[np.float64]
+    waited: npt.NDArray[np.int64]
+    steady: npt.NDArray[np.int64]
+    carried: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.gain)
+
+
+Prioritise: TypeAlias = Callable[[Candidates], npt.NDArray[np.float64]]
+"""People to float [n]; see `priority`."""
 
 
 def expected_gain(
@@ -41,15 +65,32 @@ def expected_gain(
     return gain
 
 
-def priority(
-    gain: npt.NDArray[np.float64], waited: npt.NDArray[np.int64], carried: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+def priority(people: Candidates) -> npt.NDArray[np.float64]:
     """Those of the highest priority are refined first.
 
-    Args:
-        gain: float [n], see `expected_gain`.
-        waited: int [n], in how many frames they were wanted refined since they last were.
-        carried: bool [n], who keeps what their last refinement found, as they haven't moved since.
+    What is gained is gained for as many frames as it can be kept, and who has been still is likely to be so for as long
+    again.
     """
-    ranked: npt.NDArray[np.float64] = gain * np.where(carried, _CARRIED_SHARE, 1.0) * (1.0 + waited / _PATIENCE)
+    lasting = 1.0 + np.minimum(people.steady, _LONGEST_CARRY)
+    ranked: npt.NDArray[np.float64] = (
+        people.gain * lasting * np.where(people.carried, _CARRIED_SHARE, 1.0) * (1.0 + people.waited / _PATIENCE)
+    )
     return ranked
+
+
+def with_turns(order: npt.NDArray[np.int64], waited: npt.NDArray[np.int64], first: int) -> npt.NDArray[np.int64]:
+    """The order in which people are refined, now and then whoever waits longest before the others.
+
+    Args:
+        order: int [n], indices of people by priority.
+        waited: int [any], by index, how long they have waited.
+        first: How many go by priority before the first such turn; then it is every `TURN`th.
+    """
+    left = order.tolist()
+    found: list[int] = []
+    while left:
+        place = 0
+        if len(found) % TURN == first % TURN:
+            place = max(range(len(left)), key=lambda index: int(waited[left[index]]))
+        found.append(left.pop(place))
+    return np.array(found, np.int64)

@@ -14,7 +14,7 @@ from sharpose.errors import InputError
 from sharpose.runtime.crowd import Crowd
 from sharpose.runtime.refinement.costs import BatchCost
 from sharpose.runtime.refinement.memory import StreamMemory
-from sharpose.runtime.refinement.plan import RefinementPlan, Rules, StageCosts, UsualPriority
+from sharpose.runtime.refinement.plan import Ledger, RefinementPlan, Rules, StageCosts
 from sharpose.runtime.refinement.priority import Prioritise, priority
 from sharpose.runtime.result import StageTimings
 from sharpose.skeleton import Skeleton
@@ -53,7 +53,7 @@ class DeadlineScheduler:
         self.clock = clock
         self._prioritise, self._carry = prioritise, carry
         self._streams: dict[int, StreamMemory] = {}
-        self._usual = UsualPriority()
+        self._ledger = Ledger()
         self._costs: StageCosts | None = None
 
     def attach(self, stages: TwoStage) -> None:
@@ -91,7 +91,7 @@ class DeadlineScheduler:
         }
         sigmas = np.array(skeleton.sigmas, np.float32)
         rules = Rules(threshold, sigmas, self._prioritise, self._carry, self.clock)
-        return RefinementPlan(crowd, memories, self.costs, self._usual, rules)
+        return RefinementPlan(crowd, memories, self.costs, self._ledger, rules)
 
     def forget(self, stream: int) -> None:
         """Let go of what is remembered of a stream's people, as it has ended."""

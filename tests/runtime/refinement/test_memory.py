@@ -12,9 +12,16 @@ def boxes(*lefts: float) -> npt.NDArray[np.float32]:
     return np.float32([[left, 0, left + 50, 100] for left in lefts]).reshape(-1, 4)
 
 
+POSE = np.zeros((17, 3), np.float32)
+
+
+def somebody(box: npt.NDArray[np.float32], time: float) -> Remembered:
+    return Remembered(box, time, box, POSE)
+
+
 def remembering(*lefts: float, time: float = 0.0) -> tuple[StreamMemory, list[Remembered]]:
     memory = StreamMemory()
-    people = [Remembered(box, time) for box in boxes(*lefts)]
+    people = [somebody(box, time) for box in boxes(*lefts)]
     memory.keep(people)
     return memory, people
 
@@ -61,5 +68,5 @@ def test_memory_does_not_grow() -> None:
     memory = StreamMemory()
     for frame in range(500):
         found = memory.match(boxes(frame * 1000.0, 7.0), frame * 0.04)
-        memory.keep([Remembered(box, frame * 0.04) for box, one in zip(boxes(frame * 1000.0, 7.0), found, strict=True)])
+        memory.keep([somebody(box, frame * 0.04) for box, one in zip(boxes(frame * 1000.0, 7.0), found, strict=True)])
         assert len(memory.people) <= 2 + 2 * 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.runtime.refinement.priority import expected_gain, priority
+from sharpose.runtime.refinement.priority import TURN, Candidates, expected_gain, priority, with_turns
 
 
 def gains(quality: list[float], pixels: list[float], threshold: float = 0.99) -> list[float]:
@@ -28,6 +28,29 @@ def test_the_larger_gain_more_as_long_as_there_is_detail_to_see() -> None:
     assert found == pytest.approx([0.2, 0.2, 0.3, 0.5, 0.5])
 
 
-def test_waiting_raises_and_carrying_lowers() -> None:
-    ranked = priority(np.full(4, 0.5), np.array([0, 10, 30, 10]), np.array([False, False, False, True]))
-    assert ranked == pytest.approx([0.5, 1.0, 2.0, 0.1])
+def candidates(gain: list[float], **given: list[int]) -> Candidates:
+    columns = {name: np.array(given.get(name, [0] * len(gain))) for name in ("waited", "steady", "carried")}
+    return Candidates(np.array(gain), columns["waited"], columns["steady"], columns["carried"].astype(bool))
+
+
+def test_among_equals_who_waits_longer_goes_first() -> None:
+    assert np.argmax(priority(candidates([0.5] * 3, waited=[3, 4, 1]))) == 1
+    assert np.argmax(priority(candidates([0.3, 0.5], waited=[9, 0]))) == 1  # but not before those who gain more
+
+
+def test_who_keeps_something_goes_last() -> None:
+    assert priority(candidates([0.5, 0.5], carried=[1, 0])) == pytest.approx([0.05, 0.5])
+
+
+def test_what_lasts_counts_for_as_long() -> None:
+    assert priority(candidates([0.5] * 3, steady=[0, 3, 99])) == pytest.approx([0.5, 2.0, 5.5])
+
+
+def test_everybody_gets_a_turn() -> None:
+    waited = np.arange(20)
+    order = np.arange(20)[::2]  # the longer they wait, the later they come
+    turns = with_turns(order, waited, 2)
+    assert turns.tolist() == [0, 2, 18, 4, 6, 8, 10, 12, 14, 16]
+    assert with_turns(order, waited, 0).tolist()[0] == 18
+    assert with_turns(order, waited, TURN - 1).tolist()[:9] == [0, 2, 4, 6, 8, 10, 12, 18, 14]
+    assert with_turns(order[:0], waited, 0).tolist() == []

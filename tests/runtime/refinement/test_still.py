@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.runtime.refinement.still import carry_over, iou_matrix, pose_similarity
+from sharpose.runtime.refinement.still import carry_over, iou_matrix, keypoint_likeness, pose_similarity
 from sharpose.skeleton import COCO17
 
 SIGMAS = np.array(COCO17.sigmas, np.float32)
@@ -14,7 +14,7 @@ AREA = np.float32([100 * 200])
 
 
 def similarity(second: np.ndarray, first: np.ndarray = POSE) -> float:
-    return float(pose_similarity(first, second, AREA, SIGMAS)[0])
+    return float(pose_similarity(first, second, keypoint_likeness(first, second, AREA, SIGMAS))[0])
 
 
 def moved(x: float, joints: slice = slice(None)) -> np.ndarray:
@@ -55,19 +55,43 @@ def test_keypoints_count_by_their_scores() -> None:
 
 
 def test_no_people_and_no_area() -> None:
-    assert pose_similarity(POSE[:0], POSE[:0], AREA[:0], SIGMAS).shape == (0,)
-    assert np.isfinite(pose_similarity(POSE, moved(3), np.float32([0]), SIGMAS)).all()
+    assert keypoint_likeness(POSE[:0], POSE[:0], AREA[:0], SIGMAS).shape == (0, 17)
+    assert pose_similarity(POSE[:0], POSE[:0], np.zeros((0, 17))).shape == (0,)
+    assert np.isfinite(keypoint_likeness(POSE, moved(3), np.float32([0]), SIGMAS)).all()
+
+
+def carried(now: np.ndarray) -> np.ndarray:
+    """What is kept of a refinement that moved everything by 4 pixels."""
+    fine = moved(4)
+    fine[..., 2] = 0.9
+    before = fine.copy()
+    found = carry_over(POSE[0], fine[0], now[0], keypoint_likeness(POSE, now, AREA, SIGMAS)[0])
+    np.testing.assert_array_equal(fine, before)
+    return found
 
 
 def test_what_was_found_moves_along() -> None:
-    fine = moved(4)
-    fine[..., 2] = 0.9
-    now = moved(6)
-    found = carry_over(POSE, fine, now)
-    np.testing.assert_allclose(found[..., 0], POSE[..., 0] + 10, atol=1e-4)
-    np.testing.assert_allclose(found[..., 1], POSE[..., 1], atol=1e-4)
-    np.testing.assert_array_equal(found[..., 2], np.float32(0.9))
-    np.testing.assert_allclose(fine, moved(4) * [1, 1, 0] + [0, 0, 0.9], atol=1e-5)  # as it was
+    found = carried(moved(3))
+    np.testing.assert_allclose(found[:, 0], POSE[0, :, 0] + 7, atol=1e-4)
+    np.testing.assert_allclose(found[:, 1], POSE[0, :, 1], atol=1e-4)
+    np.testing.assert_array_equal(found[:, 2], np.float32(0.9))
+
+
+def test_the_noise_of_keypoints_does_not_come_along() -> None:
+    now = POSE.copy()
+    now[0, ::2, 0] += 2
+    now[0, 1:16:2, 0] -= 2  # nine one way, eight the other
+    np.testing.assert_allclose(carried(now)[:, 0], POSE[0, :, 0] + 4 + 2 / 17, atol=1e-4)
+
+
+def test_a_hand_that_went_its_own_way_is_where_it_is_now() -> None:
+    found = carried(moved(80, slice(9, 10)))
+    assert found[9].tolist() == moved(80)[0, 9].tolist()
+    np.testing.assert_allclose(np.delete(found[:, 0], 9), np.delete(POSE[0, :, 0], 9) + 4, atol=1e-4)
+
+
+def test_nothing_is_kept_where_all_went_far() -> None:
+    np.testing.assert_array_equal(carried(moved(300)), moved(300)[0])
 
 
 def test_overlap_of_boxes() -> None:
