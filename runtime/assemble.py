@@ -182,5 +182,3 @@ def _check_outputs(
             raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
         if where.parent == bundle.resolve():
             raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
-
-

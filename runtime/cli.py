@@ -18,9 +18,7 @@ _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sou
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
 
-@click.command(
-    cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @option(_MODEL, "--bundle", type=_FILE, required=True, help="Folder written by sharpose-export.")
 @option(
@@ -62,7 +60,12 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     help="ONNX person detector (YOLOX, YOLOv8-style or end-to-end), the name of one to download, or `motion`: whatever "
     "moves before a camera that doesn't.",
 )
-@option(_PEOPLE, "--detector-sha256", metavar="HASH", help="Of a named detector whose table entry has none.")
+@option(
+    _PEOPLE,
+    "--detector-sha256",
+    metavar="HASH",
+    help="Of a named detector, where the table has none; `trust` takes what comes.",
+)
 @option(
     _PEOPLE,
     "--detect-every",
@@ -72,8 +75,13 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     metavar="N",
     help="Detect in every Nth frame; between, boxes follow the poses.",
 )
-@option(_PEOPLE, "--conf", type=click.FloatRange(0, 1), help="Least score of a detection.")
-@option(_PEOPLE, "--iou", type=click.FloatRange(0, 1), help="Overlap from which two detections are one person.")
+@option(_PEOPLE, "--conf", type=click.FloatRange(0, 1), help="Least score of a detection; 0.3 if left out.")
+@option(
+    _PEOPLE,
+    "--iou",
+    type=click.FloatRange(0, 1),
+    help="Overlap from which two detections are one person; 0.65 if left out.",
+)
 @option(_PEOPLE, "--classes", metavar="IDS|NAMES", help="What to detect, by COCO's ids or names; person if left out.")
 @option(_PEOPLE, "--boxes", metavar="FILE", help="People's boxes: COCO detection-results JSON.")
 @option(_PEOPLE, "--full-frame", is_flag=True, help="One person fills every picture.")

@@ -7,14 +7,23 @@ from pathlib import Path
 
 import click
 
+from sharpose.engines.devices import onnxruntime_device
+from sharpose.errors import InputError
 from sharpose.runtime.box_sources import BoxSource, DetectorBoxes, FileBoxes, FullFrame, SourceBoxes
 from sharpose.runtime.boxes import BoxesFile
+from sharpose.runtime.detector import Detector
+from sharpose.runtime.detectors.motion import MotionBoxes
+from sharpose.runtime.detectors.named import MOTION, find_detector, how_to_find_people, is_file_name
+from sharpose.runtime.detectors.settings import PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.frames import Source
 from sharpose.runtime.run_options import RunOptions
 from sharpose.runtime.sinks.names import fill
 from sharpose.runtime.sources.scene import is_scene
+from sharpose.runtime.tracking.follow_poses import FollowPoses
 
 __all__ = ["PeopleFinder"]
+
+_LEAST_SCORE = 0.3  # of a detection, where the user doesn't say
 
 
 class PeopleFinder:
@@ -28,6 +37,7 @@ class PeopleFinder:
 
     def __init__(self, options: RunOptions, names: Sequence[str], *, say: Callable[[str], None]) -> None:
         self._options, self._names, self._say = options, names, say
+        self._detector: Detector | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -35,31 +45,58 @@ class PeopleFinder:
         options = self._options
         if options.boxes is not None:
             return [Path(fill(options.boxes, name)) for name in self._names]
-        return [] if options.detector is None else [Path(options.detector)]
+        if options.detector is not None and is_file_name(options.detector):
+            return [Path(options.detector)]
+        return []
 
     def boxes_of(self, index: int, source: Source) -> BoxSource:
         """The box source of the stream at `index`.
 
         Raises:
-            SharposeError: a boxes file or a detector can't be used.
+            SharposeError: a boxes file or a detector can't be used, or an option would do nothing.
             click.UsageError: nobody says where the people are.
         """
         options = self._options
-        if options.boxes is not None:
-            return FileBoxes(self._boxes_file(index, source))
-        if options.detector is not None:
-            from sharpose.engines.devices import onnxruntime_device
-            from sharpose.runtime.detector import Detector
-
-            return DetectorBoxes(Detector.from_onnx(options.detector, device=onnxruntime_device(options.device)))
-        if options.full_frame:
+        people_from = self._people_from(source)
+        check_detector_options(people_from, conf=options.conf, iou=options.iou, classes=options.classes)
+        found: BoxSource
+        if people_from == "boxes":
+            return FileBoxes(self._boxes_file(index, source), options.conf)
+        if people_from == "full-frame":
             return FullFrame()
-        if is_scene(source.name):
+        if people_from == "scene":
             return SourceBoxes()
-        raise click.UsageError(
-            "where are the people? give --boxes FILE (COCO detection results), --detector FILE.onnx (a YOLOX or YOLOv8 "
-            "person detector), or --full-frame where one person fills the picture"
-        )
+        found = MotionBoxes(self._say) if people_from == "motion" else DetectorBoxes(self._shared_detector())
+        return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
+
+    def _people_from(self, source: Source) -> PeopleFrom:
+        options = self._options
+        if options.boxes is not None:
+            return "boxes"
+        if options.detector is not None:
+            return "motion" if options.detector == MOTION else "detector"
+        if options.full_frame:
+            return "full-frame"
+        if is_scene(source.name):
+            return "scene"
+        raise click.UsageError(how_to_find_people(source.name))
+
+    def _shared_detector(self) -> Detector:
+        options = self._options
+        if self._detector is None:
+            assert options.detector is not None
+            named = not is_file_name(options.detector)
+            if options.detector_sha256 is not None and not named:
+                raise InputError("--detector-sha256 is for a named detector that is downloaded, not for a file")
+            path = find_detector(options.detector, sha256=options.detector_sha256) if named else Path(options.detector)
+            self._detector = Detector.from_onnx(
+                path,
+                device=onnxruntime_device(options.device),
+                conf=_LEAST_SCORE if options.conf is None else options.conf,
+                iou=options.iou,
+                classes=(0,) if options.classes is None else parse_classes(options.classes),
+            )
+        return self._detector
 
     def _boxes_file(self, index: int, source: Source) -> BoxesFile:
         assert self._options.boxes is not None

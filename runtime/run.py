@@ -59,9 +59,7 @@ class Outcome:
     complete: list[str]
 
 
-def run(
-    job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] = lambda stream, frame: None
-) -> Outcome:
+def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] = lambda stream, frame: None) -> Outcome:
     """Run all streams to their ends.
 
     Args:
