@@ -40,6 +40,7 @@ _HELPERS = (
     "chromium",
     "rtsp_server",
     "result_readers",
+    "track_metrics",
 )
 for _name in _HELPERS:
     _register(_name)

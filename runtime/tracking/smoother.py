@@ -93,8 +93,9 @@ class Smoother:
         size = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0), _MIN_SIZE).astype(np.float64)
         place, score = seen[:, :, :2].copy(), seen[:, :, 2]
         speed = np.zeros_like(place)
-        known = np.array([index for index, who in enumerate(people) if who in memory.rows], np.int64)
-        rows = np.array([memory.rows[people[index]] for index in known], np.int64)
+        recent = {who: row for who, row in memory.rows.items() if time - memory.time[row] <= _FORGET}
+        known = np.array([index for index, who in enumerate(people) if who in recent], np.int64)
+        rows = np.array([recent[people[index]] for index in known], np.int64)
         # Twice the same moment tells nothing of speed.
         seconds = np.maximum(time - memory.time[rows], 1e-6)
         size[known] += (1 - _share(_SIZE_CUTOFF, seconds)) * (memory.size[rows] - size[known])
