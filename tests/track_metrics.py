@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.tracking.assignment import best_pairs
 from sharpose.runtime.tracking.similarity import box_iou
 
 
-def people(xyxy: object, keypoints: np.ndarray | None = None, scores: object = None) -> PoseResult:
+def people(xyxy: npt.ArrayLike, keypoints: np.ndarray | None = None, scores: npt.ArrayLike | None = None) -> PoseResult:
     """Poses in boxes [n, 4]; without keypoints given, ones that say nothing (score 0)."""
     boxes = Boxes.from_xyxy(np.asarray(xyxy, np.float32).reshape(-1, 4), scores)
     count = len(boxes)

@@ -18,7 +18,7 @@ from sharpose.runtime.result import Boxes, PoseResult
 __all__ = ["MotionBoxes"]
 
 _LONG_SIDE = 640  # pixels that the picture is looked at with
-_WARM_UP = 0.4  # seconds of learning before anybody is reported
+_WARM_UP = 0.3  # seconds of learning before anybody is reported
 _LONGEST_STEP = 1.0  # seconds: a gap in the stream teaches nothing
 _MARGIN = 0.04  # of the longer side: how far the background reaches beyond the picture, for a camera that shakes
 _TOO_MUCH = 0.5  # of the picture in front: the light or the camera has changed

@@ -20,6 +20,8 @@ _LEAST_SEEN = 0.4  # of a silhouette
 _ROUNDS = 2
 _APART = (0.35, 0.6)  # of height and width: one of both, at least, lies between two people
 _LEAST_FRAGMENT = 0.35
+_LEAST_CUT = 0.22  # of the expected height, of somebody who comes in over the picture's border
+_NARROWEST = 0.35  # of the expected width
 _LEAST_FILL = 0.25  # of a box, by a body
 _FIRST_ASPECTS = (1.4, 5.0)  # height to width, while the size of people is unknown
 _MATCH = 0.45  # of a silhouette's worth that must be in front, and not yet somebody else's
@@ -114,9 +116,10 @@ class _Blob:
         return size.height(max(size.feet_below(self.y), feet) if self.bottom_cut else feet)
 
     def is_one(self, expected: float, aspect: float) -> bool:
-        least = _LEAST_FRAGMENT if self.cut else _HEIGHTS[0]
+        least = _LEAST_CUT if self.cut else _HEIGHTS[0]
         return (
-            least * expected <= self.height <= _HEIGHTS[1] * expected
+            self.width >= _NARROWEST * expected / aspect
+            and least * expected <= self.height <= _HEIGHTS[1] * expected
             and self.width <= _WIDEST * expected / aspect
             and self.area >= _LEAST_FILL * self.width * self.height
         )

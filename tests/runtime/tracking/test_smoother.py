@@ -13,7 +13,7 @@ from sharpose.runtime.result import PoseResult
 from sharpose.runtime.tracking import Smoother
 from sharpose.scene import Scene, SceneConfig
 
-BOX = [100, 100, 180, 300]  # a person of 200 pixels
+BOX = [100.0, 100.0, 180.0, 300.0]  # a person of 200 pixels
 
 
 def person(points: np.ndarray, who: int = 1, score: float | np.ndarray = 0.9, box: list[float] = BOX) -> PoseResult:
