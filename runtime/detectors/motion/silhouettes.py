@@ -20,6 +20,7 @@ _LEAST_SEEN = 0.4  # of a silhouette
 _ROUNDS = 2
 _APART = (0.35, 0.6)  # of height and width: one of both, at least, lies between two people
 _LEAST_FRAGMENT = 0.35
+_HALF_SEEN = 0.5  # of the expected height
 _LEAST_CUT = 0.22  # of the expected height, of somebody who comes in over the picture's border
 _NARROWEST = 0.35  # of the expected width
 _LEAST_FILL = 0.25  # of a box, by a body
@@ -37,7 +38,7 @@ class FoundPeople:
 
     Attributes:
         xyxy: float32 [n, 4].
-        scores: float32 [n]: 0.9 for somebody alone, 0.6 in a group, 0.3 for what may be part of somebody.
+        scores: float32 [n]: 0.9 for somebody alone, 0.6 in a group, 0.3 for a part of somebody.
     """
 
     xyxy: npt.NDArray[np.float32]
@@ -77,15 +78,20 @@ def find_people(front: Mask, visible: Mask, size: PersonSize) -> FoundPeople:
             apart = _take_apart(own, blob, visible, size)
             if len(apart) > 1 or not one:
                 boxes += [(x + left, y + top, x + right, y + bottom) for left, top, right, bottom in apart]
-                scores += [_IN_GROUP] * len(apart)
+                scores += [_sure(_IN_GROUP, bottom - top, expected) for _, top, _, bottom in apart]
                 continue
         if one:
             boxes.append(blob.xyxy)
-            scores.append(_ALONE)
+            scores.append(_sure(_ALONE, height, expected))
         elif height >= _LEAST_FRAGMENT * expected:
             boxes.append(blob.xyxy)
             scores.append(_FRAGMENT)
     return FoundPeople(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32))
+
+
+def _sure(score: float, height: float, expected: float) -> float:
+    """The score of somebody of whom so much is in sight: legs below the picture's border are not yet somebody."""
+    return score if height >= _HALF_SEEN * expected else _FRAGMENT
 
 
 @dataclass(frozen=True)
