@@ -92,7 +92,7 @@ class VideoEncoder:
     knows_crf: bool = True
 
 
-# VAAPI is missing: it takes pictures from the GPU's memory only, and PyAV can't put them there.
+# VAAPI is missing: no FFmpeg inside PyAV's wheels has it, so nobody could try it.
 _ENCODERS = (
     VideoEncoder("libx264", "h264", False, _x26x("superfast", 21, {})),
     VideoEncoder("libx265", "h265", False, _x26x("ultrafast", 24, {"x265-params": "log-level=none"})),

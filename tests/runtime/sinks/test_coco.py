@@ -39,6 +39,13 @@ def test_what_an_entry_says(tmp_path, record):
     assert entry["score"] == pytest.approx(float(given.poses.scores[0]), abs=1e-5)
 
 
+def test_people_with_ids(tmp_path, record):
+    sink = CocoSink(tmp_path / "out.json")
+    sink.write(record(0, people=2, ids=[5, 0]))
+    sink.close()
+    assert [entry.get("track_id") for entry in entries(sink.path)] == [5, None]
+
+
 def test_pycocotools_loads_it(tmp_path, record):
     from pycocotools.coco import COCO
 

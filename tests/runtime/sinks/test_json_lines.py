@@ -51,6 +51,19 @@ def test_what_a_line_says(tmp_path, record):
     np.testing.assert_allclose(scores, given.poses.keypoints[:, :, 2], atol=1e-5)
 
 
+def test_people_with_ids_and_with_a_deadline(tmp_path, record):
+    sink = JsonLinesSink(tmp_path / "out.jsonl")
+    sink.write(record(0, people=2, ids=[5, 0], wanted=True))
+    (line,) = lines(sink.path)
+    people = line["people"]
+    assert isinstance(people, list)
+    assert [list(person) for person in people] == [
+        ["id", "bbox", "score", "keypoints", "quality", "refined", "wanted"]
+    ] * 2
+    assert [person["id"] for person in people] == [5, None]  # 0: a track that is not yet sure
+    assert [person["wanted"] for person in people] == [True, True]
+
+
 def test_numbers_are_rounded_for_reading(tmp_path, record):
     sink = JsonLinesSink(tmp_path / "out.jsonl")
     sink.write(record(1, people=1, time=1 / 3))

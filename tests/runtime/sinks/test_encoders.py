@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from sharpose.errors import InputError, SinkError
+from sharpose.runtime.sinks import VideoSettings, encoders
+from sharpose.runtime.sinks.encoders import find_encoder, usable_encoders
+
+CHIPS = ("nvenc", "videotoolbox", "qsv", "amf", "v4l2m2m")
+
+
+def test_the_software_encoders_of_the_wheel_are_usable():
+    assert {"libx264", "libx265"} <= set(usable_encoders())
+    assert find_encoder(VideoSettings()).name == "libx264"
+    assert find_encoder(VideoSettings(encoder="h265")).name == "libx265"
+
+
+def test_auto_takes_a_chip_where_there_is_one(monkeypatch):
+    assert find_encoder(VideoSettings(encoder="auto")).family == "h264"
+    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: None)
+    assert find_encoder(VideoSettings(encoder="auto")).name == "h264_nvenc"
+    assert find_encoder(VideoSettings(encoder="h264")).name == "libx264"
+
+
+def test_auto_says_h264_where_no_chip_opens(monkeypatch):
+    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: "no" if encoder.hardware else None)
+    assert find_encoder(VideoSettings(encoder="auto")).name == "libx264"
+
+
+@pytest.mark.parametrize("name", ["mpeg4", "vp9", "h264_vaapi", "nonsense"])
+def test_encoders_that_nobody_knows(name):
+    with pytest.raises(SinkError, match=rf"video encoder {name}: not usable here; usable are .*libx264, libx265"):
+        find_encoder(VideoSettings(encoder=name))
+
+
+def test_a_chip_that_is_not_there_says_why_and_what_is():
+    if any(chip in name for name in usable_encoders() for chip in CHIPS):
+        pytest.skip("this machine has a video chip")
+    with pytest.raises(SinkError, match=r"h264_nvenc: not usable here \(.+\); usable are libx264, libx265"):
+        find_encoder(VideoSettings(encoder="h264_nvenc"))
+
+
+def test_a_preset_that_the_encoder_does_not_know():
+    with pytest.raises(SinkError, match=r"h264: not usable here \(it doesn't open with preset warp\)"):
+        find_encoder(VideoSettings(preset="warp"))
+
+
+def test_a_quality_for_one_that_takes_a_bit_rate(monkeypatch):
+    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: None)
+    with pytest.raises(SinkError, match=r"h264_v4l2m2m: not usable here \(h264_v4l2m2m takes a bit rate, no crf\)"):
+        find_encoder(VideoSettings(encoder="h264_v4l2m2m", crf=20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"crf": 52}, r"crf of 0 \(best\) to 51, got 52"),
+        ({"crf": -1}, "got -1"),
+        ({"bitrate": 5}, "at least 1000, got 5"),
+        ({"crf": 20, "bitrate": 100_000}, "exclude each other"),
+    ],
+)
+def test_settings_that_can_not_be(settings, said):
+    with pytest.raises(InputError, match=said):
+        VideoSettings(**settings)
