@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -113,7 +114,7 @@ class RestreamSink:
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
         self._failure: SinkError | None = None
-        self._connected_once = self._waiting = False
+        self._connected_once = self._waiting = self._reported = False
         self._written = 0
         self.dropped = 0
         self.reconnects = 0
@@ -122,6 +123,7 @@ class RestreamSink:
     def write(self, record: FrameRecord) -> None:
         """Queues the picture. Raises `SinkError` where the receiver could not be reached."""
         if self._failure is not None:
+            self._reported = True
             raise self._failure
         if self._ended.is_set():
             raise SinkError(f"{self.name}: is closed, no picture can be added")
@@ -141,7 +143,11 @@ class RestreamSink:
             self._thread.start()
 
     def close(self) -> None:
-        """Sends what is queued, for at most three seconds, and hangs up. May be called twice."""
+        """Sends what is queued, for some seconds at most, and hangs up. May be called twice.
+
+        Raises:
+            SinkError: the receiver could not be reached, and no `write` has said so.
+        """
         already = self._ended.is_set()
         with self._changed:
             self._ended.set()
@@ -159,10 +165,14 @@ class RestreamSink:
                 f"{self.name}: {self.dropped} of {self._written} pictures were not sent: the receiver was slower than "
                 "the run, or away"
             )
+        if self._failure is not None and not self._reported:
+            self._reported = True
+            raise self._failure
 
     def abandon(self) -> Path | None:
         """Hangs up; nothing is kept."""
-        self.close()
+        with contextlib.suppress(SinkError):
+            self.close()
         return None
 
     def _work(self) -> None:
@@ -205,8 +215,10 @@ class RestreamSink:
             container = av.open(sender, "w", format=way.pipe, options={"flush_packets": "1"})
             self._send(container, sender, *first)
             container.close()
+            sender.end(_GOODBYE)
+            sender.check_answered()
         finally:
-            sender.end(_GOODBYE if self._ended.is_set() else 0.0)
+            sender.end(0.0)
 
     def _send(self, container: OutputContainer, sender: Sender, picture: Image, start: float) -> None:
         pictures = PictureEncoder(container, self._encoder, self._settings, picture=picture, frame_rate=self._rate)

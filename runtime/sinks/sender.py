@@ -13,6 +13,7 @@ from pathlib import Path
 
 __all__ = ["Sender"]
 
+_NO_ANSWER = "it did not answer"
 _PROGRAM = Path(__file__).with_name("sending.py")
 
 
@@ -95,10 +96,18 @@ class Sender:
             self._process.wait(max(0.0, until - time.monotonic()))
         self.kill()
         self._process.wait()
+        self._listen()
+        self._from = -1
         self._process.stdout.close()
 
+    def check_answered(self) -> None:
+        """After the end: raises `ConnectionError` where the receiver never answered."""
+        if not self.connected:
+            raise ConnectionError(self._reason() or _NO_ANSWER)
+
     def kill(self) -> None:
-        """Ends the process at once, from any thread."""
+        """Ends the process at once, from any thread: it did not answer in time."""
+        self._failure = self._failure or _NO_ANSWER
         with contextlib.suppress(OSError):
             self._process.kill()
 

@@ -133,6 +133,15 @@ def test_nobody_there_ends_it_with_one_line(record):
     assert sink.abandon() is None
 
 
+def test_nobody_there_is_said_at_the_end_of_a_short_run(record):
+    sink = RestreamSink(f"rtmp://127.0.0.1:{free_port()}/live/a")
+    sink.write(record(0))
+    with pytest.raises(SinkError, match="can't be reached: Connection refused"):
+        sink.close()
+    sink.close()
+    assert sink.abandon() is None
+
+
 def test_a_protocol_that_this_ffmpeg_lacks(record):
     sink = RestreamSink("srt://127.0.0.1:1")
 
@@ -196,7 +205,8 @@ def test_a_receiver_that_takes_nothing_does_not_slow_the_run(record):
         assert len(sink._queue) <= 4
         assert sink.dropped >= 100
         began_closing = time.monotonic()
-        sink.close()
+        with pytest.raises(SinkError, match="can't be reached: it did not answer"):
+            sink.close()
         sink.close()
         assert time.monotonic() - began_closing < PATIENCE / 2
         (warning,) = sink.warnings
