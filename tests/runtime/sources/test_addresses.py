@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -181,3 +182,57 @@ def test_rtsp_comes_over_tcp_unless_told_otherwise():
     assert ffmpeg_options("RTSP://cam", SourceOptions())["rtsp_transport"] == "tcp"
     assert ffmpeg_options("rtsps://cam", SourceOptions(rtsp_transport="udp"))["rtsp_transport"] == "udp"
     assert ffmpeg_options("http://cam", SourceOptions()) == {}
+
+
+@pytest.fixture
+def http_camera() -> Iterator[tuple[str, threading.Event]]:
+    """Serves JPEGs one after the other, 20 a second, as cameras do; every connection ends when the event is set."""
+    cut = threading.Event()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                for index in itertools.count():
+                    body = cv2.imencode(".jpg", np.full((48, 64, 3), index % 200, np.uint8))[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+                    self.wfile.write(head.encode() + body + b"\r\n")
+                    time.sleep(0.05)
+                    if cut.is_set():
+                        return
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://me:hunter2@127.0.0.1:{server.server_port}/video", cut
+    cut.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_camera_that_sends_jpegs_over_http(http_camera):
+    url, cut = http_camera
+    said: list[str] = []
+    source = open_source(url, SourceOptions(timeout=5.0), say=said.append)
+    assert source.live
+    with contextlib.closing(source):
+        frames = iter(source)
+        first = next(frames)
+        assert first.arrived is not None
+        cut.set()
+        until = time.monotonic() + 60
+        while source.health.connected and time.monotonic() < until:
+            time.sleep(0.02)
+        cut.clear()
+        last = next(frame for frame in frames if source.health.reconnects)
+        assert last.time > first.time
+    assert said[0].startswith("http://***@127.0.0.1:")
+    assert said[0].endswith("); trying again")
+    assert "hunter2" not in "".join(said)

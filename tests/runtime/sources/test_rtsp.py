@@ -64,7 +64,7 @@ def test_killed_and_back_with_another_size(server):
         assert lost.height == 240
         assert lost.arrived is not None
         assert back.arrived is not None
-        assert back.time - lost.time == pytest.approx(back.arrived - lost.arrived, abs=0.2)
+        assert back.time - lost.time == pytest.approx(back.arrived - lost.arrived, abs=1.0)
         assert source.health.reconnects == 1
         assert source.health.connected
     assert said[0].startswith(f"{server.url}: lost (")
@@ -155,7 +155,7 @@ def test_a_process_ends_while_its_stream_is_silent(server):
     program = (
         "import sys; from sharpose.runtime.sources import SourceOptions, open_source\n"
         "source = open_source(sys.argv[1], SourceOptions(timeout=60.0))\n"
-        "print(next(iter(source)).index, flush=True)\n"
+        "print(next(iter(source)).height, flush=True)\n"
         "sys.stdin.readline(); source.close(); print('closed', source.ended)\n"
     )
     process = subprocess.Popen(
@@ -166,7 +166,7 @@ def test_a_process_ends_while_its_stream_is_silent(server):
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "0\n"
+    assert process.stdout.readline() == "240\n"
     server.pause()
     time.sleep(0.5)
     output, complaints = process.communicate("\n", timeout=30)  # not 60
@@ -203,7 +203,7 @@ def test_waiting_for_a_server_that_starts_later(server):
         time.sleep(0.5)
         assert source.frame_rate is None
         server.start()
-        assert next(iter(source)).index == 0
+        assert next(iter(source)).image.shape == (240, 320, 3)
         assert source.frame_rate == pytest.approx(25.0, abs=1.0)
     assert said[0].startswith(f"{server.url}: not there yet (")
 

@@ -124,10 +124,10 @@ def test_pictures_take_a_stride(tmp_path):
 @pytest.mark.shared
 def test_crowd_from_its_middle(shared_dir):
     path = str(shared_dir / "media" / "crowd.avi")
-    whole = list(open_source(path))
-    source = open_source(path, SourceOptions(start=8.0, duration=2.0))
+    wanted = {frame.index: frame.image for frame in open_source(path) if frame.index in (200, 219)}
+    source = open_source(path, SourceOptions(start=8.0, duration=0.8))
     part = list(source)
-    assert [frame.index for frame in part] == list(range(200, 250))
-    np.testing.assert_array_equal(part[0].image, whole[200].image)
-    np.testing.assert_array_equal(part[-1].image, whole[249].image)
+    assert [frame.index for frame in part] == list(range(200, 220))
+    np.testing.assert_array_equal(part[0].image, wanted[200])
+    np.testing.assert_array_equal(part[-1].image, wanted[219])
     assert source.warnings == []
