@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -17,6 +18,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class PageLeftError(Exception):
+    """The page that was asked is being replaced by another."""
 
 
 class Browser:
@@ -69,6 +74,8 @@ class Browser:
         while True:
             answer = self._read()
             if answer.get("id") == self._last:
+                if "context" in answer.get("error", {}).get("message", ""):
+                    raise PageLeftError(answer["error"]["message"])
                 assert "error" not in answer, answer
                 return answer["result"]
             if answer.get("method") in {"Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"}:
@@ -76,6 +83,7 @@ class Browser:
 
     def _read(self) -> Any:
         while b"\0" not in self._rest:
+            assert select.select([self._reader], [], [], 120)[0], "Chromium says nothing"
             more = os.read(self._reader.fileno(), 1 << 20)
             assert more, "Chromium ended"
             self._rest += more
@@ -105,9 +113,13 @@ class Browser:
         """What `expression` gives once `holds` is true of it."""
         end = time.monotonic() + seconds
         while True:
-            value = self.run(expression)
-            if holds(value):
-                return value
+            try:
+                value = self.run(expression)
+            except PageLeftError:
+                value = None
+            else:
+                if holds(value):
+                    return value
             assert time.monotonic() < end, f"{expression} is {value!r}; complaints: {self.complaints}"
             time.sleep(0.1)
 

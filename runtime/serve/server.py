@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class ServeServer:
             say=say,
         )
         self.address = self._listener.bound
-        self.url = f"http://{self.address}/"
+        self.url = f"http://{_reachable(self.address)}/"
         self._closed = False
         self._thread = threading.Thread(
             target=self._listener.serve_forever, kwargs={"poll_interval": _POLL}, name="serve", daemon=True
@@ -107,3 +108,9 @@ class ServeServer:
             sink.picture.close()
         self._listener.close()
         self._thread.join()
+
+
+def _reachable(address: Address) -> Address:
+    """The address as a browser elsewhere may write it."""
+    anywhere = address.host in {"0.0.0.0", "::"}
+    return Address(socket.gethostname(), address.port) if anywhere else address

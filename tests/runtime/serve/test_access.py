@@ -94,6 +94,7 @@ def test_only_this_machines_names_where_only_it_listens(serve, ask) -> None:
 def test_open_to_all_without_a_token_is_warned_of(serve, ask, lines) -> None:
     server = serve("0.0.0.0:0")
     assert len(lines) == 2
+    assert lines[0] == f"serving http://{socket.gethostname()}:{server.address.port}/"
     assert lines[1].startswith("warning: --serve 0.0.0.0:")
     assert "--serve-token" in lines[1]
     assert ask(server, "/healthz", Host="camera.example:8080").status == 200  # any name may be ours
