@@ -127,13 +127,12 @@ def test_changing_streams_again_and_again(browser: Browser, running) -> None:
     """At any moment of a picture's way: asked for, loading, being decoded."""
     browser.open(f"{running[0].url}?token=sesame")
     browser.until(COLOUR)
+    at = "document.querySelector('#streams').options"
     for turn in range(16):
         index, width = ((1, 480), (0, 640))[turn % 2]
-        browser.run(
-            f"new Promise(done => setTimeout(() => {{ choose(document.querySelector('#streams').options[{index}].value);"
-            f" done(); }}, {turn * 7 % 60}))"
-        )
-        browser.until(COLOUR, lambda value, width=width: value is not None and value[0] == width)
+        choice = f"choose({at}[{index}].value); done();"
+        browser.run(f"new Promise(done => setTimeout(() => {{ {choice} }}, {turn * 7 % 60}))")
+        browser.until(f"{COLOUR}?.[0] === {width}")
 
 
 @pytest.mark.parametrize(("width", "phone"), [(320, True), (390, True), (768, True), (1024, False), (2560, False)])
