@@ -9,7 +9,7 @@ from sharpose.runtime.refinement.memory import Remembered, StreamMemory
 
 
 def boxes(*lefts: float) -> npt.NDArray[np.float32]:
-    return np.float32([[left, 0, left + 50, 100] for left in lefts]).reshape(-1, 4)
+    return np.array([[left, 0, left + 50, 100] for left in lefts], np.float32).reshape(-1, 4)
 
 
 POSE = np.zeros((17, 3), np.float32)

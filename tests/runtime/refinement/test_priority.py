@@ -9,7 +9,7 @@ from sharpose.runtime.refinement.priority import TURN, Candidates, expected_gain
 
 
 def gains(quality: list[float], pixels: list[float], threshold: float = 0.99) -> list[float]:
-    return expected_gain(np.float32(quality), threshold, np.float32(pixels)).tolist()
+    return expected_gain(np.array(quality, np.float32), threshold, np.array(pixels, np.float32)).tolist()
 
 
 def test_the_worse_gain_more() -> None:

@@ -10,7 +10,7 @@ from sharpose.skeleton import COCO17
 
 SIGMAS = np.array(COCO17.sigmas, np.float32)
 POSE = np.dstack([*np.random.default_rng(0).uniform(0, 200, (2, 1, 17)), np.full((1, 17), 0.8)]).astype(np.float32)
-AREA = np.float32([100 * 200])
+AREA = np.array([100 * 200], np.float32)
 
 
 def similarity(second: np.ndarray, first: np.ndarray = POSE) -> float:
@@ -57,7 +57,7 @@ def test_keypoints_count_by_their_scores() -> None:
 def test_no_people_and_no_area() -> None:
     assert keypoint_likeness(POSE[:0], POSE[:0], AREA[:0], SIGMAS).shape == (0, 17)
     assert pose_similarity(POSE[:0], POSE[:0], np.zeros((0, 17))).shape == (0,)
-    assert np.isfinite(keypoint_likeness(POSE, moved(3), np.float32([0]), SIGMAS)).all()
+    assert np.isfinite(keypoint_likeness(POSE, moved(3), np.array([0], np.float32), SIGMAS)).all()
 
 
 def carried(now: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def test_nothing_is_kept_where_all_went_far() -> None:
 
 
 def test_overlap_of_boxes() -> None:
-    first = np.float32([[0, 0, 10, 10], [5, 5, 5, 5]])
-    second = np.float32([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]])
+    first = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
+    second = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
     np.testing.assert_allclose(iou_matrix(first, second), [[1, 1 / 3, 0], [0, 0, 0]])
     assert iou_matrix(first[:0], second).shape == (0, 3)
