@@ -20,7 +20,7 @@ from deadline_runs import Case, Policy, Runner  # beside this file
 from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
-from scene_truth import Interval, bootstrap, scene_frames
+from scene_truth import Interval, bootstrap, scenes_with
 
 from sharpose.bundle import open_bundle
 from sharpose.command import main as run_command
@@ -124,7 +124,7 @@ def command(
     cases: list[Case] = []
     ends: dict[int, tuple[Policy, Policy]] = {}
     for count in people:
-        drawn = [scene_frames(count, frames, seed, SIZE) for seed in range(scenes)]
+        drawn = scenes_with(count, frames, scenes, SIZE)
         never, gate = ends[count] = runner.limits(drawn)
         coarse_only = float(np.percentile(never.seconds, 95))
         refining = max(float(np.median(gate.seconds) - np.median(never.seconds)), 0.0)

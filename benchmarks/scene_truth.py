@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sharpose.runtime import Boxes
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 
-__all__ = ["Interval", "bootstrap", "boxes_of", "keypoint_similarity", "scene_frames"]
+__all__ = ["Interval", "bootstrap", "boxes_of", "keypoint_similarity", "scenes_with"]
 
 _BODY_SHARE = 0.53  # of a box that its person covers, as COCO's tools take it where no area is labelled
 
@@ -25,10 +25,24 @@ class Interval:
     high: float
 
 
-def scene_frames(people: int, frames: int, seed: int, size: tuple[int, int]) -> list[SceneFrame]:
-    """Consecutive frames of a scene with so many people; `size` is height and width in pixels."""
-    scene = Scene(SceneConfig(seed=seed, people=people, frames=frames, height=size[0], width=size[1]))
-    return [scene.frame(index) for index in range(frames)]
+def scenes_with(people: int, frames: int, count: int, size: tuple[int, int]) -> list[list[SceneFrame]]:
+    """The frames of the first scenes with so many people in which somebody is in view at first.
+
+    Args:
+        people: In a scene.
+        frames: Of a scene, consecutive.
+        count: How many scenes.
+        size: Height and width in pixels.
+    """
+    found: list[list[SceneFrame]] = []
+    seed = 0
+    while len(found) < count:
+        scene = Scene(SceneConfig(seed=seed, people=people, frames=frames, height=size[0], width=size[1]))
+        seed += 1
+        first = scene.frame(0)
+        if (first.keypoints[..., 2] > 0).any():
+            found.append([first, *(scene.frame(index) for index in range(1, frames))])
+    return found
 
 
 def boxes_of(frame: SceneFrame) -> Boxes:
@@ -65,6 +79,8 @@ def keypoint_similarity(
 def bootstrap(values: Mapping[Hashable, Sequence[float]], *, rounds: int = 2000) -> Interval:
     """The mean of values that come in groups (a person's in all frames), groups drawn again and again.
 
+    At least one value must be a number.
+
     Args:
         values: By group; NaN counts for nothing.
         rounds: How often all groups are drawn.
@@ -72,8 +88,6 @@ def bootstrap(values: Mapping[Hashable, Sequence[float]], *, rounds: int = 2000)
     groups = [np.asarray(group, float)[~np.isnan(np.asarray(group, float))] for group in values.values()]
     sums = np.array([group.sum() for group in groups if len(group)])
     counts = np.array([len(group) for group in groups if len(group)])
-    if not len(sums):
-        return Interval(float("nan"), float("nan"), float("nan"))
     drawn = np.random.default_rng(0).integers(len(sums), size=(rounds, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
