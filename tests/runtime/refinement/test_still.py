@@ -97,5 +97,6 @@ def test_nothing_is_kept_where_all_went_far() -> None:
 def test_overlap_of_boxes() -> None:
     first = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
     second = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
-    np.testing.assert_allclose(iou_matrix(first, second), [[1, 1 / 3, 0], [0, 0, 0]])
+    expected = np.array([[1, 1 / 3, 0], [0, 0, 0]], np.float64)
+    np.testing.assert_allclose(iou_matrix(first, second), expected)
     assert iou_matrix(first[:0], second).shape == (0, 3)
