@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sharpose.errors import ConfigError
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.augment import AugmentSpec
+from sharpose.training.data.cached import CachedDataset, SampleCache
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.dataset import PoseDataset
 from sharpose.training.data.mixed import MixedDataset
@@ -47,11 +48,12 @@ class MpiiPart(_Part):
 
 
 class ScenePart(_Part):
-    """The built-in scene: other people in every epoch."""
+    """The built-in scene: other people in every epoch, unless it is to repeat itself."""
 
     kind: Literal["scene"]
     seed: int = Field(default=0, ge=0)
     length: int = Field(default=10_000, gt=0, description="people in an epoch")
+    repeat: bool = Field(default=False, description="the same people in every epoch")
 
 
 DatasetPart = Annotated[CocoPart | MpiiPart | ScenePart, Field(discriminator="kind")]
@@ -67,6 +69,7 @@ class DataRecipe(BaseModel):
     people_per_epoch: int | None = Field(default=None, gt=0, description="as many as there are if null")
     augmentation: AugmentSpec = AugmentSpec()
     sigma: float = Field(default=DEFAULT_SIGMA, gt=0, description="of a target, in heatmap pixels")
+    cache_mib: int = Field(default=0, ge=0, description="keep so much of decoded pictures in memory, each worker")
     max_undecodable: int = Field(default=10, ge=0, description="pictures that may fail to decode")
 
 
@@ -105,7 +108,8 @@ def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: i
         SourceError: labels can't be read.
         ConfigError: a dataset has another skeleton.
     """
-    parts = [(_dataset(part, root, skeleton), part.weight) for part in recipe.train]
+    cache = SampleCache(recipe.cache_mib << 20)
+    parts = [(_cached(_dataset(part, root, skeleton), part, cache), part.weight) for part in recipe.train]
     if len(parts) == 1 and recipe.people_per_epoch is None:
         return parts[0][0]
     return MixedDataset(parts, length=recipe.people_per_epoch, seed=seed)
@@ -128,9 +132,15 @@ def _dataset(part: CocoPart | MpiiPart | ScenePart, root: Path, skeleton: Skelet
     elif isinstance(part, MpiiPart):
         dataset = MpiiDataset(root / part.annotations, root / part.images)
     else:
-        dataset = SceneDataset(part.seed, part.length)
+        dataset = SceneDataset(part.seed, part.length, repeat=part.repeat)
     if dataset.skeleton != skeleton:
         raise ConfigError(
             f"dataset {dataset.name}: expected the model's skeleton {skeleton.name}, got {dataset.skeleton.name}"
         )
     return dataset if part.limit is None else PartOf(dataset, range(min(part.limit, len(dataset))))
+
+
+def _cached(dataset: PoseDataset, part: CocoPart | MpiiPart | ScenePart, cache: SampleCache) -> PoseDataset:
+    """What is the same in every epoch is worth keeping."""
+    changes = isinstance(part, ScenePart) and not part.repeat
+    return dataset if changes or not cache.limit else CachedDataset(dataset, cache)

@@ -9,6 +9,7 @@ import click
 
 from sharpose.command import EXIT_REFUSED
 from sharpose.command import main as run_command
+from sharpose.shipped import shipped_bundle
 
 __all__ = ["command", "main"]
 
@@ -16,7 +17,11 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=_FILE, help="Folder written by sharpose-export: measures what is deployed.")
+@click.option(
+    "--bundle",
+    type=_FILE,
+    help="Folder written by sharpose-export: measures what is deployed. The package's own if left out.",
+)
 @click.option("--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth): measures it in PyTorch.")
 @click.option("--config", metavar="NAME|FILE", help="The checkpoint's configuration; read off it if left out.")
 @click.option(
@@ -71,14 +76,18 @@ def command(
     """Measure poses on labelled pictures: AP, AR and PCK at refine never, auto and always, and how well quality is
     predicted. Writes report.md, metrics.json, results_MODE.json (COCO) and plots.
     """
-    if (bundle is None) == (checkpoint is None):
-        raise click.UsageError("expected either --bundle DIR or --checkpoint FILE")
+    if bundle is not None and checkpoint is not None:
+        raise click.UsageError("--bundle and --checkpoint exclude each other: give one")
+    if bundle is None and promise is not None and checkpoint is None:
+        raise click.UsageError("--choose-threshold writes into the bundle: name it with --bundle DIR")
     if config is not None and checkpoint is None:
         raise click.UsageError("--config goes with --checkpoint")
     if (data is None) == (annotations is None):
         raise click.UsageError("expected either --data DIR, or --annotations FILE with --images DIR")
     if (annotations is None) != (images is None):
         raise click.UsageError("--annotations and --images go together")
+    if bundle is None and checkpoint is None:
+        bundle = shipped_bundle()
     from sharpose.training.evaluation.run import EvaluationRequest, run_evaluation
 
     request = EvaluationRequest(

@@ -46,10 +46,14 @@ def heatmap_cross_entropy(heatmaps: Tensor, targets: Tensor, weights: Tensor, te
         A scalar, float32: the mean over all heatmaps, those of weight 0 too; the least value it can have (the entropy
         of the target) is taken off, so that 0 is perfect.
     """
-    predicted = functional.log_softmax(temperature * heatmaps.float().flatten(2), dim=-1)
-    wanted = functional.log_softmax(temperature * targets.float().flatten(2), dim=-1)
-    divergence = (wanted.exp() * (wanted - predicted)).sum(dim=-1)
-    return (weights * divergence).mean()
+    predicted = temperature * heatmaps.float().flatten(2)
+    with torch.no_grad():
+        wanted = functional.log_softmax(temperature * targets.float().flatten(2), dim=-1)
+        share = wanted.exp()
+        least = (share * wanted).sum(dim=-1)
+    # sum(share * log_softmax(predicted)), without writing the logarithms of all pixels down
+    likelihood = torch.linalg.vecdot(share, predicted) - predicted.logsumexp(dim=-1)
+    return (weights * (least - likelihood)).mean()
 
 
 def pose_oks(

@@ -23,14 +23,14 @@ class TrainingOutput(NamedTuple):
 
     Attributes:
         coarse: [B, J, h, w], heatmaps.
-        fine: [B, J, h, w], heatmaps.
+        fine: [B, J, h, w], heatmaps; None while the recipe leaves the fine stage out.
         quality: [B], predicted OKS of the coarse pose.
         dense: [B, J, h, w], heatmaps from the patch tokens; None without an auxiliary head.
         region_order: int64 [B, R], most relevant first.
     """
 
     coarse: Tensor
-    fine: Tensor
+    fine: Tensor | None
     quality: Tensor
     dense: Tensor | None
     region_order: Tensor
@@ -60,6 +60,9 @@ class TrainedNetwork(nn.Module):
         """All parameters, the model's by the names that a checkpoint gives them."""
         return [(name.removeprefix("pose."), parameter) for name, parameter in self.named_parameters()]
 
+    def begin_step(self, epoch: int) -> None:
+        """Told before every step how many epochs are done."""
+
     def compile_stages(self) -> None:
         """Compile what a step spends its time in; the first batches take minutes longer, the others less."""
         raise NotImplementedError
@@ -71,14 +74,21 @@ class TrainingNetwork(TrainedNetwork):
     Args:
         pose: The model.
         dense: Whether to learn with an auxiliary head on the patch tokens.
+        fine_from_epoch: So many epochs go by before training runs the fine stage; evaluation always does.
     """
 
-    def __init__(self, pose: SHaRPose, *, dense: bool = False) -> None:
+    def __init__(self, pose: SHaRPose, *, dense: bool = False, fine_from_epoch: int = 0) -> None:
         super().__init__(pose)
         self.dense = DenseHead(pose.config) if dense else None
+        self._fine_from_epoch = fine_from_epoch
+        self._with_fine = True
         # Not submodules: their parameters are the model's, and would stand in its state twice.
         self._coarse: tuple[Callable[[Tensor], CoarseOutput]] = (pose.coarse_stage(),)
         self._fine: tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = (pose.fine_stage(),)
+
+    def begin_step(self, epoch: int) -> None:
+        """See `TrainedNetwork`: says whether the fine stage takes part."""
+        self._with_fine = epoch >= self._fine_from_epoch
 
     def compile_stages(self) -> None:
         """See `TrainedNetwork`: both stages, each for itself."""
@@ -91,10 +101,18 @@ class TrainingNetwork(TrainedNetwork):
         pixels = self.normalised(images)
         coarse = self._coarse[0](pixels)
         order = coarse.region_order
+        dense = self.dense(coarse.region_features) if self.dense is not None else None
+        if self.training and not self._with_fine:
+            return TrainingOutput(coarse.heatmaps + self._nothing(), None, coarse.quality, dense, order)
         patches = cut_patches(pixels, order, pose.config.num_selected, pose.config.region_grid[1])
         fine = self._fine[0](patches, order, coarse.region_features, coarse.region_embeddings)
-        dense = self.dense(coarse.region_features) if self.dense is not None else None
         return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order)
+
+    def _nothing(self) -> Tensor:
+        """0, from what only the fine stage uses: processes that train together must all have all gradients."""
+        backbone = self.pose.backbone
+        only_fine = [backbone.pos_embed_list[1], *backbone.reuse_block.parameters()]
+        return 0.0 * torch.stack([parameter.sum() for parameter in only_fine]).sum()
 
 
 def set_drop_path(model: SHaRPose, rate: float) -> None:

@@ -23,6 +23,9 @@ class LossRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mse: float = Field(default=1.0, gt=0, description="squared heatmap error of each stage")
+    fine_from_epoch: int = Field(
+        default=0, ge=0, description="the fine stage is neither run nor counted before so many epochs are done"
+    )
     quality: float = Field(default=0.03, ge=0, description="squared error of the predicted quality")
     quality_after_epoch: int = Field(default=180, ge=-1, description="it counts once more epochs than this are done")
     cross_entropy: float = Field(default=0.0, ge=0, description="cross-entropy of each stage's heatmaps")
@@ -56,15 +59,15 @@ class Objective:
             epoch: How many epochs are done.
         """
         recipe = self.recipe
-        terms = {
-            "coarse_mse": heatmap_mse(output.coarse, targets, weights),
-            "fine_mse": heatmap_mse(output.fine, targets, weights),
-        }
-        loss = recipe.mse * (terms["coarse_mse"] + terms["fine_mse"])
+        stages = {"coarse": output.coarse}
+        if output.fine is not None:
+            stages["fine"] = output.fine
+        terms = {f"{name}_mse": heatmap_mse(maps, targets, weights) for name, maps in stages.items()}
+        loss = recipe.mse * torch.stack(list(terms.values())).sum()
         with_cross_entropy = recipe.cross_entropy > 0 and _counts(recipe.cross_entropy_epochs, epoch)
         temperature = recipe.cross_entropy_temperature
         if with_cross_entropy:
-            for name, heatmaps in (("coarse", output.coarse), ("fine", output.fine)):
+            for name, heatmaps in stages.items():
                 term = heatmap_cross_entropy(heatmaps, targets, weights, temperature)
                 terms[f"{name}_cross_entropy"] = term
                 loss = loss + recipe.cross_entropy * term

@@ -31,6 +31,9 @@ class StartRecipe(BaseModel):
 
     sine_positions: bool = Field(default=False, description="position embeddings start as sines, not noise")
     dct_patches: bool = Field(default=False, description="the patch projection starts as a cosine transform")
+    init_head_factor: float = Field(
+        default=1.0, gt=0, description="on the heatmaps of --init: 1 / temperature makes heatmaps of logits"
+    )
 
 
 class Recipe(BaseModel):

@@ -1,4 +1,4 @@
-"""The learning rate over a run: linear warm-up by steps, then steps by epochs or a cosine."""
+"""The learning rate over a run: linear warm-up by steps, then steps by epochs, a cosine or a straight line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Schedule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(gt=0)
-    policy: Literal["steps", "cosine", "constant"] = "steps"
+    policy: Literal["steps", "cosine", "linear", "constant"] = "steps"
     warmup_steps: int = Field(default=500, ge=0)
     warmup_from: float = Field(default=0.001, gt=0, le=1, description="the factor at the first step")
     step_epochs: tuple[int, ...] = Field(default=(170, 200), description="epochs done when the rate drops")
     step_factor: float = Field(default=0.1, gt=0, le=1)
-    final_factor: float = Field(default=0.01, ge=0, le=1, description="where a cosine ends")
+    final_factor: float = Field(default=0.01, ge=0, le=1, description="where a cosine or a line ends")
 
     @model_validator(mode="after")
     def _check(self) -> Schedule:
@@ -45,6 +45,9 @@ class Schedule(BaseModel):
         elif self.policy == "cosine":
             progress = min(step / (self.epochs * steps_per_epoch), 1.0)
             factor = self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+        elif self.policy == "linear":
+            progress = min(step / (self.epochs * steps_per_epoch), 1.0)
+            factor = 1 - (1 - self.final_factor) * progress
         else:
             factor = 1.0
         if step < self.warmup_steps:

@@ -1,16 +1,16 @@
-"""Starts better than noise for a model that has no pretrained weights: sine positions and a DCT patch projection."""
+"""Starts better than noise: sine positions, a DCT patch projection, and logits turned into heatmaps."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpose.model.sharpose import SHaRPose
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
-__all__ = ["dct_filters", "sine_positions", "start_with_dct", "start_with_sines"]
+__all__ = ["dct_filters", "scale_heatmaps", "sine_positions", "start_with_dct", "start_with_sines"]
 
 _LONGEST_WAVE = 10_000.0  # as transformers have it, in units of a region's side
 _LUMA = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, and two colour differences
@@ -78,3 +78,16 @@ def dct_filters(width: int) -> Tensor:
         gain = (1.0 + math.hypot(u, v)) / PATCH_SIZE
         filters[channel] = gain * colours[colour][:, None, None] * waves[u][:, None] * waves[v]
     return filters.float()
+
+
+def scale_heatmaps(model: SHaRPose, factor: float) -> None:
+    """Multiply every heatmap that the model gives by `factor`, through its head's last layer.
+
+    A model whose heatmaps are logits (`softmax(heatmap)`) becomes, by 1 / temperature, one that the cross-entropy of
+    `softmax(temperature * heatmap)` finds just as right.
+    """
+    last = model.keypoint_head.heatmap_mlp[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)

@@ -35,7 +35,7 @@ class Stepper:
         ranks: Who takes part; gradients are averaged over them.
 
     Attributes:
-        optimizer: AdamW.
+        optimizer: AdamW, or Muon with AdamW.
         scaler: Scales the loss for fp16; does nothing otherwise.
         teacher: Another model to learn from; None without one.
 
@@ -84,6 +84,7 @@ class Stepper:
             TrainingError: the loss isn't a number; nothing was learnt from this step, on any process.
         """
         recipe = self._recipe
+        self._network.begin_step(epoch)
         set_learning_rate(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
@@ -115,7 +116,9 @@ class Stepper:
         assert self.teacher is not None
         assert self._recipe.teacher is not None
         targets, weights = self.teacher(batch.images)
-        error = heatmap_mse(output.coarse, targets, weights) + heatmap_mse(output.fine, targets, weights)
+        error = heatmap_mse(output.coarse, targets, weights)
+        if output.fine is not None:
+            error = error + heatmap_mse(output.fine, targets, weights)
         return terms | {"loss": terms["loss"] + self._recipe.teacher.weight * error, "teacher_mse": error}
 
     def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:

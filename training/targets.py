@@ -56,7 +56,7 @@ def heatmap_targets(
         if outside or not weights[joint]:
             weights[joint] = 0.0
             continue
-        gaussian = np.exp(-((columns[None] - x) ** 2 + (rows[:, None] - y) ** 2) / (2 * sigma**2))
-        near = (np.abs(columns[None] - near_x) <= reach) & (np.abs(rows[:, None] - near_y) <= reach)
-        targets[joint] = gaussian * near
+        across = np.exp(-((columns - x) ** 2) / (2 * sigma**2)) * (np.abs(columns - near_x) <= reach)
+        down = np.exp(-((rows - y) ** 2) / (2 * sigma**2)) * (np.abs(rows - near_y) <= reach)
+        targets[joint] = np.outer(down, across)
     return targets, weights

@@ -27,5 +27,9 @@ def build_task(recipe: Recipe, model: SHaRPose, device: torch.device) -> tuple[T
         recompute_blocks(model)
     if recipe.pretrain is not None:
         return MaskedAutoencoder(model, recipe.pretrain).to(device).train(), painting_terms
-    network = TrainingNetwork(model, dense=recipe.loss.dense > 0).to(device).train()
+    network = (
+        TrainingNetwork(model, dense=recipe.loss.dense > 0, fine_from_epoch=recipe.loss.fine_from_epoch)
+        .to(device)
+        .train()
+    )
     return network, Objective(recipe.loss, recipe.model, device)

@@ -125,7 +125,7 @@ def _train(
 
 def _start(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callable[[str], None]) -> None:
     from sharpose.training.init_weights import init_from_file
-    from sharpose.training.starts import start_with_dct, start_with_sines
+    from sharpose.training.starts import scale_heatmaps, start_with_dct, start_with_sines
 
     if recipe.start.sine_positions:
         start_with_sines(model)
@@ -134,6 +134,12 @@ def _start(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callabl
     if init_file is not None:
         for line in init_from_file(model, init_file).lines():
             say(line)
+        scale_heatmaps(model, recipe.start.init_head_factor)
+    elif recipe.start.init_head_factor != 1:
+        raise ConfigError(
+            f"start.init_head_factor is {recipe.start.init_head_factor:g}, which is for the heatmaps of --init; give "
+            "--init FILE, or leave it at 1"
+        )
 
 
 def _require_packages() -> None:

@@ -136,6 +136,7 @@ class Validator:
                 for name, value in objective(output, targets, weights, epoch).items():
                     terms[name] = terms.get(name, 0.0) + float(value) * len(batch)
                 people += len(batch)
+                assert output.fine is not None  # in evaluation mode both stages always run
                 coarse, fine = (self._decode(maps.float()).cpu() for maps in (output.coarse, output.fine))
                 known = (batch.weights > 0) & (batch.keypoints[..., 2] > 0)
                 for stage, found in enumerate((coarse, fine)):

@@ -110,6 +110,11 @@ FEATURES: dict[str, dict[str, Any]] = {
         "loss": {"cross_entropy": 0.1, "dense": 0.5, "quality_after_epoch": 0},
         "evaluate_every": 1,
     },
+    "ours": {
+        "ema_decay": 0.9,
+        "optimizer": {"kind": "muon", "learning_rate": 3.0e-3, "weight_decay": 0.05, "gradient_clip": 1.0},
+        "loss": {"cross_entropy": 0.1, "dense": 0.5, "fine_from_epoch": 1, "quality_after_epoch": -1},
+    },
 }
 
 
@@ -262,3 +267,16 @@ def test_a_batch_that_processes_cannot_share_is_refused(nano_values: dict[str, A
     assert recipe.batch_of_rank(2) == 2
     with pytest.raises(ConfigError, match="give a multiple of 6"):
         recipe.batch_of_rank(3)
+
+
+def test_the_fine_stage_counts_from_its_epoch_on(
+    nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
+    nano_values["loss"] = {"fine_from_epoch": 1, "quality_after_epoch": 100}
+    nano_values["log_every"] = 2  # an epoch
+    run(make(nano_values, people_folder, tmp_path / "run"))
+    first, *others = records(tmp_path / "run")
+    assert "fine_mse" not in first
+    assert first["loss"] == pytest.approx(first["coarse_mse"], rel=1e-6)
+    for record in others:
+        assert record["loss"] == pytest.approx(record["coarse_mse"] + record["fine_mse"], rel=1e-6)

@@ -82,3 +82,26 @@ def test_a_region_predicts_its_own_piece(nano_config: ModelConfig) -> None:
     assert weight.abs().sum() > 0
     places = single[0].nonzero().tolist()
     assert places == [[5, 8 * row + 3, 8 * column + 1] for row in range(rows) for column in range(columns)]
+
+
+def test_the_fine_stage_waits_for_its_epoch(nano_config: ModelConfig, images: torch.Tensor) -> None:
+    network = TrainingNetwork(random_model(nano_config, seed=1).model, fine_from_epoch=2).train()
+    network.begin_step(1)
+    output = network(images)
+    assert output.fine is None
+    (output.coarse.sum() + output.quality.sum()).backward()
+    # all have gradients, as processes that train together need, and what only the fine stage uses has zeros
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    still = {name for name, gradient in gradients.items() if not gradient.any()}
+    waiting = {name for name in gradients if "reuse_block" in name or name.endswith("pos_embed_list.1")}
+    assert waiting <= still
+    assert not any("blocks.0" in name and "weight" in name for name in still - waiting)
+
+    network.eval()  # evaluation always looks at both
+    with torch.no_grad():
+        assert network(images).fine is not None
+    network.train().begin_step(2)
+    with_fine = network(images)
+    assert with_fine.fine is not None
+    torch.testing.assert_close(with_fine.coarse, output.coarse)

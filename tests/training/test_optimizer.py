@@ -66,3 +66,16 @@ def test_every_parameter_is_in_one_group_with_its_rate() -> None:
     assert optimizer.param_groups[-1]["lr"] == pytest.approx(5e-5)
     set_learning_rate(optimizer, 0.5)  # of the base rate, not of the last
     assert optimizer.param_groups[-1]["lr"] == pytest.approx(2.5e-4)
+
+
+def test_muon_is_for_the_matrices_of_blocks_alone() -> None:
+    config = load_config("sharpose_tiny_coco_256x192")
+    model = SHaRPose(config)
+    optimizer = build_optimizer(model.named_parameters(), 8, OptimizerRecipe(kind="muon", layer_decay=0.8))
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    matrices = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+    expected = {f"backbone.blocks.{block}.{matrix}" for block in range(8) for matrix in matrices}
+    assert {name for group in optimizer.param_groups if group["orthogonal"] for name in group["names"]} == expected
+    rates = {name: group["base_lr"] for group in optimizer.param_groups for name in group["names"]}
+    assert rates["backbone.blocks.7.attn.qkv.weight"] == pytest.approx(5e-4 * 0.8)

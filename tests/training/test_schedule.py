@@ -35,3 +35,8 @@ def test_a_constant_rate_still_warms_up() -> None:
 def test_steps_must_rise() -> None:
     with pytest.raises(ValidationError, match="must rise"):
         Schedule(epochs=3, step_epochs=(2, 1))
+
+
+def test_a_line_ends_where_it_should() -> None:
+    schedule = Schedule(epochs=10, policy="linear", warmup_steps=0, final_factor=0.1)
+    assert [schedule.factor(step, EPOCH) for step in (0, 250, 1000)] == pytest.approx([1.0, 0.775, 0.1])

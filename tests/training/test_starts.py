@@ -2,7 +2,8 @@ import torch
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose
-from sharpose.training.starts import dct_filters, sine_positions, start_with_dct, start_with_sines
+from sharpose.training.losses import heatmap_cross_entropy
+from sharpose.training.starts import dct_filters, scale_heatmaps, sine_positions, start_with_dct, start_with_sines
 
 
 def test_a_fine_position_lies_among_those_of_its_region_and_neighbours() -> None:
@@ -38,3 +39,19 @@ def test_both_starts_set_the_model(nano_config: ModelConfig) -> None:
     assert torch.equal(model.backbone.pos_embed_list[0].data, sine_positions((4, 3), 1, 24))
     assert torch.equal(model.backbone.pos_embed_list[1].data, sine_positions((4, 3), 2, 24))
     assert torch.equal(model.backbone.patch_embed.proj.weight.data, dct_filters(24))
+
+
+def test_logits_become_heatmaps_that_the_cross_entropy_finds_as_right(nano_config: ModelConfig) -> None:
+    for head in ("linear", "mlp"):
+        model = SHaRPose(nano_config.replace({"head": head})).eval()
+        torch.nn.init.normal_(model.keypoint_head.heatmap_mlp[-1].bias)
+        image = torch.randn(2, 3, *nano_config.crop_size, generator=torch.Generator().manual_seed(0))
+        targets, weights = torch.rand(2, 17, *nano_config.heatmap_size), torch.ones(2, 17)
+        with torch.no_grad():
+            logits = model(image, quality_threshold=float("-inf")).heatmaps
+            scale_heatmaps(model, 0.1)
+            heatmaps = model(image, quality_threshold=float("-inf")).heatmaps
+        torch.testing.assert_close(10 * heatmaps, logits, atol=1e-5, rtol=1e-4)
+        found = heatmap_cross_entropy(heatmaps, targets, weights, 10.0)
+        expected = heatmap_cross_entropy(logits, 10.0 * targets, weights, 1.0)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

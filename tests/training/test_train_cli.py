@@ -68,7 +68,7 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
 def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
     for name, launcher in (("one", MODULE), ("two", [*TORCHRUN, "-m", "sharpose.training.train_cli"])):
         arguments = [nano_recipe, "--data", people_folder, "--work-dir", tmp_path / name, "--device", "cpu"]
-        arguments += ["--set", "loss.cross_entropy=0.1", "--set", "loss.dense=0.5"]
+        arguments += ["--set", "loss.cross_entropy=0.1", "--set", "loss.dense=0.5", "--set", "loss.fine_from_epoch=1"]
         done = train(*arguments, launcher=launcher, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -122,6 +122,7 @@ def test_a_killed_run_leaves_readable_checkpoints(
         (["RECIPE", "--data", ".", "--work-dir", "w", "--device", "cuda"], "no usable GPU"),
         (["RECIPE", "--data", ".", "--work-dir", "w"], "people.json: can't read the labels"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "x.pth"], "--init x.pth: expected a file"),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "start.init_head_factor=0.1"], "give --init FILE"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "batch_size=64"], "fewer than a batch of 64"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "tensorboard=true"], "needs TensorBoard"),
     ],

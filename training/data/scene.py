@@ -18,31 +18,33 @@ _ATTEMPTS = 16
 
 
 class SceneDataset:
-    """Drawn people with exact labels; another picture for every index and every epoch.
+    """Drawn people with exact labels; another picture for every index and, unless it repeats, every epoch.
 
     Args:
         seed: Of all that is drawn; 0 or more.
         length: How many people an epoch has.
         name: For messages.
+        repeat: The same people in every epoch: drawing takes long, so they may be worth keeping (`CachedDataset`).
 
     Raises:
         InputError: `seed` or `length` is out of range.
     """
 
-    def __init__(self, seed: int, length: int = 10_000, name: str = "scene") -> None:
+    def __init__(self, seed: int, length: int = 10_000, name: str = "scene", *, repeat: bool = False) -> None:
         if seed < 0 or length < 1:
             raise InputError(f"scene dataset: expected seed >= 0 and length >= 1, got {seed} and {length}")
         self.name = name
         self.skeleton: Skeleton = COCO17
         self._seed = seed
         self._length = length
+        self._repeat = repeat
 
     def __len__(self) -> int:
         return self._length
 
     def load(self, index: int, epoch: int = 0) -> Sample:
         """See `PoseDataset.load`."""
-        number = epoch * self._length + index
+        number = index if self._repeat else epoch * self._length + index
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([self._seed, number, attempt])
             height = int(rng.integers(*_HEIGHTS))

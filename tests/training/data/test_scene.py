@@ -39,3 +39,11 @@ def test_labels_lie_in_the_picture_near_the_box() -> None:
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="seed >= 0 and length >= 1"):
         SceneDataset(seed=-1)
+
+
+def test_a_scene_that_repeats_itself_gives_the_same_people_in_every_epoch() -> None:
+    scene = SceneDataset(seed=5, length=3, repeat=True)
+    first, later = scene.load(2), scene.load(2, epoch=4)
+    assert np.array_equal(first.image_bgr, later.image_bgr)
+    assert (first.image_id, later.image_id) == (2, 2)
+    assert np.array_equal(first.image_bgr, SceneDataset(seed=5, length=3).load(2).image_bgr)
