@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnx
 
@@ -13,6 +14,7 @@ import sharpose
 from sharpose.bundle import file_sha256
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.atomic_folder import atomic_folder
+from sharpose.export.half_storage import round_to_half, store_as_half
 from sharpose.export.onnx_export import describe_graph, export_graphs
 from sharpose.export.parity import TorchStages, measure_parity, reference_runs
 from sharpose.export.pictures import ParityPictures
@@ -43,6 +45,8 @@ class ExportOptions:
         precisions: The precisions to hold graphs in; their common weights are stored once.
         max_batch: Most people in one run of a graph.
         opset: ONNX opset.
+        store_weights: `fp16` rounds the weights of float32 graphs to halves and stores them so; they are cast when a
+            graph is loaded. Parity is with the model as it was given, within the tolerance of halves.
         gate_chosen_by: How the quality threshold was found, for people to read.
         strict_parity: Also refuse moved keypoints, differing regions and flipped gates.
         overwrite: Replace a bundle that is there.
@@ -51,6 +55,7 @@ class ExportOptions:
     precisions: tuple[Precision, ...] = ("fp32",)
     max_batch: int = 16
     opset: int = 20
+    store_weights: Literal["fp32", "fp16"] = "fp32"
     gate_chosen_by: str = "the model's configuration"
     strict_parity: bool = False
     overwrite: bool = False
@@ -92,11 +97,14 @@ def export_bundle(
         pairs: dict[Precision, GraphPair] = {}
         for precision in options.precisions:
             say(f"tracing both stages in {precision}")
-            models[precision] = half_model(loaded.model) if precision == "fp16" else loaded.model
+            models[precision] = _in_precision(loaded.model, precision, options)
             coarse, fine = export_graphs(models[precision], max_batch=options.max_batch, opset=options.opset)
             if precision == "int8":
                 say(f"calibrating int8 (experimental) on {pictures.origin}")
                 coarse, fine = _quantise(loaded.model, coarse, fine, pictures)
+            if precision == "fp32" and options.store_weights == "fp16":
+                for graph in (coarse, fine):
+                    store_as_half(graph)
             suffix = "" if precision == "fp32" else f".{precision}"
             names = f"coarse{suffix}.onnx", f"fine{suffix}.onnx"
             pairs[precision] = GraphPair(coarse=describe_graph(coarse, names[0]), fine=describe_graph(fine, names[1]))
@@ -121,6 +129,12 @@ def export_bundle(
         )
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
     return manifest
+
+
+def _in_precision(model: SHaRPose, precision: Precision, options: ExportOptions) -> SHaRPose:
+    if precision == "fp16":
+        return half_model(model)
+    return round_to_half(model) if precision == "fp32" and options.store_weights == "fp16" else model
 
 
 def _quantise(
@@ -155,9 +169,13 @@ def _measure(
     reference = reference_runs(model, options.max_batch, pictures)
     reports: dict[Precision, ParityReport] = {}
     for precision, pair in pairs.items():
-        report = measure_parity(reference, models[precision], precision, folder, pair, options.max_batch, pictures)
+        rounded = precision == "fp32" and options.store_weights == "fp16"
+        report = measure_parity(
+            reference, models[precision], precision, folder, pair, options.max_batch, pictures, rounded=rounded
+        )
         reports[precision] = report
-        failed = strict_failures(report, tolerance_for(precision)) if options.strict_parity else report.failures
+        tolerance = tolerance_for("fp16" if rounded else precision)
+        failed = strict_failures(report, tolerance) if options.strict_parity else report.failures
         if failed:
             raise ParityReportError(f"parity of {precision} with PyTorch failed: " + "; ".join(failed), reports)
     return reports

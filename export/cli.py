@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
@@ -32,6 +32,7 @@ _EXPORT_ONLY = (
     "alpha",
     "quality_threshold",
     "opset",
+    "store_weights",
     "random_weights",
     "seed",
     "strict_parity",
@@ -65,6 +66,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--alpha", type=click.FloatRange(0, 1, min_open=True), help="Share of regions that the fine stage sees.")
 @click.option("--quality-threshold", type=float, help="Refine crops whose predicted quality is below it.")
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 22.")
+@click.option(
+    "--store-weights",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 halves the file: float32 graphs cast the rounded weights when they are loaded.",
+)
 @click.option("--random-weights", is_flag=True, help="Export seeded random weights instead of a checkpoint.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
 @click.option("--images", type=_FILE, help="Folder of pictures to compare on; else the built-in scene.")
@@ -89,6 +97,7 @@ def command(
     alpha: float | None,
     quality_threshold: float | None,
     opset: int,
+    store_weights: Literal["fp32", "fp16"],
     random_weights: bool,
     seed: int,
     images: Path | None,
@@ -119,6 +128,8 @@ def command(
     if random_weights and config_name is None:
         raise click.UsageError("--random-weights needs --config NAME|FILE")
     precisions = precisions or ("fp32",)
+    if store_weights == "fp16" and "fp32" not in precisions:
+        raise click.UsageError("--store-weights fp16 is for fp32 graphs: add fp32 to --precision")
     if verify and "fp32" not in precisions:
         raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
     from sharpose.export.atomic_folder import check_output
@@ -149,6 +160,7 @@ def command(
         precisions=precisions,
         max_batch=max_batch or _MAX_BATCH,
         opset=opset,
+        store_weights=store_weights,
         gate_chosen_by="the model's configuration" if quality_threshold is None else "--quality-threshold",
         strict_parity=strict_parity,
         overwrite=overwrite,

@@ -55,6 +55,8 @@ def measure_parity(
     pair: GraphPair,
     max_batch: int,
     pictures: ParityPictures,
+    *,
+    rounded: bool = False,
 ) -> ParityReport:
     """Compare graphs with PyTorch in float32, output by output.
 
@@ -70,12 +72,13 @@ def measure_parity(
         pair: Their description.
         max_batch: The bundle's.
         pictures: The crops that the reference was run on.
+        rounded: Whether float32 graphs hold weights that were rounded to halves: they are judged as halves are.
     """
-    config, sizes, tolerance = model.config, batch_sizes(max_batch), tolerance_for(precision)
+    config, sizes, tolerance = model.config, batch_sizes(max_batch), tolerance_for("fp16" if rounded else precision)
     coarse, fine = (OnnxRuntimeEngine(folder / entry.file, entry, max_batch) for entry in (pair.coarse, pair.fine))
     runs = run_stages(EngineStages(coarse, fine), pictures.crops, sizes, config, reference)
     threshold = config.quality_threshold
-    judged = "ONNX Runtime on the CPU against PyTorch"
+    judged = f"ONNX Runtime on the CPU{', weights rounded to float16,' if rounded else ''} against PyTorch"
     report = compare(
         reference, runs, config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
     )

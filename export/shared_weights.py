@@ -9,9 +9,11 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-__all__ = ["save_graphs"]
+__all__ = ["INLINE_BYTES", "save_graphs"]
 
-_INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference can see them
+INLINE_BYTES = 1024
+"""Smaller tensors stay in the graph, where shape inference can see them."""
+
 _ALIGNMENT = 64
 
 
@@ -28,7 +30,7 @@ def save_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights: st
         for model in models.values():
             for tensor in model.graph.initializer:
                 data = onnx.numpy_helper.to_array(tensor).tobytes()
-                if len(data) < _INLINE_BYTES:
+                if len(data) < INLINE_BYTES:
                     continue
                 digest = hashlib.sha256(data).digest()
                 if digest not in offsets:
