@@ -20,7 +20,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--bundle",
     type=_FILE,
-    help="Folder written by sharpose-export: measures what is deployed. The package's own if left out.",
+    help="Folder written by sharpose-export: measures what is deployed.  [default: the package's own]",
 )
 @click.option("--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth): measures it in PyTorch.")
 @click.option("--config", metavar="NAME|FILE", help="The checkpoint's configuration; read off it if left out.")

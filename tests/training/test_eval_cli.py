@@ -109,8 +109,11 @@ def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "x", "--output", "o"], "either --bundle DIR or --checkpoint"),
-        (["--bundle", "b", "--checkpoint", "c", "--data", "x", "--output", "o"], "either --bundle DIR or --checkpoint"),
+        (["--data", "x", "--output", "o", "--choose-threshold", "ap-loss<=1"], "name it with --bundle DIR"),
+        (
+            ["--bundle", "b", "--checkpoint", "c", "--data", "x", "--output", "o"],
+            "--bundle and --checkpoint exclude each other",
+        ),
         (["--bundle", "b", "--output", "o"], "either --data DIR"),
         (["--bundle", "b", "--annotations", "a", "--output", "o"], "go together"),
         (["--bundle", "b", "--config", "c", "--data", "x", "--output", "o"], "--config goes with --checkpoint"),
