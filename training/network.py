@@ -23,7 +23,8 @@ class TrainingOutput(NamedTuple):
 
     Attributes:
         coarse: [B, J, h, w], heatmaps.
-        fine: [B, J, h, w], heatmaps; None while the recipe leaves the fine stage out.
+        fine: [F, J, h, w], heatmaps of the first F crops: of all, unless the recipe trains the fine stage on a share of
+            them; None while it leaves the fine stage out.
         quality: [B], predicted OKS of the coarse pose.
         dense: [B, J, h, w], heatmaps from the patch tokens; None without an auxiliary head.
         region_order: int64 [B, R], most relevant first.
@@ -75,12 +76,16 @@ class TrainingNetwork(TrainedNetwork):
         pose: The model.
         dense: Whether to learn with an auxiliary head on the patch tokens.
         fine_from_epoch: So many epochs go by before training runs the fine stage; evaluation always does.
+        fine_share: Share of a batch's crops that training runs the fine stage on, one at least; evaluation takes all.
     """
 
-    def __init__(self, pose: SHaRPose, *, dense: bool = False, fine_from_epoch: int = 0) -> None:
+    def __init__(
+        self, pose: SHaRPose, *, dense: bool = False, fine_from_epoch: int = 0, fine_share: float = 1.0
+    ) -> None:
         super().__init__(pose)
         self.dense = DenseHead(pose.config) if dense else None
         self._fine_from_epoch = fine_from_epoch
+        self._fine_share = fine_share
         self._with_fine = True
         # Not submodules: their parameters are the model's, and would stand in its state twice.
         self._coarse: tuple[Callable[[Tensor], CoarseOutput]] = (pose.coarse_stage(),)
@@ -104,8 +109,9 @@ class TrainingNetwork(TrainedNetwork):
         dense = self.dense(coarse.region_features) if self.dense is not None else None
         if self.training and not self._with_fine:
             return TrainingOutput(coarse.heatmaps + self._nothing(), None, coarse.quality, dense, order)
-        patches = cut_patches(pixels, order, pose.config.num_selected, pose.config.region_grid[1])
-        fine = self._fine[0](patches, order, coarse.region_features, coarse.region_embeddings)
+        first = slice(max(round(self._fine_share * len(images)), 1) if self.training else len(images))
+        patches = cut_patches(pixels[first], order[first], pose.config.num_selected, pose.config.region_grid[1])
+        fine = self._fine[0](patches, order[first], coarse.region_features[first], coarse.region_embeddings[first])
         return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order)
 
     def _nothing(self) -> Tensor:

@@ -26,6 +26,9 @@ class LossRecipe(BaseModel):
     fine_from_epoch: int = Field(
         default=0, ge=0, description="the fine stage is neither run nor counted before so many epochs are done"
     )
+    fine_share: float = Field(
+        default=1.0, gt=0, le=1, description="of a batch's crops, that the fine stage is trained on"
+    )
     quality: float = Field(default=0.03, ge=0, description="squared error of the predicted quality")
     quality_after_epoch: int = Field(default=180, ge=-1, description="it counts once more epochs than this are done")
     cross_entropy: float = Field(default=0.0, ge=0, description="cross-entropy of each stage's heatmaps")
@@ -62,13 +65,17 @@ class Objective:
         stages = {"coarse": output.coarse}
         if output.fine is not None:
             stages["fine"] = output.fine
-        terms = {f"{name}_mse": heatmap_mse(maps, targets, weights) for name, maps in stages.items()}
+        terms = {  # the fine stage's are of the first crops alone where it doesn't see all
+            f"{name}_mse": heatmap_mse(maps, targets[: len(maps)], weights[: len(maps)])
+            for name, maps in stages.items()
+        }
         loss = recipe.mse * torch.stack(list(terms.values())).sum()
         with_cross_entropy = recipe.cross_entropy > 0 and _counts(recipe.cross_entropy_epochs, epoch)
         temperature = recipe.cross_entropy_temperature
         if with_cross_entropy:
             for name, heatmaps in stages.items():
-                term = heatmap_cross_entropy(heatmaps, targets, weights, temperature)
+                first = slice(len(heatmaps))
+                term = heatmap_cross_entropy(heatmaps, targets[first], weights[first], temperature)
                 terms[f"{name}_cross_entropy"] = term
                 loss = loss + recipe.cross_entropy * term
         if output.dense is not None:

@@ -118,7 +118,8 @@ class Stepper:
         targets, weights = self.teacher(batch.images)
         error = heatmap_mse(output.coarse, targets, weights)
         if output.fine is not None:
-            error = error + heatmap_mse(output.fine, targets, weights)
+            first = slice(len(output.fine))
+            error = error + heatmap_mse(output.fine, targets[first], weights[first])
         return terms | {"loss": terms["loss"] + self._recipe.teacher.weight * error, "teacher_mse": error}
 
     def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:

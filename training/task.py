@@ -27,9 +27,8 @@ def build_task(recipe: Recipe, model: SHaRPose, device: torch.device) -> tuple[T
         recompute_blocks(model)
     if recipe.pretrain is not None:
         return MaskedAutoencoder(model, recipe.pretrain).to(device).train(), painting_terms
-    network = (
-        TrainingNetwork(model, dense=recipe.loss.dense > 0, fine_from_epoch=recipe.loss.fine_from_epoch)
-        .to(device)
-        .train()
+    loss = recipe.loss
+    network = TrainingNetwork(
+        model, dense=loss.dense > 0, fine_from_epoch=loss.fine_from_epoch, fine_share=loss.fine_share
     )
-    return network, Objective(recipe.loss, recipe.model, device)
+    return network.to(device).train(), Objective(loss, recipe.model, device)

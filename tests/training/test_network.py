@@ -105,3 +105,16 @@ def test_the_fine_stage_waits_for_its_epoch(nano_config: ModelConfig, images: to
     with_fine = network(images)
     assert with_fine.fine is not None
     torch.testing.assert_close(with_fine.coarse, output.coarse)
+
+
+def test_a_share_of_the_batch_goes_through_the_fine_stage(nano_config: ModelConfig, images: torch.Tensor) -> None:
+    model = random_model(nano_config, seed=1).model
+    network, whole = TrainingNetwork(model, fine_share=0.5).train(), TrainingNetwork(model)
+    with torch.no_grad():
+        part, every = network(images), whole(images)
+        assert part.coarse.shape[0] == 2
+        assert part.fine.shape[0] == 1
+        torch.testing.assert_close(part.fine, every.fine[:1], atol=1e-5, rtol=1e-4)
+        assert network.eval()(images).fine.shape[0] == 2  # evaluation takes all
+    one = TrainingNetwork(model, fine_share=0.01).train()
+    assert one(images).fine.shape[0] == 1
