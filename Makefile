@@ -9,12 +9,13 @@ DEMO := demo
 .PHONY: demo test soak lint clean
 .DELETE_ON_ERROR:
 
-demo: $(DEMO)/bundle/bundle.json
-	@rm -f $(DEMO)/scene.*
-	$(BIN)/sharpose-run scene:people=3,frames=50,size=360x640 --bundle $(DEMO)/bundle \
+demo: $(VENV)/.cpu
+	@mkdir -p $(DEMO) && rm -f $(DEMO)/scene.* $(DEMO)/sheet.jpg
+	$(BIN)/sharpose-run scene:people=3,frames=50,size=360x640 \
 		--output $(DEMO)/scene.mp4 --json $(DEMO)/scene.jsonl --coco $(DEMO)/scene.coco.json
-	@echo "The weights of this demo are random, so its poses mean nothing: it shows that everything runs."
-	@echo "Results: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line a frame), $(DEMO)/scene.coco.json; bundle: $(DEMO)/bundle"
+	$(BIN)/python -P -m sharpose.runtime.demo --output $(DEMO)/sheet.jpg
+	@echo "Look at $(DEMO)/sheet.jpg: the scene and two photographs, with one look and with two."
+	@echo "Also: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line a frame), $(DEMO)/scene.coco.json"
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
@@ -28,16 +29,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/typecheck.py
 
-$(DEMO)/bundle/bundle.json: sharpose/manifest.py sharpose/__init__.py | $(VENV)/.export
-	$(BIN)/sharpose-export --random-weights --seed 0 --config sharpose_tiny_coco_256x192 --output $(DEMO)/bundle --overwrite
-
 $(VENV)/.base: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.export: $(VENV)/.base
-	@echo "installing sharpose with [cpu,export] into $(VENV)"
-	@$(PIP) -e ".[cpu,export]"
+$(VENV)/.cpu: $(VENV)/.base
+	@echo "installing sharpose with [cpu] into $(VENV)"
+	@$(PIP) -e ".[cpu]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -46,7 +44,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@# TensorRT-RTX builds engines without a GPU; its tests are skipped where it can't be installed.
 	@$(PIP) tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-bindings && $(PIP) --no-deps --no-build-isolation tensorrt-rtx-cu13 \
 		|| echo "TensorRT-RTX can't be installed here: its tests will be skipped"
-	@touch $@ $(VENV)/.export
+	@touch $@ $(VENV)/.cpu
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

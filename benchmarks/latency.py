@@ -134,7 +134,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Folder written by sharpose-export.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Folder written by sharpose-export.  [default: the package's own]"
+)
 @click.option("--device", default="cpu", show_default=True, help="As sharpose-run's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
 @click.option("--people", default="1,4,16", show_default=True, callback=_numbers, help="People in the picture.")
@@ -153,7 +155,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
-    bundle: Path,
+    bundle: Path | None,
     device: str,
     threads: int | None,
     people: list[int],

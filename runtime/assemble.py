@@ -12,7 +12,7 @@ import click
 
 from sharpose.engines.tensorrt_load import TensorRtSettings
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.draw import draw_poses
+from sharpose.runtime.draw import StatusLine, draw_poses
 from sharpose.runtime.frames import Image, Sink
 from sharpose.runtime.gate import check_refine
 from sharpose.runtime.messages import Messages
@@ -55,13 +55,16 @@ def make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
     )
 
 
-def make_draw(options: RunOptions, estimator: PoseEstimator) -> Callable[[Image, PoseResult], Image]:
-    """What draws poses on a picture."""
+def make_draw(
+    options: RunOptions, estimator: PoseEstimator, frame_rate: Callable[[], float]
+) -> Callable[[Image, PoseResult], Image]:
+    """What draws poses on a picture; `frame_rate` says how many frames a second are done."""
     return partial(
         draw_poses,
         skeleton=estimator.skeleton,
         keypoint_threshold=options.kpt_thr,
         regions=options.draw_regions,
+        status=StatusLine(frame_rate) if options.draw_status else None,
     )
 
 
@@ -110,7 +113,8 @@ def make_streams(
             frame_rate=source.frame_rate,
             live=source.live,
             tracked=options.track,
-            video=VideoSettings(encoder=options.encoder),
+            video=VideoSettings(options.encoder, options.crf, options.bitrate, options.preset),
+            picture_kind=options.frames_format,
             say=messages.warning,
         )
         try:
@@ -169,7 +173,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _check_outputs(
-    sources: Sequence[str], bundle: Path, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]
+    sources: Sequence[str], bundle: Path | None, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]
 ) -> None:
     """Refuse outputs that would overwrite what is read."""
     taken = {path.resolve(): f"the input {path}" for path in inputs}
@@ -180,5 +184,5 @@ def _check_outputs(
         where = path.resolve()
         if where in taken:
             raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
-        if where.parent == bundle.resolve():
+        if bundle is not None and where.parent == bundle.resolve():
             raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")

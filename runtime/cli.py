@@ -20,7 +20,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
 @click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@option(_MODEL, "--bundle", type=_FILE, required=True, help="Folder written by sharpose-export.")
+@option(_MODEL, "--bundle", type=_FILE, help="Folder written by sharpose-export; the package's own if left out.")
 @option(
     _MODEL,
     "--refine",
@@ -65,6 +65,12 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     "--detector-sha256",
     metavar="HASH",
     help="Of a named detector, where the table has none; `trust` takes what comes.",
+)
+@option(
+    _PEOPLE,
+    "--detector-table",
+    type=_FILE,
+    help="Your own table of detectors; ~/.config/sharpose/detectors.yaml if left out.",
 )
 @option(
     _PEOPLE,
@@ -122,12 +128,16 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     show_default=True,
     help="h264, h265, auto (H.264 in hardware where that works) or an FFmpeg encoder's name.",
 )
+@option(_RESULTS, "--crf", type=click.IntRange(0, 51), help="Quality of the video, 0 is best; the encoder's usual one.")
+@option(_RESULTS, "--bitrate", type=click.IntRange(1000), metavar="BITS", help="Bits a second, instead of --crf.")
+@option(_RESULTS, "--preset", help="Of the encoder, such as veryfast.")
 @option(_RESULTS, "--json", "json_file", metavar="FILE", help="JSON Lines, one a frame, written as it goes.")
 @option(_RESULTS, "--coco", "coco_file", metavar="FILE", help="COCO keypoint results.")
 @option(_RESULTS, "--csv", "csv_file", metavar="FILE", help="A row a person a frame.")
 @option(_RESULTS, "--openpose", metavar="FOLDER", help="OpenPose JSON, a file a frame.")
 @option(_RESULTS, "--mot", metavar="FILE", help="MOT challenge text; needs --track.")
-@option(_RESULTS, "--frames", metavar="FOLDER", help="Annotated pictures, a JPEG a frame.")
+@option(_RESULTS, "--frames", metavar="FOLDER", help="Annotated pictures, a file a frame.")
+@option(_RESULTS, "--frames-format", type=click.Choice(["jpg", "png"]), default="jpg", show_default=True)
 @option(_RESULTS, "--show", is_flag=True, help="A window; q ends the run.")
 @option(_RESULTS, "--serve", metavar="HOST:PORT", help="A web page, /metrics and /healthz; 127.0.0.1 without HOST.")
 @option(
@@ -141,6 +151,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     show_default=True,
     help="Draw keypoints of at least this score.",
 )
+@option(_PICTURE, "--draw-status", is_flag=True, help="Write frames a second and people into the picture.")
 @option(_PICTURE, "--draw-regions", is_flag=True, help="Show where the fine stage looked.")
 @option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")
 @option(_MESSAGES, "--json-logs", is_flag=True, help="Messages and the closing counts as JSON, a line each.")

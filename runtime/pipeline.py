@@ -25,6 +25,7 @@ from sharpose.runtime.picture import Picture
 from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.refinement.plan import RefinementPlan
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
+from sharpose.shipped import shipped_bundle
 from sharpose.skeleton import Skeleton
 
 __all__ = ["Picture", "PoseEstimator"]
@@ -72,7 +73,7 @@ class PoseEstimator:
     @classmethod
     def from_bundle(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         *,
         device: str = "cpu",
         refine: Refine = "auto",
@@ -85,7 +86,7 @@ class PoseEstimator:
         """An estimator for the bundle in a folder.
 
         Args:
-            path: A folder written by `sharpose-export`.
+            path: A folder written by `sharpose-export`; the bundle that comes with the package if None.
             device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
             refine: `auto`, `always` or `never`.
             quality_threshold: The bundle's own if None.
@@ -102,7 +103,7 @@ class PoseEstimator:
         check_refine(refine)
         if quality_threshold is not None:
             _check_threshold(quality_threshold)
-        bundle = open_bundle(path)
+        bundle = open_bundle(shipped_bundle() if path is None else path)
         stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt)
         return cls(
             bundle,

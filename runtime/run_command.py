@@ -57,7 +57,9 @@ def _run(options: RunOptions, messages: Messages) -> int:
         for stream in streams:
             stream.statistics.warm_up = warm_up
         deadline = None if options.deadline is None else options.deadline / 1000
-        job = Run(streams, estimator, make_draw(options, estimator), deadline, messages.warning)
+        job = Run(
+            streams, estimator, make_draw(options, estimator, lambda: _frame_rate(streams)), deadline, messages.warning
+        )
         outcome = _go(job, streams, stop, messages)
         if any(stream.statistics.frames for stream in streams):
             for name in outcome.complete:
@@ -84,3 +86,8 @@ def _sum_up(streams: list[Stream], messages: Messages, *, deadline: bool) -> Non
     total = RunStatistics.of_all([stream.statistics for stream in streams])
     if total.frames:
         messages.summary(total, deadline=deadline)
+
+
+def _frame_rate(streams: list[Stream]) -> float:
+    """Frames of all streams a second, over the last ones of each."""
+    return sum(stream.statistics.recent_rate for stream in streams)

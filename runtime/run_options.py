@@ -20,7 +20,7 @@ class RunOptions:
     """
 
     sources: tuple[str, ...]
-    bundle: Path
+    bundle: Path | None
     refine: str
     quality_threshold: float | None
     deadline: float | None
@@ -32,6 +32,7 @@ class RunOptions:
     cuda_graphs: bool | None
     detector: str | None
     detector_sha256: str | None
+    detector_table: Path | None
     detect_every: int
     conf: float | None
     iou: float | None
@@ -52,17 +53,22 @@ class RunOptions:
     stdin_rate: float | None
     output: tuple[str, ...]
     encoder: str
+    crf: int | None
+    bitrate: int | None
+    preset: str | None
     json_file: str | None
     coco_file: str | None
     csv_file: str | None
     openpose: str | None
     mot: str | None
     frames: str | None
+    frames_format: str
     show: bool
     serve: str | None
     serve_token: str | None
     kpt_thr: float
     draw_regions: bool
+    draw_status: bool
     quiet: bool
     json_logs: bool
     debug: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -57,6 +58,8 @@ class RunStatistics:
         default_factory=lambda: {stage: deque(maxlen=_KEPT) for stage in (*STAGES, AGE)}, repr=False
     )
 
+    _done: deque[float] = field(default_factory=lambda: deque(maxlen=30), repr=False)  # when the last frames were
+
     def add(
         self,
         poses: PoseResult,
@@ -76,6 +79,7 @@ class RunStatistics:
             health: How its source is doing, where that can change.
         """
         self.frames += 1
+        self._done.append(time.perf_counter())
         self.people += len(poses)
         self.refined += int(poses.refined.sum())
         self.deferred += int(poses.deferred.sum())
@@ -98,6 +102,13 @@ class RunStatistics:
             for stage, timings in one._timings.items():
                 total._timings[stage].extend(timings)
         return total
+
+    @property
+    def recent_rate(self) -> float:
+        """Frames a second over the last 30; 0 before the second one."""
+        if len(self._done) < 2:
+            return 0.0
+        return (len(self._done) - 1) / max(self._done[-1] - self._done[0], 1e-6)
 
     @property
     def refine_rate(self) -> float:

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAN_LIMIT_MB = 500
+SHIPPED_LIMIT_MB = 25
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,15 @@ def test_the_wheel_holds_every_module_under_one_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.startswith("sharpose-")}
     expected = {"sharpose/py.typed"}
+    shipped = [*(ROOT / "sharpose" / "weights").glob("*/*"), *(ROOT / "runtime" / "photographs").iterdir()]
+    assert len(shipped) == 8
     for folder in ("sharpose", "export", "engines", "runtime", "training", "configs"):
         prefix = "" if folder == "sharpose" else "sharpose/"
         files = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
+        files += [path for path in shipped if path.relative_to(ROOT).parts[0] == folder]
         expected |= {prefix + path.relative_to(ROOT).as_posix() for path in files}
     assert held == expected
+    assert wheel.stat().st_size < SHIPPED_LIMIT_MB * 1e6
 
 
 def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -74,20 +79,21 @@ def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Pa
     run = [str(folder / "bin" / "sharpose-run")]
     help_text = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True, env=environment).stdout
     assert help_text.startswith("Usage: sharpose-run")
-    arguments = [
-        "scene:people=2,frames=2,size=360x640",
-        "--bundle",
-        str(tiny_bundle),
-        "--json",
-        str(tmp_path / "o.jsonl"),
-    ]
-    done = subprocess.run(
-        [*run, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
-    )
+    # a bundle of one's own, and the one that came with the wheel
+    for name, bundle in (("own", ["--bundle", str(tiny_bundle)]), ("shipped", [])):
+        out = tmp_path / f"{name}.jsonl"
+        arguments = ["scene:people=2,frames=2,size=360x640", *bundle, "--json", str(out)]
+        done = subprocess.run(
+            [*run, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [line["frame"] for line in lines] == [0, 1]
+        assert all(len(person["keypoints"]) == 17 for line in lines for person in line["people"])
+    demo = [str(python), "-m", "sharpose.runtime.demo", "--output", str(tmp_path / "sheet.jpg")]
+    done = subprocess.run(demo, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    assert [line["frame"] for line in lines] == [0, 1]
-    assert all(len(person["keypoints"]) == 17 for line in lines for person in line["people"])
+    assert (tmp_path / "sheet.jpg").stat().st_size > 100_000
 
 
 def test_only_cpu_and_gpu_name_onnxruntime() -> None:

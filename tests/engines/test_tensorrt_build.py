@@ -271,3 +271,12 @@ def test_whole_models_are_built_in_both_precisions(tmp_path, name, flavour):
     weights = (bundle.path / "weights.bin").stat().st_size
     assert all(0.2 * weights < size < 1.5 * weights for size in sizes)
     assert np.isfinite(sizes).all()
+
+
+@pytest.mark.slow
+def test_the_bundle_in_the_package_is_built_though_its_weights_are_halves(tmp_path, flavour):
+    from sharpose.shipped import shipped_bundle
+
+    engines = build_bundle_engines(open_bundle(shipped_bundle()), tmp_path, "fp32", flavour=flavour)
+    halves = (shipped_bundle() / "weights.bin").stat().st_size
+    assert all(0.7 * halves < len(engine.plan) < 3 * halves for engine in engines)

@@ -26,7 +26,7 @@ def test_torch_is_not_there(environment: dict[str, str]) -> None:
     ("arguments", "words"),
     [
         ([], "SOURCE"),
-        (["a.mp4"], "--bundle"),
+        (["a.mp4"], "a.mp4"),
         (["a.mp4", "b.mp4", "--bundle", "b"], "b.mp4"),
         (
             ["a.mp4", "--bundle", "b", "--boxes", "x.json", "--full-frame"],
