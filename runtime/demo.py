@@ -95,7 +95,7 @@ def _drawn(estimator: PoseEstimator, image: Image, boxes: np.ndarray[tuple[int, 
 
 NOTES = (
     "These weights are a small model, trained for two hours on two CPU cores. On the built-in scene, seven in ten",
-    "keypoints are right; on photographs about four in ten, which is not good enough. The model card has the measurements.",
+    "keypoints are right; on photographs about four in ten, which is not good enough. See the model card.",
 )
 """What must be said of the shipped weights wherever they are shown."""
 

@@ -89,7 +89,7 @@ def _parse(text: str, source: str) -> dict[str, DetectorEntry]:
         import yaml
     except ImportError:
         raise DetectorError(
-            'detectors by name need PyYAML: pip install "sharpose[detectors]", or give --detector FILE.onnx'
+            'detectors by name need PyYAML: pip install pyyaml, or give --detector FILE.onnx'
         ) from None
     try:
         return _Table.model_validate(yaml.safe_load(text)).detectors
