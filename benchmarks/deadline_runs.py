@@ -13,13 +13,15 @@ from scene_truth import Interval, bootstrap, boxes_of, keypoint_similarity  # be
 from sharpose.bundle import Bundle
 from sharpose.engines.two_stage import TwoStage
 from sharpose.runtime import Picture, PoseEstimator
+from sharpose.runtime.gate import Refine
 from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.refinement.priority import Candidates, priority
 from sharpose.scene import SceneFrame
 
 __all__ = ["Case", "Policy", "Runner"]
 
-_POLICIES = ("scheduled", "random", "scheduled, no carrying", "random, no carrying")
+_COARSE_ONLY = "nobody"  # whose frames are late says what the scheduler can do nothing about
+_POLICIES = ("scheduled", "random", "scheduled, no carrying", "random, no carrying", _COARSE_ONLY)
 
 
 @dataclass
@@ -89,7 +91,8 @@ class Runner:
                 prioritise=self._at_random if name.startswith("random") else priority,
                 carry=not name.endswith("no carrying"),
             )
-            self._estimators[name] = PoseEstimator(bundle, stages, scheduler=scheduler)
+            refine: Refine = "never" if name == _COARSE_ONLY else "auto"
+            self._estimators[name] = PoseEstimator(bundle, stages, refine=refine, scheduler=scheduler)
             self._estimators[name].warm_up()
 
     def _at_random(self, people: Candidates) -> npt.NDArray[np.float64]:
