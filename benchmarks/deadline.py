@@ -134,7 +134,7 @@ def command(
             cases.append(case)
             scheduled = case.policies["scheduled"]
             click.echo(
-                f"{count} people, {case.deadline_ms:.1f} ms: {scheduled.met:.1%} of frames in time, "
+                f"{count} people, {case.deadline_ms:.1f} ms: {scheduled.met:.1%} of frames in time "
                 f"(coarse only: {case.policies['nobody'].met:.1%}), "
                 f"{scheduled.done} of {scheduled.wanted} refined, {scheduled.carried} carried; "
                 + say("less random", case.scheduled_less_random)
