@@ -33,7 +33,9 @@ from sharpose.runtime.stopping import StopRequest
 from sharpose.runtime.stream import PoseStep, Stream
 from sharpose.runtime.tracking import Smoother, Tracker
 
-__all__ = ["make_draw", "make_estimator", "make_server", "make_streams"]
+__all__ = ["make_draw", "make_estimator", "make_outputs", "make_server", "make_streams"]
+
+_FOLDERS = ("--openpose", "--frames")
 
 
 def make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
@@ -75,8 +77,22 @@ def make_server(options: RunOptions, messages: Messages) -> ServeServer | None:
     return ServeServer(options.serve, options.serve_token, say=messages.info)
 
 
+def make_outputs(options: RunOptions) -> list[list[Output]]:
+    """The outputs of each source, checked before anything is loaded.
+
+    Raises:
+        InputError: several sources would share an output.
+        click.UsageError: an output would overwrite an input.
+    """
+    names = source_names(options.sources)
+    outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], options.sources)
+    _check_outputs(options, PeopleFinder(options, names, say=lambda line: None).files, outputs)
+    return outputs
+
+
 def make_streams(
     options: RunOptions,
+    outputs: Sequence[Sequence[Output]],
     estimator: PoseEstimator,
     messages: Messages,
     server: ServeServer | None,
@@ -87,6 +103,7 @@ def make_streams(
 
     Args:
         options: What the user wants.
+        outputs: Of each source, from `make_outputs`.
         estimator: For its skeleton.
         messages: Told what sources and sinks have to say.
         server: Where streams are shown, or None.
@@ -95,12 +112,10 @@ def make_streams(
 
     Raises:
         SharposeError: a source can't be opened, or something doesn't fit it.
-        click.UsageError: nobody says where the people are, or an output would overwrite an input.
+        click.UsageError: nobody says where the people are.
     """
     names = source_names(options.sources)
-    outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], options.sources)
     finder = PeopleFinder(options, names, say=messages.info)
-    _check_outputs(options.sources, options.bundle, finder.files, outputs)
     how = _source_options(options)
     streams = []
     for index, spec in enumerate(options.sources):
@@ -172,17 +187,20 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _check_outputs(
-    sources: Sequence[str], bundle: Path | None, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]
-) -> None:
+def _check_outputs(options: RunOptions, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]) -> None:
     """Refuse outputs that would overwrite what is read."""
     taken = {path.resolve(): f"the input {path}" for path in inputs}
-    for name in sources:
+    for name in options.sources:
         local = unquote(urlsplit(name).path) if name.lower().startswith("file://") else name
         taken[Path(local).resolve()] = "the source"
-    for path in (output.path for of_one in outputs for output in of_one if output.path is not None):
+    for output in (output for of_one in outputs for output in of_one):
+        path = output.path
+        if path is None:
+            continue
         where = path.resolve()
         if where in taken:
             raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
-        if bundle is not None and where.parent == bundle.resolve():
+        if options.bundle is not None and where.parent == options.bundle.resolve():
             raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
+        if path.is_dir() and output.option not in _FOLDERS:
+            raise click.UsageError(f"output {path} is a folder; expected a file name")

@@ -82,7 +82,7 @@ def _tile_width(row: SheetRow) -> int:
 
 def _tile_height(row: SheetRow) -> int:
     height, width = row.tiles[0].image.shape[:2]
-    return round(_tile_width(row) * height / width)
+    return round(_tile_width(row) * float(height) / float(width))
 
 
 def _row_height(row: SheetRow) -> int:

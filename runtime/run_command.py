@@ -9,7 +9,7 @@ import click
 
 from sharpose.command import EXIT_FAILED
 from sharpose.errors import SharposeError
-from sharpose.runtime.assemble import make_draw, make_estimator, make_server, make_streams
+from sharpose.runtime.assemble import make_draw, make_estimator, make_outputs, make_server, make_streams
 from sharpose.runtime.messages import Messages
 from sharpose.runtime.progress import run_progress
 from sharpose.runtime.run import Outcome, Run, run
@@ -43,6 +43,7 @@ def run_with(options: RunOptions) -> int:
 
 
 def _run(options: RunOptions, messages: Messages) -> int:
+    outputs = make_outputs(options)
     with contextlib.ExitStack() as open_things:
         estimator = make_estimator(options, messages)
         open_things.callback(estimator.close)
@@ -50,7 +51,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
         server = make_server(options, messages)
         if server is not None:
             open_things.callback(server.close)
-        streams = make_streams(options, estimator, messages, server, stop, open_things)
+        streams = make_streams(options, outputs, estimator, messages, server, stop, open_things)
         if not any(stream.sinks for stream in streams):
             messages.info("note: nothing will be written; add --output, --json, --coco, --csv, --serve …")
         warm_up = estimator.warm_up()

@@ -88,9 +88,7 @@ def _parse(text: str, source: str) -> dict[str, DetectorEntry]:
     try:
         import yaml
     except ImportError:
-        raise DetectorError(
-            'detectors by name need PyYAML: pip install pyyaml, or give --detector FILE.onnx'
-        ) from None
+        raise DetectorError("detectors by name need PyYAML: pip install pyyaml, or give --detector FILE.onnx") from None
     try:
         return _Table.model_validate(yaml.safe_load(text)).detectors
     except yaml.YAMLError as error:

@@ -27,7 +27,7 @@ def test_torch_is_not_there(environment: dict[str, str]) -> None:
     [
         ([], "SOURCE"),
         (["a.mp4"], "a.mp4"),
-        (["a.mp4", "b.mp4", "--bundle", "b"], "b.mp4"),
+        (["a.mp4", "b.mp4", "--json", "o.jsonl"], "put {source} into its name"),
         (
             ["a.mp4", "--bundle", "b", "--boxes", "x.json", "--full-frame"],
             "--boxes and --full-frame exclude each other",
@@ -54,7 +54,7 @@ def test_a_wrong_command_line(refused: Callable[..., str], arguments: list[str],
         (["in.mp4", "--output", "in.mp4"], "would overwrite the source"),
         (["in.mp4", "--output", "sub/../link.mp4"], "would overwrite the source"),
         (["file://{here}/in.mp4", "--output", "in.mp4"], "would overwrite the source"),
-        (["in.mp4", "--json", "out", "--coco", "out"], "would overwrite another output"),
+        (["in.mp4", "--json", "out", "--coco", "out"], "are the same; give each its own"),
         (["in.mp4", "--boxes", "boxes.json", "--coco", "boxes.json"], "would overwrite the input boxes.json"),
         (["in.mp4", "--detector", "d.onnx", "--json", "d.onnx"], "would overwrite the input d.onnx"),
         (["in.mp4", "--json", "bundle/bundle.json"], "lies in the bundle's folder"),

@@ -96,8 +96,8 @@ def test_tracks_have_ids_that_stay(sharpose_run: Run, tmp_path: Path) -> None:
         (["--deadline", "0"], "--deadline"),
         (["--serve", "here:there"], "--serve"),
         (["--encoder", "h263_best", "--output", "o.mp4"], "h263_best"),
-        (["--output", "ftp://host/x"], "--output"),
-        (["--start", "3"], "start"),
+        (["--output", "ftp://host/x"], "expected an address that begins with one of rtsp://"),
+        (["--reconnect", "3"], "--reconnect"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(sharpose_run: Run, arguments: list[str], words: str) -> None:

@@ -44,7 +44,9 @@ def test_both_starts_set_the_model(nano_config: ModelConfig) -> None:
 def test_logits_become_heatmaps_that_the_cross_entropy_finds_as_right(nano_config: ModelConfig) -> None:
     for head in ("linear", "mlp"):
         model = SHaRPose(nano_config.replace({"head": head})).eval()
-        torch.nn.init.normal_(model.keypoint_head.heatmap_mlp[-1].bias)
+        last = model.keypoint_head.heatmap_mlp[-1]
+        assert isinstance(last, torch.nn.Linear)
+        torch.nn.init.normal_(last.bias)
         image = torch.randn(2, 3, *nano_config.crop_size, generator=torch.Generator().manual_seed(0))
         targets, weights = torch.rand(2, 17, *nano_config.heatmap_size), torch.ones(2, 17)
         with torch.no_grad():

@@ -1,0 +1,145 @@
+"""`sharpose-run` on a stream that dies, comes back, changes its size and falls silent."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_files import PROGRAM, frames_of, lines_of
+from rtsp_server import RtspServer
+
+pytestmark = pytest.mark.skipif(RtspServer.missing() is not None, reason=f"no RTSP server: {RtspServer.missing()}")
+
+
+class LiveRun:
+    """The program on a stream, its results in a folder, its messages as JSON."""
+
+    def __init__(self, url: str, bundle: Path, folder: Path, environment: dict[str, str], *options: object) -> None:
+        self.folder, self._log = folder, folder / "log"
+        arguments = [url, "--bundle", bundle, "--threads", 1, "--full-frame", "--refine", "never", "--json-logs",
+                     "--json", folder / "o.jsonl", "--output", folder / "o.mp4", *options]  # fmt: skip
+        self.process = subprocess.Popen(
+            [PROGRAM, *map(str, arguments)], env=environment, stderr=self._log.open("w"), stdout=subprocess.DEVNULL
+        )
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "o.jsonl"
+        text = path.read_bytes() if path.exists() else b""
+        return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+    def wait_for(self, more: int, seconds: float = 60.0) -> None:
+        """Until so many more frames have come."""
+        wanted, until = len(self.lines) + more, time.monotonic() + seconds
+        while len(self.lines) < wanted:
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < until, self._log.read_text()
+            time.sleep(0.1)
+
+    def memory(self) -> int:
+        """Resident MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+
+    def end(self) -> dict[str, Any]:
+        """SIGTERM; the counts that it closes with."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 143
+        assert time.monotonic() - began < 20
+        (done,) = [entry for entry in self.log if entry["message"] == "run done"]
+        return done
+
+
+@pytest.fixture
+def server() -> Iterator[RtspServer]:
+    server = RtspServer()
+    server.start(login=True)
+    yield server
+    server.kill()
+
+
+def test_a_stream_that_comes_back_in_another_size(
+    server: RtspServer, environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    run = LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--timeout", 3)
+    try:
+        run.wait_for(10)
+        server.kill()
+        time.sleep(1)
+        server.start((480, 640), login=True)
+        run.wait_for(10)
+        server.pause()
+        time.sleep(6)
+        server.resume()
+        run.wait_for(10)
+        done = run.end()
+    finally:
+        run.process.kill()
+    lines = lines_of(tmp_path / "o.jsonl")
+    assert done["frames"] == len(lines) >= 30
+    assert done["reconnects"] >= 1
+    assert {(line["height"], line["width"]) for line in lines} == {(240, 320), (480, 640)}
+    times = [line["time"] for line in lines]
+    assert times == sorted(times)
+    assert len(lines) - 1 <= frames_of(tmp_path / "o.mp4") <= len(lines)
+    said = [entry["message"] for entry in run.log]
+    assert any("lost" in line and "trying again" in line for line in said)
+    assert any("now 640x480 instead of 320x240" in line for line in said)
+    assert "hunter2" not in (tmp_path / "log").read_text() + (tmp_path / "o.jsonl").read_text()
+
+
+def test_a_stream_that_is_not_there_is_said_at_once(
+    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    run = LiveRun("rtsp://me:hunter2@127.0.0.1:9/live", tiny_bundle, tmp_path, environment)
+    assert run.process.wait(60) == 2
+    (entry,) = run.log
+    assert entry["level"] == "error"
+    assert entry["message"].startswith("rtsp://***@127.0.0.1:9/live")
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.soak
+def test_ten_restarts_and_a_minute_of_silence(
+    server: RtspServer, environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Inference is made four times slower than the stream by a stream four times as fast as it."""
+    run = LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--timeout", 5)
+    try:
+        run.wait_for(50)
+        seconds = [line["time"] for line in run.lines[-30:]]
+        pace = 29 / (seconds[-1] - seconds[0])
+        server.kill()
+        memory = []
+        rate = 25
+        for attempt in range(10):
+            size = (480, 640) if attempt == 5 else (240, 320)
+            server.start(size, rate, login=True)
+            run.wait_for(40, 120)
+            memory.append(run.memory())
+            server.kill()
+        server.start((240, 320), rate, login=True)
+        run.wait_for(40, 120)
+        server.pause()
+        time.sleep(60)
+        server.resume()
+        run.wait_for(100, 120)
+        memory.append(run.memory())
+        done = run.end()
+    finally:
+        run.process.kill()
+    print(f"pace {pace:.1f}/s, memory {memory} MiB, age {done['stages']['age']}, {done['reconnects']} reconnects")
+    assert done["reconnects"] >= 10
+    assert max(memory[-3:]) < memory[0] + 80
+    assert done["stages"]["age"]["p50_ms"] < 2 * 1000 / rate
