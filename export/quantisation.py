@@ -70,6 +70,7 @@ def _quantise(path: Path, inputs: list[Arrays]) -> onnx.ModelProto:
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_LINEAR),
             per_channel=True,
+            reduce_range=True,  # 7-bit weights: 8-bit sums overflow on processors without VNNI
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=sorted(_kept_in_float(onnx.load(path, load_external_data=False).graph)),

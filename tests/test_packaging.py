@@ -51,6 +51,7 @@ def test_the_wheel_holds_every_module_under_one_name(wheel: Path) -> None:
     for folder in ("sharpose", "export", "engines", "runtime", "training", "configs"):
         prefix = "" if folder == "sharpose" else "sharpose/"
         files = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
+        files += [*(ROOT / folder).rglob("*.html")]
         files += [path for path in shipped if path.relative_to(ROOT).parts[0] == folder]
         expected |= {prefix + path.relative_to(ROOT).as_posix() for path in files}
     assert held == expected
