@@ -70,7 +70,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"expected numbers with commas between, as 1,5,30, got {text!r}") from None
-    low, high = (1, 64) if parameter.name == "people" else (0, 100_000)
+    low, high = (1, 64) if parameter.name == "people" else (0, 1000)
     if not all(low <= number <= high for number in numbers):
         raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
     return numbers
