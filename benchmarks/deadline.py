@@ -18,6 +18,7 @@ import click
 import numpy as np
 from deadline_runs import Case, Policy, Runner  # beside this file
 from machine import describe_machine
+from number_lists import number_list
 from rich.console import Console
 from rich.table import Table
 from scene_truth import Interval, bootstrap, scenes_with
@@ -65,28 +66,19 @@ def say(what: str, interval: Interval) -> str:
     return f"{what}: OKS {interval.mean:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f})"
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between, as 1,5,30, got {text!r}") from None
-    low, high = (1, 64) if parameter.name == "people" else (0, 1000)
-    if not all(low <= number <= high for number in numbers):
-        raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
-    return numbers
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Folder written by sharpose-export.")
 @click.option("--device", default="cpu", show_default=True, help="As sharpose-run's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
-@click.option("--people", default="1,5,10,20,30", show_default=True, callback=_numbers, help="People in the scene.")
+@click.option(
+    "--people", default="1,5,10,20,30", show_default=True, callback=number_list(1, 64), help="People in the scene."
+)
 @click.option(
     "--time",
     "shares",
     default="10,25,50",
     show_default=True,
-    callback=_numbers,
+    callback=number_list(0, 1000),
     help="Deadlines: percent of the time that the gate's refinements take, on 1.1 times the coarse stage's.",
 )
 @click.option("--frames", default=50, show_default=True, type=click.IntRange(1), help="Frames of each scene.")

@@ -16,6 +16,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 from machine import MachineReport, describe_machine  # beside this file
+from number_lists import number_list
 
 from sharpose.command import main as run_command
 from sharpose.runtime import Boxes, PoseEstimator, StageTimings
@@ -122,25 +123,18 @@ def markdown(cases: list[Case], machine: MachineReport, bundle: str, device: str
     return "\n".join(lines) + "\n"
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between, as 1,4,16, got {text!r}") from None
-    low, high = (1, 1024) if parameter.name == "people" else (0, 100)
-    if not all(low <= number <= high for number in numbers):
-        raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
-    return numbers
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--bundle", type=click.Path(path_type=Path), help="Folder written by sharpose-export.  [default: the package's own]"
 )
 @click.option("--device", default="cpu", show_default=True, help="As sharpose-run's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
-@click.option("--people", default="1,4,16", show_default=True, callback=_numbers, help="People in the picture.")
-@click.option("--refine", default="0,50,100", show_default=True, callback=_numbers, help="Percent of them refined.")
+@click.option(
+    "--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="People in the picture."
+)
+@click.option(
+    "--refine", default="0,50,100", show_default=True, callback=number_list(0, 100), help="Percent of them refined."
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 86400),

@@ -16,7 +16,7 @@ from sharpose.runtime.draw import StatusLine, draw_poses
 from sharpose.runtime.frames import Image, Sink
 from sharpose.runtime.gate import check_refine
 from sharpose.runtime.messages import Messages
-from sharpose.runtime.people import PeopleFinder
+from sharpose.runtime.people import PeopleFinder, people_files
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.result import PoseResult
@@ -86,7 +86,7 @@ def make_outputs(options: RunOptions) -> list[list[Output]]:
     """
     names = source_names(options.sources)
     outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], options.sources)
-    _check_outputs(options, PeopleFinder(options, names, say=lambda line: None).files, outputs)
+    _check_outputs(options, people_files(options, names), outputs)
     return outputs
 
 

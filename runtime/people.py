@@ -21,9 +21,18 @@ from sharpose.runtime.sinks.names import fill
 from sharpose.runtime.sources.scene import is_scene
 from sharpose.runtime.tracking.follow_poses import FollowPoses
 
-__all__ = ["PeopleFinder"]
+__all__ = ["PeopleFinder", "people_files"]
 
 _LEAST_SCORE = 0.3  # of a detection, where the user doesn't say
+
+
+def people_files(options: RunOptions, names: Sequence[str]) -> list[Path]:
+    """What is read to find people in streams of these names, so that no output overwrites it."""
+    if options.boxes is not None:
+        return [Path(fill(options.boxes, name)) for name in names]
+    if options.detector is not None and is_file_name(options.detector):
+        return [Path(options.detector)]
+    return []
 
 
 class PeopleFinder:
@@ -38,16 +47,6 @@ class PeopleFinder:
     def __init__(self, options: RunOptions, names: Sequence[str], *, say: Callable[[str], None]) -> None:
         self._options, self._names, self._say = options, names, say
         self._detector: Detector | None = None
-
-    @property
-    def files(self) -> list[Path]:
-        """What is read to find people, so that no output overwrites it."""
-        options = self._options
-        if options.boxes is not None:
-            return [Path(fill(options.boxes, name)) for name in self._names]
-        if options.detector is not None and is_file_name(options.detector):
-            return [Path(options.detector)]
-        return []
 
     def boxes_of(self, index: int, source: Source) -> BoxSource:
         """The box source of the stream at `index`.
