@@ -114,12 +114,10 @@ def test_a_stream_that_is_not_there_is_said_at_once(
 def test_ten_restarts_and_a_minute_of_silence(
     server: RtspServer, environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """Inference is made four times slower than the stream by a stream four times as fast as it."""
+    """That frames stay young where inference is slower than the stream is tested with the source, in test_rtsp.py."""
     run = LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--timeout", 5)
     try:
         run.wait_for(50)
-        seconds = [line["time"] for line in run.lines[-30:]]
-        pace = 29 / (seconds[-1] - seconds[0])
         server.kill()
         memory = []
         rate = 25
@@ -139,7 +137,7 @@ def test_ten_restarts_and_a_minute_of_silence(
         done = run.end()
     finally:
         run.process.kill()
-    print(f"pace {pace:.1f}/s, memory {memory} MiB, age {done['stages']['age']}, {done['reconnects']} reconnects")
+    print(f"memory {memory} MiB, age {done['stages']['age']}, {done['reconnects']} reconnects")
     assert done["reconnects"] >= 10
     assert max(memory[-3:]) < memory[0] + 80
     assert done["stages"]["age"]["p50_ms"] < 2 * 1000 / rate
