@@ -1,0 +1,168 @@
+"""`python -m sharpose.training.draw_scenes`: people of many built-in scenes as a COCO dataset on the disk.
+
+Drawing takes longer than reading. Who trains for hours on scenes draws them once; the dataset `kind: scene` of a recipe
+draws people as they are needed, one a picture, in poses and views that a scene's people never take.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.command import main as run_command
+from sharpose.errors import SinkError
+from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.skeleton import COCO17
+from sharpose.training.atomic_file import atomic_file
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE
+
+__all__ = ["PersonPicture", "command", "cut_people", "main"]
+
+_SIZES = ((720, 1280), (540, 960), (480, 640), (360, 640))  # of the scenes, height and width
+_MOST_PEOPLE = 6
+_SECONDS = 120.0  # of a scene that moments are taken from
+_FPS = 25.0
+_MARGIN = 0.4  # of the box, on every side, that is kept for augmentation
+_LONGEST = 320  # pixels of a person's longer side; larger ones are made smaller
+_SHORTEST = 48  # people smaller than this are left out
+_JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class PersonPicture:
+    """A person cut out of a frame.
+
+    Attributes:
+        image_bgr: uint8 [H, W, 3].
+        box_xyxy: float32 [4], pixels of the picture.
+        keypoints: float32 [17, 3], `x, y` in pixels of the picture and COCO visibility; zeros outside it.
+        person: Whose, the scene's number of them.
+    """
+
+    image_bgr: npt.NDArray[np.uint8]
+    box_xyxy: npt.NDArray[np.float32]
+    keypoints: npt.NDArray[np.float32]
+    person: int
+
+
+def cut_people(frame: SceneFrame) -> list[PersonPicture]:
+    """The people of a frame who are large enough, each with what is around them.
+
+    Args:
+        frame: Of a scene.
+
+    Returns:
+        In the frame's order.
+    """
+    height, width = frame.image.shape[:2]
+    found = []
+    for box, keypoints, person in zip(frame.boxes_xyxy, frame.keypoints, frame.ids, strict=True):
+        sides = box[2:] - box[:2]
+        if sides.max() < _SHORTEST or sides.min() < 1 or not (keypoints[:, 2] > 0).any():
+            continue
+        corner = np.maximum(np.floor(box[:2] - _MARGIN * sides), 0).astype(int)
+        end = np.minimum(np.ceil(box[2:] + _MARGIN * sides), (width, height)).astype(int)
+        image = frame.image[corner[1] : end[1], corner[0] : end[0]]
+        wanted = np.maximum(np.round((end - corner) * min(_LONGEST / float(sides.max()), 1.0)), 1).astype(int)
+        factor = wanted / (end - corner)
+        if (factor < 1).any():
+            image = np.asarray(cv2.resize(image, wanted.tolist(), interpolation=cv2.INTER_AREA), np.uint8)
+        moved = keypoints.copy()
+        # whole numbers are the centres of pixels: half a pixel stays at the picture's edge
+        moved[:, :2] = (keypoints[:, :2] - corner + 0.5) * factor - 0.5
+        moved[keypoints[:, 2] == 0] = 0
+        placed = (box.reshape(2, 2) - corner) * factor
+        found.append(PersonPicture(image, placed.reshape(4).astype(np.float32), moved, int(person)))
+    return found
+
+
+def _draw(seed: int, moments: int, folder: Path) -> list[dict[str, Any]]:
+    """Write the pictures of a scene; what their labels are, with `file_name`, `height` and `width`."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng([seed, 77])
+    height, width = _SIZES[int(rng.integers(len(_SIZES)))]
+    frames = int(_SECONDS * _FPS)
+    config = SceneConfig(seed, int(rng.integers(1, _MOST_PEOPLE + 1)), frames, height, width, _FPS)
+    scene = Scene(config)
+    labels = []
+    for index in rng.choice(frames, moments, replace=False).tolist():
+        for picture in cut_people(scene.frame(index)):
+            name = f"{seed:07d}_{index:05d}_{picture.person}.jpg"
+            if not cv2.imwrite(str(folder / name), picture.image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+                raise SinkError(f"{folder / name}: can't be written")
+            labels.append(_label(picture, name))
+    return labels
+
+
+def _label(picture: PersonPicture, name: str) -> dict[str, Any]:
+    x1, y1, x2, y2 = (round(float(value), 2) for value in picture.box_xyxy)
+    keypoints = np.round(picture.keypoints, 2)
+    return {
+        "file_name": name,
+        "height": picture.image_bgr.shape[0],
+        "width": picture.image_bgr.shape[1],
+        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+        "area": round((x2 - x1) * (y2 - y1) * UNLABELLED_AREA_SHARE, 2),
+        "keypoints": [float(value) for value in keypoints.reshape(-1)],
+        "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+    }
+
+
+def _document(labels: list[dict[str, Any]]) -> dict[str, Any]:
+    """COCO's `person_keypoints` JSON; every person has a picture of their own."""
+    images = [
+        {"id": number, **{key: label.pop(key) for key in ("file_name", "height", "width")}}
+        for number, label in enumerate(labels, 1)
+    ]
+    common = {"category_id": 1, "iscrowd": 0}
+    people = [{"id": number, "image_id": number, **common, **label} for number, label in enumerate(labels, 1)]
+    links = [[first + 1, second + 1] for first, second in COCO17.limbs]
+    category = {"id": 1, "name": "person", "keypoints": list(COCO17.keypoints), "skeleton": links}
+    return {"images": images, "annotations": people, "categories": [category]}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for images/ and the labels.")
+@click.option("--scenes", type=click.IntRange(1), required=True, help="How many.")
+@click.option("--moments", type=click.IntRange(1, 100), default=4, show_default=True, help="Taken from each scene.")
+@click.option("--seed", type=click.IntRange(0), default=100_000, show_default=True, help="Of the first scene.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def command(output: Path, scenes: int, moments: int, seed: int, processes: int, debug: bool) -> None:
+    """Draw people of the built-in scene as a COCO dataset: images/ and person_keypoints_train.json.
+
+    In a recipe: {kind: coco, annotations: person_keypoints_train.json, images: images}.
+    """
+    labels_file = output / "person_keypoints_train.json"
+    folder = output / "images"
+    if labels_file.exists():
+        raise SinkError(f"{labels_file} exists; choose another --output, or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{folder}: can't be made ({error.strerror})") from error
+    draw = partial(_draw, moments=moments, folder=folder)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # a fork would inherit locks of other threads
+        labels = [label for found in pool.map(draw, range(seed, seed + scenes), chunksize=16) for label in found]
+    with atomic_file(labels_file) as path:
+        path.write_text(json.dumps(_document(labels)), encoding="utf-8")
+    click.echo(f"{len(labels)} people of {scenes} scenes in {output}")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of the module."""
+    run_command(command, arguments)
+
+
+if __name__ == "__main__":
+    main()
