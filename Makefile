@@ -44,6 +44,9 @@ $(VENV)/.dev: $(VENV)/.base
 	@# TensorRT-RTX builds engines without a GPU; its tests are skipped where it can't be installed.
 	@$(PIP) tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-bindings && $(PIP) --no-deps --no-build-isolation tensorrt-rtx-cu13 \
 		|| echo "TensorRT-RTX can't be installed here: its tests will be skipped"
+	@# The MOT challenge's evaluator asks for opencv-python, which would overwrite opencv-python-headless.
+	@$(PIP) scipy tabulate && $(PIP) --no-deps trackeval \
+		|| echo "TrackEval can't be installed here: its test will be skipped"
 	@touch $@ $(VENV)/.cpu
 
 clean:

@@ -1,7 +1,6 @@
 """MOT text, read by TrackEval, the challenge's own evaluator.
 
-It isn't among the development requirements: it asks for opencv-python, which overwrites opencv-python-headless. Where
-`pip install --no-deps trackeval tabulate scipy` was run, this runs.
+The Makefile installs it without what it asks for: opencv-python, which overwrites opencv-python-headless.
 """
 
 from __future__ import annotations
