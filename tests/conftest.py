@@ -94,17 +94,23 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeO
 @pytest.fixture(scope="session")
 def tiny_bundle(made_once: MadeOnce) -> Path:
     """A bundle of sharpose_tiny_coco_256x192 with random weights (seed 0); copy it before changing it."""
+    return made_once("tiny_bundle", lambda folder: _export_random("sharpose_tiny_coco_256x192", folder))
 
-    def make(folder: Path) -> None:
-        from reference_model import reference_crops
 
-        from sharpose.config import load_config
-        from sharpose.export.bundle_export import ExportOptions, export_bundle
-        from sharpose.export.pictures import ParityPictures
-        from sharpose.model import random_model
+@pytest.fixture(scope="session")
+def small_bundle(made_once: MadeOnce) -> Path:
+    """Likewise of sharpose_small_coco_256x192, which takes some eight times as long to run."""
+    return made_once("small_bundle", lambda folder: _export_random("sharpose_small_coco_256x192", folder))
 
-        config = load_config("sharpose_tiny_coco_256x192")
-        pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
-        export_bundle(random_model(config, seed=0), folder, pictures, ExportOptions(gate_chosen_by="the tests"))
 
-    return made_once("tiny_bundle", make)
+def _export_random(name: str, folder: Path) -> None:
+    from reference_model import reference_crops
+
+    from sharpose.config import load_config
+    from sharpose.export.bundle_export import ExportOptions, export_bundle
+    from sharpose.export.pictures import ParityPictures
+    from sharpose.model import random_model
+
+    config = load_config(name)
+    pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
+    export_bundle(random_model(config, seed=0), folder, pictures, ExportOptions(gate_chosen_by="the tests"))
