@@ -120,12 +120,16 @@ def _read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+_ADDED_LATER = frozenset({"gate.gain"})  # bundles that were written before lack them, and are none the worse
+
+
 def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Keys that fell back to a default; that is for YAML files and for code, a bundle says everything."""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            if name not in value.model_fields_set:
-                yield ".".join((*path, name))
+            key = ".".join((*path, name))
+            if name not in value.model_fields_set and key not in _ADDED_LATER:
+                yield key
             yield from _left_out(getattr(value, name), (*path, name))
     elif isinstance(value, dict):
         for name, item in value.items():

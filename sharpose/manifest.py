@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -12,6 +13,7 @@ from sharpose.config import ModelConfig
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "GainCurve",
     "Gate",
     "GraphEntry",
     "GraphPair",
@@ -63,11 +65,33 @@ class GraphPair(_Strict):
     fine: GraphEntry
 
 
+class GainCurve(_Strict):
+    """What refining a person gains in OKS on average, by the quality that the coarse stage predicted: a broken line.
+
+    Before its first quality and after its last it is level.
+    """
+
+    quality: tuple[float, ...] = Field(min_length=1, description="ascending")
+    gain: tuple[float, ...] = Field(description="as many; below 0 where the fine stage does harm")
+    measured_on: str
+
+    @model_validator(mode="after")
+    def _is_a_line(self) -> GainCurve:
+        if len(self.quality) != len(self.gain):
+            raise ValueError(f"expected as many gains as qualities, got {len(self.gain)} and {len(self.quality)}")
+        if not all(math.isfinite(value) for value in (*self.quality, *self.gain)):
+            raise ValueError("expected finite numbers")
+        if list(self.quality) != sorted(set(self.quality)):
+            raise ValueError(f"expected ascending qualities, got {list(self.quality)}")
+        return self
+
+
 class Gate(_Strict):
-    """Who is refined: crops whose predicted quality is below the threshold."""
+    """Who is refined: crops whose predicted quality is below the threshold; and what that is known to gain."""
 
     quality_threshold: float = Field(allow_inf_nan=False)
     chosen_by: str
+    gain: GainCurve | None = Field(default=None, description="tells who goes first where a deadline leaves no time")
 
 
 class OutputParity(_Strict):

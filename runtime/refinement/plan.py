@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.manifest import GainCurve
 from sharpose.runtime.crowd import Crowd
 from sharpose.runtime.refinement.batches import next_batch, own_share, seconds_each
 from sharpose.runtime.refinement.costs import BatchCost
@@ -72,6 +73,7 @@ class Rules:
 
     Attributes:
         threshold: The gate's.
+        gain: What refining gains by predicted quality; None where it wasn't measured.
         sigmas: float32 [J], the skeleton's OKS constants.
         prioritise: Who goes first.
         carry: Whether people who haven't moved keep what an earlier refinement found.
@@ -79,6 +81,7 @@ class Rules:
     """
 
     threshold: float
+    gain: GainCurve | None
     sigmas: npt.NDArray[np.float32]
     prioritise: Prioritise
     carry: bool
@@ -213,7 +216,7 @@ class RefinementPlan:
         """Priorities: float [m]."""
         frames = self._crowd.frames_of(people)
         pixels = frames.size[:, 1] / np.float32(frames.crop_size[0])
-        gain = expected_gain(self._crowd.quality[people], self._rules.threshold, pixels)
+        gain = expected_gain(self._crowd.quality[people], self._rules.threshold, pixels, self._rules.gain)
         steady = np.zeros(len(people), np.int64)
         if self._rules.carry:
             steady[:] = [0 if (one := self._met[person]) is None else one.steady for person in people]

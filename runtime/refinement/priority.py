@@ -9,12 +9,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.manifest import GainCurve
+
 __all__ = ["TURN", "Candidates", "Prioritise", "expected_gain", "priority", "with_turns"]
 
 TURN = 8
 """Every so many refinements, one goes to whom waits longest."""
 
 _LEAST_SHORTFALL = 0.1  # nobody's priority is zero
+_LEAST_GAIN = 0.1  # likewise, of the most that anybody gains
 _LEAST_DETAIL = 0.4
 _CARRIED_SHARE = 0.1  # of the gain, for those who keep what an earlier look found
 _LONGEST_CARRY = 10  # frames that a refinement is expected to last at most
@@ -46,23 +49,35 @@ Prioritise: TypeAlias = Callable[[Candidates], npt.NDArray[np.float64]]
 
 
 def expected_gain(
-    quality: npt.NDArray[np.float32], threshold: float, pixels: npt.NDArray[np.float32]
+    quality: npt.NDArray[np.float32],
+    threshold: float,
+    pixels: npt.NDArray[np.float32],
+    measured: GainCurve | None = None,
 ) -> npt.NDArray[np.float64]:
     """How much better the pose is likely to become, relative to others.
 
-    What the coarse pose lacks in quality can be gained, as far as there is detail that the coarse stage did not see: it
-    looks at the crop at half size, so a person whose picture pixels are larger than two crop pixels has nothing more to
-    show.
+    Where it was measured what refining gains, that is expected again. (It need not be most where the quality is lowest:
+    who is hidden for the most part stays so in a closer look.) Otherwise what the coarse pose lacks in quality can be
+    gained. Both as far as there is detail that the coarse stage did not see: it looks at the crop at half size, so a
+    person whose picture pixels are larger than two crop pixels has nothing more to show.
 
     Args:
         quality: float32 [n], predicted quality (OKS-like).
         threshold: The gate's; above 1 it counts as 1.
         pixels: float32 [n], how many picture pixels a crop pixel's side spans.
+        measured: The bundle's.
+
+    Returns:
+        float [n], above 0; NaN where the quality is.
     """
-    shortfall = np.clip(min(threshold, 1.0) - quality.astype(np.float64), _LEAST_SHORTFALL, 1.0)
     detail = np.clip(2.0 * pixels.astype(np.float64) - 1.0, _LEAST_DETAIL, 1.0)
-    gain: npt.NDArray[np.float64] = shortfall * detail
-    return gain
+    gain: npt.NDArray[np.float64]
+    if measured is None or max(measured.gain) <= 0:
+        gain = np.clip(min(threshold, 1.0) - quality.astype(np.float64), _LEAST_SHORTFALL, 1.0)
+    else:
+        gain = np.interp(quality.astype(np.float64), measured.quality, measured.gain) / max(measured.gain)
+        gain = np.maximum(gain, _LEAST_GAIN)
+    return gain * detail
 
 
 def priority(people: Candidates) -> npt.NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 from sharpose.engines.batch_buckets import BatchBuckets
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
+from sharpose.manifest import GainCurve
 from sharpose.runtime.crowd import Crowd
 from sharpose.runtime.refinement.costs import BatchCost
 from sharpose.runtime.refinement.memory import StreamMemory
@@ -70,13 +71,14 @@ class DeadlineScheduler:
             raise InputError("scheduler: expected to be given to an estimator first")
         return self._costs
 
-    def plan(self, crowd: Crowd, skeleton: Skeleton, threshold: float) -> RefinementPlan:
+    def plan(self, crowd: Crowd, skeleton: Skeleton, threshold: float, gain: GainCurve | None = None) -> RefinementPlan:
         """Begin a call.
 
         Args:
             crowd: The call's people.
             skeleton: Their keypoints.
             threshold: The gate's.
+            gain: What refining gains by predicted quality, where the bundle knows.
 
         Raises:
             InputError: two pictures belong to one stream.
@@ -90,7 +92,7 @@ class DeadlineScheduler:
             picture.stream: self._streams.setdefault(picture.stream, StreamMemory()) for picture in crowd.pictures
         }
         sigmas = np.array(skeleton.sigmas, np.float32)
-        rules = Rules(threshold, sigmas, self._prioritise, self._carry, self.clock)
+        rules = Rules(threshold, gain, sigmas, self._prioritise, self._carry, self.clock)
         return RefinementPlan(crowd, memories, self.costs, self._ledger, rules)
 
     def forget(self, stream: int) -> None:

@@ -55,7 +55,7 @@ def test_an_unknown_key_anywhere_is_refused(values):
 
 def test_a_missing_key_is_refused(values):
     # What has a default in code; open_bundle refuses a bundle without it, see test_bundle.
-    defaults = {*ModelConfig.model_fields, *ParityReport.model_fields}
+    defaults = {*ModelConfig.model_fields, *ParityReport.model_fields, "gain"}
     accepted, named = [], {}
     for path in containers(values):
         if path in {("files",), ("graphs",), ("parity",)}:

@@ -1,4 +1,4 @@
-"""Writing a chosen threshold into a bundle. Only `bundle.json` changes, so engines stay valid."""
+"""Writing a chosen gate into a bundle. Only `bundle.json` changes, so engines stay valid."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from pathlib import Path
 
 from sharpose.bundle import open_bundle
 from sharpose.errors import BundleError
-from sharpose.manifest import MANIFEST_NAME, Gate
+from sharpose.manifest import MANIFEST_NAME, GainCurve, Gate
 
 __all__ = ["write_gate"]
 
 
-def write_gate(folder: Path, threshold: float, chosen_by: str) -> None:
-    """Replace a bundle's threshold, atomically: at no time is there half a `bundle.json`.
+def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve | None = None) -> None:
+    """Replace a bundle's gate, atomically: at no time is there half a `bundle.json`.
 
     Args:
         folder: The bundle.
         threshold: Crops of lower predicted quality are refined.
         chosen_by: How it was found, for people to read.
+        gain: What refining gains; None if unknown.
 
     Raises:
         BundleError: the bundle isn't valid, or can't be written.
     """
     manifest = open_bundle(folder).manifest
-    changed = manifest.model_copy(update={"gate": Gate(quality_threshold=threshold, chosen_by=chosen_by)})
+    gate = Gate(quality_threshold=threshold, chosen_by=chosen_by, gain=gain)
+    changed = manifest.model_copy(update={"gate": gate})
     target = folder / MANIFEST_NAME
     temporary = None
     try:

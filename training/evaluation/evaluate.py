@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.manifest import GainCurve
 from sharpose.runtime.gate import Refine
 from sharpose.training.evaluation.calibration import Calibration, calibrate
 from sharpose.training.evaluation.coco_ap import CocoScores, coco_results, coco_scores
+from sharpose.training.evaluation.gain import measure_gain
 from sharpose.training.evaluation.oks import object_keypoint_similarity, true_oks
 from sharpose.training.evaluation.pck import pck, pckh_by_joint
 from sharpose.training.evaluation.people import EvaluationData
-from sharpose.training.evaluation.predict import Predictions
+from sharpose.training.evaluation.predict import GatedPoses, Predictions
 
-__all__ = ["MODES", "PCK_FRACTIONS", "Evaluation", "ModeScores", "coarse_oks", "evaluate"]
+__all__ = ["MODES", "PCK_FRACTIONS", "Evaluation", "ModeScores", "evaluate", "poses_oks"]
 
 MODES: tuple[Refine, ...] = ("never", "auto", "always")
 PCK_FRACTIONS = (0.05, 0.1)
@@ -53,31 +55,35 @@ class Evaluation:
         threshold: The gate's in `auto`.
         oks: float64 [n], true OKS of the coarse poses; NaN where it isn't known.
         calibration: Of the predicted quality.
+        gain: What refining gains by predicted quality; None where too few people are labelled.
     """
 
     modes: tuple[ModeScores, ...]
     threshold: float
     oks: npt.NDArray[np.float64]
     calibration: Calibration
+    gain: GainCurve | None
 
 
 def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -> Evaluation:
     """Score predictions at refine never, auto (at `threshold`) and always."""
-    oks = coarse_oks(data, predictions)
+    coarse, fine = (poses_oks(data, predictions.gated(mode, threshold)) for mode in ("never", "always"))
     modes = tuple(_mode(data, predictions, mode, threshold) for mode in MODES)
-    return Evaluation(modes, threshold, oks, calibrate(predictions.quality[:, 0], oks))
+    quality = predictions.quality[:, 0]
+    gain = measure_gain(quality, coarse, fine, f"{data.name}, {len(data.people)} people")
+    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), gain)
 
 
-def coarse_oks(data: EvaluationData, predictions: Predictions) -> npt.NDArray[np.float64]:
-    """The true OKS of each coarse pose: with the label in its box, or with the best label of its picture."""
+def poses_oks(data: EvaluationData, poses: GatedPoses) -> npt.NDArray[np.float64]:
+    """The true OKS of each pose: with the label in its box, or with the best label of its picture."""
     people, sigmas = data.people, data.skeleton.sigmas
-    coarse = predictions.gated("never", 0.0).keypoints
+    keypoints = poses.keypoints
     if people.labelled:
-        return object_keypoint_similarity(coarse, people.keypoints, people.areas, sigmas)
+        return object_keypoint_similarity(keypoints, people.keypoints, people.areas, sigmas)
     assert data.document is not None
     labels = [item for item in data.document["annotations"] if item["num_keypoints"] and not item["iscrowd"]]
     return true_oks(
-        coarse,
+        keypoints,
         people.image_ids,
         np.array([item["keypoints"] for item in labels], np.float32).reshape(len(labels), -1, 3),
         np.array([item["image_id"] for item in labels], np.int64),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from sharpose.manifest import GainCurve
 from sharpose.training.evaluation.curve import GatePoint
 from sharpose.training.evaluation.evaluate import Evaluation
 from sharpose.training.evaluation.threshold import ThresholdChoice
@@ -57,6 +58,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
                 f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"
             )
         console.print(table)
+    if evaluation.gain is not None:
+        console.print(_gain_line(evaluation.gain), highlight=False)
 
 
 def print_points(points: Sequence[GatePoint], chosen: float | None, console: Console) -> None:
@@ -88,6 +91,8 @@ def as_markdown(
             for item in evaluation.calibration.bins
         ]
         parts.append(_markdown(["predicted quality", "people", "mean predicted", "mean true OKS"], bins))
+    if evaluation.gain is not None:
+        parts.append(_gain_line(evaluation.gain))
     if plots:
         parts.append("![Predicted quality against true OKS](quality.png)")
     if points:
@@ -131,6 +136,7 @@ def as_numbers(
         "threshold": evaluation.threshold,
         "modes": modes,
         "calibration": dataclasses.asdict(evaluation.calibration),
+        "gain": None if evaluation.gain is None else evaluation.gain.model_dump(),
         "curve": [dataclasses.asdict(point) for point in points],
         "choice": None if choice is None else dataclasses.asdict(choice),
     }
@@ -163,6 +169,11 @@ def _calibration_line(evaluation: Evaluation) -> str:
         f"Predicted quality against true OKS of the coarse pose, {found.people} people: rank correlation {rank}, mean "
         f"error {found.mean_error:.3f}, bias {found.bias:+.3f}."
     )
+
+
+def _gain_line(gain: GainCurve) -> str:
+    steps = ", ".join(f"{by:+.3f} at {quality:.2f}" for quality, by in zip(gain.quality, gain.gain, strict=True))
+    return f"What refining gains in OKS by predicted quality: {steps}."
 
 
 def _points(value: float) -> str:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from sharpose.bundle import open_bundle
 from sharpose.config import ModelConfig, load_config
 from sharpose.errors import InputError, SinkError
+from sharpose.manifest import GainCurve
 from sharpose.training.evaluation.bundle_gate import write_gate
 from sharpose.training.evaluation.curve import CURVE_POINTS, GatePoint, candidate_thresholds, measure_curve
 from sharpose.training.evaluation.evaluate import Evaluation, evaluate
@@ -123,7 +124,7 @@ def run_evaluation(request: EvaluationRequest, console: Console | None = None) -
         console.print(choice_lines(choice), highlight=False, soft_wrap=True)
     _write(request, subject, evaluation, predictions, points, choice)
     if choice is not None:
-        _write_choice(request, choice, subject, console)
+        _write_choice(request, choice, evaluation.gain, subject, console)
     console.print(f"wrote {request.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
     if no_choice is not None:
         raise no_choice
@@ -214,7 +215,9 @@ def _write(
         plot_curve(points, gate, folder / "ap_refine_rate.png")
 
 
-def _write_choice(request: EvaluationRequest, choice: ThresholdChoice, subject: Subject, console: Console) -> None:
+def _write_choice(
+    request: EvaluationRequest, choice: ThresholdChoice, gain: GainCurve | None, subject: Subject, console: Console
+) -> None:
     if not choice.kept:
         console.print(
             "the threshold was not written: held-out pictures say that it breaks the promise; give more of them",
@@ -223,8 +226,9 @@ def _write_choice(request: EvaluationRequest, choice: ThresholdChoice, subject: 
     elif request.bundle is None:
         console.print("a checkpoint holds no gate: export it with --quality-threshold, or choose on the bundle")
     else:
-        write_gate(request.bundle, choice.threshold, choice.describe(f"{subject.data} ({subject.boxes} boxes)"))
-        console.print(f"wrote the threshold into {request.bundle}", highlight=False, markup=False, soft_wrap=True)
+        chosen_by = choice.describe(f"{subject.data} ({subject.boxes} boxes)")
+        write_gate(request.bundle, choice.threshold, chosen_by, gain)
+        console.print(f"wrote the gate into {request.bundle}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sharpose.manifest import GainCurve
 from sharpose.runtime.refinement.priority import TURN, Candidates, expected_gain, priority, with_turns
 
 
@@ -26,6 +27,17 @@ def test_nobody_gains_nothing_or_more_than_all() -> None:
 def test_the_larger_gain_more_as_long_as_there_is_detail_to_see() -> None:
     found = gains([0.49] * 5, [0.1, 0.5, 0.8, 1.0, 4.0])
     assert found == pytest.approx([0.2, 0.2, 0.3, 0.5, 0.5])
+
+
+def test_what_was_measured_counts_before_what_lacks() -> None:
+    measured = GainCurve(quality=(0.2, 0.5, 0.9), gain=(0.02, 0.08, -0.01), measured_on="")
+    quality = np.array([0.1, 0.2, 0.35, 0.5, 0.9, 1.2], np.float32)
+    found = expected_gain(quality, 0.99, np.ones(6, np.float32), measured)
+    assert found == pytest.approx([0.25, 0.25, 0.625, 1.0, 0.1, 0.1])
+    small = expected_gain(quality, 0.99, np.full(6, 0.1, np.float32), measured)
+    assert small == pytest.approx(found * 0.4)
+    harmful = GainCurve(quality=(0.2,), gain=(-0.1,), measured_on="")
+    assert expected_gain(quality[:1], 0.99, np.ones(1, np.float32), harmful) == pytest.approx([0.89])
 
 
 def candidates(gain: list[float], **given: list[int]) -> Candidates:

@@ -10,6 +10,7 @@ import pytest
 
 from sharpose.bundle import open_bundle
 from sharpose.errors import BundleError
+from sharpose.manifest import GainCurve
 from sharpose.training.evaluation.bundle_gate import write_gate
 
 
@@ -23,13 +24,37 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 def test_only_the_gate_changes(bundle: Path) -> None:
     before = json.loads((bundle / "bundle.json").read_text())
     files = {path.name: path.read_bytes() for path in bundle.iterdir() if path.name != "bundle.json"}
-    write_gate(bundle, 0.8125, "a test")
+    gain = GainCurve(quality=(0.25, 0.5), gain=(0.125, -0.5), measured_on="people")
+    write_gate(bundle, 0.8125, "a test", gain)
     after = json.loads((bundle / "bundle.json").read_text())
-    assert after.pop("gate") == {"quality_threshold": 0.8125, "chosen_by": "a test"}
+    written = {"quality": [0.25, 0.5], "gain": [0.125, -0.5], "measured_on": "people"}
+    assert after.pop("gate") == {"quality_threshold": 0.8125, "chosen_by": "a test", "gain": written}
     before.pop("gate")
     assert after == before
     assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.name != "bundle.json"} == files
-    assert open_bundle(bundle).manifest.gate.quality_threshold == 0.8125
+    gate = open_bundle(bundle).manifest.gate
+    assert (gate.quality_threshold, gate.gain) == (0.8125, gain)
+
+
+def test_a_bundle_without_a_gain_is_read(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    text = json.loads(path.read_text())
+    text["gate"].pop("gain", None)
+    path.write_text(json.dumps(text))
+    assert open_bundle(bundle).manifest.gate.gain is None
+
+
+@pytest.mark.parametrize(
+    ("quality", "gain", "says"),
+    [
+        ((0.5, 0.25), (0.0, 0.0), "ascending"),
+        ((0.25, 0.5), (0.0,), "as many gains as qualities"),
+        ((0.25,), (float("nan"),), "finite"),
+    ],
+)
+def test_a_gain_that_is_no_line_is_refused(quality: tuple[float, ...], gain: tuple[float, ...], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        GainCurve(quality=quality, gain=gain, measured_on="")
 
 
 def test_a_failed_write_leaves_the_old_one(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

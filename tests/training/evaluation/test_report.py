@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sharpose.errors import SinkError
 from sharpose.training.evaluation.curve import measure_curve
-from sharpose.training.evaluation.evaluate import coarse_oks, evaluate
+from sharpose.training.evaluation.evaluate import evaluate, poses_oks
 from sharpose.training.evaluation.people import EvaluationData
 from sharpose.training.evaluation.plots import plot_curve, plot_quality
 from sharpose.training.evaluation.predict import Predictions
@@ -46,6 +46,9 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     numbers = json.loads(json.dumps(as_numbers(SUBJECT, evaluation, [], choice), allow_nan=False))
     assert numbers["modes"]["always"]["coco"]["ap"] == always.coco.ap
     assert numbers["choice"]["kept"] is choice.kept
+    assert evaluation.gain is not None
+    assert numbers["gain"]["gain"] == list(evaluation.gain.gain)
+    assert f"{evaluation.gain.gain[0]:+.3f} at {evaluation.gain.quality[0]:.2f}" in text
     assert evaluation.calibration.rank_correlation > 0.5
 
 
@@ -70,7 +73,8 @@ def test_detections_are_compared_with_the_best_label_and_have_no_pck(labelled: D
     data = labelled(4, 2)
     predictions = predicted(data)
     detected = replace(data, people=replace(data.people, labelled=False, keypoints=data.people.keypoints * 0))
-    np.testing.assert_allclose(coarse_oks(detected, predictions), coarse_oks(data, predictions), rtol=1e-5)
+    coarse = predictions.gated("never", 0.0)
+    np.testing.assert_allclose(poses_oks(detected, coarse), poses_oks(data, coarse), rtol=1e-5)
     assert evaluate(detected, predictions, 0.5).modes[0].pck == {}
 
 
