@@ -20,7 +20,7 @@ demo: $(VENV)/.cpu
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-# Minutes long: restarts, silence, kills and memory of live video.
+# Minutes long: restarts, silence, kills and memory of live video; engines of the larger models.
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak
 

@@ -258,7 +258,9 @@ def test_half_is_preferred_where_the_bundle_has_it(bundle):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sharpose_tiny_coco_256x192", "sharpose_small_coco_256x192"])
+@pytest.mark.parametrize(
+    "name", ["sharpose_tiny_coco_256x192", pytest.param("sharpose_small_coco_256x192", marks=pytest.mark.soak)]
+)
 def test_whole_models_are_built_in_both_precisions(tmp_path, name, flavour):
     bundle = _export(tmp_path / "bundle", name, {}, 4)
     for precision in ("fp32", "fp16"):
