@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -48,16 +49,15 @@ def test_a_place_that_cannot_be_written_is_a_mistake(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("refine", "least"), [("never", 0.6), ("auto", 0.6), ("always", 0.66)])
+@pytest.mark.parametrize(("refine", "least"), [("never", 0.87), ("auto", 0.89), ("always", 0.89)])
 def test_keypoints_of_the_scene_are_as_right_as_the_model_card_says(refine: str, least: float) -> None:
-    """Within a tenth of the diagonal of the person's keypoints, in a scene that wasn't trained on; the card measures
-    longer. The goal is 0.9, which these weights don't reach: better ones should raise the limits.
+    """Within a tenth of the diagonal of the person's keypoints, in scenes that weren't trained on; the card measures
+    more people.
     """
     estimator = PoseEstimator.from_bundle(refine=refine, threads=1)  # type: ignore[arg-type]
-    scene = Scene(SceneConfig(seed=77, people=3, frames=60, height=360, width=640))
     right = labelled = 0
-    for index in range(0, 60, 3):
-        frame = scene.frame(index)
+    for seed, index in itertools.product(range(9_600_000, 9_600_012), (0, 30)):
+        frame = Scene(SceneConfig(seed=seed, people=3, frames=60, height=360, width=640)).frame(index)
         if not len(frame.boxes_xyxy):
             continue
         poses = estimator(frame.image, frame.boxes_xyxy)

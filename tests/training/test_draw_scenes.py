@@ -50,7 +50,7 @@ def test_labels_stay_on_what_they_label(box: tuple[float, ...]) -> None:
 
 def test_who_is_tiny_or_outside_is_left_out() -> None:
     frame = frame_with_dots((300.0, 100.0, 480.0, 340.0))
-    hidden = frame.keypoints * np.float32([1, 1, 0])
+    hidden = frame.keypoints * np.array([1, 1, 0], np.float32)
     assert cut_people(SceneFrame(frame.image, 0, 0.0, frame.boxes_xyxy, hidden, frame.ids)) == []
     tiny = np.array([[300, 100, 330, 147]], np.float32)
     assert cut_people(SceneFrame(frame.image, 0, 0.0, tiny, frame.keypoints, frame.ids)) == []
