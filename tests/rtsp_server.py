@@ -52,15 +52,27 @@ class RtspServer:
             return "no GStreamer RTSP server with Python bindings (gir1.2-gst-rtsp-server-1.0, python3-gi)"
         return f"GStreamer lacks {done.stdout.strip()}" if done.stdout.strip() else None
 
-    def start(self, size: tuple[int, int] = (240, 320), rate: int = 25, *, login: bool = False) -> None:
+    def start(
+        self, size: tuple[int, int] = (240, 320), rate: int = 25, *, login: bool = False, tls: Path | None = None
+    ) -> None:
         """Serve pictures of that height and width, at that rate; returns when the server listens.
 
-        With `login`, only those get in who come by `secret_url`.
+        With `login`, only those get in who come by `secret_url`. With a certificate and its key in a PEM file `tls`,
+        the stream is at `rtsps://`.
         """
         self.kill()
         height, width = size
         self._process = subprocess.Popen(
-            [_PYTHON, __file__, str(self.port), str(height), str(width), str(rate), *(["--login"] if login else [])],
+            [
+                _PYTHON,
+                __file__,
+                str(self.port),
+                str(height),
+                str(width),
+                str(rate),
+                *(["--login"] if login else []),
+                *(["--tls", str(tls)] if tls else []),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -126,12 +138,12 @@ def _picture(height: int, width: int, count: int) -> bytes:
     return top * rows + row * (height - rows) + bytes([128]) * (height * width // 2)
 
 
-def _serve(port: int, height: int, width: int, rate: int, login: bool) -> None:
+def _serve(port: int, height: int, width: int, rate: int, login: bool, tls: str | None) -> None:
     import gi  # type: ignore[import-not-found, unused-ignore]
 
     gi.require_version("Gst", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    from gi.repository import GLib, Gst, GstRtspServer  # type: ignore[import-not-found, unused-ignore]
+    from gi.repository import Gio, GLib, Gst, GstRtspServer  # type: ignore[import-not-found, unused-ignore]
 
     Gst.init(None)
 
@@ -162,12 +174,17 @@ def _serve(port: int, height: int, width: int, rate: int, login: bool) -> None:
     )
     factory.set_shared(True)
     factory.connect("media-configure", configure)
-    if login:
+    if login or tls:
         name, password = _LOGIN
         auth = GstRtspServer.RTSPAuth.new()
         token = GstRtspServer.RTSPToken.new()
         token.set_string("media.factory.role", "user")
-        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(name, password), token)
+        if login:
+            auth.add_basic(GstRtspServer.RTSPAuth.make_basic(name, password), token)
+        else:
+            auth.set_default_token(token)
+        if tls:
+            auth.set_tls_certificate(Gio.TlsCertificate.new_from_file(tls))
         server.set_auth(auth)
         for permission in ("media.factory.access", "media.factory.construct"):
             factory.add_role_from_structure(Gst.Structure.from_string(f"user,{permission}=true")[0])
@@ -186,5 +203,6 @@ if __name__ == "__main__":
     for name in ("port", "height", "width", "rate"):
         parser.add_argument(name, type=int)
     parser.add_argument("--login", action="store_true")
+    parser.add_argument("--tls")
     given = parser.parse_args()
-    _serve(given.port, given.height, given.width, given.rate, given.login)
+    _serve(given.port, given.height, given.width, given.rate, given.login, given.tls)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import resource
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from rtsp_server import RtspServer, read_stamp
@@ -206,6 +208,26 @@ def test_waiting_for_a_server_that_starts_later(server):
         assert next(iter(source)).image.shape == (240, 320, 3)
         assert source.frame_rate == pytest.approx(25.0, abs=1.0)
     assert said[0].startswith(f"{server.url}: not there yet (")
+
+
+def test_an_encrypted_stream_with_a_login(server, tmp_path):
+    if shutil.which("openssl") is None or not list(Path("/usr/lib").glob("*/gio/modules/libgio*tls.so")):
+        pytest.skip("no openssl command, or no TLS for GLib (Debian: openssl, glib-networking)")
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "certificate.pem"]
+    subject = ["-subj", "/CN=127.0.0.1", "-days", "2"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    both = tmp_path / "both.pem"
+    both.write_text((tmp_path / "certificate.pem").read_text() + (tmp_path / "key.pem").read_text())
+    server.start((120, 160), login=True, tls=both)
+    source = open_source(server.secret_url.replace("rtsp:", "rtsps:"), SourceOptions(timeout=5.0, reconnect=0))
+    with contextlib.closing(source):
+        frames = read_until(iter(source), lambda frame: frame.index >= 5)
+        assert {frame.image.shape for frame in frames} == {(120, 160, 3)}
+        assert abs(time.monotonic() - read_stamp(frames[-1].image)) < PATIENCE
+        assert source.name == server.url.replace("rtsp:", "rtsps:").replace("//", "//***@")
+    with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1"):  # who doesn't encrypt isn't let in
+        open_source(server.url, SourceOptions(timeout=5.0, reconnect=0))
 
 
 @pytest.mark.soak
