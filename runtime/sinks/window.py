@@ -68,7 +68,9 @@ class WindowSink:
             return
         try:
             if not self._opened:
-                self._gui.namedWindow(self._title, self._gui.WINDOW_NORMAL | self._gui.WINDOW_KEEPRATIO)
+                # GUI_NORMAL: without Qt's bar of buttons, for which it makes the picture smaller
+                flags = self._gui.WINDOW_NORMAL | self._gui.WINDOW_KEEPRATIO | self._gui.WINDOW_GUI_NORMAL
+                self._gui.namedWindow(self._title, flags)
                 self._gui.resizeWindow(self._title, record.picture.shape[1], record.picture.shape[0])
                 self._opened = True
             self._gui.imshow(self._title, record.picture)

@@ -26,7 +26,7 @@ class Screen:
     open: set[str] = field(default_factory=set)
     looks: int = 0
     closed_by_hand_at: int | None = None
-    WINDOW_NORMAL = WINDOW_KEEPRATIO = 0
+    WINDOW_NORMAL = WINDOW_KEEPRATIO = WINDOW_GUI_NORMAL = 0
     WND_PROP_VISIBLE = 4
 
     def getBuildInformation(self) -> str:
