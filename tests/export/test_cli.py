@@ -127,7 +127,7 @@ def test_random_weights_are_said_and_overwrite_replaces(export, traced, pictures
         assert "weights: random, so the poses mean nothing" in streams.out
     manifest = json.loads((output / "bundle.json").read_text())
     assert manifest["source"] == "random weights, seed 0"
-    assert manifest["gate"] == {"quality_threshold": 0.5, "chosen_by": "--quality-threshold"}
+    assert manifest["gate"] == {"quality_threshold": 0.5, "chosen_by": "--quality-threshold", "gain": None}
     code, streams = export(*TINY, "--output", output)
     assert code == 2
     assert "already exists" in streams.err
