@@ -41,6 +41,11 @@ _HELPERS = (
     "rtsp_server",
     "result_readers",
     "track_metrics",
+    "cache_stand_ins",
+    "damaged_files",
+    "live_stand_ins",
+    "run_stand_ins",
+    "video_reading",
 )
 for _name in _HELPERS:
     _register(_name)

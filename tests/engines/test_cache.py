@@ -3,72 +3,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from cache_stand_ins import GPU, OPTIONS, REQUEST, Builder
 
-from sharpose.engines.cache import EngineCache, EngineRequest, default_cache_folder
-from sharpose.engines.gpu import Gpu
-from sharpose.engines.sidecar import BuiltFor, Options, Sidecar
+from sharpose.engines.cache import EngineCache, default_cache_folder
 from sharpose.errors import EngineError
-
-OPTIONS = Options(
-    min_batch=1,
-    opt_batch=4,
-    max_batch=16,
-    workspace_mib=None,
-    optimization_level=None,
-    hardware_compatible=False,
-    version_compatible=False,
-)
-GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", "CUDA 13.0")
-REQUEST = EngineRequest("coarse", "fp16", "a" * 64, "b" * 64, "tensorrt", "10.3.0", GPU, OPTIONS)
-
-
-@dataclasses.dataclass
-class Built:
-    plan: bytes
-    sidecar: Sidecar
-
-
-def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
-    gpu = request.gpu
-    return Sidecar(
-        schema_version=1,
-        sharpose_version="0",
-        stage=request.stage,
-        precision=request.precision,
-        graph_sha256=request.graph_sha256,
-        weights_sha256=request.weights_sha256,
-        flavour=request.flavour,
-        flavour_version=request.flavour_version,
-        gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
-        options=request.options,
-        profiles={},
-        tensors=[],
-        layers={},
-        engine_layers=None,
-        build_seconds=1.5,
-        plan_bytes=len(plan),
-        plan_sha256=hashlib.sha256(plan).hexdigest(),
-    )
-
-
-class Builder:
-    """Counts its builds; every plan is another."""
-
-    def __init__(self, request=REQUEST):
-        self.request = request
-        self.count = 0
-
-    def __call__(self) -> Built:
-        self.count += 1
-        plan = f"plan {self.count} ".encode() * 1000
-        return Built(plan, sidecar_for(self.request, plan))
 
 
 @pytest.fixture
@@ -234,86 +175,3 @@ def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     assert str(default_cache_folder()).endswith(expected)
     assert default_cache_folder().is_absolute()
-
-
-SCRIPT = """
-import importlib.util, os, signal, sys
-from pathlib import Path
-spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
-helpers = importlib.util.module_from_spec(spec)
-sys.modules["helpers"] = helpers
-spec.loader.exec_module(helpers)
-say = lambda line: print(line, flush=True)
-cache = helpers.EngineCache(Path(sys.argv[2]), say)
-mode = sys.argv[3]
-builder = helpers.Builder()
-
-def build():
-    say("BUILD")
-    if mode == "wait":
-        sys.stdin.readline()
-    if mode == "die in build":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return builder()
-
-if mode.startswith("die at sync"):
-    syncs, real = [], os.fsync
-    def fsync(file):
-        syncs.append(file)
-        if len(syncs) == int(mode.split()[-1]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(file)
-    os.fsync = fsync
-
-say("GOT " + cache.obtain(helpers.REQUEST, build).path.name)
-"""
-
-
-def _process(folder: Path, mode: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", SCRIPT, __file__, str(folder), mode],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_at_once_build_once(tmp_path):
-    first = _process(tmp_path, "wait")
-    assert "building it" in first.stdout.readline()
-    assert first.stdout.readline() == "BUILD\n"
-    second = _process(tmp_path, "wait")
-    assert second.stdout.readline() == "coarse engine: another process is building it; waiting\n"
-    first_said, _ = first.communicate("go\n")
-    second_said, _ = second.communicate("go\n")
-    assert first_said.strip() == f"GOT {REQUEST.name}.plan"
-    assert second_said.strip() == f"GOT {REQUEST.name}.plan"  # and no BUILD
-    assert (first.returncode, second.returncode) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("mode", "left"), [("die in build", set()), ("die at sync 1", {".tmp"}), ("die at sync 2", {".plan", ".tmp"})]
-)
-def test_a_killed_build_leaves_nothing_that_is_believed(tmp_path, mode, left):
-    process = _process(tmp_path, mode)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert {path.suffix for path in tmp_path.iterdir()} == left | {".lock"}
-    cache, build = EngineCache(tmp_path), Builder()
-    assert cache.find(REQUEST) is None
-    assert cache.obtain(REQUEST, build).plan == b"plan 1 " * 1000
-    assert build.count == 1
-    assert {path.suffix for path in tmp_path.iterdir()} == {".lock", ".plan", ".json"}
-
-
-def test_who_waits_for_a_killed_build_builds_itself(tmp_path):
-    first = _process(tmp_path, "wait")
-    while first.stdout.readline() != "BUILD\n":
-        pass
-    second = _process(tmp_path, "build")
-    assert "waiting" in second.stdout.readline()
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
-    said, _ = second.communicate()
-    assert "BUILD" in said
-    assert f"GOT {REQUEST.name}.plan" in said

@@ -1,48 +1,12 @@
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
 import av
 import numpy as np
 import pytest
+from video_reading import decoded, plain
 
-from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import VideoSettings, VideoSink, encoders, video_file
-
-
-def plain(value: int, height: int = 48, width: int = 64) -> np.ndarray:
-    return np.full((height, width, 3), value, np.uint8)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its video; read while it is open, for its stream dies with it."""
-
-    codec: str
-    pixel_format: str | None
-    frames: int
-    seconds: float | None
-    rate: float | None
-
-
-def decoded(path: Path) -> tuple[list[np.ndarray], list[float], Header]:
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        length, base, rate = stream.duration, stream.time_base, stream.average_rate
-        header = Header(
-            codec=stream.codec_context.name,
-            pixel_format=stream.codec_context.pix_fmt,
-            frames=stream.frames,
-            seconds=None if length is None or base is None else float(length * base),
-            rate=None if rate is None else float(rate),
-        )
-        frames = list(container.decode(stream))
-        return [frame.to_ndarray(format="bgr24") for frame in frames], [float(frame.time) for frame in frames], header
+from sharpose.errors import SinkError
+from sharpose.runtime.sinks import VideoSettings, VideoSink
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".MP4"])
@@ -157,79 +121,6 @@ def test_there_is_a_key_frame_every_second(tmp_path, record):
     assert keys == pytest.approx([0, 1, 2, 3])
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_a_killed_run_leaves_a_video_that_plays(tmp_path, suffix):
-    script = f"""
-import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import numpy as np
-from conftest import make_record
-from sharpose.runtime.sinks import VideoSink
-sink = VideoSink({str(tmp_path / ("out" + suffix))!r})
-for index in range(100):
-    sink.write(make_record(index, image=np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)))
-os._exit(9)
-"""
-    assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 9
-    images, times, _ = decoded(tmp_path / f"out{suffix}")
-    assert len(images) == 99  # all but the last
-    np.testing.assert_allclose(times, np.arange(len(images)) / 25, atol=1e-3)
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-@pytest.mark.parametrize("encoder", ["h264", "h265"])
-def test_however_slow_the_run_all_but_the_last_picture_is_there(tmp_path, record, suffix, encoder):
-    sink = VideoSink(tmp_path / f"out{suffix}", settings=VideoSettings(encoder=encoder))
-    for index in range(8):
-        sink.write(record(index, time=10.0 * index, image=plain(30 * index)))
-        if index:
-            shutil.copy(sink.path, tmp_path / f"copy{suffix}")
-            assert len(decoded(tmp_path / f"copy{suffix}")[0]) == index
-    sink.close()
-    assert len(decoded(sink.path)[0]) == 8
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_a_kill_inside_a_write_or_while_closing(tmp_path, record, suffix, monkeypatch):
-    """Every state that the file ever has can be read to its end, and never holds less than the state before."""
-    sink = VideoSink(tmp_path / f"out{suffix}")
-    copy = tmp_path / f"copy{suffix}"
-    counts: list[int] = []
-
-    def in_pieces(descriptor: int, data: bytes, position: int) -> int:
-        size = len(data) if len(data) <= 8 else max(1, len(data) // 3)
-        written = pwrite(descriptor, bytes(data[:size]), position)
-        if len(counts) < 200 and watched:
-            shutil.copy(sink.path, copy)
-            counts.append(len(decoded(copy)[0]))
-        return written
-
-    pwrite, watched = os.pwrite, False
-    monkeypatch.setattr(video_file.os, "pwrite", in_pieces)
-    for index in range(6):
-        watched = index > 3
-        noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-        sink.write(record(index, image=noise))
-    sink.close()
-    assert len(counts) > 20
-    assert counts[0] >= 2
-    assert counts == sorted(counts)
-    assert counts[-1] == len(decoded(sink.path)[0]) == 6
-
-
-def test_a_live_video_loses_half_a_second_and_has_no_index(tmp_path, record):
-    for suffix in (".mp4", ".mkv"):
-        sink = VideoSink(tmp_path / f"out{suffix}", frame_rate=20, live=True)
-        for index in range(60):
-            sink.write(record(index, time=index / 20))
-        shutil.copy(sink.path, tmp_path / f"copy{suffix}")
-        sink.close()
-        assert 49 <= len(decoded(tmp_path / f"copy{suffix}")[0]) < 60
-        images, times, _ = decoded(sink.path)
-        assert len(images) == 60
-        np.testing.assert_allclose(times, np.arange(60) / 20, atol=1e-3)
-
-
 @pytest.mark.parametrize(("encoder", "codec"), [("h265", "hevc"), ("libx265", "hevc"), ("libx264", "h264")])
 def test_the_encoder_that_was_asked_for(tmp_path, record, encoder, codec, capfd):
     sink = VideoSink(tmp_path / "out.mp4", settings=VideoSettings(encoder=encoder))
@@ -285,18 +176,6 @@ def test_a_closed_video_takes_no_more(tmp_path, record):
     assert len(decoded(sink.path)[0]) == 1
 
 
-@pytest.mark.parametrize("name", ["out.avi", "out.webm", "out", "mp4"])
-def test_other_containers_are_refused_at_once(tmp_path, name):
-    with pytest.raises(InputError, match=r"expected a video file's name ending in \.mp4 \.mov \.mkv"):
-        VideoSink(tmp_path / name)
-
-
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
-def test_rates_that_are_none(tmp_path, rate):
-    with pytest.raises(InputError, match="positive frame rate"):
-        VideoSink(tmp_path / "out.mp4", frame_rate=rate)
-
-
 @pytest.mark.parametrize("rate", [1e-4, 29.97, 1e6])
 def test_extreme_rates(tmp_path, record, rate):
     sink = VideoSink(tmp_path / "out.mp4", frame_rate=rate)
@@ -304,94 +183,6 @@ def test_extreme_rates(tmp_path, record, rate):
         sink.write(record(index))
     sink.close()
     assert decoded(sink.path)[1] == pytest.approx([0, 0.04, 0.08], abs=1e-4)
-
-
-def test_no_encoder_is_said_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: "missing")
-    with pytest.raises(SinkError, match=r"needs an H\.264 or H\.265 encoder"):
-        VideoSink(tmp_path / "out.mp4")
-
-
-def test_a_folder_where_the_file_should_be(tmp_path, record):
-    (tmp_path / "out.mp4").mkdir()
-    sink = VideoSink(tmp_path / "out.mp4")
-    with pytest.raises(SinkError, match=r"out\.mp4: the video \(64x48\) can't be written: Is a directory"):
-        sink.write(record())
-    sink.close()
-    assert sink.abandon() is None
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_can_not_be_written(tmp_path, record):
-    tmp_path.chmod(0o500)
-    with pytest.raises(SinkError, match="Permission denied"):
-        VideoSink(tmp_path / "deep" / "out.mp4").write(record())
-
-
-def test_a_full_disk_is_one_line(tmp_path, record, capfd):
-    (tmp_path / "out.mp4").symlink_to("/dev/full")
-    sink = VideoSink(tmp_path / "out.mp4")
-
-    def write_on() -> None:
-        for index in range(200):
-            noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-            sink.write(record(index, image=noise))
-
-    with pytest.raises(SinkError, match=r"out\.mp4: the video \(64x48\) can't be written: No space left on device"):
-        write_on()
-    sink.abandon()
-    sink.close()
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_a_disk_that_fills_up(tmp_path, record, suffix):
-    """The file ends with the last picture that had room, also after it was closed."""
-    room = 40_000
-    script = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import numpy as np
-from conftest import make_record
-from sharpose.errors import SinkError
-from sharpose.runtime.sinks import VideoSink
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
-sink = VideoSink({str(tmp_path / ("out" + suffix))!r})
-try:
-    for index in range(200):
-        noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-        sink.write(make_record(index, image=noise))
-except SinkError as error:
-    print(index, error)
-print(sink.abandon())
-sink.close()
-"""
-    done = subprocess.run([sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True)
-    assert done.stderr == ""
-    said, kept = done.stdout.splitlines()
-    index = int(said.split()[0])
-    assert said.endswith("the video (64x48) can't be written: File too large")
-    assert kept == str(tmp_path / f"out.partial{suffix}")
-    images, _, _ = decoded(Path(kept))
-    assert len(images) == index - 1
-    assert index > 5
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_folder_that_vanishes(tmp_path, record, suffix):
-    now = 0.0
-    sink = VideoSink(tmp_path / "deep" / f"out{suffix}", clock=lambda: now)
-    sink.write(record(0))
-    shutil.rmtree(tmp_path / "deep")
-    now = 1.0
-    with pytest.raises(SinkError, match=r"was removed while it was being written"):
-        sink.write(record(1))
-    with pytest.raises(SinkError, match="is closed"):
-        sink.write(record(2))
-    sink.close()
-    assert sink.abandon() is None
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.shared

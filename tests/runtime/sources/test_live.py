@@ -6,102 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
+from live_stand_ins import Clock, Factory, Inner, fail, frame, some, then
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceHealth
-from sharpose.runtime.sources.backoff import Backoff
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.polled import PolledSource
-
-
-class Inner:
-    """An inner source; `script` yields its frames, and may raise or hang."""
-
-    def __init__(self, script: Callable[[], Iterator[Frame]], *, live: bool = True) -> None:
-        self.name = "cam"
-        self.frame_count = None if live else 7
-        self.frame_rate: float | None = 25.0
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = live
-        self.health = SourceHealth()
-        self.closed = threading.Event()
-        self._script = script
-
-    def __iter__(self) -> Iterator[Frame]:
-        return self._script()
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def frame(index: int, *, size: tuple[int, int] = (4, 6), arrived: float | None = None) -> Frame:
-    return Frame(np.full((*size, 3), index, np.uint8), index, index / 10, index, arrived=arrived)
-
-
-def some(count: int, *, size: tuple[int, int] = (4, 6)) -> Callable[[], Iterator[Frame]]:
-    def script() -> Iterator[Frame]:
-        yield from (frame(index, size=size) for index in range(count))
-
-    return script
-
-
-def then(count: int, what: Callable[[], None]) -> Callable[[], Iterator[Frame]]:
-    def script() -> Iterator[Frame]:
-        yield from some(count)()
-        what()
-
-    return script
-
-
-def fail() -> None:
-    raise SourceError("cam: pulled out")
-
-
-class Factory:
-    """Opens the given inner sources in turn; an exception among them is raised. The last one is opened again."""
-
-    def __init__(self, *inners: Inner | Exception) -> None:
-        self.inners = list(inners)
-        self.calls = 0
-
-    def __call__(self) -> Inner:
-        inner = self.inners[min(self.calls, len(self.inners) - 1)]
-        self.calls += 1
-        if isinstance(inner, Exception):
-            raise inner
-        return inner
-
-
-@pytest.fixture
-def made() -> Iterator[Callable[..., LiveSource]]:
-    """Makes sources without waits between attempts, and closes them at the end."""
-    sources: list[LiveSource] = []
-
-    def make(factory: Callable[[], Inner], options: SourceOptions | None = None, **more: object) -> LiveSource:
-        given: dict[str, object] = {"backoff": Backoff(uniform=lambda: 0.0), "sleep": lambda seconds: None}
-        sources.append(LiveSource("cam", factory, options, **(given | more)))  # type: ignore[arg-type]
-        return sources[-1]
-
-    yield make
-    for source in sources:
-        source.close()
-
-
-ALL = {"buffer": "all"}
 
 
 def test_without_reconnecting_an_end_is_an_end(made):
@@ -234,110 +146,6 @@ def test_a_users_mistake_is_not_tried_again(made):
     with pytest.raises(InputError, match="no such option"):
         list(source)
     assert factory.calls == 1
-
-
-def test_silence_is_a_loss_even_where_the_library_does_not_notice(made):
-    release, said = threading.Event(), []
-    hanging = Inner(then(2, lambda: release.wait(60)))
-    source = made(
-        Factory(hanging, Inner(some(2))), SourceOptions(buffer="all", timeout=0.2, reconnect=FOREVER), say=said.append
-    )
-    frames = iter(source)
-    assert [next(frames).index for _ in range(4)] == [0, 1, 2, 3]
-    assert said[0] == "cam: lost (no picture for 0.2 s); trying again"
-    assert not hanging.closed.is_set()  # its own thread has it
-    release.set()
-    assert hanging.closed.wait(10)
-
-
-def test_silence_without_reconnecting_is_an_error(made):
-    release = threading.Event()
-    source = made(
-        Factory(Inner(then(1, lambda: release.wait(60)))), SourceOptions(buffer="all", timeout=0.2, reconnect=0)
-    )
-    with pytest.raises(SourceError, match=r"cam: no picture for 0\.2 s; is it still there"):
-        list(source)
-    release.set()
-
-
-def test_pictures_that_are_left_out_are_no_silence(made):
-    inner = Inner(lambda: decode())
-    inner.progress = 0  # type: ignore[attr-defined]
-
-    def decode() -> Iterator[Frame]:
-        for _ in range(40):
-            time.sleep(0.05)
-            inner.progress += 1  # type: ignore[attr-defined]
-        yield frame(40)
-
-    source = made(Factory(inner), SourceOptions(buffer="all", timeout=0.2, reconnect=0))
-    assert [found.index for found in source] == [40]
-
-
-def test_a_late_answer_of_an_abandoned_attempt_is_let_go(made):
-    release, late = threading.Event(), Inner(some(3))
-    calls = 0
-
-    def factory() -> Inner:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            release.wait(60)
-            return late
-        return Inner(some(1))
-
-    source = made(factory, SourceOptions(buffer="all", timeout=0.2, reconnect=FOREVER))
-    assert next(iter(source)).index == 0
-    release.set()
-    assert late.closed.wait(10)
-
-
-def test_hanging_attempts_do_not_pile_up(made):
-    release, calls = threading.Event(), []
-
-    def factory() -> Inner:
-        calls.append(1)
-        release.wait(60)
-        raise SourceError("cam: too late")
-
-    source = made(factory, SourceOptions(timeout=0.01, reconnect=FOREVER))
-    time.sleep(5)
-    assert len(calls) <= 4
-    release.set()
-    source.close()
-
-
-@pytest.mark.parametrize("where", ["connecting", "reading"])
-def test_closing_does_not_wait_for_what_hangs(made, where):
-    release = threading.Event()
-
-    def factory() -> Inner:
-        if where == "connecting":
-            release.wait(60)
-        return Inner(then(1, lambda: release.wait(60)))
-
-    source = made(factory, SourceOptions(buffer="all", reconnect=FOREVER))
-    if where == "reading":
-        assert next(iter(source)).index == 0
-    began = time.monotonic()
-    source.close()
-    source.close()
-    assert time.monotonic() - began < 10
-    assert list(source) == []
-    assert source.ended
-    release.set()
-
-
-def test_closing_ends_a_wait_for_the_next_attempt(made):
-    source = made(
-        Factory(Inner(some(1)), SourceError("cam: refused")),
-        sleep=None,
-        backoff=Backoff(600.0, 600.0, uniform=lambda: 0.0),
-    )
-    time.sleep(0.1)
-    source.close()
-    assert source.ended
-    assert not any("supervisor of cam" in thread.name and thread.is_alive() for thread in threading.enumerate())
 
 
 def test_duration_ends_a_live_stream(made):
