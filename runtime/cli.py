@@ -35,7 +35,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     "--deadline",
     type=click.FloatRange(0, min_open=True),
     metavar="MS",
-    help="Refine only while the frame's poses come in time: low quality, large and long unrefined first.",
+    help="Refine only while the frame's poses come in time: those first who are expected to gain most.",
 )
 @option(_MODEL, "--max-people", type=click.IntRange(1), help="Only so many a frame, the best boxes first.")
 @option(_MODEL, "--device", default="cpu", show_default=True, help="cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")

@@ -65,7 +65,6 @@ class PoseEstimator:
         self._max_batch = stages.max_batch
         self._selected = bundle.model.num_selected
         self.scheduler = scheduler
-        self._gain = bundle.manifest.gate.gain
         self._now: Callable[[], float] = time.perf_counter
         if scheduler is not None:
             scheduler.attach(stages)
@@ -171,7 +170,7 @@ class PoseEstimator:
         crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton.num_keypoints, regions)
         plan = None
         if self.scheduler is not None and chosen is None:
-            plan = self.scheduler.plan(crowd, self.skeleton, self.quality_threshold, self._gain)
+            plan = self.scheduler.plan(crowd, self.skeleton, self.quality_threshold, self.bundle.manifest.gate.gain)
         for start in range(0, len(crowd), self._max_batch):
             part = slice(start, min(start + self._max_batch, len(crowd)))
             self._run_chunk(crowd, part, None if chosen is None else chosen[part], plan)

@@ -19,6 +19,8 @@ __all__ = ["Bundle", "file_sha256", "open_bundle"]
 
 _CHUNK = 1 << 20  # bytes
 
+_ADDED_LATER = frozenset({"gate.gain"})  # bundles that were written before lack them, and are none the worse
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -118,9 +120,6 @@ def _read_manifest(folder: Path) -> Manifest:
     for key in _left_out(manifest):
         raise BundleError(f"bundle {folder}: {MANIFEST_NAME}: {key}: missing key")
     return manifest
-
-
-_ADDED_LATER = frozenset({"gate.gain"})  # bundles that were written before lack them, and are none the worse
 
 
 def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:

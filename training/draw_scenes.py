@@ -18,6 +18,8 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
 
 from sharpose.command import main as run_command
 from sharpose.errors import SinkError
@@ -152,8 +154,13 @@ def command(output: Path, scenes: int, moments: int, seed: int, processes: int, 
     except OSError as error:
         raise SinkError(f"{folder}: can't be made ({error.strerror})") from error
     draw = partial(_draw, moments=moments, folder=folder)
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # a fork would inherit locks of other threads
-        labels = [label for found in pool.map(draw, range(seed, seed + scenes), chunksize=16) for label in found]
+    console = Console(stderr=True)
+    # a fork would inherit the locks of other threads
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        found = pool.map(draw, range(seed, seed + scenes), chunksize=16)
+        hidden = not console.is_terminal
+        drawn = track(found, "drawing scenes", scenes, console=console, transient=True, disable=hidden)
+        labels = [label for labels_of_scene in drawn for label in labels_of_scene]
     with atomic_file(labels_file) as path:
         path.write_text(json.dumps(_document(labels)), encoding="utf-8")
     click.echo(f"{len(labels)} people of {scenes} scenes in {output}")

@@ -65,18 +65,18 @@ def expected_gain(
         quality: float32 [n], predicted quality (OKS-like).
         threshold: The gate's; above 1 it counts as 1.
         pixels: float32 [n], how many picture pixels a crop pixel's side spans.
-        measured: The bundle's.
+        measured: What refining gains by predicted quality; None where the bundle doesn't know.
 
     Returns:
         float [n], above 0; NaN where the quality is.
     """
     detail = np.clip(2.0 * pixels.astype(np.float64) - 1.0, _LEAST_DETAIL, 1.0)
     gain: npt.NDArray[np.float64]
-    if measured is None or max(measured.gain) <= 0:
+    most = 0.0 if measured is None else max(measured.gain)
+    if measured is None or most <= 0:
         gain = np.clip(min(threshold, 1.0) - quality.astype(np.float64), _LEAST_SHORTFALL, 1.0)
     else:
-        gain = np.interp(quality.astype(np.float64), measured.quality, measured.gain) / max(measured.gain)
-        gain = np.maximum(gain, _LEAST_GAIN)
+        gain = np.maximum(np.interp(quality, measured.quality, measured.gain) / most, _LEAST_GAIN)
     return gain * detail
 
 

@@ -62,6 +62,22 @@ class LiveRun:
         return done
 
 
+_SLOW = ("--timeout", 5, "--refine", "always")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@contextlib.contextmanager
+def _ended(run: LiveRun) -> Iterator[LiveRun]:
+    try:
+        yield run
+    finally:
+        run.process.kill()
+
+
 @pytest.fixture
 def server() -> Iterator[RtspServer]:
     server = RtspServer()
@@ -73,8 +89,9 @@ def server() -> Iterator[RtspServer]:
 def test_a_stream_that_comes_back_in_another_size(
     server: RtspServer, environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    run = LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--refine", "never", "--timeout", 3)
-    try:
+    with _ended(
+        LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--refine", "never", "--timeout", 3)
+    ) as run:
         run.wait_for(10)
         server.kill()
         time.sleep(1)
@@ -85,8 +102,6 @@ def test_a_stream_that_comes_back_in_another_size(
         server.resume()
         run.wait_for(10)
         done = run.end()
-    finally:
-        run.process.kill()
     lines = lines_of(tmp_path / "o.jsonl")
     assert done["frames"] == len(lines) >= 30
     assert done["reconnects"] >= 1
@@ -148,19 +163,3 @@ def test_ten_restarts_and_a_minute_of_silence_while_inference_is_slower_than_the
     lines = lines_of(tmp_path / "long" / "o.jsonl")
     assert done["frames"] == len(lines)
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
-
-
-_SLOW = ("--timeout", 5, "--refine", "always")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-@contextlib.contextmanager
-def _ended(run: LiveRun) -> Iterator[LiveRun]:
-    try:
-        yield run
-    finally:
-        run.process.kill()
