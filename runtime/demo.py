@@ -94,8 +94,8 @@ def _drawn(estimator: PoseEstimator, image: Image, boxes: np.ndarray[tuple[int, 
 
 
 NOTES = (
-    "These weights are a small model, trained for four hours on two CPU cores. On built-in scenes, nine in ten",
-    "keypoints are right; on photographs four to five in ten, which is not good enough. See the model card.",
+    "These weights are a small model, trained for six hours on two CPU cores. On built-in scenes, over nine in ten",
+    "keypoints are right; on photographs five in ten, which is not good enough. See the model card.",
 )
 """What must be said of the shipped weights wherever they are shown."""
 
