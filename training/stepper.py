@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -56,8 +57,7 @@ class Stepper:
             network.compile_stages()
         self._wrapped: nn.Module = network
         if ranks.world_size > 1:
-            devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self._wrapped = DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+            self._wrapped = _distributed(network, ranks)
         self.optimizer = build_optimizer(network.trained_parameters(), recipe.model.depth, recipe.optimizer)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
 
@@ -138,3 +138,12 @@ class Stepper:
             "the last checkpoint is untouched: lower optimizer.learning_rate, set optimizer.gradient_clip, or use "
             "precision bf16 or fp32, then --resume"
         )
+
+
+def _distributed(network: nn.Module, ranks: Ranks) -> DistributedDataParallel:
+    """Buffers here are constants, the same in every process: they aren't sent at every step."""
+    devices = [ranks.device] if ranks.device.type == "cuda" else None
+    # torch 2.13 has a new name for it and warns of the old one
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
+        return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
+    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
