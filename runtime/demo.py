@@ -95,7 +95,7 @@ def _drawn(estimator: PoseEstimator, image: Image, boxes: np.ndarray[tuple[int, 
 
 NOTES = (
     "These weights are a small model, trained for six hours on two CPU cores. On built-in scenes, over nine in ten",
-    "keypoints are right; on photographs five in ten, which is not good enough. See the model card.",
+    "keypoints are right; on photographs not quite five in ten, which is not good enough. See the model card.",
 )
 """What must be said of the shipped weights wherever they are shown."""
 
