@@ -13,7 +13,7 @@ demo: $(VENV)/.cpu
 	@mkdir -p $(DEMO) && rm -f $(DEMO)/scene.* $(DEMO)/sheet.jpg
 	$(BIN)/sharpose-run scene:people=3,frames=50,size=360x640 \
 		--output $(DEMO)/scene.mp4 --json $(DEMO)/scene.jsonl --coco $(DEMO)/scene.coco.json
-	$(BIN)/python -P -m sharpose.runtime.demo --output $(DEMO)/sheet.jpg
+	$(BIN)/python examples/demo.py --output $(DEMO)/sheet.jpg
 	@echo "Look at $(DEMO)/sheet.jpg: the scene and two photographs, with one look and with two."
 	@echo "Also: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line a frame), $(DEMO)/scene.coco.json"
 

@@ -15,10 +15,9 @@ from typing import NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from machine import MachineReport, describe_machine  # beside this file
-from number_lists import number_list
+from machine import MachineReport, describe_machine, number_list  # beside this file
 
-from sharpose.command import main as run_command
+from sharpose.cli import main as run_command
 from sharpose.runtime import Boxes, PoseEstimator, StageTimings
 from sharpose.scene import Scene, SceneConfig
 

@@ -6,11 +6,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["MachineReport", "describe_machine"]
+import click
+
+__all__ = ["MachineReport", "describe_machine", "number_list"]
 
 _PACKAGES = ("sharpose", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 
@@ -74,3 +77,20 @@ def _packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
+    """A click callback that reads `1,4,16`, every number from `low` to `high`; a `click.BadParameter` otherwise."""
+
+    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+        try:
+            numbers = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise click.BadParameter(
+                f"expected numbers with commas between, as {parameter.default}, got {text!r}"
+            ) from None
+        if not all(low <= number <= high for number in numbers):
+            raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
+        return numbers
+
+    return read

@@ -1,28 +1,62 @@
-"""What an engine is: named inputs to named outputs. Inputs are checked here, once, for every backend."""
+"""What an engine is: named inputs to named outputs on a device. Inputs are checked here, once, for every backend."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.bundle import GraphEntry, TensorEntry
 from sharpose.errors import EngineError, InputError
-from sharpose.manifest import GraphEntry, TensorEntry
 
 __all__ = [
+    "BatchBuckets",
     "DeviceTensor",
     "Engine",
     "HostArray",
     "TensorSpec",
+    "Untyped",
     "Value",
     "check_inputs",
     "check_outputs",
     "check_signature",
     "specs",
 ]
+
+Untyped: TypeAlias = Any
+
+
+class BatchBuckets:
+    """Sizes 1, 2, 3, 4, 6, 8, 12, 16, 24 … up to the largest batch: at most half as much again is computed in vain.
+
+    Args:
+        smallest: The smallest batch that the engine takes.
+        largest: The largest.
+        exact: No buckets: every size from `smallest` on is its own.
+
+    Attributes:
+        sizes: The buckets, ascending.
+    """
+
+    def __init__(self, smallest: int, largest: int, *, exact: bool = False) -> None:
+        if exact:
+            sizes = set(range(smallest, largest + 1))
+        else:
+            sizes = {smallest, largest}
+            power = 1
+            while power <= largest:
+                sizes |= {size for size in (power, power + power // 2) if smallest <= size <= largest}
+                power *= 2
+        self.sizes = tuple(sorted(sizes))
+
+    def fit(self, count: int) -> int:
+        """The smallest bucket that holds `count`, which is at most the largest."""
+        return self.sizes[bisect_left(self.sizes, count)]
+
 
 HostArray = npt.NDArray[np.generic]
 

@@ -1,14 +1,49 @@
-"""From a bundle and a device to the two stages, ready to run."""
+"""Devices as users write them, and from a bundle and a device to the two stages, ready to run.
+
+Nothing heavy is imported before engines are loaded: `sharpose-doctor` parses devices where packages may be broken.
+"""
 
 from __future__ import annotations
 
-from sharpose.bundle import Bundle
-from sharpose.engines.devices import parse_device
-from sharpose.engines.onnxrt import OnnxRuntimeEngine
-from sharpose.engines.tensorrt_load import TensorRtSettings, load_tensorrt_two_stage
-from sharpose.engines.two_stage import HostTwoStage, TwoStage
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["load_two_stage"]
+from sharpose.errors import EngineError
+
+if TYPE_CHECKING:
+    from sharpose.bundle import Bundle
+    from sharpose.engines.tensorrt.runtime import TensorRtSettings
+    from sharpose.engines.two_stage import TwoStage
+
+__all__ = ["DEVICE_KINDS", "Device", "load_two_stage", "onnxruntime_device", "parse_device"]
+
+DEVICE_KINDS = ("cpu", "cuda", "tensorrt", "ort-tensorrt")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device and, for GPUs, which one."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+
+def parse_device(text: str) -> Device:
+    """A device from `cpu | cuda[:i] | tensorrt[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
+    match = re.fullmatch(r"(cpu|cuda|tensorrt|ort-tensorrt)(?::(\d+))?", text)
+    if match is None or (match[1] == "cpu" and match[2] is not None):
+        raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got {text!r}")
+    return Device(match[1], int(match[2] or 0))
+
+
+def onnxruntime_device(text: str) -> str:
+    """Where ONNX Runtime runs other graphs (a detector) beside a device: the same GPU, or the device itself."""
+    device = parse_device(text)
+    return str(Device("cuda", device.index)) if device.kind == "tensorrt" else str(device)
 
 
 def load_two_stage(
@@ -25,6 +60,10 @@ def load_two_stage(
     Raises:
         EngineError: the device is not there, or a graph can't be loaded on it.
     """
+    from sharpose.engines.onnxrt import OnnxRuntimeEngine
+    from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_two_stage
+    from sharpose.engines.two_stage import HostTwoStage
+
     where = parse_device(device)
     if where.kind == "tensorrt":
         return load_tensorrt_two_stage(bundle, where, tensorrt or TensorRtSettings())

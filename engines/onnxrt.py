@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sharpose.bundle import GraphEntry
 from sharpose.engines.base import DeviceTensor, HostArray, TensorSpec, Value, check_inputs, check_outputs, specs
-from sharpose.engines.devices import Device, parse_device
+from sharpose.engines.load import Device, parse_device
 from sharpose.errors import EngineError
-from sharpose.manifest import GraphEntry
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -8,8 +8,7 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import DeviceTensor, Engine, HostArray
-from sharpose.engines.batch_buckets import BatchBuckets
+from sharpose.engines.base import BatchBuckets, DeviceTensor, Engine, HostArray
 from sharpose.errors import EngineError
 
 __all__ = ["CoarseHost", "HostTwoStage", "TwoStage"]

@@ -2,26 +2,152 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, get_args
 
 import click
 
-from sharpose.command import main as run_command
+from sharpose.bundle import Precision
+from sharpose.cli import main as run_command
 from sharpose.errors import ExportError
-from sharpose.export.options import BuildChoices, parse_precisions, parse_size, refuse_given, tensorrt_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sharpose.bundle import Bundle
+    from sharpose.bundle import Bundle, Precision
     from sharpose.config import ModelConfig
-    from sharpose.export.bundle_export import ExportOptions
+    from sharpose.export.bundle import ExportOptions
     from sharpose.export.pictures import ParityPictures
-    from sharpose.manifest import Precision
     from sharpose.model import LoadedModel
 
-__all__ = ["command", "main"]
+__all__ = ["BuildChoices", "command", "main", "parse_precisions", "parse_size", "refuse_given", "tensorrt_options"]
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def parse_size(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """`HEIGHTxWIDTH` to two numbers, as a click callback."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 256x192, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def parse_precisions(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[Precision, ...] | None:
+    """`fp32,fp16` to a tuple in the toolkit's own order, whatever order was typed; as a click callback."""
+    if text is None:
+        return None
+    asked = [part.strip() for part in text.split(",")]
+    known: tuple[Precision, ...] = get_args(Precision)
+    unknown = [part for part in asked if part not in known]
+    if unknown or len(set(asked)) != len(asked):
+        raise click.BadParameter(f"expected one or more of {', '.join(known)}, with commas between, got {text!r}")
+    return tuple(precision for precision in known if precision in asked)
+
+
+@dataclass
+class BuildChoices:
+    """What was asked of TensorRT's builder; None where nothing was said."""
+
+    tensorrt: bool = False
+    min_batch: int | None = None
+    opt_batch: int | None = None
+    workspace: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` where a builder's option comes without `--tensorrt`."""
+        if self.tensorrt:
+            return
+        for name, value in vars(self).items():
+            if value not in (None, False):
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --tensorrt")
+
+
+def _store(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    assert parameter.name is not None
+    setattr(context.ensure_object(BuildChoices), parameter.name, value)
+
+
+def tensorrt_options(command: _Command) -> _Command:
+    """The builder's options; their values come as the context's `BuildChoices`."""
+    options = [
+        click.option(
+            "--tensorrt",
+            is_flag=True,
+            expose_value=False,
+            callback=_store,
+            help="Build TensorRT engines into the bundle's folder engines/ (fp16 if it holds fp16).",
+        ),
+        click.option(
+            "--min-batch", type=click.IntRange(1), expose_value=False, callback=_store, help="Engines: smallest batch."
+        ),
+        click.option(
+            "--opt-batch",
+            type=click.IntRange(1),
+            expose_value=False,
+            callback=_store,
+            help="Engines: the batch to be fastest at.",
+        ),
+        click.option(
+            "--workspace",
+            type=click.IntRange(1),
+            metavar="MIB",
+            expose_value=False,
+            callback=_store,
+            help="Engines: most scratch memory that a layer may use.",
+        ),
+        click.option(
+            "--optimization-level",
+            type=click.IntRange(0, 5),
+            expose_value=False,
+            callback=_store,
+            help="Engines: 0 builds fastest, 5 runs fastest.",
+        ),
+        click.option(
+            "--timing-cache",
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            callback=_store,
+            help="Engines: file of kernel timings to read and write back.",
+        ),
+        click.option(
+            "--hardware-compatible",
+            is_flag=True,
+            expose_value=False,
+            callback=_store,
+            help="Engines for other GPUs, too.",
+        ),
+        click.option(
+            "--version-compatible",
+            is_flag=True,
+            expose_value=False,
+            callback=_store,
+            help="Engines for later TensorRT, too.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Raise `UsageError` for the first of the parameters that the user gave a value for."""
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(item for item in context.command.params if item.name == name).opts[0]
+            raise click.UsageError(f"{option} and --bundle exclude each other: {why}")
+
 
 _MAX_BATCH = 16
 _EXPORT_ONLY = (
@@ -132,13 +258,13 @@ def command(
         raise click.UsageError("--store-weights fp16 is for fp32 graphs: add fp32 to --precision")
     if verify and "fp32" not in precisions:
         raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
-    from sharpose.export.atomic_folder import check_output
+    from sharpose.files import check_output
 
     # All of these before the seconds that loading takes.
     check_output(output, overwrite=overwrite)
     _require_packages()
     if choices.tensorrt:
-        from sharpose.export.tensorrt_command import check_tensorrt
+        from sharpose.export.tensorrt import check_tensorrt
 
         check_tensorrt(choices, max_batch or _MAX_BATCH)
 
@@ -146,7 +272,7 @@ def command(
 
     from sharpose.bundle import open_bundle
     from sharpose.config import load_config
-    from sharpose.export.bundle_export import ExportOptions
+    from sharpose.export.bundle import ExportOptions
 
     console = Console()
     changes: dict[str, object] = {}
@@ -195,8 +321,8 @@ def _load(
 def _export(
     loaded: LoadedModel, output: Path, pictures: ParityPictures, options: ExportOptions, console: Console
 ) -> None:
-    from sharpose.export.bundle_export import ParityReportError, export_bundle
-    from sharpose.export.report import print_parity
+    from sharpose.export.bundle import ParityReportError, export_bundle
+    from sharpose.export.parity import print_parity
 
     try:
         reports = export_bundle(
@@ -248,15 +374,14 @@ def _build_and_verify(
     console: Console,
 ) -> None:
     if choices.tensorrt:
-        from sharpose.export.tensorrt_command import build_engines, engine_precision
+        from sharpose.export.tensorrt import build_engines, engine_precision
 
         build_engines(bundle, choices, max_batch, engine_precision(bundle.precisions, precisions), console)
     if not verify:
         return
     from sharpose.errors import ParityError
-    from sharpose.export.labels import load_labels
-    from sharpose.export.verify import verify_bundle
-    from sharpose.export.verify_report import print_verification
+    from sharpose.export.pictures import load_labels
+    from sharpose.export.verify import print_verification, verify_bundle
 
     crop_size, labelled = bundle.model.crop_size, None
     if labels is not None and images is not None:

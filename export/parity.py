@@ -8,18 +8,28 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
+from sharpose.bundle import GraphPair, ParityReport, Precision
 from sharpose.engines.onnxrt import OnnxRuntimeEngine
-from sharpose.export.comparison import Arrays, EngineStages, StageRuns, batch_sizes, compare, run_stages
+from sharpose.export.comparison import (
+    Arrays,
+    EngineStages,
+    StageRuns,
+    batch_sizes,
+    compare,
+    failures,
+    run_stages,
+    tolerance_for,
+)
 from sharpose.export.graphs import CoarseGraph, FineGraph
-from sharpose.export.onnx_export import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS
+from sharpose.export.onnx import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS
 from sharpose.export.pictures import ParityPictures
-from sharpose.export.tolerances import failures, tolerance_for
-from sharpose.manifest import GraphPair, ParityReport, Precision
 from sharpose.model import SHaRPose
 
-__all__ = ["TorchStages", "measure_parity", "reference_runs"]
+__all__ = ["TorchStages", "measure_parity", "print_parity", "reference_runs"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +105,26 @@ def measure_parity(
 
 def _named(names: list[str], tensors: tuple[Tensor, ...]) -> Arrays:
     return {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+
+def print_parity(precision: Precision, report: ParityReport, console: Console) -> None:
+    """Print a parity report: a row an output, then what it means for poses."""
+    mark = " (experimental)" if report.experimental else ""
+    table = Table(title=f"{precision}{mark}: {report.judged}, {report.crops} crops from {report.pictures}")
+    table.add_column("output")
+    for heading in ("max |difference|", "mean |difference|", "range"):
+        table.add_column(heading, justify="right")
+    for item in report.outputs:
+        table.add_row(
+            f"{item.graph} {item.output}",
+            f"{item.max_abs_difference:.2e}",
+            f"{item.mean_abs_difference:.2e}",
+            f"{item.reference_range:.3g}",
+        )
+    console.print(table)
+    console.print(
+        f"keypoints moved {report.keypoint_pixels_median:.1e} px at the median, {report.keypoint_pixels_p99:.1e} px at "
+        f"the 99th percentile, {report.keypoint_pixels_max:.1e} px at most; region sets agree on "
+        f"{report.region_set_agreement:.1%}, gate decisions on {report.gate_agreement:.1%} of the crops "
+        f"({report.gate_near_threshold} crops are near the threshold, {report.gate_flips_near_threshold} of them flip)"
+    )

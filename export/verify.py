@@ -2,21 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sharpose.bundle import Bundle
+from rich.console import Console
+from rich.table import Table
+
+from sharpose.bundle import Bundle, OutputParity, ParityReport, Precision
+from sharpose.engines.base import Engine
+from sharpose.engines.gpu import probe_gpus
+from sharpose.engines.load import Device
+from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
-from sharpose.errors import BundleError, ExportError
-from sharpose.export.comparison import EngineStages, StageRuns, batch_sizes, compare, run_stages
-from sharpose.export.labels import LabelledPictures
-from sharpose.export.pictures import ParityPictures
-from sharpose.export.tolerances import tolerance_for
-from sharpose.export.verify_engines import EnginePair, available_engines, onnx_engines
-from sharpose.manifest import ParityReport, Precision
+from sharpose.errors import BundleError, EngineError, ExportError
+from sharpose.export.comparison import EngineStages, StageRuns, batch_sizes, compare, run_stages, tolerance_for
+from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 
-__all__ = ["Verification", "VerifiedEngine", "verify_bundle"]
+__all__ = [
+    "EnginePair",
+    "Verification",
+    "VerifiedEngine",
+    "available_engines",
+    "onnx_engines",
+    "print_verification",
+    "verify_bundle",
+]
+
+_GPU_PROVIDERS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "ort-tensorrt"}
+
+
+@dataclass(frozen=True)
+class EnginePair:
+    """The engines of both stages.
+
+    Attributes:
+        device: As the user writes it.
+        precision: Of the graphs that they run.
+        coarse: The coarse stage's engine.
+        fine: The fine stage's.
+    """
+
+    device: str
+    precision: Precision
+    coarse: Engine
+    fine: Engine
+
+    def close(self) -> None:
+        """Free both."""
+        self.coarse.close()
+        self.fine.close()
+
+
+def available_engines(bundle: Bundle, say: Callable[[str], None] = lambda message: None) -> Iterator[EnginePair | str]:
+    """The engines of every device that is here and every precision that the bundle holds, each opened when it is due.
+
+    Instead of a device that is not usable comes one line that says why: onnxruntime-gpu lists providers whose
+    libraries it then can't load. With a GPU and a TensorRT, its engines are taken from the bundle or the cache, or
+    built.
+
+    Args:
+        bundle: The bundle.
+        say: Told what is being built.
+    """
+    for device in ("cpu", *_gpu_devices()):
+        for precision in bundle.precisions:
+            try:
+                if device == "tensorrt":
+                    yield _tensorrt_engines(bundle, precision, say)
+                else:
+                    yield onnx_engines(bundle, device, precision)
+            except EngineError as error:
+                if device == "cpu":
+                    raise
+                yield f"{device}, {precision}: {error}"
+
+
+def onnx_engines(bundle: Bundle, device: str, precision: Precision) -> EnginePair:
+    """Both graphs in ONNX Runtime; raises `EngineError` where the device can't run them."""
+    coarse, fine = (
+        OnnxRuntimeEngine(*bundle.graph(stage, precision), bundle.manifest.max_batch, device=device)
+        for stage in ("coarse", "fine")
+    )
+    return EnginePair(device, precision, coarse, fine)
+
+
+def _gpu_devices() -> list[str]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineError('verifying needs ONNX Runtime: pip install "sharpose[cpu]"') from None
+    providers = onnxruntime.get_available_providers()
+    found = [device for provider, device in _GPU_PROVIDERS.items() if provider in providers]
+    try:
+        probe_gpus()
+        find_flavour()
+    except EngineError:  # no GPU, or no TensorRT: nothing that should run here
+        return found
+    return [*found, "tensorrt"]
+
+
+def _tensorrt_engines(bundle: Bundle, precision: Precision, say: Callable[[str], None]) -> EnginePair:
+    from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_engine
+
+    settings, device = TensorRtSettings(precision=precision, say=say), Device("tensorrt")
+    coarse, fine = (load_tensorrt_engine(bundle, stage, device, settings) for stage in ("coarse", "fine"))
+    return EnginePair("tensorrt", precision, coarse, fine)
 
 
 @dataclass(frozen=True)
@@ -131,3 +223,52 @@ def _average_precision(bundle: Bundle, pair: EnginePair, labels: LabelledPicture
     if labels is None:
         return None
     return labels.average_precision(PoseEstimator(bundle, HostTwoStage(pair.coarse, pair.fine)))
+
+
+def print_verification(verification: Verification, console: Console) -> None:
+    """Print all results as one table, then what can't be used and what is beyond tolerance."""
+    table = Table(
+        title=f"Against the float32 ONNX graphs on the CPU: {verification.crops} crops from {verification.pictures}"
+    )
+    table.add_column("max / mean difference")
+    engines = verification.engines
+    for engine in engines:
+        table.add_column(f"{engine.device}\n{engine.precision}{_mark(engine)}", justify="right")
+    for rows in zip(*(engine.report.outputs for engine in engines), strict=True):
+        table.add_row(f"{rows[0].graph} {rows[0].output}", *map(_differences, rows))
+    table.add_section()
+    reports = [engine.report for engine in engines]
+    table.add_row("keypoints, median", *(f"{report.keypoint_pixels_median:.2g} px" for report in reports))
+    table.add_row("keypoints, 99th percentile", *(f"{report.keypoint_pixels_p99:.2g} px" for report in reports))
+    table.add_row("same regions", *(f"{report.region_set_agreement:.1%}" for report in reports))
+    table.add_row("gate flips", *(f"{report.gate_flips} of {report.crops}" for report in reports))
+    table.add_row(
+        "… near the threshold",
+        *(f"{report.gate_flips_near_threshold} of {report.gate_near_threshold}" for report in reports),
+    )
+    if verification.average_precision is not None:
+        table.add_row("AP", *(_precision(engine, verification.average_precision) for engine in engines))
+    table.add_section()
+    table.add_row("verdict", *map(_verdict, reports))
+    console.print(table)
+    for line in verification.unusable:
+        console.print(f"not verified: {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _mark(engine: VerifiedEngine) -> str:
+    return " (experimental)" if engine.report.experimental else ""
+
+
+def _verdict(report: ParityReport) -> str:
+    if report.experimental:
+        return "reported only"
+    return "beyond tolerance" if report.failures else "within tolerance"
+
+
+def _differences(item: OutputParity) -> str:
+    return f"{item.max_abs_difference:.1e} / {item.mean_abs_difference:.1e}"
+
+
+def _precision(engine: VerifiedEngine, reference: float) -> str:
+    assert engine.average_precision is not None
+    return f"{engine.average_precision:.3f} ({engine.average_precision - reference:+.3f})"

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sharpose.runtime.picture import Picture
+    from sharpose.runtime.batch import Picture
     from sharpose.runtime.pipeline import PoseEstimator
     from sharpose.runtime.result import Boxes, PoseResult, StageTimings
 
@@ -20,7 +20,7 @@ __all__ = ["Boxes", "Picture", "PoseEstimator", "PoseResult", "StageTimings"]
 
 _HOMES = {
     "Boxes": "sharpose.runtime.result",
-    "Picture": "sharpose.runtime.picture",
+    "Picture": "sharpose.runtime.batch",
     "PoseEstimator": "sharpose.runtime.pipeline",
     "PoseResult": "sharpose.runtime.result",
     "StageTimings": "sharpose.runtime.result",

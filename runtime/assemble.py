@@ -1,8 +1,9 @@
-"""From the options of `sharpose-run` to the parts of a run."""
+"""From the options of `sharpose-run` to the parts of a run, and the run itself."""
 
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,30 +11,135 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from sharpose.engines.tensorrt_load import TensorRtSettings
-from sharpose.errors import InputError, SinkError
-from sharpose.runtime.draw import StatusLine, draw_poses
-from sharpose.runtime.frames import Image, Sink
+from sharpose.cli import EXIT_FAILED
+from sharpose.engines.load import onnxruntime_device
+from sharpose.engines.tensorrt.runtime import TensorRtSettings
+from sharpose.errors import InputError, SharposeError, SinkError
+from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, SourceBoxes
+from sharpose.runtime.cli import RunOptions
+from sharpose.runtime.deadline import DeadlineScheduler
+from sharpose.runtime.detectors.catalogue import MOTION, find_detector, how_to_find_people, is_file_name
+from sharpose.runtime.detectors.motion import MotionBoxes
+from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
+from sharpose.runtime.drawing.draw import StatusLine, draw_poses
+from sharpose.runtime.frames import Image, Sink, Source
 from sharpose.runtime.gate import check_refine
-from sharpose.runtime.messages import Messages
-from sharpose.runtime.people import PeopleFinder, people_files
+from sharpose.runtime.messages import Messages, StopRequest, run_progress, stop_on_signals
 from sharpose.runtime.pipeline import PoseEstimator
-from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.result import PoseResult
-from sharpose.runtime.run_options import RunOptions
+from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
-from sharpose.runtime.sinks.names import source_names
-from sharpose.runtime.sinks.outputs import Output, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.encoding import VideoSettings
+from sharpose.runtime.sinks.outputs import Output, fill, make_sink, outputs_of_streams, source_names
 from sharpose.runtime.sinks.outputs import Stream as SinkStream
-from sharpose.runtime.sinks.video_settings import VideoSettings
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources import open_source
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
-from sharpose.runtime.stopping import StopRequest
-from sharpose.runtime.stream import PoseStep, Stream
+from sharpose.runtime.sources.scene import is_scene
+from sharpose.runtime.statistics import RunStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
+from sharpose.runtime.tracking.follow_poses import FollowPoses
 
-__all__ = ["make_draw", "make_estimator", "make_outputs", "make_server", "make_streams"]
+__all__ = [
+    "PeopleFinder",
+    "make_draw",
+    "make_estimator",
+    "make_outputs",
+    "make_server",
+    "make_streams",
+    "people_files",
+    "run_with",
+]
+
+_LEAST_SCORE = 0.3  # of a detection, where the user doesn't say
+
+
+def people_files(options: RunOptions, names: Sequence[str]) -> list[Path]:
+    """What is read to find people in streams of these names, so that no output overwrites it."""
+    if options.boxes is not None:
+        return [Path(fill(options.boxes, name)) for name in names]
+    if options.detector is not None and is_file_name(options.detector):
+        return [Path(options.detector)]
+    return []
+
+
+class PeopleFinder:
+    """Makes a box source a stream; streams share a detector's engine, and nothing else.
+
+    Args:
+        options: What the user wants.
+        names: The streams' names, which `{source}` in a boxes file's name stands for.
+        say: Told in a line what the user should know.
+    """
+
+    def __init__(self, options: RunOptions, names: Sequence[str], *, say: Callable[[str], None]) -> None:
+        self._options, self._names, self._say = options, names, say
+        self._detector: Detector | None = None
+
+    def boxes_of(self, index: int, source: Source) -> BoxSource:
+        """The box source of the stream at `index`.
+
+        Raises:
+            SharposeError: a boxes file or a detector can't be used, or an option would do nothing.
+            click.UsageError: nobody says where the people are.
+        """
+        options = self._options
+        people_from = self._people_from(source)
+        check_detector_options(people_from, conf=options.conf, iou=options.iou, classes=options.classes)
+        found: BoxSource
+        if people_from == "boxes":
+            return FileBoxes(self._boxes_file(index, source), options.conf)
+        if people_from == "full-frame":
+            return FullFrame()
+        if people_from == "scene":
+            return SourceBoxes()
+        found = MotionBoxes(self._say) if people_from == "motion" else DetectorBoxes(self._shared_detector())
+        return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
+
+    def _people_from(self, source: Source) -> PeopleFrom:
+        options = self._options
+        if options.boxes is not None:
+            return "boxes"
+        if options.detector is not None:
+            return "motion" if options.detector == MOTION else "detector"
+        if options.full_frame:
+            return "full-frame"
+        if is_scene(source.name):
+            return "scene"
+        raise click.UsageError(how_to_find_people(source.name))
+
+    def _shared_detector(self) -> Detector:
+        options = self._options
+        if self._detector is None:
+            assert options.detector is not None
+            named = not is_file_name(options.detector)
+            if options.detector_sha256 is not None and not named:
+                raise InputError("--detector-sha256 is for a named detector that is downloaded, not for a file")
+            path = find_detector(options.detector, sha256=options.detector_sha256) if named else Path(options.detector)
+            self._detector = Detector.from_onnx(
+                path,
+                device=onnxruntime_device(options.device),
+                conf=_LEAST_SCORE if options.conf is None else options.conf,
+                iou=options.iou,
+                classes=(0,) if options.classes is None else parse_classes(options.classes),
+            )
+        return self._detector
+
+    def _boxes_file(self, index: int, source: Source) -> BoxesFile:
+        assert self._options.boxes is not None
+        path = Path(fill(self._options.boxes, self._names[index]))
+        if len(self._names) > 1 and str(path) == self._options.boxes:
+            raise click.UsageError(
+                f"--boxes {path}: {len(self._names)} sources can't share one file of boxes; put {{source}} into its "
+                "name, which stands for the source's"
+            )
+        file = BoxesFile.load(path)
+        if source.image_ids is not None:
+            file.check_image_ids(source.image_ids)
+        elif source.frame_count is not None:  # a claim, and headers claim too much rather than too little
+            file.check_image_ids(frozenset(range(source.frame_count)))
+        return file
+
 
 _FOLDERS = ("--openpose", "--frames")
 
@@ -204,3 +310,76 @@ def _check_outputs(options: RunOptions, inputs: Sequence[Path], outputs: Sequenc
             raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
         if path.is_dir() and output.option not in _FOLDERS:
             raise click.UsageError(f"output {path} is a folder; expected a file name")
+
+
+def run_with(options: RunOptions) -> int:
+    """Run, and say how it went.
+
+    Returns:
+        The exit code: 0, 3 where an output or one of several streams failed, or that of the signal that ended it.
+
+    Raises:
+        SharposeError: it failed; with `--json-logs` that is said here, and its exit code returned.
+    """
+    messages = Messages(quiet=options.quiet, json_logs=options.json_logs)
+    try:
+        return _run(options, messages)
+    except (SharposeError, click.ClickException) as error:
+        if not options.json_logs:
+            raise
+        if options.debug:
+            traceback.print_exc()
+        messages.error(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        return error.exit_code
+
+
+def _run(options: RunOptions, messages: Messages) -> int:
+    outputs = make_outputs(options)
+    with contextlib.ExitStack() as open_things:
+        estimator = make_estimator(options, messages)
+        open_things.callback(estimator.close)
+        stop = open_things.enter_context(stop_on_signals())
+        server = make_server(options, messages)
+        if server is not None:
+            open_things.callback(server.close)
+        streams = make_streams(options, outputs, estimator, messages, server, stop, open_things)
+        if not any(stream.sinks for stream in streams):
+            messages.info("note: nothing will be written; add --output, --json, --coco, --csv, --serve …")
+        warm_up = estimator.warm_up()
+        for stream in streams:
+            stream.statistics.warm_up = warm_up
+        deadline = None if options.deadline is None else options.deadline / 1000
+        job = Run(
+            streams, estimator, make_draw(options, estimator, lambda: _frame_rate(streams)), deadline, messages.warning
+        )
+        outcome = _go(job, streams, stop, messages)
+        if any(stream.statistics.frames for stream in streams):
+            for name in outcome.complete:
+                messages.wrote(name)
+        return stop.exit_code or (EXIT_FAILED if outcome.failures else 0)
+
+
+def _go(job: Run, streams: list[Stream], stop: StopRequest, messages: Messages) -> Outcome:
+    try:
+        sources = [stream.source for stream in streams]
+        with run_progress(sources, messages.console, shown=messages.shows_progress) as on_frame:
+            return run(job, stop=stop, on_frame=on_frame)
+    finally:
+        for stream in streams:
+            for warning in stream.source.warnings:
+                messages.warning(warning)
+        _sum_up(streams, messages, deadline=job.deadline is not None)
+
+
+def _sum_up(streams: list[Stream], messages: Messages, *, deadline: bool) -> None:
+    if len(streams) > 1:
+        for stream in streams:
+            messages.summary(stream.statistics, stream=stream.source.name, deadline=deadline)
+    total = RunStatistics.of_all([stream.statistics for stream in streams])
+    if total.frames:
+        messages.summary(total, deadline=deadline)
+
+
+def _frame_rate(streams: list[Stream]) -> float:
+    """Frames of all streams a second, over the last ones of each."""
+    return sum(stream.statistics.recent_rate for stream in streams)

@@ -2,22 +2,380 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sharpose.command import EXIT_REFUSED
-from sharpose.command import main as run_command
+from sharpose.cli import EXIT_REFUSED
+from sharpose.cli import main as run_command
+from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
-    from sharpose.engines.devices import Device
-    from sharpose.runtime.doctor_finding import Finding
+    from sharpose.engines.load import Device
 
-__all__ = ["command", "examine", "main", "obstacles"]
+__all__ = [
+    "ALL_DEVICES",
+    "Check",
+    "Finding",
+    "check_bindings",
+    "check_gpu",
+    "check_onnxruntime",
+    "check_opencv",
+    "check_packages",
+    "check_python",
+    "check_tensorrt",
+    "check_video",
+    "command",
+    "examine",
+    "findings_of",
+    "import_problem",
+    "installed",
+    "main",
+    "obstacles",
+]
+
+ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that this machine has, or doesn't.
+
+    Attributes:
+        name: What was looked for.
+        found: Whether it is there and works.
+        text: Version, or what is wrong, in one line.
+        mend: The command or step that mends it, if it isn't found.
+        needed_by: Kinds of device that can't run without it.
+    """
+
+    name: str
+    found: bool
+    text: str
+    mend: str | None = None
+    needed_by: frozenset[str] = frozenset()
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def findings_of(name: str, check: Check, needed_by: frozenset[str] = frozenset()) -> Iterator[Finding]:
+    """Run a check. One that fails is itself a finding, so that one broken package doesn't hide all the others.
+
+    Args:
+        name: What to call a check that fails.
+        check: Gives findings.
+        needed_by: Kinds of device that can't run if it fails.
+    """
+    try:
+        yield from check()
+    except Exception as error:  # whatever a half-installed package raises when it is asked
+        reason = " ".join(str(error).split()) or type(error).__name__
+        yield Finding(
+            name,
+            False,
+            f"{name} couldn't be looked at: {reason}",
+            f"reinstall {name}, then run sharpose-doctor again",
+            needed_by,
+        )
+
+
+_OLDEST_PYTHON = (3, 10)
+_PACKAGES = ("numpy", "pydantic", "click", "rich")
+_OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+_DECODERS = ("h264", "hevc", "vp9", "av1")
+_SYSTEM_OPENCV = (
+    "sudo apt install python3-opencv, make the venv with --system-site-packages, pip uninstall opencv-python-headless"
+)
+
+
+def installed(package: str) -> str | None:
+    """A distribution's version, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter and the machine it runs on."""
+    oldest = ".".join(map(str, _OLDEST_PYTHON))
+    yield Finding(
+        "Python",
+        sys.version_info >= _OLDEST_PYTHON,
+        f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"install Python {oldest} or later and make the environment again",
+        ALL_DEVICES,
+    )
+
+
+def check_packages() -> Iterator[Finding]:
+    """The packages that everything needs, and this one."""
+    own = installed("sharpose")
+    yield Finding("sharpose", own is not None, own or "not installed as a package", "pip install sharpose")
+    for name in _PACKAGES:
+        problem = import_problem(name)
+        text = problem or installed(name) or "of unknown version"
+        yield Finding(name, problem is None, text, f"pip install --force-reinstall {name}", ALL_DEVICES)
+
+
+def import_problem(name: str) -> str | None:
+    """Why a module can't be imported, or None."""
+    try:
+        import_module(name)
+    except Exception as error:  # a broken package raises what it likes
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return "not installed"
+        return f"doesn't load ({' '.join(str(error).split()) or type(error).__name__})"
+    return None
+
+
+def check_opencv() -> Iterator[Finding]:
+    """OpenCV and what it was built with."""
+    distributions = [name for name in _OPENCV if installed(name) is not None]
+    try:
+        import cv2
+    except ImportError as error:
+        yield Finding(
+            "OpenCV",
+            False,
+            f"doesn't load ({' '.join(str(error).split())})" if distributions else "not installed",
+            "pip install --force-reinstall opencv-python-headless",
+            ALL_DEVICES,
+        )
+        return
+    origin = " and ".join(distributions) or "the system's"
+    yield Finding("OpenCV", True, f"{cv2.__version__}, {origin}", needed_by=ALL_DEVICES)
+    if len(distributions) > 1:
+        yield Finding(
+            "OpenCV packages",
+            False,
+            f"{origin} overwrite each other's files",
+            f"pip uninstall {' '.join(distributions)}, then pip install opencv-python-headless",
+        )
+    build = cv2.getBuildInformation()
+    gstreamer, window = _build_option(build, "GStreamer"), _build_option(build, "GUI")
+    yield Finding("GStreamer in OpenCV", gstreamer is not None, gstreamer or "not built in", _SYSTEM_OPENCV)
+    yield Finding(
+        "windows in OpenCV",
+        window is not None,
+        window or "not built in",
+        "pip uninstall opencv-python-headless, then pip install opencv-python",
+    )
+
+
+def _build_option(build: str, name: str) -> str | None:
+    """What OpenCV's build information says of an option; None for NO, NONE and nothing."""
+    match = re.search(rf"^ *{name}: *(.*?) *$", build, re.MULTILINE)
+    if match is None or match[1].upper() in ("", "NO", "NONE"):
+        return None
+    return match[1]
+
+
+def check_video() -> Iterator[Finding]:
+    """PyAV, and what its FFmpeg encodes and decodes."""
+    reinstall = "pip install --force-reinstall --only-binary av av"
+    try:
+        import av
+    except ImportError as error:
+        there = installed("av") is not None
+        text = f"doesn't load ({' '.join(str(error).split())})" if there else "not installed"
+        yield Finding("PyAV", False, text, reinstall if there else "pip install av", ALL_DEVICES)
+        return
+    codec_version = ".".join(map(str, av.library_versions.get("libavcodec", ())))
+    yield Finding("PyAV", True, f"{av.__version__}, libavcodec {codec_version}", needed_by=ALL_DEVICES)
+    encoder = next((name for name in ("libx264", "h264") if _has_codec(name, "w")), None)
+    yield Finding("H.264 encoder", encoder is not None, encoder or "none: --output can't write video", reinstall)
+    decoders = [name for name in _DECODERS if _has_codec(name, "r")]
+    missing = [name for name in _DECODERS if name not in decoders]
+    text = " ".join(decoders) + (f" (no {', '.join(missing)})" if missing else "")
+    yield Finding("video decoders", "h264" in decoders, text.strip(), reinstall)
+    yield from _hardware_decoders()
+
+
+def _has_codec(name: str, mode: str) -> bool:
+    from av.codec import Codec
+
+    try:
+        Codec(name, "w" if mode == "w" else "r")
+    except Exception:  # UnknownCodecError has moved between PyAV's versions
+        return False
+    return True
+
+
+def _hardware_decoders() -> Iterator[Finding]:
+    """Devices that FFmpeg was built for and that open here; nothing needs them, frames are decoded on the CPU."""
+    name = "hardware decoders"
+    from av.codec import Codec
+
+    try:
+        from av.codec.hwaccel import HWAccel, hwdevices_available
+    except ImportError:
+        yield Finding(name, False, "this PyAV can't say", "pip install --upgrade av")
+        return
+    built = hwdevices_available()
+    opened = []
+    for kind in built:
+        try:
+            HWAccel(kind, allow_software_fallback=False).create(Codec("h264", "r"))
+        except Exception:  # FFmpeg's errors for a device that isn't there are as many as devices
+            continue
+        opened.append(kind)
+    if opened:
+        yield Finding(name, True, ", ".join(opened))
+    else:
+        yield Finding(name, False, f"FFmpeg knows {', '.join(built) or 'none'}, none opens here; the CPU decodes")
+
+
+_ON_ORT = frozenset({"cpu", "cuda", "ort-tensorrt"})
+_ON_GPU = frozenset({"cuda", "tensorrt", "ort-tensorrt"})
+_PROVIDERS = {
+    "CPUExecutionProvider": ("cpu", 'pip install --force-reinstall "sharpose[cpu]"'),
+    "CUDAExecutionProvider": ("cuda", 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]"'),
+    "TensorrtExecutionProvider": (
+        "ort-tensorrt",
+        'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" and TensorRT\'s libraries',
+    ),
+}
+_BINDINGS = {
+    "cuda-python": ("cuda.bindings.driver", "pip install cuda-bindings"),
+    "pycuda": ("pycuda.driver", 'pip install "sharpose[pycuda]" (it compiles, and wants the CUDA toolkit)'),
+}
+# An ONNX file of one Identity: the smallest session that a provider can prove itself with.
+_IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08"
+    "080112040a02080142040a00100d"
+)
+
+
+def check_onnxruntime() -> Iterator[Finding]:
+    """ONNX Runtime, and the providers that a session really gets, whatever the package lists."""
+    packages = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed(name) is not None]
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        text = f"doesn't load ({' '.join(str(error).split())})" if packages else "not installed"
+        yield Finding("ONNX Runtime", False, text, 'pip install "sharpose[cpu]", or "sharpose[gpu]"', _ON_ORT)
+        return
+    yield Finding(
+        "ONNX Runtime", True, f"{ort.__version__}, {' and '.join(packages) or 'own build'}", needed_by=_ON_ORT
+    )
+    if len(packages) > 1:
+        yield Finding(
+            "ONNX Runtime packages",
+            False,
+            f"{' and '.join(packages)} overwrite each other's files",
+            'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" (or [cpu])',
+        )
+    listed = ort.get_available_providers()
+    for provider, (device, mend) in _PROVIDERS.items():
+        name, needed = f"provider {device}", frozenset({device})
+        if provider not in listed:
+            yield Finding(name, False, f"this package has no {provider}", mend, needed)
+        elif not _loads(provider):
+            reason = f"{provider} is listed, but its libraries don't load"
+            yield Finding(name, False, reason, "install the CUDA and cuDNN that onnxruntime-gpu was built for", needed)
+        else:
+            yield Finding(name, True, provider, needed_by=needed)
+
+
+def _loads(provider: str) -> bool:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # ONNX Runtime prints when it falls back to another provider; --json wants stdout for itself.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            session = ort.InferenceSession(_IDENTITY, options, providers=[provider])
+        except Exception:  # ONNX Runtime's exceptions share no public base class
+            return False
+    return provider in session.get_providers()
+
+
+def check_gpu(device: Device) -> Iterator[Finding]:
+    """The GPUs that the driver shows, and whether the one asked for is among them."""
+    from sharpose.engines.gpu import probe_gpus
+
+    try:
+        gpus = probe_gpus()
+    except EngineError as error:
+        yield Finding("GPU", False, *_split(error), needed_by=_ON_GPU)
+        return
+    for gpu in gpus:
+        text = f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}"
+        yield Finding(f"GPU {gpu.index}", True, text)
+    if device.index >= len(gpus):
+        text = f"expected GPU {device.index}, the driver shows {len(gpus)}"
+        yield Finding("GPU", False, text, f"use --device {device.kind}:0, or check CUDA_VISIBLE_DEVICES", _ON_GPU)
+
+
+def check_tensorrt() -> Iterator[Finding]:
+    """TensorRT's flavours whose libraries load."""
+    from sharpose.engines.tensorrt.library import find_flavour, installed_flavours
+
+    found, reasons = installed_flavours()
+    for flavour in found:
+        yield Finding("TensorRT", True, str(flavour), needed_by=frozenset({"tensorrt"}))
+    if not found:
+        try:
+            find_flavour()
+        except EngineError as error:
+            mend = str(error).rpartition("). ")[2]
+            yield Finding("TensorRT", False, "; ".join(reasons), mend, frozenset({"tensorrt"}))
+
+
+def check_bindings() -> Iterator[Finding]:
+    """Either of pycuda and cuda-python is enough."""
+    from sharpose.engines.cuda.memory import installed_bindings
+
+    there = installed_bindings()
+    needed = frozenset({"tensorrt"})
+    loaded, reasons = [], []
+    for name in there:
+        problem = import_problem(_BINDINGS[name][0])
+        if problem is None:
+            loaded.append(name)
+        else:
+            reasons.append(f"{name} {problem}")
+    if loaded:
+        versions = [f"{name} {_binding_version(name)}" for name in loaded]
+        yield Finding("CUDA bindings", True, ", ".join(versions + reasons), needed_by=needed)
+    else:
+        mend = _BINDINGS["cuda-python"][1] if not there else "install NVIDIA's driver; the bindings load its libcuda"
+        yield Finding(
+            "CUDA bindings", False, "; ".join(reasons) or "neither cuda-python nor pycuda is installed", mend, needed
+        )
+
+
+def _binding_version(binding: str) -> str:
+    names = {"cuda-python": ("cuda-bindings", "cuda-python"), "pycuda": ("pycuda",)}[binding]
+    return next((found for name in names if (found := installed(name)) is not None), "of unknown version")
+
+
+def _split(error: EngineError) -> tuple[str, str]:
+    """What is wrong and what mends it: an engine's message says them in that order, with a colon between."""
+    text, _, mend = str(error).partition(": ")
+    return text, mend or "check nvidia-smi"
+
 
 _NAME_WIDTH = 22
 
@@ -31,7 +389,7 @@ def command(device_text: str, as_json: bool, debug: bool) -> int:
 
     The exit code is 0 if --device can run here, and 1 if it can't.
     """
-    from sharpose.engines.devices import parse_device
+    from sharpose.engines.load import parse_device
 
     device = parse_device(device_text)
     findings = examine(device)
@@ -45,19 +403,16 @@ def command(device_text: str, as_json: bool, debug: bool) -> int:
 
 def examine(device: Device) -> list[Finding]:
     """Look at everything. A package that is broken is a finding, never an error."""
-    from sharpose.runtime import doctor_gpu, doctor_host
-    from sharpose.runtime.doctor_finding import ALL_DEVICES, findings_of
-
     on_tensorrt = frozenset({"tensorrt"})
     return [
-        *findings_of("Python", doctor_host.check_python, ALL_DEVICES),
-        *findings_of("packages", doctor_host.check_packages, ALL_DEVICES),
-        *findings_of("OpenCV", doctor_host.check_opencv, ALL_DEVICES),
-        *findings_of("PyAV", doctor_host.check_video, ALL_DEVICES),
-        *findings_of("ONNX Runtime", doctor_gpu.check_onnxruntime, ALL_DEVICES - on_tensorrt),
-        *findings_of("GPU", partial(doctor_gpu.check_gpu, device), ALL_DEVICES - {"cpu"}),
-        *findings_of("TensorRT", doctor_gpu.check_tensorrt, on_tensorrt),
-        *findings_of("CUDA bindings", doctor_gpu.check_bindings, on_tensorrt),
+        *findings_of("Python", check_python, ALL_DEVICES),
+        *findings_of("packages", check_packages, ALL_DEVICES),
+        *findings_of("OpenCV", check_opencv, ALL_DEVICES),
+        *findings_of("PyAV", check_video, ALL_DEVICES),
+        *findings_of("ONNX Runtime", check_onnxruntime, ALL_DEVICES - on_tensorrt),
+        *findings_of("GPU", partial(check_gpu, device), ALL_DEVICES - {"cpu"}),
+        *findings_of("TensorRT", check_tensorrt, on_tensorrt),
+        *findings_of("CUDA bindings", check_bindings, on_tensorrt),
     ]
 
 

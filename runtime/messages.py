@@ -1,17 +1,88 @@
-"""What a run says to its user: plain lines, warnings and errors only, or JSON for machines that read logs."""
+"""What a run says to its user, its progress bars, and how Ctrl-C and SIGTERM end it."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import signal
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import TextIO
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sharpose.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.statistics import AGE, STAGES, RunStatistics, print_statistics, summary_of
 
-__all__ = ["Messages"]
+__all__ = ["Messages", "StopRequest", "run_progress", "stop_on_signals"]
+
+_EXIT_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+
+
+class StopRequest:
+    """Whether, and how, the run was asked to stop.
+
+    Attributes:
+        signal: The signal that asked, or None.
+        closed: Whether the user closed a window, which is a good end.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.closed = False
+
+    def __bool__(self) -> bool:
+        return self.closed or self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM, 0 if the run wasn't asked to stop."""
+        return 0 if self.signal is None else _EXIT_CODES[self.signal]
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Note the first signal; a second one ends the run at once."""
+    request = StopRequest()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if request:
+            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+        request.signal = signum
+
+    previous = {number: signal.signal(number, handle) for number in _EXIT_CODES}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def run_progress(
+    sources: Sequence[Source], console: Console, *, shown: bool | None = None
+) -> Iterator[Callable[[int, Frame], None]]:
+    """Show bars while the block runs; yields what to call with a source's place and every frame of it that is done.
+
+    Args:
+        sources: What is read.
+        console: Where to draw.
+        shown: Whether to; None for where `console` is a terminal.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    hidden = not console.is_terminal if shown is None else not shown
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        tasks = [progress.add_task(source.name, total=source.frame_count) for source in sources]
+        yield lambda stream, frame: progress.update(tasks[stream], advance=1)
 
 
 class Messages:

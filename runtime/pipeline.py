@@ -12,20 +12,17 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.bundle import Bundle, open_bundle
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
-from sharpose.engines.tensorrt_load import TensorRtSettings
+from sharpose.engines.tensorrt.runtime import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
-from sharpose.runtime.crowd import Crowd
-from sharpose.runtime.gate import Refine, check_refine, gate
-from sharpose.runtime.gather import gather_patches, region_boxes
-from sharpose.runtime.picture import Picture
-from sharpose.runtime.refinement import DeadlineScheduler
-from sharpose.runtime.refinement.plan import RefinementPlan
+from sharpose.runtime.batch import Crowd, Picture
+from sharpose.runtime.deadline import DeadlineScheduler
+from sharpose.runtime.deadline.plan import RefinementPlan
+from sharpose.runtime.gate import Refine, check_refine, gate, gather_patches, region_boxes
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
-from sharpose.shipped import shipped_bundle
 from sharpose.skeleton import Skeleton
 
 __all__ = ["Picture", "PoseEstimator"]

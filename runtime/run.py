@@ -1,28 +1,186 @@
 """The loop behind `sharpose-run`: read, find boxes, estimate, write, until every source or the user ends it.
 
 A round takes at most one frame of each stream, so streams get their turn alike, and all people of a round share the
-engines' batches. A stream that fails ends alone.
+engines' batches. A stream that fails ends alone; so does a sink.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-from sharpose.errors import BoxesError
-from sharpose.runtime.box_sources import FileBoxes
+from sharpose.cli import EXIT_FAILED, EXIT_USER
+from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError
+from sharpose.runtime.boxes import BoxSource, FileBoxes
 from sharpose.runtime.feed import Feed, LiveFeed, ReadAhead
-from sharpose.runtime.frames import Frame, FrameRecord, Image
+from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
+from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.sink_group import SinkGroup
 from sharpose.runtime.sources.live import LiveSource
-from sharpose.runtime.stopping import StopRequest
-from sharpose.runtime.stream import RunFailedError, Stream, failure_of
+from sharpose.runtime.statistics import RunStatistics
 
-__all__ = ["Outcome", "Run", "RunFailedError", "run"]
+__all__ = ["Outcome", "PoseStep", "Run", "RunFailedError", "SinkGroup", "Stream", "failure_of", "run"]
+
+
+class SinkGroup:
+    """Sinks that share their records and nothing else.
+
+    Args:
+        sinks: The sinks; closed or abandoned by this group.
+        say: Called with one line when a sink fails and others go on.
+
+    Attributes:
+        records: How many were written.
+        kept: The partial files of sinks that failed or were abandoned.
+        problems: What kept a partial file from being marked as one.
+        failures: What was said of sinks that failed while others went on.
+        complete: Names of the sinks that were closed well.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+        self.records = 0
+        self.kept: list[Path] = []
+        self.problems: list[str] = []
+        self.failures: list[str] = []
+        self.complete: list[str] = []
+        self._open = list(sinks)
+        self._say = say
+
+    def write(self, record: FrameRecord) -> None:
+        """Give a record to all sinks that are still open.
+
+        Raises:
+            SinkError: the last sink failed, or one can't write so much as its first record: the user's mistake, better
+                said at once than after hours.
+        """
+        for sink in list(self._open):
+            try:
+                sink.write(record)
+            except Exception as error:
+                self._drop(sink, error, alone=len(self._open) == 1)
+        self.records += 1
+
+    def close(self) -> None:
+        """Finish all files. Raises `SinkError` where a sink can't be closed and it was the only one."""
+        alone = len(self._open) == 1
+        for sink in list(self._open):
+            try:
+                sink.close()
+            except Exception as error:
+                self._drop(sink, error, alone=alone)
+            else:
+                self._open.remove(sink)
+                self.complete.append(sink.name)
+
+    @property
+    def closed_by_user(self) -> bool:
+        """Whether one of them is a window that the user has closed."""
+        return any(getattr(sink, "closed_by_user", False) for sink in self._open)
+
+    def abandon(self) -> None:
+        """Close after a failure elsewhere; what was written is kept under names that say it is partial."""
+        for sink in self._open:
+            self._abandon(sink)
+        self._open.clear()
+
+    def close_at_once(self) -> None:
+        """Close without a word: the user won't wait."""
+        for sink in self._open:
+            with contextlib.suppress(SinkError):
+                sink.close()
+        self._open.clear()
+
+    def _drop(self, sink: Sink, error: Exception, *, alone: bool) -> None:
+        self._open.remove(sink)
+        wrote = self._abandon(sink)
+        if alone or (self.records == 0 and wrote is None):
+            if isinstance(error, SharposeError):
+                raise error
+            raise SinkError(f"{sink.name}: unexpected {type(error).__name__}: {error}") from error
+        said = str(error) if isinstance(error, SharposeError) else f"{sink.name}: {type(error).__name__}: {error}"
+        where = f"; what it had is kept in {wrote}" if wrote is not None else ""
+        self.failures.append(f"{said}{where}")
+        self._say(f"{said}{where}; the other outputs go on")
+
+    def _abandon(self, sink: Sink) -> Path | None:
+        try:
+            path = sink.abandon()
+        except SinkError as problem:
+            self.problems.append(str(problem))
+            return None
+        if path is not None:
+            self.kept.append(path)
+        return path
+
+
+class RunFailedError(SharposeError):
+    """A run that ended on an error after results had been written; they are kept and named as partial."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class PoseStep(Protocol):
+    """Something that is done with a frame's poses and remembers those before: tracking, smoothing."""
+
+    def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
+        """The poses to go on with.
+
+        Args:
+            poses: Of one frame.
+            time: The frame's, in seconds, never decreasing.
+            frame_size: Its `(height, width)`, which may change.
+        """
+        ...
+
+
+@dataclass
+class Stream:
+    """A source and where its results go. Nothing in it is shared with another stream.
+
+    Attributes:
+        source: Frames; closed at the end.
+        boxes: Where their people are.
+        sinks: Where results go; closed at the end.
+        steps: What is done with the poses before they are written, in order.
+        max_people: Only so many people a frame, those of the best box score; all if None.
+        statistics: Counted into as the run goes.
+    """
+
+    source: Source
+    boxes: BoxSource
+    sinks: Sequence[Sink]
+    steps: Sequence[PoseStep] = ()
+    max_people: int | None = None
+    statistics: RunStatistics = field(default_factory=RunStatistics)
+
+
+def failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
+    """The error that a stream ends on, its sinks abandoned: it says what was kept under names that say it is partial.
+
+    Args:
+        error: What went wrong.
+        sinks: The stream's, not yet closed.
+        frames: How many were written.
+    """
+    sinks.abandon()
+    if not sinks.kept and not sinks.problems:
+        # A path where nothing can be written is the user's mistake.
+        return RunFailedError(str(error), EXIT_USER) if isinstance(error, SinkError) else error
+    # An engine that fails on the way is not the user's mistake.
+    code = EXIT_FAILED if isinstance(error, EngineError) else getattr(error, "exit_code", EXIT_FAILED)
+    said = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
+    if sinks.kept:
+        said += f"; the {frames} frames before it are kept in {', '.join(map(str, sinks.kept))}"
+    return RunFailedError("; ".join([said, *sinks.problems]), code)
+
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 

@@ -1,9 +1,7 @@
-"""For all tests: where the extra material lies, a small bundle, and an import path without the checkout's root."""
+"""For all tests: where the extra material lies, and a small bundle."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,39 +14,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
-
-# `./sharpose` at the root would shadow the installed package, whose other folders live beside it.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-
-
-def _register(name: str) -> None:
-    """Let tests import a helper of this folder; with it on the path, tests/sharpose would shadow the package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-
-
-_HELPERS = (
-    "reference_model",
-    "cli_files",
-    "detector_graphs",
-    "stand_in_stages",
-    "scene_stage",
-    "chromium",
-    "rtsp_server",
-    "result_readers",
-    "track_metrics",
-    "cache_stand_ins",
-    "damaged_files",
-    "live_stand_ins",
-    "run_stand_ins",
-    "video_reading",
-)
-for _name in _HELPERS:
-    _register(_name)
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +46,7 @@ def nano_config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
     """Makes a folder that all of the run's processes share: `made_once(name, make)`; `make` is given its path."""
-    from sharpose.engines.file_lock import file_lock
+    from sharpose.files import file_lock
 
     own = tmp_path_factory.getbasetemp()
     root = own if worker_id == "master" else own.parent
@@ -112,7 +77,7 @@ def _export_random(name: str, folder: Path) -> None:
     from reference_model import reference_crops
 
     from sharpose.config import load_config
-    from sharpose.export.bundle_export import ExportOptions, export_bundle
+    from sharpose.export.bundle import ExportOptions, export_bundle
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import random_model
 

@@ -34,7 +34,7 @@ def link_tree(target: Path) -> None:
         (package / entry.name).symlink_to(entry)
     for folder in FOLDERS:
         (package / folder).symlink_to(ROOT / folder)
-    for folder in ("tests", "benchmarks"):
+    for folder in ("tests", "benchmarks", "examples"):
         (target / folder).symlink_to(ROOT / folder)
     (target / "setup.cfg").symlink_to(ROOT / "setup.cfg")
 
@@ -47,15 +47,17 @@ def main() -> int:
         codes = [_mypy(tree, "-p", "sharpose")]
         # These folders are roots of their own: their files import one another by their bare names.
         codes.append(_mypy(tree / "benchmarks", "--explicit-package-bases", "."))
+        codes.append(_mypy(tree / "examples", "--explicit-package-bases", "."))
         codes.append(_mypy(tree / "tests", "--explicit-package-bases", *RELAXED, "."))
         return max(codes)
 
 
 def _mypy(folder: Path, *arguments: str) -> int:
     tree = folder if (folder / "setup.cfg").exists() else folder.parent
+    roots = [folder, folder / "helpers", tree / "examples", tree / "benchmarks"]
     command = [sys.executable, "-m", "mypy", "--config-file", str(tree / "setup.cfg"), *arguments]
     command += ["--cache-dir", str(ROOT / ".mypy_cache" / folder.name if folder != tree else ROOT / ".mypy_cache")]
-    environment = os.environ | {"MYPYPATH": f"{tree}:{folder}" if folder != tree else ""}
+    environment = os.environ | {"MYPYPATH": ":".join(map(str, [tree, *roots])) if folder != tree else ""}
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 

@@ -21,11 +21,11 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from sharpose.command import main as run_command
+from sharpose.cli import main as run_command
 from sharpose.errors import SinkError
+from sharpose.files import atomic_file
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.skeleton import COCO17
-from sharpose.training.atomic_file import atomic_file
 from sharpose.training.data.sample import UNLABELLED_AREA_SHARE
 
 __all__ = ["PersonPicture", "command", "cut_people", "main"]

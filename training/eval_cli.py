@@ -7,9 +7,9 @@ from typing import NoReturn
 
 import click
 
-from sharpose.command import EXIT_REFUSED
-from sharpose.command import main as run_command
-from sharpose.shipped import shipped_bundle
+from sharpose.bundle import shipped_bundle
+from sharpose.cli import EXIT_REFUSED
+from sharpose.cli import main as run_command
 
 __all__ = ["command", "main"]
 

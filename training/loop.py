@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model import SHaRPose
-from sharpose.runtime.stopping import StopRequest
-from sharpose.training.checkpointing import RunFolder, TrainingState, refuse_broken_weights, take_rank_state
-from sharpose.training.data.batch import Batch
-from sharpose.training.data.dataset import PoseDataset
-from sharpose.training.data.loader import CropLoader
+from sharpose.runtime.messages import StopRequest
+from sharpose.training.checkpoint import RunFolder, TrainingState, WeightAverage, refuse_broken_weights, take_rank_state
+from sharpose.training.data.loader import Batch, CropLoader
+from sharpose.training.data.sample import PoseDataset
 from sharpose.training.distributed import Ranks
-from sharpose.training.ema import WeightAverage
-from sharpose.training.progress import training_progress
+from sharpose.training.logs import JsonLinesLog, Log, TensorBoardLog
 from sharpose.training.recipe import Recipe
-from sharpose.training.records import JsonLinesLog, Log, TensorBoardLog
-from sharpose.training.sheets import prediction_sheet, region_sheet, write_sheet
-from sharpose.training.stepper import Stepper
-from sharpose.training.task import build_task
-from sharpose.training.validation import Validation, Validator
+from sharpose.training.step import Stepper, build_task
+from sharpose.training.validation import Validation, Validator, prediction_sheet, region_sheet, write_sheet
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "training_progress"]
+
+
+@contextlib.contextmanager
+def training_progress(
+    console: Console, steps: int, done: int, people_per_step: int, *, shown: bool
+) -> Iterator[Callable[[int, float, float], None]]:
+    """Show a bar while the block runs; yields what to call after every step with its number, loss and rate.
+
+    Args:
+        console: Where to.
+        steps: Of the whole run.
+        done: Before this part of it.
+        people_per_step: For the speed.
+        shown: False for all processes but one.
+    """
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    disabled = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
+        task = progress.add_task("training", total=steps, completed=done, numbers="")
+
+        def on_step(step: int, loss: float, rate: float) -> None:
+            speed = (step - done) * people_per_step / max(time.monotonic() - started, 1e-9)
+            numbers = f"loss {loss:.5f}  rate {rate:.2e}  {speed:.0f} people/s"
+            progress.update(task, completed=step, numbers=numbers)
+
+        yield on_step
+
 
 # What may differ between a run and its continuation: it changes what is written or how fast, not what is learnt.
 _FREE_KEYS = ("evaluate_every", "checkpoint_every", "log_every", "tensorboard", "workers")

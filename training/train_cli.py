@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sharpose.command import main as run_command
+from sharpose.cli import main as run_command
 from sharpose.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,12 +78,11 @@ def _train(
     from rich.console import Console
 
     from sharpose.model import SHaRPose
-    from sharpose.runtime.stopping import stop_on_signals
-    from sharpose.training.checkpointing import RunFolder
-    from sharpose.training.data_recipe import evaluation_dataset, training_dataset
+    from sharpose.runtime.messages import stop_on_signals
+    from sharpose.training.checkpoint import RunFolder
     from sharpose.training.distributed import join_ranks
     from sharpose.training.loop import Trainer
-    from sharpose.training.recipe import write_recipe
+    from sharpose.training.recipe import evaluation_dataset, training_dataset, write_recipe
 
     console = Console(stderr=True)
     with join_ranks(device) as ranks:
@@ -124,8 +123,7 @@ def _train(
 
 
 def _start(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callable[[str], None]) -> None:
-    from sharpose.training.init_weights import init_from_file
-    from sharpose.training.starts import scale_heatmaps, start_with_dct, start_with_sines
+    from sharpose.training.init import init_from_file, scale_heatmaps, start_with_dct, start_with_sines
 
     if recipe.start.sine_positions:
         start_with_sines(model)

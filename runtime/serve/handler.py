@@ -1,20 +1,122 @@
-"""Answers one browser's or monitor's requests."""
+"""Answers one browser's or monitor's requests: the page, the numbers as JSON, the picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from importlib import resources
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
 
-from sharpose.runtime.serve.reports import state_json, trouble
+from sharpose.runtime.serve.numbers import StreamNumbers
 
 if TYPE_CHECKING:
-    from sharpose.runtime.serve.listener import Listener
+    from sharpose.runtime.serve.server import Listener
     from sharpose.runtime.serve.sink import ServeSink
 
-__all__ = ["Handler"]
+__all__ = ["Handler", "Page", "load_page", "state_json", "status_of", "trouble"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page as it is sent.
+
+    Attributes:
+        html: UTF-8.
+        policy: Its `Content-Security-Policy`: only its own style and script, pictures and numbers from this server.
+    """
+
+    html: bytes
+    policy: str
+
+
+def load_page() -> Page:
+    """Read the page from the package."""
+    html = resources.files("sharpose.runtime.serve").joinpath("page.html").read_bytes()
+    styles, scripts = (_hashes(html, element) for element in (b"style", b"script"))
+    policy = (
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return Page(html, policy)
+
+
+def _hashes(html: bytes, element: bytes) -> str:
+    bodies = re.findall(b"<%s>(.*?)</%s>" % (element, element), html, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
+
+
+def status_of(numbers: StreamNumbers, silent_after: float) -> str:
+    """`failed`, `ended`, `reconnecting`, `waiting` (for the first frame), `silent` (and live) or `running`."""
+    if numbers.ended:
+        return "failed" if numbers.failed else "ended"
+    if not numbers.connected:
+        return "reconnecting"
+    if numbers.live and numbers.silence > silent_after:
+        return "silent"
+    return "running" if numbers.frames else "waiting"
+
+
+def trouble(streams: Sequence[StreamNumbers], silent_after: float) -> str | None:
+    """Why a run isn't well, or None where it is.
+
+    It isn't where a live stream that hasn't ended was silent for more than `silent_after` seconds, or where all streams
+    ended badly.
+    """
+    if streams and all(stream.failed for stream in streams):
+        return "every stream has failed" if len(streams) > 1 else f"{streams[0].name}: the stream has failed"
+    silent = [stream for stream in streams if stream.live and not stream.ended and stream.silence > silent_after]
+    return "; ".join(f"{stream.name}: no frame for {stream.silence:.0f} s" for stream in silent) or None
+
+
+def state_json(streams: Sequence[StreamNumbers], silent_after: float) -> bytes:
+    """`{"streams": [{"name", "status", "frames", …}], "trouble"}`; times in milliseconds, ASCII only."""
+    state = {
+        "streams": [_stream(stream, silent_after) for stream in streams],
+        "trouble": trouble(streams, silent_after),
+    }
+    return json.dumps(state, allow_nan=False).encode("ascii")
+
+
+def _stream(numbers: StreamNumbers, silent_after: float) -> dict[str, object]:
+    return {
+        "name": numbers.name,
+        "status": status_of(numbers, silent_after),
+        "live": numbers.live,
+        "connected": numbers.connected,
+        "width": numbers.size[0] if numbers.size else None,
+        "height": numbers.size[1] if numbers.size else None,
+        "frame_rate": round(numbers.frame_rate, 2),
+        "refine_rate": round(numbers.refine_rate, 4),
+        "silence_s": round(numbers.silence, 2),
+        "now": {
+            "people": numbers.people_now,
+            "refined": numbers.refined_now,
+            "deferred": numbers.deferred_now,
+        },
+        "frames": numbers.frames,
+        "people": numbers.people,
+        "refined": numbers.refined,
+        "wanted": numbers.wanted,
+        "deferred": numbers.deferred,
+        "dropped": numbers.dropped,
+        "reconnects": numbers.reconnects,
+        "age_ms": None if numbers.age is None else [_ms(numbers.age.p50), _ms(numbers.age.p95)],
+        "stages": [
+            {"name": name, "p50_ms": _ms(times.p50), "p95_ms": _ms(times.p95)} for name, times in numbers.stages.items()
+        ],
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
 
 _FRAME_WAIT = 10.0  # seconds that a browser's question for the next picture stays open
 _NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"

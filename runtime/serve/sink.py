@@ -1,15 +1,93 @@
-"""The sink behind `--serve`: hands each record to the server's page and counters."""
+"""The sink behind `--serve`: hands each record to the server's page, picture and counters."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+
+from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord, SourceHealth
 from sharpose.runtime.serve.numbers import StreamCounter
-from sharpose.runtime.serve.picture import NewestPicture
 
-__all__ = ["ServeSink"]
+__all__ = ["Jpeg", "NewestPicture", "ServeSink"]
+
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """A picture, and its number: the stream's first is 1."""
+
+    number: int
+    data: bytes
+
+
+@dataclass
+class _Slot:
+    """One record's place: those who want its picture wait for the one who encodes it."""
+
+    number: int
+    record: FrameRecord | None
+    jpeg: Jpeg | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def encode(self) -> Jpeg:
+        with self.lock:
+            if self.jpeg is None:
+                assert self.record is not None
+                done, data = cv2.imencode(".jpg", self.record.picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+                if not done:
+                    raise SinkError("the picture can't be encoded as JPEG")
+                self.jpeg = Jpeg(self.number, data.tobytes())
+                self.record = None  # its frame may go
+            return self.jpeg
+
+
+class NewestPicture:
+    """Holds the newest record and nothing older. Drawing and encoding happen in the thread that asks."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._slot: _Slot | None = None
+        self._closed = False
+
+    def put(self, record: FrameRecord) -> None:
+        """Take the place of the one before. Never waits for those who look."""
+        with self._changed:
+            number = 1 if self._slot is None else self._slot.number + 1
+            self._slot = _Slot(number, record)
+            self._changed.notify_all()
+
+    def get(self, *, other_than: int | None = None, wait: float = 0.0) -> Jpeg | None:
+        """The newest picture.
+
+        Args:
+            other_than: The number of the picture that the caller has; None takes any.
+            wait: How many seconds to wait for one.
+
+        Returns:
+            The picture, or None where none (or no other) came in time.
+        """
+        until = time.monotonic() + wait
+        with self._changed:
+            while self._slot is None or self._slot.number == other_than:
+                left = until - time.monotonic()
+                if left <= 0 or self._closed:
+                    return None
+                self._changed.wait(left)
+            slot = self._slot
+        return slot.encode()
+
+    def close(self) -> None:
+        """Let nobody wait any longer; the newest picture can still be had."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class ServeSink:

@@ -1,16 +1,13 @@
 """Where results go."""
 
+from sharpose.files import mark_partial
 from sharpose.runtime.sinks.coco import CocoSink
-from sharpose.runtime.sinks.csv_file import CsvSink
-from sharpose.runtime.sinks.json_lines import JsonLinesSink
-from sharpose.runtime.sinks.mot import MotSink
-from sharpose.runtime.sinks.openpose import OpenPoseSink
+from sharpose.runtime.sinks.encoding import VideoSettings
+from sharpose.runtime.sinks.folders import OpenPoseSink, PicturesSink
 from sharpose.runtime.sinks.outputs import Output, Stream, make_sink, outputs_of_streams
-from sharpose.runtime.sinks.partial import mark_partial
-from sharpose.runtime.sinks.pictures import PicturesSink
 from sharpose.runtime.sinks.restream import RestreamSink
+from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
-from sharpose.runtime.sinks.video_settings import VideoSettings
 from sharpose.runtime.sinks.window import WindowSink
 
 __all__ = [

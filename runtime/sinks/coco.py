@@ -1,14 +1,176 @@
-"""Poses as COCO keypoint results, as `pycocotools` loads them."""
+"""Poses as COCO keypoint results, as `pycocotools` loads them, whole at every moment."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 
+from sharpose.errors import SinkError
+from sharpose.files import mark_partial, removed_error
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.people import people_of, strict_json
-from sharpose.runtime.sinks.twin_file import TwinFile
+from sharpose.runtime.sinks.base import people_of, strict_json
 
-__all__ = ["CocoSink"]
+__all__ = ["CocoSink", "TwinFile"]
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+@dataclass
+class _Copy:
+    """A file that is open, and how many bytes of entries it holds (its tail not counted)."""
+
+    descriptor: int
+    size: int = 0
+
+    def append(self, entries: bytes, tail: bytes) -> None:
+        view = memoryview(entries + tail)
+        position = self.size
+        while view:
+            written = os.pwrite(self.descriptor, view, position)
+            position, view = position + written, view[written:]
+        self.size += len(entries)
+
+
+class TwinFile:
+    """Entries, and a tail after the last one.
+
+    There is no way to move a tail within a file in one step: a process killed in between would leave no document. So
+    two copies take turns. The one without a name that anybody reads, `.NAME.spare`, gets the entries that it lacks,
+    then the two change names; renaming is one step. The price is twice the room on the disk while the file grows, and
+    that a kill leaves the spare behind, which the next run of that name takes over.
+
+    Where the file system has no hard links (FAT), the tail is overwritten in place, and a kill inside that one write,
+    some microseconds, leaves a document without its end. Into a pipe or a device the tail goes at the end.
+
+    Args:
+        path: Where it goes; a file that is there is replaced, and a link to a file keeps its name.
+        tail: What always stands after the last entry.
+    """
+
+    def __init__(self, path: Path, *, tail: bytes) -> None:
+        self.path = path
+        self._tail = tail
+        self._named = path
+        self._shown: _Copy | None = None
+        self._spare: _Copy | None = None
+        self._lacking = b""  # what the spare lacks
+        self._in_place = False
+        self._stream = False
+        self._opened = self._removed = False
+
+    @property
+    def made(self) -> bool:
+        """Whether anything was written."""
+        return self._opened
+
+    def append(self, entry: bytes) -> None:
+        """Writes `entry`, which must not be empty, and the tail after it.
+
+        Raises:
+            SinkError: it can't be written, the file then holds the entries before it; or the file was removed.
+        """
+        try:
+            if not self._opened:
+                self._named = self.path.resolve()
+                self._named.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = self._named.exists() and not self._named.is_file()
+            if self._stream:
+                self._append_to_stream(entry)
+            else:
+                self._append_to_file(entry)
+        except OSError as error:
+            self._drop_spare()
+            raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
+        self._opened = True
+
+    def close(self) -> None:
+        """Closes the file. May be called twice. Raises `SinkError` where the system reports a late failure."""
+        self._drop_spare()
+        shown, self._shown = self._shown, None
+        if shown is None:
+            return
+        try:
+            if self._stream:
+                os.write(shown.descriptor, self._tail)
+            os.close(shown.descriptor)
+        except OSError as error:
+            raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
+
+    def abandon(self) -> Path | None:
+        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing is left."""
+        with contextlib.suppress(SinkError):  # what led here was reported
+            self.close()
+        return mark_partial(self.path) if self.made and not self._removed else None
+
+    @property
+    def _spare_path(self) -> Path:
+        return self._named.with_name(f".{self._named.name}.spare")
+
+    def _append_to_stream(self, entry: bytes) -> None:
+        if self._shown is None:
+            self._shown = _Copy(os.open(self._named, os.O_WRONLY | os.O_CLOEXEC))
+        view = memoryview(entry)
+        while view:
+            view = view[os.write(self._shown.descriptor, view) :]
+
+    def _append_to_file(self, entry: bytes) -> None:
+        if self._shown is not None:
+            self._check_name(self._shown)
+        if self._in_place:
+            assert self._shown is not None
+            self._shown.append(entry, self._tail)
+            return
+        if self._spare is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._spare = _Copy(os.open(self._spare_path, flags, 0o666))
+        self._spare.append(self._lacking + entry, self._tail)
+        self._lacking = entry
+        self._change_names()
+
+    def _change_names(self) -> None:
+        if self._shown is None:
+            self._spare_path.replace(self._named)
+        else:
+            third = self._named.with_name(f".{self._named.name}.old")
+            third.unlink(missing_ok=True)  # left by a killed run
+            try:
+                os.link(self._named, third)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._in_place = True
+            self._spare_path.replace(self._named)
+            if self._in_place:
+                os.close(self._shown.descriptor)
+                self._shown = None
+            else:
+                third.replace(self._spare_path)
+        self._shown, self._spare = self._spare, self._shown
+
+    def _check_name(self, shown: _Copy) -> None:
+        """Whether the name still stands for the file that is being written."""
+        ours = os.fstat(shown.descriptor)
+        try:
+            found = self._named.stat()
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+            self._removed = True
+            raise removed_error(self.path)
+        assert stat.S_ISREG(ours.st_mode)
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with contextlib.suppress(OSError):
+                os.close(spare.descriptor)
+            with contextlib.suppress(OSError):
+                self._spare_path.unlink()
+
 
 _PERSON = 1  # COCO's category
 

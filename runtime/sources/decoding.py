@@ -1,25 +1,250 @@
-"""Decoding a video stream, with a verdict on what can't be decoded.
-
-FFmpeg's decoders go on after damage and conceal it. Here every picture is tied to the packet it came from, so that
-damage with good data after it (a broken file) can be told from damage at the very end (a file that was cut off).
-"""
+"""Opening a container with FFmpeg and decoding its video stream, in software or hardware, with times for its frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import NoReturn
 
 import av
+from av.codec.codec import Codec
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sharpose.errors import SourceError
-from sharpose.runtime.sources.containers import reason
+from sharpose.errors import InputError, SourceError
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream", "reason"]
+
+
+def reason(error: BaseException) -> str:
+    """FFmpeg's or the system's words for an error, without the file name or address that `str` would repeat."""
+    if isinstance(error, av.error.ExitError):
+        return "no answer in time"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def open_stream(
+    name: str,
+    path: Path | None,
+    url: str,
+    *,
+    timeout: float,
+    options: Mapping[str, str],
+    accelerator: HWAccel | None = None,
+) -> tuple[InputContainer, VideoStream]:
+    """Opens a file (`path`) or else an address (`url`) and picks its best video stream.
+
+    Args:
+        name: What to call it in errors.
+        path: The file, or None.
+        url: The address, used where `path` is None.
+        timeout: Seconds to wait for an address to answer, for opening and for each read.
+        options: FFmpeg's, for an address.
+        accelerator: Decodes; the CPU if None.
+
+    Raises:
+        SourceError: it can't be opened, or holds no moving picture that can be decoded.
+    """
+    try:
+        if path is not None:
+            # `file:` keeps FFmpeg from reading a protocol into a name such as `take1:2.mp4`.
+            container = av.open(f"file:{path}", "r", metadata_errors="replace", hwaccel=accelerator)
+        else:
+            container = av.open(
+                url, "r", options=dict(options), timeout=timeout, metadata_errors="replace", hwaccel=accelerator
+            )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        why = reason(error)
+        if path is not None and isinstance(error, av.error.InvalidDataError):
+            why = "it is no video, or was cut off before the index that it ends with"
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            scheme = url.partition("://")[0]
+            why = f"this FFmpeg has no {scheme}; receive it with another program and pipe it in, or use rtsp or udp"
+        kind = "a stream" if path is None else "a video file"
+        raise SourceError(f"{name}: expected {kind}, but it can't be opened as one: {why}") from None
+    except RuntimeError:  # PyAV, where not one stream fits the accelerator; it names neither
+        raise SourceError(f"{name}: the hardware decoder that was asked for can't decode its codec") from None
+    try:
+        return container, _video_stream(name, container)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _video_stream(name: str, container: InputContainer) -> VideoStream:
+    if container.format.name == "tty":  # FFmpeg would draw a text file as terminal art
+        raise SourceError(f"{name}: expected a video, found a text file")
+    # A song's cover counts as video for FFmpeg.
+    covers = [stream for stream in container.streams.video if stream.disposition & Disposition.attached_pic]
+    streams = [stream for stream in container.streams.video if stream not in covers]
+    if not streams:
+        kinds = {"a cover picture" if stream in covers else stream.type for stream in container.streams}
+        found = " and ".join(sorted(kinds, reverse=True)) or "nothing"
+        raise SourceError(f"{name}: expected a video stream, found {found} only")
+    best = container.streams.best("video")
+    stream = next((stream for stream in streams if best is not None and stream.index == best.index), streams[0])
+    if getattr(stream, "codec_context", None) is None:
+        raise SourceError(f"{name}: its video codec is unknown to this FFmpeg; convert it to H.264 first")
+    return stream
+
+
+# A step back by more than this is a new start of the stamps (files glued together), not jitter.
+_RESTART_SECONDS = 1.0
+# A step this many times longer than every one before it is a hole, once that many frames were seen.
+_GAP_FACTOR = 4.0
+_GAP_AFTER = 10
+
+
+class FrameClock:
+    """Turns the stamps of consecutive frames into seconds since the first one, never decreasing.
+
+    Args:
+        time_base: Seconds in one unit of the stamps.
+        step: Seconds between frames where no two stamps have said it yet.
+        trust_pts: False for containers that store no presentation stamps (AVI): what stands in `pts` there is a guess,
+            in decoding order.
+    """
+
+    def __init__(self, time_base: Fraction, step: float, *, trust_pts: bool = True) -> None:
+        self._time_base = time_base
+        self._step = step
+        self._trust_pts = trust_pts
+        self._offset: float | None = None  # the stamp, in seconds, that stands for time 0
+        self._last: float | None = None
+        self._faults = {"pts": 0, "dts": 0 if trust_pts else -1}
+        self._last_stamp: dict[str, int | None] = {"pts": None, "dts": None}
+
+    @property
+    def origin(self) -> float | None:
+        """The stamp, in seconds, that stands for time 0; None as long as no frame had one."""
+        return self._offset
+
+    def elsewhere(self) -> FrameClock:
+        """A clock with the same time 0 for frames elsewhere in the stream; the first of them must have a stamp."""
+        clock = FrameClock(self._time_base, self._step, trust_pts=self._trust_pts)
+        clock._offset = self._offset
+        return clock
+
+    def seconds(self, pts: int | None, dts: int | None) -> float:
+        """The time of the next frame, whose stamps these are (None: it has none)."""
+        stamp = self._choose(pts, dts)
+        last = 0.0 if self._last is None else self._last
+        time = 0.0 if self._last is None else last + self._step
+        if stamp is not None:
+            raw = float(stamp * self._time_base)
+            if self._offset is None or raw - self._offset < last - _RESTART_SECONDS:
+                self._offset = raw - time
+            time = max(raw - self._offset, last)
+            if self._last is not None and time > last:
+                self._step = time - last
+        self._last = time
+        return time
+
+    def _choose(self, pts: int | None, dts: int | None) -> int | None:
+        """The presentation stamp, unless those have run backwards more often than the decoding stamps did."""
+        for kind, stamp in (("pts", pts), ("dts", dts)):
+            last = self._last_stamp[kind]
+            if stamp is not None:
+                if last is not None and stamp <= last:
+                    self._faults[kind] += 1
+                self._last_stamp[kind] = stamp
+        dts_known = self._last_stamp["dts"] is not None
+        if pts is None or (dts_known and self._faults["dts"] < self._faults["pts"]):
+            return dts  # None for what the decoder still held at the end
+        return pts
+
+
+class GapWatch:
+    """Finds the first hole in frame times: what demuxers skip without a word when they look for a way past damage.
+
+    Attributes:
+        gap: The times before and after the hole, or None.
+    """
+
+    def __init__(self) -> None:
+        self.gap: tuple[float, float] | None = None
+        self._seen = 0
+        self._last = 0.0
+        self._longest = 0.0
+
+    def see(self, time: float) -> None:
+        """Takes the time of the next frame."""
+        step = time - self._last
+        if self.gap is None and self._seen >= _GAP_AFTER and step > _GAP_FACTOR * self._longest:
+            self.gap = self._last, time
+        self._longest = max(self._longest, step) if self._seen else 0.0
+        self._last = time
+        self._seen += 1
+
+
+class Hardware:
+    """Which device decodes. It may be used for one container after another.
+
+    Args:
+        choice: `none`, `auto` (the first that works, and the CPU where none does), or a device type of FFmpeg.
+        name: What to call the source.
+        say: Told once, with `auto`, what was taken.
+
+    Raises:
+        InputError: this FFmpeg doesn't have the device type, or it doesn't work on this machine.
+    """
+
+    def __init__(self, choice: str | None, name: str, say: Callable[[str], None]) -> None:
+        self._auto = choice == "auto"
+        self._name = name
+        self._say = say
+        self._said = False
+        self.device: str | None = None
+        if choice in (None, "none"):
+            return
+        present = hwdevices_available()
+        if self._auto:
+            self.device = next((device for device in present if _problem(device) is None), None)
+            return
+        known = ", ".join(["none", "auto", *present, "jetson"])
+        if choice not in present:
+            raise InputError(f"--hwaccel {choice}: expected one of those that this FFmpeg has: {known}")
+        problem = _problem(choice)
+        if problem is not None:
+            raise InputError(
+                f"--hwaccel {choice}: this FFmpeg has it, but it can't be used here ({problem}); is its driver there?"
+            )
+        self.device = choice
+
+    def accelerator(self) -> HWAccel | None:
+        """For `av.open`; None decodes on the CPU."""
+        return None if self.device is None else HWAccel(self.device, allow_software_fallback=self._auto)
+
+    def note(self, stream: VideoStream) -> None:
+        """Say what decodes this stream, where `auto` chose it."""
+        if self._auto and not self._said:
+            self._said = True
+            if self.device is None:
+                what = f"no hardware decoder can be used here (tried {', '.join(hwdevices_available()) or 'none'})"
+            elif not stream.codec_context.is_hwaccel:
+                what = f"{self.device} can't decode {stream.codec_context.name}"
+            else:
+                self._say(f"{self._name}: decoding with {self.device}")
+                return
+            self._say(f"{self._name}: decoding on the CPU: {what}")
+
+
+def _problem(device: str) -> str | None:
+    """Why this device type can't be used on this machine, or None."""
+    try:
+        HWAccel(device, allow_software_fallback=False).create(Codec("h264", "r"))
+    except NotImplementedError:
+        return "it does not decode H.264"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return reason(error)
+    return None
+
 
 # Where the demuxer itself stumbles it may find its way again, but it may also stand still.
 _MAX_DEMUX_FAILURES = 16

@@ -1,21 +1,179 @@
-"""A source that is read by its own thread, stays current, and comes back when it was lost."""
+"""A source that is read by its own thread, stays current, and reconnects when it was lost."""
 
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from sharpose.errors import SharposeError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceHealth
-from sharpose.runtime.sources.backoff import Backoff
-from sharpose.runtime.sources.connection import Connection
-from sharpose.runtime.sources.handover import Handover
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
-from sharpose.runtime.sources.timeline import Timeline
+from sharpose.runtime.sources.queue import Handover
+from sharpose.runtime.sources.urls import redact_text
 
-__all__ = ["LiveSource"]
+__all__ = ["Backoff", "Connection", "LiveSource", "Timeline"]
+
+
+class Backoff:
+    """Waits that double up to a cap, with jitter, so that a hundred clients don't return in the same instant.
+
+    Args:
+        first: Seconds of the first wait, before jitter.
+        cap: Seconds of the longest one.
+        healthy_after: A connection that delivered for so many seconds was healthy: waits begin anew after it.
+        uniform: Draws from [0, 1); a wait is shortened by up to half by it.
+
+    Attributes:
+        attempts: Waits since the last healthy connection.
+    """
+
+    def __init__(
+        self,
+        first: float = 0.5,
+        cap: float = 30.0,
+        *,
+        healthy_after: float = 5.0,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self.attempts = 0
+        self._first = first
+        self._cap = cap
+        self._healthy_after = healthy_after
+        self._uniform = uniform
+
+    def delivered(self, seconds: float) -> None:
+        """Note for how long the connection that was just lost had delivered."""
+        if seconds >= self._healthy_after:
+            self.attempts = 0
+
+    def next_wait(self) -> float:
+        """Seconds to wait before the next attempt, which it counts."""
+        doubled = self._first * 2.0 ** min(self.attempts, 60)
+        self.attempts += 1
+        return min(self._cap, doubled) * (1.0 - 0.5 * self._uniform())
+
+
+class Timeline:
+    """Strings the frames of successive connections together.
+
+    Attributes:
+        begun: Whether there was a frame.
+        first_arrived: When the very first frame came.
+        connected_at: When the first frame of this connection came.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.first_arrived = 0.0
+        self.connected_at = 0.0
+        self._arrived = 0.0
+        self._time = 0.0
+        self._index = -1
+        self._time_shift = 0.0
+        self._index_shift = 0
+
+    def place(self, frame: Frame, now: float, *, new: bool) -> Frame:
+        """The frame with its place in the whole; `new`: it is the first of its connection."""
+        arrived = now if frame.arrived is None else frame.arrived
+        if new:
+            self.connected_at = arrived
+            self._index_shift = self._index + 1 - frame.index
+            if self.begun:
+                self._time_shift = self._time + max(0.0, arrived - self._arrived) - frame.time
+            else:
+                self.first_arrived = arrived
+                self._index_shift = 0
+        self.begun = True
+        self._arrived = arrived
+        self._time = max(self._time, frame.time + self._time_shift)
+        self._index = frame.index + self._index_shift
+        return replace(frame, index=self._index, image_id=self._index, time=self._time, arrived=arrived)
+
+
+class Connection:
+    """Opens a source and hands its frames to `take`, in a daemon thread that starts at once.
+
+    Args:
+        name: What to call the source in errors.
+        factory: Opens it.
+        opened: Told, in the thread, once it is open; false: nobody wants it any more.
+        take: Given each frame, in the thread; false: nobody wants more.
+        done: Called, in the thread, at the end, when the source is closed again.
+
+    Attributes:
+        source: The open source; None before and after that.
+        frames: Frames that `take` was given.
+        failure: What it ended on, or None where the source simply ended.
+        reason: Why it ended, without the source's name; complete when `ended`.
+        ended: Whether the thread is through.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[[], Source],
+        *,
+        opened: Callable[[Connection, Source], bool],
+        take: Callable[[Connection, Frame], bool],
+        done: Callable[[], None],
+    ) -> None:
+        self.source: Source | None = None
+        self.frames = 0
+        self.failure: SharposeError | None = None
+        self.reason = "the stream ended"
+        self.ended = False
+        self._name = name
+        self._factory = factory
+        self._opened = opened
+        self._take = take
+        self._done = done
+        self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end, but not longer than that."""
+        self._thread.join(max(0.0, seconds))
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except SharposeError as error:
+            self._fail(error)
+        except Exception as error:  # a defect must not leave the loop waiting for ever
+            self._fail(SourceError(f"{self._name}: unexpected {type(error).__name__}: {redact_text(str(error))}"))
+        finally:
+            self.ended = True
+            self.source = None  # decoders hold megabytes
+            self._done()
+
+    def _read(self) -> None:
+        source = self._factory()
+        self.source = source
+        try:
+            if not self._opened(self, source):
+                return
+            frames = iter(source)
+            try:
+                for frame in frames:
+                    self.frames += 1
+                    if not self._take(self, frame):
+                        break
+            finally:
+                end = getattr(frames, "close", None)
+                if end is not None:  # a generator notes its warnings when it is closed
+                    end()
+                self.reason = getattr(source, "end_reason", None) or self.reason
+        finally:
+            source.close()
+
+    def _fail(self, error: SharposeError) -> None:
+        self.failure = error
+        self.reason = str(error).removeprefix(f"{self._name}: ")
+
 
 _CLOSE_SECONDS = 1.0  # how long closing waits for the threads; one that hangs longer is left behind
 _GRACE_SECONDS = 1.0  # FFmpeg notices silence itself; the watchdog is for what it doesn't notice

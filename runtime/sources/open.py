@@ -9,19 +9,24 @@ from urllib.parse import unquote, urlsplit
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Source
-from sharpose.runtime.sources.addresses import kind_of_address
-from sharpose.runtime.sources.camera import CameraSource, is_camera
-from sharpose.runtime.sources.gstreamer import GstreamerSource
-from sharpose.runtime.sources.hardware import Hardware
+from sharpose.runtime.sources.base import TrimmedSource
+from sharpose.runtime.sources.camera import (
+    CameraSource,
+    GstreamerSource,
+    csi_pipeline,
+    is_camera,
+    is_csi,
+    is_pipeline,
+    jetson_pipeline,
+    pipeline_of,
+)
+from sharpose.runtime.sources.decoding import Hardware
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.options import Kind, SourceOptions
-from sharpose.runtime.sources.picture_files import is_picture
-from sharpose.runtime.sources.pictures import PictureSource
-from sharpose.runtime.sources.pipelines import csi_pipeline, is_csi, is_pipeline, jetson_pipeline, pipeline_of
+from sharpose.runtime.sources.pictures import PictureSource, is_picture
 from sharpose.runtime.sources.raw import RawSource
 from sharpose.runtime.sources.scene import SceneSource, is_scene
-from sharpose.runtime.sources.trimming import TrimmedSource
-from sharpose.runtime.sources.urls import is_url, redact_url
+from sharpose.runtime.sources.urls import is_url, kind_of_address, redact_url
 from sharpose.runtime.sources.video import VideoSource
 
 __all__ = ["open_source"]

@@ -1,10 +1,12 @@
-"""Addresses of streams: what counts as one, and how to name it without giving its password away."""
+"""Addresses of streams: what counts as one, what FFmpeg is told about it, and its name without the password."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["is_url", "redact_text", "redact_url"]
+from sharpose.runtime.sources.options import Kind, SourceOptions
+
+__all__ = ["ffmpeg_options", "is_url", "kind_of_address", "redact_text", "redact_url", "scheme_of"]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 # `password=…` in a query, and in the paths of cameras that take their login there.
@@ -53,3 +55,34 @@ def _redact(url: str) -> str:
     if "@" in authority or (":" in authority and "@" in rest):
         rest = "***@" + rest.rpartition("@")[2]
     return begin + _SECRET_PARAMETER.sub(r"\1***", rest)
+
+
+# FFmpeg looks at so much of a stream before it hands out the first packet. It keeps what it has looked at, so this
+# costs time at the start and no lag later. (`nobuffer` would throw it away, and the first key frame with it.)
+_PROBE = {"analyzeduration": "1000000", "probesize": "1000000"}
+_UDP_REORDER = {"max_delay": "200000"}  # µs that a late datagram is waited for
+_RTSP = ("rtsp", "rtsps")
+
+
+def scheme_of(url: str) -> str:
+    """The part before `://`, in lower case."""
+    return url.partition("://")[0].lower()
+
+
+def kind_of_address(url: str) -> Kind:
+    """What an address stands for. One of `http(s)://` may turn out to be a file when it is opened."""
+    return Kind.RTSP if scheme_of(url) in _RTSP else Kind.STREAM
+
+
+def ffmpeg_options(url: str, options: SourceOptions) -> dict[str, str]:
+    """Options of FFmpeg for an address, chosen so that pictures come soon and are new."""
+    scheme = scheme_of(url)
+    if scheme in _RTSP:
+        transport = options.rtsp_transport or "tcp"
+        return _PROBE | {"rtsp_transport": transport} | (_UDP_REORDER if transport == "udp" else {})
+    if scheme in ("udp", "rtp", "srt"):
+        # A full buffer loses datagrams, which a live stream survives.
+        return _PROBE | _UDP_REORDER | {"overrun_nonfatal": "1"}
+    if scheme.startswith("rtmp"):
+        return _PROBE | {"rtmp_live": "live"}
+    return {}

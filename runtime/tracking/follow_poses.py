@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
-from sharpose.runtime.box_sources import BoxSource
-from sharpose.runtime.detectors.nms import suppress
+from sharpose.runtime.boxes import BoxSource
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.similarity import suppress
 
 __all__ = ["FollowPoses"]
 

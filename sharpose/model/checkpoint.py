@@ -1,8 +1,10 @@
-"""Checkpoints in the released format: `{'state_dict': …, 'meta': …}`, loaded strictly and without running code."""
+"""Checkpoints in the released format, loaded strictly, without running code, at their own or another resolution."""
 
 from __future__ import annotations
 
+import math
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +14,144 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sharpose.config import ModelConfig, parse_config
-from sharpose.errors import CheckpointError
-from sharpose.model.infer import infer_config
-from sharpose.model.resize import resize_state_dict
-from sharpose.model.sharpose import SHaRPose
+from sharpose.errors import CheckpointError, ConfigError
+from sharpose.model.stages import SHaRPose
+from sharpose.skeleton import SKELETONS
+from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
-__all__ = ["LoadedModel", "load_model", "random_model", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "ASSUMED_ALPHA",
+    "ASSUMED_HEADS",
+    "ASSUMED_THRESHOLD",
+    "LoadedModel",
+    "infer_config",
+    "load_model",
+    "random_model",
+    "read_checkpoint",
+    "resize_state_dict",
+    "save_checkpoint",
+]
+
+ASSUMED_ALPHA, ASSUMED_HEADS, ASSUMED_THRESHOLD = 0.5, 12, 0.99
+
+
+def infer_config(
+    state: Mapping[str, Tensor], name: str, given: Mapping[str, object]
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The configuration that a state dict shows, and what had to be assumed, in sentences for the user.
+
+    Fields in `given` are taken as they are, and not assumed.
+
+    Width, depth, resolution, keypoints and head are read off the shapes. The region count fixes the crop because
+    crops are 4:3 (12 n² regions) or square (n²), and no number is both.
+
+    Raises:
+        CheckpointError: a tensor that is needed is missing, or the shapes are none that SHaRPose has.
+    """
+
+    def shape(key: str, axes: int) -> tuple[int, ...]:
+        if key not in state:
+            raise CheckpointError(f"checkpoint {name}: not a SHaRPose checkpoint, {key} is missing")
+        found = tuple(state[key].shape)
+        if len(found) != axes or 0 in found:
+            raise CheckpointError(f"checkpoint {name}: {key}: expected {axes} axes of some length, got {list(found)}")
+        return found
+
+    joints, width = shape("backbone.keypoint_tokens", 3)[-2:]
+    regions, fine = shape("backbone.pos_embed_list.0", 3)[-2], shape("backbone.pos_embed_list.1", 3)[-2]
+    if fine != PATCHES_PER_REGION * regions:
+        raise CheckpointError(
+            f"checkpoint {name}: expected {PATCHES_PER_REGION * regions} fine positions for {regions} regions, "
+            f"got {fine}"
+        )
+    blocks = {int(match[1]) for key in state if (match := re.match(r"backbone\.blocks\.(\d+)\.", key))}
+    skeleton = next((item.name for item in SKELETONS.values() if item.num_keypoints == joints), None)
+    if skeleton is None:
+        raise CheckpointError(f"checkpoint {name}: {joints} keypoints is no known skeleton's number; give --config")
+    crop_size = _crop_size(regions, name)
+    values: dict[str, object] = {
+        "name": f"sharpose_c{width}_d{len(blocks)}_{crop_size[0]}x{crop_size[1]}",
+        "skeleton": skeleton,
+        "crop_size": crop_size,
+        "width": width,
+        "depth": len(blocks),
+        "heads": ASSUMED_HEADS,
+        "mlp_ratio": shape("backbone.blocks.0.mlp.fc1.weight", 2)[0] / width,
+        "alpha": ASSUMED_ALPHA,
+        "quality_threshold": ASSUMED_THRESHOLD,
+    }
+    if "keypoint_head.heatmap_mlp.4.weight" in state:
+        hidden = shape("keypoint_head.heatmap_mlp.1.weight", 2)[0]
+        usual = crop_size[0] * crop_size[1] // HEATMAP_STRIDE**2 // 2
+        values |= {"head": "mlp"} | ({} if hidden == usual else {"head_hidden": hidden})
+    assumptions = [
+        f"{key.replace('_', ' ')} {values[key]}" for key in ("alpha", "heads", "quality_threshold") if key not in given
+    ]
+    try:
+        config = parse_config(values | dict(given), source=f"read off {name}")
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {name}: {error}; give --config") from error
+    note = f"no --config: {config.name} was read off the checkpoint"
+    if assumptions:
+        note += f"; assumed {', '.join(assumptions)}, which the file can't say"
+    return config, (note,)
+
+
+def _crop_size(regions: int, name: str) -> tuple[int, int]:
+    """`(height, width)` of the 4:3 or square crop with that many regions."""
+    side = math.isqrt(regions)
+    if side * side == regions:
+        return side * REGION_SIZE, side * REGION_SIZE
+    unit = math.isqrt(regions // 12)
+    if 12 * unit * unit == regions:
+        return 4 * unit * REGION_SIZE, 3 * unit * REGION_SIZE
+    raise CheckpointError(f"checkpoint {name}: {regions} regions is neither a 4:3 nor a square crop; give --config")
+
+
+def resize_state_dict(state: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:
+    """A state dict of `old`, resampled for the crop size of `new`.
+
+    Position embeddings are interpolated on their grid. The head's last layer has one row a heatmap pixel, so its rows
+    are interpolated as pictures are: that equals resizing every heatmap it makes. Heatmaps are resized with their
+    corner pixels held in place, since UDP coordinates are measured between the corners' centres.
+
+    Args:
+        state: Tensors that fit `old`.
+        old: The configuration that the checkpoint was trained with.
+        new: The same model at another crop size.
+
+    Raises:
+        ConfigError: the configurations differ in more than crop size.
+    """
+    if (old.width, old.depth, old.head, old.head_hidden_width * (old.head == "mlp")) != (
+        new.width,
+        new.depth,
+        new.head,
+        new.head_hidden_width * (new.head == "mlp"),
+    ):
+        raise ConfigError(f"can't resample {old.name} to {new.name}: they differ in more than the crop size")
+    resized = dict(state)
+    for stage, scale in enumerate((1, FINE_PER_SIDE)):
+        key = f"backbone.pos_embed_list.{stage}"
+        old_grid, new_grid = ((rows * scale, columns * scale) for rows, columns in (old.region_grid, new.region_grid))
+        rows_last = state[key][0].T  # [C, positions]
+        resized[key] = _resize_grid(rows_last, old_grid, new_grid, align_corners=False).T.unsqueeze(0).contiguous()
+    last = max(int(key.split(".")[2]) for key in state if key.startswith("keypoint_head.heatmap_mlp."))
+    weight, bias = f"keypoint_head.heatmap_mlp.{last}.weight", f"keypoint_head.heatmap_mlp.{last}.bias"
+    sizes = old.heatmap_size, new.heatmap_size
+    resized[weight] = _resize_grid(state[weight].T, *sizes, align_corners=True).T.contiguous()
+    resized[bias] = _resize_grid(state[bias].unsqueeze(0), *sizes, align_corners=True)[0].contiguous()
+    return resized
+
+
+def _resize_grid(maps: Tensor, old: tuple[int, int], new: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """[channels, old rows * old columns] to [channels, new rows * new columns], bicubic."""
+    grid = maps.unflatten(1, old).unsqueeze(0)
+    return functional.interpolate(grid, size=new, mode="bicubic", align_corners=align_corners)[0].flatten(1)
+
 
 _CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
 _BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of an archive, and of the pickles that older versions wrote

@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.scene.camera import Array, Camera
-from sharpose.scene.canvas import Canvas, Color
-from sharpose.scene.cloth import mixed, smooth_noise
-from sharpose.scene.outfit import random_color
+from sharpose.scene.canvas import Array, Camera, Canvas, Color
+from sharpose.scene.looks import mixed, random_color, smooth_noise
 
 __all__ = ["PLACES", "paint"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sharpose.scene.camera import Array, rot_x, rot_y, rot_z
+from sharpose.scene.canvas import Array, rot_x, rot_y, rot_z
 
 __all__ = ["Body", "Joints", "Pose", "sample_body", "solve"]
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sharpose.scene.body import Body, Pose, sample_body
-from sharpose.scene.camera import Array, Camera
-from sharpose.scene.cloth import Material, plain
-from sharpose.scene.exercises import EXERCISES
-from sharpose.scene.motion import Actor, Path, oval, shuttle
-from sharpose.scene.outfit import Looks, sample_looks
+from sharpose.scene.canvas import Array, Camera
+from sharpose.scene.looks import Looks, Material, plain, sample_looks
+from sharpose.scene.motion import EXERCISES, Actor, Path, oval, shuttle
 from sharpose.scene.props import Sprite, crate
 
 __all__ = ["Ground", "Person", "cast_for_scene", "cast_person"]

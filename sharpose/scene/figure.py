@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sharpose.scene.body import Body, Joints
-from sharpose.scene.camera import Array, Camera, unit
-from sharpose.scene.cloth import Material
+from sharpose.scene.canvas import Array, Camera, unit
 from sharpose.scene.head import add_back_hair
-from sharpose.scene.outfit import Looks
+from sharpose.scene.looks import Looks, Material
 from sharpose.scene.parts import Parts, Piece
 
 __all__ = ["ARMS", "LABELS", "figure"]

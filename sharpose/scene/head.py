@@ -1,19 +1,254 @@
-"""Heads: skull, hair and hats around a face."""
+"""Heads: skull, face, hair and hats as a camera sees them, and the five keypoints of the face."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from sharpose.scene.body import Body, Joints
-from sharpose.scene.camera import Array, Camera
-from sharpose.scene.canvas import Canvas, Color
-from sharpose.scene.cloth import Material, mixed
-from sharpose.scene.face import draw_ears, draw_features, draw_glasses, draw_nose
-from sharpose.scene.headview import SKULL, Ellipsoid, HeadView, hull
-from sharpose.scene.outfit import Looks
+from sharpose.scene.canvas import Array, Camera, Canvas, Color
+from sharpose.scene.looks import Light, Looks, Material, ball, mixed
 from sharpose.scene.parts import CIRCLE, Parts
 
-__all__ = ["EAR_COVERING", "add_back_hair", "draw_head"]
+__all__ = [
+    "EAR_COVERING",
+    "SKULL",
+    "Ellipsoid",
+    "HeadView",
+    "add_back_hair",
+    "cross",
+    "draw_ears",
+    "draw_features",
+    "draw_glasses",
+    "draw_head",
+    "draw_nose",
+    "face_keypoints",
+    "hull",
+]
+
+_RIM: Array = np.stack([np.cos(np.arange(32) * np.pi / 16), np.sin(np.arange(32) * np.pi / 16)], axis=1)
+
+
+def cross(a: Array, b: Array) -> Array:
+    """The cross product of vectors [..., 3]; numpy's own takes ten times as long for a few."""
+    return np.stack(
+        [
+            a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1],
+            a[..., 2] * b[..., 0] - a[..., 0] * b[..., 2],
+            a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0],
+        ],
+        axis=-1,
+    )
+
+
+def hull(points: Array) -> Array:
+    """The convex hull [k, 2] of picture points."""
+    return np.asarray(cv2.convexHull(points.astype(np.float32))[:, 0], np.float64)
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """An ellipsoid in head heights: its middle [3] and half axes [3] to the left, up and forwards."""
+
+    center: Array
+    axes: Array
+
+    @classmethod
+    def of(cls, center: tuple[float, float, float], axes: tuple[float, float, float]) -> Ellipsoid:
+        """From plain numbers."""
+        return cls(np.array(center), np.array(axes))
+
+
+SKULL = Ellipsoid.of((0.0, 0.08, 0.0), (0.345, 0.42, 0.43))
+"""The skull without jaw and nose."""
+
+
+class HeadView:
+    """A head as a camera sees it. Its points are in head heights (chin to top): left, up, forward from the middle.
+
+    Args:
+        body: Whose head it is.
+        joints: Where it is.
+        camera: Who looks.
+        light: From where it is lit.
+
+    Attributes:
+        view: Direction to the viewer [3] in head axes.
+        ahead: How far the face is turned to the viewer: 1 fully, 0 in profile, -1 away.
+        depth: Metres from the camera.
+        pixels: Height of the head in pixels.
+        bounds: x1, y1, x2, y2 in the picture, roughly.
+    """
+
+    def __init__(self, body: Body, joints: Joints, camera: Camera, light: Light) -> None:
+        self._light = light
+        self.view: Array = camera.towards(joints.head) @ joints.head_frame
+        xy, depth = camera.project(joints.head)
+        self.depth = float(depth)
+        self.pixels = float(camera.focal / depth * body.head)
+        self.ahead = float(self.view[2])
+        reach = 0.6 * self.pixels
+        self.bounds = (float(xy[0]) - reach, float(xy[1]) - reach, float(xy[0]) + reach, float(xy[1]) + reach)
+        # A head is small: one scale serves all of it.
+        self._middle, (right, down) = xy, camera.picture_axes()
+        self._to_picture: Array = self.pixels * np.stack([right @ joints.head_frame, down @ joints.head_frame], axis=1)
+
+    def project(self, points: Array) -> Array:
+        """Picture points [k, 2] of head points [k, 3]."""
+        return np.asarray(self._middle + points @ self._to_picture, np.float64)
+
+    def disc(self, center: tuple[float, float, float], wide: float, high: float, turn: float) -> Array:
+        """A flat ellipse on the face, facing `turn` (the sine of its azimuth)."""
+        tangent = np.array([np.sqrt(1 - turn * turn), 0.0, -turn])
+        return self.project(
+            np.array(center) + CIRCLE[:, :1] * tangent * wide + CIRCLE[:, 1:] * np.array([0.0, high, 0.0])
+        )
+
+    def fill(self, canvas: Canvas, outline: Array, color: Color, owner: int, extent: Array | None = None) -> None:
+        """Fill an outline [k, 2] with a colour lit like a ball over `extent` [k, 2] (or over itself)."""
+        around = outline if extent is None else extent
+        low, high = around.min(axis=0), around.max(axis=0)
+        texture = ball(self._light, color)
+        step = (high - low) / len(texture)
+        to_picture = np.array([[step[0], 0, low[0] + step[0] / 2], [0, step[1], low[1] + step[1] / 2]])
+        canvas.textured_polygon(outline, texture, to_picture, owner)
+
+    def rim_directions(self, ellipsoid: Ellipsoid) -> tuple[Array, Array]:
+        """The direction to the viewer [3] and the rim that they see [32, 3], both as on a unit ball."""
+        view = self.view / ellipsoid.axes
+        view = view / np.sqrt(view @ view)
+        first = cross(view, np.array((0.0, 1.0, 0.0) if abs(view[1]) < 0.9 else (1.0, 0.0, 0.0)))
+        first /= np.sqrt(first @ first)
+        return view, _RIM[:, :1] * first + _RIM[:, 1:] * cross(view, first)
+
+    def on(self, ellipsoid: Ellipsoid, directions: Array) -> Array:
+        """Picture points [k, 2] of `directions` [k, 3] of the unit ball, on an ellipsoid."""
+        return self.project(ellipsoid.center + directions * ellipsoid.axes)
+
+    def rim(self, ellipsoid: Ellipsoid) -> Array:
+        """The outline [32, 2] of an ellipsoid in the picture."""
+        return self.on(ellipsoid, self.rim_directions(ellipsoid)[1])
+
+    def patch(
+        self,
+        canvas: Canvas,
+        curve: Array,
+        ellipsoid: Ellipsoid,
+        color: Color,
+        owner: int,
+        extent: Array | None = None,
+    ) -> None:
+        """Fill the visible part of what `curve` [k, 3] encloses (anticlockwise around it) on an ellipsoid."""
+        view = self.view / ellipsoid.axes
+        view = view / np.sqrt(view @ view)
+        # Points behind the horizon slide to the rim; what is enclosed there then has no area.
+        shown = curve - np.minimum(curve @ view, 0)[:, None] * view
+        shown /= np.sqrt((shown * shown).sum(axis=1, keepdims=True))
+        winding = float(cross(shown, np.roll(shown, -1, axis=0)).sum(axis=0) @ view)
+        if winding > 0.02:
+            self.fill(canvas, self.on(ellipsoid, shown), color, owner, extent)
+
+
+# All below is in head heights (chin to top), as (left, up, forward) from the middle of the head.
+_NOSE = (0.0, -0.09, 0.49)
+_EYES = ((0.15, 0.035, 0.365), (-0.15, 0.035, 0.365))
+_EARS = ((0.345, -0.02, -0.01), (-0.345, -0.02, -0.01))
+_FACE = np.array([_NOSE, *_EYES, *_EARS])
+_FACE_NORMALS = np.array([(0, 0, 1.0), (0.45, 0, 0.89), (-0.45, 0, 0.89), (0.97, 0, 0.22), (-0.97, 0, 0.22)])
+# A point of the face is seen while its normal points at most this far away from the viewer (cosine).
+_SEEN = np.array([-0.10, 0.0, 0.0, -0.05, -0.05])
+_NOSE_SHAPE = np.array(
+    [(0, 0.07, 0.41), (0, -0.05, 0.485), (0, -0.10, 0.50), (0, -0.15, 0.46), (0.07, -0.15, 0.40), (-0.07, -0.15, 0.40)]
+)
+
+
+def face_keypoints(body: Body, joints: Joints, camera: Camera) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Nose, eyes and ears (COCO's order) in the world [5, 3], and which of them the head itself does not hide [5]."""
+    points = joints.head + body.head * _FACE @ joints.head_frame.T
+    view = camera.towards(joints.head) @ joints.head_frame
+    return points, _FACE_NORMALS @ view > _SEEN
+
+
+def draw_ears(canvas: Canvas, view: HeadView, looks: Looks, owner: int, *, near: bool) -> None:
+    """Draw the ears on the near or far side of the head."""
+    for side, ear in zip((1.0, -1.0), _EARS, strict=True):
+        if (side * view.view[0] > -0.02) != near:
+            continue
+        outline = CIRCLE[:, :1] * (0.0, 0.0, 0.075) + CIRCLE[:, 1:] * (side * 0.02, 0.11, -0.02)
+        # Ears stand off a little, so they show from the front.
+        outline[:, 0] += side * 0.05 * (CIRCLE[:, 0] < 0)
+        color = mixed(looks.skin, (40, 40, 110), 0.12)
+        canvas.polygon(view.project(np.array(ear) + outline), color, owner)
+        if near and view.pixels > 24:
+            inner = view.project(np.array(ear) + (side * 0.03, 0, -0.01) + 0.55 * outline)
+            canvas.polygon(inner, mixed(looks.skin, (20, 20, 60), 0.3))
+
+
+def draw_nose(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
+    """Draw the nose."""
+    shade = 0.90 if view.ahead > 0.3 else 0.96
+    b, g, r = looks.skin
+    canvas.polygon(hull(view.project(_NOSE_SHAPE)), (b * shade * 0.95, g * shade * 0.97, r * shade), owner)
+
+
+def draw_features(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
+    """Draw nose, eyes, brows and mouth, where the face is turned to the viewer."""
+    pixels = view.pixels
+    dark = mixed(looks.skin, (20, 20, 40), 0.6)
+    if view.ahead >= 0.1:
+        draw_nose(canvas, view, looks, owner)
+    if view.ahead > 0.2 and pixels > 16:
+        for x in (0.035, -0.035):
+            canvas.polygon(view.disc((x, -0.135, 0.455), 0.022, 0.014, 0.0), dark)
+    for side, eye, normal in zip((1.0, -1.0), _EYES, _FACE_NORMALS[1:3], strict=True):
+        if normal @ view.view <= 0.02:
+            continue
+        turn = side * 0.42
+        if pixels > 16:
+            canvas.polygon(view.disc(eye, 0.078, 0.038, turn), (236, 238, 240))
+            canvas.polygon(view.disc((eye[0], eye[1], eye[2] + 0.005), 0.036, 0.038, turn), looks.eyes)
+            canvas.polygon(view.disc((eye[0], eye[1], eye[2] + 0.006), 0.018, 0.019, turn), (16, 16, 16))
+            lid = view.disc(eye, 0.085, 0.045, turn)[0:8]
+            canvas.line(lid, mixed(dark, (0, 0, 0), 0.4), 0.016 * pixels)
+        else:
+            canvas.polygon(view.disc(eye, 0.06, 0.04, turn), (40, 40, 44))
+        brow = view.project(
+            np.array([(side * 0.06, 0.115, 0.405), (side * 0.15, 0.145, 0.385), (side * 0.235, 0.115, 0.325)])
+        )
+        canvas.line(brow, mixed(looks.hair, dark, 0.3), 0.04 * pixels)
+    azimuth = np.linspace(-0.95, 0.95, 7)
+    mouth = np.stack(
+        [0.125 * np.sin(azimuth) / 0.81, -0.262 + 0.018 * azimuth**2, 0.315 + 0.03 * np.cos(azimuth)], axis=1
+    )
+    seen = np.stack([np.sin(0.6 * azimuth), np.zeros(7), np.cos(0.6 * azimuth)], axis=1) @ view.view > 0.22
+    if seen.sum() > 1:
+        lips = view.project(mouth[seen])
+        canvas.line(lips + np.array([0, 0.012 * pixels]), mixed(looks.skin, (70, 60, 190), 0.55), 0.05 * pixels)
+        canvas.line(lips, mixed(dark, (30, 20, 90), 0.5), 0.018 * pixels)
+
+
+def draw_glasses(canvas: Canvas, view: HeadView, looks: Looks) -> None:
+    """Draw glasses, if there are any."""
+    if looks.glasses == "none" or view.ahead < -0.3 or view.pixels < 14:
+        return
+    frame = (24.0, 24.0, 28.0)
+    for side in (1.0, -1.0):
+        hinge, lens = (side * 0.27, 0.05, 0.33), (side * 0.15, 0.03, 0.40)
+        if side * view.view[0] > 0.05:
+            temple = view.project(np.array([hinge, (side * 0.36, 0.04, 0.0)]))
+            canvas.line(temple, frame, 0.03 * view.pixels)
+        if np.array([side * 0.35, 0, 0.93]) @ view.view <= 0.05:
+            continue
+        rim = view.disc(lens, 0.115, 0.085, side * 0.3)
+        if looks.glasses == "dark":
+            canvas.polygon(rim, (36, 30, 28))
+        canvas.line(np.concatenate([rim, rim[:1]]), frame, 0.026 * view.pixels)
+    if view.ahead > 0:
+        canvas.line(view.project(np.array([(0.05, 0.045, 0.44), (-0.05, 0.045, 0.44)])), frame, 0.026 * view.pixels)
+
 
 # All below is in head heights (chin to top), as (left, up, forward) from the middle of the head.
 _JAW = np.array(

@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.scene.camera import Array, Camera, rot_y
-from sharpose.scene.canvas import Color, Texture
-from sharpose.scene.cloth import smooth_noise
-from sharpose.scene.outfit import random_color
+from sharpose.scene.canvas import Array, Camera, Color, Texture, rot_y
+from sharpose.scene.looks import random_color, smooth_noise
 
 __all__ = ["PROPS", "Sprite", "crate", "make_prop"]
 

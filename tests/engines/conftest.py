@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_memory import HostMemory, HostStream
 
 from sharpose.engines.base import TensorSpec, specs
-from sharpose.engines.memory import Stream
-from sharpose.engines.memory_host import HostMemory, HostStream
-from sharpose.engines.program import shape_at
+from sharpose.engines.cuda.memory import Stream
+from sharpose.engines.tensorrt.two_stage import shape_at
 from sharpose.errors import EngineError
 
 Arrays = Mapping[str, np.ndarray]
@@ -66,7 +66,7 @@ class HostContext:
 
 
 class HostProgram:
-    """See `sharpose.engines.program.Program`; `function` maps input arrays to output arrays."""
+    """See `sharpose.engines.tensorrt.two_stage.Program`; `function` maps input arrays to output arrays."""
 
     def __init__(self, name, memory, inputs, outputs, function, *, max_batch, min_batch=1, scratch_bytes=64):
         self.name = name

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sharpose.bundle import GraphEntry, TensorEntry
 from sharpose.engines.base import TensorSpec, Value, check_inputs, check_outputs, specs
 from sharpose.errors import EngineError, InputError
-from sharpose.manifest import GraphEntry, TensorEntry
 
 MAX_BATCH = 4
 ROWS = TensorSpec("rows", np.dtype(np.int32), ("M",))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sharpose.engines.batch_buckets import BatchBuckets
+from sharpose.engines.base import BatchBuckets
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cache_stand_ins import GPU, OPTIONS, REQUEST, Builder
 
-from sharpose.engines.cache import EngineCache, default_cache_folder
+from sharpose.engines.tensorrt.cache import EngineCache, default_cache_folder
 from sharpose.errors import EngineError
 
 
@@ -108,7 +108,7 @@ def test_a_foreign_engine_under_the_right_name_is_built_anew(cache):
 
 def _own_folder(tmp_path, request) -> Path:
     """A bundle's engines, written as `build_bundle_engines` does."""
-    from sharpose.engines.sidecar import write_engine
+    from sharpose.engines.tensorrt.cache import write_engine
 
     built = Builder(request)()
     write_engine(tmp_path / "engines", request.stage, built.plan, built.sidecar)

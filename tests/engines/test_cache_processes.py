@@ -12,12 +12,12 @@ import cache_stand_ins
 import pytest
 from cache_stand_ins import REQUEST, Builder
 
-from sharpose.engines.cache import EngineCache
+from sharpose.engines.tensorrt.cache import EngineCache
 
 SCRIPT = """
 import importlib.util, os, signal, sys
 from pathlib import Path
-from sharpose.engines.cache import EngineCache
+from sharpose.engines.tensorrt.cache import EngineCache
 spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
 helpers = importlib.util.module_from_spec(spec)
 sys.modules["helpers"] = helpers
@@ -50,7 +50,7 @@ say("GOT " + cache.obtain(helpers.REQUEST, build).path.name)
 
 def _process(folder: Path, mode: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", SCRIPT, cache_stand_ins.__file__, str(folder), mode],
+        [sys.executable, "-c", SCRIPT, cache_stand_ins.__file__, str(folder), mode],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

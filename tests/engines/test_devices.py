@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sharpose.engines.devices import Device, parse_device
+from sharpose.engines.load import Device, parse_device
 from sharpose.errors import EngineError
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sharpose.engines import memory_select
-from sharpose.engines.memory_select import installed_bindings, open_memory
+from sharpose.engines.cuda import memory as memory_select
+from sharpose.engines.cuda.memory import installed_bindings, open_memory
 from sharpose.errors import EngineError
 
 HERE = Path(__file__).parent
@@ -20,7 +20,7 @@ PRELUDE = """
 import ctypes, gc, importlib.util, os, sys, threading
 sys.setdlopenflags(os.RTLD_LAZY)  # a real driver has every function that pycuda is linked with; ours, those it calls
 import numpy as np
-from sharpose.engines.memory_select import open_memory
+from sharpose.engines.cuda.memory import open_memory
 from sharpose.errors import EngineError
 
 def refused(function, text):
@@ -126,7 +126,7 @@ with memory.active():
 """
 
 TWO_STAGES = """
-from sharpose.engines.tensorrt_two_stage import DeviceTwoStage
+from sharpose.engines.tensorrt.two_stage import DeviceTwoStage
 spec = importlib.util.spec_from_file_location("helpers", sys.argv[2])
 helpers = importlib.util.module_from_spec(spec)
 sys.modules["helpers"] = helpers
@@ -194,7 +194,8 @@ def test_a_binding(fake_driver, binding, script):
     if binding not in installed_bindings():
         pytest.skip(f"{binding} is not installed")
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{fake_driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
-    command = [sys.executable, "-P", "-c", PRELUDE + script, binding, str(HERE / "conftest.py")]
+    environment["PYTHONPATH"] = f"{HERE.parent / 'helpers'}:{os.environ.get('PYTHONPATH', '')}"
+    command = [sys.executable, "-c", PRELUDE + script, binding, str(HERE / "conftest.py")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "WARNING" not in result.stderr  # as pycuda begins what it says of a context that it can't let go of
@@ -203,9 +204,7 @@ def test_a_binding(fake_driver, binding, script):
 def test_the_probe_finds_the_drivers_gpu(fake_driver):
     code = "from sharpose.engines.gpu import probe_gpus; print(*probe_gpus(), sep='\\n')"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(fake_driver)}
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "name='Fake GPU 0', compute_capability='9.0'" in result.stdout
 
 

@@ -13,11 +13,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sharpose.bundle import GraphEntry, TensorEntry
 from sharpose.engines.base import Value
-from sharpose.engines.devices import parse_device
+from sharpose.engines.load import parse_device
 from sharpose.engines.onnxrt import OnnxRuntimeEngine, create_session
 from sharpose.errors import EngineError, InputError
-from sharpose.manifest import GraphEntry, TensorEntry
 
 MAX_BATCH = 4
 NO_GPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()

@@ -15,16 +15,14 @@ from reference_model import reference_crops
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.config import load_config
 from sharpose.engines.gpu import probe_gpus
-from sharpose.engines.tensorrt_flavour import find_flavour
-from sharpose.engines.tensorrt_network import parse_network
-from sharpose.engines.tensorrt_options import BuildOptions
+from sharpose.engines.tensorrt.build import parse_network
+from sharpose.engines.tensorrt.library import BuildOptions, find_flavour
 from sharpose.errors import BundleError, EngineError
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (see the README)")
 
-from sharpose.engines.tensorrt_build import build_bundle_engines  # noqa: E402
-from sharpose.engines.tensorrt_load import choose_precision  # noqa: E402
-from sharpose.engines.tensorrt_run import TensorRtProgram  # noqa: E402
+from sharpose.engines.tensorrt.build import build_bundle_engines  # noqa: E402
+from sharpose.engines.tensorrt.runtime import TensorRtProgram, choose_precision  # noqa: E402
 
 REGIONS, WIDTH, PATCHES = 48, 96, 96
 LITTLE = {"width": WIDTH, "depth": 2, "heads": 3}
@@ -38,7 +36,7 @@ def _has_gpu() -> bool:
 
 
 def _export(folder: Path, name: str, changes: dict[str, object], max_batch: int):
-    from sharpose.export.bundle_export import ExportOptions, export_bundle
+    from sharpose.export.bundle import ExportOptions, export_bundle
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import random_model
 
@@ -277,7 +275,7 @@ def test_whole_models_are_built_in_both_precisions(tmp_path, name, flavour):
 
 @pytest.mark.slow
 def test_the_bundle_in_the_package_is_built_though_its_weights_are_halves(tmp_path, flavour):
-    from sharpose.shipped import shipped_bundle
+    from sharpose.bundle import shipped_bundle
 
     engines = build_bundle_engines(open_bundle(shipped_bundle()), tmp_path, "fp32", flavour=flavour)
     halves = (shipped_bundle() / "weights.bin").stat().st_size

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from sharpose.engines.tensorrt_flavour import find_flavour, installed_flavours
+from sharpose.engines.tensorrt.library import find_flavour, installed_flavours
 from sharpose.errors import EngineError
 
 

@@ -10,18 +10,16 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from host_memory import HostMemory
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines import tensorrt_load
 from sharpose.engines.base import specs
-from sharpose.engines.devices import parse_device
 from sharpose.engines.gpu import Gpu, probe_gpus
-from sharpose.engines.load import load_two_stage
-from sharpose.engines.memory_host import HostMemory
-from sharpose.engines.sidecar import BuiltFor, Sidecar, write_engine
-from sharpose.engines.tensorrt_flavour import TensorRtFlavour
-from sharpose.engines.tensorrt_load import TensorRtSettings, load_tensorrt_engine
-from sharpose.engines.tensorrt_options import BuildOptions
+from sharpose.engines.load import load_two_stage, parse_device
+from sharpose.engines.tensorrt import runtime as tensorrt_load
+from sharpose.engines.tensorrt.cache import BuiltFor, Sidecar, write_engine
+from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour
+from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_engine
 from sharpose.errors import EngineError
 
 GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
@@ -243,9 +241,7 @@ def _has_gpu() -> bool:
 def test_the_command_says_in_one_line_that_there_is_no_driver(tiny_bundle):
     command = "from sharpose.runtime.cli import main; main()"
     arguments = ["scene", "--bundle", str(tiny_bundle), "--device", "tensorrt"]
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", command, *arguments], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: no GPU driver (libcuda.so.1 can't be loaded)")

@@ -5,9 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from sharpose.engines import tensorrt_options
-from sharpose.engines.tensorrt_flavour import TensorRtFlavour
-from sharpose.engines.tensorrt_options import BuildOptions, check_options
+from sharpose.engines.tensorrt import library as tensorrt_options
+from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour, check_options
 from sharpose.errors import EngineError
 
 TENSORRT = TensorRtFlavour("tensorrt", "10.3.0", ModuleType("tensorrt"))

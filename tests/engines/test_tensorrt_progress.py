@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sharpose.engines.tensorrt_flavour import TensorRtFlavour
-from sharpose.engines.tensorrt_progress import PhaseTree, progress_monitor
+from sharpose.engines.tensorrt.library import TensorRtFlavour
+from sharpose.engines.tensorrt.progress import PhaseTree, progress_monitor
 
 
 def test_a_phase_fills_the_step_of_the_phase_around_it():

@@ -4,9 +4,9 @@ import gc
 
 import numpy as np
 import pytest
+from host_memory import HostMemory
 
-from sharpose.engines.memory_host import HostMemory
-from sharpose.engines.tensorrt_two_stage import DeviceTwoStage
+from sharpose.engines.tensorrt.two_stage import DeviceTwoStage
 from sharpose.errors import EngineError, InputError
 
 

@@ -11,7 +11,7 @@ from reference_model import reference_crops, reference_state
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.config import load_config
-from sharpose.export.bundle_export import ExportOptions, export_bundle
+from sharpose.export.bundle import ExportOptions, export_bundle
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import LoadedModel, SHaRPose, random_model
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from sharpose.command import Terminated
+from sharpose.cli import Terminated
 from sharpose.errors import ExportError, ParityError
-from sharpose.export.atomic_folder import atomic_folder, check_output
+from sharpose.files import atomic_folder, check_output
 
 
 def names(folder):
@@ -115,9 +115,9 @@ def test_the_old_bundle_comes_back_where_the_new_one_cant_take_its_place(tmp_pat
 @pytest.mark.parametrize(("sent", "leaves"), [(signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, False)])
 def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path, sent, leaves):
     script = (
-        "import sys, time, pathlib, signal, sharpose.command\n"
-        "from sharpose.export.atomic_folder import atomic_folder\n"
-        "signal.signal(signal.SIGTERM, sharpose.command._terminate)\n"
+        "import sys, time, pathlib, signal, sharpose.cli\n"
+        "from sharpose.files import atomic_folder\n"
+        "signal.signal(signal.SIGTERM, sharpose.cli._terminate)\n"
         "with atomic_folder(pathlib.Path(sys.argv[1]), overwrite=False) as folder:\n"
         "    (folder / 'weights.bin').write_bytes(b'half')\n"
         "    (folder / 'bundle.json').write_text('{}')\n"
@@ -125,7 +125,7 @@ def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path, sent, leaves):
         "    time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", script, str(tmp_path / "bundle")],
+        [sys.executable, "-c", script, str(tmp_path / "bundle")],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

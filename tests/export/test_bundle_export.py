@@ -14,8 +14,8 @@ from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
 from sharpose.errors import ExportError, ParityError
-from sharpose.export import bundle_export
-from sharpose.export.bundle_export import ExportOptions, ParityReportError, export_bundle
+from sharpose.export import bundle as bundle_export
+from sharpose.export.bundle import ExportOptions, ParityReportError, export_bundle
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
 
@@ -145,7 +145,7 @@ import pathlib, sys, time
 import onnx
 from reference_model import reference_crops
 from sharpose.bundle import open_bundle
-from sharpose.export import bundle_export
+from sharpose.export import bundle as bundle_export
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
 
@@ -170,7 +170,7 @@ def test_a_killed_export_leaves_no_bundle(tiny_bundle, tmp_path):
     (tmp_path / "lib").mkdir()
     shutil.copy(reference_model.__file__, tmp_path / "lib")
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", KILLED, str(tiny_bundle), str(tmp_path / "out" / "bundle")],
+        [sys.executable, "-c", KILLED, str(tiny_bundle), str(tmp_path / "out" / "bundle")],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,

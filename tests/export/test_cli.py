@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from reference_model import reference_state
 
 from sharpose.bundle import open_bundle
-from sharpose.command import main
-from sharpose.export import bundle_export
+from sharpose.cli import main
+from sharpose.export import bundle as bundle_export
 from sharpose.export.cli import command
 from sharpose.model import SHaRPose
 
@@ -198,7 +198,7 @@ def test_debug_shows_the_traceback(export, tmp_path):
 def test_the_installed_command_fails_in_one_line(tmp_path):
     tool = "import sys; from sharpose.export.cli import main; sys.argv[0] = 'sharpose-export'; main()"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", tool, "--output", str(tmp_path / "bundle")],
+        [sys.executable, "-c", tool, "--output", str(tmp_path / "bundle")],
         capture_output=True,
         text=True,
         timeout=60,
@@ -214,7 +214,7 @@ def test_help_needs_no_torch(tmp_path):
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from sharpose.export.cli import main; "
         "sys.argv = ['sharpose-export', '--help']; main()"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", tool], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", tool], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     for option in ("--checkpoint", "--config", "--output", "--size", "--max-batch", "--opset", "--strict-parity"):
         assert option in done.stdout

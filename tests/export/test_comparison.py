@@ -6,10 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sharpose.bundle import ParityReport
 from sharpose.config import ModelConfig, load_config
-from sharpose.export.comparison import Arrays, StageRuns, batch_sizes, compare, run_stages
-from sharpose.export.tolerances import tolerance_for
-from sharpose.manifest import ParityReport
+from sharpose.export.comparison import Arrays, StageRuns, batch_sizes, compare, run_stages, tolerance_for
 
 _PEOPLE = 4
 

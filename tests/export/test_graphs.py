@@ -8,7 +8,7 @@ from sharpose.config import ModelConfig
 from sharpose.export.graphs import CoarseGraph, FineGraph, Normalise
 from sharpose.heatmap import decode_heatmaps
 from sharpose.model import SHaRPose, random_model
-from sharpose.runtime.gather import gather_patches
+from sharpose.runtime.gate import gather_patches
 
 
 @pytest.fixture(scope="module")

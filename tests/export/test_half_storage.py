@@ -11,10 +11,9 @@ from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
 from sharpose.errors import ExportError
-from sharpose.export.bundle_export import ExportOptions, export_bundle
-from sharpose.export.half_storage import round_to_half, store_as_half
+from sharpose.export.bundle import ExportOptions, export_bundle
+from sharpose.export.onnx import round_to_half, save_graphs, store_as_half
 from sharpose.export.pictures import ParityPictures
-from sharpose.export.shared_weights import save_graphs
 from sharpose.model import LoadedModel, SHaRPose
 
 SHAPE = (8, 64)  # 2 KiB

@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 import pytest
 
-from sharpose.command import main as run_command
-from sharpose.engines import tensorrt_flavour
+from sharpose.cli import main as run_command
+from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import EngineError, ExportError
-from sharpose.export import tensorrt_command
-from sharpose.export.cli import command
-from sharpose.export.options import BuildChoices, parse_precisions
-from sharpose.export.tensorrt_command import build_options, engine_precision
+from sharpose.export import tensorrt as tensorrt_command
+from sharpose.export.cli import BuildChoices, command, parse_precisions
+from sharpose.export.tensorrt import build_options, engine_precision
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -109,6 +108,6 @@ def test_the_early_check_asks_for_a_gpu_where_the_build_needs_one(monkeypatch: p
     def no_gpu(index: int = 0) -> None:
         raise EngineError("no GPU driver")
 
-    monkeypatch.setattr("sharpose.engines.tensorrt_build.probe_gpu", no_gpu)
+    monkeypatch.setattr("sharpose.engines.tensorrt.build.probe_gpu", no_gpu)
     with pytest.raises(EngineError, match=r"TensorRT 10\.13\.0 needs a GPU to build engines: no GPU driver"):
         tensorrt_command.check_tensorrt(BuildChoices(tensorrt=True), 8)

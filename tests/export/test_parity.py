@@ -7,10 +7,10 @@ from onnx import numpy_helper
 from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
+from sharpose.export.comparison import failures, strict_failures, tolerance_for
+from sharpose.export.onnx import save_graphs
 from sharpose.export.parity import measure_parity, reference_runs
 from sharpose.export.pictures import ParityPictures
-from sharpose.export.shared_weights import save_graphs
-from sharpose.export.tolerances import failures, strict_failures, tolerance_for
 from sharpose.model import random_model
 
 FP32 = tolerance_for("fp32")

@@ -15,9 +15,9 @@ from reference_model import reference_crops
 from sharpose.bundle import Bundle
 from sharpose.errors import ExportError
 from sharpose.export.comparison import run_stages
+from sharpose.export.onnx import half_model
 from sharpose.export.parity import TorchStages
 from sharpose.export.pictures import scene_pictures
-from sharpose.export.precision import half_model
 from sharpose.model import SHaRPose
 
 _HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT

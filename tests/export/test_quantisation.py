@@ -11,9 +11,8 @@ from reference_model import reference_crops
 
 from sharpose.bundle import Bundle
 from sharpose.engines.onnxrt import OnnxRuntimeEngine
-from sharpose.export.comparison import EngineStages, compare, run_stages
+from sharpose.export.comparison import EngineStages, compare, failures, run_stages, tolerance_for
 from sharpose.export.quantisation import quantise_graphs
-from sharpose.export.tolerances import failures, tolerance_for
 
 
 def _quantised(graph: onnx.GraphProto) -> set[str]:

@@ -9,11 +9,9 @@ from reference_model import reference_crops, reference_state
 
 from sharpose.config import load_config
 from sharpose.engines.onnxrt import OnnxRuntimeEngine
-from sharpose.export.onnx_export import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, describe_graph, export_graphs
-from sharpose.export.shared_weights import save_graphs
+from sharpose.export.onnx import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, describe_graph, export_graphs, save_graphs
 from sharpose.model import random_model
-from sharpose.runtime.gate import gate
-from sharpose.runtime.gather import gather_patches
+from sharpose.runtime.gate import gate, gather_patches
 
 pytestmark = pytest.mark.slow
 

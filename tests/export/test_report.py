@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from sharpose.bundle import open_bundle
-from sharpose.export.report import print_parity
+from sharpose.export.parity import print_parity
 
 
 def test_the_table_names_every_output_and_what_it_means_for_poses(tiny_bundle):

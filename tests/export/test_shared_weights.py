@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sharpose.export.shared_weights import save_graphs
+from sharpose.export.onnx import save_graphs
 
 
 def make_model(*weights):

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from sharpose.export.tolerances import failures, strict_failures, tolerance_for
-from sharpose.manifest import OutputParity, ParityReport
+from sharpose.bundle import OutputParity, ParityReport
+from sharpose.export.comparison import failures, strict_failures, tolerance_for
 
 
 def _report(**changes: object) -> ParityReport:

@@ -15,12 +15,11 @@ from onnx import helper
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, file_sha256, open_bundle
-from sharpose.command import main as run_command
+from sharpose.cli import main as run_command
 from sharpose.errors import BundleError, EngineError, ExportError
-from sharpose.export import verify_engines
+from sharpose.export import verify as verify_engines
 from sharpose.export.cli import command
-from sharpose.export.labels import load_labels
-from sharpose.export.pictures import ParityPictures
+from sharpose.export.pictures import ParityPictures, load_labels
 from sharpose.export.verify import verify_bundle
 from sharpose.runtime.pipeline import PoseEstimator
 
@@ -197,7 +196,7 @@ main()
 def test_a_bundle_is_verified_without_torch_and_onnx(two_precisions: Bundle, images: Path, tmp_path: Path) -> None:
     arguments = ["--bundle", str(two_precisions.path), "--verify", "--images", str(images)]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _WITHOUT_TORCH, *arguments],
+        [sys.executable, "-c", _WITHOUT_TORCH, *arguments],
         capture_output=True,
         text=True,
         cwd=tmp_path,

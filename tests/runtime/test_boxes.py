@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import BoxesError
-from sharpose.runtime.box_sources import FileBoxes, FullFrame, SourceBoxes
-from sharpose.runtime.boxes import BoxesFile
+from sharpose.runtime.boxes import BoxesFile, FileBoxes, FullFrame, SourceBoxes
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes
 

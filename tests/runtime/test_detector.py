@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from detector_graphs import FED, HALF, SIZE, finder, picture, says, yolov8_columns, yolox_rows
 
-from sharpose.runtime.box_sources import DetectorBoxes
-from sharpose.runtime.detector import Detector
+from sharpose.runtime.boxes import DetectorBoxes
 from sharpose.runtime.detectors.families import Yolox
+from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.frames import Frame
 
 

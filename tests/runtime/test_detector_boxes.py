@@ -10,9 +10,9 @@ import pytest
 from detector_graphs import SIZE, picture, says, yolov8_columns, yolox_rows
 
 from sharpose.errors import DetectorError, EngineError
-from sharpose.runtime.detector import Detector
-from sharpose.runtime.detectors.letterbox import Letterbox
-from sharpose.runtime.detectors.nms import suppress
+from sharpose.runtime.detectors.families import Letterbox
+from sharpose.runtime.detectors.onnx import Detector
+from sharpose.similarity import suppress
 
 
 def test_suppression_is_greedy_and_per_class(tmp_path: Path) -> None:

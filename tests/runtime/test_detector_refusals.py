@@ -13,7 +13,7 @@ from detector_graphs import ANCHORS, FLOAT, SIZE, picture, save, says, yolov8_co
 from onnx import TensorProto, helper
 
 from sharpose.errors import DetectorError, EngineError, InputError
-from sharpose.runtime.detector import Detector
+from sharpose.runtime.detectors.onnx import Detector
 
 
 def refused(path: Path, **options: object) -> str:

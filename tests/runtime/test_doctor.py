@@ -9,15 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from sharpose.command import main as run_command
+from sharpose.cli import main as run_command
 from sharpose.engines import gpu as gpu_module
-from sharpose.engines import tensorrt_flavour
-from sharpose.engines.devices import Device, parse_device
 from sharpose.engines.gpu import Gpu
+from sharpose.engines.load import Device, parse_device
+from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import EngineError
-from sharpose.runtime import doctor_gpu, doctor_host
-from sharpose.runtime.doctor import command, examine, obstacles
-from sharpose.runtime.doctor_finding import ALL_DEVICES, Finding, findings_of
+from sharpose.runtime import doctor as doctor_gpu
+from sharpose.runtime import doctor as doctor_host
+from sharpose.runtime.doctor import ALL_DEVICES, Finding, command, examine, findings_of, obstacles
 
 _NO_DRIVER = "no GPU driver (libcuda.so.1 can't be loaded): install NVIDIA's driver, or use --device cpu"
 
@@ -201,7 +201,7 @@ def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest
 
 
 def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sharpose.engines import memory_select
+    from sharpose.engines.cuda import memory as memory_select
 
     monkeypatch.setattr(memory_select, "installed_bindings", lambda: ("cuda-python", "pycuda"))
     problems = {"cuda.bindings.driver": None, "pycuda.driver": "doesn't load (libcuda.so.1)"}
@@ -222,12 +222,12 @@ import sys
 import sharpose.runtime.doctor as doctor
 heavy = {"numpy", "cv2", "av", "onnxruntime", "rich", "pydantic", "torch"} & set(sys.modules)
 assert not heavy, heavy
-from sharpose.engines.devices import parse_device
+from sharpose.engines.load import parse_device
 doctor.examine(parse_device("cpu"))
 assert "torch" not in sys.modules
 """
 
 
 def test_it_imports_nothing_heavy_and_never_torch() -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", _IMPORTS], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

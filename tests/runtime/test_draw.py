@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.draw import COLOURS, draw_poses
+from sharpose.runtime.drawing.draw import COLOURS, draw_poses
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16, Skeleton
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.gather import gather_patches, patches_shape
+from sharpose.runtime.gate import gather_patches, patches_shape
 
 
 def make(people=3, size=(256, 192), seed=0):

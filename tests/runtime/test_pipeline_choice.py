@@ -13,9 +13,9 @@ from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.two_stage import CoarseHost
 from sharpose.geometry import crop_frames, keypoints_to_image
 from sharpose.runtime import Boxes, Picture, PoseEstimator
-from sharpose.runtime.refinement import DeadlineScheduler
-from sharpose.runtime.refinement.priority import Candidates, Prioritise, priority
-from sharpose.runtime.refinement.still import keypoint_likeness
+from sharpose.runtime.deadline import DeadlineScheduler
+from sharpose.runtime.deadline.history import keypoint_likeness
+from sharpose.runtime.deadline.plan import Candidates, Prioritise, priority
 
 PEOPLE, FRAMES, BUDGET = 10, 40, 2
 TRUE = np.concatenate(

@@ -12,12 +12,10 @@ from rich.console import Console
 from run_stand_ins import FRAMES, StubSink, StubSource, go, names, real_sinks
 
 from sharpose.errors import BoxesError
-from sharpose.runtime.box_sources import FileBoxes
-from sharpose.runtime.boxes import BoxesFile
+from sharpose.runtime.boxes import BoxesFile, FileBoxes
 from sharpose.runtime.frames import Frame
-from sharpose.runtime.progress import run_progress
+from sharpose.runtime.messages import StopRequest, run_progress
 from sharpose.runtime.run import RunFailedError
-from sharpose.runtime.stopping import StopRequest
 
 
 def test_a_whole_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cli_files import frames_of, lines_of
 from run_stand_ins import FRAMES, StubEstimator, StubSink, StubSource, go, names, real_sinks
 
-from sharpose.command import Terminated
+from sharpose.cli import Terminated
 from sharpose.errors import EngineError, InputError, SharposeError, SourceError
 from sharpose.runtime.run import RunFailedError
 from sharpose.runtime.statistics import RunStatistics

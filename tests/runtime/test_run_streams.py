@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from sharpose.errors import EngineError, SharposeError, SinkError, SourceError
-from sharpose.runtime.box_sources import SourceBoxes
+from sharpose.runtime.boxes import SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceHealth
+from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.run import Run, run
-from sharpose.runtime.stopping import StopRequest
-from sharpose.runtime.stream import PoseStep, RunFailedError, Stream
+from sharpose.runtime.run import PoseStep, Run, RunFailedError, Stream, run
 
 
 class Numbered:

@@ -10,7 +10,7 @@ import pytest
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.sink_group import SinkGroup
+from sharpose.runtime.run import SinkGroup
 
 
 class Sink:

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from sharpose.command import Terminated
-from sharpose.runtime.stopping import StopRequest, stop_on_signals
+from sharpose.cli import Terminated
+from sharpose.runtime.messages import StopRequest, stop_on_signals
 
 
 def test_nothing_asked_for() -> None:

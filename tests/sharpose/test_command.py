@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from sharpose.command import main
+from sharpose.cli import main
 from sharpose.errors import BundleError, ParityError, SinkError
 
 
@@ -105,15 +105,15 @@ def test_help_is_0(capsys):
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_a_closed_pipe_ends_without_a_traceback(lines):
     script = (
-        "import click, sharpose.command, sys\n"
+        "import click, sharpose.cli, sys\n"
         "@click.command()\n"
         "def command():\n"
         "    sys.stdin.readline()\n"
         f"    for _ in range({lines}): print('x' * 100)\n"
-        "sharpose.command.main(command, [])\n"
+        "sharpose.cli.main(command, [])\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", script],
+        [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

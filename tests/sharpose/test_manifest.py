@@ -3,8 +3,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from sharpose.bundle import MANIFEST_NAME, Manifest, ParityReport
 from sharpose.config import ModelConfig, describe_validation_error
-from sharpose.manifest import MANIFEST_NAME, Manifest, ParityReport
 
 
 @pytest.fixture(scope="module")

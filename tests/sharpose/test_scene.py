@@ -85,9 +85,7 @@ def test_frames_do_not_depend_on_the_process():
         "print(hashlib.sha256(b''.join(p.tobytes() for p in parts)).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert run.stdout.strip() == digest(Scene(SMALL).frame(7))
 
 

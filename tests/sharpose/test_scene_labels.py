@@ -12,7 +12,7 @@ from sharpose.scene import Scene, SceneConfig
 from sharpose.scene import stage as stage_module
 from sharpose.scene.canvas import Canvas
 from sharpose.scene.props import crate
-from sharpose.scene.visibility import LABEL_STRIDE
+from sharpose.scene.stage import LABEL_STRIDE
 
 
 @pytest.fixture

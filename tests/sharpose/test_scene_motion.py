@@ -7,9 +7,8 @@ import pytest
 from scene_stage import KEYPOINT, person, stage
 
 from sharpose.scene import Scene, SceneConfig
-from sharpose.scene.exercises import EXERCISES
-from sharpose.scene.gestures import GESTURES
-from sharpose.scene.gestures import gesture as gesture_pose
+from sharpose.scene.motion import EXERCISES, GESTURES
+from sharpose.scene.motion import gesture as gesture_pose
 
 
 def test_motion_is_continuous_and_identities_last():

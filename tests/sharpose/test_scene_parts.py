@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scene_stage import camera
 
-from sharpose.scene.ordering import Layer, painter_order
+from sharpose.scene.parts import Layer, painter_order
 from sharpose.scene.props import PROPS, make_prop
 
 

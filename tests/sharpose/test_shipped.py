@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sharpose import shipped
-from sharpose.bundle import open_bundle
+from sharpose import bundle as shipped
+from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.config import load_config
 from sharpose.errors import BundleError
-from sharpose.shipped import shipped_bundle
 
 LIMIT_MB = 25
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sharpose.errors import SinkError
-from sharpose.training.atomic_file import atomic_file
+from sharpose.files import atomic_file
 
 
 def names(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sharpose.training.ema import WeightAverage
+from sharpose.training.checkpoint import WeightAverage
 
 
 def test_the_average_by_hand() -> None:

@@ -15,7 +15,7 @@ from sharpose.config import load_config
 from sharpose.errors import InputError, SharposeError
 from sharpose.model import random_model, save_checkpoint
 from sharpose.training.eval_cli import command
-from sharpose.training.evaluation import threshold
+from sharpose.training.evaluation import gate as threshold
 
 SCENE = "scene:people=2,frames=6,size=180x320"
 

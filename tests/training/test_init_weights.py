@@ -11,7 +11,7 @@ import torch
 from sharpose.config import ModelConfig
 from sharpose.errors import CheckpointError
 from sharpose.model import SHaRPose, random_model, save_checkpoint
-from sharpose.training.init_weights import init_from_file, init_from_state
+from sharpose.training.init import init_from_file, init_from_state
 
 
 def vit_state(config: ModelConfig, positions: int, prefix: str = "", norm: str = "norm") -> dict[str, torch.Tensor]:

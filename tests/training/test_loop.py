@@ -16,13 +16,12 @@ from rich.console import Console
 
 from sharpose.errors import CheckpointError, ConfigError, SinkError, TrainingError
 from sharpose.model import SHaRPose, load_model
-from sharpose.runtime.stopping import StopRequest
-from sharpose.training.checkpointing import RunFolder
-from sharpose.training.data.batch import Batch
-from sharpose.training.data_recipe import evaluation_dataset, training_dataset
+from sharpose.runtime.messages import StopRequest
+from sharpose.training.checkpoint import RunFolder
+from sharpose.training.data.loader import Batch
 from sharpose.training.distributed import Ranks
 from sharpose.training.loop import Trainer
-from sharpose.training.recipe import Recipe, parse_recipe
+from sharpose.training.recipe import Recipe, evaluation_dataset, parse_recipe, training_dataset
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

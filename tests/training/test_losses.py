@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from sharpose.training.losses import heatmap_cross_entropy, heatmap_mse, pose_oks, quality_mse
+from sharpose.training.objectives.pose import heatmap_cross_entropy, heatmap_mse, pose_oks, quality_mse
 
 
 def test_mse_is_the_mean_over_joints_of_the_weighted_mean_square() -> None:

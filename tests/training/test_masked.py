@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose, random_model
-from sharpose.training.masked import MaskedAutoencoder, MaskedRecipe, hide_patches, patch_pixels
+from sharpose.training.objectives.mae import MaskedAutoencoder, MaskedRecipe, hide_patches, patch_pixels
 from sharpose.training.train_cli import command
 
 

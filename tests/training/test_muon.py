@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from sharpose.training.muon import MuonAdamW, orthogonalised
+from sharpose.training.optimizer import MuonAdamW, orthogonalised
 
 
 def groups(parameters, **values):

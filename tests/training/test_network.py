@@ -3,8 +3,7 @@ import torch
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose, random_model
-from sharpose.training.dense_head import DenseHead
-from sharpose.training.network import TrainingNetwork, recompute_blocks, set_drop_path
+from sharpose.training.objectives.network import DenseHead, TrainingNetwork, recompute_blocks, set_drop_path
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from sharpose.config import ModelConfig
-from sharpose.training.losses import heatmap_cross_entropy, heatmap_mse
-from sharpose.training.network import TrainingOutput
-from sharpose.training.objective import LossRecipe, Objective
+from sharpose.training.objectives.network import TrainingOutput
+from sharpose.training.objectives.pose import LossRecipe, Objective, heatmap_cross_entropy, heatmap_mse
 
 CPU = torch.device("cpu")
 

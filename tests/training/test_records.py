@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sharpose.errors import ConfigError, SinkError
-from sharpose.training.records import JsonLinesLog, TensorBoardLog
+from sharpose.training.logs import JsonLinesLog, TensorBoardLog
 
 
 def test_records_after_the_resumed_step_are_dropped_and_half_lines_too(tmp_path: Path) -> None:

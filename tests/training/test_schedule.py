@@ -3,7 +3,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from sharpose.training.schedule import Schedule
+from sharpose.training.optimizer import Schedule
 
 EPOCH = 100  # steps
 

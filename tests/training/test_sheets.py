@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sharpose.skeleton import COCO17
-from sharpose.training.sheets import Picture, prediction_sheet, region_sheet, write_sheet
+from sharpose.training.validation import Picture, prediction_sheet, region_sheet, write_sheet
 
 
 @pytest.fixture

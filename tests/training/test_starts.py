@@ -2,8 +2,8 @@ import torch
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose
-from sharpose.training.losses import heatmap_cross_entropy
-from sharpose.training.starts import dct_filters, scale_heatmaps, sine_positions, start_with_dct, start_with_sines
+from sharpose.training.init import dct_filters, scale_heatmaps, sine_positions, start_with_dct, start_with_sines
+from sharpose.training.objectives.pose import heatmap_cross_entropy
 
 
 def test_a_fine_position_lies_among_those_of_its_region_and_neighbours() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sharpose.errors import InputError
 from sharpose.heatmap import decode_heatmaps
-from sharpose.training.targets import heatmap_targets
+from sharpose.training.objectives.pose import heatmap_targets
 
 CROP, HEATMAP = (256, 192), (64, 48)
 

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sharpose.config import ModelConfig
 from sharpose.errors import ConfigError
 from sharpose.heatmap import decode_heatmaps
-from sharpose.training.targets import heatmap_targets
-from sharpose.training.teacher import Teacher, TeacherRecipe
+from sharpose.training.objectives.distillation import Teacher, TeacherRecipe
+from sharpose.training.objectives.pose import heatmap_targets
 from sharpose.training.train_cli import command
 
 CPU = torch.device("cpu")

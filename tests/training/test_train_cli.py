@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from sharpose.model import load_model
-from sharpose.training.checkpointing import RunFolder
+from sharpose.training.checkpoint import RunFolder
 
-MODULE = [sys.executable, "-P", "-m", "sharpose.training.train_cli"]
-TORCHRUN = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+MODULE = [sys.executable, "-m", "sharpose.training.train_cli"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    from sharpose.command import main
+    from sharpose.cli import main
     from sharpose.training.train_cli import command
 
     monkeypatch.chdir(tmp_path)

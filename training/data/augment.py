@@ -1,11 +1,8 @@
-"""The recipe's augmentation: what is drawn by chance, and the crop that comes of it.
-
-The definitions are those of the released pipeline (MMPose 0.29, top-down): shift, flip, half body, scale and rotation,
-in that order, then one UDP affine. Its half-body step needs MORE than 8 labelled keypoints.
-"""
+"""The recipe's augmentation: frames, half bodies and what is drawn by chance, and the crop that comes of it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -15,11 +12,113 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sharpose.geometry import PADDING
 from sharpose.skeleton import Skeleton
-from sharpose.training.data.affine import Frame, frame_of_box, map_points, warp_matrix
-from sharpose.training.data.half_body import half_body_frame
 from sharpose.training.data.sample import Sample
 
-__all__ = ["AugmentSpec", "CropSample", "make_crop"]
+__all__ = [
+    "HALF_BODY_PADDING",
+    "AugmentSpec",
+    "CropSample",
+    "Frame",
+    "at_aspect",
+    "frame_of_box",
+    "half_body_frame",
+    "make_crop",
+    "map_points",
+    "upper_body",
+    "warp_matrix",
+]
+
+_MIN_SIZE = 1.0  # pixels: a frame without area can't be mapped
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A rectangle at the crop's aspect: `center` and `size`, float32 [2] each, x first, in picture pixels."""
+
+    center: npt.NDArray[np.float32]
+    size: npt.NDArray[np.float32]
+
+
+def at_aspect(width: float, height: float, aspect: float, padding: float) -> npt.NDArray[np.float32]:
+    """float32 [2]: the smallest size of that aspect (width over height) that holds a box, then grown by `padding`."""
+    size = np.array([max(width, aspect * height), max(height, width / aspect)]) / 200.0
+    # The released pipeline keeps sizes as float32 multiples of 200 pixels.
+    grown = size.astype(np.float32) * np.float32(padding) * np.float32(200.0)
+    return np.maximum(grown, np.float32(_MIN_SIZE))
+
+
+def frame_of_box(box_xyxy: npt.NDArray[np.float32], aspect: float, padding: float) -> Frame:
+    """The frame around a box."""
+    x1, y1, x2, y2 = (float(value) for value in box_xyxy)
+    center = np.array([x1 + (x2 - x1) * 0.5, y1 + (y2 - y1) * 0.5], np.float32)
+    return Frame(center, at_aspect(x2 - x1, y2 - y1, aspect, padding))
+
+
+def warp_matrix(frame: Frame, rotation: float, crop_size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """float32 [2, 3]: from picture pixels to crop pixels.
+
+    The frame turned by `rotation` degrees about its centre covers the crop, "sizes minus one".
+    """
+    cosine, sine = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+    center = frame.center.astype(np.float64)
+    size = frame.size.astype(np.float64)
+    scale = (np.array([crop_size[1], crop_size[0]]) - 1.0) / size
+    turn = np.array([[cosine, -sine], [sine, cosine]])
+    linear = scale[:, None] * turn
+    offset = scale * (0.5 * size - turn @ center)
+    return np.column_stack([linear, offset]).astype(np.float32)
+
+
+def map_points(points: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """float32 [n, 2]: points [n, 2] through a matrix [2, 3]."""
+    mapped: npt.NDArray[np.float32] = points @ matrix[:, :2].T + matrix[:, 2]
+    return mapped
+
+
+HALF_BODY_PADDING = 1.5
+"""Growth of the frame around half a body, in place of the box's padding."""
+
+_LOWER_WORDS = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot")
+_FEW = 2  # a half with no more keypoints than this gives way to the other
+_UPPER_BELOW = 0.5  # a standard NORMAL number below it picks the upper half: 69 % of the time, as released
+
+
+def upper_body(skeleton: Skeleton) -> npt.NDArray[np.bool_]:
+    """Which keypoints lie above the hips, by their names: bool [J]."""
+    return np.array([not any(word in name for word in _LOWER_WORDS) for name in skeleton.keypoints])
+
+
+def half_body_frame(
+    points: npt.NDArray[np.float32],
+    labelled: npt.NDArray[np.bool_],
+    skeleton: Skeleton,
+    aspect: float,
+    rng: np.random.Generator,
+) -> Frame | None:
+    """A frame around half of a body.
+
+    Args:
+        points: float32 [J, 2], picture pixels.
+        labelled: bool [J].
+        skeleton: Whose keypoints they are.
+        aspect: Width over height of the frame.
+        rng: Chooses the half.
+
+    Returns:
+        The frame, centred on the mean of the half's keypoints; None where there are too few of them.
+    """
+    is_upper = upper_body(skeleton)
+    upper, lower = points[labelled & is_upper], points[labelled & ~is_upper]
+    if rng.standard_normal() < _UPPER_BELOW and len(upper) > _FEW:
+        chosen = upper
+    elif len(lower) > _FEW:
+        chosen = lower
+    else:
+        chosen = upper
+    if len(chosen) < _FEW:
+        return None
+    width, height = (float(extent) for extent in chosen.max(axis=0) - chosen.min(axis=0))
+    return Frame(chosen.mean(axis=0).astype(np.float32), at_aspect(width, height, aspect, HALF_BODY_PADDING))
 
 
 class AugmentSpec(BaseModel):

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from sharpose.errors import SourceError
 from sharpose.runtime.boxes import BoxesFile
 from sharpose.skeleton import Skeleton
-from sharpose.training.data.dataset import read_image
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample, read_image
 
 __all__ = ["CocoDataset", "CocoPerson", "clean_box", "read_coco"]
 

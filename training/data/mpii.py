@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from sharpose.errors import SourceError
 from sharpose.skeleton import MPII16, Skeleton
-from sharpose.training.data.dataset import read_image
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample, read_image
 
 __all__ = ["HEAD_BOX_SHARE", "MpiiDataset", "MpiiPerson", "head_segment"]
 

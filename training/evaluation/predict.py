@@ -14,11 +14,20 @@ from sharpose.heatmap import decode_heatmaps
 from sharpose.runtime.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import Skeleton
-from sharpose.training.evaluation.flip import flip_back, mirror_crops
-from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.stages import PoseStages, StageOutputs
 
-__all__ = ["GatedPoses", "Predictions", "predict"]
+__all__ = ["GatedPoses", "Predictions", "flip_back", "mirror_crops", "predict"]
+
+
+def mirror_crops(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Crops uint8 [n, H, W, 3] mirrored from left to right, contiguous."""
+    return np.ascontiguousarray(crops[:, :, ::-1])
+
+
+def flip_back(heatmaps: npt.NDArray[np.float32], skeleton: Skeleton) -> npt.NDArray[np.float32]:
+    """Heatmaps [..., J, h, w] of mirrored crops as those of the crops themselves: left is right again."""
+    return np.ascontiguousarray(heatmaps[..., list(skeleton.flip_order), :, ::-1])
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,34 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from sharpose.bundle import open_bundle
+from sharpose.bundle import GainCurve, open_bundle
 from sharpose.config import ModelConfig, load_config
 from sharpose.errors import InputError, SinkError
-from sharpose.manifest import GainCurve
-from sharpose.training.evaluation.bundle_gate import write_gate
-from sharpose.training.evaluation.curve import CURVE_POINTS, GatePoint, candidate_thresholds, measure_curve
-from sharpose.training.evaluation.evaluate import Evaluation, evaluate
-from sharpose.training.evaluation.people import EvaluationData
-from sharpose.training.evaluation.plots import check_matplotlib, plot_curve, plot_quality
+from sharpose.training.evaluation.data import DataFiles, EvaluationData, find_data, load_data
+from sharpose.training.evaluation.gate import (
+    CURVE_POINTS,
+    GatePoint,
+    ThresholdChoice,
+    candidate_thresholds,
+    choose_threshold,
+    measure_curve,
+    parse_promise,
+    write_gate,
+)
+from sharpose.training.evaluation.metrics import Evaluation, evaluate
 from sharpose.training.evaluation.predict import Predictions, predict
 from sharpose.training.evaluation.report import (
     Subject,
     as_markdown,
     as_numbers,
+    check_matplotlib,
     choice_lines,
+    plot_curve,
+    plot_quality,
     print_evaluation,
     print_points,
 )
-from sharpose.training.evaluation.sources import DataFiles, find_data, load_data
 from sharpose.training.evaluation.stages import PoseStages, open_stages
-from sharpose.training.evaluation.threshold import ThresholdChoice, choose_threshold, parse_promise
 
 __all__ = ["EvaluationRequest", "run_evaluation"]
 

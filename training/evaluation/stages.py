@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from sharpose.bundle import Bundle
 from sharpose.engines.base import Engine, HostArray
-from sharpose.engines.devices import parse_device
-from sharpose.engines.load import load_two_stage
+from sharpose.engines.load import load_two_stage, parse_device
 from sharpose.engines.two_stage import TwoStage
-from sharpose.runtime.gather import gather_patches
+from sharpose.runtime.gate import gather_patches
 
 __all__ = ["EngineStages", "HeatmapEngineStages", "PoseStages", "StageOutputs", "open_stages"]
 
@@ -125,7 +124,7 @@ def open_stages(bundle: Bundle, device: str, *, heatmaps: bool, threads: int | N
 def _load_engine(bundle: Bundle, stage: str, device: str, threads: int | None) -> Engine:
     where = parse_device(device)
     if where.kind == "tensorrt":
-        from sharpose.engines.tensorrt_load import TensorRtSettings, load_tensorrt_engine
+        from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_engine
 
         return load_tensorrt_engine(bundle, stage, where, TensorRtSettings())
     from sharpose.engines.onnxrt import OnnxRuntimeEngine

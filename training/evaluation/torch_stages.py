@@ -9,7 +9,7 @@ import torch
 from sharpose.errors import EngineError
 from sharpose.model import SHaRPose
 from sharpose.model.decode import HeatmapDecoder
-from sharpose.model.fine import cut_patches
+from sharpose.model.stages import cut_patches
 from sharpose.training.evaluation.stages import StageOutputs
 
 __all__ = ["TorchStages"]

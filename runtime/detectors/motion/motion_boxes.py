@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.runtime.detectors.motion.background import Background
-from sharpose.runtime.detectors.motion.camera_shake import CameraShake
-from sharpose.runtime.detectors.motion.person_size import PersonSize
-from sharpose.runtime.detectors.motion.silhouettes import find_people
+from sharpose.runtime.detectors.motion.background import Background, CameraShake
+from sharpose.runtime.detectors.motion.silhouettes import PersonSize, find_people
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sharpose.errors import DetectorError
-from sharpose.runtime.detectors.download import Download, download
+from sharpose.runtime.detectors.catalogue import Download, download
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -16,9 +16,14 @@ from detector_graphs import says, yolox_rows
 from rich.console import Console
 
 from sharpose.errors import DetectorError
-from sharpose.runtime.detector import Detector
-from sharpose.runtime.detectors.named import find_detector, how_to_find_people, is_file_name
-from sharpose.runtime.detectors.table import load_table, user_table_path
+from sharpose.runtime.detectors.catalogue import (
+    find_detector,
+    how_to_find_people,
+    is_file_name,
+    load_table,
+    user_table_path,
+)
+from sharpose.runtime.detectors.onnx import Detector
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,8 @@ import pytest
 from detector_graphs import picture, says, yolox_rows
 
 from sharpose.errors import InputError
-from sharpose.runtime.box_sources import FileBoxes
-from sharpose.runtime.boxes import BoxesFile
-from sharpose.runtime.detector import Detector
-from sharpose.runtime.detectors.settings import COCO_CLASSES, PeopleFrom, check_detector_options, parse_classes
+from sharpose.runtime.boxes import BoxesFile, FileBoxes
+from sharpose.runtime.detectors.onnx import COCO_CLASSES, Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.frames import Frame
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sharpose.runtime.drawing.colours import COLOURS, DARK, LIGHT, UNSURE, text_colour, track_colour
+from sharpose.runtime.drawing.style import COLOURS, DARK, LIGHT, UNSURE, text_colour, track_colour
 
 
 def apart(one: tuple[int, int, int], other: tuple[int, int, int]) -> int:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sharpose.runtime.drawing.colours import DEFERRED, PLAIN, REFINED, UNSURE, track_colour
 from sharpose.runtime.drawing.labels import LabelPlacer, faces_of, mark_of
+from sharpose.runtime.drawing.style import DEFERRED, PLAIN, REFINED, UNSURE, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sharpose.runtime.draw import draw_poses
-from sharpose.runtime.drawing.colours import DEFERRED, REFINED, track_colour
+from sharpose.runtime.drawing.draw import draw_poses
+from sharpose.runtime.drawing.style import DEFERRED, REFINED, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17
 

@@ -7,8 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.draw import draw_poses
-from sharpose.runtime.drawing.regions import draw_regions
+from sharpose.runtime.drawing.draw import draw_poses, draw_regions
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.runtime.draw import StatusLine, draw_poses
-from sharpose.runtime.drawing.text import plain_text
+from sharpose.runtime.drawing.draw import StatusLine, draw_poses
+from sharpose.runtime.drawing.labels import plain_text
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17
 

@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from sharpose.engines.batch_buckets import BatchBuckets
-from sharpose.runtime.refinement.batches import next_batch, own_share, seconds_each
-from sharpose.runtime.refinement.costs import BatchCost
+from sharpose.engines.base import BatchBuckets
+from sharpose.runtime.deadline.costs import BatchCost, next_batch, own_share, seconds_each
 
 
 def in_proportion(count: int) -> float:

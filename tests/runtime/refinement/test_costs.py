@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.engines.batch_buckets import BatchBuckets
-from sharpose.runtime.refinement.costs import BatchCost
+from sharpose.engines.base import BatchBuckets
+from sharpose.runtime.deadline.costs import BatchCost
 
 
 def exact(largest: int = 16) -> BatchCost:

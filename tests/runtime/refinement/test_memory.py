@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.runtime.refinement.memory import Remembered, StreamMemory
+from sharpose.runtime.deadline.history import Remembered, StreamMemory
 
 
 def boxes(*lefts: float) -> npt.NDArray[np.float32]:

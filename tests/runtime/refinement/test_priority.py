@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.manifest import GainCurve
-from sharpose.runtime.refinement.priority import TURN, Candidates, expected_gain, priority, with_turns
+from sharpose.bundle import GainCurve
+from sharpose.runtime.deadline.plan import TURN, Candidates, expected_gain, priority, with_turns
 
 
 def gains(quality: list[float], pixels: list[float], threshold: float = 0.99) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.runtime.refinement.still import carry_over, iou_matrix, keypoint_likeness, pose_similarity
+from sharpose.runtime.deadline.history import carry_over, iou_matrix, keypoint_likeness, pose_similarity
 from sharpose.skeleton import COCO17
 
 SIGMAS = np.array(COCO17.sigmas, np.float32)

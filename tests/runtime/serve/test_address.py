@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.serve.address import Address, is_loopback, parse_address, split_host
+from sharpose.runtime.serve.server import Address, is_loopback, parse_address, split_host
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sharpose.runtime.frames import SourceHealth
-from sharpose.runtime.serve.histogram import BOUNDS, Histogram
-from sharpose.runtime.serve.numbers import StreamCounter
+from sharpose.runtime.serve.numbers import BOUNDS, Histogram, StreamCounter
 
 
 def test_totals_and_the_newest_frame(clock, make_record) -> None:

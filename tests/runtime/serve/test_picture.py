@@ -8,7 +8,7 @@ import weakref
 import cv2
 import numpy as np
 
-from sharpose.runtime.serve.picture import Jpeg, NewestPicture
+from sharpose.runtime.serve.sink import Jpeg, NewestPicture
 
 
 def test_nothing_is_drawn_unless_somebody_asks(make_record, drawing) -> None:

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from sharpose.runtime.frames import SourceHealth
+from sharpose.runtime.serve.handler import state_json, status_of, trouble
 from sharpose.runtime.serve.numbers import StreamCounter
-from sharpose.runtime.serve.reports import state_json, status_of, trouble
 
 
 @pytest.fixture

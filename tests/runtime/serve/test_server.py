@@ -190,6 +190,6 @@ def test_without_prometheus_client(tmp_path) -> None:
         "from sharpose.runtime.serve import ServeServer\n"
         "ServeServer('0', say=print)\n"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert "InputError: --serve: expected prometheus-client to be installed" in done.stderr
     assert "sharpose[serve]" in done.stderr

@@ -80,7 +80,7 @@ def test_a_crowd_is_turned_away(serve, ask) -> None:
 
 
 def test_a_request_that_trickles_in_is_cut(serve, ask, monkeypatch) -> None:
-    from sharpose.runtime.serve import listener
+    from sharpose.runtime.serve import server as listener
 
     monkeypatch.setattr(listener, "_REQUEST_SECONDS", 0.5)
     server = serve()
@@ -98,7 +98,7 @@ def test_a_request_that_trickles_in_is_cut(serve, ask, monkeypatch) -> None:
 
 
 def test_an_answer_that_nobody_takes_is_cut(serve, make_record, monkeypatch) -> None:
-    from sharpose.runtime.serve import listener
+    from sharpose.runtime.serve import server as listener
 
     monkeypatch.setattr(listener, "_ANSWER_SECONDS", 0.5)
     server = serve()

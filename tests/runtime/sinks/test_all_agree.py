@@ -10,7 +10,7 @@ import pytest
 import result_readers as readers
 
 from sharpose.runtime.sinks import Output, Stream, make_sink
-from sharpose.runtime.sinks.openpose import OPENPOSE_COCO18
+from sharpose.runtime.sinks.folders import OPENPOSE_COCO18
 from sharpose.skeleton import COCO17
 
 FRAMES = 12

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import VideoSettings, encoders
-from sharpose.runtime.sinks.encoders import find_encoder, usable_encoders
+from sharpose.runtime.sinks import VideoSettings
+from sharpose.runtime.sinks import encoding as encoders
+from sharpose.runtime.sinks.encoding import find_encoder, usable_encoders
 
 CHIPS = ("nvenc", "videotoolbox", "qsv", "amf", "v4l2m2m")
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import folder
-from sharpose.runtime.sinks.folder import ResultFolder
+from sharpose.runtime.sinks import folders as folder
+from sharpose.runtime.sinks.folders import ResultFolder
 
 
 def test_files_are_numbered_and_nothing_is_made_before(tmp_path):

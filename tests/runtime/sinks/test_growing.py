@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from sharpose import files as growing
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import growing
-from sharpose.runtime.sinks.growing import GrowingFile
+from sharpose.files import GrowingFile
 
 
 def test_every_entry_is_there_at_once(tmp_path):

@@ -50,7 +50,7 @@ def killed_run(folder: Path, seed: int, *, live: bool) -> int:
     pace = chance.choice([0.0, 0.02])
     arguments = [str(folder), str(Path(__file__).parent), "live" if live else "file", str(pace)]
     with (folder / "progress").open("wb") as progress:
-        process = subprocess.Popen([sys.executable, "-P", "-c", WRITER, *arguments], stdout=progress)
+        process = subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stdout=progress)
     try:
         until = time.monotonic() + START
         while not (folder / "progress").stat().st_size and process.poll() is None and time.monotonic() < until:

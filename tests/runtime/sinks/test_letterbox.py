@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.runtime.sinks.letterbox import letterbox, pad_even
+from sharpose.runtime.sinks.encoding import letterbox, pad_even
 
 
 def lit(image: np.ndarray) -> tuple[int, int, int, int]:

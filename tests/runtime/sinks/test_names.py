@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sharpose.runtime.sinks.names import fill, source_names
+from sharpose.runtime.sinks.outputs import fill, source_names
 
 
 @pytest.mark.parametrize(

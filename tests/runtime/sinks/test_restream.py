@@ -229,7 +229,7 @@ print(sink._sender._process.pid, flush=True)
 time.sleep(0.5)
 os.kill(os.getpid(), 9)
 """
-        done = subprocess.run([sys.executable, "-P", "-c", script], check=False, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     sender = int(done.stdout)
     wait_for(lambda: not Path(f"/proc/{sender}").exists() or "Z" in Path(f"/proc/{sender}/stat").read_text().split())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import twin_file
-from sharpose.runtime.sinks.twin_file import TwinFile
+from sharpose.runtime.sinks import coco as twin_file
+from sharpose.runtime.sinks.coco import TwinFile
 
 
 def array_file(path: Path) -> TwinFile:

@@ -13,7 +13,8 @@ import pytest
 from video_reading import decoded
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import VideoSink, encoders
+from sharpose.runtime.sinks import VideoSink
+from sharpose.runtime.sinks import encoding as encoders
 
 
 @pytest.mark.parametrize("name", ["out.avi", "out.webm", "out", "mp4"])
@@ -89,7 +90,7 @@ except SinkError as error:
 print(sink.abandon())
 sink.close()
 """
-    done = subprocess.run([sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stderr == ""
     said, kept = done.stdout.splitlines()
     index = int(said.split()[0])

@@ -18,7 +18,7 @@ import pytest
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
-from sharpose.runtime.sources.addresses import ffmpeg_options
+from sharpose.runtime.sources.urls import ffmpeg_options
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sharpose.runtime.sources.backoff import Backoff
+from sharpose.runtime.sources.live import Backoff
 
 
 def test_waits_double_up_to_the_cap():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SourceError
-from sharpose.runtime.sources import SourceOptions, gstreamer, open_source
-from sharpose.runtime.sources.gstreamer import GstreamerSource, has_gstreamer
+from sharpose.runtime.sources import SourceOptions, open_source
+from sharpose.runtime.sources import camera as gstreamer
+from sharpose.runtime.sources.camera import GstreamerSource, has_gstreamer
 
 
 class Capture:

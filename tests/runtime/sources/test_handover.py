@@ -8,7 +8,7 @@ import pytest
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
-from sharpose.runtime.sources.handover import Handover
+from sharpose.runtime.sources.queue import Handover
 
 
 def frame(index: int) -> Frame:

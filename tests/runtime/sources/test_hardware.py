@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.sources import SourceOptions, hardware, open_source
-from sharpose.runtime.sources.hardware import Hardware
+from sharpose.runtime.sources import SourceOptions, open_source
+from sharpose.runtime.sources import decoding as hardware
+from sharpose.runtime.sources.decoding import Hardware
 
 
 def test_none_says_nothing():

@@ -11,9 +11,9 @@ from live_stand_ins import Clock, Factory, Inner, fail, frame, some, then
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.sources.base import PolledSource
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
-from sharpose.runtime.sources.polled import PolledSource
 
 
 def test_without_reconnecting_an_end_is_an_end(made):

@@ -11,7 +11,7 @@ from live_stand_ins import Factory, Inner, frame, some, then
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
-from sharpose.runtime.sources.backoff import Backoff
+from sharpose.runtime.sources.live import Backoff
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.runtime.sources.orientation import orientation_of
+from sharpose.runtime.sources.video import orientation_of
 
 ONE = 1 << 16
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
+from sharpose.runtime.sources.base import captured_complaints
 from sharpose.runtime.sources.pictures import PictureSource, read_picture
-from sharpose.runtime.sources.stderr import captured_complaints
 
 # 16x16 of C 0, M 200, Y 200, K 0: red.
 CMYK_JPEG = base64.b64decode(

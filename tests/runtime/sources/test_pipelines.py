@@ -4,7 +4,7 @@ import pytest
 
 from sharpose.errors import InputError
 from sharpose.runtime.sources import redact_url
-from sharpose.runtime.sources.pipelines import csi_pipeline, is_csi, is_pipeline, jetson_pipeline, pipeline_of
+from sharpose.runtime.sources.camera import csi_pipeline, is_csi, is_pipeline, jetson_pipeline, pipeline_of
 
 
 def test_what_is_a_pipeline():

@@ -87,7 +87,7 @@ print(source.warnings, source.live)
 
 def run(data: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, *arguments], input=data, capture_output=True, check=False, timeout=120
+        [sys.executable, "-c", PROGRAM, *arguments], input=data, capture_output=True, check=False, timeout=120
     )
 
 
@@ -110,7 +110,7 @@ def open_pipe(tmp_path: Path) -> Iterator[int]:
 
 def test_closing_while_nothing_comes_ends_the_process_cleanly(open_pipe):
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, "1", "stop"],
+        [sys.executable, "-c", PROGRAM, "1", "stop"],
         stdin=open_pipe,
         capture_output=True,
         check=False,

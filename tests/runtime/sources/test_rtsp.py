@@ -161,7 +161,7 @@ def test_a_process_ends_while_its_stream_is_silent(server):
         "sys.stdin.readline(); source.close(); print('closed', source.ended)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", program, server.url],
+        [sys.executable, "-c", program, server.url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

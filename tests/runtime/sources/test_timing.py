@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from sharpose.runtime.sources.timing import FrameClock, GapWatch
+from sharpose.runtime.sources.decoding import FrameClock, GapWatch
 
 
 def times(stamps: list[tuple[int | None, int | None]], *, trust_pts: bool = True) -> list[float]:

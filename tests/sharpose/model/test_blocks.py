@@ -1,6 +1,6 @@
 import torch
 
-from sharpose.model.blocks import Block
+from sharpose.model.backbone import Block
 
 
 def make_block():

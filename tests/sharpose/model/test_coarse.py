@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from sharpose.model.coarse import RELEVANCE_DECAY
+from sharpose.model.stages import RELEVANCE_DECAY
 
 
 def explicit_coarse(model, image, rows):

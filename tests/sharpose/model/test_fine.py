@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sharpose.model import random_model
-from sharpose.model.fine import cut_patches
-from sharpose.runtime.gather import gather_patches
+from sharpose.model.stages import cut_patches
+from sharpose.runtime.gate import gather_patches
 from sharpose.tokens import fine_patch_index
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sharpose.model.heads import HeatmapHead, QualityPredictor
+from sharpose.model.backbone import HeatmapHead, QualityPredictor
 
 
 def gelu(x):

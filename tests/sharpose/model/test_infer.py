@@ -4,7 +4,7 @@ import torch
 from sharpose.config import list_configs, load_config
 from sharpose.errors import CheckpointError
 from sharpose.model import SHaRPose
-from sharpose.model.infer import infer_config
+from sharpose.model.checkpoint import infer_config
 
 
 def shapes(config):

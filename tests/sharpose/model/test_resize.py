@@ -9,7 +9,7 @@ from sharpose.config import load_config
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.heatmap import decode_heatmaps
 from sharpose.model import load_model, random_model
-from sharpose.model.resize import resize_state_dict
+from sharpose.model.checkpoint import resize_state_dict
 
 SMALL, LARGE = (256, 192), (384, 288)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from sharpose.training.data.cached import CachedDataset, SampleCache
+from sharpose.training.data.mixed import CachedDataset, SampleCache
 from sharpose.training.data.scene import SceneDataset
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
-from sharpose.training.data.dataset import UndecodableImageError, read_image
+from sharpose.training.data.sample import UndecodableImageError, read_image
 
 
 def test_a_picture_comes_as_its_pixels_lie(tmp_path: Path) -> None:

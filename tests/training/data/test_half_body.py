@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpose.skeleton import COCO17, MPII16
-from sharpose.training.data.half_body import half_body_frame, upper_body
+from sharpose.training.data.augment import half_body_frame, upper_body
 
 POINTS = np.column_stack([np.linspace(10, 42, 17), np.linspace(5, 85, 17)]).astype(np.float32)
 ALL = np.ones(17, np.bool_)

@@ -14,10 +14,9 @@ import torch
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import COCO17
 from sharpose.training.data.augment import AugmentSpec
-from sharpose.training.data.batch import Batch
 from sharpose.training.data.coco import CocoDataset
-from sharpose.training.data.loader import CropLoader
-from sharpose.training.targets import heatmap_targets
+from sharpose.training.data.loader import Batch, CropLoader
+from sharpose.training.objectives.pose import heatmap_targets
 
 CROP, HEATMAP = (64, 32), (16, 8)
 

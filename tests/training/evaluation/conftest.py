@@ -10,7 +10,7 @@ import pytest
 
 from sharpose.geometry import crop_frames
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.people import EvaluationData, People
+from sharpose.training.evaluation.data import EvaluationData, People
 from sharpose.training.evaluation.predict import Predictions
 
 

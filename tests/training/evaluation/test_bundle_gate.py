@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sharpose.bundle import open_bundle
+from sharpose.bundle import GainCurve, open_bundle
 from sharpose.errors import BundleError
-from sharpose.manifest import GainCurve
-from sharpose.training.evaluation.bundle_gate import write_gate
+from sharpose.training.evaluation.gate import write_gate
 
 
 @pytest.fixture

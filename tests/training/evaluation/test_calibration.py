@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sharpose.training.evaluation.calibration import calibrate, rank_correlation
+from sharpose.training.evaluation.metrics import calibrate, rank_correlation
 
 
 def test_rank_correlation_by_hand() -> None:

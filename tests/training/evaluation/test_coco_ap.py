@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from sharpose.errors import InputError
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.coco_ap import coco_results, coco_scores
-from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions
 
 Data = Callable[..., EvaluationData]

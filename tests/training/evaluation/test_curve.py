@@ -9,8 +9,8 @@ import pytest
 
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.coco_ap import coco_results, coco_scores
-from sharpose.training.evaluation.curve import candidate_thresholds, measure_curve
-from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.data import EvaluationData
+from sharpose.training.evaluation.gate import candidate_thresholds, measure_curve
 from sharpose.training.evaluation.predict import Predictions
 
 

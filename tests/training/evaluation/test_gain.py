@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.training.evaluation.gain import measure_gain
+from sharpose.training.evaluation.metrics import measure_gain
 
 
 def test_a_hump_is_found() -> None:

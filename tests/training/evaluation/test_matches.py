@@ -8,9 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.coco_ap import coco_results, coco_scores
-from sharpose.training.evaluation.matches import average_precision, match_pictures
-from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.coco_ap import average_precision, coco_results, coco_scores, match_pictures
+from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sharpose.similarity import oks_nms
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.nms import oks_nms
 
 
 def test_near_copies_go_and_the_best_stays() -> None:

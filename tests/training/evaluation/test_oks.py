@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sharpose.training.evaluation.oks import object_keypoint_similarity, pairwise_oks, true_oks
+from sharpose.similarity import object_keypoint_similarity, pairwise_oks, true_oks
 
 
 def test_values_by_hand() -> None:

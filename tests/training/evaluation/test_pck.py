@@ -9,8 +9,8 @@ import pytest
 
 from sharpose.errors import InputError
 from sharpose.skeleton import MPII16
-from sharpose.training.evaluation.pck import pck, pck_units, pckh_by_joint
-from sharpose.training.evaluation.people import People
+from sharpose.training.evaluation.data import People
+from sharpose.training.evaluation.metrics import pck, pck_units, pckh_by_joint
 
 
 def people(labels: list[list[list[float]]], head_sizes: list[float]) -> People:

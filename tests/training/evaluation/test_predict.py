@@ -14,13 +14,12 @@ from sharpose.config import load_config
 from sharpose.model import random_model
 from sharpose.runtime import PoseEstimator
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.evaluate import MODES
-from sharpose.training.evaluation.flip import flip_back, mirror_crops
-from sharpose.training.evaluation.people import EvaluationData
-from sharpose.training.evaluation.predict import predict
+from sharpose.training.evaluation.data import EvaluationData
+from sharpose.training.evaluation.metrics import MODES
+from sharpose.training.evaluation.predict import flip_back, mirror_crops, predict
 from sharpose.training.evaluation.stages import StageOutputs, open_stages
 from sharpose.training.evaluation.torch_stages import TorchStages
-from sharpose.training.targets import heatmap_targets
+from sharpose.training.objectives.pose import heatmap_targets
 
 CROP = (256, 192)
 

@@ -13,13 +13,18 @@ import pytest
 from rich.console import Console
 
 from sharpose.errors import SinkError
-from sharpose.training.evaluation.curve import measure_curve
-from sharpose.training.evaluation.evaluate import evaluate, poses_oks
-from sharpose.training.evaluation.people import EvaluationData
-from sharpose.training.evaluation.plots import plot_curve, plot_quality
+from sharpose.training.evaluation.data import EvaluationData
+from sharpose.training.evaluation.gate import Promise, choose_threshold, measure_curve
+from sharpose.training.evaluation.metrics import evaluate, poses_oks
 from sharpose.training.evaluation.predict import Predictions
-from sharpose.training.evaluation.report import Subject, as_markdown, as_numbers, print_evaluation
-from sharpose.training.evaluation.threshold import Promise, choose_threshold
+from sharpose.training.evaluation.report import (
+    Subject,
+    as_markdown,
+    as_numbers,
+    plot_curve,
+    plot_quality,
+    print_evaluation,
+)
 
 Data = Callable[..., EvaluationData]
 Poses = Callable[..., Predictions]

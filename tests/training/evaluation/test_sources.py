@@ -13,7 +13,7 @@ import pytest
 
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import COCO17, MPII16
-from sharpose.training.evaluation.sources import DataFiles, find_data, load_data
+from sharpose.training.evaluation.data import DataFiles, find_data, load_data
 
 
 def document(**changes: Any) -> dict[str, Any]:

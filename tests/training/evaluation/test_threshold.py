@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.training.evaluation.curve import GateCurve, measure_curve
-from sharpose.training.evaluation.people import EvaluationData
+from sharpose.training.evaluation.data import EvaluationData
+from sharpose.training.evaluation.gate import (
+    GateCurve,
+    Promise,
+    choose_point,
+    choose_threshold,
+    measure_curve,
+    parse_promise,
+)
 from sharpose.training.evaluation.predict import Predictions
-from sharpose.training.evaluation.threshold import Promise, choose_point, choose_threshold, parse_promise
 
 Data = Callable[..., EvaluationData]
 Poses = Callable[..., Predictions]

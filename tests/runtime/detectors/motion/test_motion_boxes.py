@@ -9,7 +9,7 @@ import pytest
 from sharpose.runtime.detectors.motion import MotionBoxes
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes
-from sharpose.runtime.tracking.similarity import box_iou
+from sharpose.similarity import box_iou
 
 HEIGHT, WIDTH = 270, 480
 RATE = 25

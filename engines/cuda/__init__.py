@@ -1,0 +1,1 @@
+"""CUDA memory, streams and graphs behind one small interface, over cuda-python or pycuda."""

@@ -1,0 +1,417 @@
+"""Building plain plan files from a bundle's graphs. No torch; TensorRT-RTX needs no GPU for it either."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import sharpose
+from sharpose.bundle import Bundle, GraphEntry, Precision
+from sharpose.engines.base import TensorSpec, Untyped, check_signature, specs
+from sharpose.engines.gpu import Gpu, probe_gpu
+from sharpose.engines.tensorrt.cache import (
+    BuiltFor,
+    EngineTensor,
+    Options,
+    Profile,
+    Sidecar,
+    StoredEngine,
+    remove_stale_files,
+    write_engine,
+)
+from sharpose.engines.tensorrt.library import (
+    BuildOptions,
+    TensorRtFlavour,
+    check_options,
+    collect_errors,
+    find_flavour,
+    tensorrt_logger,
+)
+from sharpose.engines.tensorrt.progress import BuildProgress, OnBuildProgress, progress_monitor
+from sharpose.errors import EngineError
+from sharpose.files import file_lock
+
+__all__ = [
+    "ENGINES_FOLDER",
+    "STAGES",
+    "BuiltEngine",
+    "Layer",
+    "ParsedNetwork",
+    "build_bundle_engines",
+    "build_engine",
+    "describe_layers",
+    "describe_options",
+    "gpu_for_build",
+    "is_portable",
+    "numpy_dtype",
+    "parse_network",
+]
+
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT64": "int64",
+    "INT32": "int32",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a network as it was parsed.
+
+    Attributes:
+        name: Begins with the ONNX node's name.
+        kind: `MATRIX_MULTIPLY`, `NORMALIZATION` …
+        inputs: dtypes, `float16`, say.
+        outputs: dtypes.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """A network, and the objects that must outlive it. All but the flavour are TensorRT's own, without types."""
+
+    flavour: TensorRtFlavour
+    builder: Untyped
+    network: Untyped
+    parser: Untyped
+    path: Path
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs; a dynamic axis has the name that the graph gives it."""
+        return tuple(_spec(self.network.get_input(index)) for index in range(self.network.num_inputs))
+
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs, likewise."""
+        return tuple(_spec(self.network.get_output(index)) for index in range(self.network.num_outputs))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer with its dtypes; the network is strongly typed, so the engine keeps them."""
+        return tuple(describe_layers(self.network))
+
+
+def parse_network(flavour: TensorRtFlavour, path: Path) -> ParsedNetwork:
+    """Parse an ONNX file, with the weights that lie beside it, into a strongly typed network.
+
+    Raises:
+        EngineError: TensorRT can't start here, or can't parse the graph.
+    """
+    trt = flavour.module
+    logger = tensorrt_logger(flavour)
+    with collect_errors() as messages:
+        try:
+            builder = trt.Builder(logger)
+        except TypeError:  # pybind's way of saying that the constructor returned null
+            raise EngineError(f"{flavour} can't start its builder here{_because(messages)}") from None
+        # On 11 every network is strongly typed, and the flag is ignored.
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = builder.create_network(0 if typed is None else 1 << int(typed))
+        parser = trt.OnnxParser(network, logger)
+        # From a path, not from bytes: the weights are found beside it.
+        if not parser.parse_from_file(str(path)):
+            reasons = [" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors)]
+            raise EngineError(f"{path}: {flavour} can't parse it: {'; '.join(reasons) or 'no reason given'}")
+    return ParsedNetwork(flavour, builder, network, parser, path)
+
+
+def describe_layers(network: Untyped) -> Iterator[Layer]:
+    """Kinds and dtypes of the layers of TensorRT's `INetworkDefinition`."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        inputs = (layer.get_input(number) for number in range(layer.num_inputs))
+        outputs = (layer.get_output(number) for number in range(layer.num_outputs))
+        yield Layer(
+            layer.name,
+            layer.type.name,
+            tuple(numpy_dtype(tensor.dtype) for tensor in inputs if tensor is not None),
+            tuple(numpy_dtype(tensor.dtype) for tensor in outputs if tensor is not None),
+        )
+
+
+def count_layers(layers: tuple[Layer, ...]) -> dict[str, int]:
+    """How many layers of every kind and output dtype, as `NORMALIZATION float16`."""
+    counts = Counter(f"{layer.kind} {layer.outputs[0] if layer.outputs else '-'}" for layer in layers)
+    return dict(sorted(counts.items()))
+
+
+def numpy_dtype(dtype: Untyped) -> str:
+    """The name in numpy of a TensorRT dtype."""
+    name: str = dtype.name
+    return _DTYPES.get(name, name.lower())
+
+
+def _spec(tensor: Untyped) -> TensorSpec:
+    import numpy as np
+
+    shape = tuple(
+        (tensor.get_dimension_name(axis) or f"axis{axis}") if size < 0 else size
+        for axis, size in enumerate(tuple(tensor.shape))
+    )
+    return TensorSpec(tensor.name, np.dtype(numpy_dtype(tensor.dtype)), shape)
+
+
+def _because(messages: list[str]) -> str:
+    return f" ({' '.join(messages[0].split())})" if messages else ""
+
+
+ENGINES_FOLDER = "engines"
+"""Where a bundle's engines lie, inside its folder and outside `bundle.json`."""
+STAGES = ("coarse", "fine")
+_RTX_UNTARGETED = ("7.5",)  # a portable RTX engine leaves Turing out
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A plan and what is to be written beside it."""
+
+    plan: bytes
+    sidecar: Sidecar
+
+
+def is_portable(flavour: TensorRtFlavour, gpu: Gpu) -> bool:
+    """Whether an engine that was built without a GPU runs on this one: TensorRT-RTX's do, but on Turing."""
+    return flavour.is_rtx and gpu.compute_capability not in _RTX_UNTARGETED
+
+
+def gpu_for_build(flavour: TensorRtFlavour) -> Gpu | None:
+    """The GPU that an engine will be built on, the first visible; None only where TensorRT-RTX builds without.
+
+    Raises:
+        EngineError: TensorRT proper has no GPU here.
+    """
+    try:
+        return probe_gpu()
+    except EngineError as error:
+        if flavour.is_rtx:
+            return None
+        raise EngineError(f"{flavour} needs a GPU to build engines: {error}") from None
+
+
+def build_bundle_engines(
+    bundle: Bundle,
+    folder: Path | None = None,
+    precision: Precision = "fp32",
+    options: BuildOptions | None = None,
+    on_progress: OnBuildProgress = lambda progress: None,
+    *,
+    flavour: TensorRtFlavour | None = None,
+) -> tuple[StoredEngine, ...]:
+    """Build both graphs of a bundle, one after the other, into `{coarse,fine}.plan` with a `.json` beside each.
+
+    TensorRT builds on the first GPU that it sees; CUDA_VISIBLE_DEVICES chooses another.
+
+    Args:
+        bundle: An opened bundle.
+        folder: Where to write; the bundle's own `engines/` if None.
+        precision: Which of the bundle's graphs.
+        options: The builder's; for the bundle's max batch if None.
+        on_progress: Told how far it is, now and then, from any thread.
+        flavour: Which TensorRT; see `find_flavour` if None.
+
+    Raises:
+        BundleError: the bundle has no such precision.
+        EngineError: there is no TensorRT or no GPU that it needs, an option isn't supported, or the build failed.
+    """
+    flavour = flavour or find_flavour()
+    options = options or BuildOptions(max_batch=bundle.manifest.max_batch)
+    check_options(options, flavour)
+    gpu = gpu_for_build(flavour)
+    folder = bundle.path / ENGINES_FOLDER if folder is None else folder
+    stored = []
+    for stage in STAGES:
+        bundle.graph(stage, precision)  # a precision that isn't there fails before anything is made
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"engines folder {folder}: can't be made ({error.strerror})") from error
+    for stage in STAGES:
+        with file_lock(folder / f".{stage}.lock"):
+            remove_stale_files(folder, stage)
+            built = build_engine(bundle, stage, precision, options, on_progress, flavour=flavour, gpu=gpu)
+            stored.append(write_engine(folder, stage, built.plan, built.sidecar))
+    return tuple(stored)
+
+
+def build_engine(
+    bundle: Bundle,
+    stage: str,
+    precision: Precision,
+    options: BuildOptions,
+    on_progress: OnBuildProgress,
+    *,
+    flavour: TensorRtFlavour,
+    gpu: Gpu | None,
+) -> BuiltEngine:
+    """Build one graph; see `build_bundle_engines`. Everything but the plan is freed before it returns."""
+    check_options(options, flavour)
+    if options.max_batch > bundle.manifest.max_batch:
+        raise EngineError(
+            f"max batch: expected at most the bundle's {bundle.manifest.max_batch}, got {options.max_batch}; "
+            "export it again with a larger --max-batch"
+        )
+    path, entry = bundle.graph(stage, precision)
+    started = time.perf_counter()
+    parsed = parse_network(flavour, path)
+    profiles = {spec.name: _profile(spec, options) for spec in parsed.inputs()}
+    tensors, layers = _tensors(parsed, entry), count_layers(parsed.layers())
+    plan = _build(parsed, profiles, stage, options, on_progress, gpu)
+    del parsed  # a Jetson has no memory for the network, the plan and a loaded engine at once
+    files = bundle.manifest.files
+    sidecar = Sidecar(
+        schema_version=1,
+        sharpose_version=sharpose.__version__,
+        stage=stage,
+        precision=precision,
+        graph_sha256=files[path.name],
+        weights_sha256=files[bundle.manifest.weights],
+        flavour=flavour.name,
+        flavour_version=flavour.version,
+        gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
+        options=describe_options(options),
+        profiles=profiles,
+        tensors=tensors,
+        layers=layers,
+        engine_layers=_engine_layers(flavour, plan) if gpu else None,
+        build_seconds=round(time.perf_counter() - started, 3),
+        plan_bytes=len(plan),
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+    )
+    return BuiltEngine(plan, sidecar)
+
+
+def describe_options(options: BuildOptions) -> Options:
+    """The options as a sidecar has them: those that change the engine, so not the timing cache's place."""
+    return Options(
+        min_batch=options.min_batch,
+        opt_batch=options.optimal_batch,
+        max_batch=options.max_batch,
+        workspace_mib=options.workspace_mib,
+        optimization_level=options.optimization_level,
+        hardware_compatible=options.hardware_compatible,
+        version_compatible=options.version_compatible,
+    )
+
+
+def _build(
+    parsed: ParsedNetwork,
+    profiles: dict[str, Profile],
+    stage: str,
+    options: BuildOptions,
+    on_progress: OnBuildProgress,
+    gpu: Gpu | None,
+) -> bytes:
+    flavour, builder = parsed.flavour, parsed.builder
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    for name, shapes in profiles.items():
+        profile.set_shape(name, tuple(shapes.min), tuple(shapes.opt), tuple(shapes.max))
+    config.add_optimization_profile(profile)
+    _configure(config, flavour, options, gpu)
+    cache = _attach_timing_cache(config, options.timing_cache)
+    monitor = progress_monitor(flavour, stage, on_progress)
+    config.progress_monitor = monitor
+    with collect_errors() as messages:
+        plan = builder.build_serialized_network(parsed.network, config)
+    if monitor.failure is not None:
+        raise monitor.failure
+    if plan is None:
+        reason = " ".join(messages[0].split()) if messages else "no reason given"
+        raise EngineError(f"{parsed.path}: {flavour} can't build the engine: {reason}")
+    if cache is not None and options.timing_cache is not None:
+        _save(options.timing_cache, bytes(cache.serialize()))
+    on_progress(BuildProgress(stage, "done", 1.0))
+    return bytes(plan)
+
+
+def _configure(config: Untyped, flavour: TensorRtFlavour, options: BuildOptions, gpu: Gpu | None) -> None:
+    trt = flavour.module
+    if flavour.is_rtx:
+        # Without it the engine may allocate as it runs, which stream capture forbids.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if gpu is not None and gpu.compute_capability in _RTX_UNTARGETED:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{_digits(gpu)}"), 0)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+
+
+def _digits(gpu: Gpu) -> str:
+    return gpu.compute_capability.replace(".", "")
+
+
+def _attach_timing_cache(config: Untyped, path: Path | None) -> Untyped:
+    if path is None:
+        return None
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise EngineError(f"--timing-cache {path}: can't be read ({error.strerror})") from error
+    with collect_errors() as messages:
+        cache = config.create_timing_cache(data)
+        if cache is None or not config.set_timing_cache(cache, False):
+            reason = " ".join(messages[0].split()) if messages else "made by another version or for another GPU"
+            raise EngineError(f"--timing-cache {path}: TensorRT refuses it ({reason}); give a new file")
+    return cache
+
+
+def _save(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise EngineError(f"--timing-cache {path}: can't be written ({error.strerror})") from error
+
+
+def _profile(spec: TensorSpec, options: BuildOptions) -> Profile:
+    """N and M alike: any batch from min to max, fastest at opt."""
+    sizes = (options.min_batch, options.optimal_batch, options.max_batch)
+    smallest, best, largest = ([size if isinstance(axis, str) else axis for axis in spec.shape] for size in sizes)
+    return Profile(min=smallest, opt=best, max=largest)
+
+
+def _tensors(parsed: ParsedNetwork, entry: GraphEntry) -> list[EngineTensor]:
+    """The I/O table. Axes have the bundle's names; the parser forgets those of the outputs."""
+    modes: tuple[Literal["input", "output"], ...] = ("input", "output")
+    table = []
+    for mode, declared, found in zip(modes, specs(entry), (parsed.inputs(), parsed.outputs()), strict=True):
+        check_signature(str(parsed.path), found, tuple(declared.values()))
+        table += [
+            EngineTensor(name=spec.name, mode=mode, dtype=str(spec.dtype), shape=list(spec.shape))
+            for spec in declared.values()
+        ]
+    return table
+
+
+def _engine_layers(flavour: TensorRtFlavour, plan: bytes) -> list[str] | None:
+    """The built engine's own list of layers; None where it can't be loaded (built for a GPU that isn't there)."""
+    trt = flavour.module
+    with collect_errors():
+        engine = trt.Runtime(tensorrt_logger(flavour)).deserialize_cuda_engine(plan)
+        if engine is None:
+            return None
+        inspector = engine.create_engine_inspector()
+        return [
+            str(inspector.get_layer_information(index, trt.LayerInformationFormat.ONELINE)).strip()
+            for index in range(engine.num_layers)
+        ]

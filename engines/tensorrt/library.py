@@ -1,0 +1,216 @@
+"""The TensorRT of this machine: NVIDIA TensorRT or TensorRT-RTX, what each can do, and its messages."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from sharpose.engines.base import Untyped
+from sharpose.errors import EngineError
+
+__all__ = [
+    "BuildOptions",
+    "FlavourName",
+    "TensorRtFlavour",
+    "check_options",
+    "collect_errors",
+    "find_flavour",
+    "installed_flavours",
+    "tensorrt_logger",
+]
+
+FlavourName = Literal["tensorrt", "tensorrt_rtx"]
+
+_OLDEST: dict[str, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 2)}  # RTX 1.2: REQUIRE_USER_ALLOCATION
+_TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+_HOW_TO_GET_IT = (
+    "JetPack has it; for desktops see https://developer.nvidia.com/tensorrt, or install TensorRT-RTX: pip install "
+    "tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings, then pip install --no-deps --no-build-isolation "
+    "tensorrt-rtx-cu13"
+)
+
+
+@dataclass(frozen=True)
+class TensorRtFlavour:
+    """A TensorRT that loads and is recent enough.
+
+    Attributes:
+        name: The module's name.
+        version: As the module says.
+        module: The module. It has no types.
+    """
+
+    name: FlavourName
+    version: str
+    module: Untyped
+
+    @property
+    def is_rtx(self) -> bool:
+        """TensorRT-RTX: builds without a GPU, compiles its kernels when it loads, runs on consumer GPUs."""
+        return self.name == "tensorrt_rtx"
+
+    def __str__(self) -> str:
+        return f"{_TITLES[self.name]} {self.version}"
+
+
+def find_flavour(name: str | None = None) -> TensorRtFlavour:
+    """The TensorRT to use.
+
+    Args:
+        name: `tensorrt` or `tensorrt_rtx`; if None, TensorRT where it loads, else TensorRT-RTX.
+
+    Raises:
+        EngineError: none loads, the one named doesn't, or it is too old.
+    """
+    if name is not None and name not in get_args(FlavourName):
+        raise EngineError(f"TensorRT flavour: expected {' or '.join(get_args(FlavourName))}, got {name!r}")
+    found, reasons = installed_flavours(tuple(get_args(FlavourName)) if name is None else (name,))
+    if not found:
+        raise EngineError(f"TensorRT can't be used ({'; '.join(reasons)}). {_HOW_TO_GET_IT}")
+    return found[0]
+
+
+def installed_flavours(
+    names: tuple[str, ...] = get_args(FlavourName),
+) -> tuple[tuple[TensorRtFlavour, ...], tuple[str, ...]]:
+    """The flavours that can be used, the preferred one first, and of each other one the reason why not."""
+    found: list[TensorRtFlavour] = []
+    reasons: list[str] = []
+    for name in get_args(FlavourName):
+        if name in names:
+            result = _try(name)
+            if isinstance(result, str):
+                reasons.append(result)
+            else:
+                found.append(result)
+    return tuple(found), tuple(reasons)
+
+
+def _try(name: FlavourName) -> TensorRtFlavour | str:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return f"{_TITLES[name]} is not installed"
+        return f"{_TITLES[name]} is installed, but doesn't load: {error}"
+    except Exception as error:  # the package's own loader, which raises what it likes where a library is missing
+        return f"{_TITLES[name]} is installed, but doesn't load: {' '.join(str(error).split())}"
+    version = str(getattr(module, "__version__", "unknown"))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    oldest = _OLDEST[name]
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < oldest:
+        return f"{_TITLES[name]} {version} is too old: expected {oldest[0]}.{oldest[1]} or later"
+    return TensorRtFlavour(name, version, module)
+
+
+_log = logging.getLogger("sharpose.tensorrt")
+_LEVELS = (logging.ERROR, logging.ERROR, logging.WARNING, logging.DEBUG, logging.DEBUG)  # by TensorRT's severity
+_collectors: list[list[str]] = []
+
+
+@functools.cache
+def tensorrt_logger(flavour: TensorRtFlavour) -> Untyped:
+    """The one logger of a flavour: TensorRT keeps the first it is given and complains about others."""
+    base: type[Untyped] = flavour.module.ILogger
+
+    class _Logger(base):  # type: ignore[misc]  # its base is known at run time only
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def log(self, severity: Untyped, message: str) -> None:
+            """Called by TensorRT, from any of its threads."""
+            number = int(severity)
+            if number <= 1:
+                for collector in _collectors:
+                    collector.append(message)
+                if _collectors:
+                    return  # the exception will say it
+            _log.log(_LEVELS[min(number, len(_LEVELS) - 1)], message)
+
+    return _Logger()
+
+
+@contextlib.contextmanager
+def collect_errors() -> Iterator[list[str]]:
+    """Everything that TensorRT calls an error inside the block, instead of logging it."""
+    messages: list[str] = []
+    _collectors.append(messages)
+    try:
+        yield messages
+    finally:
+        _collectors[:] = [item for item in _collectors if item is not messages]
+
+
+_TYPICAL_PEOPLE = 4
+_MAX_LEVEL = 5
+_JETSON = Path("/etc/nv_tegra_release")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of the builder.
+
+    Attributes:
+        max_batch: Most people in a run of the coarse stage, and most rows in one of the fine stage.
+        min_batch: Fewest; smaller batches are padded.
+        opt_batch: The size to choose the fastest kernels for; 4 or max_batch, whichever is less, if None.
+        workspace_mib: Most scratch memory; TensorRT's own choice if None.
+        optimization_level: 0 (quick to build) to 5 (quick to run); TensorRT's own choice if None.
+        timing_cache: A file of kernel timings to read and to extend.
+        hardware_compatible: Also run on other GPUs, of the Ampere generation and later.
+        version_compatible: Also run with later versions of TensorRT.
+    """
+
+    max_batch: int = 16
+    min_batch: int = 1
+    opt_batch: int | None = None
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_batch <= self.optimal_batch <= self.max_batch:
+            raise EngineError(
+                "batch sizes: expected 1 <= min <= opt <= max, got "
+                f"min {self.min_batch}, opt {self.optimal_batch}, max {self.max_batch}"
+            )
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise EngineError(f"workspace: expected at least 1 MiB, got {self.workspace_mib}")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= _MAX_LEVEL:
+            raise EngineError(f"optimization level: expected 0 to {_MAX_LEVEL}, got {self.optimization_level}")
+
+    @property
+    def optimal_batch(self) -> int:
+        """`opt_batch`, or its default."""
+        if self.opt_batch is not None:
+            return self.opt_batch
+        return max(self.min_batch, min(_TYPICAL_PEOPLE, self.max_batch))
+
+
+def check_options(options: BuildOptions, flavour: TensorRtFlavour) -> None:
+    """Refuse by name what a flavour doesn't do; raises `EngineError`."""
+    if flavour.is_rtx:
+        # Its builder takes all of these. Tried with 1.7: level 0 and 5 give one plan, the timing cache and hardware
+        # compatibility do nothing, and version compatibility looks for a library that isn't there.
+        refused = {
+            "--optimization-level": options.optimization_level is not None,
+            "--timing-cache": options.timing_cache is not None,
+            "--hardware-compatible": options.hardware_compatible,
+            "--version-compatible": options.version_compatible,
+        }
+        reason = f"{flavour} doesn't honour it"
+    else:
+        refused = {"--hardware-compatible": options.hardware_compatible and _JETSON.exists()}
+        reason = f"{flavour} doesn't support it on Jetson"
+    for name, given in refused.items():
+        if given:
+            raise EngineError(f"{name}: {reason}; leave it out")

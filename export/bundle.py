@@ -1,0 +1,177 @@
+"""A model becomes a bundle: graphs, shared weights, parity, manifest, all or nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+import sharpose
+from sharpose.bundle import MANIFEST_NAME, Gate, GraphPair, Manifest, ParityReport, Precision, file_sha256
+from sharpose.errors import ExportError, ParityError
+from sharpose.export.comparison import strict_failures, tolerance_for
+from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
+from sharpose.export.parity import TorchStages, measure_parity, reference_runs
+from sharpose.export.pictures import ParityPictures
+from sharpose.files import atomic_folder
+from sharpose.model import LoadedModel, SHaRPose
+
+__all__ = ["ExportOptions", "ParityReportError", "export_bundle"]
+
+_WEIGHTS = "weights.bin"
+
+
+class ParityReportError(ParityError):
+    """A parity check that said no, with the reports that there are by then, the failed one last."""
+
+    def __init__(self, message: str, reports: dict[Precision, ParityReport]) -> None:
+        super().__init__(message)
+        self.reports = reports
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        precisions: The precisions to hold graphs in; their common weights are stored once.
+        max_batch: Most people in one run of a graph.
+        opset: ONNX opset.
+        store_weights: `fp16` rounds the weights of float32 graphs to halves and stores them so; they are cast when a
+            graph is loaded. Parity is with the model as it was given, within the tolerance of halves.
+        gate_chosen_by: How the quality threshold was found, for people to read.
+        strict_parity: Also refuse moved keypoints, differing regions and flipped gates.
+        overwrite: Replace a bundle that is there.
+    """
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    max_batch: int = 16
+    opset: int = 20
+    store_weights: Literal["fp32", "fp16"] = "fp32"
+    gate_chosen_by: str = "the model's configuration"
+    strict_parity: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise ExportError(f"max batch: expected at least 1, got {self.max_batch}")
+        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
+            raise ExportError(f"precisions: expected each at most once, and one at least, got {self.precisions}")
+
+
+def export_bundle(
+    loaded: LoadedModel,
+    output: Path,
+    pictures: ParityPictures,
+    options: ExportOptions | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Manifest:
+    """Write a bundle.
+
+    Args:
+        loaded: The model and where its weights came from.
+        output: The folder to make.
+        pictures: Crops to measure parity on.
+        options: How to export.
+        say: Told what is being done, step by step.
+
+    Returns:
+        The manifest, parity report included.
+
+    Raises:
+        ExportError: the output exists or can't be written, or a graph fails ONNX's own checks.
+        ParityError: the graphs differ from PyTorch beyond tolerance; nothing is left behind.
+    """
+    options = options or ExportOptions()
+    with atomic_folder(output, overwrite=options.overwrite) as folder:
+        models: dict[Precision, SHaRPose] = {}
+        graphs: dict[str, onnx.ModelProto] = {}
+        pairs: dict[Precision, GraphPair] = {}
+        for precision in options.precisions:
+            say(f"tracing both stages in {precision}")
+            models[precision] = _in_precision(loaded.model, precision, options)
+            coarse, fine = export_graphs(models[precision], max_batch=options.max_batch, opset=options.opset)
+            if precision == "int8":
+                say(f"calibrating int8 (experimental) on {pictures.origin}")
+                coarse, fine = _quantise(loaded.model, coarse, fine, pictures)
+            if precision == "fp32" and options.store_weights == "fp16":
+                for graph in (coarse, fine):
+                    store_as_half(graph)
+            suffix = "" if precision == "fp32" else f".{precision}"
+            names = f"coarse{suffix}.onnx", f"fine{suffix}.onnx"
+            pairs[precision] = GraphPair(coarse=describe_graph(coarse, names[0]), fine=describe_graph(fine, names[1]))
+            graphs |= dict(zip(names, (coarse, fine), strict=True))
+        say("writing graphs and weights")
+        save_graphs(graphs, folder, _WEIGHTS)
+        for file in graphs:
+            _check_graph(folder / file)
+        say(f"comparing with PyTorch on {pictures.origin}")
+        reports = _measure(loaded.model, models, pairs, folder, pictures, options)
+        manifest = Manifest(
+            schema_version=1,
+            sharpose_version=sharpose.__version__,
+            source=loaded.source,
+            model=loaded.config,
+            gate=Gate(quality_threshold=loaded.config.quality_threshold, chosen_by=options.gate_chosen_by),
+            max_batch=options.max_batch,
+            weights=_WEIGHTS,
+            files={file: file_sha256(folder / file) for file in (*graphs, _WEIGHTS)},
+            graphs=pairs,
+            parity=reports,
+        )
+        (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+    return manifest
+
+
+def _in_precision(model: SHaRPose, precision: Precision, options: ExportOptions) -> SHaRPose:
+    if precision == "fp16":
+        return half_model(model)
+    return round_to_half(model) if precision == "fp32" and options.store_weights == "fp16" else model
+
+
+def _quantise(
+    model: SHaRPose, coarse: onnx.ModelProto, fine: onnx.ModelProto, pictures: ParityPictures
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    from sharpose.export.quantisation import quantise_graphs  # onnxruntime.quantization is slow to import
+
+    with tempfile.TemporaryDirectory(prefix="sharpose-int8-") as scratch:
+        folder = Path(scratch)
+        save_graphs({"coarse.onnx": coarse, "fine.onnx": fine}, folder, _WEIGHTS)
+        return quantise_graphs(
+            folder / "coarse.onnx", folder / "fine.onnx", TorchStages(model), pictures.crops, model.config
+        )
+
+
+def _check_graph(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{path.name}: not a valid ONNX graph ({error})") from error
+
+
+def _measure(
+    model: SHaRPose,
+    models: dict[Precision, SHaRPose],
+    pairs: dict[Precision, GraphPair],
+    folder: Path,
+    pictures: ParityPictures,
+    options: ExportOptions,
+) -> dict[Precision, ParityReport]:
+    """The parity report of every precision; raises `ParityReportError` at the first that is beyond tolerance."""
+    reference = reference_runs(model, options.max_batch, pictures)
+    reports: dict[Precision, ParityReport] = {}
+    for precision, pair in pairs.items():
+        rounded = precision == "fp32" and options.store_weights == "fp16"
+        report = measure_parity(
+            reference, models[precision], precision, folder, pair, options.max_batch, pictures, rounded=rounded
+        )
+        reports[precision] = report
+        tolerance = tolerance_for("fp16" if rounded else precision)
+        failed = strict_failures(report, tolerance) if options.strict_parity else report.failures
+        if failed:
+            raise ParityReportError(f"parity of {precision} with PyTorch failed: " + "; ".join(failed), reports)
+    return reports

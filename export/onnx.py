@@ -1,0 +1,265 @@
+"""From a model to its two ONNX graphs: precisions, one file of weights for both, weights stored as halves."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+from sharpose.bundle import GraphEntry, TensorEntry
+from sharpose.errors import ExportError
+from sharpose.export.graphs import CoarseGraph, FineGraph
+from sharpose.model import SHaRPose
+from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
+
+__all__ = [
+    "COARSE_OUTPUTS",
+    "FINE_INPUTS",
+    "FINE_OUTPUTS",
+    "INLINE_BYTES",
+    "MAX_OPSET",
+    "MIN_OPSET",
+    "describe_graph",
+    "export_graphs",
+    "half_model",
+    "round_to_half",
+    "save_graphs",
+    "store_as_half",
+]
+
+INLINE_BYTES = 1024
+"""Smaller tensors stay in the graph, where shape inference can see them."""
+
+_ALIGNMENT = 64
+
+
+def save_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights: str) -> None:
+    """Write graphs whose large tensors all lie in one file.
+
+    Args:
+        models: Graphs by file name; changed in place.
+        folder: Where to write.
+        weights: File name of the weights.
+    """
+    offsets: dict[bytes, int] = {}
+    with (folder / weights).open("wb") as file:
+        for model in models.values():
+            for tensor in model.graph.initializer:
+                data = onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(data) < INLINE_BYTES:
+                    continue
+                digest = hashlib.sha256(data).digest()
+                if digest not in offsets:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                    offsets[digest] = file.tell()
+                    file.write(data)
+                for field in ("float_data", "int32_data", "int64_data"):
+                    tensor.ClearField(field)
+                tensor.raw_data = b""  # set_external_data wants the field to be there
+                external_data_helper.set_external_data(tensor, weights, offsets[digest], len(data))
+                tensor.ClearField("raw_data")
+    for name, model in models.items():
+        (folder / name).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def round_to_half(model: SHaRPose) -> SHaRPose:
+    """A copy of a float32 model whose parameters are those that a half can say.
+
+    Raises:
+        ExportError: a parameter is too large for a half.
+    """
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in rounded.named_parameters():
+            parameter.copy_(parameter.half().float())
+            if not torch.isfinite(parameter).all():
+                raise ExportError(
+                    f"--store-weights fp16: {name} has values beyond 65504, the largest half; store it as fp32"
+                )
+    return rounded
+
+
+def store_as_half(model: onnx.ModelProto) -> int:
+    """Let a graph keep as halves what halves say exactly: the weights of a model that `round_to_half` made.
+
+    Constants of the graph's own (normalisation, decoding) are no halves and stay as they are, as do small tensors.
+
+    Args:
+        model: Changed in place; its tensors lie in it, not in a file.
+
+    Returns:
+        How many tensors are halves now.
+    """
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if values.nbytes < INLINE_BYTES or not np.array_equal(halves.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return len(casts)
+
+
+def half_model(model: SHaRPose) -> SHaRPose:
+    """A float16 copy of a float32 model, with float32 islands.
+
+    The islands are the quality head (a gate compares its output with a threshold) and the relevance branch: the mined
+    attention rows, their softmax, the sum over blocks and the TopK (`sharpose.model.backbone.Attention.row_attention`
+    casts for itself). Pixels are normalised, and heatmaps decoded, in float32 by the graphs around the model
+    (`sharpose.export.graphs`). LayerNorm takes and gives float16 and keeps its statistics in float32 by itself, in
+    PyTorch and in ONNX (`stash_type` 1).
+
+    Args:
+        model: In float32; not changed.
+
+    Raises:
+        ExportError: a weight is too large for float16.
+    """
+    largest = torch.finfo(torch.float16).max
+    too_large = [name for name, value in model.state_dict().items() if value.abs().max() > largest]
+    if too_large:
+        raise ExportError(
+            f"precision fp16: {', '.join(too_large[:4])} has weights beyond {largest:.0f}, which float16 can't hold; "
+            "export with --precision fp32"
+        )
+    half = copy.deepcopy(model).half()
+    # A copy of the original: `.float()` would keep what `.half()` has rounded away.
+    half.backbone.quality_predictor = copy.deepcopy(model.backbone.quality_predictor)
+    return half
+
+
+COARSE_OUTPUTS = ["keypoints", "quality", "region_order", "region_features", "region_embeddings", "heatmaps"]
+FINE_INPUTS = ["rows", "patches", "region_order", "region_features", "region_embeddings"]
+FINE_OUTPUTS = ["keypoints", "heatmaps"]
+
+MIN_OPSET, MAX_OPSET = 18, 22
+"""18 for parsers that don't know `Gelu` (opset 20); from 23 on attention exports as an operator few engines have."""
+
+_DTYPES: dict[int, str] = {
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT32: "int32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.FLOAT: "float32",
+}
+
+
+def export_graphs(model: SHaRPose, *, max_batch: int, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The coarse and the fine graph, with N and M dynamic from 1 to `max_batch` and every other axis static.
+
+    Raises:
+        ExportError: `opset` isn't supported.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"opset: expected {MIN_OPSET} to {MAX_OPSET}, got {opset}")
+    config = model.config
+    # An example batch of 1 would be specialised to 1; the two batch axes must differ to be told apart.
+    coarse_batch, fine_batch = 2, 3
+    people = Dim("N", min=1, max=max(max_batch, coarse_batch))
+    rows = Dim("M", min=1, max=max(max_batch, fine_batch))
+    coarse = CoarseGraph(model).eval()
+    image = torch.zeros((coarse_batch, *config.crop_size, 3), dtype=torch.uint8)
+    coarse_model = _export(coarse, (image,), ["image"], COARSE_OUTPUTS, ({0: people},), opset)
+    with torch.no_grad():
+        _, _, order, features, embeddings, _ = coarse(image)
+    patches = torch.zeros(
+        (fine_batch, PATCHES_PER_REGION * config.num_selected, PATCH_SIZE * PATCH_SIZE * 3), dtype=torch.uint8
+    )
+    fine_model = _export(
+        FineGraph(model).eval(),
+        (torch.arange(fine_batch, dtype=torch.int32) % coarse_batch, patches, order, features, embeddings),
+        FINE_INPUTS,
+        FINE_OUTPUTS,
+        ({0: rows}, {0: rows}, {0: people}, {0: people}, {0: people}),
+        opset,
+    )
+    return coarse_model, fine_model
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    dynamic_shapes: tuple[dict[int, Dim], ...],
+    opset: int,
+) -> onnx.ModelProto:
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=opset,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export returned no program; expected torch 2.6 or later")
+    model: onnx.ModelProto = program.model_proto
+    _strip_debris(model)
+    return model
+
+
+def _strip_debris(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes for its own authors; it holds paths of the machine that exported."""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on packages and axes it doesn't use from the user's screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def describe_graph(model: onnx.ModelProto, file: str) -> GraphEntry:
+    """What `bundle.json` says of a graph."""
+    opset = next(item.version for item in model.opset_import if item.domain == "")
+    inputs, outputs = (
+        tuple(_describe_tensor(value) for value in values) for values in (model.graph.input, model.graph.output)
+    )
+    return GraphEntry(file=file, opset=opset, inputs=inputs, outputs=outputs)
+
+
+def _describe_tensor(value: onnx.ValueInfoProto) -> TensorEntry:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+    dtype = _DTYPES.get(tensor.elem_type)
+    if dtype is None:
+        name = helper.tensor_dtype_to_string(tensor.elem_type)
+        raise ExportError(f"{value.name}: expected one of {sorted(_DTYPES.values())}, the graph has {name}")
+    return TensorEntry.model_validate({"name": value.name, "dtype": dtype, "shape": shape})

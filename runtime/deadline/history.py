@@ -1,0 +1,169 @@
+"""What is known of a stream's people from frame to frame: who was refined, who has been still, what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Remembered", "StreamMemory", "carry_over", "iou_matrix", "keypoint_likeness", "pose_similarity"]
+
+_SAME_PLACE = 0.5  # likeness of a keypoint that has stayed with its body
+
+
+def keypoint_likeness(
+    first: npt.NDArray[np.float32],
+    second: npt.NDArray[np.float32],
+    area: npt.NDArray[np.float32],
+    sigmas: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float64]:
+    """How close each keypoint is to where it was, as OKS measures it.
+
+    Args:
+        first: float32 [n, J, 3], `x, y, score`.
+        second: float32 [n, J, 3].
+        area: float32 [n], square pixels that the person covers.
+        sigmas: float32 [J], the skeleton's OKS constants.
+
+    Returns:
+        float [n, J], 1 where it is the same place.
+    """
+    apart = np.square(first[..., :2].astype(np.float64) - second[..., :2]).sum(axis=-1)
+    variance = np.square(2.0 * sigmas.astype(np.float64))
+    likeness: npt.NDArray[np.float64] = np.exp(-apart / (2.0 * np.maximum(area, 1.0)[:, None] * variance))
+    return likeness
+
+
+def pose_similarity(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], likeness: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """How alike the poses of a person in two frames are: OKS of one against the other, keypoints weighted by score.
+
+    Args:
+        first: float32 [n, J, 3], `x, y, score`.
+        second: float32 [n, J, 3].
+        likeness: float [n, J], of their keypoints.
+
+    Returns:
+        float [n], 1 for equal poses; 0 where no keypoint has a score above 0.
+    """
+    weights = np.maximum(np.maximum(first[..., 2], second[..., 2]), 0.0).astype(np.float64)
+    total = weights.sum(axis=1)
+    similarity: npt.NDArray[np.float64] = (likeness * weights).sum(axis=1) / np.where(total > 0, total, 1.0)
+    return similarity
+
+
+def carry_over(
+    coarse_then: npt.NDArray[np.float32],
+    fine_then: npt.NDArray[np.float32],
+    coarse_now: npt.NDArray[np.float32],
+    likeness: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
+    """The refined pose of then, moved as the coarse pose has moved since.
+
+    The way of the coarse pose as a whole is what counts: its keypoints' own ways are mostly noise. One that went far
+    by itself, as a hand does, is taken from the coarse pose of now.
+
+    Args:
+        coarse_then: float32 [J, 3], `x, y, score`.
+        fine_then: float32 [J, 3].
+        coarse_now: float32 [J, 3].
+        likeness: float [J], of the coarse poses' keypoints.
+
+    Returns:
+        float32 [J, 3], with the scores of where each keypoint comes from.
+    """
+    stayed = likeness >= _SAME_PLACE
+    carried: npt.NDArray[np.float32] = coarse_now.copy()
+    if stayed.any():
+        carried[stayed] = fine_then[stayed]
+        carried[stayed, :2] += (coarse_now - coarse_then)[stayed, :2].mean(axis=0)
+    return carried
+
+
+def iou_matrix(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Intersection over union of boxes [n, 4] with boxes [m, 4], `x1, y1, x2, y2`: float [n, m]; 0 for empty boxes."""
+    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0, None)
+    common = sides.prod(axis=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - common
+    matrix: npt.NDArray[np.float64] = common / np.where(union > 0, union, 1.0)
+    return matrix
+
+
+_LEAST_OVERLAP = 0.3  # of boxes in two frames that are taken for the same person
+_FRAMES_UNSEEN = 10  # after which a person is forgotten
+_SECONDS_UNSEEN = 1.0
+
+
+@dataclass
+class Remembered:
+    """A person of earlier frames.
+
+    Attributes:
+        box: float32 [4], `x1, y1, x2, y2`, where they were last seen.
+        time: When, in stream seconds.
+        still_box: float32 [4], where they were when they last had moved, or were refined.
+        still_pose: float32 [J, 3], their coarse pose then, picture pixels.
+        refined_pose: float32 [J, 3], what the refinement of then found; None where they have moved since.
+        steady: For how many frames they haven't moved.
+        unseen: Frames since they were seen.
+        waited: In how many frames they were wanted refined since they last were.
+        priority: Theirs in the last frame; 0 where nobody wanted them refined.
+    """
+
+    box: npt.NDArray[np.float32]
+    time: float
+    still_box: npt.NDArray[np.float32]
+    still_pose: npt.NDArray[np.float32]
+    refined_pose: npt.NDArray[np.float32] | None = None
+    steady: int = 0
+    unseen: int = 0
+    waited: int = 0
+    priority: float = 0.0
+
+
+class StreamMemory:
+    """The people of one stream.
+
+    Attributes:
+        people: Those who were seen lately.
+    """
+
+    def __init__(self) -> None:
+        self.people: list[Remembered] = []
+
+    def match(self, boxes_xyxy: npt.NDArray[np.float32], time: float) -> list[Remembered | None]:
+        """Who the people in a new frame are: those whose boxes overlap most first, each at most once.
+
+        Args:
+            boxes_xyxy: float32 [n, 4].
+            time: The frame's, in stream seconds.
+
+        Returns:
+            For each box the person, or None for somebody new.
+        """
+        self.people = [person for person in self.people if 0 <= time - person.time <= _SECONDS_UNSEEN]
+        found: list[Remembered | None] = [None] * len(boxes_xyxy)
+        if not self.people or not len(boxes_xyxy):
+            return found
+        overlap = iou_matrix(boxes_xyxy, np.stack([person.box for person in self.people]))
+        taken: set[int] = set()
+        for place in np.argsort(-overlap, axis=None, kind="stable"):
+            box, person = (int(index) for index in np.unravel_index(place, overlap.shape))
+            if overlap[box, person] < _LEAST_OVERLAP:
+                break
+            if found[box] is None and person not in taken:
+                found[box] = self.people[person]
+                taken.add(person)
+        return found
+
+    def keep(self, seen: Sequence[Remembered]) -> None:
+        """Go on with the people of a frame, and for a while with those who were not in it."""
+        present = {id(person) for person in seen}
+        missed = [person for person in self.people if id(person) not in present]
+        for person in missed:
+            person.unseen += 1
+        self.people = [*seen, *(person for person in missed if person.unseen <= _FRAMES_UNSEEN)]

@@ -1,0 +1,305 @@
+"""Finding people with an ONNX detector, whose family is recognised from its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.engines.load import parse_device
+from sharpose.engines.onnxrt import create_session
+from sharpose.errors import DetectorError, EngineError, InputError
+from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
+from sharpose.runtime.frames import Image
+from sharpose.runtime.result import Boxes
+from sharpose.similarity import suppress
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["COCO_CLASSES", "Detector", "PeopleFrom", "check_detector_options", "parse_classes"]
+
+PeopleFrom = Literal["detector", "boxes", "motion", "full-frame", "scene"]
+"""Where people come from."""
+
+COCO_CLASSES = (  # noqa: SIM905 - readable as a text
+    "person bicycle car motorcycle airplane bus train truck boat traffic-light fire-hydrant stop-sign "
+    "parking-meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag "
+    "tie suitcase frisbee skis snowboard sports-ball kite baseball-bat baseball-glove skateboard surfboard "
+    "tennis-racket bottle wine-glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot "
+    "hot-dog pizza donut cake chair couch potted-plant bed dining-table toilet tv laptop mouse remote keyboard "
+    "cell-phone microwave oven toaster sink refrigerator book clock vase scissors teddy-bear hair-drier "
+    "toothbrush "
+).split()
+"""COCO's 80 classes in the order of their ids; words are joined by a hyphen."""
+
+# What each does something to.
+_MEANT_FOR: dict[str, tuple[PeopleFrom, ...]] = {
+    "--conf": ("detector", "boxes"),
+    "--iou": ("detector",),
+    "--classes": ("detector",),
+}
+_NOTHING: dict[PeopleFrom, str] = {
+    "detector": "",
+    "boxes": "a boxes file's people are taken as they are",
+    "motion": "the motion detector has neither classes nor overlaps",
+    "full-frame": "the full frame is one person",
+    "scene": "the scene's boxes are the true ones",
+}
+
+
+def parse_classes(text: str) -> tuple[int, ...]:
+    """Class ids from `0,16` or `person,dog`: ids from 0, or COCO's names (`sports-ball` or `sports ball`).
+
+    Raises:
+        InputError: an entry is neither, or stands there twice.
+    """
+    ids: list[int] = []
+    for part in text.split(","):
+        name = "-".join(part.lower().split())
+        if name.isascii() and name.isdigit():
+            ids.append(int(name))
+        elif name in COCO_CLASSES:
+            ids.append(COCO_CLASSES.index(name))
+        else:
+            raise InputError(
+                f"--classes: expected ids from 0 or COCO's names with commas between, as person or 0,16; got {part!r}"
+            )
+    if len(set(ids)) != len(ids):
+        raise InputError(f"--classes: every class once, got {text!r}")
+    return tuple(ids)
+
+
+def check_detector_options(
+    people_from: PeopleFrom, *, conf: float | None, iou: float | None, classes: str | None
+) -> None:
+    """Refuse an option where it would do nothing, or whose value is out of range; None is an option that isn't given.
+
+    Raises:
+        InputError: see above.
+    """
+    for name, value in (("--conf", conf), ("--iou", iou), ("--classes", classes)):
+        if value is not None and people_from not in _MEANT_FOR[name]:
+            raise InputError(f"{name} would do nothing here: {_NOTHING[people_from]}; leave it out")
+    for name, number in (("--conf", conf), ("--iou", iou)):
+        if number is not None and not 0 <= number <= 1:
+            raise InputError(f"{name}: expected a number from 0 to 1, got {number}")
+    if classes is not None:
+        parse_classes(classes)
+
+
+DYNAMIC_SIDE = 640
+"""Height or width that a graph with a dynamic one is run at."""
+
+_INPUT_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+_OTHER_TASKS = ("classify", "segment", "pose", "obb")
+_DEFAULT_IOU = 0.65
+_SCORE_SLACK = 1e-2  # half precision
+
+
+class Detector:
+    """A detector of people in ONNX Runtime.
+
+    Three families are recognised, from the names and shapes of the outputs at the graph's input size (640x640 where
+    that is dynamic):
+
+    * YOLOX: one output [1, anchors, 5 + classes]; BGR 0 to 255, letterboxed to the top left. Boxes in the grid's terms
+      and boxes decoded in the graph are told apart by what the graph says of a grey picture.
+    * YOLOv8-style: one output [1, 4 + classes, anchors]; RGB 0 to 1, letterboxed to the middle.
+    * End-to-end: outputs `dets` [1, n, 5] and `labels` [1, n], suppression in the graph; fed as YOLOX is.
+
+    Make one with `Detector.from_onnx`.
+
+    Attributes:
+        path: The ONNX file.
+        family: The family it belongs to.
+        input_size: Height and width of its input.
+        conf: Boxes that score less are dropped.
+        iou: Of two boxes of one class that overlap by more, the worse is dropped (not in end-to-end graphs).
+        classes: The classes that are people.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        session: onnxruntime.InferenceSession,
+        *,
+        conf: float = 0.3,
+        iou: float | None = None,
+        classes: Sequence[int] = (0,),
+    ) -> None:
+        overlap = _DEFAULT_IOU if iou is None else iou
+        if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
+            raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
+        self.path = path
+        self.conf = conf
+        self.iou = overlap
+        self.classes = tuple(classes)
+        self._session = session
+        self._input, self._dtype, self.input_size = _check_input(path, session.get_inputs())
+        self._outputs = [output.name for output in session.get_outputs()]
+        self.family = self._recognise()
+        if iou is not None and not self.family.overlapping:
+            raise InputError(
+                f"detector {path}: iou would do nothing: the graph suppresses overlaps itself; leave it out"
+            )
+        count = self.family.classes
+        if not self.classes or any(c < 0 or (count is not None and c >= count) for c in self.classes):
+            known = "non-negative" if count is None else f"among its {count}"
+            raise InputError(f"detector {path}: expected classes {known}, got {list(self.classes)}")
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        conf: float = 0.3,
+        iou: float | None = None,
+        classes: Sequence[int] = (0,),
+    ) -> Detector:
+        """Load a detector and run it once on a grey picture, to recognise it and to find out that it runs.
+
+        Args:
+            path: An ONNX file.
+            device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
+            conf: Boxes that score less are dropped, 0 to 1.
+            iou: Of two boxes of one class that overlap by more, the worse is dropped, 0 to 1; 0.65 if None. Not for
+                end-to-end graphs, which do that themselves.
+            classes: The classes that are people, counted from 0.
+
+        Raises:
+            DetectorError: there is no such file, it is not an ONNX graph, or not of a family that is understood.
+            EngineError: ONNX Runtime or the device is not there.
+            InputError: conf, iou or classes are out of range, or iou would do nothing.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DetectorError(f"detector {path}: expected an ONNX file, found {_what_is_there(path)}")
+        try:
+            session = create_session(path, parse_device(device))
+        except EngineError as error:
+            if error.__cause__ is None:  # the device's fault; else ONNX Runtime refused the file
+                raise
+            reason = _first_line(error.__cause__)
+            raise DetectorError(f"detector {path}: expected an ONNX graph that ONNX Runtime loads: {reason}") from error
+        return cls(path, session, conf=conf, iou=iou, classes=classes)
+
+    def __call__(self, image_bgr: Image) -> Boxes:
+        """The people in a picture.
+
+        Args:
+            image_bgr: uint8 [H, W, 3], BGR.
+
+        Returns:
+            Boxes in picture pixels, clipped to the picture, best first. Boxes whose numbers are not finite and boxes
+            without area inside the picture are dropped.
+
+        Raises:
+            InputError: `image_bgr` is not such a picture.
+            EngineError: the run failed, or not one score was finite.
+            DetectorError: the outputs are not what the family promises: another shape, or scores above 1.
+        """
+        if image_bgr.dtype != np.uint8 or image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or not image_bgr.size:
+            raise InputError(
+                f"detector: expected a picture uint8 [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}"
+            )
+        height, width = image_bgr.shape[:2]
+        letterbox = Letterbox.fit((height, width), self.input_size, centred=self.family.centred)
+        outputs = self._run(self._tensor(letterbox.apply(image_bgr)))
+        try:
+            candidates = self.family.decode(outputs)
+        except DetectorError as error:
+            raise DetectorError(f"detector {self.path}: {error}") from None
+        return self._select(self._people(candidates), letterbox)
+
+    def _recognise(self) -> Family:
+        task = self._session.get_modelmeta().custom_metadata_map.get("task")
+        if task in _OTHER_TASKS:  # Ultralytics says so; a pose graph's output looks like one of many classes
+            raise DetectorError(f"detector {self.path}: expected a detector, found a graph exported for task {task!r}")
+        outputs = self._session.get_outputs()
+        if not all(output.type.startswith("tensor(") for output in outputs):
+            found = ", ".join(f"{output.name} {output.type}" for output in outputs)
+            raise DetectorError(f"detector {self.path}: expected {EXPECTED}, found {found}")
+        grey = np.full((1, 3, *self.input_size), PADDING_GREY / 255, self._dtype)
+        try:
+            return recognise(self._run(grey), self.input_size)
+        except EngineError as error:
+            size = "x".join(map(str, self.input_size))
+            raise DetectorError(f"detector {self.path}: it does not run at its input size {size}: {error}") from error
+        except DetectorError as error:
+            raise DetectorError(f"detector {self.path}: {error}") from None
+
+    def _tensor(self, canvas: Image) -> npt.NDArray[np.generic]:
+        """The graph's input [1, 3, H, W] from a letterboxed picture."""
+        channels = canvas[:, :, ::-1] if self.family.rgb else canvas
+        tensor = np.empty((1, 3, *self.input_size), self._dtype)
+        np.multiply(channels.transpose(2, 0, 1), np.float32(self.family.scale), out=tensor[0], casting="unsafe")
+        return tensor
+
+    def _run(self, tensor: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+        import onnxruntime as ort
+
+        quiet = ort.RunOptions()
+        quiet.log_severity_level = 4  # what goes wrong is in the exception
+        try:
+            values = self._session.run(self._outputs, {self._input: tensor}, quiet)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise EngineError(f"detector {self.path}: ONNX Runtime failed: {_first_line(error)}") from error
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+
+    def _people(self, candidates: Candidates) -> Candidates:
+        """Those candidates that are people, are sure enough and have finite boxes."""
+        scores = candidates.scores
+        finite = np.isfinite(scores)
+        if scores.size and not finite.any():
+            raise EngineError(f"detector {self.path}: none of its {scores.size} scores is a finite number")
+        top = scores.max(where=finite, initial=0)
+        if top > 1 + _SCORE_SLACK:
+            raise DetectorError(
+                f"detector {self.path}: expected {self.family.name} scores from 0 to 1, got {top:g}; export a "
+                "detector (not a pose or mask model) with its sigmoid"
+            )
+        people = finite & (scores >= self.conf) & np.isin(candidates.labels, self.classes)
+        people &= np.isfinite(candidates.xyxy).all(axis=1)
+        return Candidates(candidates.xyxy[people], scores[people], candidates.labels[people])
+
+    def _select(self, people: Candidates, letterbox: Letterbox) -> Boxes:
+        """The people's boxes in the picture, without overlaps, without what has no area there."""
+        if self.family.overlapping:
+            order = suppress(people.xyxy, people.scores, people.labels, self.iou)
+        else:
+            order = np.argsort(-people.scores, kind="stable")
+        xyxy, scores = letterbox.to_picture(people.xyxy[order]), people.scores[order]
+        solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+        return Boxes(xyxy[solid], scores[solid])
+
+
+def _check_input(path: Path, inputs: Sequence[Any]) -> tuple[str, np.dtype[Any], tuple[int, int]]:
+    """Name, dtype and height and width of a graph's one input; raises `DetectorError` for any other input."""
+    found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
+    one = inputs[0] if len(inputs) == 1 else None
+    if one is not None and one.type in _INPUT_DTYPES and len(one.shape) == 4:
+        # A dynamic axis is a name, None, or a number that is none.
+        batch, channels, *sides = (axis if isinstance(axis, int) and axis > 0 else None for axis in one.shape)
+        if batch in (1, None) and channels in (3, None):
+            height, width = (DYNAMIC_SIDE if side is None else side for side in sides)
+            return cast(str, one.name), _INPUT_DTYPES[one.type], (height, width)
+    raise DetectorError(
+        f"detector {path}: expected one picture as input, float or float16 [1, 3, height, width], found {found}; "
+        f"detectors that are understood: {EXPECTED}"
+    )
+
+
+def _what_is_there(path: Path) -> str:
+    return "a directory" if path.is_dir() else "a special file" if path.exists() else "nothing"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,347 @@
+"""Encoding pictures: the user's settings, FFmpeg's encoders, and pictures of any size into packets of one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import cast
+
+import av
+import cv2
+import numpy as np
+from av.codec.codec import UnknownCodecError
+from av.codec.context import ThreadType
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+
+from sharpose.errors import InputError, SinkError
+from sharpose.runtime.frames import Image
+
+__all__ = [
+    "TICKS",
+    "PictureEncoder",
+    "VideoEncoder",
+    "VideoSettings",
+    "add_stream",
+    "find_encoder",
+    "letterbox",
+    "pad_even",
+    "usable_encoders",
+]
+
+_WORST_CRF = 51
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How pictures are encoded.
+
+    Attributes:
+        encoder: `h264` or `h265` (software where FFmpeg has it), `auto` (H.264 in hardware where an encoder for that
+            opens, else as `h264`), or the name of one of FFmpeg's encoders, such as `libx265` or `h264_nvenc`.
+        crf: Constant quality, 0 (best) to 51; the encoder's usual one if None. Excludes `bitrate`.
+        bitrate: Bits a second, or None.
+        preset: One of the encoder's own, such as `veryfast`; a fast one if None.
+
+    Raises:
+        InputError: a number is out of its range, or quality and bitrate are both given.
+    """
+
+    encoder: str = "h264"
+    crf: int | None = None
+    bitrate: int | None = None
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.crf is not None and not 0 <= self.crf <= _WORST_CRF:
+            raise InputError(f"video quality: expected a crf of 0 (best) to {_WORST_CRF}, got {self.crf}")
+        if self.bitrate is not None and self.bitrate < 1000:
+            raise InputError(f"video bitrate: expected bits a second, at least 1000, got {self.bitrate}")
+        if self.crf is not None and self.bitrate is not None:
+            raise InputError("video quality and bitrate exclude each other: give a crf or bits a second")
+
+
+def letterbox(image: Image, height: int, width: int) -> Image:
+    """`image` [H, W, 3] scaled to fit `[height, width, 3]`, centred, its aspect kept, black bars around it."""
+    if image.shape[:2] == (height, width):
+        return image
+    scale = min(height / image.shape[0], width / image.shape[1])
+    inner_height = min(height, max(1, round(image.shape[0] * scale)))
+    inner_width = min(width, max(1, round(image.shape[1] * scale)))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    canvas[top : top + inner_height, left : left + inner_width] = cv2.resize(
+        image, (inner_width, inner_height), interpolation=interpolation
+    )
+    return canvas
+
+
+def pad_even(image: Image) -> Image:
+    """`image` with its last row and column repeated where their number is odd: chroma has half the resolution."""
+    bottom, right = image.shape[0] % 2, image.shape[1] % 2
+    if not (bottom or right):
+        return image
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge")
+
+
+TICKS = 90_000
+"""Stamps in a second."""
+
+_THREADS = 2  # the engines want the others
+_BT709 = 1
+_BT601 = 6  # the matrix of OpenCV's BGR2YUV
+_LIMITED_RANGE = 1
+_PROBE_SIZE = (256, 256)  # hardware refuses smaller ones
+
+Options = Callable[[VideoSettings], dict[str, str]]
+
+
+def _x26x(preset: str, crf: int, extra: dict[str, str]) -> Options:
+    def options(settings: VideoSettings) -> dict[str, str]:
+        # zerolatency: a frame that goes in comes out, so that a kill finds none inside the encoder.
+        # forced-idr: a key frame that is asked for is one that decoding can start at.
+        given = {"preset": settings.preset or preset, "tune": "zerolatency", "forced-idr": "1"} | extra
+        return given if settings.bitrate else given | {"crf": str(crf if settings.crf is None else settings.crf)}
+
+    return options
+
+
+def _nvenc(settings: VideoSettings) -> dict[str, str]:
+    given = {"preset": settings.preset or "p4", "tune": "ll", "delay": "0", "zerolatency": "1", "forced-idr": "1"}
+    return given if settings.bitrate else given | {"rc": "vbr", "cq": str(23 if settings.crf is None else settings.crf)}
+
+
+def _qsv(settings: VideoSettings) -> dict[str, str]:
+    given = {"preset": settings.preset or "veryfast", "async_depth": "1", "forced_idr": "1"}
+    if settings.bitrate:
+        return given
+    return given | {"global_quality": str(23 if settings.crf is None else settings.crf)}
+
+
+def _amf(settings: VideoSettings) -> dict[str, str]:
+    given = {"quality": settings.preset or "speed", "usage": "lowlatency", "forced_idr": "1"}
+    if settings.bitrate:
+        return given
+    crf = str(23 if settings.crf is None else settings.crf)
+    return given | {"rc": "cqp", "qp_i": crf, "qp_p": crf}
+
+
+def _videotoolbox(settings: VideoSettings) -> dict[str, str]:
+    return {"realtime": "1", "allow_sw": "0"}
+
+
+def _only_bitrate(settings: VideoSettings) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class VideoEncoder:
+    """One of FFmpeg's encoders.
+
+    Attributes:
+        name: FFmpeg's name.
+        family: `h264` or `h265`.
+        hardware: Whether a chip does the work.
+        options: What it is told.
+        knows_crf: Whether it can be asked for a quality; the others get a bit rate.
+    """
+
+    name: str
+    family: str
+    hardware: bool
+    options: Options
+    knows_crf: bool = True
+
+
+# VAAPI is missing: no FFmpeg inside PyAV's wheels has it, so nobody could try it.
+_ENCODERS = (
+    VideoEncoder("libx264", "h264", False, _x26x("superfast", 21, {})),
+    VideoEncoder("libx265", "h265", False, _x26x("ultrafast", 24, {"x265-params": "log-level=none"})),
+    VideoEncoder("libopenh264", "h264", False, _only_bitrate, knows_crf=False),
+    VideoEncoder("h264_nvenc", "h264", True, _nvenc),
+    VideoEncoder("hevc_nvenc", "h265", True, _nvenc),
+    VideoEncoder("h264_videotoolbox", "h264", True, _videotoolbox, knows_crf=False),
+    VideoEncoder("hevc_videotoolbox", "h265", True, _videotoolbox, knows_crf=False),
+    VideoEncoder("h264_qsv", "h264", True, _qsv),
+    VideoEncoder("hevc_qsv", "h265", True, _qsv),
+    VideoEncoder("h264_amf", "h264", True, _amf),
+    VideoEncoder("hevc_amf", "h265", True, _amf),
+    VideoEncoder("h264_v4l2m2m", "h264", True, _only_bitrate, knows_crf=False),
+    VideoEncoder("hevc_v4l2m2m", "h265", True, _only_bitrate, knows_crf=False),
+)
+_BY_NAME = {encoder.name: encoder for encoder in _ENCODERS}
+
+
+def find_encoder(settings: VideoSettings) -> VideoEncoder:
+    """The encoder that the settings ask for, tried out with a picture.
+
+    Raises:
+        SinkError: it isn't there, doesn't open, or can't do what is asked; says which can.
+    """
+    wanted = settings.encoder
+    if wanted in ("auto", "h264", "h265"):
+        family = "h264" if wanted == "auto" else wanted
+        candidates = [encoder for encoder in _ENCODERS if encoder.family == family]
+        candidates.sort(key=lambda encoder: encoder.hardware != (wanted == "auto"))
+    else:
+        candidates = [_BY_NAME[wanted]] if wanted in _BY_NAME else []
+    refused = ""
+    for encoder in candidates:
+        if settings.crf is not None and not encoder.knows_crf:
+            refused = f" ({encoder.name} takes a bit rate, no crf)"
+            continue
+        why = _try_out(encoder, settings)
+        if why is None:
+            return encoder
+        refused = refused or f" ({why})"
+    there = usable_encoders()
+    raise SinkError(
+        f"video encoder {wanted}: not usable here{refused}; usable are {', '.join(there)}"
+        if there
+        else "writing a video needs an H.264 or H.265 encoder, and the FFmpeg inside PyAV has none; install PyAV from "
+        "its wheel (pip install --force-reinstall --only-binary av av), or write --json instead"
+    )
+
+
+def usable_encoders() -> list[str]:
+    """The names of the encoders that open on this machine."""
+    return [encoder.name for encoder in _ENCODERS if _try_out(encoder, VideoSettings()) is None]
+
+
+def add_stream(
+    container: OutputContainer,
+    encoder: VideoEncoder,
+    settings: VideoSettings,
+    *,
+    height: int,
+    width: int,
+    frame_rate: float | None,
+) -> VideoStream:
+    """A stream of `container` for pictures of that (even) size, stamped in `TICKS`."""
+    rate = max(Fraction(frame_rate or 25.0).limit_denominator(1001), Fraction(1, 1001))
+    stream = cast(VideoStream, container.add_stream(encoder.name, rate=rate, options=encoder.options(settings)))
+    stream.time_base = Fraction(1, TICKS)
+    if encoder.family == "h265" and "mp4" in container.format.name:
+        stream.codec_context.codec_tag = "hvc1"  # or players by Apple show nothing
+    _set_up(stream.codec_context, encoder, settings, height, width, float(rate))
+    return stream
+
+
+def _set_up(
+    context: VideoCodecContext, encoder: VideoEncoder, settings: VideoSettings, height: int, width: int, rate: float
+) -> None:
+    context.height, context.width = height, width
+    formats = {form.name for form in context.codec.video_formats or ()}
+    context.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else "nv12"
+    context.time_base = Fraction(1, TICKS)
+    context.max_b_frames = 0  # stamps stay in order, so a fragment needs no edit list
+    context.thread_count = _THREADS
+    context.thread_type = ThreadType.SLICE  # frame threads would keep frames back
+    context.color_primaries = context.color_trc = _BT709
+    context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+    if settings.bitrate:
+        context.bit_rate = settings.bitrate
+    elif not encoder.knows_crf:
+        context.bit_rate = max(100_000, round(0.1 * height * width * min(rate, 60.0)))
+
+
+@lru_cache(maxsize=64)
+def _try_out(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
+    """Encodes a picture. Why that can't be done, or None."""
+    height, width = _PROBE_SIZE
+    try:
+        context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
+        context.options = encoder.options(settings)
+        context.framerate = Fraction(25)
+        _set_up(context, encoder, settings, height, width, 25.0)
+        frame = VideoFrame.from_ndarray(np.zeros((height * 3 // 2, width), np.uint8), format="yuv420p")
+        frame.pts, frame.time_base = 0, Fraction(1, TICKS)
+        packets = [*context.encode(frame), *context.encode(None)]
+    except UnknownCodecError:
+        return "FFmpeg was built without it"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        with contextlib.suppress(Exception):
+            del context
+        return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {_reason(error)}")
+    return None if packets else "it gives no packets"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+_MIN_STEP = 90  # 1 ms: the finest that Matroska can tell apart
+_KEY_INTERVAL = 1 * TICKS
+
+
+class PictureEncoder:
+    """The one stream of a container.
+
+    Args:
+        container: Nothing has been written to it.
+        encoder: A usable one.
+        settings: How to encode.
+        picture: The first picture, which gives the size, made even; others are letterboxed to it.
+        frame_rate: Nominal frames a second, for the header.
+    """
+
+    def __init__(
+        self,
+        container: OutputContainer,
+        encoder: VideoEncoder,
+        settings: VideoSettings,
+        *,
+        picture: Image,
+        frame_rate: float | None,
+    ) -> None:
+        padded = pad_even(picture)
+        self.size: tuple[int, int] = padded.shape[0], padded.shape[1]
+        self._stream: VideoStream = add_stream(
+            container, encoder, settings, height=self.size[0], width=self.size[1], frame_rate=frame_rate
+        )
+        self._last_stamp = -_MIN_STEP
+        self._last_key = -_KEY_INTERVAL
+        self._duration = max(_MIN_STEP, round(TICKS / (frame_rate or 1.0)))
+
+    def encode(self, picture: Image, seconds: float) -> list[Packet[VideoStream]]:
+        """The packets that are ready once `picture` has gone in, to be shown `seconds` after the first.
+
+        A time that stands still or goes back is put 1 ms after the one before. Raises `av.FFmpegError`.
+        """
+        stamp = max(round(seconds * TICKS), self._last_stamp + _MIN_STEP)
+        if self._last_stamp >= 0:  # headers lie about the rate: the last step is known
+            self._duration = stamp - self._last_stamp
+        self._last_stamp = stamp
+        frame = self._frame(picture)
+        frame.pts, frame.time_base = stamp, Fraction(1, TICKS)
+        if stamp - self._last_key >= _KEY_INTERVAL:
+            frame.pict_type = PictureType.I
+            self._last_key = stamp
+        return self._timed(self._stream.encode(frame))
+
+    def finish(self) -> list[Packet[VideoStream]]:
+        """What is still inside. Raises `av.FFmpegError`."""
+        try:
+            return self._timed(self._stream.encode(None))
+        except av.EOFError:
+            return []
+
+    def _timed(self, packets: list[Packet[VideoStream]]) -> list[Packet[VideoStream]]:
+        # Muxers take a packet's duration from the next one's stamp; this is for the last, which has none.
+        for packet in packets:
+            packet.duration = self._duration
+        return packets
+
+    def _frame(self, picture: Image) -> VideoFrame:
+        even = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
+        boxed = pad_even(picture if even == self.size else letterbox(picture, *self.size))
+        # OpenCV's conversion is faster than FFmpeg's and rounds better.
+        yuv = np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8)
+        return VideoFrame.from_ndarray(yuv, format="yuv420p")

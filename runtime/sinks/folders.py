@@ -1,0 +1,243 @@
+"""Results as one file a frame: OpenPose JSON, and annotated pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sharpose.errors import InputError, SinkError
+from sharpose.files import removed_error
+from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.sinks.base import Person, people_of, strict_json
+from sharpose.skeleton import COCO17, Skeleton
+
+__all__ = ["OPENPOSE_COCO18", "PICTURE_FORMATS", "OpenPoseSink", "PicturesSink", "ResultFolder"]
+
+
+class ResultFolder:
+    """Files `STEM_000000000000ENDING`, numbered by frame.
+
+    Args:
+        path: The folder; made, with those above it, at the first file.
+        stem: What names begin with.
+        ending: What they end with.
+
+    Raises:
+        InputError: the folder holds such files already (two runs would be mixed), or is no folder.
+    """
+
+    def __init__(self, path: str | Path, *, stem: str, ending: str) -> None:
+        self.path = Path(path)
+        self._stem, self._ending = stem, ending
+        self._files = 0
+        self._ours = self._removed = False
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: expected a folder, found a file; give another name")
+        if self.path.is_dir():
+            with os.scandir(self.path) as entries:
+                found = next((entry.name for entry in entries if self._is_ours(entry.name)), None)
+            if found is not None:
+                raise InputError(
+                    f"{self.path}: already holds files of this kind ({found}), which would be mixed with the new ones; "
+                    "give another folder, or empty it"
+                )
+
+    def write(self, index: int, data: bytes) -> None:
+        """Writes frame `index`'s file. Raises `SinkError` where it can't; no half of it is left then."""
+        name = f"{self._stem}_{index:012d}{self._ending}"
+        part = self.path / f".{name}.part"
+        try:
+            if not self._files:
+                self._ours = not self.path.exists()
+                self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            finally:
+                os.close(descriptor)
+            part.replace(self.path / name)
+        except OSError as error:
+            if self._files and not self.path.is_dir():
+                self._removed = True
+                raise removed_error(self.path) from None
+            with contextlib.suppress(OSError):
+                part.unlink()
+            if not self._files and self._ours:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+            raise SinkError(f"{self.path / name}: can't be written: {error.strerror}") from None
+        self._files += 1
+
+    def abandon(self) -> Path | None:
+        """Renames the folder of a failed run to `NAME.partial`, or where that is taken `NAME.partial2` and so on.
+
+        Returns:
+            Its new path; its own where it had been there before the run; None where nothing was written.
+
+        Raises:
+            SinkError: it can't be renamed.
+        """
+        if not self._files or self._removed:
+            return None
+        if not self._ours:
+            return self.path
+        for number in range(1, 10_000):
+            partial = self.path.with_name(f"{self.path.name}.partial{number if number > 1 else ''}")
+            if not partial.exists():
+                break
+        try:
+            self.path.replace(partial)
+        except OSError as error:
+            raise SinkError(
+                f"{self.path}: expected to rename this incomplete folder to {partial}: {error.strerror}"
+            ) from None
+        self._files = 0
+        return partial
+
+    def _is_ours(self, name: str) -> bool:
+        number = name.removeprefix(f"{self._stem}_").removesuffix(self._ending)
+        return len(number) == 12 and number.isdigit() and name == f"{self._stem}_{number}{self._ending}"
+
+
+OPENPOSE_COCO18 = (
+    "nose",
+    "neck",
+    "right_shoulder",
+    "right_elbow",
+    "right_wrist",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "right_hip",
+    "right_knee",
+    "right_ankle",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "right_eye",
+    "left_eye",
+    "right_ear",
+    "left_ear",
+)
+"""The order of OpenPose's COCO model."""
+
+_OTHER_PARTS = (
+    "face_keypoints_2d",
+    "hand_left_keypoints_2d",
+    "hand_right_keypoints_2d",
+    "pose_keypoints_3d",
+    "face_keypoints_3d",
+    "hand_left_keypoints_3d",
+    "hand_right_keypoints_3d",
+)
+_ABSENT = [0.0, 0.0, 0.0]
+
+
+class OpenPoseSink:
+    """Writes `STEM_000000000000_keypoints.json`, version 1.3, a file a frame, also where it has nobody.
+
+    `pose_keypoints_2d` is `x, y, score` of the 18 points of OpenPose's COCO model, not the 25 of BODY_25: COCO's 17
+    keypoints fill those but for the neck, while nothing of ours knows where a foot's six points are. The neck is the
+    middle of the shoulders, with the lower of their scores. A point whose score isn't positive is `0, 0, 0`, and so is
+    the neck where a shoulder is. `person_id` is `[id]`, or `[-1]` without one.
+
+    Args:
+        path: The folder.
+        stem: What file names begin with.
+        skeleton: Of the poses.
+
+    Raises:
+        InputError: the skeleton isn't COCO's, or the folder holds such files already.
+    """
+
+    def __init__(self, path: str | Path, *, stem: str, skeleton: Skeleton = COCO17) -> None:
+        if skeleton.name != COCO17.name:
+            raise InputError(
+                f"{path}: OpenPose JSON is made from the keypoints of {COCO17.name}, this bundle has those of "
+                f"{skeleton.name}; write --json or --csv"
+            )
+        self._folder = ResultFolder(path, stem=stem, ending="_keypoints.json")
+        self.path = Path(path)
+        self.name = str(self.path)
+
+    def write(self, record: FrameRecord) -> None:
+        """Writes the frame's file. Raises `SinkError` where it can't be written or a number is not finite."""
+        people = [_entry(person) for person in people_of(record)]
+        self._folder.write(record.frame.index, strict_json({"version": 1.3, "people": people}, record) + b"\n")
+
+    def close(self) -> None:
+        """Does nothing: every file is whole. May be called twice."""
+
+    def abandon(self) -> Path | None:
+        """Marks the folder of a failed run as partial; its new path, or None where nothing was written."""
+        return self._folder.abandon()
+
+
+def _entry(person: Person) -> dict[str, object]:
+    points = dict(zip(COCO17.keypoints, person.keypoints, strict=True))
+    points["neck"] = _middle(points["left_shoulder"], points["right_shoulder"])
+    ordered = [points[name] if points[name][2] > 0 else _ABSENT for name in OPENPOSE_COCO18]
+    entry: dict[str, object] = {
+        "person_id": [person.track_id or -1],
+        "pose_keypoints_2d": [number for point in ordered for number in point],
+    }
+    return entry | {name: [] for name in _OTHER_PARTS}
+
+
+def _middle(one: list[float], other: list[float]) -> list[float]:
+    return [round((one[0] + other[0]) / 2, 3), round((one[1] + other[1]) / 2, 3), min(one[2], other[2])]
+
+
+PICTURE_FORMATS = {
+    "jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
+    "png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
+}
+"""The kinds of pictures that can be written, with OpenCV's parameters for them."""
+
+
+class PicturesSink:
+    """Writes `STEM_000000000000.jpg`, or `.png`, a file a frame.
+
+    Args:
+        path: The folder.
+        stem: What file names begin with.
+        kind: One of `PICTURE_FORMATS`.
+
+    Raises:
+        InputError: another kind, or the folder holds such files already.
+    """
+
+    def __init__(self, path: str | Path, *, stem: str, kind: str = "jpg") -> None:
+        if kind not in PICTURE_FORMATS:
+            raise InputError(f"expected pictures of the kind {' or '.join(PICTURE_FORMATS)}, got {kind!r}")
+        self._kind = kind
+        self._folder = ResultFolder(path, stem=stem, ending=f".{kind}")
+        self.path = Path(path)
+        self.name = str(self.path)
+
+    def write(self, record: FrameRecord) -> None:
+        """Writes the frame's picture. Raises `SinkError` where it can't be encoded or written."""
+        try:
+            done, encoded = cv2.imencode(f".{self._kind}", record.picture, PICTURE_FORMATS[self._kind])
+        except cv2.error as error:
+            done, encoded = False, np.zeros(0, np.uint8)
+            why = f": {error.err}"
+        else:
+            why = ""
+        if not done:
+            height, width = record.picture.shape[:2]
+            raise SinkError(f"{self.path}: a picture of {width}x{height} can't be made a {self._kind}{why}")
+        self._folder.write(record.frame.index, encoded.tobytes())
+
+    def close(self) -> None:
+        """Does nothing: every file is whole. May be called twice."""
+
+    def abandon(self) -> Path | None:
+        """Marks the folder of a failed run as partial; its new path, or None where nothing was written."""
+        return self._folder.abandon()

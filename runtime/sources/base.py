@@ -1,0 +1,146 @@
+"""What sources have in common: polling, trimming, and keeping OpenCV's libraries off the user's terminal."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import cv2
+
+from sharpose.runtime.frames import Frame, Source
+
+__all__ = ["PolledSource", "TrimmedSource", "captured_complaints", "quiet_log"]
+
+
+class PolledSource(Source, Protocol):
+    """A source that can be asked whether it has a frame, so that one loop serves many.
+
+    To wait for the first of several, share one `threading.Event` among them: `source.notify = event.set`; then clear
+    it, poll each, and wait for it only if none had a frame.
+
+    Attributes:
+        notify: Called from another thread whenever polling may find something new. It must not block.
+    """
+
+    notify: Callable[[], None]
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame, and no error, will come any more."""
+        ...
+
+    def poll(self) -> Frame | None:
+        """The next frame, or None if there is none now.
+
+        Raises:
+            SharposeError: what the source ended on; raised once, after its last frame was handed out.
+        """
+        ...
+
+
+class TrimmedSource:
+    """Another source's frames from `start` on, for `duration` seconds, and every `stride`-th of them.
+
+    Frames keep their index and time.
+
+    Args:
+        source: Where they come from; closed with this one.
+        stride: Every how many-th to take.
+        start: Seconds to leave out.
+        duration: Seconds to take; all if None.
+
+    Attributes:
+        progress: Frames that were read, also those that were left out.
+    """
+
+    def __init__(self, source: Source, *, stride: int = 1, start: float = 0.0, duration: float | None = None) -> None:
+        self._source = source
+        self._stride = stride
+        self._start = start
+        self._duration = duration
+        self.progress = 0
+        self.name = source.name
+        whole = start == 0.0 and duration is None and source.frame_count is not None
+        self.frame_count: int | None = -(-(source.frame_count or 0) // stride) if whole else None
+        self.frame_rate = None if source.frame_rate is None else source.frame_rate / stride
+        self.image_ids = source.image_ids  # of all: ids of frames that are left out are no mistake
+        self.warnings = source.warnings
+        self.live = source.live
+        self.health = source.health
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames. Raises what the source raises."""
+        taken = 0
+        for frame in self._source:
+            self.progress += 1
+            if frame.time < self._start:
+                continue
+            if self._duration is not None and frame.time >= self._start + self._duration:
+                return
+            if taken % self._stride == 0:
+                yield frame
+            taken += 1
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._source.close()
+
+
+_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has it in a module of its own
+_SILENT = 0
+_capturing = threading.Lock()
+_COMPLAINTS = (
+    "Corrupt JPEG data",
+    "Premature end of JPEG",
+    "Unsupported marker",
+    "Invalid SOS",
+    "Warning: ",
+    "libpng ",
+)
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Silences OpenCV's own log."""
+    level = _opencv_log.getLogLevel()
+    _opencv_log.setLogLevel(_SILENT)
+    try:
+        yield
+    finally:
+        _opencv_log.setLogLevel(level)
+
+
+@contextmanager
+def captured_complaints() -> Iterator[list[str]]:
+    """Catches what libjpeg and libpng write straight to the process's standard error.
+
+    Yields:
+        A list that is filled, at the end, with their lines. Whatever else was written to standard error meanwhile (by
+        other threads) is passed on then.
+    """
+    complaints: list[str] = []
+    with _capturing:
+        try:
+            captured = tempfile.TemporaryFile()  # noqa: SIM115
+            terminal = os.dup(2)
+        except OSError:  # nowhere to write, or standard error is closed: their lines stay where they go
+            yield complaints
+            return
+        with captured:
+            os.dup2(captured.fileno(), 2)
+            try:
+                yield complaints
+            finally:
+                os.dup2(terminal, 2)
+                captured.seek(0)
+                for line in captured.read().splitlines(keepends=True):
+                    text = line.decode(errors="replace").rstrip()
+                    if text.startswith(_COMPLAINTS):
+                        complaints.append(text)
+                    else:
+                        os.write(terminal, line)
+                os.close(terminal)

@@ -1,0 +1,119 @@
+"""What all command-line tools share: one line for an error, exit codes, `--debug`, and options in sections."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from sharpose.errors import SharposeError
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "EXIT_REFUSED",
+    "EXIT_TERMINATED",
+    "EXIT_USER",
+    "SectionedCommand",
+    "Terminated",
+    "main",
+    "option",
+]
+
+EXIT_REFUSED = 1
+"""A check said no."""
+EXIT_USER = 2
+"""The user's mistake, or unusable input."""
+EXIT_FAILED = 3
+"""Something failed on the way, and partial results were kept."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C."""
+EXIT_TERMINATED = 143
+"""SIGTERM."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that `finally` blocks run."""
+
+
+def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
+    """Run a click command and exit with its code: what it returns, or that of the error it ends on.
+
+    Args:
+        command: Its callback returns an exit code, or None for 0.
+        arguments: The command line; the process's own if None.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal can't show
+    try:
+        code = command.main(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except Terminated:
+        _say("terminated")
+        sys.exit(EXIT_TERMINATED)
+    except (SharposeError, click.ClickException) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        _say(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        sys.exit(error.exit_code)
+    except (BrokenPipeError, SystemExit):  # the reader of our output went away; click makes a SystemExit(1) of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into the pipe once more
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        _say(f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)")
+        sys.exit(EXIT_FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str) -> None:
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+_LAST = "Help"
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+class _SectionedOption(click.Option):
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 (click's own)
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def option(section: str, *names: str, **settings: Any) -> Callable[[_Decorated], _Decorated]:  # noqa: ANN401
+    """`click.option` that stands under a heading; click refuses settings that it doesn't know."""
+    return click.option(*names, cls=_SectionedOption, section=section, **settings)
+
+
+class SectionedCommand(click.Command):
+    """A command whose help lists its options under their headings, in the order they are declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Command.format_options`."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "section", _LAST), []).append(record)
+        for name, records in sorted(sections.items(), key=lambda item: item[0] == _LAST):
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=28)

@@ -1,0 +1,248 @@
+"""Files and folders that are whole at every moment: atomic, growing and partial ones; locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sharpose.bundle import MANIFEST_NAME
+from sharpose.errors import EngineError, ExportError, SinkError
+
+__all__ = ["GrowingFile", "atomic_file", "atomic_folder", "check_output", "file_lock", "mark_partial", "removed_error"]
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists, unless it is a bundle (or an empty folder) and may be overwritten.
+
+    Raises:
+        ExportError: something is there that must not be replaced.
+    """
+    if not output.exists() and not output.is_symlink():
+        return
+    if not overwrite:
+        raise ExportError(f"--output {output}: already exists; give another folder or --overwrite")
+    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / MANIFEST_NAME).is_file()):
+        raise ExportError(f"--output {output}: is not a bundle, so --overwrite won't replace it; give another folder")
+
+
+@contextlib.contextmanager
+def atomic_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `output`, which takes its place when the block ends without an error.
+
+    An error, Ctrl-C or SIGTERM removes it. The old folder is moved aside before the new one takes its place, so at no
+    time is there half a bundle under that name.
+
+    Raises:
+        ExportError: see `check_output`; or the folder can't be written.
+    """
+    check_output(output, overwrite=overwrite)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.unfinished-", dir=output.parent))
+    except OSError as error:
+        raise ExportError(f"--output {output}: can't be written ({error.strerror})") from error
+    try:
+        work.chmod(0o755)
+        yield work
+        retired = work.with_name(work.name + "-old")
+        if output.exists():
+            output.rename(retired)
+        try:
+            work.rename(output)
+        except BaseException:
+            if retired.exists() and not output.exists():
+                retired.rename(output)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    except OSError as error:
+        raise ExportError(f"--output {output}: can't be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place when the block ends without an error.
+
+    It is on the disk (fsync) before it is renamed, so that neither a killed process nor a lost power supply leaves
+    half a file under that name. Any error, Ctrl-C included, removes the temporary file.
+
+    Raises:
+        SinkError: the file can't be written, as on a full disk; what was there before stays as it is.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.unfinished-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        _to_disk(temporary)
+        temporary.replace(path)
+        temporary = None
+        _to_disk(path.parent)
+    # torch's writer turns a full disk into a RuntimeError of many lines
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0][:160]
+        kept = "; the earlier one is untouched" if path.exists() else ""
+        raise SinkError(
+            f"{path}: can't be written ({reason}){kept}; free some space and go on with --resume"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which stays there: removing it would let two in.
+
+    Args:
+        path: The lock's file, made if need be; its folder must be there.
+        on_wait: Called once if somebody else holds it.
+
+    Raises:
+        EngineError: the file can't be made, or its file system has no locks.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise EngineError(f"lock {path}: can't be made ({error.strerror}); give a writable --engine-cache") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise EngineError(
+                f"lock {path}: its file system has no locks ({error.strerror}); give another --engine-cache"
+            ) from error
+        yield
+
+
+def mark_partial(path: Path) -> Path:
+    """Renames `out.mp4` to `out.partial.mp4`, replacing one that is there.
+
+    Returns:
+        The new path; `path` itself where there is nothing to rename (no file, a device, a pipe).
+
+    Raises:
+        SinkError: the file can't be renamed.
+    """
+    if not path.is_file() or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+        return path
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        path.replace(partial)
+    except OSError as error:
+        raise SinkError(f"{path}: expected to rename this incomplete file to {partial}: {error.strerror}") from None
+    return partial
+
+
+_LOOK_EVERY = 1.0  # seconds between looks at whether the file still has a name
+
+
+def removed_error(path: Path) -> SinkError:
+    """That somebody removed what is being written."""
+    return SinkError(f"{path}: was removed while it was being written; its results are lost from here on")
+
+
+class GrowingFile:
+    """Bytes that reach the system with every call, in a file that is made, with its folders, at the first one.
+
+    A process killed inside a call may leave the beginning of an entry at the file's end: entries of lines end with a
+    newline, so a last line without one is not whole.
+
+    Args:
+        path: Where it goes; a file that is there is replaced. May be a pipe or a device.
+        clock: Seconds; a removed file is noticed within one.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._clock = clock
+        self._descriptor: int | None = None
+        self._size = 0
+        self._made = False
+        self._looked = 0.0
+        self._removed = False
+
+    @property
+    def made(self) -> bool:
+        """Whether anything was written."""
+        return self._made
+
+    def append(self, entry: bytes) -> None:
+        """Writes `entry`.
+
+        Raises:
+            SinkError: it can't be written, the file then holds the entries before it; or the file was removed.
+        """
+        try:
+            if self._descriptor is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                self._looked = self._clock()
+            elif self._clock() - self._looked >= _LOOK_EVERY:
+                self._looked = self._clock()
+                self._check_name()
+            self._write(entry)
+        except OSError as error:
+            self._take_back()
+            raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
+        self._size += len(entry)
+        self._made = True
+
+    def close(self) -> None:
+        """Closes the file. May be called twice. Raises `SinkError` where the system reports a late failure."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
+
+    def abandon(self) -> Path | None:
+        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing is left."""
+        with contextlib.suppress(SinkError):  # what led here was reported
+            self.close()
+        return mark_partial(self.path) if self.made and not self._removed else None
+
+    def _check_name(self) -> None:
+        assert self._descriptor is not None
+        status = os.fstat(self._descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+            self._removed = True
+            raise removed_error(self.path)
+
+    def _write(self, data: bytes) -> None:
+        assert self._descriptor is not None
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def _take_back(self) -> None:
+        """Undoes a half-written entry; a pipe can't take anything back."""
+        if self._descriptor is None:
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, self._size)
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            if not self._made and self.path.is_file():
+                self.path.unlink()

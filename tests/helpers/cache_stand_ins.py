@@ -1,0 +1,67 @@
+"""A request for an engine, and what stands in for building it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from sharpose.engines.gpu import Gpu
+from sharpose.engines.tensorrt.cache import BuiltFor, EngineRequest, Options, Sidecar
+
+OPTIONS = Options(
+    min_batch=1,
+    opt_batch=4,
+    max_batch=16,
+    workspace_mib=None,
+    optimization_level=None,
+    hardware_compatible=False,
+    version_compatible=False,
+)
+
+
+GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", "CUDA 13.0")
+
+
+REQUEST = EngineRequest("coarse", "fp16", "a" * 64, "b" * 64, "tensorrt", "10.3.0", GPU, OPTIONS)
+
+
+@dataclasses.dataclass
+class Built:
+    plan: bytes
+    sidecar: Sidecar
+
+
+def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
+    gpu = request.gpu
+    return Sidecar(
+        schema_version=1,
+        sharpose_version="0",
+        stage=request.stage,
+        precision=request.precision,
+        graph_sha256=request.graph_sha256,
+        weights_sha256=request.weights_sha256,
+        flavour=request.flavour,
+        flavour_version=request.flavour_version,
+        gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
+        options=request.options,
+        profiles={},
+        tensors=[],
+        layers={},
+        engine_layers=None,
+        build_seconds=1.5,
+        plan_bytes=len(plan),
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+    )
+
+
+class Builder:
+    """Counts its builds; every plan is another."""
+
+    def __init__(self, request=REQUEST):
+        self.request = request
+        self.count = 0
+
+    def __call__(self) -> Built:
+        self.count += 1
+        plan = f"plan {self.count} ".encode() * 1000
+        return Built(plan, sidecar_for(self.request, plan))

@@ -1,0 +1,292 @@
+"""The memory interface on host memory: a device that isn't there, to test executors without a GPU.
+
+As on a real device, work put into a stream is done later: here when somebody waits for it, so that a result that is
+read too early is seen to be wrong. What is allocated is counted, and what is done is written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.engines.cuda.memory import DeviceBuffer, DeviceGraph, Event, Stream, check_copy
+from sharpose.errors import EngineError
+
+__all__ = ["HostBuffer", "HostMemory", "HostStream"]
+
+Work = Callable[[], None]
+
+
+class HostStream:
+    """A queue of work that is done when it is waited for; see `sharpose.engines.cuda.memory.Stream`.
+
+    Attributes:
+        pending: Labels of the work that waits.
+    """
+
+    def __init__(self, memory: HostMemory, handle: int) -> None:
+        self._memory = memory
+        self._handle = handle
+        self._queue: list[tuple[str, Work]] = []
+        self.done = 0
+
+    @property
+    def handle(self) -> int:
+        """A number of its own."""
+        return self._handle
+
+    @property
+    def pending(self) -> list[str]:
+        """Labels of the work that waits."""
+        return [label for label, _ in self._queue]
+
+    @property
+    def put(self) -> int:
+        """How many pieces of work were ever put in."""
+        return self.done + len(self._queue)
+
+    def enqueue(self, label: str, work: Work) -> None:
+        """Put work in, or into the graph that is being captured."""
+        self._memory.enqueue(self, label, work)
+
+    def append(self, label: str, work: Work) -> None:
+        """Put work in, capture or not."""
+        self._queue.append((label, work))
+
+    def run_until(self, count: int) -> None:
+        """Do the work up to piece number `count`."""
+        while self.done < count:
+            label, work = self._queue.pop(0)
+            self.done += 1
+            self._memory.log.append(f"run {label}")
+            work()
+
+    def synchronize(self) -> None:
+        """Do all the work."""
+        self._memory.check_active()
+        self._memory.log.append("synchronize stream")
+        self.run_until(self.put)
+
+    def free(self) -> None:
+        """Forget it and its work."""
+        self._queue.clear()
+        self._memory.release(self)
+
+
+class _HostEvent:
+    def __init__(self, memory: HostMemory) -> None:
+        self._memory = memory
+        self._mark: tuple[HostStream, int] | None = None
+
+    def record(self, stream: Stream) -> None:
+        assert isinstance(stream, HostStream)
+        self._memory.check_active()
+        self._mark = (stream, stream.put)
+        self._memory.log.append("record event")
+
+    def synchronize(self) -> None:
+        self._memory.check_active()
+        self._memory.log.append("wait for event")
+        if self._mark is not None:
+            stream, count = self._mark
+            stream.run_until(count)
+
+    def free(self) -> None:
+        self._memory.release(self)
+
+
+class HostBuffer:
+    """Bytes that play a device's; filled with 0xAB at first, as nobody promises zeros."""
+
+    def __init__(self, memory: HostMemory, nbytes: int) -> None:
+        self._memory = memory
+        self._nbytes = nbytes
+        self.data = np.full(nbytes, 0xAB, dtype=np.uint8)
+
+    @property
+    def address(self) -> int:
+        """Where they really are."""
+        return int(self.data.ctypes.data)
+
+    @property
+    def nbytes(self) -> int:
+        """How many."""
+        return self._nbytes
+
+    def view(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The first bytes as an array."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.data[:size].view(dtype).reshape(shape)
+
+    def free(self) -> None:
+        """Forget the bytes."""
+        self._memory.release(self)
+
+
+class _HostGraph:
+    def __init__(self, memory: HostMemory, steps: list[tuple[str, Work]]) -> None:
+        self._memory = memory
+        self._steps = steps
+
+    def launch(self, stream: Stream) -> None:
+        assert isinstance(stream, HostStream)
+        self._memory.check_active()
+        self._memory.log.append("launch graph")
+        for label, work in self._steps:
+            stream.append(label, work)
+
+    def free(self) -> None:
+        self._steps = []
+        self._memory.release(self)
+
+
+class HostMemory:
+    """See `sharpose.engines.cuda.memory.Memory`.
+
+    Args:
+        has_graphs: Whether `capture` works; pycuda's doesn't.
+        fail_after: Allocations that succeed before one raises `EngineError`; never if None.
+
+    Attributes:
+        log: What was put into streams and what was done, in order.
+        live: Kinds of things allocated and not freed, counted.
+        allocations: How many things were ever allocated.
+    """
+
+    def __init__(self, *, has_graphs: bool = True, fail_after: int | None = None) -> None:
+        self.name = "host"
+        self.has_graphs = has_graphs
+        self.log: list[str] = []
+        self.live: Counter[str] = Counter()
+        self.allocations = 0
+        self.buffers: dict[int, HostBuffer] = {}
+        self.closed = False
+        self._fail_after = fail_after
+        self._objects: set[int] = set()
+        self._depth = 0
+        self._capturing: list[tuple[str, Work]] | None = None
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Count how deep we are inside."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+    def device_buffer(self, nbytes: int) -> DeviceBuffer:
+        """See `Memory.device_buffer`."""
+        self._allocate("HostBuffer")
+        buffer = HostBuffer(self, nbytes)
+        self._keep(buffer)
+        self.buffers[buffer.address] = buffer
+        return buffer
+
+    def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """See `Memory.pinned`."""
+        self._allocate("pinned")
+        array = np.zeros(shape, dtype)
+        weakref.finalize(array, self.live.subtract, ["pinned"])
+        return array
+
+    def stream(self) -> Stream:
+        """See `Memory.stream`."""
+        self._allocate("HostStream")
+        stream = HostStream(self, self.allocations)
+        self._keep(stream)
+        return stream
+
+    def event(self) -> Event:
+        """See `Memory.event`."""
+        self._allocate("_HostEvent")
+        event = _HostEvent(self)
+        self._keep(event)
+        return event
+
+    def upload(self, target: DeviceBuffer, source: npt.NDArray[np.generic], stream: Stream) -> None:
+        """See `Memory.upload`."""
+        assert isinstance(target, HostBuffer)
+        assert isinstance(stream, HostStream)
+        nbytes = check_copy(source, target)
+        stream.enqueue(f"upload {nbytes}", lambda: np.copyto(target.view(source.shape, source.dtype), source))
+
+    def download(self, target: npt.NDArray[np.generic], source: DeviceBuffer, stream: Stream) -> None:
+        """See `Memory.download`."""
+        assert isinstance(source, HostBuffer)
+        assert isinstance(stream, HostStream)
+        nbytes = check_copy(target, source)
+        stream.enqueue(f"download {nbytes}", lambda: np.copyto(target, source.view(target.shape, target.dtype)))
+
+    def copy(self, target: DeviceBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
+        """See `Memory.copy`."""
+        assert isinstance(target, HostBuffer)
+        assert isinstance(source, HostBuffer)
+        assert isinstance(stream, HostStream)
+        stream.enqueue(f"copy {nbytes}", lambda: np.copyto(target.data[:nbytes], source.data[:nbytes]))
+
+    def capture(self, stream: Stream, work: Callable[[], None]) -> DeviceGraph:
+        """See `Memory.capture`."""
+        if not self.has_graphs:
+            raise EngineError("host memory: this one has no graphs")
+        self._allocate("_HostGraph")
+        self.log.append("capture")
+        steps: list[tuple[str, Work]] = []
+        self._capturing = steps
+        try:
+            work()
+        except BaseException:
+            self.live["_HostGraph"] -= 1
+            raise
+        finally:
+            self._capturing = None
+        graph = _HostGraph(self, steps)
+        self._keep(graph)
+        return graph
+
+    def close(self) -> None:
+        """See `Memory.close`."""
+        self.closed = True
+
+    def enqueue(self, stream: HostStream, label: str, work: Work) -> None:
+        """Put work into a stream, or into the graph that is being captured."""
+        self.check_active()
+        if self._capturing is not None:
+            self._capturing.append((label, work))
+            return
+        self.log.append(label)
+        stream.append(label, work)
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether work goes into a graph just now."""
+        return self._capturing is not None
+
+    def check_active(self) -> None:
+        """Raise `EngineError` outside `active`, where a real device would have no context."""
+        if self._depth == 0:
+            raise EngineError("host memory: used outside active()")
+
+    def release(self, thing: object) -> None:
+        """Count one thing less, once."""
+        if id(thing) in self._objects:
+            self._objects.discard(id(thing))
+            self.live[type(thing).__name__] -= 1
+            if isinstance(thing, HostBuffer):
+                del self.buffers[thing.address]
+
+    def _allocate(self, kind: str) -> None:
+        self.check_active()
+        if self._fail_after is not None and self.allocations >= self._fail_after:
+            raise EngineError(f"host memory: out of memory at allocation {self.allocations}")
+        self.allocations += 1
+        self.live[kind] += 1
+
+    def _keep(self, thing: object) -> None:
+        self._objects.add(id(thing))

@@ -1,0 +1,231 @@
+"""What a run keeps: the averaged weights, the last and the best model, and the state that resuming needs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpose.errors import CheckpointError, ConfigError, TrainingError
+from sharpose.files import atomic_file
+from sharpose.model import SHaRPose, save_checkpoint
+
+__all__ = ["RankState", "RunFolder", "TrainingState", "WeightAverage", "refuse_broken_weights", "take_rank_state"]
+
+
+class WeightAverage:
+    """The average of a model's weights over its last steps.
+
+    Args:
+        model: Whose weights are averaged; their present values are the start.
+        decay: How much of the average stays at a step (0.9998 remembers some 5,000 steps). In the first steps less
+            stays, `(1 + steps) / (10 + steps)`, so that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights while the block runs, and its own again afterwards."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+    def state(self) -> dict[str, object]:
+        """All that `load_state` needs to go on from here."""
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load_state(self, steps: int, weights: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.steps = steps
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RankState:
+    """What one process has for itself.
+
+    Attributes:
+        loader: Where its data loader stands.
+        cpu: torch's random state.
+        gpu: The random state of its GPU, if it has one.
+    """
+
+    loader: dict[str, int]
+    cpu: Tensor
+    gpu: Tensor | None
+
+    def restore(self, device: torch.device) -> None:
+        """Give the random states back to torch."""
+        torch.set_rng_state(self.cpu)
+        if self.gpu is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(self.gpu, device)
+
+
+def take_rank_state(loader: Mapping[str, int], device: torch.device) -> RankState:
+    """This process's state now."""
+    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return RankState(dict(loader), torch.get_rng_state(), gpu)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a run needs to go on as if it had never stopped.
+
+    Attributes:
+        recipe: The recipe's plain values.
+        step: Optimiser steps done.
+        best: The best score so far; None before the first evaluation.
+        network: The trained network's tensors (the model under `pose.`, the auxiliary head under `dense.`).
+        optimizer: AdamW's state.
+        scaler: The gradient scaler's state; empty without one.
+        average: State of the averaged weights; None without them.
+        window: Sums for the next line of the log.
+        ranks: Of every process, in order.
+    """
+
+    recipe: dict[str, Any]
+    step: int
+    best: float | None
+    network: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Any] | None
+    window: dict[str, float]
+    ranks: tuple[RankState, ...]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        path: Its folder.
+    """
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """The model after the last finished part of the run, in the released format."""
+        return self.path / "last.pth"
+
+    @property
+    def best(self) -> Path:
+        """The model of the best evaluation, in the released format."""
+        return self.path / "best.pth"
+
+    @property
+    def state(self) -> Path:
+        """What `--resume` reads."""
+        return self.path / "training_state.pth"
+
+    @property
+    def log(self) -> Path:
+        """JSON Lines."""
+        return self.path / "train.jsonl"
+
+    def prepare(self, *, resume: bool) -> None:
+        """Make the folder, or refuse one that holds another run (without `resume`) or none (with it).
+
+        Raises:
+            ConfigError: the folder isn't what it should be, or can't be made.
+        """
+        if resume and not self.state.is_file():
+            raise ConfigError(f"--resume: expected a run in {self.path}, found no {self.state.name}")
+        if not resume and (self.state.exists() or self.log.exists()):
+            raise ConfigError(f"--work-dir {self.path}: holds a run already; give another folder, or --resume")
+        try:
+            (self.path / "pictures").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--work-dir {self.path}: can't be made ({error.strerror})") from error
+
+    def save_model(self, path: Path, model: SHaRPose) -> None:
+        """Write a model in the released format, whole or not at all.
+
+        Raises:
+            SinkError: it can't be written; the file that was there is untouched.
+        """
+        with atomic_file(path) as temporary:
+            save_checkpoint(temporary, model)
+
+    def save_state(self, state: TrainingState) -> None:
+        """Write the state, whole or not at all; errors as `save_model`."""
+        content = {
+            "format": _FORMAT,
+            "recipe": json.dumps(state.recipe),
+            "step": state.step,
+            "best": state.best,
+            "network": state.network,
+            "optimizer": state.optimizer,
+            "scaler": state.scaler,
+            "average": state.average,
+            "window": state.window,
+            "ranks": [{"loader": rank.loader, "cpu": rank.cpu, "gpu": rank.gpu} for rank in state.ranks],
+        }
+        with atomic_file(self.state) as temporary:
+            torch.save(content, temporary)
+
+    def read_state(self) -> TrainingState:
+        """The state of a run that stopped; nothing in the file is executed.
+
+        Raises:
+            CheckpointError: it can't be read, or another version wrote it.
+        """
+        try:
+            content = torch.load(self.state, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"{self.state}: not a readable training state ({reason})") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise CheckpointError(f"{self.state}: expected a training state of format {_FORMAT}; start the run again")
+        return TrainingState(
+            recipe=json.loads(content["recipe"]),
+            step=content["step"],
+            best=content["best"],
+            network=content["network"],
+            optimizer=content["optimizer"],
+            scaler=content["scaler"],
+            average=content["average"],
+            window=content["window"],
+            ranks=tuple(RankState(rank["loader"], rank["cpu"], rank["gpu"]) for rank in content["ranks"]),
+        )
+
+
+def refuse_broken_weights(model: nn.Module, step: int) -> None:
+    """Stop before weights that aren't numbers replace a good checkpoint.
+
+    Raises:
+        TrainingError: a weight is NaN or infinite.
+    """
+    broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    if broken:
+        raise TrainingError(
+            f"step {step}: NaN or infinity in {len(broken)} weights ({broken[0]} …); the last checkpoint is untouched: "
+            "lower optimizer.learning_rate or set optimizer.gradient_clip, then --resume"
+        )

@@ -1,0 +1,283 @@
+"""What is evaluated on: finding and reading COCO-format labels, MPII's, or the built-in scene."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.errors import InputError, SourceError
+from sharpose.scene import Scene, parse_scene
+from sharpose.skeleton import COCO17, MPII16, Skeleton
+from sharpose.training.data.coco import CocoDataset
+from sharpose.training.data.mpii import MpiiDataset, head_segment
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, read_image
+
+__all__ = ["DataFiles", "EvaluationData", "People", "find_data", "load_coco", "load_data", "load_mpii", "load_scene"]
+
+
+@dataclass(frozen=True)
+class People:
+    """n boxes to look at, those of a picture next to each other, and the labels in them.
+
+    Attributes:
+        image_ids: int64 [n].
+        boxes_xyxy: float32 [n, 4], picture pixels.
+        box_scores: float32 [n]; 1 for labelled boxes.
+        keypoints: float32 [n, J, 3], `x, y` in picture pixels and COCO visibility: the label of the person in the box.
+        areas: float64 [n], square pixels that the person covers.
+        head_sizes: float64 [n], PCKh's unit in pixels; NaN where it isn't known.
+        labelled: Whether boxes are labelled people; if not (detections), `keypoints` is all zeros.
+    """
+
+    image_ids: npt.NDArray[np.int64]
+    boxes_xyxy: npt.NDArray[np.float32]
+    box_scores: npt.NDArray[np.float32]
+    keypoints: npt.NDArray[np.float32]
+    areas: npt.NDArray[np.float64]
+    head_sizes: npt.NDArray[np.float64]
+    labelled: bool
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Labelled pictures.
+
+    Attributes:
+        name: For reports.
+        skeleton: What the labels are of.
+        people: Where to look.
+        image_ids: The pictures that count, with people or without.
+        document: COCO keypoint labels, as pycocotools takes them; None where there is no AP (MPII).
+        read: A picture, uint8 [H, W, 3] BGR, by id; raises `SourceError` where it can't be decoded.
+        head_unit: What `people.head_sizes` are, for reports.
+    """
+
+    name: str
+    skeleton: Skeleton
+    people: People
+    image_ids: tuple[int, ...]
+    document: dict[str, Any] | None
+    read: Callable[[int], npt.NDArray[np.uint8]]
+    head_unit: str = ""
+
+
+_LAYOUTS = (
+    ("annotations/person_keypoints_val2017.json", "val2017"),
+    ("person_keypoints_val.json", "images"),
+    ("annotations/mpii_val.json", "images"),
+    ("annotations/valid.json", "images"),
+)
+_WEAK = 1
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Labels and the folder of their pictures."""
+
+    annotations: Path
+    images: Path
+
+
+def find_data(folder: Path) -> DataFiles:
+    """The validation labels in a folder that is laid out in a known way.
+
+    Raises:
+        SourceError: it isn't.
+    """
+    found = [DataFiles(folder / labels, folder / images) for labels, images in _LAYOUTS if (folder / labels).is_file()]
+    if len(found) != 1 or not found[0].images.is_dir():
+        known = "; ".join(f"{labels} and {images}/" for labels, images in _LAYOUTS)
+        what = f"{len(found)} of them" if len(found) > 1 else "none"
+        raise SourceError(f"--data {folder}: expected one of {known}, found {what}; or give --annotations and --images")
+    return found[0]
+
+
+def load_data(
+    where: DataFiles | str,
+    skeleton: Skeleton,
+    *,
+    boxes: Literal["gt"] | Path = "gt",
+    limit: int | None = None,
+    ignore_weak: bool = False,
+    head_boxes: Path | None = None,
+) -> EvaluationData:
+    """Read labels of any known kind.
+
+    Args:
+        where: Label files, or a scene such as `scene:people=3,frames=50`.
+        skeleton: What the model's keypoints are; the labels must be of the same.
+        boxes: `gt`, or a detections file (COCO-format labels only).
+        limit: Only the first so many pictures with people.
+        ignore_weak: Labels of visibility 1 count as missing (COCO-format labels only).
+        head_boxes: `mpii_gt_val.mat` (MPII only).
+
+    Raises:
+        SourceError: the labels can't be read or are of another skeleton.
+        InputError: an option doesn't go with these labels.
+    """
+    if isinstance(where, str):
+        _refuse("the scene", {"boxes": boxes != "gt", "ignore-weak": ignore_weak, "head-boxes": head_boxes is not None})
+        return load_scene(where, skeleton, limit)
+    if _is_mpii(where.annotations):
+        _refuse("MPII labels", {"boxes": boxes != "gt", "ignore-weak": ignore_weak})
+        return load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
+    _refuse("COCO labels", {"head-boxes": head_boxes is not None})
+    return load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
+
+
+def load_coco(
+    where: DataFiles,
+    skeleton: Skeleton,
+    *,
+    boxes: Literal["gt"] | Path = "gt",
+    limit: int | None = None,
+    ignore_weak: bool = False,
+) -> EvaluationData:
+    """COCO-format labels; see `load_data`."""
+    dataset = CocoDataset(where.annotations, where.images, skeleton, boxes=boxes)
+    document = _complete(dataset.document, ignore_weak)
+    people = sorted(dataset.people, key=lambda person: person.image_id)  # stable: the file's order in a picture
+    keypoints = np.stack([person.keypoints for person in people])
+    if ignore_weak:
+        keypoints[keypoints[:, :, 2] == _WEAK] = 0
+    files = {person.image_id: person.file for person in people}
+    with_people = list(files)[:limit]
+    keep = np.isin([person.image_id for person in people], with_people)
+    table = People(
+        image_ids=np.array([person.image_id for person in people], np.int64)[keep],
+        boxes_xyxy=np.stack([person.box_xyxy for person in people])[keep],
+        box_scores=np.array([person.score for person in people], np.float32)[keep],
+        keypoints=keypoints[keep],
+        areas=np.array([person.area for person in people], np.float64)[keep],
+        head_sizes=np.full(int(keep.sum()), np.nan),
+        labelled=boxes == "gt",
+    )
+    every = sorted(int(item["id"]) for item in document["images"])
+    return EvaluationData(
+        name=where.annotations.stem,
+        skeleton=skeleton,
+        people=table,
+        image_ids=tuple(every if limit is None else with_people),
+        document=document,
+        read=lambda image_id: read_image(files[image_id]),
+    )
+
+
+def load_mpii(
+    where: DataFiles, skeleton: Skeleton, *, limit: int | None = None, head_boxes: Path | None = None
+) -> EvaluationData:
+    """MPII's labels; see `load_data`. Where no head boxes are known, PCKh's unit is the neck-to-head-top segment."""
+    if skeleton != MPII16:
+        raise SourceError(
+            f"{where.annotations}: MPII labels need a model of {MPII16.name}, this one is {skeleton.name}"
+        )
+    dataset = MpiiDataset(where.annotations, where.images, head_boxes=head_boxes)
+    files = {person.image_id: person.file for person in dataset.people}
+    counted = set(list(files)[:limit])
+    people = sorted((item for item in dataset.people if item.image_id in counted), key=lambda item: item.image_id)
+    exact = all(person.head_size is not None for person in people)
+    heads = [person.head_size if exact else head_segment(person.keypoints) for person in people]
+    table = People(
+        image_ids=np.array([person.image_id for person in people], np.int64),
+        boxes_xyxy=np.stack([person.box_xyxy for person in people]),
+        box_scores=np.ones(len(people), np.float32),
+        keypoints=np.stack([person.keypoints for person in people]),
+        areas=np.array([person.area for person in people], np.float64),
+        head_sizes=np.array([np.nan if size is None else size for size in heads], np.float64),
+        labelled=True,
+    )
+    return EvaluationData(
+        name=where.annotations.stem,
+        skeleton=skeleton,
+        people=table,
+        image_ids=tuple(dict.fromkeys(person.image_id for person in people)),
+        document=None,
+        read=lambda image_id: read_image(files[image_id]),
+        head_unit="0.6 of the head box's diagonal" if exact else "neck to head top (no head boxes given: not official)",
+    )
+
+
+def load_scene(spec: str, skeleton: Skeleton, limit: int | None = None) -> EvaluationData:
+    """Frames of the built-in scene, with people of whom at least one keypoint is in the picture; see `load_data`."""
+    if skeleton != COCO17:
+        raise SourceError(f"the scene has {COCO17.name} keypoints, the model {skeleton.name}")
+    scene = Scene(parse_scene(spec))
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for frame in scene:
+        if limit is not None and len(images) == limit:
+            break
+        images.append({"id": frame.index, "file_name": f"frame {frame.index}"})
+        for box, points in zip(frame.boxes_xyxy, frame.keypoints, strict=True):
+            size = box[2:] - box[:2]
+            labelled = points[:, 2] > 0
+            if size.min() < 1 or not labelled.any():
+                continue
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": frame.index,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": [float(value) for value in (*box[:2], *size)],
+                    "area": float(np.prod(size)) * UNLABELLED_AREA_SHARE,
+                    "num_keypoints": int(labelled.sum()),
+                    "keypoints": (points * labelled[:, None]).ravel().tolist(),
+                }
+            )
+    if not annotations:
+        raise SourceError(f"{spec}: nobody is in view")
+    boxes = np.array([item["bbox"] for item in annotations], np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    table = People(
+        image_ids=np.array([item["image_id"] for item in annotations], np.int64),
+        boxes_xyxy=boxes,
+        box_scores=np.ones(len(boxes), np.float32),
+        keypoints=np.array([item["keypoints"] for item in annotations], np.float32).reshape(len(boxes), -1, 3),
+        areas=np.array([item["area"] for item in annotations], np.float64),
+        head_sizes=np.full(len(boxes), np.nan),
+        labelled=True,
+    )
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    return EvaluationData(
+        spec, skeleton, table, tuple(item["id"] for item in images), document, lambda index: scene.frame(index).image
+    )
+
+
+def _complete(document: dict[str, Any], ignore_weak: bool) -> dict[str, Any]:
+    """A copy with all that pycocotools reads, and weak labels dropped."""
+    annotations = []
+    for item in document["annotations"]:
+        keypoints: npt.NDArray[np.float64] = np.array(item["keypoints"], np.float64).reshape(-1, 3)
+        if ignore_weak:
+            keypoints[keypoints[:, 2] == _WEAK] = 0
+        count = int((keypoints[:, 2] > 0).sum()) if item.get("num_keypoints") != 0 else 0
+        width, height = item["bbox"][2:]
+        defaults = {"category_id": 1, "iscrowd": 0, "area": width * height * UNLABELLED_AREA_SHARE}
+        annotations.append({**defaults, **item, "keypoints": keypoints.ravel().tolist(), "num_keypoints": count})
+    categories = {item["category_id"] for item in annotations}
+    if len(categories) != 1:
+        raise SourceError(f"labels: expected people of one category, got category ids {sorted(categories)}")
+    return {"images": document["images"], "annotations": annotations, "categories": [{"id": categories.pop()}]}
+
+
+def _is_mpii(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), list)
+    except (OSError, ValueError, RecursionError):
+        return False  # the reader of COCO labels says what is wrong
+
+
+def _refuse(what: str, given: Mapping[str, bool]) -> None:
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(f"--{name} doesn't go with {what}")

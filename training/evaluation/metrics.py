@@ -1,0 +1,310 @@
+"""Every number of an evaluation but AP: PCK, calibration of quality, gain of refining; and the whole of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.bundle import GainCurve
+from sharpose.errors import InputError
+from sharpose.runtime.gate import Refine
+from sharpose.similarity import object_keypoint_similarity, true_oks
+from sharpose.skeleton import Skeleton
+from sharpose.training.evaluation.coco_ap import CocoScores, coco_results, coco_scores
+from sharpose.training.evaluation.data import EvaluationData, People
+from sharpose.training.evaluation.predict import GatedPoses, Predictions
+
+__all__ = [
+    "MODES",
+    "PCKH_NOT_COUNTED",
+    "PCK_FRACTIONS",
+    "Calibration",
+    "Evaluation",
+    "ModeScores",
+    "PckUnit",
+    "QualityBin",
+    "calibrate",
+    "correct_keypoints",
+    "evaluate",
+    "measure_gain",
+    "pck",
+    "pck_units",
+    "pckh_by_joint",
+    "poses_oks",
+    "rank_correlation",
+]
+
+PckUnit = Literal["keypoint_diagonal", "box_diagonal", "box_side", "head"]
+
+PCKH_NOT_COUNTED = ("pelvis", "thorax")
+"""Keypoints that MPII's mean leaves out."""
+
+
+def pck_units(people: People, unit: PckUnit) -> npt.NDArray[np.float64]:
+    """The length in pixels that each person's distances are measured by: float64 [n]; NaN where it isn't known.
+
+    Args:
+        people: Labelled people.
+        unit: `keypoint_diagonal`: of the box around the labelled keypoints; `box_diagonal`: of the person's box;
+            `box_side`: its longer side (as MMPose normalises); `head`: PCKh's head size.
+    """
+    if unit == "head":
+        return people.head_sizes
+    if unit == "keypoint_diagonal":
+        points = np.where(people.keypoints[:, :, 2:] > 0, people.keypoints[:, :, :2], np.nan).astype(np.float64)
+        empty = np.isnan(points).all(axis=(1, 2))
+        points[empty] = 0
+        extent = np.nanmax(points, axis=1) - np.nanmin(points, axis=1)
+        diagonal = np.hypot(extent[:, 0], extent[:, 1])
+        return np.where(diagonal > 0, diagonal, np.nan)
+    size = (people.boxes_xyxy[:, 2:] - people.boxes_xyxy[:, :2]).astype(np.float64)
+    if unit == "box_diagonal":
+        return np.hypot(size[:, 0], size[:, 1])
+    if unit == "box_side":
+        return np.asarray(size.max(axis=1), np.float64)
+    raise InputError(f"PCK unit: expected one of {', '.join(get_args(PckUnit))}, got {unit!r}")
+
+
+def correct_keypoints(
+    keypoints: npt.NDArray[np.float32], people: People, unit: PckUnit, fraction: float
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which keypoints are close enough, and which count.
+
+    Args:
+        keypoints: float32 [n, J, 2 or more], picture pixels.
+        people: The labels.
+        unit: See `pck_units`.
+        fraction: How many units away a keypoint may be, that far included.
+
+    Returns:
+        bool [n, J] each: correct, and counted (labelled, and of a person whose unit is known).
+    """
+    distance = np.linalg.norm(keypoints[..., :2].astype(np.float64) - people.keypoints[..., :2], axis=-1)
+    units = pck_units(people, unit)[:, None]
+    counted = (people.keypoints[..., 2] > 0) & np.isfinite(units)
+    return counted & (distance <= fraction * np.nan_to_num(units)), counted
+
+
+def pck(keypoints: npt.NDArray[np.float32], people: People, unit: PckUnit, fraction: float) -> float:
+    """The share of all labelled keypoints that are correct, 0 to 1; NaN where there is none."""
+    correct, counted = correct_keypoints(keypoints, people, unit, fraction)
+    return float(correct.sum() / counted.sum()) if counted.any() else float("nan")
+
+
+def pckh_by_joint(
+    keypoints: npt.NDArray[np.float32], people: People, skeleton: Skeleton, fraction: float = 0.5
+) -> dict[str, float]:
+    """MPII's table: PCKh, 0 to 1, by body part, left and right averaged, and `mean` over counted keypoints."""
+    correct, counted = correct_keypoints(keypoints, people, "head", fraction)
+    rates = np.where(counted.any(axis=0), correct.sum(axis=0) / np.maximum(counted.sum(axis=0), 1), np.nan)
+    table: dict[str, list[float]] = {}
+    for name, rate in zip(skeleton.keypoints, rates, strict=True):
+        if name not in (*PCKH_NOT_COUNTED, "upper_neck"):
+            table.setdefault(name.removeprefix("left_").removeprefix("right_"), []).append(float(rate))
+    in_mean = np.array([name not in PCKH_NOT_COUNTED for name in skeleton.keypoints])
+    total = counted[:, in_mean].sum()
+    mean = float(correct[:, in_mean].sum() / total) if total else float("nan")
+    return {part: float(np.mean(values)) for part, values in table.items()} | {"mean": mean}
+
+
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class QualityBin:
+    """People whose predicted quality lies in `[low, high]`: how many, and the means of both sides."""
+
+    low: float
+    high: float
+    people: int
+    predicted: float
+    true: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted quality against true OKS.
+
+    Attributes:
+        bins: Up to ten bins of as many people each, lowest quality first.
+        rank_correlation: Spearman's, -1 to 1; NaN where one side doesn't vary.
+        mean_error: Mean of `|predicted - true|`.
+        bias: Mean of `predicted - true`.
+        people: How many were compared.
+    """
+
+    bins: tuple[QualityBin, ...]
+    rank_correlation: float
+    mean_error: float
+    bias: float
+    people: int
+
+
+def calibrate(quality: npt.NDArray[np.float32], oks: npt.NDArray[np.float64]) -> Calibration:
+    """Compare qualities [n] with true OKS [n]; NaN on either side is left out."""
+    known = np.isfinite(quality) & np.isfinite(oks)
+    predicted, true = quality[known].astype(np.float64), oks[known]
+    if not len(true):
+        return Calibration((), float("nan"), float("nan"), float("nan"), 0)
+    order = np.argsort(predicted, kind="stable")
+    bins = []
+    for rows in np.array_split(order, min(_BINS, len(order))):
+        low, high = predicted[rows].min(), predicted[rows].max()
+        bins.append(
+            QualityBin(float(low), float(high), len(rows), float(predicted[rows].mean()), float(true[rows].mean()))
+        )
+    error = predicted - true
+    return Calibration(
+        tuple(bins), rank_correlation(predicted, true), float(np.abs(error).mean()), float(error.mean()), len(true)
+    )
+
+
+def rank_correlation(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """Spearman's rank correlation, equal values sharing their mean rank; NaN where a side doesn't vary."""
+    a, b = (_ranks(values) for values in (first, second))
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean_rank = last - (counts - 1) / 2
+    return np.asarray(mean_rank[inverse], np.float64)
+
+
+_LEAST_PEOPLE = 20  # in a bin; with fewer people altogether than two bins hold, nothing is said
+
+
+def measure_gain(
+    quality: npt.NDArray[np.float32],
+    coarse_oks: npt.NDArray[np.float64],
+    fine_oks: npt.NDArray[np.float64],
+    measured_on: str,
+) -> GainCurve | None:
+    """The mean gain in OKS of people of like quality.
+
+    Means of few people are mostly chance, so each is drawn towards the mean of all as far as the bins differ no more
+    than chance lets them (empirical Bayes). Where quality says nothing about the gain, the curve is level.
+
+    Args:
+        quality: float32 [n], predicted.
+        coarse_oks: float64 [n], true OKS of the coarse poses.
+        fine_oks: float64 [n], likewise of the refined ones. NaN anywhere leaves a person out.
+        measured_on: For people to read.
+
+    Returns:
+        None where there are too few people.
+    """
+    gain = fine_oks - coarse_oks
+    known = np.isfinite(quality) & np.isfinite(gain)
+    gain, predicted = gain[known], quality[known].astype(np.float64)
+    count = min(_BINS, len(gain) // _LEAST_PEOPLE)
+    if count < 2:
+        return None
+    order = np.argsort(predicted, kind="stable")
+    bins = np.array_split(order, count)
+    means = np.array([gain[rows].mean() for rows in bins])
+    errors = np.array([gain[rows].var(ddof=1) / len(rows) for rows in bins])
+    real = max(float(means.var(ddof=1) - errors.mean()), 0.0)
+    trust = real / (real + errors) if real > 0 else np.zeros(count)
+    drawn = gain.mean() + trust * (means - gain.mean())
+    # bins of equal quality are one place of the line
+    places = np.array([predicted[rows].mean() for rows in bins])
+    qualities, which = np.unique(np.round(places, 5), return_inverse=True)
+    gains = np.bincount(which, weights=drawn) / np.bincount(which)
+    return GainCurve(
+        quality=tuple(qualities.tolist()), gain=tuple(np.round(gains, 5).tolist()), measured_on=measured_on
+    )
+
+
+MODES: tuple[Refine, ...] = ("never", "auto", "always")
+PCK_FRACTIONS = (0.05, 0.1)
+"""Of the diagonal of the box around the labelled keypoints."""
+
+
+@dataclass(frozen=True)
+class ModeScores:
+    """One refine mode.
+
+    Attributes:
+        mode: `never`, `auto` or `always`.
+        refine_rate: Share of people refined, 0 to 1 (of passes, in a flip test).
+        coco: AP and AR; None where the labels have none (MPII).
+        pck: By fraction of the keypoint diagonal, 0 to 1; empty where boxes aren't labelled people.
+        pckh: PCKh@0.5 by body part, 0 to 1, with `mean`; empty where head sizes aren't known.
+        results: COCO keypoint results.
+    """
+
+    mode: Refine
+    refine_rate: float
+    coco: CocoScores | None
+    pck: dict[float, float]
+    pckh: dict[str, float]
+    results: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All modes, and predicted quality against the true OKS of coarse poses.
+
+    Attributes:
+        modes: `never`, `auto` and `always`.
+        threshold: The gate's in `auto`.
+        oks: float64 [n], true OKS of the coarse poses; NaN where it isn't known.
+        calibration: Of the predicted quality.
+        gain: What refining gains by predicted quality; None where too few people are labelled.
+    """
+
+    modes: tuple[ModeScores, ...]
+    threshold: float
+    oks: npt.NDArray[np.float64]
+    calibration: Calibration
+    gain: GainCurve | None
+
+
+def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -> Evaluation:
+    """Score predictions at refine never, auto (at `threshold`) and always."""
+    coarse, fine = (poses_oks(data, predictions.gated(mode, threshold)) for mode in ("never", "always"))
+    modes = tuple(_mode(data, predictions, mode, threshold) for mode in MODES)
+    quality = predictions.quality[:, 0]
+    gain = measure_gain(quality, coarse, fine, f"{data.name}, {len(data.people)} people")
+    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), gain)
+
+
+def poses_oks(data: EvaluationData, poses: GatedPoses) -> npt.NDArray[np.float64]:
+    """The true OKS of each pose: with the label in its box, or with the best label of its picture."""
+    people, sigmas = data.people, data.skeleton.sigmas
+    keypoints = poses.keypoints
+    if people.labelled:
+        return object_keypoint_similarity(keypoints, people.keypoints, people.areas, sigmas)
+    assert data.document is not None
+    labels = [item for item in data.document["annotations"] if item["num_keypoints"] and not item["iscrowd"]]
+    return true_oks(
+        keypoints,
+        people.image_ids,
+        np.array([item["keypoints"] for item in labels], np.float32).reshape(len(labels), -1, 3),
+        np.array([item["image_id"] for item in labels], np.int64),
+        np.array([item["area"] for item in labels], np.float64),
+        sigmas,
+    )
+
+
+def _mode(data: EvaluationData, predictions: Predictions, mode: Refine, threshold: float) -> ModeScores:
+    poses = predictions.gated(mode, threshold)
+    people = data.people
+    results = coco_results(data, predictions, poses)
+    by_fraction: dict[float, float] = {}
+    by_part: dict[str, float] = {}
+    if people.labelled:
+        by_fraction = {
+            fraction: pck(poses.keypoints, people, "keypoint_diagonal", fraction) for fraction in PCK_FRACTIONS
+        }
+        if np.isfinite(people.head_sizes).any():
+            by_part = pckh_by_joint(poses.keypoints, people, data.skeleton)
+    scores = None if data.document is None else coco_scores(data.document, results, data.skeleton, data.image_ids)
+    return ModeScores(mode, float(poses.refined.mean()), scores, by_fraction, by_part, results)

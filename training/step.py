@@ -1,0 +1,175 @@
+"""One step: forward and backward through the batches that make it, then the optimiser; and what a recipe steps on."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sharpose.errors import TrainingError
+from sharpose.model.stages import SHaRPose
+from sharpose.training.data.loader import Batch
+from sharpose.training.distributed import Ranks
+from sharpose.training.objectives.distillation import Teacher
+from sharpose.training.objectives.mae import MaskedAutoencoder, painting_terms
+from sharpose.training.objectives.network import (
+    TrainedNetwork,
+    TrainingNetwork,
+    TrainingOutput,
+    recompute_blocks,
+    set_drop_path,
+)
+from sharpose.training.objectives.pose import Objective, heatmap_mse
+from sharpose.training.optimizer import build_optimizer, set_learning_rate
+from sharpose.training.recipe import Recipe
+
+__all__ = ["Stepper", "Terms", "build_task"]
+
+Terms = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
+"""A network's output, targets, weights and epochs done, to the loss's terms: `loss` is what to minimise."""
+
+
+def build_task(recipe: Recipe, model: SHaRPose, device: torch.device) -> tuple[TrainedNetwork, Terms]:
+    """The network around a model, on its device and in training mode, and its loss."""
+    set_drop_path(model, recipe.drop_path)
+    if recipe.gradient_checkpointing:
+        recompute_blocks(model)
+    if recipe.pretrain is not None:
+        return MaskedAutoencoder(model, recipe.pretrain).to(device).train(), painting_terms
+    loss = recipe.loss
+    network = TrainingNetwork(
+        model, dense=loss.dense > 0, fine_from_epoch=loss.fine_from_epoch, fine_share=loss.fine_share
+    )
+    return network.to(device).train(), Objective(loss, recipe.model, device)
+
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stepper:
+    """The network with its optimiser, mixed precision, and the other processes.
+
+    Args:
+        recipe: The run's.
+        network: On its device.
+        objective: The loss.
+        ranks: Who takes part; gradients are averaged over them.
+
+    Attributes:
+        optimizer: AdamW, or Muon with AdamW.
+        scaler: Scales the loss for fp16; does nothing otherwise.
+        teacher: Another model to learn from; None without one.
+
+    Raises:
+        ConfigError: the recipe's teacher can't be used.
+    """
+
+    def __init__(self, recipe: Recipe, network: TrainedNetwork, objective: Terms, ranks: Ranks) -> None:
+        self._recipe = recipe
+        self._network = network
+        self._objective = objective
+        self._ranks = ranks
+        self._dtype = _DTYPES.get(recipe.precision)
+        self.teacher = None
+        if recipe.teacher is not None:
+            self.teacher = Teacher(recipe.teacher, recipe.model, recipe.data.sigma, ranks.device)
+        if recipe.compile:
+            network.compile_stages()
+        self._wrapped: nn.Module = network
+        if ranks.world_size > 1:
+            self._wrapped = _distributed(network, ranks)
+        self.optimizer = build_optimizer(network.trained_parameters(), recipe.model.depth, recipe.optimizer)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Where the network runs: mixed precision if the recipe wants it."""
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._ranks.device.type, dtype=self._dtype)
+
+    def step(self, batches: Iterator[Batch], factor: float, epoch: int, *, stop: bool) -> tuple[dict[str, float], bool]:
+        """Learn from the next batches.
+
+        Args:
+            batches: `accumulate` of them are taken.
+            factor: On the learning rates.
+            epoch: How many epochs are done.
+            stop: Whether this process was asked to stop.
+
+        Returns:
+            The loss's terms, means over batches and processes (and `gradient_norm` where gradients are clipped); and
+            whether any process was asked to stop.
+
+        Raises:
+            TrainingError: the loss isn't a number; nothing was learnt from this step, on any process.
+        """
+        recipe = self._recipe
+        self._network.begin_step(epoch)
+        set_learning_rate(self.optimizer, factor)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for number in range(recipe.accumulate):
+            batch = next(batches).to(self._ranks.device, non_blocking=True)
+            with self._synchronised(last=number == recipe.accumulate - 1):
+                with self.autocast():
+                    output = self._wrapped(batch.images)
+                terms = self._objective(output, batch.targets, batch.weights, epoch)
+                if self.teacher is not None:
+                    terms = self._taught(terms, output, batch)
+                self.scaler.scale(terms["loss"] / recipe.accumulate).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() / recipe.accumulate
+        told = torch.stack([*sums.values(), torch.tensor(float(stop), device=self._ranks.device)])
+        *means, stopping = self._ranks.mean(told).tolist()
+        values = dict(zip(sums, means, strict=True))
+        self._refuse_broken(values, batch)
+        if recipe.optimizer.gradient_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self._network.parameters(), recipe.optimizer.gradient_clip)
+            values["gradient_norm"] = float(norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return values, stopping > 0
+
+    def _taught(self, terms: dict[str, Tensor], output: TrainingOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms with the squared error to the teacher's heatmaps."""
+        assert self.teacher is not None
+        assert self._recipe.teacher is not None
+        targets, weights = self.teacher(batch.images)
+        error = heatmap_mse(output.coarse, targets, weights)
+        if output.fine is not None:
+            first = slice(len(output.fine))
+            error = error + heatmap_mse(output.fine, targets[first], weights[first])
+        return terms | {"loss": terms["loss"] + self._recipe.teacher.weight * error, "teacher_mse": error}
+
+    def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:
+        """Processes exchange gradients once a step, with the last batch."""
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._wrapped.no_sync()
+
+    def _refuse_broken(self, values: dict[str, float], batch: Batch) -> None:
+        if all(torch.isfinite(torch.tensor(value)) for value in values.values()):
+            return
+        names = ", ".join(f"{name} {value}" for name, value in values.items())
+        people = batch.annotation_ids[:4].tolist()
+        raise TrainingError(
+            f"the loss isn't a number any more ({names}; last batch: annotations {people} …); "
+            "the last checkpoint is untouched: lower optimizer.learning_rate, set optimizer.gradient_clip, or use "
+            "precision bf16 or fp32, then --resume"
+        )
+
+
+def _distributed(network: nn.Module, ranks: Ranks) -> DistributedDataParallel:
+    """Buffers here are constants, the same in every process: they aren't sent at every step."""
+    devices = [ranks.device] if ranks.device.type == "cuda" else None
+    # torch 2.13 has a new name for it and warns of the old one
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
+        return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
+    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
