@@ -17,12 +17,12 @@ from typing import Protocol
 from sharpose.cli import EXIT_FAILED, EXIT_USER
 from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError
 from sharpose.runtime.boxes import BoxSource, FileBoxes
-from sharpose.runtime.feed import Feed, LiveFeed, ReadAhead
 from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sources.live import LiveSource
+from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.statistics import RunStatistics
 
 __all__ = ["Outcome", "PoseStep", "Run", "RunFailedError", "SinkGroup", "Stream", "failure_of", "run"]
@@ -239,7 +239,7 @@ class _Lane:
 
     index: int
     stream: Stream
-    feed: Feed
+    queue: FrameQueue
     sinks: SinkGroup
     started: float
     ids_met: bool = False
@@ -268,7 +268,7 @@ class _Loop:
     def run(self) -> Outcome:
         now = time.perf_counter()
         self._lanes = [
-            _Lane(index, stream, _feed(stream, self._news.set), SinkGroup(stream.sinks, self._job.say), now)
+            _Lane(index, stream, self._start_reading(stream.source), SinkGroup(stream.sinks, self._job.say), now)
             for index, stream in enumerate(self._job.streams)
         ]
         try:
@@ -290,6 +290,12 @@ class _Loop:
             [name for lane in self._lanes for name in lane.sinks.complete],
         )
 
+    def _start_reading(self, source: Source) -> FrameQueue:
+        if not isinstance(source, LiveSource):
+            return FrameQueue.reading(source, self._news.set)
+        source.queue.notify = self._news.set
+        return source.queue
+
     def _round(self) -> bool:
         """One frame of every stream that has one; whether anything happened."""
         work = [item for lane in self._lanes if not lane.over and (item := self._take(lane)) is not None]
@@ -299,13 +305,13 @@ class _Loop:
             except Exception as error:
                 self._fail(item.lane, error)
         for lane in self._lanes:
-            if not lane.over and lane.feed.ended:
+            if not lane.over and lane.queue.ended:
                 self._finish(lane)
         return bool(work)
 
     def _take(self, lane: _Lane) -> _Work | None:
         try:
-            frame = lane.feed.poll()
+            frame = lane.queue.poll()
             if frame is None:
                 return None
             began = time.perf_counter()
@@ -346,7 +352,7 @@ class _Loop:
         for step in stream.steps:
             poses = step.update(poses, frame.time, (frame.height, frame.width))
         is_tracked = time.perf_counter()
-        stages = {"read": lane.feed.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
+        stages = {"read": lane.queue.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
         stages["track"] = is_tracked - has_poses
         health = stream.source.health
         lane.sinks.write(FrameRecord(frame, poses, self._job.draw, stages, item.age, health))
@@ -383,7 +389,10 @@ class _Loop:
         if not lane.over:
             lane.over = True
             lane.stream.statistics.seconds = time.perf_counter() - lane.started
-            lane.feed.close()
+            if isinstance(lane.stream.source, LiveSource):
+                lane.stream.source.close()
+            else:
+                lane.queue.close()  # its thread closes the source
 
 
 def _check_ids(lane: _Lane) -> None:
@@ -392,8 +401,3 @@ def _check_ids(lane: _Lane) -> None:
     if not lane.ids_met and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
         boxes.file.check_image_ids(frozenset(range(lane.stream.statistics.frames)))
         raise BoxesError(f"{boxes.file.path}: none of its image ids occurs in the source")
-
-
-def _feed(stream: Stream, notify: Callable[[], None]) -> Feed:
-    source = stream.source
-    return LiveFeed(source, notify) if isinstance(source, LiveSource) else ReadAhead(source, notify)

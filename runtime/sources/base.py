@@ -1,45 +1,19 @@
-"""What sources have in common: polling, trimming, and keeping OpenCV's libraries off the user's terminal."""
+"""What sources have in common: trimming, and keeping OpenCV's libraries off the user's terminal."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 
 from sharpose.runtime.frames import Frame, Source
 
-__all__ = ["PolledSource", "TrimmedSource", "captured_complaints", "quiet_log"]
-
-
-class PolledSource(Source, Protocol):
-    """A source that can be asked whether it has a frame, so that one loop serves many.
-
-    To wait for the first of several, share one `threading.Event` among them: `source.notify = event.set`; then clear
-    it, poll each, and wait for it only if none had a frame.
-
-    Attributes:
-        notify: Called from another thread whenever polling may find something new. It must not block.
-    """
-
-    notify: Callable[[], None]
-
-    @property
-    def ended(self) -> bool:
-        """Whether no frame, and no error, will come any more."""
-        ...
-
-    def poll(self) -> Frame | None:
-        """The next frame, or None if there is none now.
-
-        Raises:
-            SharposeError: what the source ended on; raised once, after its last frame was handed out.
-        """
-        ...
+__all__ = ["TrimmedSource", "captured_complaints", "quiet_log"]
 
 
 class TrimmedSource:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from sharpose.errors import SharposeError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceHealth
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
-from sharpose.runtime.sources.queue import Handover
+from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text
 
 __all__ = ["Backoff", "Connection", "LiveSource", "Timeline"]
@@ -198,7 +198,7 @@ class LiveSource:
         sleep: Waits between attempts; closing ends the default one early.
 
     Attributes:
-        notify: Called from another thread whenever polling may find something new (see `PolledSource`).
+        queue: Its frames, to be polled; iterating over the source takes them from there as well.
 
     Raises:
         SharposeError: the source isn't there at the start, unless `options.reconnect` asks to wait for it.
@@ -229,7 +229,7 @@ class LiveSource:
         self._clock = clock
         self._closing = threading.Event()
         self._sleep = self._closing.wait if sleep is None else sleep
-        self._handover = Handover(self._options.buffer or "latest", self._options.queue_size)
+        self.queue = FrameQueue(self._options.buffer or "latest", self._options.queue_size)
         self._changed = threading.Condition()  # guards what follows
         self._connection: Connection | None = None
         self._hung: list[Connection] = []
@@ -244,27 +244,9 @@ class LiveSource:
         if self._options.reconnect in (None, 0):
             self._wait_until_open()
 
-    @property
-    def notify(self) -> Callable[[], None]:
-        """Called from another thread whenever polling may find something new. It must not block."""
-        return self._handover.notify
-
-    @notify.setter
-    def notify(self, notify: Callable[[], None]) -> None:
-        self._handover.notify = notify
-
-    @property
-    def ended(self) -> bool:
-        """Whether no frame, and no error, will come any more."""
-        return self._handover.ended
-
-    def poll(self) -> Frame | None:
-        """The next frame, or None if there is none now. Raises, once, what the source ended on."""
-        return self._handover.poll()
-
     def __iter__(self) -> Iterator[Frame]:
         """The frames, waiting for each. Raises `SharposeError`: what the source ended on."""
-        return iter(self._handover)
+        return iter(self.queue)
 
     def close(self) -> None:
         """Let go of the source, within a second or so even if it hangs. May be called twice."""
@@ -274,18 +256,18 @@ class LiveSource:
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
-        self._handover.discard()
+        self.queue.close()
         if self._connection is not None:
             self._connection.join(until - time.monotonic())
         self._supervisor.join(max(0.0, until - time.monotonic()))
 
     def _wait_until_open(self) -> None:
         with self._changed:
-            while not (self._ever_opened or self._handover.finished):
+            while not (self._ever_opened or self.queue.finished):
                 self._changed.wait(0.5)
         if not self._ever_opened:
             self._closing.set()
-            if self._handover.poll() is None:  # it raises why
+            if self.queue.poll() is None:  # it raises why
                 raise SourceError(f"{self.name}: ended before it was open")
 
     def _supervise(self) -> None:
@@ -379,7 +361,7 @@ class LiveSource:
 
     def _end(self, failure: SharposeError | None) -> bool:
         self.health.connected = False
-        self._handover.finish(failure)
+        self.queue.finish(failure)
         self._wake()
         return True
 
@@ -397,7 +379,7 @@ class LiveSource:
             self.frame_rate = source.frame_rate or self.frame_rate
             if not source.live:
                 self.frame_count, self.image_ids = source.frame_count, source.image_ids
-                self._handover.use("wait", _READ_AHEAD)
+                self.queue.use("wait", _READ_AHEAD)
             self.warnings = source.warnings
             self._heard = self._clock()
             self._ever_opened = True
@@ -417,12 +399,12 @@ class LiveSource:
                 frame = self._timeline.place(frame, now, new=connection.frames == 1)
                 duration = self._options.duration
                 if duration is not None and frame.time >= duration:
-                    self._handover.finish()
+                    self.queue.finish()
                     return False
         if line is not None:
             self._say(line)
-        wanted = self._handover.put(frame)
-        self.health.dropped = self._handover.dropped
+        wanted = self.queue.put(frame)
+        self.health.dropped = self.queue.dropped
         return wanted
 
     def _note_first(self, frame: Frame, now: float) -> str | None:

@@ -47,7 +47,7 @@ def open_source(
     """Opens a source of frames.
 
     Cameras, addresses, pipelines and standard input are read by threads of their own: what comes back for them is a
-    `LiveSource`, which can also be polled.
+    `LiveSource`, whose `queue` can also be polled.
 
     Args:
         spec: A video file, a picture file, a folder or glob of pictures, a camera (`0`, `/dev/video0`, on a Jetson

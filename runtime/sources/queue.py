@@ -1,43 +1,63 @@
-"""Handing frames from the thread that reads them to the loop that uses them."""
+"""The queue through which every source is polled: a thread puts frames in, one loop takes them out."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from sharpose.errors import SharposeError
-from sharpose.runtime.frames import Frame
+from sharpose.runtime.frames import Frame, Source
 
-__all__ = ["Handover", "Policy"]
+__all__ = ["FrameQueue", "Policy"]
 
 Policy = Literal["latest", "all", "wait"]
-"""What happens to a frame that comes too early: `latest` drops the one before it, `all` queues it and drops the oldest
-when the queue is full, `wait` makes the reader wait."""
+"""What a full queue does with a new frame: `latest` (of size 1) and `all` drop the oldest one, `wait` blocks the
+reader."""
+
+_JOIN_SECONDS = 2.0  # a read that hangs (a pipe that nobody writes to) must not keep the program from ending
 
 
-class Handover:
-    """A queue of bounded length between one thread that puts and one loop that polls or iterates.
+class FrameQueue:
+    """A bounded queue between one thread that reads frames and one loop that polls or iterates.
+
+    To wait for the first of several queues, share one `threading.Event`: set `notify = event.set` in each; then clear
+    the event, poll each queue, and wait for the event only if none had a frame.
 
     Args:
         policy: What happens when frames come faster than they are taken.
         size: Frames that `all` and `wait` hold; `latest` holds one.
+        notify: Called, in the reader's thread, when there is something new to poll. It must not block.
 
     Attributes:
-        notify: Called, from the other thread, whenever there is something new to poll. It must not block.
-        dropped: Frames that were put and will never be handed out.
+        dropped: Frames that were put and never handed out, as newer ones had come.
+        read_seconds: Seconds that reading the frame handed out last took; 0 where that isn't known (live sources).
     """
 
-    def __init__(self, policy: Policy, size: int) -> None:
-        self._policy: Policy = policy
-        self.notify: Callable[[], None] = lambda: None
+    def __init__(self, policy: Policy, size: int, notify: Callable[[], None] = lambda: None) -> None:
+        self.notify = notify
         self.dropped = 0
+        self.read_seconds = 0.0
+        self._policy: Policy = policy
         self._size = size
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[tuple[Frame, float]] = deque()
         self._changed = threading.Condition()
         self._finished = False
-        self._failure: SharposeError | None = None
+        self._failure: BaseException | None = None
+        self._reader: threading.Thread | None = None
+
+    @classmethod
+    def reading(cls, source: Source, notify: Callable[[], None], *, ahead: int = 2) -> FrameQueue:
+        """A queue whose own thread reads every frame of `source`, at most `ahead` of them before they are polled.
+
+        The thread closes the source in the end: closing a decoder that another thread is in would crash.
+        """
+        queue = cls("wait", ahead, notify)
+        queue._reader = threading.Thread(target=queue._read, args=[source], name=f"read {source.name}", daemon=True)
+        queue._reader.start()
+        return queue
 
     @property
     def finished(self) -> bool:
@@ -52,12 +72,12 @@ class Handover:
             return self._finished and not self._frames and self._failure is None
 
     def use(self, policy: Policy, size: int) -> None:
-        """Change what happens to early frames, before the first is put."""
+        """Change the policy, before the first frame is put."""
         with self._changed:
             self._policy, self._size = policy, size
 
-    def put(self, frame: Frame) -> bool:
-        """Hand a frame over; False if nobody wants any more."""
+    def put(self, frame: Frame, read_seconds: float = 0.0) -> bool:
+        """Add a frame; False if the queue has ended and reading on is pointless."""
         with self._changed:
             size = 1 if self._policy == "latest" else self._size
             while self._policy == "wait" and len(self._frames) >= size and not self._finished:
@@ -67,12 +87,12 @@ class Handover:
             while len(self._frames) >= size:
                 self._frames.popleft()
                 self.dropped += 1
-            self._frames.append(frame)
+            self._frames.append((frame, read_seconds))
             self._changed.notify_all()
         self.notify()
         return True
 
-    def finish(self, failure: SharposeError | None = None) -> None:
+    def finish(self, failure: BaseException | None = None) -> None:
         """No more frames will be put; those put are still handed out, and `failure` is raised after them."""
         with self._changed:
             if not self._finished:
@@ -80,21 +100,23 @@ class Handover:
             self._changed.notify_all()
         self.notify()
 
-    def discard(self) -> None:
-        """End at once: what was put and not taken is let go, and no error is raised any more."""
+    def close(self) -> None:
+        """End at once: frames and errors not yet polled are dropped. May be called twice."""
         with self._changed:
             self._finished, self._failure = True, None
             self._frames.clear()
             self._changed.notify_all()
         self.notify()
+        if self._reader is not None:
+            self._reader.join(_JOIN_SECONDS)
 
     def poll(self) -> Frame | None:
-        """The next frame, or None if there is none now. Raises, once, the error that frames ended with."""
+        """The next frame, or None if there is none now. Raises, once, the error that the source ended on."""
         with self._changed:
             return self._next()
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames, waiting for each. Raises the error that they ended with."""
+        """The frames, waiting for each. Raises the error that the source ended on."""
         while True:
             with self._changed:
                 frame = self._next()
@@ -108,10 +130,24 @@ class Handover:
 
     def _next(self) -> Frame | None:
         if self._frames:
-            frame = self._frames.popleft()
+            frame, self.read_seconds = self._frames.popleft()
             self._changed.notify_all()
             return frame
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
         return None
+
+    def _read(self, source: Source) -> None:
+        failure: BaseException | None = None
+        try:
+            with contextlib.closing(source):
+                frames = iter(source)
+                while True:
+                    began = time.perf_counter()
+                    frame = next(frames, None)
+                    if frame is None or not self.put(frame, time.perf_counter() - began):
+                        break
+        except BaseException as error:  # raised again by `poll`, in the loop's thread
+            failure = error
+        self.finish(failure)

@@ -19,7 +19,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The process's own environment, but for torch: `import torch` fails as where it isn't installed."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    return os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "100"}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from live_stand_ins import Clock, Factory, Inner, fail, frame, some, then
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceHealth
-from sharpose.runtime.sources.base import PolledSource
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
 
@@ -21,7 +20,7 @@ def test_without_reconnecting_an_end_is_an_end(made):
     source = made(Factory(inner), SourceOptions(buffer="all", reconnect=0))
     assert [found.index for found in source] == [0, 1, 2]
     assert inner.closed.wait(10)
-    assert source.ended
+    assert source.queue.ended
     assert (source.live, source.frame_rate, source.frame_count) == (True, 25.0, None)
     assert source.health == SourceHealth(connected=False, dropped=0, reconnects=0)
 
@@ -86,7 +85,7 @@ def test_it_tries_without_end_unless_told_otherwise(made):
 
     source = made(Factory(Inner(some(1)), SourceError("cam: refused")), sleep=count)
     assert enough.wait(30)
-    assert not source.ended
+    assert not source.queue.ended
     assert max(waits) == 30.0
 
 
@@ -194,17 +193,17 @@ def test_what_is_not_live_is_read_ahead_a_little_and_nothing_is_lost(made):
 def test_one_loop_serves_many_sources(made: Callable[..., LiveSource]) -> None:
     event = threading.Event()
     options = SourceOptions(buffer="all", reconnect=0)
-    sources: list[PolledSource] = [made(Factory(Inner(some(count))), options) for count in (3, 0, 5)]
+    sources = [made(Factory(Inner(some(count))), options) for count in (3, 0, 5)]
     for source in sources:
-        source.notify = event.set
+        source.queue.notify = event.set
     counts = [0, 0, 0]
-    while not all(source.ended for source in sources):
+    while not all(source.queue.ended for source in sources):
         event.clear()
-        polled = [source.poll() for source in sources]
+        polled = [source.queue.poll() for source in sources]
         for index, found in enumerate(polled):
             counts[index] += found is not None
         if not any(polled):
-            assert event.wait(10) or all(source.ended for source in sources)
+            assert event.wait(10) or all(source.queue.ended for source in sources)
     assert counts == [3, 0, 5]
 
 

@@ -103,7 +103,7 @@ def test_closing_does_not_wait_for_what_hangs(made, where):
     source.close()
     assert time.monotonic() - began < 10
     assert list(source) == []
-    assert source.ended
+    assert source.queue.ended
     release.set()
 
 
@@ -115,5 +115,5 @@ def test_closing_ends_a_wait_for_the_next_attempt(made):
     )
     time.sleep(0.1)
     source.close()
-    assert source.ended
+    assert source.queue.ended
     assert not any("supervisor of cam" in thread.name and thread.is_alive() for thread in threading.enumerate())

@@ -76,7 +76,7 @@ def test_what_is_live_is_read_by_a_thread_of_its_own(monkeypatch, spec, kind, na
     assert type(source) is LiveSource
     assert source.name == name
     assert [int(frame.image[0, 0, 0]) for frame in source] == [len(spec)] * 2
-    assert source.ended
+    assert source.queue.ended
     source.close()
 
 

@@ -158,7 +158,7 @@ def test_a_process_ends_while_its_stream_is_silent(server):
         "import sys; from sharpose.runtime.sources import SourceOptions, open_source\n"
         "source = open_source(sys.argv[1], SourceOptions(timeout=60.0))\n"
         "print(next(iter(source)).height, flush=True)\n"
-        "sys.stdin.readline(); source.close(); print('closed', source.ended)\n"
+        "sys.stdin.readline(); source.close(); print('closed', source.queue.ended)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, server.url],
