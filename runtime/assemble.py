@@ -104,9 +104,9 @@ class PeopleFinder:
             return "motion" if options.detector == MOTION else "detector"
         if options.full_frame:
             return "full-frame"
-        if is_scene(source.name):
+        if is_scene(source.info.name):
             return "scene"
-        raise click.UsageError(how_to_find_people(source.name))
+        raise click.UsageError(how_to_find_people(source.info.name))
 
     def _shared_detector(self) -> Detector:
         options = self._options
@@ -134,10 +134,10 @@ class PeopleFinder:
                 "name, which stands for the source's"
             )
         file = BoxesFile.load(path)
-        if source.image_ids is not None:
-            file.check_image_ids(source.image_ids)
-        elif source.frame_count is not None:  # a claim, and headers claim too much rather than too little
-            file.check_image_ids(frozenset(range(source.frame_count)))
+        if source.info.image_ids is not None:
+            file.check_image_ids(source.info.image_ids)
+        elif source.info.frame_count is not None:  # a claim, and headers claim too much rather than too little
+            file.check_image_ids(frozenset(range(source.info.frame_count)))
         return file
 
 
@@ -231,8 +231,8 @@ def make_streams(
         of_stream = SinkStream(
             name=names[index],
             skeleton=estimator.skeleton,
-            frame_rate=source.frame_rate,
-            live=source.live,
+            frame_rate=source.info.frame_rate,
+            live=source.info.live,
             tracked=options.track,
             video=VideoSettings(options.encoder, options.crf, options.bitrate, options.preset),
             picture_kind=options.frames_format,
@@ -241,11 +241,11 @@ def make_streams(
         try:
             sinks: list[Sink] = [make_sink(output, of_stream) for output in outputs[index]]
             if options.show:
-                sinks.append(WindowSink(source.name, stop=lambda: bool(stop)))
+                sinks.append(WindowSink(source.info.name, stop=lambda: bool(stop)))
         except SinkError as error:  # nothing has run yet: the user's to mend
             raise InputError(str(error)) from error
         if server is not None:
-            sinks.append(server.sink(source.name, live=source.live, health=source.health))
+            sinks.append(server.sink(source.info.name, live=source.info.live, health=source.info.health))
         streams.append(Stream(source, boxes, sinks, _steps(options, estimator), options.max_people))
     return streams
 
@@ -366,7 +366,7 @@ def _go(job: Run, streams: list[Stream], stop: StopRequest, messages: Messages) 
             return run(job, stop=stop, on_frame=on_frame)
     finally:
         for stream in streams:
-            for warning in stream.source.warnings:
+            for warning in stream.source.info.warnings:
                 messages.warning(warning)
         _sum_up(streams, messages, deadline=job.deadline is not None)
 
@@ -374,7 +374,7 @@ def _go(job: Run, streams: list[Stream], stop: StopRequest, messages: Messages) 
 def _sum_up(streams: list[Stream], messages: Messages, *, deadline: bool) -> None:
     if len(streams) > 1:
         for stream in streams:
-            messages.summary(stream.statistics, stream=stream.source.name, deadline=deadline)
+            messages.summary(stream.statistics, stream=stream.source.info.name, deadline=deadline)
     total = RunStatistics.of_all([stream.statistics for stream in streams])
     if total.frames:
         messages.summary(total, deadline=deadline)

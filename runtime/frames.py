@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sharpose.runtime.result import Boxes, PoseResult
 
-__all__ = ["Frame", "FrameRecord", "Image", "Sink", "Source", "SourceHealth"]
+__all__ = ["Frame", "FrameRecord", "Image", "Sink", "Source", "SourceHealth", "SourceInfo"]
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
@@ -66,26 +66,36 @@ class SourceHealth:
     reconnects: int = 0
 
 
-class Source(Protocol):
-    """Frames in order, opened when it is made, and closed once.
+@dataclass
+class SourceInfo:
+    """What is known about a source once it is open. A live source learns more when it connects.
 
     Attributes:
         name: What the user called it, with any password taken out.
         frame_count: How many frames it claims to hold (a claim: headers lie), or None.
-        frame_rate: Frames a second, as its header says, or None.
+        frame_rate: Frames per second that will be handed out, according to its header, or None.
         image_ids: The image ids that will come, where that is known before reading, else None.
+        live: Whether it is a camera or a stream, which doesn't wait for a slow reader.
+        health: Connection, dropped frames and reconnects; never changes for files.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
-        live: Whether frames come when they come (a camera, a stream), so that a slow reader falls behind.
-        health: Connection, drops and reconnects; never changes for files.
     """
 
     name: str
-    frame_count: int | None
-    frame_rate: float | None
-    image_ids: frozenset[int] | None
-    warnings: list[str]
-    live: bool
-    health: SourceHealth
+    frame_count: int | None = None
+    frame_rate: float | None = None
+    image_ids: frozenset[int] | None = None
+    live: bool = False
+    health: SourceHealth = field(default_factory=SourceHealth)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Frames in order, opened when it is made, and closed once."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """Its name, length, rate, image ids, health and warnings."""
+        ...
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises `SourceError` where the source can't be decoded."""

@@ -81,7 +81,7 @@ def run_progress(
     )
     hidden = not console.is_terminal if shown is None else not shown
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        tasks = [progress.add_task(source.name, total=source.frame_count) for source in sources]
+        tasks = [progress.add_task(source.info.name, total=source.info.frame_count) for source in sources]
         yield lambda stream, frame: progress.update(tasks[stream], advance=1)
 
 

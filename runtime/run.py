@@ -354,7 +354,7 @@ class _Loop:
         is_tracked = time.perf_counter()
         stages = {"read": lane.queue.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
         stages["track"] = is_tracked - has_poses
-        health = stream.source.health
+        health = stream.source.info.health
         lane.sinks.write(FrameRecord(frame, poses, self._job.draw, stages, item.age, health))
         stages["write"] = time.perf_counter() - is_tracked
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -37,14 +38,13 @@ class TrimmedSource:
         self._start = start
         self._duration = duration
         self.progress = 0
-        self.name = source.name
-        whole = start == 0.0 and duration is None and source.frame_count is not None
-        self.frame_count: int | None = -(-(source.frame_count or 0) // stride) if whole else None
-        self.frame_rate = None if source.frame_rate is None else source.frame_rate / stride
-        self.image_ids = source.image_ids  # of all: ids of frames that are left out are no mistake
-        self.warnings = source.warnings
-        self.live = source.live
-        self.health = source.health
+        count, rate = source.info.frame_count, source.info.frame_rate
+        whole = start == 0.0 and duration is None and count is not None
+        self.info = replace(  # image_ids stay those of all frames: a boxes file may have the skipped ones too
+            source.info,
+            frame_count=-(-(count or 0) // stride) if whole else None,
+            frame_rate=None if rate is None else rate / stride,
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises what the source raises."""

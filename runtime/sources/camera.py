@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sharpose.errors import InputError, SourceError
-from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources.base import quiet_log
 from sharpose.runtime.sources.urls import is_url
 
@@ -130,12 +130,7 @@ class GstreamerSource:
                 "system's (JetPack's, or Debian's python3-opencv, in a venv made with --system-site-packages), after "
                 "`pip uninstall opencv-python-headless`, or build OpenCV with -DWITH_GSTREAMER=ON"
             )
-        self.name = name
-        self.frame_count: int | None = None
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = live
-        self.health = SourceHealth()
+        self.info = SourceInfo(name, live=live)
         self._closed = False
         with quiet_log():
             self._capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
@@ -146,7 +141,7 @@ class GstreamerSource:
                 "which says which element is missing or can't be linked"
             )
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.frame_rate: float | None = rate if 0 < rate < float("inf") else None
+        self.info.frame_rate = rate if 0 < rate < float("inf") else None
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises `SourceError` where the pipeline delivers none, or (live) none any more."""
@@ -158,25 +153,25 @@ class GstreamerSource:
                 read, image = self._capture.read()
             now = time.monotonic()
             if not read or image is None:
-                if self.live or index == 0:
-                    raise SourceError(f"{self.name}: the pipeline delivers no picture after frame {index}")
+                if self.info.live or index == 0:
+                    raise SourceError(f"{self.info.name}: the pipeline delivers no picture after frame {index}")
                 return
             if image.ndim != 3 or image.shape[2] != 3:
                 raise SourceError(
-                    f"{self.name}: expected BGR pictures, got an array of shape {image.shape}; put `videoconvert ! "
-                    "video/x-raw,format=BGR` before the appsink"
+                    f"{self.info.name}: expected BGR pictures, got an array of shape {image.shape}; put "
+                    "`videoconvert ! video/x-raw,format=BGR` before the appsink"
                 )
-            seconds = now if self.live else self._position(index)
+            seconds = now if self.info.live else self._position(index)
             begin = seconds if begin is None else begin
             last = max(last, seconds - begin)
             picture = np.ascontiguousarray(image, dtype=np.uint8)
-            yield Frame(picture, index, last, index, arrived=now if self.live else None)
+            yield Frame(picture, index, last, index, arrived=now if self.info.live else None)
             index += 1
 
     def _position(self, index: int) -> float:
         # OpenCV asks the pipeline where it is, not the picture, and the pipeline runs ahead.
-        if self.frame_rate is not None:
-            return index / self.frame_rate
+        if self.info.frame_rate is not None:
+            return index / self.info.frame_rate
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
 
     def close(self) -> None:
@@ -205,24 +200,19 @@ class CameraSource:
     """
 
     def __init__(self, spec: str) -> None:
-        self.name = spec if spec.startswith("/") else f"camera {spec}"
-        self.frame_count: int | None = None
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = True
-        self.health = SourceHealth()
+        self.info = SourceInfo(spec if spec.startswith("/") else f"camera {spec}", live=True)
         with quiet_log():
             self._capture = cv2.VideoCapture(spec if spec.startswith("/") else int(spec))
             opened = self._capture.isOpened()
         if not opened:
             present = " ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
             raise SourceError(
-                f"{self.name}: expected a camera that can be opened; cameras of this machine: {present} "
+                f"{self.info.name}: expected a camera that can be opened; cameras of this machine: {present} "
                 "(is it in use, and may you read it?)"
             )
         # Without this the driver hands out old frames when the caller is slower than the camera.
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        self.frame_rate: float | None = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
+        self.info.frame_rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises `SourceError` where the camera delivers none, or none any more."""
@@ -233,7 +223,7 @@ class CameraSource:
                 read, image = self._capture.read()
             if not read or image is None:
                 raise SourceError(
-                    f"{self.name}: stopped delivering pictures after frame {index}; is it still connected?"
+                    f"{self.info.name}: stopped delivering pictures after frame {index}; is it still connected?"
                 )
             now = time.monotonic()
             start = now if start is None else start

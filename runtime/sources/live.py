@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sharpose.errors import SharposeError, SourceError
-from sharpose.runtime.frames import Frame, Source, SourceHealth
+from sharpose.runtime.frames import Frame, Source, SourceHealth, SourceInfo
 from sharpose.runtime.sources.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text
@@ -215,13 +215,7 @@ class LiveSource:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self.name = name
-        self.frame_count: int | None = None
-        self.frame_rate: float | None = None
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = True
-        self.health = SourceHealth(connected=False)
+        self.info = SourceInfo(name, live=True, health=SourceHealth(connected=False))
         self._options = SourceOptions() if options is None else options
         self._factory = factory
         self._say = say
@@ -268,14 +262,14 @@ class LiveSource:
         if not self._ever_opened:
             self._closing.set()
             if self.queue.poll() is None:  # it raises why
-                raise SourceError(f"{self.name}: ended before it was open")
+                raise SourceError(f"{self.info.name}: ended before it was open")
 
     def _supervise(self) -> None:
         while not self._closing.is_set():
             with self._changed:
                 self._heard = self._clock()
                 self._connection = Connection(
-                    self.name, self._factory, opened=self._opened, take=self._take, done=self._wake
+                    self.info.name, self._factory, opened=self._opened, take=self._take, done=self._wake
                 )
                 connection = self._connection
             silence = self._watch(connection)
@@ -294,7 +288,7 @@ class LiveSource:
                 patience = self._options.silence + _GRACE_SECONDS
                 if connection.source is None:
                     patience += self._options.silence  # FFmpeg connects first, then looks at what comes
-                until = self._heard + patience if self.live else None
+                until = self._heard + patience if self.info.live else None
                 if until is not None and now >= until and not self._has_progressed(connection):
                     self._connection = None
                     self._hung.append(connection)
@@ -322,20 +316,20 @@ class LiveSource:
         if why == "no answer in time" and connection.frames:
             why = self._silence()
         if silence is not None:
-            failure = SourceError(f"{self.name}: {why}; is it still there?")
-        wanted = self.live and limit != 0 and (self._ever_opened or limit is not None)
+            failure = SourceError(f"{self.info.name}: {why}; is it still there?")
+        wanted = self.info.live and limit != 0 and (self._ever_opened or limit is not None)
         if self._is_past_duration(now):
             return self._end(None)
         if not wanted or not isinstance(failure, SourceError | None):
             return self._end(failure)
-        self.health.connected = False
+        self.info.health.connected = False
         self._backoff.delivered(self._heard - self._timeline.connected_at if connection.frames else 0.0)
         if limit not in (None, FOREVER) and limit is not None and self._backoff.attempts >= limit:
             tries = f"{limit} attempt{'s'[: limit > 1]}"
-            return self._end(SourceError(f"{self.name}: lost ({why}), and not back after {tries}"))
+            return self._end(SourceError(f"{self.info.name}: lost ({why}), and not back after {tries}"))
         if self._lost_at is None:
             self._lost_at = now
-            self._say(f"{self.name}: {'lost' if self._timeline.begun else 'not there yet'} ({why}); trying again")
+            self._say(f"{self.info.name}: {'lost' if self._timeline.begun else 'not there yet'} ({why}); trying again")
         if connection.frames:
             gc.collect()  # decoders that an error's traceback still holds
         self._sleep(min(self._backoff.next_wait(), self._seconds_left(now)))
@@ -354,13 +348,13 @@ class LiveSource:
         return max(0.0, self._timeline.first_arrived + self._options.duration + _GRACE_SECONDS - now)
 
     def _is_past_duration(self, now: float) -> bool:
-        return self.live and self._seconds_left(now) <= 0.0
+        return self.info.live and self._seconds_left(now) <= 0.0
 
     def _silence(self) -> str:
         return f"no picture for {self._options.silence:g} s"
 
     def _end(self, failure: SharposeError | None) -> bool:
-        self.health.connected = False
+        self.info.health.connected = False
         self.queue.finish(failure)
         self._wake()
         return True
@@ -373,14 +367,15 @@ class LiveSource:
         with self._changed:
             if connection is not self._connection or self._closing.is_set():
                 return False
-            if not source.live and self._ever_opened:
-                raise SourceError(f"{self.name}: was a live stream and is now a file")
-            self.live = source.live
-            self.frame_rate = source.frame_rate or self.frame_rate
-            if not source.live:
-                self.frame_count, self.image_ids = source.frame_count, source.image_ids
+            info = source.info
+            if not info.live and self._ever_opened:
+                raise SourceError(f"{self.info.name}: was a live stream and is now a file")
+            self.info.live = info.live
+            self.info.frame_rate = info.frame_rate or self.info.frame_rate
+            if not info.live:
+                self.info.frame_count, self.info.image_ids = info.frame_count, info.image_ids
                 self.queue.use("wait", _READ_AHEAD)
-            self.warnings = source.warnings
+            self.info.warnings = info.warnings
             self._heard = self._clock()
             self._ever_opened = True
             self._changed.notify_all()
@@ -395,7 +390,7 @@ class LiveSource:
             if connection.frames == 1:
                 line = self._note_first(frame, now)
             self._heard = now
-            if self.live:
+            if self.info.live:
                 frame = self._timeline.place(frame, now, new=connection.frames == 1)
                 duration = self._options.duration
                 if duration is not None and frame.time >= duration:
@@ -404,7 +399,7 @@ class LiveSource:
         if line is not None:
             self._say(line)
         wanted = self.queue.put(frame)
-        self.health.dropped = self.queue.dropped
+        self.info.health.dropped = self.queue.dropped
         return wanted
 
     def _note_first(self, frame: Frame, now: float) -> str | None:
@@ -412,13 +407,13 @@ class LiveSource:
         size, before = (frame.width, frame.height), self._size
         line = None
         if self._timeline.begun:
-            self.health.reconnects += 1
+            self.info.health.reconnects += 1
         if self._lost_at is not None:
             back = "back" if self._timeline.begun else "there"
-            line = f"{self.name}: {back} after {now - self._lost_at:.1f} s"
+            line = f"{self.info.name}: {back} after {now - self._lost_at:.1f} s"
             if before is not None and before != size:
                 line += f", now {size[0]}x{size[1]} instead of {before[0]}x{before[1]}"
         self._lost_at = None
         self._size = size
-        self.health.connected = True
+        self.info.health.connected = True
         return line

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, Image, SourceHealth
+from sharpose.runtime.frames import Frame, Image, SourceInfo
 from sharpose.runtime.sources.base import captured_complaints, quiet_log
 
 __all__ = ["PICTURE_SUFFIXES", "PictureSource", "find_pictures", "image_ids_of", "is_picture", "read_picture"]
@@ -92,29 +92,22 @@ class PictureSource:
 
     Attributes:
         paths: The files, in order.
-        frame_rate: 1.
 
     Raises:
         SourceError: there is no picture, or two would have the same image id.
     """
 
     def __init__(self, spec: str) -> None:
-        self.name = spec
         self.paths = find_pictures(spec)
         self._ids = image_ids_of(self.paths)
-        self.frame_count: int | None = len(self.paths)
-        self.image_ids: frozenset[int] | None = frozenset(self._ids)
-        self.warnings: list[str] = []
-        self.live = False
-        self.health = SourceHealth()
-        self.frame_rate: float | None = 1.0
+        self.info = SourceInfo(spec, len(self.paths), frame_rate=1.0, image_ids=frozenset(self._ids))
 
     def __iter__(self) -> Iterator[Frame]:
         """The pictures. Raises `SourceError` at the first that can't be read."""
         for index, (path, image_id) in enumerate(zip(self.paths, self._ids, strict=True)):
             image, complaint = _decode(path)
             if complaint is not None:
-                self.warnings.append(f"{path}: may be damaged ({complaint})")
+                self.info.warnings.append(f"{path}: may be damaged ({complaint})")
             yield Frame(image, index, float(index), image_id)
 
     def close(self) -> None:

@@ -55,7 +55,9 @@ class FrameQueue:
         The thread closes the source in the end: closing a decoder that another thread is in would crash.
         """
         queue = cls("wait", ahead, notify)
-        queue._reader = threading.Thread(target=queue._read, args=[source], name=f"read {source.name}", daemon=True)
+        queue._reader = threading.Thread(
+            target=queue._read, args=[source], name=f"read {source.info.name}", daemon=True
+        )
         queue._reader.start()
         return queue
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sharpose.errors import InputError, SourceError
-from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.frames import Frame, SourceInfo
 
 __all__ = ["RawSource"]
 
@@ -24,9 +24,6 @@ class RawSource:
         rate: Frames a second; 25 if None.
         descriptor: The file to read; standard input if None. It stays open.
 
-    Attributes:
-        frame_rate: The rate.
-
     Raises:
         InputError: the size was not given.
         SourceError: standard input is a terminal or closed.
@@ -35,7 +32,7 @@ class RawSource:
     def __init__(
         self, size: tuple[int, int] | None, rate: float | None = None, *, descriptor: int | None = None
     ) -> None:
-        self.name = "standard input"
+        self.info = SourceInfo("standard input", frame_rate=rate or _DEFAULT_RATE)
         if size is None:
             raise InputError(
                 "standard input holds raw frames without a header: give --stdin-size HEIGHTxWIDTH (and --stdin-rate), "
@@ -46,17 +43,11 @@ class RawSource:
         except (OSError, ValueError):
             self._descriptor = None
         if self._descriptor is None:
-            raise SourceError(f"{self.name}: expected raw frames, but it is closed")
+            raise SourceError(f"{self.info.name}: expected raw frames, but it is closed")
         if os.isatty(self._descriptor):
-            raise SourceError(f"{self.name}: expected raw frames through a pipe, but it is a terminal")
+            raise SourceError(f"{self.info.name}: expected raw frames through a pipe, but it is a terminal")
         self._size = size
-        self.frame_count: int | None = None
-        self.frame_rate: float | None = rate or _DEFAULT_RATE
         self._step = 1.0 / (rate or _DEFAULT_RATE)
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = False
-        self.health = SourceHealth()
         self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -80,10 +71,10 @@ class RawSource:
         height, width = self._size
         what = f"{filled} of the {wanted} bytes of a {height}x{width} frame"
         if frames == 0:
-            raise SourceError(f"{self.name}: expected raw frames, but it ended after {what}")
+            raise SourceError(f"{self.info.name}: expected raw frames, but it ended after {what}")
         if filled:
-            self.warnings.append(
-                f"{self.name}: cut off after {frames} frames, {what} came after them; is --stdin-size right?"
+            self.info.warnings.append(
+                f"{self.info.name}: cut off after {frames} frames, {what} came after them; is --stdin-size right?"
             )
 
     def _fill(self, target: memoryview) -> int:
@@ -95,7 +86,7 @@ class RawSource:
                 # Not through sys.stdin: a thread that waits in it holds its lock when Python ends.
                 count = os.readv(self._descriptor, [target[filled:]])
             except OSError as error:
-                raise SourceError(f"{self.name}: can't be read: {error.strerror}") from None
+                raise SourceError(f"{self.info.name}: can't be read: {error.strerror}") from None
             if count == 0:
                 break
             filled += count

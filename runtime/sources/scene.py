@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.result import Boxes
 
 __all__ = ["SceneSource", "is_scene"]
@@ -21,9 +21,6 @@ class SceneSource:
     Args:
         spec: `scene`, or `scene:seed=0,people=5,frames=150,size=720x1280`.
 
-    Attributes:
-        frame_rate: The scene's frames a second.
-
     Raises:
         SharposeError: what follows `scene:` is not understood.
     """
@@ -33,13 +30,7 @@ class SceneSource:
 
         config = parse_scene(spec)
         self._scene = Scene(config)
-        self.name = spec
-        self.frame_count: int | None = config.frames
-        self.image_ids: frozenset[int] | None = frozenset(range(config.frames))
-        self.warnings: list[str] = []
-        self.live = False
-        self.health = SourceHealth()
-        self.frame_rate: float | None = float(config.fps)
+        self.info = SourceInfo(spec, config.frames, float(config.fps), frozenset(range(config.frames)))
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames, `boxes` set."""

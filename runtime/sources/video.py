@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, Image, SourceHealth
+from sharpose.runtime.frames import Frame, Image, SourceInfo
 from sharpose.runtime.sources.decoding import Decoder, FrameClock, GapWatch, Hardware, open_stream
 from sharpose.runtime.sources.options import Kind, SourceOptions
 from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url, scheme_of
@@ -167,7 +167,6 @@ class VideoSource:
         hardware: What decodes; the CPU if None.
 
     Attributes:
-        frame_rate: Frames a second that will be handed out, as the header claims, or None.
         progress: Pictures that were decoded so far, also those that were not handed out.
         end_reason: Why a live stream ended; None as long as it hasn't.
 
@@ -180,13 +179,11 @@ class VideoSource:
         self._spec = spec
         self._options = SourceOptions() if options is None else options
         self._hardware = hardware
-        self.name = redact_url(spec)
+        self.info = SourceInfo(redact_url(spec))
         if not is_url(spec) and Path(spec).is_file() and Path(spec).stat().st_size == 0:
-            raise SourceError(f"{self.name}: expected a video, found an empty file")
+            raise SourceError(f"{self.info.name}: expected a video, found an empty file")
         self.progress = 0
         self.end_reason: str | None = None
-        self.warnings: list[str] = []
-        self.health = SourceHealth()
         self._gaps = GapWatch()
         self._started = False
         self._closed = False
@@ -194,17 +191,17 @@ class VideoSource:
         self._open()
         stride, rate = self._options.stride, self._stream.average_rate
         claimed = self._stream.frames or None
-        self.frame_rate: float | None = float(rate) / stride if rate else None
+        self.info.frame_rate = float(rate) / stride if rate else None
         partial = self._options.start is not None or self._options.duration is not None
-        self.frame_count: int | None = None if partial or claimed is None else -(-claimed // stride)
-        # Of the whole video: ids of frames that are left out are no mistake.
-        whole = None if claimed is None or (stride == 1 and not partial) else frozenset(range(claimed))
-        self.image_ids: frozenset[int] | None = whole
+        if claimed is not None:
+            self.info.frame_count = None if partial else -(-claimed // stride)
+            if partial or stride > 1:  # of the whole video: a boxes file may have the skipped frames too
+                self.info.image_ids = frozenset(range(claimed))
 
     def _open(self) -> None:
         remote = is_url(self._spec)
         self._container, self._stream = open_stream(
-            self.name,
+            self.info.name,
             None if remote else Path(self._spec),
             self._spec,
             timeout=self._options.silence,
@@ -212,15 +209,15 @@ class VideoSource:
             accelerator=None if self._hardware is None else self._hardware.accelerator(),
         )
         try:
-            self.live = remote and self._container.duration is None and not _has_length(self._container)
+            self.info.live = remote and self._container.duration is None and not _has_length(self._container)
             if remote and scheme_of(self._spec) in ("http", "https"):
-                self._options.check(self.name, Kind.STREAM if self.live else Kind.REMOTE_FILE)
+                self._options.check(self.info.name, Kind.STREAM if self.info.live else Kind.REMOTE_FILE)
             if self._hardware is not None:
                 self._hardware.note(self._stream)
         except BaseException:
             self._container.close()
             raise
-        self._decoder = Decoder(self.name, self._container, self._stream, live=self.live)
+        self._decoder = Decoder(self.info.name, self._container, self._stream, live=self.info.live)
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames, `time` from the stream's stamps.
@@ -229,13 +226,13 @@ class VideoSource:
             SourceError: not one frame can be decoded, reading fails, or the stream is broken in the middle.
         """
         if self._started:
-            raise SourceError(f"{self.name}: a video can be read once; open it again")
+            raise SourceError(f"{self.info.name}: a video can be read once; open it again")
         self._started = True
         first_index: int | None = None
         last: Timed | None = None
         try:
             for timed in self._timed():
-                arrived = time.monotonic() if self.live else None
+                arrived = time.monotonic() if self.info.live else None
                 last = timed
                 self.progress += 1
                 if self._is_past(timed.time):
@@ -256,7 +253,7 @@ class VideoSource:
 
     def _timed(self) -> Iterator[Timed]:
         start = self._options.start or 0.0
-        if start <= 0.0 or self.live:
+        if start <= 0.0 or self.info.live:
             return counted(self._decoder, self._clock())
         timed = sought(self._container, self._stream, self._decoder, self._clock(), start)
         if timed is None:
@@ -275,15 +272,15 @@ class VideoSource:
 
     def _is_past(self, time: float) -> bool:
         duration = self._options.duration
-        if duration is None or self.live:
+        if duration is None or self.info.live:
             return False
         return time >= (self._options.start or 0.0) + duration - SEEK_SLACK
 
     def _complain_of_nothing(self) -> None:
         if self._decoder.frames:
-            raise SourceError(f"{self.name}: ends before {self._options.start:g} s, where reading was to start")
+            raise SourceError(f"{self.info.name}: ends before {self._options.start:g} s, where reading was to start")
         why = f": {self._decoder.cut}" if self._decoder.cut else ""
-        raise SourceError(f"{self.name}: expected a video, but not one frame of it can be decoded{why}")
+        raise SourceError(f"{self.info.name}: expected a video, but not one frame of it can be decoded{why}")
 
     def close(self) -> None:
         """Closes the file or connection."""
@@ -291,18 +288,21 @@ class VideoSource:
             self._started = self._closed = True
             self._container.close()
 
+    def _warn(self, line: str) -> None:
+        self.info.warnings.append(f"{self.info.name}: {line}")
+
     def _warn_of_early_end(self, last: Timed) -> None:
         frames = last.index + 1
         claimed = (self._stream.frames or 0) - self._decoder.hidden
         seconds = _claimed_seconds(self._stream)
         end = last.time + float((getattr(last.picture, "duration", 0) or 0) * (self._stream.time_base or 0))
         if frames < claimed:
-            self.warnings.append(f"{self.name}: its header claims {claimed} frames, but it ends after {frames}")
+            self._warn(f"its header claims {claimed} frames, but it ends after {frames}")
         elif self._decoder.cut is not None:
-            ended = "the stream ended" if self.live else "cut off"
-            self.warnings.append(f"{self.name}: {ended} after {frames} frames ({self._decoder.cut})")
+            ended = "the stream ended" if self.info.live else "cut off"
+            self._warn(f"{ended} after {frames} frames ({self._decoder.cut})")
         elif not self._stream.frames and seconds is not None and end + _SHORT_SECONDS < seconds:
-            self.warnings.append(f"{self.name}: its header claims {seconds:.1f} s, but it ends after {end:.1f} s")
+            self._warn(f"its header claims {seconds:.1f} s, but it ends after {end:.1f} s")
 
     def _upright(self, picture: VideoFrame) -> Image:
         converted = self._reformatter.reformat(picture, format="bgr24").to_ndarray()
@@ -316,12 +316,12 @@ class VideoSource:
     def _warn_of_damage(self) -> None:
         skipped, flagged = self._decoder.skipped, self._decoder.flagged
         if skipped:
-            self.warnings.append(f"{self.name}: damaged pieces that were left out: {skipped}")
-        if flagged and not self.warnings:
-            self.warnings.append(f"{self.name}: damaged pieces whose frames may be wrong or missing: {flagged}")
-        if self._gaps.gap is not None and not self.warnings:
+            self._warn(f"damaged pieces that were left out: {skipped}")
+        if flagged and not self.info.warnings:
+            self._warn(f"damaged pieces whose frames may be wrong or missing: {flagged}")
+        if self._gaps.gap is not None and not self.info.warnings:
             before, after = self._gaps.gap
-            self.warnings.append(f"{self.name}: frames may be missing between {before:.2f} s and {after:.2f} s")
+            self._warn(f"frames may be missing between {before:.2f} s and {after:.2f} s")
 
 
 def _has_length(container: InputContainer) -> bool:

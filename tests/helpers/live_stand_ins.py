@@ -8,20 +8,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.frames import Frame, SourceInfo
 
 
 class Inner:
     """An inner source; `script` yields its frames, and may raise or hang."""
 
     def __init__(self, script: Callable[[], Iterator[Frame]], *, live: bool = True) -> None:
-        self.name = "cam"
-        self.frame_count = None if live else 7
-        self.frame_rate: float | None = 25.0
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = live
-        self.health = SourceHealth()
+        self.info = SourceInfo("cam", None if live else 7, 25.0, live=live)
         self.closed = threading.Event()
         self._script = script
 

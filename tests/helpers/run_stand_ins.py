@@ -11,7 +11,7 @@ import pytest
 
 from sharpose.errors import EngineError, SinkError, SourceError
 from sharpose.runtime.boxes import BoxSource, SourceBoxes
-from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceHealth
+from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
@@ -26,13 +26,7 @@ class StubSource:
     """Five black pictures with two people each; may fail before one of them."""
 
     def __init__(self, fail_at: int | None = None, error: BaseException | None = None) -> None:
-        self.name = "stub"
-        self.frame_count: int | None = FRAMES
-        self.frame_rate: float | None = 25.0
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = False
-        self.health = SourceHealth()
+        self.info = SourceInfo("stub", FRAMES, 25.0)
         self.closed = 0
         self._fail_at = fail_at
         self._error = error or SourceError("stub: broken")

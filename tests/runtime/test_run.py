@@ -126,7 +126,7 @@ def test_an_empty_boxes_file_says_that_nobody_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("terminal", "shown"), [(True, True), (False, False)])
 def test_the_progress_bar_is_for_terminals(terminal: bool, shown: bool) -> None:
     source, text = StubSource(), io.StringIO()
-    source.name = "take[bold]1.mp4"
+    source.info.name = "take[bold]1.mp4"
     console = Console(file=text, force_terminal=terminal, width=100)
     with run_progress([source], console) as on_frame:
         for frame in source:

@@ -12,7 +12,7 @@ import pytest
 
 from sharpose.errors import EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import SourceBoxes
-from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceHealth
+from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
@@ -25,20 +25,14 @@ class Numbered:
     def __init__(
         self, value: int, count: int, *, fail_at: int | None = None, gate: threading.Event | None = None
     ) -> None:
-        self.name = f"source {value}"
-        self.frame_count: int | None = count
-        self.frame_rate: float | None = 10.0
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = False
-        self.health = SourceHealth()
+        self.info = SourceInfo(f"source {value}", count, 10.0)
         self.closed = 0
         self._value, self._fail_at, self._gate = value, fail_at, gate
 
     def __iter__(self) -> Iterator[Frame]:
-        for index in range(self.frame_count or 0):
+        for index in range(self.info.frame_count or 0):
             if index == self._fail_at:
-                raise SourceError(f"{self.name}: broken")
+                raise SourceError(f"{self.info.name}: broken")
             if self._gate is not None:
                 self._gate.wait()
             boxes = Boxes.from_xyxy([[0, 0, 8, 8]] * (self._value % 10))
@@ -249,8 +243,8 @@ def test_a_deadline_counts_from_when_the_frame_is_taken_up() -> None:
 
 def test_records_say_how_long_stages_took_and_how_the_source_is() -> None:
     source, sink = Numbered(1, 2), Notes()
-    source.health.dropped = 4
+    source.info.health.dropped = 4
     go([source], [sink])
     assert {"read", "boxes", "coarse", "fine", "track"} <= set(sink.records[0].stages)
     assert sink.records[0].age is None
-    assert sink.records[0].health is source.health
+    assert sink.records[0].health is source.info.health

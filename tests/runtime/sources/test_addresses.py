@@ -72,14 +72,14 @@ def test_a_file_on_a_server_is_no_live_stream(tmp_path, make_video, serve, shown
     url = serve(name, make_video(tmp_path / name, frames=60, b_frames=0).read_bytes())
     said: list[str] = []
     source = open_source(url, say=said.append)
-    assert (type(source), source.live) == (LiveSource, False)
+    assert (type(source), source.info.live) == (LiveSource, False)
     frames = []
     for frame in source:  # slower than it comes: nothing is dropped all the same
         time.sleep(0.005)
         frames.append(frame)
     assert shown(frames) == list(range(60))
     assert {frame.arrived for frame in frames} == {None}
-    assert (source.health.dropped, source.warnings, said) == (0, [], [])
+    assert (source.info.health.dropped, source.info.warnings, said) == (0, [], [])
     source.close()
 
 
@@ -158,7 +158,7 @@ def test_a_stream_over_udp_that_stops_and_comes_back(udp_port):
         first = [next(frames) for _ in range(5)]
         sender.stop()
         until = time.monotonic() + 60
-        while source.health.connected and time.monotonic() < until:
+        while source.info.health.connected and time.monotonic() < until:
             time.sleep(0.05)
         sender = Sender(udp_port, size=(96, 80))
         second = next(frame for frame in frames if frame.height == 96)
@@ -166,7 +166,7 @@ def test_a_stream_over_udp_that_stops_and_comes_back(udp_port):
     assert first[0].image.shape == (48, 64, 3)
     assert second.time > first[-1].time + 2
     assert second.arrived is not None
-    assert source.health.reconnects == 1
+    assert source.info.health.reconnects == 1
     assert said[0] == f"udp://127.0.0.1:{udp_port}: lost (no picture for 2 s); trying again"
     assert "now 80x96 instead of 64x48" in said[1]
 
@@ -221,17 +221,17 @@ def test_a_camera_that_sends_jpegs_over_http(http_camera):
     url, cut = http_camera
     said: list[str] = []
     source = open_source(url, SourceOptions(timeout=5.0), say=said.append)
-    assert source.live
+    assert source.info.live
     with contextlib.closing(source):
         frames = iter(source)
         first = next(frames)
         assert first.arrived is not None
         cut.set()
         until = time.monotonic() + 60
-        while source.health.connected and time.monotonic() < until:
+        while source.info.health.connected and time.monotonic() < until:
             time.sleep(0.02)
         cut.clear()
-        last = next(frame for frame in frames if source.health.reconnects)
+        last = next(frame for frame in frames if source.info.health.reconnects)
         assert last.time > first.time
     assert said[0].startswith("http://***@127.0.0.1:")
     assert said[0].endswith("); trying again")

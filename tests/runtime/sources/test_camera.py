@@ -70,7 +70,7 @@ def test_frames_until_it_is_pulled_out(captures, monkeypatch):
     ]
     assert captures[0].device == 1
     assert captures[0].settings[cv2.CAP_PROP_BUFFERSIZE] == 1
-    assert (source.frame_count, source.image_ids, source.frame_rate) == (None, None, 30.0)
+    assert (source.info.frame_count, source.info.image_ids, source.info.frame_rate) == (None, None, 30.0)
 
 
 def test_closing_ends_it(captures):
@@ -106,4 +106,4 @@ def test_pulled_out_and_plugged_in_again(captures):
     )
     assert said[1].startswith("camera 1: back after ")
     assert all(not capture.open for capture in captures[:1])
-    assert source.health.reconnects >= 1
+    assert source.info.health.reconnects >= 1

@@ -54,12 +54,12 @@ def test_a_live_pipeline_that_stops_is_an_error(capture):
     with pytest.raises(SourceError, match="the pipeline delivers no picture after frame 3") as caught:
         frames.extend(source)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 20, 30]
-    assert source.frame_rate == 25.0
+    assert source.info.frame_rate == 25.0
     (made,) = capture.made
     assert made.backend == cv2.CAP_GSTREAMER
     assert made.pipeline.startswith("rtspsrc location=rtsp://me:hunter2@cam/a ! decodebin ! videoconvert ! ")
     assert made.released
-    assert "hunter2" not in str(caught.value) + source.name
+    assert "hunter2" not in str(caught.value) + source.info.name
     source.close()
 
 
@@ -69,7 +69,7 @@ def test_a_file_through_a_jetsons_decoder(capture, tmp_path, make_video):
     frames = list(source)
     assert [frame.time for frame in frames] == pytest.approx([0.0, 0.08])
     assert [frame.index for frame in frames] == [0, 2]
-    assert (source.live, frames[0].arrived) == (False, None)
+    assert (source.info.live, frames[0].arrived) == (False, None)
     assert capture.made[0].pipeline.startswith(f'filesrc location="{path}" ! parsebin ! nvv4l2decoder ! ')
     source.close()
 
@@ -77,13 +77,13 @@ def test_a_file_through_a_jetsons_decoder(capture, tmp_path, make_video):
 def test_times_without_a_rate(capture, monkeypatch):
     monkeypatch.setattr(capture, "rate", 0.0)
     source = GstreamerSource("it", "a ! appsink", live=False)
-    assert source.frame_rate is None
+    assert source.info.frame_rate is None
     assert [frame.time for frame in source] == pytest.approx([0.0, 0.04, 0.08])
 
 
 def test_an_address_through_a_jetsons_decoder(capture):
     source = open_source("rtsp://cam/a", SourceOptions(hwaccel="jetson", rtsp_transport="udp"))
-    assert source.live
+    assert source.info.live
     assert "protocols=udp" in capture.made[0].pipeline
     source.close()
 
@@ -91,7 +91,7 @@ def test_an_address_through_a_jetsons_decoder(capture):
 def test_a_csi_camera(capture):
     source = open_source("csi://1")
     assert capture.made[0].pipeline.startswith("nvarguscamerasrc sensor-id=1 ! ")
-    assert source.name == "csi://1"
+    assert source.info.name == "csi://1"
     source.close()
 
 

@@ -21,8 +21,8 @@ def test_without_reconnecting_an_end_is_an_end(made):
     assert [found.index for found in source] == [0, 1, 2]
     assert inner.closed.wait(10)
     assert source.queue.ended
-    assert (source.live, source.frame_rate, source.frame_count) == (True, 25.0, None)
-    assert source.health == SourceHealth(connected=False, dropped=0, reconnects=0)
+    assert (source.info.live, source.info.frame_rate, source.info.frame_count) == (True, 25.0, None)
+    assert source.info.health == SourceHealth(connected=False, dropped=0, reconnects=0)
 
 
 def test_without_reconnecting_a_failure_is_raised_after_the_frames(made):
@@ -56,7 +56,7 @@ def test_time_index_and_size_go_on_over_a_reconnect(made):
     assert [entry.time for entry in found] == pytest.approx([0.0, 0.1, 0.2, 3.2, 3.3, 3.4])
     assert [entry.arrived for entry in found] == pytest.approx([1000, 1000.1, 1000.2, 1003.2, 1003.3, 1003.4])
     assert [entry.image.shape[:2] for entry in found] == [(4, 6)] * 3 + [(8, 10)] * 3
-    assert source.health.reconnects >= 1
+    assert source.info.health.reconnects >= 1
     assert said[:2] == [
         "cam: lost (the stream ended); trying again",
         "cam: back after 3.0 s, now 10x8 instead of 6x4",
@@ -136,7 +136,7 @@ def test_unless_reconnecting_was_asked_for(made, reconnect):
     assert next(iter(source)).index == 0
     assert said[0] == "cam: not there yet (refused); trying again"
     assert said[1].startswith("cam: there after ")
-    assert source.health.reconnects <= 1
+    assert source.info.health.reconnects <= 1
 
 
 def test_a_users_mistake_is_not_tried_again(made):
@@ -183,11 +183,11 @@ def test_what_is_not_live_is_read_ahead_a_little_and_nothing_is_lost(made):
     source = made(Factory(inner), SourceOptions())
     time.sleep(0.2)
     assert read <= 6
-    assert (source.live, source.frame_count) == (False, 7)
+    assert (source.info.live, source.info.frame_count) == (False, 7)
     found = list(source)
     assert [entry.index for entry in found] == list(range(50))
     assert found[0].arrived is None
-    assert source.health.dropped == 0
+    assert source.info.health.dropped == 0
 
 
 def test_one_loop_serves_many_sources(made: Callable[..., LiveSource]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
 from sharpose.runtime.sources import open as opening
 from sharpose.runtime.sources.pictures import PictureSource
@@ -46,11 +46,7 @@ class Stub:
 
     def __init__(self, spec: str, *rest: object, **more: object) -> None:
         self.spec = spec
-        self.name = spec
-        self.frame_count, self.frame_rate, self.image_ids = None, 30.0, None
-        self.warnings: list[str] = []
-        self.live = True
-        self.health = SourceHealth()
+        self.info = SourceInfo(spec, frame_rate=30.0, live=True)
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(2):
@@ -74,7 +70,7 @@ def test_what_is_live_is_read_by_a_thread_of_its_own(monkeypatch, spec, kind, na
     monkeypatch.setattr(opening, kind, Stub)
     source = open_source(spec, SourceOptions(buffer="all", reconnect=0))
     assert type(source) is LiveSource
-    assert source.name == name
+    assert source.info.name == name
     assert [int(frame.image[0, 0, 0]) for frame in source] == [len(spec)] * 2
     assert source.queue.ended
     source.close()

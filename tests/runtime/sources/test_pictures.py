@@ -52,9 +52,9 @@ def test_a_folder_in_natural_order(tmp_path):
     assert [path.name for path in source.paths] == ["IMG1.PNG", "img1.bmp", "img2.png", "img10.png"]
     assert [frame.height for frame in frames] == [6, 7, 5, 4]
     assert [(frame.index, frame.time, frame.image_id) for frame in frames] == [(i, float(i), i) for i in range(4)]
-    assert (source.frame_count, source.image_ids, source.frame_rate) == (4, frozenset(range(4)), 1.0)
-    assert source.name == str(tmp_path)
-    assert source.warnings == []
+    assert (source.info.frame_count, source.info.image_ids, source.info.frame_rate) == (4, frozenset(range(4)), 1.0)
+    assert source.info.name == str(tmp_path)
+    assert source.info.warnings == []
 
 
 def test_digits_are_ids(tmp_path):
@@ -62,7 +62,7 @@ def test_digits_are_ids(tmp_path):
         save(tmp_path / name)
     source = PictureSource(str(tmp_path))
     assert [frame.image_id for frame in source] == [12, 785, 2]
-    assert source.image_ids == {2, 12, 785}
+    assert source.info.image_ids == {2, 12, 785}
 
 
 @pytest.mark.parametrize(("one", "two"), [("1.jpg", "01.png"), ("1.jpg", "b.jpg")])
@@ -178,8 +178,8 @@ def test_damage_that_libjpeg_gets_over_is_a_warning(tmp_path, capfd):
     path.write_bytes(data[:2000] + b"\xff\xd9" + data[2300:])  # ends, for the decoder, in the middle
     source = PictureSource(str(path))
     assert len(list(source)) == 1
-    assert len(source.warnings) == 1
-    assert source.warnings[0].startswith(f"{path}: may be damaged (")
+    assert len(source.info.warnings) == 1
+    assert source.info.warnings[0].startswith(f"{path}: may be damaged (")
     assert capfd.readouterr() == ("", "")
 
 
@@ -188,7 +188,7 @@ def test_a_jpeg_without_an_end_is_a_warning(tmp_path):
     path.write_bytes(path.read_bytes()[:-2])
     source = PictureSource(str(path))
     assert len(list(source)) == 1
-    assert source.warnings == [f"{path}: may be damaged (it ends early)"]
+    assert source.info.warnings == [f"{path}: may be damaged (it ends early)"]
 
 
 def test_a_picture_that_vanishes(tmp_path):
@@ -211,6 +211,6 @@ def test_only_the_codecs_lines_are_kept_from_standard_error(capfd):
 def test_coco_pictures(shared_dir):
     source = PictureSource(str(shared_dir / "data" / "coco_tiny" / "val2017"))
     frames = list(source)
-    assert len(frames) == source.frame_count == 49
-    assert {frame.image_id for frame in frames} == source.image_ids
-    assert {int(path.stem) for path in source.paths} == source.image_ids
+    assert len(frames) == source.info.frame_count == 49
+    assert {frame.image_id for frame in frames} == source.info.image_ids
+    assert {int(path.stem) for path in source.paths} == source.info.image_ids

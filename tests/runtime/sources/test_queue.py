@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources.queue import FrameQueue
 
 
@@ -114,19 +114,13 @@ class Numbers:
     """So many black pictures; may fail at the end, or wait for `gate` before each."""
 
     def __init__(self, count: int, *, error: Exception | None = None, gate: threading.Event | None = None) -> None:
-        self.name = "numbers"
-        self.frame_count: int | None = count
-        self.frame_rate: float | None = None
-        self.image_ids: frozenset[int] | None = None
-        self.warnings: list[str] = []
-        self.live = False
-        self.health = SourceHealth()
+        self.info = SourceInfo("numbers", count)
         self.made = 0
         self.closed_by: list[str] = []
         self._error, self._gate = error, gate
 
     def __iter__(self) -> Iterator[Frame]:
-        for index in range(self.frame_count or 0):
+        for index in range(self.info.frame_count or 0):
             if self._gate is not None:
                 self._gate.wait()
             self.made += 1

@@ -36,7 +36,7 @@ def test_frames_in_whatever_pieces_they_come():
     np.testing.assert_array_equal([frame.image for frame in frames], pixels)
     assert [frame.time for frame in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     assert [frame.index for frame in frames] == list(range(5))
-    assert (source.frame_rate, source.live, source.warnings) == (10.0, False, [])
+    assert (source.info.frame_rate, source.info.live, source.info.warnings) == (10.0, False, [])
     assert frames[0].arrived is None
 
 
@@ -47,7 +47,7 @@ def test_the_rate_that_nobody_gave():
 def test_a_last_frame_that_is_cut_off_is_a_warning():
     source = read(bytes(FRAME * 2 + 10))
     assert len(list(source)) == 2
-    assert source.warnings == [
+    assert source.info.warnings == [
         "standard input: cut off after 2 frames, 10 of the 72 bytes of a 4x6 frame came after them; is --stdin-size "
         "right?"
     ]
@@ -81,7 +81,7 @@ for frame in source:
     if len(sys.argv) > 2:
         break
 source.close()
-print(source.warnings, source.live)
+print(source.info.warnings, source.info.live)
 """
 
 

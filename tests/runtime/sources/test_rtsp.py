@@ -48,7 +48,7 @@ def test_killed_and_back_with_another_size(server):
     server.start((240, 320))
     said: list[str] = []
     source = open_source(server.url, SourceOptions(timeout=5.0), say=said.append)
-    assert (source.live, source.frame_count, source.name) == (True, None, server.url)
+    assert (source.info.live, source.info.frame_count, source.info.name) == (True, None, server.url)
     with contextlib.closing(source):
         frames = iter(source)
         before = read_until(frames, lambda frame: frame.index >= 10)
@@ -67,8 +67,8 @@ def test_killed_and_back_with_another_size(server):
         assert lost.arrived is not None
         assert back.arrived is not None
         assert back.time - lost.time == pytest.approx(back.arrived - lost.arrived, abs=1.0)
-        assert source.health.reconnects == 1
-        assert source.health.connected
+        assert source.info.health.reconnects == 1
+        assert source.info.health.connected
     assert said[0].startswith(f"{server.url}: lost (")
     assert said[0].endswith("; trying again")
     assert said[1].startswith(f"{server.url}: back after ")
@@ -88,10 +88,10 @@ def test_silence_longer_than_the_timeout(server):
         while not said and time.monotonic() < until:
             time.sleep(0.05)
         assert said == [f"{server.url}: lost (no picture for 1 s); trying again"]
-        assert not source.health.connected
+        assert not source.info.health.connected
         time.sleep(3)  # new connections hang meanwhile
         server.resume()
-        read_until(frames, lambda frame: source.health.reconnects == 1)
+        read_until(frames, lambda frame: source.info.health.reconnects == 1)
         # What the server had made before it fell silent is not taken for new.
         read_until(frames, lambda frame: time.monotonic() - read_stamp(frame.image) < 1.0)
     assert len(said) == 2
@@ -103,12 +103,12 @@ def test_a_slow_reader_gets_new_pictures(server):
     with contextlib.closing(source):
         frames = iter(source)
         read_until(frames, lambda frame: frame.index >= 30)
-        dropped, ages = source.health.dropped, []
+        dropped, ages = source.info.health.dropped, []
         for frame in itertools.islice(frames, 20):
             assert frame.arrived is not None
             ages.append(time.monotonic() - frame.arrived)
             time.sleep(0.16)  # four times the stream's interval
-        assert source.health.dropped - dropped > 30
+        assert source.info.health.dropped - dropped > 30
         assert sorted(ages)[len(ages) // 2] < 2 / 25  # not all: the machine may be busy
 
 
@@ -121,7 +121,7 @@ def test_all_frames_are_kept_where_that_is_asked_for(server):
         time.sleep(1.0)
         found += itertools.islice(frames, 20)
     assert [frame.index for frame in found] == list(range(21))
-    assert source.health.dropped == 0
+    assert source.info.health.dropped == 0
 
 
 def test_stride_and_duration(server):
@@ -188,8 +188,8 @@ def test_a_login_works_and_is_never_shown(server, capfd):
         server.kill()
         with pytest.raises(SourceError, match="not back after 1 attempt") as lost:
             read_until(frames, lambda frame: False)
-    texts = [source.name, str(lost.value), *said, *source.warnings, *capfd.readouterr()]
-    assert source.name == server.url.replace("//", "//***@")
+    texts = [source.info.name, str(lost.value), *said, *source.info.warnings, *capfd.readouterr()]
+    assert source.info.name == server.url.replace("//", "//***@")
     assert not any("hunter2" in text for text in texts)
 
 
@@ -203,10 +203,10 @@ def test_waiting_for_a_server_that_starts_later(server):
     source = open_source(server.url, SourceOptions(reconnect=FOREVER), say=said.append)
     with contextlib.closing(source):
         time.sleep(0.5)
-        assert source.frame_rate is None
+        assert source.info.frame_rate is None
         server.start()
         assert next(iter(source)).image.shape == (240, 320, 3)
-        assert source.frame_rate == pytest.approx(25.0, abs=1.0)
+        assert source.info.frame_rate == pytest.approx(25.0, abs=1.0)
     assert said[0].startswith(f"{server.url}: not there yet (")
 
 
@@ -225,7 +225,7 @@ def test_an_encrypted_stream_with_a_login(server, tmp_path):
         frames = read_until(iter(source), lambda frame: frame.index >= 5)
         assert {frame.image.shape for frame in frames} == {(120, 160, 3)}
         assert abs(time.monotonic() - read_stamp(frames[-1].image)) < PATIENCE
-        assert source.name == server.url.replace("rtsp:", "rtsps:").replace("//", "//***@")
+        assert source.info.name == server.url.replace("rtsp:", "rtsps:").replace("//", "//***@")
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1"):  # who doesn't encrypt isn't let in
         open_source(server.url, SourceOptions(timeout=5.0, reconnect=0))
 
@@ -244,7 +244,7 @@ def test_ten_restarts_and_a_minute_of_silence(server):
             until = time.monotonic() + seconds
             for frame in frames:
                 assert frame.arrived is not None
-                if source.health.connected:
+                if source.info.health.connected:
                     ages.append(time.monotonic() - frame.arrived)
                     lags.append(time.monotonic() - read_stamp(frame.image))
                 time.sleep(0.16)
@@ -256,12 +256,12 @@ def test_ten_restarts_and_a_minute_of_silence(server):
             memory.append(_resident())
             server.kill()
             server.start((480, 640) if restart == 5 else (240, 320))
-            read_until(frames, lambda frame, made=restart + 1: source.health.reconnects == made)  # type: ignore[misc]
+            read_until(frames, lambda frame, made=restart + 1: source.info.health.reconnects == made)  # type: ignore[misc]
         use(5.0)
         server.pause()
         time.sleep(60)
         server.resume()
-        read_until(frames, lambda frame: source.health.reconnects >= 11)
+        read_until(frames, lambda frame: source.info.health.reconnects >= 11)
         use(10.0)
         memory.append(_resident())
     ages.sort()
@@ -273,7 +273,7 @@ def test_ten_restarts_and_a_minute_of_silence(server):
     assert sorted(lags)[len(lags) // 2] < 0.5
     assert memory[-1] - memory[4] < 30 * 2**20
     assert len(said) >= 22
-    assert len(said) == 2 * source.health.reconnects
+    assert len(said) == 2 * source.info.health.reconnects
 
 
 def _resident() -> int:

@@ -14,15 +14,15 @@ def test_the_scene_brings_its_boxes():
     source = SceneSource(SPEC)
     frames = list(source)
     drawn = list(Scene(parse_scene(SPEC)))
-    assert len(frames) == source.frame_count == 4
-    assert source.image_ids == {0, 1, 2, 3}
+    assert len(frames) == source.info.frame_count == 4
+    assert source.info.image_ids == {0, 1, 2, 3}
     for frame, original in zip(frames, drawn, strict=True):
         np.testing.assert_array_equal(frame.image, original.image)
         assert frame.image.shape == (120, 160, 3)
         assert frame.boxes is not None
         np.testing.assert_allclose(frame.boxes.xyxy, original.boxes_xyxy, atol=1e-4)
         assert (frame.index, frame.image_id, frame.time) == (original.index, original.index, original.time)
-    assert source.frame_rate == pytest.approx(1 / (frames[1].time - frames[0].time))
+    assert source.info.frame_rate == pytest.approx(1 / (frames[1].time - frames[0].time))
     source.close()
 
 

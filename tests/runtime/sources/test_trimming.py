@@ -29,7 +29,7 @@ def test_start_is_exact_everywhere(tmp_path, make_video, shown, name, codec, b_f
     assert shown(frames) == found
     assert [frame.index for frame in frames] == list(range(first, 120))
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(first, 120) / 25, atol=2e-3)
-    assert source.warnings == []
+    assert source.info.warnings == []
     source.close()
 
 
@@ -38,7 +38,7 @@ def test_duration_counts_from_the_start(tmp_path, make_video, name, codec, b_fra
     path = make_video(tmp_path / name, frames=120, codec=codec, b_frames=b_frames)
     source = open_source(str(path), SourceOptions(start=1.0, duration=0.8))
     assert [frame.index for frame in source] == list(range(25, 45))
-    assert (source.frame_count, source.warnings) == (None, [])
+    assert (source.info.frame_count, source.info.warnings) == (None, [])
 
 
 def test_start_between_two_pictures_begins_with_the_later_one(tmp_path, make_video):
@@ -71,8 +71,8 @@ def test_a_start_past_the_end(tmp_path, make_video):
 def test_stride_counts_from_the_first_frame_that_is_wanted(tmp_path, make_video, shown):
     path = make_video(tmp_path / "a.mp4", frames=60)
     source = open_source(str(path), SourceOptions(stride=7))
-    assert (source.frame_count, source.frame_rate) == (9, pytest.approx(25 / 7))
-    assert source.image_ids == frozenset(range(60))  # boxes of frames that are left out are no mistake
+    assert (source.info.frame_count, source.info.frame_rate) == (9, pytest.approx(25 / 7))
+    assert source.info.image_ids == frozenset(range(60))  # boxes of frames that are left out are no mistake
     frames = list(source)
     assert shown(frames) == [frame.index for frame in frames] == list(range(0, 60, 7))
     frames = list(open_source(str(path), SourceOptions(stride=10, start=0.2)))
@@ -93,7 +93,7 @@ def test_an_early_end_is_still_said(tmp_path, indexed_mp4):
     (tmp_path / "cut.mp4").write_bytes(indexed_mp4[: int(len(indexed_mp4) * 0.6)])
     source = VideoSource(str(tmp_path / "cut.mp4"), SourceOptions(stride=3, start=0.2))
     last = list(source)[-1].index
-    (warning,) = source.warnings
+    (warning,) = source.info.warnings
     assert "its header claims 40 frames, but it ends after" in warning
     assert last < int(warning.rpartition(" ")[2]) <= last + 3
 
@@ -101,14 +101,14 @@ def test_an_early_end_is_still_said(tmp_path, indexed_mp4):
 def test_the_scene(tmp_path):
     spec = "scene:people=1,frames=100,size=64x64"
     whole = list(open_source(spec))
-    rate = open_source(spec).frame_rate
+    rate = open_source(spec).info.frame_rate
     assert rate is not None
     source = open_source(spec, SourceOptions(start=10 / rate, duration=21 / rate, stride=5))
     frames = list(source)
     assert [frame.index for frame in frames] == [10, 15, 20, 25, 30]
     np.testing.assert_array_equal(frames[1].image, whole[15].image)
     assert frames[1].boxes is not None
-    assert source.frame_rate == rate / 5
+    assert source.info.frame_rate == rate / 5
 
 
 def test_pictures_take_a_stride(tmp_path):
@@ -117,7 +117,7 @@ def test_pictures_take_a_stride(tmp_path):
     for index in range(7):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 4, 3), index, np.uint8))
     source = open_source(str(tmp_path), SourceOptions(stride=3))
-    assert source.frame_count == 3
+    assert source.info.frame_count == 3
     assert [frame.image_id for frame in source] == [0, 3, 6]
 
 
@@ -130,4 +130,4 @@ def test_crowd_from_its_middle(shared_dir):
     assert [frame.index for frame in part] == list(range(200, 220))
     np.testing.assert_array_equal(part[0].image, wanted[200])
     np.testing.assert_array_equal(part[-1].image, wanted[219])
-    assert source.warnings == []
+    assert source.info.warnings == []

@@ -42,9 +42,9 @@ def test_all_frames_in_the_order_they_are_shown(tmp_path, make_video, shown, nam
     assert [frame.index for frame in frames] == [frame.image_id for frame in frames] == list(range(40))
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(40) / 25, atol=2e-3)
     assert {(frame.image.shape, frame.image.dtype.name) for frame in frames} == {((48, 64, 3), "uint8")}
-    assert source.warnings == []
-    assert source.frame_count in (40, None)
-    assert source.image_ids is None
+    assert source.info.warnings == []
+    assert source.info.frame_count in (40, None)
+    assert source.info.image_ids is None
     source.close()
     source.close()
 
@@ -110,7 +110,7 @@ def test_closing_in_the_middle_ends_it_without_a_warning(tmp_path, make_video):
     next(frames)
     source.close()
     assert list(frames) == []
-    assert source.warnings == []
+    assert source.info.warnings == []
 
 
 @pytest.fixture
@@ -148,12 +148,12 @@ def test_a_live_stream_goes_on_after_damage(tmp_path, make_video, served):
         whole = with_garbage(whole, at, 700)
     source = VideoSource(served(whole))
     assert 40 < len(list(source)) < 80
-    assert all(line.startswith("http://***@127.0.0.1:") and "hunter2" not in line for line in source.warnings)
-    assert ["the stream ended after" in line for line in source.warnings] == [
+    assert all(line.startswith("http://***@127.0.0.1:") and "hunter2" not in line for line in source.info.warnings)
+    assert ["the stream ended after" in line for line in source.info.warnings] == [
         True,
         False,
     ]  # FFmpeg can't tell an end from a failure
-    assert "left out" in source.warnings[1]
+    assert "left out" in source.info.warnings[1]
 
 
 def test_no_password_in_names_and_errors(served):
@@ -184,12 +184,12 @@ def unused_udp_port() -> int:
 @pytest.mark.shared
 def test_crowd_holds_half_of_what_it_claims(shared_dir):
     source = VideoSource(str(shared_dir / "media" / "crowd.avi"))
-    assert source.frame_count == 682
+    assert source.info.frame_count == 682
     times = [frame.time for frame in source]
     assert len(times) == 341
     np.testing.assert_allclose(np.diff(times), 0.04, atol=1e-6)
-    assert len(source.warnings) == 1
-    assert "claims 682 frames, but it ends after 341" in source.warnings[0]
+    assert len(source.info.warnings) == 1
+    assert "claims 682 frames, but it ends after 341" in source.info.warnings[0]
 
 
 @pytest.mark.shared
@@ -201,4 +201,4 @@ def test_short_clips(shared_dir, name, shape, step):
     frames = list(source)
     assert [frame.image.shape for frame in frames] == [shape] * 5
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(5) * step, atol=1e-3)
-    assert source.warnings == []
+    assert source.info.warnings == []

@@ -21,8 +21,8 @@ def test_a_file_that_ends_early_warns_and_gives_what_is_there(tmp_path, indexed_
     frames = list(source)
     assert 10 < len(frames) < 40
     assert shown(frames) == list(range(len(frames)))
-    assert source.frame_count == 40
-    assert source.warnings == [f"{source.name}: its header claims 40 frames, but it ends after {len(frames)}"]
+    assert source.info.frame_count == 40
+    assert source.info.warnings == [f"{source.info.name}: its header claims 40 frames, but it ends after {len(frames)}"]
 
 
 @pytest.mark.parametrize(
@@ -43,23 +43,23 @@ def test_every_container_may_end_early(tmp_path, make_video, shown, name, codec,
     assert 0 < len(frames) < 60
     assert shown(frames) == list(range(len(frames)))
     # A transport stream makes no claims: cut between two packets, it is a shorter one.
-    assert len(source.warnings) == 1 or (name == "a.ts" and not source.warnings)
+    assert len(source.info.warnings) == 1 or (name == "a.ts" and not source.info.warnings)
 
 
 def test_zeros_where_the_end_should_be_count_as_ending_early(tmp_path, indexed_mp4):
     kept = cut(indexed_mp4, 0.6)
     source = VideoSource(saved(tmp_path / "zeros.mp4", kept + bytes(len(indexed_mp4) - len(kept))))
     assert 10 < len(list(source)) < 40
-    assert len(source.warnings) == 1
+    assert len(source.info.warnings) == 1
 
 
 def test_a_header_that_claims_too_much(tmp_path, make_video):
     data = make_video(tmp_path / "whole.avi", codec="mjpeg").read_bytes()
     at = data.index(b"strh") + 8 + 32  # dwLength of the stream header
     source = VideoSource(saved(tmp_path / "liar.avi", data[:at] + (80).to_bytes(4, "little") + data[at + 4 :]))
-    assert source.frame_count == 80
+    assert source.info.frame_count == 80
     assert len(list(source)) == 40
-    assert source.warnings == [f"{source.name}: its header claims 80 frames, but it ends after 40"]
+    assert source.info.warnings == [f"{source.info.name}: its header claims 80 frames, but it ends after 40"]
 
 
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
@@ -88,7 +88,7 @@ def test_frames_that_the_demuxer_skips_leave_a_warning(tmp_path, make_video, sho
     assert shown(frames)[-1] == 39
     before, after = max(itertools.pairwise(frame.time for frame in frames), key=lambda pair: pair[1] - pair[0])
     expected = f"frames may be missing between {before:.2f} s and {after:.2f} s"
-    assert source.warnings == [f"{source.name}: {expected}"]
+    assert source.info.warnings == [f"{source.info.name}: {expected}"]
 
 
 def test_frames_before_the_damage_are_whole(tmp_path, indexed_mp4, shown):
