@@ -22,7 +22,7 @@ import numpy.typing as npt
 from machine import describe_machine, number_list
 from rich.console import Console
 from rich.table import Table
-from scene_truth import Interval, bootstrap, boxes_of, keypoint_similarity, scenes_with
+from scene_truth import Interval, bootstrap, boxes_of, scenes_with, true_oks
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.cli import main as run_command
@@ -165,8 +165,8 @@ class Runner:
         policy.wanted += int(poses.refined.sum() if poses.wanted is None else poses.wanted.sum())
         policy.carried += 0 if poses.carried is None else int(poses.carried.sum())
         policy.deferred += int(poses.deferred.sum())
-        similarity = keypoint_similarity(poses.keypoints, frame, estimator.skeleton.sigmas)
-        for who, value in zip(frame.ids, similarity, strict=True):
+        oks = true_oks(poses.keypoints, frame, estimator.skeleton.sigmas)
+        for who, value in zip(frame.ids, oks, strict=True):
             policy.oks[seed, int(who)].append(float(value))
 
 

@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from sharpose.runtime import Boxes
 from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.similarity import body_area, pose_oks
 
-__all__ = ["Interval", "bootstrap", "boxes_of", "keypoint_similarity", "scenes_with"]
-
-_BODY_SHARE = 0.53  # of a box that its person covers, as COCO's tools take it where no area is labelled
+__all__ = ["Interval", "bootstrap", "boxes_of", "scenes_with", "true_oks"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,7 @@ def boxes_of(frame: SceneFrame) -> Boxes:
     return Boxes.from_xyxy(frame.boxes_xyxy)
 
 
-def keypoint_similarity(
-    keypoints: npt.NDArray[np.float32], frame: SceneFrame, sigmas: Sequence[float]
-) -> npt.NDArray[np.float64]:
+def true_oks(keypoints: npt.NDArray[np.float32], frame: SceneFrame, sigmas: Sequence[float]) -> npt.NDArray[np.float64]:
     """OKS of poses with the true ones, over the keypoints inside the picture.
 
     Args:
@@ -63,17 +60,8 @@ def keypoint_similarity(
     Returns:
         float [n]; NaN for people of whom no keypoint is inside.
     """
-    truth = frame.keypoints.astype(np.float64)
-    inside = truth[..., 2] > 0
-    sides = frame.boxes_xyxy[:, 2:].astype(np.float64) - frame.boxes_xyxy[:, :2]
-    area = np.maximum(sides.prod(axis=1) * _BODY_SHARE, 1.0)
-    apart = np.square(keypoints[..., :2] - truth[..., :2]).sum(axis=-1)
-    likeness = np.exp(-apart / (2.0 * area[:, None] * np.square(2.0 * np.asarray(sigmas))))
-    counted = inside.sum(axis=1)
-    similarity: npt.NDArray[np.float64] = np.where(
-        counted > 0, (likeness * inside).sum(axis=1) / np.maximum(counted, 1), np.nan
-    )
-    return similarity
+    truth = frame.keypoints
+    return pose_oks(keypoints, truth, body_area(frame.boxes_xyxy), sigmas, truth[..., 2] > 0)
 
 
 def bootstrap(values: Mapping[Hashable, Sequence[float]], *, rounds: int = 2000) -> Interval:

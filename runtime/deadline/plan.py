@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,14 +13,8 @@ import numpy.typing as npt
 from sharpose.bundle import GainCurve
 from sharpose.runtime.batch import Crowd
 from sharpose.runtime.deadline.costs import BatchCost, next_batch, own_share, seconds_each
-from sharpose.runtime.deadline.history import (
-    Remembered,
-    StreamMemory,
-    carry_over,
-    iou_matrix,
-    keypoint_likeness,
-    pose_similarity,
-)
+from sharpose.runtime.deadline.history import Remembered, StreamMemory, carry_over
+from sharpose.similarity import body_area, box_iou, keypoint_similarity, pose_oks
 
 __all__ = [
     "TURN",
@@ -137,7 +131,6 @@ def with_turns(order: npt.NDArray[np.int64], waited: npt.NDArray[np.int64], firs
 # right, so that what is kept is likely to be better. Of 17 keypoints, a single one that goes far makes it 0.94.
 _STILL_POSE = (0.8, 0.97)
 _STILL_BOX = 0.8
-_BODY_SHARE = 0.5  # of a box that its person covers
 
 
 @dataclass(frozen=True)
@@ -188,7 +181,7 @@ class Rules:
     Attributes:
         threshold: The gate's.
         gain: What refining gains by predicted quality; None where it wasn't measured.
-        sigmas: float32 [J], the skeleton's OKS constants.
+        sigmas: J, the skeleton's OKS constants.
         prioritise: Who goes first.
         carry: Whether people who haven't moved keep what an earlier refinement found.
         clock: Seconds.
@@ -196,7 +189,7 @@ class Rules:
 
     threshold: float
     gain: GainCurve | None
-    sigmas: npt.NDArray[np.float32]
+    sigmas: Sequence[float]
     prioritise: Prioritise
     carry: bool
     clock: Callable[[], float]
@@ -343,13 +336,14 @@ class RefinementPlan:
             return
         boxes, then = np.stack([one.still_box for one in met]), np.stack([one.still_pose for one in met])
         now = self._coarse[people]
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * np.float32(_BODY_SHARE)
-        likeness = keypoint_likeness(then, now, area, self._rules.sigmas)
-        overlap = iou_matrix(boxes, self._crowd.boxes_xyxy[people]).diagonal()
+        area, sigmas = body_area(boxes), self._rules.sigmas
+        overlap = box_iou(boxes, self._crowd.boxes_xyxy[people]).diagonal()
+        # Keypoints count by their score; NaN, where none has one above 0, is never enough.
+        alike = pose_oks(then, now, area, sigmas, np.maximum(np.maximum(then, now)[..., 2], 0))
         # A quality that isn't a number asks for the most.
         enough = np.clip(np.nan_to_num(self._crowd.quality[people], nan=1.0), *_STILL_POSE)
-        still = (pose_similarity(then, now, likeness) >= enough) & (overlap >= _STILL_BOX)
-        self._likeness[people] = likeness
+        still = (alike >= enough) & (overlap >= _STILL_BOX)
+        self._likeness[people] = keypoint_similarity(then, now, area, sigmas)
         for person, one, stayed in zip(people, met, still, strict=True):
             if stayed:
                 one.steady += 1

@@ -6,8 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
-
 from sharpose.bundle import GainCurve
 from sharpose.engines.base import BatchBuckets
 from sharpose.engines.two_stage import TwoStage
@@ -90,8 +88,7 @@ class DeadlineScheduler:
         memories = {
             picture.stream: self._streams.setdefault(picture.stream, StreamMemory()) for picture in crowd.pictures
         }
-        sigmas = np.array(skeleton.sigmas, np.float32)
-        rules = Rules(threshold, gain, sigmas, self._prioritise, self._carry, self.clock)
+        rules = Rules(threshold, gain, skeleton.sigmas, self._prioritise, self._carry, self.clock)
         return RefinementPlan(crowd, memories, self.costs, self._ledger, rules)
 
     def forget(self, stream: int) -> None:

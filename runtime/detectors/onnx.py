@@ -15,7 +15,7 @@ from sharpose.errors import DetectorError, EngineError, InputError
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.frames import Image
 from sharpose.runtime.result import Boxes
-from sharpose.similarity import suppress
+from sharpose.similarity import box_nms
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -273,7 +273,7 @@ class Detector:
     def _select(self, people: Candidates, letterbox: Letterbox) -> Boxes:
         """The people's boxes in the picture, without overlaps, without what has no area there."""
         if self.family.overlapping:
-            order = suppress(people.xyxy, people.scores, people.labels, self.iou)
+            order = box_nms(people.xyxy, people.scores, self.iou, people.labels)
         else:
             order = np.argsort(-people.scores, kind="stable")
         xyxy, scores = letterbox.to_picture(people.xyxy[order]), people.scores[order]

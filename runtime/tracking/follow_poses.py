@@ -11,7 +11,7 @@ from sharpose.errors import InputError
 from sharpose.runtime.boxes import BoxSource
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.similarity import suppress
+from sharpose.similarity import box_nms
 
 __all__ = ["FollowPoses"]
 
@@ -120,7 +120,7 @@ def _without_lost(followed: _Followed, frame: Frame) -> _Followed | None:
     xyxy = followed.boxes.xyxy
     inside = (xyxy[:, 2] > 0) & (xyxy[:, 3] > 0) & (xyxy[:, 0] < frame.width) & (xyxy[:, 1] < frame.height)
     rows = np.flatnonzero(inside)
-    alone = suppress(xyxy[rows], followed.boxes.scores[rows], np.zeros(len(rows), np.int64), _SAME_PERSON)
+    alone = box_nms(xyxy[rows], followed.boxes.scores[rows], _SAME_PERSON)
     keep = np.sort(rows[alone])
     if not len(keep):
         return None

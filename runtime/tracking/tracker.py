@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sharpose.errors import InputError
 from sharpose.runtime.result import PoseResult
 from sharpose.runtime.tracking.assignment import best_pairs
-from sharpose.similarity import box_iou, box_nearness, pose_oks
+from sharpose.similarity import body_area, box_iou, box_nearness, pose_oks
 
 __all__ = ["BoxFilter", "Tracker", "TrackerSettings"]
 
@@ -106,6 +106,7 @@ def _centre_and_size(xyxy: npt.NDArray[np.float32]) -> tuple[float, float, float
 
 
 _SURE_KEYPOINT = 0.3
+_MIN_KEYPOINTS = 4  # that both poses are sure of; fewer say nothing
 _NEAR = 0.25  # of `box_nearness`
 _DUPLICATE_IOU = 0.7  # an unmatched box that overlaps a matched one by more is the same person seen twice
 
@@ -285,10 +286,10 @@ class Tracker:
         # Poses are compared only where boxes are near: all pairs of a crowd would take most of the frame's time.
         found = poses.boxes.xyxy[people]
         rows, columns = np.nonzero(box_nearness(boxes, found) > _NEAR)
-        keypoints = np.stack([track.keypoints for track in tracks])
-        areas = [(xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1).astype(np.float64) for xyxy in (boxes, found)]
-        mean_area = 0.5 * (areas[0][rows] + areas[1][columns])
-        oks = pose_oks(keypoints[rows], poses.keypoints[people[columns]], mean_area, self._sigmas, _SURE_KEYPOINT)
+        before, now = np.stack([track.keypoints for track in tracks])[rows], poses.keypoints[people[columns]]
+        sure = (before[..., 2] >= _SURE_KEYPOINT) & (now[..., 2] >= _SURE_KEYPOINT)
+        sure &= sure.sum(axis=1, keepdims=True) >= _MIN_KEYPOINTS
+        oks = pose_oks(before, now, (body_area(boxes)[rows] + body_area(found)[columns]) / 2, self._sigmas, sure)
         similarity: npt.NDArray[np.float64] = overlap.copy()
         similarity[rows, columns] = np.fmax(overlap[rows, columns], 0.5 * (overlap[rows, columns] + oks))
         return similarity

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from detector_graphs import SIZE, picture, says, yolov8_columns, yolox_rows
@@ -12,7 +11,6 @@ from detector_graphs import SIZE, picture, says, yolov8_columns, yolox_rows
 from sharpose.errors import DetectorError, EngineError
 from sharpose.runtime.detectors.families import Letterbox
 from sharpose.runtime.detectors.onnx import Detector
-from sharpose.similarity import suppress
 
 
 def test_suppression_is_greedy_and_per_class(tmp_path: Path) -> None:
@@ -27,19 +25,6 @@ def test_suppression_is_greedy_and_per_class(tmp_path: Path) -> None:
     np.testing.assert_allclose(Detector.from_onnx(path, iou=0.9)(image).scores, [0.9, 0.6, 0.4])
     np.testing.assert_allclose(Detector.from_onnx(path, conf=0.5)(image).scores, [0.9])
     np.testing.assert_allclose(Detector.from_onnx(path, conf=0.4)(image).scores, [0.9, 0.4])
-
-
-def test_suppression_agrees_with_opencv() -> None:
-    rng = np.random.default_rng(0)
-    for count in (1, 2, 50, 300):
-        xyxy = rng.uniform(0, 100, (count, 2)).repeat(2, axis=0).reshape(count, 4)[:, [0, 2, 1, 3]]
-        xyxy[:, 2:] += rng.uniform(1, 60, (count, 2))
-        scores = rng.permutation(count).astype(np.float32) + 1
-        xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
-        for iou in (0.3, 0.65):
-            ours = suppress(xyxy.astype(np.float32), scores, np.zeros(count, np.int64), iou)
-            assert ours.tolist() == list(cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, iou))
-    assert suppress(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), 0.5).tolist() == []
 
 
 def test_boxes_that_are_none_are_dropped(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from sharpose.engines.two_stage import CoarseHost
 from sharpose.geometry import crop_frames, keypoints_to_image
 from sharpose.runtime import Boxes, Picture, PoseEstimator
 from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.history import keypoint_likeness
 from sharpose.runtime.deadline.plan import Candidates, Prioritise, priority
+from sharpose.similarity import BODY_SHARE, keypoint_similarity
 
 PEOPLE, FRAMES, BUDGET = 10, 40, 2
 TRUE = np.concatenate(
@@ -73,8 +73,8 @@ class SeenStages(TimedStages):
 
 
 def oks(found: npt.NDArray[np.float32], true: npt.NDArray[np.float32], bundle: Bundle) -> npt.NDArray[np.float64]:
-    area = np.full(len(found), 0.53 * 154 * 205, np.float32)
-    return keypoint_likeness(found, true, area, np.array(bundle.model.skeleton.sigmas, np.float32)).mean(axis=1)
+    area = np.full(len(found), BODY_SHARE * 154 * 205)
+    return keypoint_similarity(found, true, area, bundle.model.skeleton.sigmas).mean(axis=1)
 
 
 def mean_oks(bundle: Bundle, prioritise: Prioritise, *, standing: float, carry: bool, budget: float = BUDGET) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from sharpose.bundle import GainCurve
 from sharpose.errors import InputError
 from sharpose.runtime.gate import Refine
-from sharpose.similarity import object_keypoint_similarity, true_oks
+from sharpose.similarity import pose_oks
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.coco_ap import CocoScores, coco_results, coco_scores
 from sharpose.training.evaluation.data import EvaluationData, People
@@ -26,6 +27,7 @@ __all__ = [
     "ModeScores",
     "PckUnit",
     "QualityBin",
+    "best_oks",
     "calibrate",
     "correct_keypoints",
     "evaluate",
@@ -281,10 +283,10 @@ def poses_oks(data: EvaluationData, poses: GatedPoses) -> npt.NDArray[np.float64
     people, sigmas = data.people, data.skeleton.sigmas
     keypoints = poses.keypoints
     if people.labelled:
-        return object_keypoint_similarity(keypoints, people.keypoints, people.areas, sigmas)
+        return pose_oks(keypoints, people.keypoints, people.areas, sigmas, people.keypoints[..., 2] > 0)
     assert data.document is not None
     labels = [item for item in data.document["annotations"] if item["num_keypoints"] and not item["iscrowd"]]
-    return true_oks(
+    return best_oks(
         keypoints,
         people.image_ids,
         np.array([item["keypoints"] for item in labels], np.float32).reshape(len(labels), -1, 3),
@@ -292,6 +294,26 @@ def poses_oks(data: EvaluationData, poses: GatedPoses) -> npt.NDArray[np.float64
         np.array([item["area"] for item in labels], np.float64),
         sigmas,
     )
+
+
+def best_oks(
+    keypoints: npt.NDArray[np.float32],
+    image_ids: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.float32],
+    label_image_ids: npt.NDArray[np.int64],
+    label_areas: npt.NDArray[np.float64],
+    sigmas: Sequence[float],
+) -> npt.NDArray[np.float64]:
+    """The OKS of every pose [n, J, 2 or more] with the labelled person [m, J, 3] of its picture that it fits best.
+
+    For poses in detected boxes, which belong to no label. NaN where a picture has no labels.
+    """
+    best = np.full(len(keypoints), np.nan)
+    for row, image_id in enumerate(image_ids):
+        of = np.flatnonzero(label_image_ids == image_id)
+        oks = pose_oks(keypoints[row : row + 1], labels[of], label_areas[of], sigmas, labels[of, :, 2] > 0)
+        best[row] = np.fmax.reduce(oks, initial=np.nan)
+    return best
 
 
 def _mode(data: EvaluationData, predictions: Predictions, mode: Refine, threshold: float) -> ModeScores:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sharpose.training.evaluation.metrics import calibrate, rank_correlation
+from sharpose.training.evaluation.metrics import best_oks, calibrate, rank_correlation
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -36,3 +36,12 @@ def test_bins_hold_as_many_people_each_and_nan_is_left_out() -> None:
 def test_nobody_is_no_error() -> None:
     found = calibrate(np.zeros(0, np.float32), np.zeros(0))
     assert (found.bins, found.people) == ((), 0)
+
+
+def test_detections_take_the_best_label_of_their_picture() -> None:
+    labels = np.array([[[0, 0, 2]], [[50, 0, 2]], [[9, 9, 2]]], np.float32)
+    poses = np.array([[[50, 0, 1]], [[9, 9, 1]], [[0, 0, 1]]], np.float32)
+    oks = best_oks(poses, np.array([1, 1, 3]), labels, np.array([1, 1, 2]), np.array([100.0, 100.0, 100.0]), (0.1,))
+    assert oks[0] == 1.0
+    assert oks[1] == pytest.approx(math.exp(-162 / (2 * 100 * 0.04)))
+    assert math.isnan(oks[2])
