@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,7 +17,37 @@ if TYPE_CHECKING:
     from sharpose.model import SHaRPose
     from sharpose.training.recipe import Recipe
 
-__all__ = ["command", "main"]
+__all__ = ["TrainOptions", "command", "main"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options by name; `sharpose-train --help` says what each is."""
+
+    recipe_name: str | None
+    changes: tuple[str, ...]
+    data_folder: Path | None
+    work_dir: Path | None
+    init_file: Path | None
+    resume: bool
+    device: str | None
+    list_them: bool
+    debug: bool
+
+    def folders(self) -> tuple[Path, Path]:
+        """--data and --work-dir.
+
+        Raises:
+            click.UsageError: one is missing, --data is no folder, or --resume and --init exclude each other.
+        """
+        if self.data_folder is None or self.work_dir is None:
+            raise click.UsageError("expected --data DIR and --work-dir DIR")
+        if not self.data_folder.is_dir():
+            raise click.UsageError(f"--data {self.data_folder}: expected a folder")
+        if self.resume and self.init_file is not None:
+            raise click.UsageError("--resume and --init exclude each other: a resumed run has its weights")
+        return self.data_folder, self.work_dir
+
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -28,52 +59,39 @@ _FOLDER = click.Path(path_type=Path)
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change the recipe, as in optimizer.learning_rate=1e-4; may be given more than once.",
+    help="Change of the recipe, such as optimizer.learning_rate=1e-4; may be repeated.",
 )
 @click.option("--data", "data_folder", type=_FOLDER, help="Folder that the recipe's data paths are relative to.")
 @click.option("--work-dir", type=_FOLDER, help="Folder for checkpoints, logs and pictures.")
-@click.option("--init", "init_file", type=_FOLDER, help="Start from weights: a SHaRPose, MAE or ViTPose checkpoint.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --work-dir.")
-@click.option("--device", help="cpu, cuda or cuda:INDEX.  [default: a GPU where there is one]")
+@click.option("--init", "init_file", type=_FOLDER, help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume the run in --work-dir.")
+@click.option("--device", help="Device: cpu, cuda or cuda:INDEX.  [default: a GPU where there is one]")
 @click.option("--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def command(
-    recipe_name: str | None,
-    changes: tuple[str, ...],
-    data_folder: Path | None,
-    work_dir: Path | None,
-    init_file: Path | None,
-    resume: bool,
-    device: str | None,
-    list_them: bool,
-    debug: bool,
-) -> int:
+def command(**values: Any) -> int:  # noqa: ANN401 (click's; TrainOptions refuses names that it doesn't know)
     """Train the model of CONFIG: a recipe's name (--list) or YAML file.
 
     Several GPUs or machines: torchrun --nproc-per-node N --no-python sharpose-train … ; the recipe's batch_size is
     that of all processes together, so the recipe stays the same.
     """
-    _require_packages()
+    options = TrainOptions(**values)
+    for module in ("torch", "yaml"):
+        try:
+            __import__(module)
+        except ImportError:
+            raise ConfigError(f'sharpose-train needs {module}: pip install "sharpose[train]"') from None
     from sharpose.training.recipe import list_recipes, load_recipe
 
-    if list_them:
-        for name in list_recipes():
-            click.echo(name)
+    if options.list_them:
+        click.echo("\n".join(list_recipes()))
         return 0
-    if recipe_name is None:
+    if options.recipe_name is None:
         raise click.UsageError(f"expected CONFIG: a recipe's file, or one of {', '.join(list_recipes())}")
-    if data_folder is None or work_dir is None:
-        raise click.UsageError("expected --data DIR and --work-dir DIR")
-    if not data_folder.is_dir():
-        raise click.UsageError(f"--data {data_folder}: expected a folder")
-    if resume and init_file is not None:
-        raise click.UsageError("--resume and --init exclude each other: a resumed run has its weights")
-    return _train(load_recipe(recipe_name, changes), data_folder, work_dir, init_file, resume=resume, device=device)
+    options.folders()
+    return _train(load_recipe(options.recipe_name, options.changes), options)
 
 
-def _train(
-    recipe: Recipe, data_folder: Path, work_dir: Path, init_file: Path | None, *, resume: bool, device: str | None
-) -> int:
+def _train(recipe: Recipe, options: TrainOptions) -> int:
     import torch
     from rich.console import Console
 
@@ -84,8 +102,9 @@ def _train(
     from sharpose.training.loop import Trainer
     from sharpose.training.recipe import evaluation_dataset, training_dataset, write_recipe
 
+    data_folder, work_dir = options.folders()
     console = Console(stderr=True)
-    with join_ranks(device) as ranks:
+    with join_ranks(options.device) as ranks:
 
         def say(line: str) -> None:
             if ranks.is_first:
@@ -93,18 +112,18 @@ def _train(
 
         folder = RunFolder(work_dir)
         if ranks.is_first:
-            folder.prepare(resume=resume)
+            folder.prepare(resume=options.resume)
         skeleton = recipe.model.skeleton
         train = training_dataset(recipe.data, data_folder, skeleton, recipe.seed)
         evaluation = evaluation_dataset(recipe.data, data_folder, skeleton)
         torch.manual_seed(recipe.seed)
         model = SHaRPose(recipe.model)
-        if not resume:
-            _start(model, recipe, init_file, say)
+        if not options.resume:
+            _initialise(model, recipe, options.init_file, say)
         trainer = Trainer(recipe, model, train, evaluation, folder, ranks, say)
-        if resume:
+        if options.resume:
             trainer.resume()
-            say(f"going on after step {trainer.step} of {trainer.total_steps}")
+            say(f"resuming after step {trainer.step} of {trainer.total_steps}")
         elif ranks.is_first:
             write_recipe(recipe, work_dir / "recipe.yaml")
         say(
@@ -112,7 +131,7 @@ def _train(
             f" people, {recipe.schedule.epochs} epochs, {ranks.world_size} x {ranks.device}, {recipe.precision}"
         )
         if recipe.pretrain is not None:
-            say("pre-training on pictures alone: no evaluations; train on from it with --init last.pth")
+            say("pre-training without labels: no evaluations; train on from it with --init last.pth")
         elif evaluation is None:
             say("the recipe has no data.evaluation: no evaluations, and no best.pth")
         with stop_on_signals() as stop:
@@ -122,7 +141,7 @@ def _train(
         return stop.exit_code
 
 
-def _start(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callable[[str], None]) -> None:
+def _initialise(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callable[[str], None]) -> None:
     from sharpose.training.init import init_from_file, scale_heatmaps, start_with_dct, start_with_sines
 
     if recipe.start.sine_positions:
@@ -138,14 +157,6 @@ def _start(model: SHaRPose, recipe: Recipe, init_file: Path | None, say: Callabl
             f"start.init_head_factor is {recipe.start.init_head_factor:g}, which is for the heatmaps of --init; give "
             "--init FILE, or leave it at 1"
         )
-
-
-def _require_packages() -> None:
-    for module in ("torch", "yaml"):
-        try:
-            __import__(module)
-        except ImportError:
-            raise ConfigError(f'sharpose-train needs {module}: pip install "sharpose[train]"') from None
 
 
 def main() -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ class CocoDataset:
         annotations: COCO `person_keypoints` JSON.
         images: Folder of its pictures.
         skeleton: What its keypoints are; COCO's 17 unless the model says otherwise.
-        boxes: `gt`, or a COCO detections file: its people have no labels, and are for prediction only.
+        boxes: A COCO detections file, whose people have no labels; None for labelled boxes.
         weak_weight: Trust in labels of visibility 1; as much as in others if None. 0 leaves them out.
         name: For messages; the file's stem if None.
 
@@ -58,7 +58,7 @@ class CocoDataset:
         images: str | Path,
         skeleton: Skeleton,
         *,
-        boxes: Literal["gt"] | Path = "gt",
+        boxes: Path | None = None,
         weak_weight: float | None = None,
         name: str | None = None,
     ) -> None:
@@ -70,11 +70,11 @@ class CocoDataset:
         files = {int(item["id"]): Path(images) / str(item["file_name"]) for item in self.document["images"]}
         self.people: list[CocoPerson] = (
             _labelled_people(self.document, files, path)
-            if boxes == "gt"
+            if boxes is None
             else _detected_people(boxes, files, skeleton.num_keypoints)
         )
         if not self.people:
-            raise SourceError(f"{path}: nobody in it has labelled keypoints" if boxes == "gt" else f"{boxes}: no boxes")
+            raise SourceError(f"{path}: nobody in it has labelled keypoints" if boxes is None else f"{boxes}: no boxes")
 
     def __len__(self) -> int:
         return len(self.people)

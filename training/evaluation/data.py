@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +105,7 @@ def load_data(
     where: DataFiles | str,
     skeleton: Skeleton,
     *,
-    boxes: Literal["gt"] | Path = "gt",
+    boxes: Path | None = None,
     limit: int | None = None,
     ignore_weak: bool = False,
     head_boxes: Path | None = None,
@@ -115,7 +115,7 @@ def load_data(
     Args:
         where: Label files, or a scene such as `scene:people=3,frames=50`.
         skeleton: What the model's keypoints are; the labels must be of the same.
-        boxes: `gt`, or a detections file (COCO-format labels only).
+        boxes: A COCO detections file (COCO-format labels only); None for labelled boxes.
         limit: Only the first so many pictures with people.
         ignore_weak: Labels of visibility 1 count as missing (COCO-format labels only).
         head_boxes: `mpii_gt_val.mat` (MPII only).
@@ -125,12 +125,14 @@ def load_data(
         InputError: an option doesn't go with these labels.
     """
     if isinstance(where, str):
-        _refuse("the scene", {"boxes": boxes != "gt", "ignore-weak": ignore_weak, "head-boxes": head_boxes is not None})
+        _refuse(
+            "the scene", {"boxes": boxes is not None, "ignore-weak": ignore_weak, "head-boxes": head_boxes is not None}
+        )
         return load_scene(where, skeleton, limit)
     if _is_mpii(where.annotations):
-        _refuse("MPII labels", {"boxes": boxes != "gt", "ignore-weak": ignore_weak})
+        _refuse("MPII labels", {"boxes": boxes, "ignore-weak": ignore_weak})
         return load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
-    _refuse("COCO labels", {"head-boxes": head_boxes is not None})
+    _refuse("COCO labels", {"head-boxes": head_boxes})
     return load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
 
 
@@ -138,7 +140,7 @@ def load_coco(
     where: DataFiles,
     skeleton: Skeleton,
     *,
-    boxes: Literal["gt"] | Path = "gt",
+    boxes: Path | None = None,
     limit: int | None = None,
     ignore_weak: bool = False,
 ) -> EvaluationData:
@@ -159,7 +161,7 @@ def load_coco(
         keypoints=keypoints[keep],
         areas=np.array([person.area for person in people], np.float64)[keep],
         head_sizes=np.full(int(keep.sum()), np.nan),
-        labelled=boxes == "gt",
+        labelled=boxes is None,
     )
     every = sorted(int(item["id"]) for item in document["images"])
     return EvaluationData(
@@ -277,7 +279,7 @@ def _is_mpii(path: Path) -> bool:
         return False  # the reader of COCO labels says what is wrong
 
 
-def _refuse(what: str, given: Mapping[str, bool]) -> None:
-    for name, is_given in given.items():
-        if is_given:
+def _refuse(what: str, options: Mapping[str, Path | bool | None]) -> None:
+    for name, value in options.items():
+        if value:
             raise InputError(f"--{name} doesn't go with {what}")

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
 
-from sharpose.bundle import GainCurve, open_bundle
+from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.config import ModelConfig, load_config
 from sharpose.errors import InputError, SinkError
 from sharpose.training.evaluation.data import DataFiles, EvaluationData, find_data, load_data
@@ -42,31 +42,10 @@ from sharpose.training.evaluation.report import (
 )
 from sharpose.training.evaluation.stages import PoseStages, open_stages
 
-__all__ = ["EvaluationRequest", "run_evaluation"]
+if TYPE_CHECKING:
+    from sharpose.training.eval_cli import EvalOptions
 
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """The command line of `sharpose-eval`; see its help."""
-
-    bundle: Path | None
-    checkpoint: Path | None
-    data: str | None
-    output: Path
-    annotations: Path | None = None
-    images: Path | None = None
-    config: str | None = None
-    boxes: Literal["gt"] | Path = "gt"
-    ignore_weak: bool = False
-    head_boxes: Path | None = None
-    flip_test: bool = False
-    quality_threshold: float | None = None
-    device: str = "cpu"
-    threads: int | None = None
-    limit: int | None = None
-    promise: str | None = None
-    seed: int = 0
-    plots: bool = True
+__all__ = ["run_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,7 @@ class _Measured:
     name: str
 
 
-def run_evaluation(request: EvaluationRequest, console: Console | None = None) -> bool:
+def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool:
     """Measure, print, write, and choose a threshold where one was asked for.
 
     Returns:
@@ -89,20 +68,20 @@ def run_evaluation(request: EvaluationRequest, console: Console | None = None) -
         SharposeError: anything that was asked for can't be read, run or written.
     """
     console = console or Console()
-    promise = None if request.promise is None else parse_promise(request.promise)
-    if request.quality_threshold is not None and math.isnan(request.quality_threshold):
+    promise = None if options.promise is None else parse_promise(options.promise)
+    if options.quality_threshold is not None and math.isnan(options.quality_threshold):
         raise InputError("--quality-threshold: expected a number, got NaN")
-    if request.plots:
+    if not options.no_plots:
         check_matplotlib()
-    _make_folder(request.output)
-    measured = _open_model(request, console)
+    _make_folder(options.output)
+    measured = _open_model(options, console)
     try:
-        data = _open_data(request, measured.config)
+        data = _open_data(options, measured.config)
         if promise is not None and data.document is None:
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
         with _progress("looking at people", len(data.people)) as advance:
             predictions = predict(
-                measured.stages, data, measured.config.crop_size, flip_test=request.flip_test, on_people=advance
+                measured.stages, data, measured.config.crop_size, flip_test=options.flip_test, on_people=advance
             )
     finally:
         measured.stages.close()
@@ -117,35 +96,35 @@ def run_evaluation(request: EvaluationRequest, console: Console | None = None) -
         points = curve.points(data.image_ids)
         if promise is not None:
             try:
-                choice = choose_threshold(curve, data.image_ids, promise, request.seed)
+                choice = choose_threshold(curve, data.image_ids, promise, options.seed)
             except InputError as error:
                 no_choice = error  # what was measured is still worth writing
     evaluation = evaluate(data, predictions, measured.threshold if choice is None else choice.threshold)
 
-    subject = _subject(request, measured, data)
+    subject = _subject(options, measured, data)
     for line in subject.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     print_evaluation(evaluation, console)
     if choice is not None:
         print_points(points, choice.threshold, console)
         console.print(choice_lines(choice), highlight=False, soft_wrap=True)
-    _write(request, subject, evaluation, predictions, points, choice)
+    _write(options, subject, evaluation, predictions, points, choice)
     if choice is not None:
-        _write_choice(request, choice, evaluation.gain, subject, console)
-    console.print(f"wrote {request.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
+        _write_choice(options, choice, evaluation.gain, subject, console)
+    console.print(f"wrote {options.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
     if no_choice is not None:
         raise no_choice
     return choice is None or choice.kept
 
 
-def _open_model(request: EvaluationRequest, console: Console) -> _Measured:
-    if request.bundle is not None:
-        bundle = open_bundle(request.bundle)
+def _open_model(options: EvalOptions, console: Console) -> _Measured:
+    if options.checkpoint is None:
+        folder = options.bundle or shipped_bundle()
+        bundle = open_bundle(folder)
         own = bundle.manifest.gate.quality_threshold
-        stages = open_stages(bundle, request.device, heatmaps=request.flip_test, threads=request.threads)
-        name = f"bundle {request.bundle.name or request.bundle} ({bundle.model.name}, {bundle.manifest.source})"
-        return _Measured(stages, bundle.model, _first(request.quality_threshold, own), name)
-    assert request.checkpoint is not None
+        stages = open_stages(bundle, options.device, heatmaps=options.flip_test, threads=options.threads)
+        name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
+        return _Measured(stages, bundle.model, _first(options.quality_threshold, own), name)
     try:
         import torch
     except ImportError:
@@ -153,43 +132,43 @@ def _open_model(request: EvaluationRequest, console: Console) -> _Measured:
     from sharpose.model import load_model
     from sharpose.training.evaluation.torch_stages import TorchStages
 
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
-    loaded = load_model(request.checkpoint, load_config(request.config) if request.config else None)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    loaded = load_model(options.checkpoint, load_config(options.config) if options.config else None)
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    threshold = _first(request.quality_threshold, loaded.config.quality_threshold)
-    stages = TorchStages(loaded.model, request.device)
+    threshold = _first(options.quality_threshold, loaded.config.quality_threshold)
+    stages = TorchStages(loaded.model, options.device)
     return _Measured(stages, loaded.config, threshold, f"{loaded.source} ({loaded.config.name}, PyTorch)")
 
 
-def _open_data(request: EvaluationRequest, config: ModelConfig) -> EvaluationData:
+def _open_data(options: EvalOptions, config: ModelConfig) -> EvaluationData:
     where: DataFiles | str
-    if request.annotations is not None and request.images is not None:
-        where = DataFiles(request.annotations, request.images)
+    if options.annotations is not None and options.images is not None:
+        where = DataFiles(options.annotations, options.images)
     else:
-        assert request.data is not None
-        is_scene = request.data == "scene" or request.data.startswith("scene:")
-        where = request.data if is_scene else find_data(Path(request.data))
+        assert options.data is not None
+        is_scene = options.data == "scene" or options.data.startswith("scene:")
+        where = options.data if is_scene else find_data(Path(options.data))
     return load_data(
         where,
         config.skeleton,
-        boxes=request.boxes,
-        limit=request.limit,
-        ignore_weak=request.ignore_weak,
-        head_boxes=request.head_boxes,
+        boxes=options.detections,
+        limit=options.limit,
+        ignore_weak=options.ignore_weak,
+        head_boxes=options.head_boxes,
     )
 
 
-def _subject(request: EvaluationRequest, measured: _Measured, data: EvaluationData) -> Subject:
-    weak = ", labels of visibility 1 left out" if request.ignore_weak else ""
-    limited = f", the first {request.limit} pictures" if request.limit is not None else ""
+def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> Subject:
+    weak = ", labels of visibility 1 left out" if options.ignore_weak else ""
+    limited = f", the first {options.limit} pictures" if options.limit is not None else ""
     return Subject(
         model=measured.name,
-        device=request.device,
+        device=options.device,
         data=f"{data.name}{limited}{weak}",
-        boxes="labelled" if request.boxes == "gt" else f"detections from {request.boxes.name}",
-        flip_test=request.flip_test,
+        boxes="labelled" if options.detections is None else f"detections from {options.detections.name}",
+        flip_test=options.flip_test,
         pictures=len(data.image_ids),
         people=len(data.people),
         head_unit=data.head_unit,
@@ -197,20 +176,20 @@ def _subject(request: EvaluationRequest, measured: _Measured, data: EvaluationDa
 
 
 def _write(
-    request: EvaluationRequest,
+    options: EvalOptions,
     subject: Subject,
     evaluation: Evaluation,
     predictions: Predictions,
     points: list[GatePoint],
     choice: ThresholdChoice | None,
 ) -> None:
-    folder = request.output
+    folder = options.output
     for mode in evaluation.modes:
         _write_text(folder / f"results_{mode.mode}.json", json.dumps(mode.results, allow_nan=False))
     numbers = as_numbers(subject, evaluation, points, choice)
     _write_text(folder / "metrics.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    _write_text(folder / "report.md", as_markdown(subject, evaluation, points, choice, request.plots))
-    if not request.plots:
+    _write_text(folder / "report.md", as_markdown(subject, evaluation, points, choice, not options.no_plots))
+    if options.no_plots:
         return
     threshold = evaluation.threshold if math.isfinite(evaluation.threshold) else None
     quality = predictions.quality[:, 0]
@@ -223,19 +202,19 @@ def _write(
 
 
 def _write_choice(
-    request: EvaluationRequest, choice: ThresholdChoice, gain: GainCurve | None, subject: Subject, console: Console
+    options: EvalOptions, choice: ThresholdChoice, gain: GainCurve | None, subject: Subject, console: Console
 ) -> None:
     if not choice.kept:
         console.print(
             "the threshold was not written: held-out pictures say that it breaks the promise; give more of them",
             soft_wrap=True,
         )
-    elif request.bundle is None:
+    elif options.bundle is None:
         console.print("a checkpoint holds no gate: export it with --quality-threshold, or choose on the bundle")
     else:
         chosen_by = choice.describe(f"{subject.data} ({subject.boxes} boxes)")
-        write_gate(request.bundle, choice.threshold, chosen_by, gain)
-        console.print(f"wrote the gate into {request.bundle}", highlight=False, markup=False, soft_wrap=True)
+        write_gate(options.bundle, choice.threshold, chosen_by, gain)
+        console.print(f"wrote the gate into {options.bundle}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _make_folder(folder: Path) -> None:
