@@ -60,7 +60,7 @@ def load_two_stage(
     Raises:
         EngineError: the device is not there, or a graph can't be loaded on it.
     """
-    from sharpose.engines.onnxrt import OnnxRuntimeEngine
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
     from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_two_stage
     from sharpose.engines.two_stage import HostTwoStage
 
@@ -69,7 +69,7 @@ def load_two_stage(
         return load_tensorrt_two_stage(bundle, where, tensorrt or TensorRtSettings())
     max_batch = bundle.manifest.max_batch
     coarse, fine = (
-        OnnxRuntimeEngine(*bundle.graph(stage), max_batch, device=device, threads=threads)
+        OnnxRuntimeRunner(*bundle.graph(stage), max_batch, device=device, threads=threads)
         for stage in ("coarse", "fine")
     )
     return HostTwoStage(coarse, fine)

@@ -16,7 +16,7 @@ from sharpose.errors import EngineError
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeEngine", "create_session"]
+__all__ = ["OnnxRuntimeRunner", "create_session"]
 
 _PROVIDER = {
     "cpu": "CPUExecutionProvider",
@@ -99,8 +99,8 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-class OnnxRuntimeEngine:
-    """A graph of a bundle in an ONNX Runtime session; see `sharpose.engines.base.Engine`.
+class OnnxRuntimeRunner:
+    """A graph of a bundle in an ONNX Runtime session; see `sharpose.engines.base.Runner`.
 
     Args:
         path: The ONNX file.
@@ -131,7 +131,7 @@ class OnnxRuntimeEngine:
     def run(
         self, inputs: Mapping[str, Value], outputs: Sequence[str], *, keep_on_device: Collection[str] = ()
     ) -> dict[str, Value]:
-        """Run the graph; see `Engine.run`."""
+        """Run the graph; see `Runner.run`."""
         if self._session is None:
             raise EngineError("this engine was closed")
         check_inputs(inputs, self.inputs, self.max_batch)

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import BatchBuckets, DeviceTensor, Engine, HostArray
+from sharpose.engines.base import DeviceTensor, HostArray, Runner
 from sharpose.errors import EngineError
 
-__all__ = ["CoarseHost", "HostTwoStage", "TwoStage"]
+__all__ = ["BatchBuckets", "CoarseOutput", "HostTwoStage", "TwoStage"]
 
 _CARRIED = ("region_features", "region_embeddings")  # from the coarse to the fine engine, never read on the host
 
 
+class BatchBuckets:
+    """Sizes 1, 2, 3, 4, 6, 8, 12, 16, 24 … up to the largest batch: at most half as much again is computed in vain.
+
+    Args:
+        smallest: The smallest batch that the engine takes.
+        largest: The largest.
+        exact: No buckets: every size from `smallest` on is its own.
+
+    Attributes:
+        sizes: The buckets, ascending.
+    """
+
+    def __init__(self, smallest: int, largest: int, *, exact: bool = False) -> None:
+        if exact:
+            sizes = set(range(smallest, largest + 1))
+        else:
+            sizes = {smallest, largest}
+            power = 1
+            while power <= largest:
+                sizes |= {size for size in (power, power + power // 2) if smallest <= size <= largest}
+                power *= 2
+        self.sizes = tuple(sorted(sizes))
+
+    def fit(self, count: int) -> int:
+        """The smallest bucket that holds `count`, which is at most the largest."""
+        return self.sizes[bisect_left(self.sizes, count)]
+
+
 @dataclass(frozen=True)
-class CoarseHost:
+class CoarseOutput:
     """What the host needs of a coarse run; valid until the next one.
 
     Attributes:
@@ -51,7 +80,7 @@ class TwoStage(Protocol):
     coarse_buckets: BatchBuckets
     fine_buckets: BatchBuckets
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         """Run the coarse stage on the first `people` crops. Raises `EngineError` where it fails."""
         ...
 
@@ -82,7 +111,7 @@ class HostTwoStage:
         fine: The fine engine, of the same backend and device.
     """
 
-    def __init__(self, coarse: Engine, fine: Engine) -> None:
+    def __init__(self, coarse: Runner, fine: Runner) -> None:
         self.device = coarse.device
         self.max_batch = coarse.max_batch
         self._coarse = coarse
@@ -93,14 +122,14 @@ class HostTwoStage:
         self._carried: dict[str, DeviceTensor] | None = None
         self._order = np.empty((0, 0), dtype=np.int32)
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
         outputs = self._coarse.run(
             {"image": self.crops[:people]}, ("keypoints", "quality", "region_order", *_CARRIED), keep_on_device=_CARRIED
         )
         self._carried = {name: cast(DeviceTensor, outputs[name]) for name in _CARRIED}
         self._order = cast("npt.NDArray[np.int32]", outputs["region_order"])
-        return CoarseHost(
+        return CoarseOutput(
             keypoints=cast("npt.NDArray[np.float32]", outputs["keypoints"]),
             quality=cast("npt.NDArray[np.float32]", outputs["quality"]),
             region_order=self._order,
@@ -123,6 +152,6 @@ class HostTwoStage:
         self._fine.close()
 
 
-def _static(engine: Engine, name: str) -> tuple[int, ...]:
+def _static(engine: Runner, name: str) -> tuple[int, ...]:
     """The sizes of an input's axes after the batch axis."""
     return tuple(int(size) for size in engine.inputs[name].shape[1:])

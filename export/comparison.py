@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import OutputParity, ParityReport, Precision
 from sharpose.config import ModelConfig
-from sharpose.engines.base import Engine
+from sharpose.engines.base import Runner
 from sharpose.runtime.gate import gather_patches
 
 __all__ = [
@@ -145,8 +145,8 @@ class Stages(Protocol):
 class EngineStages:
     """Two engines as `Stages`."""
 
-    coarse_engine: Engine
-    fine_engine: Engine
+    coarse_engine: Runner
+    fine_engine: Runner
 
     def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
         """See `Stages`."""
@@ -157,7 +157,7 @@ class EngineStages:
         return _run(self.fine_engine, inputs)
 
 
-def _run(engine: Engine, inputs: Arrays) -> Arrays:
+def _run(engine: Runner, inputs: Arrays) -> Arrays:
     fitted = {name: np.ascontiguousarray(inputs[name], dtype=spec.dtype) for name, spec in engine.inputs.items()}
     found = engine.run(fitted, list(engine.outputs))
     return {name: cast("npt.NDArray[np.generic]", value) for name, value in found.items()}

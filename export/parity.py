@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sharpose.bundle import GraphPair, ParityReport, Precision
-from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.export.comparison import (
     Arrays,
     EngineStages,
@@ -85,7 +85,7 @@ def measure_parity(
         rounded: Whether float32 graphs hold weights that were rounded to halves: they are judged as halves are.
     """
     config, sizes, tolerance = model.config, batch_sizes(max_batch), tolerance_for("fp16" if rounded else precision)
-    coarse, fine = (OnnxRuntimeEngine(folder / entry.file, entry, max_batch) for entry in (pair.coarse, pair.fine))
+    coarse, fine = (OnnxRuntimeRunner(folder / entry.file, entry, max_batch) for entry in (pair.coarse, pair.fine))
     runs = run_stages(EngineStages(coarse, fine), pictures.crops, sizes, config, reference)
     threshold = config.quality_threshold
     judged = f"ONNX Runtime on the CPU{', weights rounded to float16,' if rounded else ''} against PyTorch"

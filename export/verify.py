@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import Bundle, OutputParity, ParityReport, Precision
-from sharpose.engines.base import Engine
+from sharpose.engines.base import Runner
 from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.load import Device
-from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
 from sharpose.errors import BundleError, EngineError, ExportError
@@ -46,8 +46,8 @@ class EnginePair:
 
     device: str
     precision: Precision
-    coarse: Engine
-    fine: Engine
+    coarse: Runner
+    fine: Runner
 
     def close(self) -> None:
         """Free both."""
@@ -82,7 +82,7 @@ def available_engines(bundle: Bundle, say: Callable[[str], None] = lambda messag
 def onnx_engines(bundle: Bundle, device: str, precision: Precision) -> EnginePair:
     """Both graphs in ONNX Runtime; raises `EngineError` where the device can't run them."""
     coarse, fine = (
-        OnnxRuntimeEngine(*bundle.graph(stage, precision), bundle.manifest.max_batch, device=device)
+        OnnxRuntimeRunner(*bundle.graph(stage, precision), bundle.manifest.max_batch, device=device)
         for stage in ("coarse", "fine")
     )
     return EnginePair(device, precision, coarse, fine)
@@ -104,10 +104,10 @@ def _gpu_devices() -> list[str]:
 
 
 def _tensorrt_engines(bundle: Bundle, precision: Precision, say: Callable[[str], None]) -> EnginePair:
-    from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_engine
+    from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_runner
 
     settings, device = TensorRtSettings(precision=precision, say=say), Device("tensorrt")
-    coarse, fine = (load_tensorrt_engine(bundle, stage, device, settings) for stage in ("coarse", "fine"))
+    coarse, fine = (load_tensorrt_runner(bundle, stage, device, settings) for stage in ("coarse", "fine"))
     return EnginePair("tensorrt", precision, coarse, fine)
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole at every moment: atomic, growing and partial ones; locks between processes."""
+"""Files and folders that are whole at every moment; locks between processes; the cache folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from pathlib import Path
 from sharpose.bundle import MANIFEST_NAME
 from sharpose.errors import EngineError, ExportError, SinkError
 
-__all__ = ["GrowingFile", "atomic_file", "atomic_folder", "check_output", "file_lock", "mark_partial", "removed_error"]
+__all__ = [
+    "GrowingFile",
+    "atomic_file",
+    "atomic_folder",
+    "cache_folder",
+    "check_output",
+    "file_lock",
+    "mark_partial",
+    "removed_error",
+]
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -106,6 +115,13 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Folder of what can be made or downloaded again: `$XDG_CACHE_HOME/sharpose`, or `~/.cache/sharpose`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification says to ignore a relative one.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "sharpose"  # noqa: PTH117
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sharpose.config import describe_validation_error
 from sharpose.engines.gpu import Gpu
 from sharpose.errors import EngineError
-from sharpose.files import file_lock
+from sharpose.files import cache_folder, file_lock
 
 __all__ = [
     "SIDECAR_SCHEMA",
@@ -28,7 +28,6 @@ __all__ = [
     "Sidecar",
     "StoredEngine",
     "UnusableEngineError",
-    "default_cache_folder",
     "engine_paths",
     "read_engine",
     "remove_stale_files",
@@ -208,13 +207,6 @@ class PlanAndSidecar(Protocol):
         ...
 
 
-def default_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/sharpose`, or `~/.cache/sharpose`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says to ignore a relative one.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "sharpose"  # noqa: PTH117
-
-
 @dataclass(frozen=True)
 class EngineRequest:
     """The engine that is wanted. The gate's threshold is no part of it, so changing that rebuilds nothing.
@@ -293,12 +285,12 @@ class EngineCache:
     """A folder of engines that several processes may use at once.
 
     Args:
-        folder: Where they lie; `default_cache_folder()` if None. Made when something is built.
+        folder: Where they lie; `cache_folder()` if None. Made when something is built.
         say: Told in a line why an engine is built, or what is waited for.
     """
 
     def __init__(self, folder: Path | None = None, say: Callable[[str], None] = lambda line: None) -> None:
-        self.folder = default_cache_folder() if folder is None else folder
+        self.folder = cache_folder() if folder is None else folder
         self._say = say
 
     def find(self, request: EngineRequest, also: Path | None = None) -> StoredEngine | None:

@@ -34,27 +34,27 @@ from sharpose.engines.tensorrt.library import (
 )
 from sharpose.engines.tensorrt.progress import OnBuildProgress
 from sharpose.engines.tensorrt.two_stage import (
-    DeviceTwoStage,
     ExecutionContext,
     Program,
     StageRunner,
+    TensorRtTwoStage,
     max_bytes,
     shape_at,
 )
 from sharpose.errors import EngineError, InputError
 
 __all__ = [
-    "DeviceEngine",
-    "DeviceValue",
-    "TensorRtProgram",
+    "DeviceView",
+    "TensorRtEngine",
+    "TensorRtRunner",
     "TensorRtSettings",
     "choose_precision",
-    "load_tensorrt_engine",
+    "load_tensorrt_runner",
     "load_tensorrt_two_stage",
 ]
 
 
-class TensorRtProgram:
+class TensorRtEngine:
     """A `Program` of a plan in TensorRT's runtime. Made and used inside `Memory.active`.
 
     Args:
@@ -204,7 +204,7 @@ def _because(messages: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class DeviceValue:
+class DeviceView:
     """An output left on the device, until its engine runs again or is closed; see `DeviceTensor`."""
 
     buffer: DeviceBuffer
@@ -215,8 +215,8 @@ class DeviceValue:
         return self.sizes
 
 
-class DeviceEngine:
-    """See `sharpose.engines.base.Engine`.
+class TensorRtRunner:
+    """See `sharpose.engines.base.Runner`.
 
     Args:
         program: What to run.
@@ -261,7 +261,7 @@ class DeviceEngine:
     def run(
         self, inputs: Mapping[str, Value], outputs: Sequence[str], *, keep_on_device: Collection[str] = ()
     ) -> dict[str, Value]:
-        """Run the graph; see `Engine.run`. A batch below the engine's smallest is refused."""
+        """Run the graph; see `Runner.run`. A batch below the engine's smallest is refused."""
         if self._closed:
             raise EngineError("this engine was closed")
         check_inputs(inputs, self.inputs, self.max_batch)
@@ -278,7 +278,7 @@ class DeviceEngine:
         for name in outputs:
             shape = shape_at(self.outputs[name], sizes)
             if name in keep_on_device:
-                results[name] = DeviceValue(self._buffers[name], shape)
+                results[name] = DeviceView(self._buffers[name], shape)
             else:
                 results[name] = np.empty(shape, self.outputs[name].dtype)
         with self._memory.active():
@@ -299,7 +299,7 @@ class DeviceEngine:
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
                 self._memory.upload(self._buffers[name], value, self._stream)
-            elif isinstance(value, DeviceValue):
+            elif isinstance(value, DeviceView):
                 spec = self.inputs[name]
                 nbytes = int(np.prod(value.sizes)) * spec.dtype.itemsize
                 self._memory.copy(self._buffers[name], value.buffer, nbytes, self._stream)
@@ -320,7 +320,7 @@ class TensorRtSettings:
     """How to run with TensorRT.
 
     Attributes:
-        engine_cache: Folder of engines; `default_cache_folder()` if None.
+        engine_cache: Folder of engines; `cache_folder()` if None.
         cuda_bindings: `cuda-python` or `pycuda`; the first that is installed if None.
         cuda_graphs: Capture CUDA graphs; if None, where the bindings can.
         flavour: `tensorrt` or `tensorrt_rtx`; the first that loads if None.
@@ -348,7 +348,7 @@ def choose_precision(bundle: Bundle, asked: Precision | None = None) -> Precisio
     return gpu_precision(bundle.precisions)
 
 
-def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> DeviceTwoStage:
+def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> TensorRtTwoStage:
     """Both stages on a GPU.
 
     Raises:
@@ -372,11 +372,11 @@ def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSe
     except BaseException:
         memory.close()
         raise
-    return DeviceTwoStage(coarse, fine, memory, str(device), use_graphs=use_graphs)
+    return TensorRtTwoStage(coarse, fine, memory, str(device), use_graphs=use_graphs)
 
 
-def load_tensorrt_engine(bundle: Bundle, stage: str, device: Device, settings: TensorRtSettings) -> DeviceEngine:
-    """One stage as an `Engine`; raises as `load_tensorrt_two_stage`."""
+def load_tensorrt_runner(bundle: Bundle, stage: str, device: Device, settings: TensorRtSettings) -> TensorRtRunner:
+    """One stage as a `Runner`; raises as `load_tensorrt_two_stage`."""
     loader = _Loader(bundle, device, settings)
     memory: Memory = open_memory(device.index, settings.cuda_bindings)
     try:
@@ -385,7 +385,7 @@ def load_tensorrt_engine(bundle: Bundle, stage: str, device: Device, settings: T
     except BaseException:
         memory.close()
         raise
-    return DeviceEngine(program, memory, str(device))
+    return TensorRtRunner(program, memory, str(device))
 
 
 class _Loader:
@@ -402,7 +402,7 @@ class _Loader:
         self.say: Callable[[str], None] = settings.say or _log.info
         self._cache = EngineCache(settings.engine_cache, self.say)
 
-    def program(self, stage: str, *, specialize: bool) -> TensorRtProgram:
+    def program(self, stage: str, *, specialize: bool) -> TensorRtEngine:
         """A stage's engine, loaded. One that doesn't load is built anew, once."""
         own: Path | None = self._bundle.path / ENGINES_FOLDER
         engine = self._obtain(stage, own)
@@ -414,9 +414,9 @@ class _Loader:
             self.say(f"{stage} engine: {error}; trying another")
         return self._load(self._obtain(stage, own), stage, specialize)
 
-    def _load(self, engine: StoredEngine, stage: str, specialize: bool) -> TensorRtProgram:
+    def _load(self, engine: StoredEngine, stage: str, specialize: bool) -> TensorRtEngine:
         _, entry = self._bundle.graph(stage, self.precision)
-        return TensorRtProgram(self.flavour, engine.plan, entry, str(engine.path), specialize=specialize)
+        return TensorRtEngine(self.flavour, engine.plan, entry, str(engine.path), specialize=specialize)
 
     def _obtain(self, stage: str, own: Path | None) -> StoredEngine:
         path, _ = self._bundle.graph(stage, self.precision)

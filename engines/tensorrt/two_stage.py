@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import BatchBuckets, TensorSpec
+from sharpose.engines.base import TensorSpec
 from sharpose.engines.cuda.memory import DeviceBuffer, DeviceGraph, Memory, Stream
-from sharpose.engines.two_stage import CoarseHost
+from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
 from sharpose.errors import EngineError, InputError
 
-__all__ = ["DeviceTwoStage", "ExecutionContext", "Program", "StageRunner", "max_bytes", "shape_at"]
+__all__ = ["ExecutionContext", "Program", "StageRunner", "TensorRtTwoStage", "max_bytes", "shape_at"]
 
 
 class ExecutionContext(Protocol):
@@ -197,7 +197,7 @@ class StageRunner:
 _CARRIED = ("region_order", "region_features", "region_embeddings")
 
 
-class DeviceTwoStage:
+class TensorRtTwoStage:
     """See `sharpose.engines.two_stage.TwoStage`.
 
     A tensor has one device buffer, by its name: what the coarse stage leaves in `region_features` is where the fine
@@ -270,7 +270,7 @@ class DeviceTwoStage:
     def _pinned(self, spec: TensorSpec) -> npt.NDArray[Any]:
         return self._memory.pinned((self.max_batch, *(int(size) for size in spec.shape[1:])), spec.dtype)
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
         self._check_open()
         if not 1 <= people <= self.max_batch:
@@ -286,7 +286,7 @@ class DeviceTwoStage:
             self._wait()
         self._people = people
         out = self._coarse_out
-        return CoarseHost(out["keypoints"][:people], out["quality"][:people], out["region_order"][:people])
+        return CoarseOutput(out["keypoints"][:people], out["quality"][:people], out["region_order"][:people])
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """See `TwoStage.run_fine`."""

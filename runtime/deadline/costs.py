@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import BatchBuckets
+from sharpose.engines.two_stage import BatchBuckets
 
 __all__ = ["BatchCost", "next_batch", "own_share", "seconds_each"]
 

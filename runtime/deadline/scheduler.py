@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from sharpose.bundle import GainCurve
-from sharpose.engines.base import BatchBuckets
-from sharpose.engines.two_stage import TwoStage
+from sharpose.engines.two_stage import BatchBuckets, TwoStage
 from sharpose.errors import InputError
 from sharpose.runtime.batch import Crowd
 from sharpose.runtime.deadline.costs import BatchCost

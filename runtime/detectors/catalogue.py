@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sharpose.config import describe_validation_error
-from sharpose.engines.tensorrt.cache import default_cache_folder
 from sharpose.errors import DetectorError, EngineError
-from sharpose.files import file_lock
+from sharpose.files import cache_folder, file_lock
 
 __all__ = [
     "MOTION",
@@ -289,7 +288,7 @@ def find_detector(
             f"(your own go into {user_table_path()})"
         )
     console = console or Console(stderr=True)
-    folder = folder or default_cache_folder() / "detectors"
+    folder = folder or cache_folder() / "detectors"
     path = folder / f"{name}.onnx"
     pinned = path.with_name(path.name + ".sha256")
     wanted = _wanted_hash(name, entry, sha256, pinned)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sharpose.engines.base import BatchBuckets
+from sharpose.engines.two_stage import BatchBuckets
 
 
 @pytest.mark.parametrize(

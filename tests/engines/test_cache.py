@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cache_stand_ins import GPU, OPTIONS, REQUEST, Builder
 
-from sharpose.engines.tensorrt.cache import EngineCache, default_cache_folder
+from sharpose.engines.tensorrt.cache import EngineCache, cache_folder
 from sharpose.errors import EngineError
 
 
@@ -173,5 +173,5 @@ def test_a_cache_that_can_not_be_made_says_so(tmp_path):
 )
 def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    assert str(default_cache_folder()).endswith(expected)
-    assert default_cache_folder().is_absolute()
+    assert str(cache_folder()).endswith(expected)
+    assert cache_folder().is_absolute()

@@ -126,7 +126,7 @@ with memory.active():
 """
 
 TWO_STAGES = """
-from sharpose.engines.tensorrt.two_stage import DeviceTwoStage
+from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
 spec = importlib.util.spec_from_file_location("helpers", sys.argv[2])
 helpers = importlib.util.module_from_spec(spec)
 sys.modules["helpers"] = helpers
@@ -158,7 +158,7 @@ def make(name, items, function):
 
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
 fine = make("fine", helpers.FINE, helpers.fine_sum)
-stages = DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+stages = TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
 allocated = live()
 for people in (3, 8, 1):
     stages.crops[:people] = np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3)

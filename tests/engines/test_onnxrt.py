@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sharpose.bundle import GraphEntry, TensorEntry
 from sharpose.engines.base import Value
 from sharpose.engines.load import parse_device
-from sharpose.engines.onnxrt import OnnxRuntimeEngine, create_session
+from sharpose.engines.onnxrt import OnnxRuntimeRunner, create_session
 from sharpose.errors import EngineError, InputError
 
 MAX_BATCH = 4
@@ -67,8 +67,8 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(graph: Path) -> OnnxRuntimeEngine:
-    return OnnxRuntimeEngine(graph, entry(), MAX_BATCH, threads=1)
+def engine(graph: Path) -> OnnxRuntimeRunner:
+    return OnnxRuntimeRunner(graph, entry(), MAX_BATCH, threads=1)
 
 
 def scale_inputs(people: int) -> dict[str, Value]:
@@ -78,7 +78,7 @@ def scale_inputs(people: int) -> dict[str, Value]:
     }
 
 
-def test_runs_a_graph_and_hands_out_what_is_asked_for(engine: OnnxRuntimeEngine) -> None:
+def test_runs_a_graph_and_hands_out_what_is_asked_for(engine: OnnxRuntimeRunner) -> None:
     both = engine.run(scale_inputs(2), ("total", "scaled"))
     assert list(both) == ["total", "scaled"]
     np.testing.assert_array_equal(both["scaled"], [[0, 1, 2], [6, 8, 10]])
@@ -89,7 +89,7 @@ def test_runs_a_graph_and_hands_out_what_is_asked_for(engine: OnnxRuntimeEngine)
     assert list(engine.outputs) == ["scaled", "total"]
 
 
-def test_results_of_one_run_outlive_the_next(engine: OnnxRuntimeEngine) -> None:
+def test_results_of_one_run_outlive_the_next(engine: OnnxRuntimeRunner) -> None:
     inputs = scale_inputs(2)
     first = engine.run(inputs, ("total",))["total"]
     np.asarray(inputs["values"])[:] = 100
@@ -97,7 +97,7 @@ def test_results_of_one_run_outlive_the_next(engine: OnnxRuntimeEngine) -> None:
     np.testing.assert_array_equal(first, [3, 24])
 
 
-def test_checks_inputs_and_outputs(engine: OnnxRuntimeEngine) -> None:
+def test_checks_inputs_and_outputs(engine: OnnxRuntimeRunner) -> None:
     with pytest.raises(InputError, match=r"missing \['factor'\]"):
         engine.run({"values": np.zeros((1, 3), np.float32)}, ("total",))
     with pytest.raises(InputError, match="factor: expected dtype int32, got int64"):
@@ -110,7 +110,7 @@ def test_checks_inputs_and_outputs(engine: OnnxRuntimeEngine) -> None:
         engine.run(scale_inputs(2), ("sum",))
 
 
-def test_an_output_kept_on_its_device_feeds_another_run(engine: OnnxRuntimeEngine) -> None:
+def test_an_output_kept_on_its_device_feeds_another_run(engine: OnnxRuntimeRunner) -> None:
     kept = engine.run(scale_inputs(2), ("scaled", "total"), keep_on_device=("scaled",))
     assert not isinstance(kept["scaled"], np.ndarray)
     assert list(kept["scaled"].shape()) == [2, 3]
@@ -119,13 +119,13 @@ def test_an_output_kept_on_its_device_feeds_another_run(engine: OnnxRuntimeEngin
     np.testing.assert_array_equal(again["total"], [3, 240])
 
 
-def test_a_kept_output_of_another_size_is_refused(engine: OnnxRuntimeEngine) -> None:
+def test_a_kept_output_of_another_size_is_refused(engine: OnnxRuntimeRunner) -> None:
     kept = engine.run(scale_inputs(3), ("scaled",), keep_on_device=("scaled",))["scaled"]
     with pytest.raises(InputError, match="axis N is 2, but another input has 3"):
         engine.run({"values": kept, "factor": np.ones(2, np.int32)}, ("total",))
 
 
-def test_a_closed_engine_says_so(engine: OnnxRuntimeEngine) -> None:
+def test_a_closed_engine_says_so(engine: OnnxRuntimeRunner) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="this engine was closed"):
@@ -146,7 +146,7 @@ def test_threads_reach_the_session(graph: Path) -> None:
 )
 def test_a_graph_that_is_not_as_declared_is_refused(graph: Path, declared: GraphEntry, words: Sequence[str]) -> None:
     with pytest.raises(EngineError) as caught:
-        OnnxRuntimeEngine(graph, declared, MAX_BATCH)
+        OnnxRuntimeRunner(graph, declared, MAX_BATCH)
     message = str(caught.value)
     assert message.startswith(f"{graph}: ")
     position = 0
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes | Non
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "ort-tensorrt"])
 def test_a_device_that_is_not_there_says_what_to_install(graph: Path, device: str) -> None:
     with pytest.raises(EngineError) as caught:
-        OnnxRuntimeEngine(graph, entry(), MAX_BATCH, device=device)
+        OnnxRuntimeRunner(graph, entry(), MAX_BATCH, device=device)
     message = str(caught.value)
     assert message.startswith(f"device {parse_device(device)}: this onnxruntime has ")
     assert "CPUExecutionProvider" in message

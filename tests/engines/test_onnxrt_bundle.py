@@ -12,7 +12,7 @@ import pytest
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.errors import EngineError
 
 
@@ -22,9 +22,9 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def stages(bundle: Bundle) -> tuple[OnnxRuntimeEngine, OnnxRuntimeEngine]:
+def stages(bundle: Bundle) -> tuple[OnnxRuntimeRunner, OnnxRuntimeRunner]:
     coarse, fine = (
-        OnnxRuntimeEngine(*bundle.graph(stage), bundle.manifest.max_batch, threads=1) for stage in ("coarse", "fine")
+        OnnxRuntimeRunner(*bundle.graph(stage), bundle.manifest.max_batch, threads=1) for stage in ("coarse", "fine")
     )
     return coarse, fine
 
@@ -39,7 +39,7 @@ REFINED = {1: [0], 3: [0, 2], 8: [1, 2, 4, 7]}
 
 
 def run_both(
-    stages: tuple[OnnxRuntimeEngine, OnnxRuntimeEngine], crops: Array, rows: Sequence[int], patches: Array
+    stages: tuple[OnnxRuntimeRunner, OnnxRuntimeRunner], crops: Array, rows: Sequence[int], patches: Array
 ) -> Both:
     coarse, fine = stages
     carried = ("region_features", "region_embeddings")
@@ -59,7 +59,7 @@ def run_both(
 
 @pytest.mark.parametrize("people", REFINED)
 def test_a_batch_equals_its_rows_one_by_one(
-    bundle: Bundle, stages: tuple[OnnxRuntimeEngine, OnnxRuntimeEngine], people: int
+    bundle: Bundle, stages: tuple[OnnxRuntimeRunner, OnnxRuntimeRunner], people: int
 ) -> None:
     crops = reference_crops(people, bundle.model.crop_size)
     rows = REFINED[people]
@@ -83,7 +83,7 @@ def test_a_batch_equals_its_rows_one_by_one(
 
 
 def test_a_run_that_fails_is_one_line(
-    bundle: Bundle, stages: tuple[OnnxRuntimeEngine, OnnxRuntimeEngine], capfd: pytest.CaptureFixture[str]
+    bundle: Bundle, stages: tuple[OnnxRuntimeRunner, OnnxRuntimeRunner], capfd: pytest.CaptureFixture[str]
 ) -> None:
     shape = tuple(int(size) for size in stages[1].inputs["patches"].shape[1:])
     crops = reference_crops(2, bundle.model.crop_size)

@@ -22,7 +22,7 @@ from sharpose.errors import BundleError, EngineError
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (see the README)")
 
 from sharpose.engines.tensorrt.build import build_bundle_engines  # noqa: E402
-from sharpose.engines.tensorrt.runtime import TensorRtProgram, choose_precision  # noqa: E402
+from sharpose.engines.tensorrt.runtime import TensorRtEngine, choose_precision  # noqa: E402
 
 REGIONS, WIDTH, PATCHES = 48, 96, 96
 LITTLE = {"width": WIDTH, "depth": 2, "heads": 3}
@@ -205,7 +205,7 @@ def test_loading_without_a_gpu_says_so_in_one_line(built, bundle, flavour):
     precision, _, (coarse, _), _ = built
     _, entry = bundle.graph("coarse", precision)
     with pytest.raises(EngineError, match=r"coarse\.plan: TensorRT-RTX .* can't load it \(.*CUDA") as caught:
-        TensorRtProgram(flavour, coarse.plan, entry, str(coarse.path))
+        TensorRtEngine(flavour, coarse.plan, entry, str(coarse.path))
     assert "\n" not in str(caught.value)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from host_memory import HostMemory
 
-from sharpose.engines.tensorrt.runtime import DeviceEngine
+from sharpose.engines.tensorrt.runtime import TensorRtRunner
 from sharpose.errors import EngineError, InputError
 
 
@@ -17,7 +17,7 @@ def memory():
 
 @pytest.fixture
 def engines(small_programs, memory):
-    coarse, fine = (DeviceEngine(program, memory, "tensorrt:0") for program in small_programs(memory, min_batch=2))
+    coarse, fine = (TensorRtRunner(program, memory, "tensorrt:0") for program in small_programs(memory, min_batch=2))
     yield coarse, fine
     coarse.close()
     fine.close()

@@ -19,7 +19,7 @@ from sharpose.engines.load import load_two_stage, parse_device
 from sharpose.engines.tensorrt import runtime as tensorrt_load
 from sharpose.engines.tensorrt.cache import BuiltFor, Sidecar, write_engine
 from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour
-from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_engine
+from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_runner
 from sharpose.errors import EngineError
 
 GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
@@ -91,7 +91,7 @@ def machine(monkeypatch, host_program):
     monkeypatch.setattr(tensorrt_load, "find_flavour", lambda name: machine.flavour)
     monkeypatch.setattr(tensorrt_load, "open_memory", machine.open_memory)
     monkeypatch.setattr(tensorrt_load, "build_engine", machine.build)
-    monkeypatch.setattr(tensorrt_load, "TensorRtProgram", machine.program)
+    monkeypatch.setattr(tensorrt_load, "TensorRtEngine", machine.program)
     return machine
 
 
@@ -204,7 +204,7 @@ def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, sett
 
 
 def test_one_stage_is_an_engine(machine, bundle, settings):
-    engine = load_tensorrt_engine(bundle, "coarse", parse_device("tensorrt"), settings)
+    engine = load_tensorrt_runner(bundle, "coarse", parse_device("tensorrt"), settings)
     outputs = engine.run({"image": np.ones((3, 256, 192, 3), np.uint8)}, ["quality", "heatmaps"])
     assert outputs["quality"].shape == (3,)
     assert outputs["heatmaps"].shape == (3, 17, 64, 48)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from host_memory import HostMemory
 
-from sharpose.engines.tensorrt.two_stage import DeviceTwoStage
+from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
 from sharpose.errors import EngineError, InputError
 
 
@@ -19,7 +19,7 @@ def _fill(stages, people, seed=0):
 def _make(small_programs, *, use_graphs, max_batch=8, min_batch=1, **memory_options):
     memory = HostMemory(**memory_options)
     coarse, fine = small_programs(memory, max_batch=max_batch, min_batch=min_batch)
-    return DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs), memory, coarse, fine
+    return TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs), memory, coarse, fine
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
@@ -228,7 +228,7 @@ def test_an_allocation_that_fails_leaves_nothing_behind(small_programs, fail_aft
     memory = HostMemory(fail_after=fail_after)
     coarse, fine = small_programs(memory)
     with pytest.raises(EngineError, match="out of memory"):
-        DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+        TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
     assert (coarse.closed, fine.closed, memory.closed) == (1, 1, True)
     assert _live(memory) == {}
 
@@ -239,7 +239,7 @@ def test_stages_that_do_not_fit_each_other_are_refused(small_programs):
     half = coarse.outputs["region_features"]
     coarse.outputs["region_features"] = type(half)(half.name, np.dtype("float16"), half.shape)
     with pytest.raises(EngineError, match="coarse gives region_features float16"):
-        DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+        TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
     assert _live(memory) == {}
 
 
@@ -254,7 +254,7 @@ def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(tiny_bundle, 
     coarse, fine = bundle_programs(tiny_bundle, memory)
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     boxes = np.array([[10, 5, 60, 110], [40, 20, 150, 118], [0, 0, 159, 119]], np.float32)
-    stages = DeviceTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs)
+    stages = TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs)
     with (
         PoseEstimator(bundle, load_two_stage(bundle, threads=1)) as expected,
         PoseEstimator(bundle, stages) as estimator,

@@ -10,7 +10,7 @@ import pytest
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle
-from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.export.comparison import EngineStages, compare, failures, run_stages, tolerance_for
 from sharpose.export.quantisation import quantise_graphs
 
@@ -26,7 +26,7 @@ def _quantised(graph: onnx.GraphProto) -> set[str]:
 def test_linear_layers_and_nothing_else_are_quantised(two_precisions: Bundle, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(two_precisions.path, tmp_path / "bundle"))
     entries = [two_precisions.graph(stage)[1] for stage in ("coarse", "fine")]
-    exact = EngineStages(*(OnnxRuntimeEngine(folder / entry.file, entry, 4, threads=1) for entry in entries))
+    exact = EngineStages(*(OnnxRuntimeRunner(folder / entry.file, entry, 4, threads=1) for entry in entries))
     config = two_precisions.model
     crops = reference_crops(4, config.crop_size)
     models = quantise_graphs(folder / "coarse.onnx", folder / "fine.onnx", exact, crops, config)
@@ -42,7 +42,7 @@ def test_linear_layers_and_nothing_else_are_quantised(two_precisions: Bundle, tm
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, file)
     rough = EngineStages(
-        *(OnnxRuntimeEngine(file, entry, 4, threads=1) for file, entry in zip(files, entries, strict=True))
+        *(OnnxRuntimeRunner(file, entry, 4, threads=1) for file, entry in zip(files, entries, strict=True))
     )
     reference = run_stages(exact, crops, (4,), config)
     runs = run_stages(rough, crops, (4,), config, reference)

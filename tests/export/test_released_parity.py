@@ -8,7 +8,7 @@ import torch
 from reference_model import reference_crops, reference_state
 
 from sharpose.config import load_config
-from sharpose.engines.onnxrt import OnnxRuntimeEngine
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.export.onnx import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, describe_graph, export_graphs, save_graphs
 from sharpose.model import random_model
 from sharpose.runtime.gate import gate, gather_patches
@@ -29,7 +29,7 @@ def engines(tmp_path_factory):
     graphs = dict(zip(("coarse.onnx", "fine.onnx"), export_graphs(model, max_batch=8, opset=20), strict=True))
     entries = {file: describe_graph(graph, file) for file, graph in graphs.items()}
     save_graphs(graphs, folder, "weights.bin")
-    return [OnnxRuntimeEngine(folder / file, entry, 8) for file, entry in entries.items()]
+    return [OnnxRuntimeRunner(folder / file, entry, 8) for file, entry in entries.items()]
 
 
 @pytest.fixture(scope="module")

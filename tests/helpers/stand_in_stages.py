@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle
-from sharpose.engines.base import BatchBuckets
-from sharpose.engines.two_stage import CoarseHost
+from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
 from sharpose.runtime import PoseEstimator
 from sharpose.runtime.gate import Refine
 
@@ -43,13 +42,13 @@ class StubStages:
         self._quality = np.zeros(max_batch, np.float32)
         self._order = np.zeros((max_batch, math.prod(self.regions)), np.int32)
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         self.coarse_batches.append(people)
         self._coarse_keypoints[:people] = [[1, 2, 0.5]] * self.joints
         for row in range(people):
             self._quality[row] = self.qualities.pop(0) if self.qualities else 0.5
             self._order[row] = np.roll(np.arange(self._order.shape[1]), -row)
-        return CoarseHost(self._coarse_keypoints[:people], self._quality[:people], self._order[:people])
+        return CoarseOutput(self._coarse_keypoints[:people], self._quality[:people], self._order[:people])
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         assert rows.dtype == np.int32
@@ -87,7 +86,7 @@ class TimedStages(StubStages):
         self.clock = clock
         self.coarse_seconds, self.fine_seconds = coarse_seconds, fine_seconds
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         self.clock.now += self.coarse_seconds * people
         found = super().run_coarse(people)
         self._coarse_keypoints[:people] = [[96, 128, 0.5]] * self.joints

@@ -10,7 +10,7 @@ import pytest
 from stand_in_stages import PATCH, REGION, StubStages
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines.two_stage import CoarseHost
+from sharpose.engines.two_stage import CoarseOutput
 from sharpose.runtime import PoseEstimator
 from sharpose.runtime.gate import Refine
 
@@ -26,7 +26,7 @@ class BlobStages(StubStages):
     The coarse stage looks at the crop, the fine stage only at the patches that were gathered for it.
     """
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         super().run_coarse(people)
         rows, columns = self.regions
         for row in range(people):
@@ -34,7 +34,7 @@ class BlobStages(StubStages):
             self._coarse_keypoints[row] = self._find(crop, score=0.5)
             light = crop.reshape(rows, REGION, columns, REGION, 3).astype(np.int64).sum((1, 3, 4)).ravel()
             self._order[row] = np.argsort(-light, kind="stable")
-        return CoarseHost(self._coarse_keypoints[:people], self._quality[:people], self._order[:people])
+        return CoarseOutput(self._coarse_keypoints[:people], self._quality[:people], self._order[:people])
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         found = []

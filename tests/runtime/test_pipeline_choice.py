@@ -10,7 +10,7 @@ import pytest
 from stand_in_stages import PICTURE, Ticks, TimedStages
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines.two_stage import CoarseHost
+from sharpose.engines.two_stage import CoarseOutput
 from sharpose.geometry import crop_frames, keypoints_to_image
 from sharpose.runtime import Boxes, Picture, PoseEstimator
 from sharpose.runtime.deadline import DeadlineScheduler
@@ -61,7 +61,7 @@ class SeenStages(TimedStages):
     coarse: npt.NDArray[np.float32]
     fine: npt.NDArray[np.float32]
 
-    def run_coarse(self, people: int) -> CoarseHost:
+    def run_coarse(self, people: int) -> CoarseOutput:
         found = super().run_coarse(people)
         found.keypoints[:] = self.coarse[:people]
         return found

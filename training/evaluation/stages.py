@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle
-from sharpose.engines.base import Engine, HostArray
+from sharpose.engines.base import HostArray, Runner
 from sharpose.engines.load import load_two_stage, parse_device
 from sharpose.engines.two_stage import TwoStage
 from sharpose.runtime.gate import gather_patches
@@ -76,7 +76,7 @@ class EngineStages:
 class HeatmapEngineStages:
     """The same graphs as plain engines, which hand out heatmaps; features travel through the host."""
 
-    def __init__(self, coarse: Engine, fine: Engine, selected: int) -> None:
+    def __init__(self, coarse: Runner, fine: Runner, selected: int) -> None:
         self.max_batch = coarse.max_batch
         self._coarse, self._fine = coarse, fine
         self._selected = selected
@@ -121,18 +121,18 @@ def open_stages(bundle: Bundle, device: str, *, heatmaps: bool, threads: int | N
     return HeatmapEngineStages(coarse, fine, selected)
 
 
-def _load_engine(bundle: Bundle, stage: str, device: str, threads: int | None) -> Engine:
+def _load_engine(bundle: Bundle, stage: str, device: str, threads: int | None) -> Runner:
     where = parse_device(device)
     if where.kind == "tensorrt":
-        from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_engine
+        from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_runner
 
-        return load_tensorrt_engine(bundle, stage, where, TensorRtSettings())
-    from sharpose.engines.onnxrt import OnnxRuntimeEngine
+        return load_tensorrt_runner(bundle, stage, where, TensorRtSettings())
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
 
-    return OnnxRuntimeEngine(*bundle.graph(stage), bundle.manifest.max_batch, device=device, threads=threads)
+    return OnnxRuntimeRunner(*bundle.graph(stage), bundle.manifest.max_batch, device=device, threads=threads)
 
 
-def _on_host(engine: Engine, inputs: dict[str, HostArray], outputs: tuple[str, ...]) -> dict[str, HostArray]:
+def _on_host(engine: Runner, inputs: dict[str, HostArray], outputs: tuple[str, ...]) -> dict[str, HostArray]:
     """Outputs copied: an engine may reuse its buffers."""
     run = engine.run({name: np.ascontiguousarray(value) for name, value in inputs.items()}, outputs)
     return {name: np.array(cast(HostArray, value)) for name, value in run.items()}

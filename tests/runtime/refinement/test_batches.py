@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sharpose.engines.base import BatchBuckets
+from sharpose.engines.two_stage import BatchBuckets
 from sharpose.runtime.deadline.costs import BatchCost, next_batch, own_share, seconds_each
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose.engines.base import BatchBuckets
+from sharpose.engines.two_stage import BatchBuckets
 from sharpose.runtime.deadline.costs import BatchCost
 
 
