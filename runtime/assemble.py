@@ -16,25 +16,21 @@ from sharpose.engines.load import onnxruntime_device
 from sharpose.engines.tensorrt.runtime import TensorRtSettings
 from sharpose.errors import InputError, SharposeError, SinkError
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, SourceBoxes
-from sharpose.runtime.cli import RunOptions
 from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.detectors.catalogue import MOTION, find_detector, how_to_find_people, is_file_name
 from sharpose.runtime.detectors.motion import MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.drawing.draw import StatusLine, draw_poses
 from sharpose.runtime.frames import Image, Sink, Source
-from sharpose.runtime.gate import check_refine
 from sharpose.runtime.messages import Messages, StopRequest, run_progress, stop_on_signals
+from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import PoseResult
 from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
-from sharpose.runtime.sinks.encoding import VideoSettings
-from sharpose.runtime.sinks.outputs import Output, fill, make_sink, outputs_of_streams, source_names
-from sharpose.runtime.sinks.outputs import Stream as SinkStream
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams, source_names
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources import open_source
-from sharpose.runtime.sources.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.scene import is_scene
 from sharpose.runtime.statistics import RunStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
@@ -115,7 +111,11 @@ class PeopleFinder:
             named = not is_file_name(options.detector)
             if options.detector_sha256 is not None and not named:
                 raise InputError("--detector-sha256 is for a named detector that is downloaded, not for a file")
-            path = find_detector(options.detector, sha256=options.detector_sha256) if named else Path(options.detector)
+            path = (
+                find_detector(options.detector, sha256=options.detector_sha256, table=options.detector_table)
+                if named
+                else Path(options.detector)
+            )
             self._detector = Detector.from_onnx(
                 path,
                 device=onnxruntime_device(options.device),
@@ -149,7 +149,7 @@ def make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
     return PoseEstimator.from_bundle(
         options.bundle,
         device=options.device,
-        refine=check_refine(options.refine),
+        refine=options.refine,
         quality_threshold=options.quality_threshold,
         threads=options.threads,
         tensorrt=TensorRtSettings(
@@ -183,21 +183,21 @@ def make_server(options: RunOptions, messages: Messages) -> ServeServer | None:
     return ServeServer(options.serve, options.serve_token, say=messages.info)
 
 
-def make_outputs(options: RunOptions) -> list[list[Output]]:
-    """The outputs of each source, checked before anything is loaded.
+def make_outputs(options: RunOptions, names: Sequence[str]) -> list[list[Output]]:
+    """The outputs of each source, under whose `names` they are written; checked before anything is loaded.
 
     Raises:
         InputError: several sources would share an output.
         click.UsageError: an output would overwrite an input.
     """
-    names = source_names(options.sources)
-    outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], options.sources)
+    outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], names)
     _check_outputs(options, people_files(options, names), outputs)
     return outputs
 
 
 def make_streams(
     options: RunOptions,
+    names: Sequence[str],
     outputs: Sequence[Sequence[Output]],
     estimator: PoseEstimator,
     messages: Messages,
@@ -209,6 +209,7 @@ def make_streams(
 
     Args:
         options: What the user wants.
+        names: Of the sources, from `source_names`.
         outputs: Of each source, from `make_outputs`.
         estimator: For its skeleton.
         messages: Told what sources and sinks have to say.
@@ -220,26 +221,24 @@ def make_streams(
         SharposeError: a source can't be opened, or something doesn't fit it.
         click.UsageError: nobody says where the people are.
     """
-    names = source_names(options.sources)
     finder = PeopleFinder(options, names, say=messages.info)
-    how = _source_options(options)
     streams = []
     for index, spec in enumerate(options.sources):
-        source = open_source(spec, how, say=messages.warning)
+        source = open_source(spec, options.reading, say=messages.warning)
         open_things.callback(source.close)
         boxes = finder.boxes_of(index, source)
-        of_stream = SinkStream(
+        settings = SinkSettings(
             name=names[index],
             skeleton=estimator.skeleton,
             frame_rate=source.info.frame_rate,
             live=source.info.live,
             tracked=options.track,
-            video=VideoSettings(options.encoder, options.crf, options.bitrate, options.preset),
+            video=options.video,
             picture_kind=options.frames_format,
             say=messages.warning,
         )
         try:
-            sinks: list[Sink] = [make_sink(output, of_stream) for output in outputs[index]]
+            sinks: list[Sink] = [make_sink(output, settings) for output in outputs[index]]
             if options.show:
                 sinks.append(WindowSink(source.info.name, stop=lambda: bool(stop)))
         except SinkError as error:  # nothing has run yet: the user's to mend
@@ -257,40 +256,6 @@ def _steps(options: RunOptions, estimator: PoseEstimator) -> list[PoseStep]:
     if options.smooth:
         steps.append(Smoother())
     return steps
-
-
-def _source_options(options: RunOptions) -> SourceOptions:
-    return SourceOptions(
-        buffer=options.buffer,  # type: ignore[arg-type]  # click checks the choice
-        reconnect=_reconnect(options.reconnect),
-        timeout=options.timeout,
-        stride=options.stride,
-        start=options.start,
-        duration=options.duration,
-        hwaccel=options.hwaccel,
-        stdin_size=_size(options.stdin_size),
-        stdin_rate=options.stdin_rate,
-        rtsp_transport=options.rtsp_transport,  # type: ignore[arg-type]
-    )
-
-
-def _reconnect(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == "forever":
-        return FOREVER
-    if text.isdigit():
-        return int(text)
-    raise InputError(f"--reconnect: expected a number of attempts or `forever`, got {text!r}")
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, times, width = text.partition("x")
-    if not (times and height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise InputError(f"--stdin-size: expected HEIGHTxWIDTH as in 720x1280, got {text!r}")
-    return int(height), int(width)
 
 
 def _check_outputs(options: RunOptions, inputs: Sequence[Path], outputs: Sequence[Sequence[Output]]) -> None:
@@ -334,7 +299,8 @@ def run_with(options: RunOptions) -> int:
 
 
 def _run(options: RunOptions, messages: Messages) -> int:
-    outputs = make_outputs(options)
+    names = source_names(options.sources)
+    outputs = make_outputs(options, names)
     with contextlib.ExitStack() as open_things:
         estimator = make_estimator(options, messages)
         open_things.callback(estimator.close)
@@ -342,7 +308,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
         server = make_server(options, messages)
         if server is not None:
             open_things.callback(server.close)
-        streams = make_streams(options, outputs, estimator, messages, server, stop, open_things)
+        streams = make_streams(options, names, outputs, estimator, messages, server, stop, open_things)
         if not any(stream.sinks for stream in streams):
             messages.info("note: nothing will be written; add --output, --json, --coco, --csv, --serve …")
         warm_up = estimator.warm_up()

@@ -1,10 +1,10 @@
 """Where results go."""
 
 from sharpose.files import mark_partial
+from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
-from sharpose.runtime.sinks.encoding import VideoSettings
 from sharpose.runtime.sinks.folders import OpenPoseSink, PicturesSink
-from sharpose.runtime.sinks.outputs import Output, Stream, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.restream import RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
@@ -20,7 +20,7 @@ __all__ = [
     "Output",
     "PicturesSink",
     "RestreamSink",
-    "Stream",
+    "SinkSettings",
     "VideoSettings",
     "VideoSink",
     "WindowSink",

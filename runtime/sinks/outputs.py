@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 
 from sharpose.errors import InputError
 from sharpose.runtime.frames import Sink
+from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
-from sharpose.runtime.sinks.encoding import VideoSettings
 from sharpose.runtime.sinks.folders import OpenPoseSink, PicturesSink
 from sharpose.runtime.sinks.restream import RESTREAM_SCHEMES, RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
@@ -18,7 +18,7 @@ from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
-__all__ = ["PLACEHOLDER", "Output", "Stream", "fill", "make_sink", "outputs_of_streams", "source_names"]
+__all__ = ["PLACEHOLDER", "Output", "SinkSettings", "fill", "make_sink", "outputs_of_streams", "source_names"]
 
 PLACEHOLDER = "{source}"
 
@@ -90,7 +90,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Stream:
+class SinkSettings:
     """What a sink has to know of the frames that it will get.
 
     Attributes:
@@ -114,26 +114,24 @@ class Stream:
     say: Callable[[str], None] = lambda line: None
 
 
-def outputs_of_streams(outputs: Sequence[Output], sources: Sequence[str]) -> list[list[Output]]:
+def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[list[Output]]:
     """The outputs of each source, `{source}` filled in.
 
     Args:
         outputs: As the user gave them.
-        sources: The sources, as the user named them.
+        names: Of the sources, from `source_names`.
 
     Raises:
         InputError: several sources would write into one output, or two outputs are the same.
     """
-    if len(sources) > 1:
+    if len(names) > 1:
         for output in outputs:
             if PLACEHOLDER not in output.target:
                 raise InputError(
-                    f"{output.option} {output.name}: {len(sources)} sources can't share one output; put {PLACEHOLDER} "
+                    f"{output.option} {output.name}: {len(names)} sources can't share one output; put {PLACEHOLDER} "
                     "into its name, which stands for the source's"
                 )
-    filled = [
-        [replace(output, target=fill(output.target, name)) for output in outputs] for name in source_names(sources)
-    ]
+    filled = [[replace(output, target=fill(output.target, name)) for output in outputs] for name in names]
     taken: dict[str, Output] = {}
     for output in (output for of_one in filled for output in of_one):
         where = output.target if output.path is None else str(output.path.resolve())
@@ -147,7 +145,7 @@ def outputs_of_streams(outputs: Sequence[Output], sources: Sequence[str]) -> lis
     return filled
 
 
-def make_sink(output: Output, stream: Stream) -> Sink:
+def make_sink(output: Output, settings: SinkSettings) -> Sink:
     """The sink of one output, its `{source}` filled in; nothing is made on the disk before its first record.
 
     Raises:
@@ -156,29 +154,29 @@ def make_sink(output: Output, stream: Stream) -> Sink:
     """
     target = output.target
     if output.option == "--output":
-        return _pictures_sink(target, stream)
+        return _pictures_sink(target, settings)
     maker = _MAKERS.get(output.option)
     if maker is None:
         raise InputError(f"expected one of --output {' '.join(_MAKERS)}, got {output.option}")
-    return maker(target, stream)
+    return maker(target, settings)
 
 
-def _pictures_sink(target: str, stream: Stream) -> Sink:
+def _pictures_sink(target: str, settings: SinkSettings) -> Sink:
     if is_url(target):
-        return RestreamSink(target, settings=stream.video, frame_rate=stream.frame_rate, say=stream.say)
+        return RestreamSink(target, settings=settings.video, frame_rate=settings.frame_rate, say=settings.say)
     if Path(target).suffix.lower() not in VIDEO_SUFFIXES:
         raise InputError(
             f"--output {target}: expected a video's name ending in {' '.join(VIDEO_SUFFIXES)}, or an address that "
             f"begins with {' '.join(f'{scheme}://' for scheme in RESTREAM_SCHEMES)}"
         )
-    return VideoSink(target, frame_rate=stream.frame_rate, settings=stream.video, live=stream.live)
+    return VideoSink(target, frame_rate=settings.frame_rate, settings=settings.video, live=settings.live)
 
 
-_MAKERS: dict[str, Callable[[str, Stream], Sink]] = {
-    "--json": lambda target, stream: JsonLinesSink(target),
-    "--coco": lambda target, stream: CocoSink(target),
-    "--csv": lambda target, stream: CsvSink(target, skeleton=stream.skeleton),
-    "--openpose": lambda target, stream: OpenPoseSink(target, stem=stream.name, skeleton=stream.skeleton),
-    "--mot": lambda target, stream: MotSink(target, tracked=stream.tracked),
-    "--frames": lambda target, stream: PicturesSink(target, stem=stream.name, kind=stream.picture_kind),
+_MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
+    "--json": lambda target, settings: JsonLinesSink(target),
+    "--coco": lambda target, settings: CocoSink(target),
+    "--csv": lambda target, settings: CsvSink(target, skeleton=settings.skeleton),
+    "--openpose": lambda target, settings: OpenPoseSink(target, stem=settings.name, skeleton=settings.skeleton),
+    "--mot": lambda target, settings: MotSink(target, tracked=settings.tracked),
+    "--frames": lambda target, settings: PicturesSink(target, stem=settings.name, kind=settings.picture_kind),
 }

@@ -21,7 +21,8 @@ from av.container import OutputContainer
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.frames import FrameRecord, Image
-from sharpose.runtime.sinks.encoding import PictureEncoder, VideoSettings, find_encoder
+from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 from sharpose.runtime.sources.urls import redact_url
 
 __all__ = ["RESTREAM_SCHEMES", "RestreamSink", "Sender"]

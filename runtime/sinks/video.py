@@ -16,7 +16,8 @@ from av.container import OutputContainer
 from sharpose.errors import InputError, SinkError
 from sharpose.files import mark_partial, removed_error
 from sharpose.runtime.frames import FrameRecord, Image
-from sharpose.runtime.sinks.encoding import PictureEncoder, VideoSettings, find_encoder
+from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 
 __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoSink"]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from sharpose.errors import SharposeError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceHealth, SourceInfo
-from sharpose.runtime.sources.options import FOREVER, SourceOptions
+from sharpose.runtime.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text
 

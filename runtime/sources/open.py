@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Source
+from sharpose.runtime.options import Kind, SourceOptions
 from sharpose.runtime.sources.base import TrimmedSource
 from sharpose.runtime.sources.camera import (
     CameraSource,
@@ -22,7 +23,6 @@ from sharpose.runtime.sources.camera import (
 )
 from sharpose.runtime.sources.decoding import Hardware
 from sharpose.runtime.sources.live import LiveSource
-from sharpose.runtime.sources.options import Kind, SourceOptions
 from sharpose.runtime.sources.pictures import PictureSource, is_picture
 from sharpose.runtime.sources.raw import RawSource
 from sharpose.runtime.sources.scene import SceneSource, is_scene

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sharpose.runtime.sources.options import Kind, SourceOptions
+from sharpose.runtime.options import Kind, SourceOptions
 
 __all__ = ["ffmpeg_options", "is_url", "kind_of_address", "redact_text", "redact_url", "scheme_of"]
 

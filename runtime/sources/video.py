@@ -21,8 +21,8 @@ from av.video.stream import VideoStream
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceInfo
+from sharpose.runtime.options import Kind, SourceOptions
 from sharpose.runtime.sources.decoding import Decoder, FrameClock, GapWatch, Hardware, open_stream
-from sharpose.runtime.sources.options import Kind, SourceOptions
 from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url, scheme_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import result_readers as readers
 
-from sharpose.runtime.sinks import Output, Stream, make_sink
+from sharpose.runtime.sinks import Output, SinkSettings, make_sink
 from sharpose.runtime.sinks.folders import OPENPOSE_COCO18
 from sharpose.skeleton import COCO17
 
@@ -29,7 +29,7 @@ def written(tmp_path_factory, record):
         "--mot": "o.txt",
         "--frames": "pictures",
     }
-    stream = Stream("walk", COCO17, frame_rate=25, tracked=True)
+    stream = SinkSettings("walk", COCO17, frame_rate=25, tracked=True)
     sinks = [make_sink(Output(option, str(folder / target)), stream) for option, target in outputs.items()]
     records = []
     for index in range(FRAMES):

@@ -19,7 +19,7 @@ import result_readers as readers
 
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import Sink
-from sharpose.runtime.sinks import Output, Stream, make_sink
+from sharpose.runtime.sinks import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
 
 TARGETS = {
@@ -31,7 +31,7 @@ TARGETS = {
     "--mot": "o.txt",
     "--frames": "pictures",
 }
-STREAM = Stream("walk", COCO17, frame_rate=25, tracked=True)
+STREAM = SinkSettings("walk", COCO17, frame_rate=25, tracked=True)
 
 
 def count_frames(option: str, path: Path) -> int:
@@ -126,9 +126,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from conftest import make_record
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import Output, Stream, make_sink
+from sharpose.runtime.sinks import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
-sink = make_sink(Output({option!r}, {str(tmp_path / TARGETS[option])!r}), Stream("a", COCO17, tracked=True))
+sink = make_sink(Output({option!r}, {str(tmp_path / TARGETS[option])!r}), SinkSettings("a", COCO17, tracked=True))
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:
     for index in range(3000):

@@ -25,13 +25,13 @@ folder, here, live = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "live"
 sys.path.insert(0, here)
 import numpy as np
 from conftest import make_record
-from sharpose.runtime.sinks import Output, Stream, make_sink
+from sharpose.runtime.sinks import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
 targets = {"--json": "o.jsonl", "--coco": "o.json", "--csv": "o.csv", "--openpose": "poses", "--mot": "o.txt",
            "--frames": "pictures"}
 outputs = [Output(option, str(folder / name)) for option, name in targets.items()]
 outputs += [Output("--output", str(folder / f"o.{suffix}")) for suffix in ("mp4", "mov", "mkv")]
-sinks = [make_sink(output, Stream("walk", COCO17, frame_rate=20, live=live, tracked=True)) for output in outputs]
+sinks = [make_sink(output, SinkSettings("walk", COCO17, frame_rate=20, live=live, tracked=True)) for output in outputs]
 pace = float(sys.argv[4])
 for index in range(100_000):
     noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), dtype=np.uint8)

@@ -14,14 +14,14 @@ from sharpose.runtime.sinks import (
     Output,
     PicturesSink,
     RestreamSink,
-    Stream,
+    SinkSettings,
     VideoSink,
     make_sink,
     outputs_of_streams,
 )
 from sharpose.skeleton import COCO17
 
-STREAM = Stream("walk", COCO17, tracked=True)
+STREAM = SinkSettings("walk", COCO17, tracked=True)
 
 
 @pytest.mark.parametrize(
@@ -56,25 +56,25 @@ def test_what_nothing_writes_to(target):
 
 def test_many_sources_need_names_of_their_own():
     outputs = [Output("--json", "out/{source}.jsonl"), Output("--output", "rtsp://h/{source}")]
-    assert outputs_of_streams(outputs, ["a/cam.mp4", "b/cam.mp4"]) == [
+    assert outputs_of_streams(outputs, ["cam", "cam-2"]) == [
         [Output("--json", "out/cam.jsonl"), Output("--output", "rtsp://h/cam")],
         [Output("--json", "out/cam-2.jsonl"), Output("--output", "rtsp://h/cam-2")],
     ]
-    assert outputs_of_streams(outputs[:1], ["a.mp4"]) == [[Output("--json", "out/a.jsonl")]]
+    assert outputs_of_streams(outputs[:1], ["a"]) == [[Output("--json", "out/a.jsonl")]]
     with pytest.raises(InputError, match=r"--csv out\.csv: 2 sources can't share one output; put {source} into its"):
-        outputs_of_streams([Output("--csv", "out.csv")], ["a.mp4", "b.mp4"])
+        outputs_of_streams([Output("--csv", "out.csv")], ["a", "b"])
 
 
 def test_no_password_in_a_refusal():
     with pytest.raises(InputError, match="sources can't share") as refused:
-        outputs_of_streams([Output("--output", "rtsp://u:secret@h/a")], ["a.mp4", "b.mp4"])
+        outputs_of_streams([Output("--output", "rtsp://u:secret@h/a")], ["a", "b"])
     assert "secret" not in str(refused.value)
 
 
 def test_two_outputs_into_one(tmp_path):
     with pytest.raises(InputError, match=r"--coco .*x/\.\./a\.json and --json .*a\.json are the same"):
-        outputs_of_streams([Output("--json", f"{tmp_path}/a.json"), Output("--coco", f"{tmp_path}/x/../a.json")], ["0"])
-    outputs_of_streams([Output("--json", "/dev/null"), Output("--csv", "/dev/null")], ["0"])
+        outputs_of_streams([Output("--json", f"{tmp_path}/a.json"), Output("--coco", f"{tmp_path}/x/../a.json")], ["a"])
+    outputs_of_streams([Output("--json", "/dev/null"), Output("--csv", "/dev/null")], ["a"])
 
 
 def test_what_is_written_where():

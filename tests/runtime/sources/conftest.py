@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from live_stand_ins import Inner
 
+from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources.live import Backoff, LiveSource
-from sharpose.runtime.sources.options import SourceOptions
 
 VideoMaker = Callable[..., Path]
 

@@ -11,8 +11,8 @@ from live_stand_ins import Clock, Factory, Inner, fail, frame, some, then
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceHealth
+from sharpose.runtime.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.live import LiveSource
-from sharpose.runtime.sources.options import FOREVER, SourceOptions
 
 
 def test_without_reconnecting_an_end_is_an_end(made):

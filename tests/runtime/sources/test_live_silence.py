@@ -11,8 +11,8 @@ from live_stand_ins import Factory, Inner, frame, some, then
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
+from sharpose.runtime.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.live import Backoff
-from sharpose.runtime.sources.options import FOREVER, SourceOptions
 
 
 def test_silence_is_a_loss_even_where_the_library_does_not_notice(made):

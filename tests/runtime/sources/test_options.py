@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from sharpose.errors import InputError
+from sharpose.runtime.options import Kind, SourceOptions
 from sharpose.runtime.sources import open_source
-from sharpose.runtime.sources.options import Kind, SourceOptions
 
 
 @pytest.mark.parametrize(

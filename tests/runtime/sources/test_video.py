@@ -11,7 +11,7 @@ import pytest
 from damaged_files import saved, with_garbage
 
 from sharpose.errors import SourceError
-from sharpose.runtime.sources.options import SourceOptions
+from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources.video import VideoSource
 
 TURNED_CLOCKWISE = (0, 1 << 16, 0, -(1 << 16), 0, 0)

@@ -1,0 +1,248 @@
+"""The options of a run, each declared in `runtime/cli.py` under the name that it has here. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Literal, get_args
+
+import click
+
+from sharpose.errors import InputError
+
+__all__ = ["DEFAULT_TIMEOUT", "FOREVER", "Kind", "RunOptions", "SourceOptions", "VideoSettings"]
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds without a frame before a live source counts as lost."""
+FOREVER = -1
+"""As `SourceOptions.reconnect`: retry without limit, from the very first attempt on."""
+
+_Buffer = Literal["latest", "all"]
+_Transport = Literal["tcp", "udp"]
+
+
+class Kind(Enum):
+    """Kinds of sources, as an error names them."""
+
+    VIDEO = "a video file"
+    PICTURES = "pictures"
+    SCENE = "the built-in scene"
+    CAMERA = "a camera"
+    STREAM = "a live stream"
+    RTSP = "an RTSP stream"
+    REMOTE_FILE = "a file on a server"
+    PIPELINE = "a GStreamer pipeline"
+    STDIN = "standard input"
+
+
+_LIVE = frozenset((Kind.CAMERA, Kind.STREAM, Kind.RTSP, Kind.PIPELINE))
+_REMOTE = frozenset((Kind.STREAM, Kind.RTSP, Kind.REMOTE_FILE))
+# The kinds of sources that an option does something to; `stride` does to all.
+_MEANT_FOR: dict[str, frozenset[Kind]] = {
+    "buffer": _LIVE,
+    "reconnect": _LIVE,
+    "timeout": _LIVE | _REMOTE,
+    "start": frozenset((Kind.VIDEO, Kind.REMOTE_FILE, Kind.SCENE)),
+    "duration": frozenset(Kind) - {Kind.PICTURES},
+    "hwaccel": _REMOTE | {Kind.VIDEO},
+    "stdin_size": frozenset((Kind.STDIN,)),
+    "stdin_rate": frozenset((Kind.STDIN,)),
+    "rtsp_transport": frozenset((Kind.RTSP,)),
+}
+_OFF: dict[str, object] = {"reconnect": 0, "hwaccel": "none"}  # these fit every kind
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read. None: not given; what is given must do something to the source (`check`).
+
+    Attributes:
+        buffer: For live sources: `latest` hands out the newest frame and drops older ones, `all` keeps up to
+            `queue_size` of them. `latest` if None.
+        reconnect: Attempts in a row to reconnect a lost live source; 0 for none. None retries without limit once the
+            source was there; a count, or `FOREVER`, also covers a source that isn't there at the start.
+        timeout: Seconds without a frame before a live source counts as lost; `DEFAULT_TIMEOUT` if None.
+        stride: Every how many-th frame is handed out; the others are decoded, as later ones need them, and left out.
+        start: Seconds of a video to skip.
+        duration: Seconds to read.
+        hwaccel: `none`, `auto`, a device type of FFmpeg (`cuda`, `vaapi`, `qsv`, …), or `jetson`; `none` if None.
+        stdin_size: Height and width of the raw frames on standard input.
+        stdin_rate: Frames per second of the raw frames on standard input; 25 if None.
+        rtsp_transport: `tcp` or `udp`; `tcp` if None.
+        queue_size: Frames that `buffer="all"` holds before it drops the oldest.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    buffer: _Buffer | None = None
+    reconnect: int | None = None
+    timeout: float | None = None
+    stride: int = 1
+    start: float | None = None
+    duration: float | None = None
+    hwaccel: str | None = None
+    stdin_size: tuple[int, int] | None = None
+    stdin_rate: float | None = None
+    rtsp_transport: _Transport | None = None
+    queue_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.buffer is not None and self.buffer not in get_args(_Buffer):
+            raise InputError(f"buffer: expected latest or all, got {self.buffer!r}")
+        if self.rtsp_transport is not None and self.rtsp_transport not in get_args(_Transport):
+            raise InputError(f"rtsp-transport: expected tcp or udp, got {self.rtsp_transport!r}")
+        if self.reconnect is not None and self.reconnect < FOREVER:
+            raise InputError(f"reconnect: expected a number of attempts, 0 for none, got {self.reconnect}")
+        if self.stride < 1:
+            raise InputError(f"stride: expected at least 1, got {self.stride}")
+        if self.queue_size < 1:
+            raise InputError(f"queue size: expected at least 1, got {self.queue_size}")
+        if self.start is not None and not (math.isfinite(self.start) and self.start >= 0):
+            raise InputError(f"start: expected seconds, 0 or more, got {self.start}")
+        for name in ("timeout", "duration", "stdin_rate"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name.replace('_', '-')}: expected a positive number, got {value}")
+        if self.stdin_size is not None and not (len(self.stdin_size) == 2 and min(self.stdin_size) > 0):
+            raise InputError(f"stdin-size: expected a height and a width, both positive, got {self.stdin_size}")
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a frame before a live source counts as lost."""
+        return DEFAULT_TIMEOUT if self.timeout is None else self.timeout
+
+    def check(self, name: str, kind: Kind) -> None:
+        """Refuse options that would do nothing to the source `name`, which is a `kind`.
+
+        Raises:
+            InputError: such an option was given.
+        """
+        for option, kinds in _MEANT_FOR.items():
+            if getattr(self, option) not in (None, _OFF.get(option)) and kind not in kinds:
+                *others, last = sorted(entry.value for entry in kinds)
+                meant = f"{', '.join(others)} or {last}" if others else last
+                raise InputError(
+                    f"--{option.replace('_', '-')} is for {meant}, but {name} is {kind.value}; leave it out"
+                )
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How pictures are encoded.
+
+    Attributes:
+        encoder: `h264` or `h265` (software where FFmpeg has it), `auto` (H.264 in hardware where an encoder for that
+            opens, else as `h264`), or the name of one of FFmpeg's encoders, such as `libx265` or `h264_nvenc`.
+        crf: Constant quality, 0 (best) to 51; the encoder's default if None. Excludes `bitrate`.
+        bitrate: Bits per second, or None.
+        preset: One of the encoder's own, such as `veryfast`; a fast one if None.
+
+    Raises:
+        InputError: a number is out of its range, or quality and bitrate are both given.
+    """
+
+    encoder: str = "h264"
+    crf: int | None = None
+    bitrate: int | None = None
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise InputError(f"video quality: expected a crf of 0 (best) to 51, got {self.crf}")
+        if self.bitrate is not None and self.bitrate < 1000:
+            raise InputError(f"video bitrate: expected bits a second, at least 1000, got {self.bitrate}")
+        if self.crf is not None and self.bitrate is not None:
+            raise InputError("video quality and bitrate exclude each other: give a crf or bits a second")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The command line of `sharpose-run`; its help says what each option is.
+
+    Raises:
+        click.UsageError: options exclude one another, or one would do nothing.
+    """
+
+    sources: tuple[str, ...]
+    reading: SourceOptions
+    video: VideoSettings
+    bundle: Path | None
+    refine: Literal["auto", "always", "never"]
+    quality_threshold: float | None
+    deadline: float | None
+    max_people: int | None
+    device: str
+    threads: int | None
+    engine_cache: Path | None
+    cuda_bindings: str | None
+    cuda_graphs: bool | None
+    detector: str | None
+    detector_sha256: str | None
+    detector_table: Path | None
+    detect_every: int
+    conf: float | None
+    iou: float | None
+    classes: str | None
+    boxes: str | None
+    full_frame: bool
+    track: bool
+    smooth: bool
+    output: tuple[str, ...]
+    json_file: str | None
+    coco_file: str | None
+    csv_file: str | None
+    openpose: str | None
+    mot: str | None
+    frames: str | None
+    frames_format: str
+    show: bool
+    serve: str | None
+    serve_token: str | None
+    kpt_thr: float
+    draw_regions: bool
+    draw_status: bool
+    quiet: bool
+    json_logs: bool
+    debug: bool
+
+    def __post_init__(self) -> None:
+        ways = {"--boxes": self.boxes, "--detector": self.detector, "--full-frame": self.full_frame}
+        given = [name for name, value in ways.items() if value]
+        on_tensorrt = {
+            "--engine-cache": self.engine_cache,
+            "--cuda-bindings": self.cuda_bindings,
+            "--cuda-graphs/--no-cuda-graphs": self.cuda_graphs,
+        }
+        if len(given) > 1:
+            raise click.UsageError(f"{' and '.join(given)} exclude each other: give one")
+        if self.detect_every > 1 and self.detector is None:
+            raise click.UsageError("--detect-every is for --detector, which isn't given")
+        if self.smooth and not self.track:
+            raise click.UsageError("--smooth follows people from frame to frame: give --track as well")
+        if self.mot is not None and not self.track:
+            raise click.UsageError("--mot needs to know who is who: give --track as well")
+        if self.serve_token is not None and self.serve is None and "SHARPOSE_SERVE_TOKEN" not in os.environ:
+            raise click.UsageError("--serve-token is for --serve, which isn't given")
+        for name, value in on_tensorrt.items():
+            if value is not None and not self.device.startswith("tensorrt"):
+                raise click.UsageError(f"{name} is for --device tensorrt, got --device {self.device}")
+        if self.quiet and self.json_logs:
+            raise click.UsageError("--quiet and --json-logs exclude each other: give one")
+
+    @property
+    def outputs(self) -> list[tuple[str, str]]:
+        """Each output's option and target, in the order of `--help`."""
+        named = {
+            "--json": self.json_file,
+            "--coco": self.coco_file,
+            "--csv": self.csv_file,
+            "--openpose": self.openpose,
+            "--mot": self.mot,
+            "--frames": self.frames,
+        }
+        given = [(option, target) for option, target in named.items() if target is not None]
+        return [*(("--output", target) for target in self.output), *given]
