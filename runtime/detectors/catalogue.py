@@ -1,16 +1,14 @@
-"""`--detector NAME`: detectors that are had by name, downloaded once to the cache and checked."""
+"""`--detector NAME`: detectors by name, downloaded once to the cache and checked against their sha256."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import IO, Literal
@@ -19,31 +17,46 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sharpose.bundle import file_sha256
 from sharpose.config import describe_validation_error
 from sharpose.errors import DetectorError, EngineError
 from sharpose.files import cache_folder, file_lock
 
-__all__ = [
-    "MOTION",
-    "DetectorEntry",
-    "Download",
-    "download",
-    "find_detector",
-    "how_to_find_people",
-    "is_file_name",
-    "load_table",
-    "user_table_path",
-]
+__all__ = ["MOTION", "download", "find_detector", "how_to_find_people", "is_file_name", "load_table", "user_table_path"]
+
+MOTION = "motion"
+"""The name of the detector without weights."""
+
+TRUST = "trust"
+"""As `--detector-sha256`: accept the first download and pin its sha256."""
+
+_CHUNK = 1 << 18  # bytes
+_TRIES = 3  # each resumes where the last one was cut off
+
+
+def how_to_find_people(source: str) -> str:
+    """One line on how to say where the people are in `source`, an address without its password."""
+    return (
+        f"where are the people in {source}? give --detector FILE.onnx (YOLOX, YOLOv8-style or end-to-end), --detector "
+        f"NAME (such as yolox-tiny; downloaded once), --detector {MOTION} (a camera that stands still; needs no "
+        "weights), --boxes FILE (COCO detection results), or --full-frame (one person fills the picture); the built-in "
+        "scene brings its own boxes"
+    )
+
+
+def is_file_name(text: str) -> bool:
+    """Whether `--detector TEXT` is a file rather than a name."""
+    return text.lower().endswith(".onnx") or "/" in text or Path(text).exists()
 
 
 class DetectorEntry(BaseModel):
     """One detector of the table.
 
     Attributes:
-        url: Where the ONNX file is, `https://` (or `http://` on this machine).
-        sha256: Of the file; None where nobody who can be named has published it.
-        sha256_source: Who published it; goes with `sha256`.
-        family: `yolox`, `yolov8` or `end-to-end`: what it is expected to be recognised as.
+        url: Address of the ONNX file, `https://` (or `http://` on this machine).
+        sha256: Of the file; None where nobody has published it.
+        sha256_source: Who published `sha256`; given together with it.
+        family: `yolox`, `yolov8` or `end-to-end`.
         licence: Of the weights.
     """
 
@@ -71,8 +84,8 @@ class _Table(BaseModel):
     def _check(self) -> _Table:
         for name in self.detectors:
             # A name that could be a file, a number or an option would be taken for one.
-            if not name.replace("-", "").replace("_", "").isalnum() or name[0] == "-" or name == "motion":
-                raise ValueError(f"name {name!r}: expected letters, digits, - and _, and not 'motion'")
+            if not name.replace("-", "").replace("_", "").isalnum() or name[0] == "-" or name == MOTION:
+                raise ValueError(f"name {name!r}: expected letters, digits, - and _, and not '{MOTION}'")
         return self
 
 
@@ -84,10 +97,10 @@ def user_table_path() -> Path:
 
 
 def load_table(own: Path | None = None) -> dict[str, DetectorEntry]:
-    """Every detector by name; the user's entries replace ours of the same name.
+    """All detectors by name; the user's entries replace built-in ones of the same name.
 
     Args:
-        own: The user's table, which must exist; `user_table_path()`, if it is there, where None.
+        own: The user's table, which must exist; by default `user_table_path()`, if there is such a file.
 
     Raises:
         DetectorError: PyYAML isn't installed, or a table can't be read or isn't valid.
@@ -118,165 +131,19 @@ def _parse(text: str, source: str) -> dict[str, DetectorEntry]:
         raise DetectorError(f"{source}: {describe_validation_error(error)}") from error
 
 
-_CHUNK = 1 << 18
-_TRIES = 3  # each goes on where the last one was cut off
-
-OnProgress = Callable[[int, "int | None"], None]
-
-
-@dataclass(frozen=True)
-class Download:
-    """What to get, and where it goes.
-
-    Attributes:
-        url: Where it is.
-        path: Where it goes; its folder is made.
-        sha256: What it must be; None to take what comes (and say so to the user).
-        timeout: Seconds without a byte after which a server counts as dead.
-    """
-
-    url: str
-    path: Path
-    sha256: str | None
-    timeout: float = 30.0
-
-
-def download(
-    job: Download,
-    on_progress: OnProgress = lambda done, total: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> str:
-    """Get a file, unless it is there. However many processes ask, one downloads.
-
-    Args:
-        job: What.
-        on_progress: Told the bytes so far and, where the server says it, of how many.
-        say: Told in a line what is waited for.
-
-    Returns:
-        The file's sha256.
-
-    Raises:
-        DetectorError: the server refuses, is silent or keeps hanging up, the disk can't be written, or the file is not
-            the one that the hash is of (it is deleted then).
-    """
-    try:
-        job.path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(_beside(job.path, ".lock"), lambda: say(f"{job.path.name}: another process downloads it")):
-            if job.path.exists():
-                return _check(job, job.path)
-            part = _beside(job.path, ".part")
-            _fetch(job, part, on_progress)
-            found = _check(job, part)
-            os.replace(part, job.path)  # noqa: PTH105
-            return found
-    except EngineError as error:  # the lock's: it speaks of another cache
-        cause = error.__cause__
-        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
-        raise DetectorError(f"{job.path.parent}: can't be locked ({reason}); set XDG_CACHE_HOME") from error
-    except OSError as error:
-        raise DetectorError(
-            f"{job.path}: can't be written ({error.strerror or error}); make room, or set XDG_CACHE_HOME"
-        ) from error
-
-
-def _fetch(job: Download, part: Path, on_progress: OnProgress) -> None:
-    """Fill `part` up to the end, from where it stands."""
-    for attempt in range(1, _TRIES + 1):
-        try:
-            with part.open("ab") as file, _answer(job, file) as (body, total):
-                while chunk := body.read(_CHUNK):
-                    file.write(chunk)
-                    on_progress(file.tell(), total)
-                if total is not None and file.tell() < total:
-                    raise http.client.IncompleteRead(b"", total - file.tell())
-                return
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and part.stat().st_size:  # nothing is left, or the file there is another by now
-                part.unlink()
-                continue
-            raise DetectorError(f"{job.url}: the server answers {error.code} {error.reason}") from error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            if attempt == _TRIES:
-                kept = part.stat().st_size if part.exists() else 0
-                how = "timed out" if isinstance(reason, TimeoutError) else str(reason) or type(reason).__name__
-                raise DetectorError(
-                    f"{job.url}: {' '.join(how.split())} ({_TRIES} tries); {kept} bytes are kept, run again to go on"
-                ) from error
-    raise DetectorError(f"{job.url}: the server's answers don't fit together; run again")
-
-
-@contextlib.contextmanager
-def _answer(job: Download, file: IO[bytes]) -> Iterator[tuple[http.client.HTTPResponse, int | None]]:
-    """The server's answer from where `file` ends, and the size of the whole; a server without ranges starts anew."""
-    start = file.seek(0, os.SEEK_END)
-    headers = {"User-Agent": "sharpose", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    request = urllib.request.Request(job.url, headers=headers)
-    with urllib.request.urlopen(request, timeout=job.timeout) as body:
-        length = body.headers.get("Content-Length")
-        left = int(length) if length is not None and length.isdigit() else None
-        if start and not (body.status == 206 and body.headers.get("Content-Range", "").startswith(f"bytes {start}-")):
-            file.truncate(0)
-            start = file.seek(0)
-        yield body, None if left is None else start + left
-
-
-def _check(job: Download, file: Path) -> str:
-    """The file's sha256. Raises `DetectorError`, and deletes it, where it isn't the one asked for."""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
-    found = digest.hexdigest()
-    if job.sha256 is not None and found != job.sha256:
-        file.unlink()
-        raise DetectorError(
-            f"{job.url}: expected sha256 {job.sha256}, the file has {found}; deleted it: a wrong hash, or not the "
-            "file that was published"
-        )
-    return found
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-MOTION = "motion"
-"""The name of the detector without weights."""
-
-TRUST = "trust"
-"""As `--detector-sha256`: take what comes the first time, and pin it."""
-
-
-def is_file_name(text: str) -> bool:
-    """Whether `--detector TEXT` means a file rather than a name of the table."""
-    return text.lower().endswith(".onnx") or "/" in text or Path(text).exists()
-
-
 def find_detector(
-    name: str,
-    *,
-    sha256: str | None = None,
-    table: Path | None = None,
-    folder: Path | None = None,
-    console: Console | None = None,
-    timeout: float = 30.0,
+    name: str, *, sha256: str | None = None, table: Path | None = None, console: Console | None = None
 ) -> Path:
-    """The file of a detector in the table, downloaded if it isn't in the cache.
+    """Path of a detector's file in `~/.cache/sharpose/detectors`, downloaded if it isn't there.
 
     Args:
         name: As in the table.
-        sha256: The user's own hash, or `trust` to take what comes the first time and hold on to it; else the table's.
+        sha256: The user's own hash, or `trust` to accept the first download and pin its hash; by default the table's.
         table: The user's own table; see `load_table`.
-        folder: The cache; `~/.cache/sharpose/detectors` if None.
-        console: Where the bar is shown, if it is a terminal, and lines are said; stderr if None.
-        timeout: Seconds without a byte after which a server counts as dead.
+        console: Shows progress and messages; by default stderr.
 
     Raises:
-        DetectorError: there is no such name, its hash isn't known to anybody, or it can't be downloaded.
+        DetectorError: no such name, no published hash, or the download failed.
     """
     entries = load_table(table)
     entry = entries.get(name)
@@ -288,27 +155,26 @@ def find_detector(
             f"(your own go into {user_table_path()})"
         )
     console = console or Console(stderr=True)
-    folder = folder or cache_folder() / "detectors"
-    path = folder / f"{name}.onnx"
-    pinned = path.with_name(path.name + ".sha256")
-    wanted = _wanted_hash(name, entry, sha256, pinned)
+    path = cache_folder() / "detectors" / f"{name}.onnx"
+    pinned = _beside(path, ".sha256")
+    expected = _expected_sha256(name, entry, sha256, pinned)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    with _bar(name, console) as on_progress:
-        found = download(Download(entry.url, path, wanted, timeout), on_progress, say)
-    if wanted is None:
+    with _progress_bar(name, console) as on_progress:
+        found = download(entry.url, path, expected, on_progress=on_progress, say=say)
+    if expected is None:
         try:
             pinned.write_text(found + "\n")
         except OSError as error:
             raise DetectorError(f"{pinned}: can't be written ({error.strerror})") from error
-        say(f"warning: {name}: nobody has vouched for this file; trusted it as you asked, sha256 {found}")
+        say(f"warning: {name}: nobody has published a hash of this file; trusted as you asked, sha256 {found}")
     return path
 
 
-def _wanted_hash(name: str, entry: DetectorEntry, given: str | None, pinned: Path) -> str | None:
-    """What the file must be; None where the user trusts what comes, for the first time."""
+def _expected_sha256(name: str, entry: DetectorEntry, given: str | None, pinned: Path) -> str | None:
+    """Hash that the file must have; None where the user trusts the first download."""
     if given is not None and given != TRUST:
         digest = given.lower().removeprefix("sha256:")
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
@@ -321,14 +187,14 @@ def _wanted_hash(name: str, entry: DetectorEntry, given: str | None, pinned: Pat
     if given == TRUST:
         return None
     raise DetectorError(
-        f"--detector {name}: no published sha256 of {entry.url} is known, so it isn't downloaded unseen; give yours by "
-        f"--detector-sha256 HASH or as sha256: in {user_table_path()}, or --detector-sha256 {TRUST} to take what comes"
+        f"--detector {name}: no published sha256 of {entry.url} is known, so it isn't downloaded; give yours by "
+        f"--detector-sha256 HASH or as sha256: in {user_table_path()}, or --detector-sha256 {TRUST} to accept any file"
     )
 
 
 @contextlib.contextmanager
-def _bar(name: str, console: Console) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on a terminal, from the first byte on."""
+def _progress_bar(name: str, console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal, shown from the first byte on."""
     columns = (TextColumn("downloading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = progress.add_task(name, total=None)
@@ -343,15 +209,106 @@ def _bar(name: str, console: Console) -> Iterator[Callable[[int, int | None], No
         progress.stop()
 
 
-def how_to_find_people(source: str) -> str:
-    """What a user who said nothing about people may say: one line.
+def download(
+    url: str,
+    path: Path,
+    sha256: str | None,
+    *,
+    timeout: float = 30.0,
+    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Download a file, unless it is there. Of several processes, one downloads and the others wait.
 
     Args:
-        source: What is to be run, without its password.
+        url: Its address.
+        path: Where to put it; the folder is made.
+        sha256: Expected hash; None to accept any file.
+        timeout: Seconds without a byte before the server counts as dead.
+        on_progress: Called with the bytes so far and, where the server tells it, the size.
+        say: Called with a line while another process is waited for.
+
+    Returns:
+        The file's sha256.
+
+    Raises:
+        DetectorError: the server refuses, is silent or keeps hanging up, the disk can't be written, or the hash is
+            another one (the file is deleted then).
     """
-    return (
-        f"where are the people in {source}? give --detector FILE.onnx (YOLOX, YOLOv8-style or end-to-end), --detector "
-        f"NAME (such as yolox-tiny; downloaded once), --detector {MOTION} (a camera that stands still; needs no "
-        "weights), --boxes FILE (COCO detection results), or --full-frame (one person fills the picture); the built-in "
-        "scene brings its own boxes"
-    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(_beside(path, ".lock"), lambda: say(f"{path.name}: another process downloads it")):
+            if path.exists():
+                return _check(path, url, sha256)
+            part = _beside(path, ".part")
+            _fetch(url, part, timeout, on_progress)
+            found = _check(part, url, sha256)
+            os.replace(part, path)  # noqa: PTH105
+            return found
+    except EngineError as error:  # the lock's: it speaks of another cache
+        cause = error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        raise DetectorError(f"{path.parent}: can't be locked ({reason}); set XDG_CACHE_HOME") from error
+    except OSError as error:
+        raise DetectorError(
+            f"{path}: can't be written ({error.strerror or error}); make room, or set XDG_CACHE_HOME"
+        ) from error
+
+
+def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int | None], None]) -> None:
+    """Append to `part` what is missing of the file."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with part.open("ab") as file, _open_url(url, file, timeout) as (body, total):
+                while chunk := body.read(_CHUNK):
+                    file.write(chunk)
+                    on_progress(file.tell(), total)
+                if total is not None and file.tell() < total:
+                    raise http.client.IncompleteRead(b"", total - file.tell())
+                return
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and part.stat().st_size:  # nothing is left, or the file there is another by now
+                part.unlink()
+                continue
+            raise DetectorError(f"{url}: the server answers {error.code} {error.reason}") from error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if attempt == _TRIES:
+                kept = part.stat().st_size if part.exists() else 0
+                how = "timed out" if isinstance(reason, TimeoutError) else str(reason) or type(reason).__name__
+                raise DetectorError(
+                    f"{url}: {' '.join(how.split())} ({_TRIES} tries); {kept} bytes are kept, run again to resume"
+                ) from error
+    raise DetectorError(f"{url}: the server's answers contradict each other; run again")
+
+
+@contextlib.contextmanager
+def _open_url(url: str, file: IO[bytes], timeout: float) -> Iterator[tuple[http.client.HTTPResponse, int | None]]:
+    """The response from where `file` ends, and the whole size; starts over where the server knows no ranges."""
+    start = file.seek(0, os.SEEK_END)
+    headers = {"User-Agent": "sharpose", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as body:
+        length = body.headers.get("Content-Length")
+        left = int(length) if length is not None and length.isdigit() else None
+        if start and not (body.status == 206 and body.headers.get("Content-Range", "").startswith(f"bytes {start}-")):
+            file.truncate(0)
+            start = file.seek(0)
+        yield body, None if left is None else start + left
+
+
+def _check(file: Path, url: str, sha256: str | None) -> str:
+    """The file's sha256; deletes the file and raises `DetectorError` where another one is expected."""
+    found = file_sha256(file)
+    if sha256 is not None and found != sha256:
+        file.unlink()
+        raise DetectorError(
+            f"{url}: expected sha256 {sha256}, found {found}; deleted the file: a wrong hash, or not the file that was "
+            "published"
+        )
+    return found
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)

@@ -1,4 +1,4 @@
-"""Finding people with an ONNX detector, whose family is recognised from its graph."""
+"""Find people with an ONNX detector, whose family is recognised from its graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["COCO_CLASSES", "Detector", "PeopleFrom", "check_detector_options", "parse_classes"]
 
 PeopleFrom = Literal["detector", "boxes", "motion", "full-frame", "scene"]
-"""Where people come from."""
+"""Where people's boxes come from."""
 
 COCO_CLASSES = (  # noqa: SIM905 - readable as a text
     "person bicycle car motorcycle airplane bus train truck boat traffic-light fire-hydrant stop-sign "
@@ -36,26 +36,27 @@ COCO_CLASSES = (  # noqa: SIM905 - readable as a text
 ).split()
 """COCO's 80 classes in the order of their ids; words are joined by a hyphen."""
 
-# What each does something to.
-_MEANT_FOR: dict[str, tuple[PeopleFrom, ...]] = {
-    "--conf": ("detector", "boxes"),
-    "--iou": ("detector",),
-    "--classes": ("detector",),
-}
-_NOTHING: dict[PeopleFrom, str] = {
-    "detector": "",
+_WHY_USELESS: dict[PeopleFrom, str] = {
     "boxes": "a boxes file's people are taken as they are",
     "motion": "the motion detector has neither classes nor overlaps",
     "full-frame": "the full frame is one person",
     "scene": "the scene's boxes are the true ones",
 }
+_DYNAMIC_SIDE = 640  # height or width that a graph with a dynamic one is run at
+_INPUT_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+_OTHER_TASKS = ("classify", "segment", "pose", "obb")
+_DEFAULT_IOU = 0.65
+_SCORE_SLACK = 1e-2  # half precision
 
 
 def parse_classes(text: str) -> tuple[int, ...]:
     """Class ids from `0,16` or `person,dog`: ids from 0, or COCO's names (`sports-ball` or `sports ball`).
 
     Raises:
-        InputError: an entry is neither, or stands there twice.
+        InputError: an entry is neither, or is repeated.
     """
     ids: list[int] = []
     for part in text.split(","):
@@ -76,14 +77,10 @@ def parse_classes(text: str) -> tuple[int, ...]:
 def check_detector_options(
     people_from: PeopleFrom, *, conf: float | None, iou: float | None, classes: str | None
 ) -> None:
-    """Refuse an option where it would do nothing, or whose value is out of range; None is an option that isn't given.
-
-    Raises:
-        InputError: see above.
-    """
+    """Check the options that are given (not None). Raises `InputError` for one without effect or out of range."""
     for name, value in (("--conf", conf), ("--iou", iou), ("--classes", classes)):
-        if value is not None and people_from not in _MEANT_FOR[name]:
-            raise InputError(f"{name} would do nothing here: {_NOTHING[people_from]}; leave it out")
+        if value is not None and people_from != "detector" and (name, people_from) != ("--conf", "boxes"):
+            raise InputError(f"{name} would do nothing here: {_WHY_USELESS[people_from]}; leave it out")
     for name, number in (("--conf", conf), ("--iou", iou)):
         if number is not None and not 0 <= number <= 1:
             raise InputError(f"{name}: expected a number from 0 to 1, got {number}")
@@ -91,48 +88,20 @@ def check_detector_options(
         parse_classes(classes)
 
 
-DYNAMIC_SIDE = 640
-"""Height or width that a graph with a dynamic one is run at."""
-
-_INPUT_DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-}
-_OTHER_TASKS = ("classify", "segment", "pose", "obb")
-_DEFAULT_IOU = 0.65
-_SCORE_SLACK = 1e-2  # half precision
-
-
 class Detector:
-    """A detector of people in ONNX Runtime.
-
-    Three families are recognised, from the names and shapes of the outputs at the graph's input size (640x640 where
-    that is dynamic):
-
-    * YOLOX: one output [1, anchors, 5 + classes]; BGR 0 to 255, letterboxed to the top left. Boxes in the grid's terms
-      and boxes decoded in the graph are told apart by what the graph says of a grey picture.
-    * YOLOv8-style: one output [1, 4 + classes, anchors]; RGB 0 to 1, letterboxed to the middle.
-    * End-to-end: outputs `dets` [1, n, 5] and `labels` [1, n], suppression in the graph; fed as YOLOX is.
-
-    Make one with `Detector.from_onnx`.
+    """A detector of people in ONNX Runtime, of one of the families in `detectors/families.py`; see `from_onnx`.
 
     Attributes:
         path: The ONNX file.
         family: The family it belongs to.
-        input_size: Height and width of its input.
-        conf: Boxes that score less are dropped.
-        iou: Of two boxes of one class that overlap by more, the worse is dropped (not in end-to-end graphs).
+        input_size: Height and width of its input; 640 where that is dynamic.
+        conf: Lowest score of a box.
+        iou: Highest overlap of two boxes of one class; the worse is dropped (not in end-to-end graphs).
         classes: The classes that are people.
     """
 
     def __init__(
-        self,
-        path: Path,
-        session: onnxruntime.InferenceSession,
-        *,
-        conf: float = 0.3,
-        iou: float | None = None,
-        classes: Sequence[int] = (0,),
+        self, path: Path, session: onnxruntime.InferenceSession, conf: float, iou: float | None, classes: Sequence[int]
     ) -> None:
         overlap = _DEFAULT_IOU if iou is None else iou
         if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
@@ -164,24 +133,25 @@ class Detector:
         iou: float | None = None,
         classes: Sequence[int] = (0,),
     ) -> Detector:
-        """Load a detector and run it once on a grey picture, to recognise it and to find out that it runs.
+        """Load a detector and run it once on a grey picture, to recognise its family and to check that it runs.
 
         Args:
             path: An ONNX file.
             device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
-            conf: Boxes that score less are dropped, 0 to 1.
-            iou: Of two boxes of one class that overlap by more, the worse is dropped, 0 to 1; 0.65 if None. Not for
-                end-to-end graphs, which do that themselves.
+            conf: Lowest score of a box, 0 to 1.
+            iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs, which
+                suppress overlaps themselves.
             classes: The classes that are people, counted from 0.
 
         Raises:
-            DetectorError: there is no such file, it is not an ONNX graph, or not of a family that is understood.
+            DetectorError: there is no such file, it is not an ONNX graph, or of no known family.
             EngineError: ONNX Runtime or the device is not there.
             InputError: conf, iou or classes are out of range, or iou would do nothing.
         """
         path = Path(path)
         if not path.is_file():
-            raise DetectorError(f"detector {path}: expected an ONNX file, found {_what_is_there(path)}")
+            found = "a directory" if path.is_dir() else "a special file" if path.exists() else "nothing"
+            raise DetectorError(f"detector {path}: expected an ONNX file, found {found}")
         try:
             session = create_session(path, parse_device(device))
         except EngineError as error:
@@ -189,7 +159,7 @@ class Detector:
                 raise
             reason = _first_line(error.__cause__)
             raise DetectorError(f"detector {path}: expected an ONNX graph that ONNX Runtime loads: {reason}") from error
-        return cls(path, session, conf=conf, iou=iou, classes=classes)
+        return cls(path, session, conf, iou, classes)
 
     def __call__(self, image_bgr: Image) -> Boxes:
         """The people in a picture.
@@ -198,8 +168,8 @@ class Detector:
             image_bgr: uint8 [H, W, 3], BGR.
 
         Returns:
-            Boxes in picture pixels, clipped to the picture, best first. Boxes whose numbers are not finite and boxes
-            without area inside the picture are dropped.
+            Boxes in picture pixels, clipped to the picture, best first, without those that are not finite or have no
+            area inside the picture.
 
         Raises:
             InputError: `image_bgr` is not such a picture.
@@ -212,7 +182,7 @@ class Detector:
             )
         height, width = image_bgr.shape[:2]
         letterbox = Letterbox.fit((height, width), self.input_size, centred=self.family.centred)
-        outputs = self._run(self._tensor(letterbox.apply(image_bgr)))
+        outputs = self._run(self.family.tensor(letterbox.apply(image_bgr), self._dtype))
         try:
             candidates = self.family.decode(outputs)
         except DetectorError as error:
@@ -236,13 +206,6 @@ class Detector:
         except DetectorError as error:
             raise DetectorError(f"detector {self.path}: {error}") from None
 
-    def _tensor(self, canvas: Image) -> npt.NDArray[np.generic]:
-        """The graph's input [1, 3, H, W] from a letterboxed picture."""
-        channels = canvas[:, :, ::-1] if self.family.rgb else canvas
-        tensor = np.empty((1, 3, *self.input_size), self._dtype)
-        np.multiply(channels.transpose(2, 0, 1), np.float32(self.family.scale), out=tensor[0], casting="unsafe")
-        return tensor
-
     def _run(self, tensor: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
         import onnxruntime as ort
 
@@ -255,7 +218,7 @@ class Detector:
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
     def _people(self, candidates: Candidates) -> Candidates:
-        """Those candidates that are people, are sure enough and have finite boxes."""
+        """The candidates that are people, score enough and are finite."""
         scores = candidates.scores
         finite = np.isfinite(scores)
         if scores.size and not finite.any():
@@ -271,7 +234,7 @@ class Detector:
         return Candidates(candidates.xyxy[people], scores[people], candidates.labels[people])
 
     def _select(self, people: Candidates, letterbox: Letterbox) -> Boxes:
-        """The people's boxes in the picture, without overlaps, without what has no area there."""
+        """The people's boxes in the picture, overlaps suppressed, those without area dropped."""
         if self.family.overlapping:
             order = box_nms(people.xyxy, people.scores, self.iou, people.labels)
         else:
@@ -289,16 +252,12 @@ def _check_input(path: Path, inputs: Sequence[Any]) -> tuple[str, np.dtype[Any],
         # A dynamic axis is a name, None, or a number that is none.
         batch, channels, *sides = (axis if isinstance(axis, int) and axis > 0 else None for axis in one.shape)
         if batch in (1, None) and channels in (3, None):
-            height, width = (DYNAMIC_SIDE if side is None else side for side in sides)
+            height, width = (_DYNAMIC_SIDE if side is None else side for side in sides)
             return cast(str, one.name), _INPUT_DTYPES[one.type], (height, width)
     raise DetectorError(
         f"detector {path}: expected one picture as input, float or float16 [1, 3, height, width], found {found}; "
-        f"detectors that are understood: {EXPECTED}"
+        f"known detectors: {EXPECTED}"
     )
-
-
-def _what_is_there(path: Path) -> str:
-    return "a directory" if path.is_dir() else "a special file" if path.exists() else "nothing"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,213 @@
+"""`--detector motion`: people who move in front of a camera that stands still, found without any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.runtime.detectors.background import Background, Mask, Picture
+from sharpose.runtime.detectors.silhouettes import PersonSize, find_people
+from sharpose.runtime.frames import Frame
+from sharpose.runtime.result import Boxes, PoseResult
+
+__all__ = ["CameraShake", "MotionBoxes"]
+
+_LONG_SIDE = 640  # pixels, of the picture that is analysed
+_WARM_UP = 0.3  # seconds of learning before anybody is reported
+_LONGEST_STEP = 1.0  # seconds: a gap in the stream teaches nothing
+_MARGIN = 0.04  # of the longer side: how far the background reaches beyond the picture, for a camera that shakes
+_TOO_MUCH = 0.5  # of the picture in front: the light or the camera has changed
+_PATIENCE = 0.6  # seconds that this may last (a flash, a bus) before the background is learned again
+_REFER_EVERY = 1.0  # seconds
+
+
+class MotionBoxes:
+    """Background subtraction for one stream from a camera that stands still (it may shake and drift a little).
+
+    Nobody is reported in the first moments, while the background is learned; who stands still from the start is part of
+    the background until they move. The usual size of people by their place in the picture is learned as well; fragments
+    are joined and groups split by it. Where the whole picture changes (the light is switched, the camera turned), the
+    background is learned again.
+
+    Measured on a crowd of some 30 walkers (341 frames), tracked by boxes alone: 10,629 boxes with an id, in 77 tracks
+    over 10 frames, their median 108. OpenCV's MOG2 instead of our background gave 8,343, 85 and 73 (it breaks bodies
+    up), its KNN 9,930, 72 and 107 (who stands still dissolves within seconds); other settings of both did no better.
+
+    Args:
+        say: Called with a line when the background is learned again.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self._say = say
+        self._frame_size: tuple[int, int] | None = None
+        self._size = PersonSize()
+        self._time = self._began = self._referred = self._changed = 0.0
+
+    def boxes_for(self, frame: Frame) -> Boxes:
+        """The people who move, clipped to the picture; they score 0.9 alone, 0.6 in a group, 0.3 where unsure."""
+        picture = self._small(frame.image)
+        if self._frame_size != (frame.height, frame.width):
+            self._size = PersonSize()
+            self._begin(picture, frame)
+            return Boxes.empty()
+        seconds = min(max(frame.time - self._time, 0.0), _LONGEST_STEP)
+        self._time = frame.time
+        same_view = self._shake.follow(_light(picture))
+        steady, visible = self._shake.onto_background(picture, self._background.picture)
+        front = self._background.difference(steady, visible, seconds)
+        changed = not same_view or np.count_nonzero(front == 255) > _TOO_MUCH * front.size
+        self._changed = self._changed + seconds if changed else 0.0
+        if changed:
+            if self._changed > _PATIENCE:
+                what = "the light changed" if same_view else "the camera moved"
+                self._say(f"motion: {what} at {frame.time:.1f} s: learning the background again")
+                self._begin(picture, frame)
+            return Boxes.empty()
+        xyxy, scores = find_people(front, visible, self._size)
+        people = np.zeros(front.shape, np.uint8)
+        for x1, y1, x2, y2 in xyxy.astype(int):
+            people[max(y1 - 3, 0) : y2 + 3, max(x1 - 3, 0) : x2 + 3] = 1
+        self._background.learn(steady, people, seconds)
+        if frame.time - self._referred >= _REFER_EVERY:
+            self._referred = frame.time
+            self._shake.refer_to(_light(self._background.picture))
+        if frame.time - self._began < _WARM_UP:
+            return Boxes.empty()
+        return self._in_picture(xyxy, scores, frame)
+
+    def observe(self, frame: Frame, poses: PoseResult) -> None:
+        """Nothing to learn from poses."""
+
+    def _begin(self, picture: Picture, frame: Frame) -> None:
+        self._frame_size = frame.height, frame.width
+        self._small_size = picture.shape[:2]
+        margin = round(_MARGIN * max(picture.shape))
+        wide = np.asarray(cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_REPLICATE), np.uint8)
+        self._shake = CameraShake(margin)
+        self._background = Background(*self._shake.onto_background(picture, wide))
+        self._shake.refer_to(_light(self._background.picture))
+        self._time = self._began = self._referred = frame.time
+        self._changed = 0.0
+
+    def _small(self, image: Picture) -> Picture:
+        """The picture at the size that is analysed, YCrCb."""
+        height, width = image.shape[:2]
+        scale = min(_LONG_SIDE / max(height, width), 1.0)
+        small = (max(round(width * scale), 1), max(round(height * scale), 1))
+        resized = cv2.resize(image, small, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2YCrCb), np.uint8)
+
+    def _in_picture(self, xyxy: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], frame: Frame) -> Boxes:
+        """Boxes of the steady small picture as boxes of the frame."""
+        if not len(xyxy):
+            return Boxes.empty()
+        height, width = self._small_size
+        # The camera's shake hardly turns the picture, so that a box's corners stay a box's corners.
+        corners = cv2.transform(xyxy.reshape(-1, 1, 2), self._shake.matrix).reshape(-1, 4)
+        scale = np.array([frame.width / width, frame.height / height] * 2)
+        placed = np.clip(corners * scale, 0, [frame.width, frame.height] * 2).astype(np.float32)
+        solid = (placed[:, 2:] - placed[:, :2] >= 1).all(axis=1)
+        return Boxes(placed[solid], scores[solid])
+
+
+def _light(picture: Picture) -> Mask:
+    """The light of a YCrCb picture: uint8 [H, W]."""
+    return np.ascontiguousarray(picture[:, :, 0])
+
+
+_CELLS = (6, 10)  # rows and columns that corners are looked for in, else people would have them all
+_IN_A_CELL = 6
+_MIN_POINTS = 12
+_NEEDED = 0.2  # of the points must agree on one motion; people hide some, and walk off with others
+_TOLERANCE = 0.7  # pixels
+_MAX_SCALE_CHANGE = 0.1
+_MAX_SHIFT = 0.12  # of the picture's longer side; beyond it the camera looks elsewhere
+
+
+class CameraShake:
+    """Finds the small motion (shift, turn, zoom) that lays a picture over the background.
+
+    Corners of the background are tracked into the picture by optical flow; the motion that most of them agree on
+    (RANSAC) is the camera's, so that what people hide or carry doesn't matter.
+
+    Attributes:
+        matrix: float64 [2, 3], the affine map from background pixels to picture pixels, as last found.
+
+    Args:
+        margin: Pixels by which the background reaches beyond the first picture, on each side.
+    """
+
+    def __init__(self, margin: int) -> None:
+        self._margin = margin
+        self.matrix: npt.NDArray[np.float64] = np.array([[1.0, 0.0, -margin], [0.0, 1.0, -margin]])
+
+    def refer_to(self, background: Mask) -> None:
+        """Compare with the light of this background, uint8 [H, W], from now on."""
+        self._background, self._points = background, _corners(background)
+
+    def follow(self, picture: Mask) -> bool:
+        """Find the motion of a picture's light, uint8 [H, W].
+
+        Returns:
+            Whether it is the same view. Where too little can be recognised (a plain wall, the dark) the last motion is
+            kept and the answer is True.
+        """
+        if len(self._points) < _MIN_POINTS:
+            return True
+        height, width = picture.shape
+        found, status, _ = cv2.calcOpticalFlowPyrLK(
+            self._background,
+            np.pad(picture, [(0, 2 * self._margin)] * 2),  # optical flow wants both of one size
+            self._points,
+            cv2.transform(self._points, self.matrix).astype(np.float32),
+            winSize=(21, 21),
+            maxLevel=1,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        )
+        tracked = status.ravel() == 1
+        if tracked.sum() < _MIN_POINTS:
+            return True
+        matrix, agreeing = cv2.estimateAffinePartial2D(
+            self._points[tracked], found[tracked], method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE
+        )
+        if matrix is None or agreeing.mean() < _NEEDED:
+            return True
+        scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
+        middle = matrix @ np.array([width / 2 + self._margin, height / 2 + self._margin, 1])
+        shift = float(np.hypot(*(middle - (width / 2, height / 2))))
+        if abs(scale - 1) > _MAX_SCALE_CHANGE or shift > _MAX_SHIFT * max(height, width):
+            return False
+        self.matrix = np.asarray(matrix, np.float64)
+        return True
+
+    def onto_background(self, picture: Picture, background: Picture) -> tuple[Picture, Mask]:
+        """The picture laid over the background, uint8 as that is, and where it lies: uint8 [H, W], 1 or 0."""
+        height, width = background.shape[:2]
+        laid = cv2.warpAffine(
+            picture,
+            self.matrix,
+            (width, height),
+            dst=background.copy(),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_TRANSPARENT,
+        )
+        whole = np.ones(picture.shape[:2], np.uint8)
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        visible = cv2.erode(cv2.warpAffine(whole, self.matrix, (width, height), flags=flags), np.ones((3, 3), np.uint8))
+        return np.asarray(laid, np.uint8), np.asarray(visible, np.uint8)
+
+
+def _corners(grey: Mask) -> npt.NDArray[np.float32]:
+    """Corners spread over the picture: float32 [n, 1, 2], x and y."""
+    rows, columns = (np.linspace(0, n, cells + 1).astype(int) for n, cells in zip(grey.shape, _CELLS, strict=True))
+    found = [np.zeros((0, 1, 2), np.float32)]
+    for top, bottom in pairwise(rows.tolist()):
+        for left, right in pairwise(columns.tolist()):
+            points = cv2.goodFeaturesToTrack(grey[top:bottom, left:right], _IN_A_CELL, 0.02, 5)
+            if points is not None:
+                found.append(points + np.array([left, top], np.float32))
+    return np.concatenate(found)
