@@ -151,7 +151,7 @@ def test_a_change_of_everything_is_said_once_and_learned(what: str) -> None:
         if index >= 155:
             hits += found(boxes, true)
     assert len(said) == 1
-    assert "learning the background anew" in said[0]
+    assert "learning the background again" in said[0]
     assert "at 3." in said[0]
     assert hits > 0.9 * 75
 
