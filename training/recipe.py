@@ -17,9 +17,9 @@ from sharpose.files import atomic_file
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.augment import AugmentSpec
 from sharpose.training.data.coco import CocoDataset
-from sharpose.training.data.mixed import CachedDataset, MixedDataset, SampleCache
+from sharpose.training.data.mixed import CachedDataset, MixedDataset, SampleCache, Subset
 from sharpose.training.data.mpii import MpiiDataset
-from sharpose.training.data.sample import PoseDataset, Sample
+from sharpose.training.data.sample import PoseDataset
 from sharpose.training.data.scene import SceneDataset
 from sharpose.training.objectives.distillation import TeacherRecipe
 from sharpose.training.objectives.mae import MaskedRecipe
@@ -28,7 +28,6 @@ from sharpose.training.optimizer import OptimizerRecipe, Schedule
 
 __all__ = [
     "DataRecipe",
-    "PartOf",
     "Recipe",
     "StartRecipe",
     "evaluation_dataset",
@@ -89,28 +88,6 @@ class DataRecipe(BaseModel):
     max_undecodable: int = Field(default=10, ge=0, description="pictures that may fail to decode")
 
 
-class PartOf:
-    """Some people of a dataset.
-
-    Args:
-        dataset: Of whom.
-        indices: Which.
-    """
-
-    def __init__(self, dataset: PoseDataset, indices: Sequence[int]) -> None:
-        self.name = dataset.name
-        self.skeleton = dataset.skeleton
-        self._dataset = dataset
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def load(self, index: int, epoch: int = 0) -> Sample:
-        """See `PoseDataset.load`."""
-        return self._dataset.load(self._indices[index], epoch)
-
-
 def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: int) -> PoseDataset:
     """The people to learn from, mixed by weight where there are several datasets.
 
@@ -153,7 +130,7 @@ def _dataset(part: CocoPart | MpiiPart | ScenePart, root: Path, skeleton: Skelet
         raise ConfigError(
             f"dataset {dataset.name}: expected the model's skeleton {skeleton.name}, got {dataset.skeleton.name}"
         )
-    return dataset if part.limit is None else PartOf(dataset, range(min(part.limit, len(dataset))))
+    return dataset if part.limit is None else Subset(dataset, range(min(part.limit, len(dataset))))
 
 
 def _cached(dataset: PoseDataset, part: CocoPart | MpiiPart | ScenePart, cache: SampleCache) -> PoseDataset:

@@ -20,10 +20,11 @@ from sharpose.skeleton import Skeleton
 from sharpose.tokens import REGION_SIZE
 from sharpose.training.data.augment import AugmentSpec
 from sharpose.training.data.loader import Batch, CropLoader
+from sharpose.training.data.mixed import Subset
 from sharpose.training.data.sample import PoseDataset
 from sharpose.training.distributed import Ranks
 from sharpose.training.objectives.network import TrainedNetwork
-from sharpose.training.recipe import DataRecipe, PartOf
+from sharpose.training.recipe import DataRecipe
 from sharpose.training.step import Terms
 
 __all__ = [
@@ -208,7 +209,7 @@ class Validator:
         self._loader: CropLoader | None = None
         if len(own):
             self._loader = CropLoader(
-                PartOf(dataset, own),
+                Subset(dataset, own),
                 AugmentSpec.none(data.augmentation.padding),
                 config.crop_size,
                 config.heatmap_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,14 @@ import numpy.typing as npt
 from sharpose.errors import SourceError
 from sharpose.runtime.boxes import BoxesFile
 from sharpose.skeleton import Skeleton
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample, read_image
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, FileDataset, Person
 
-__all__ = ["CocoDataset", "CocoPerson", "clean_box", "read_coco"]
+__all__ = ["CocoDataset", "clean_box"]
 
-_WEAK = 1  # COCO visibility of labels that may come from a model
 _NOBODY = -1  # annotation id of a detection
 
 
-@dataclass(frozen=True)
-class CocoPerson:
-    """An entry of the dataset before its picture is read; see `Sample`."""
-
-    image_id: int
-    annotation_id: int
-    file: Path
-    box_xyxy: npt.NDArray[np.float32]
-    keypoints: npt.NDArray[np.float32]
-    area: float
-    score: float = 1.0
-
-
-class CocoDataset:
+class CocoDataset(FileDataset):
     """People of a COCO keypoint file.
 
     Left out, as in the released evaluation: crowd regions, people without labelled keypoints, boxes without area.
@@ -42,10 +27,12 @@ class CocoDataset:
     Args:
         annotations: COCO `person_keypoints` JSON.
         images: Folder of its pictures.
-        skeleton: What its keypoints are; COCO's 17 unless the model says otherwise.
+        skeleton: Skeleton of its keypoints.
         boxes: A COCO detections file, whose people have no labels; None for labelled boxes.
-        weak_weight: Trust in labels of visibility 1; as much as in others if None. 0 leaves them out.
-        name: For messages; the file's stem if None.
+        weak_weight: Trust in labels of visibility 1; as in others if None. 0 leaves them out.
+
+    Attributes:
+        document: The file's content.
 
     Raises:
         SourceError: the file can't be read, or isn't COCO keypoints of this skeleton.
@@ -60,53 +47,21 @@ class CocoDataset:
         *,
         boxes: Path | None = None,
         weak_weight: float | None = None,
-        name: str | None = None,
     ) -> None:
         path = Path(annotations)
-        self.name = name or path.stem
-        self.skeleton = skeleton
-        self.document = read_coco(path, skeleton)
-        self._weak_weight = weak_weight
+        self.document = _read(path, skeleton)
         files = {int(item["id"]): Path(images) / str(item["file_name"]) for item in self.document["images"]}
-        self.people: list[CocoPerson] = (
-            _labelled_people(self.document, files, path)
-            if boxes is None
-            else _detected_people(boxes, files, skeleton.num_keypoints)
-        )
-        if not self.people:
+        if boxes is None:
+            people = _labelled_people(self.document, files, path)
+        else:
+            people = _detected_people(boxes, files, skeleton.num_keypoints)
+        if not people:
             raise SourceError(f"{path}: nobody in it has labelled keypoints" if boxes is None else f"{boxes}: no boxes")
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def weights_of(self, person: CocoPerson) -> npt.NDArray[np.float32]:
-        """float32 [J]: the trust in a person's labels."""
-        weights = (person.keypoints[:, 2] > 0).astype(np.float32)
-        if self._weak_weight is not None:
-            weights[person.keypoints[:, 2] == _WEAK] = self._weak_weight
-        return weights
-
-    def load(self, index: int, epoch: int = 0) -> Sample:
-        """See `PoseDataset.load`; the same every epoch."""
-        person = self.people[index]
-        return Sample(
-            image_bgr=read_image(person.file),
-            box_xyxy=person.box_xyxy,
-            keypoints=person.keypoints,
-            weights=self.weights_of(person),
-            area=person.area,
-            image_id=person.image_id,
-            annotation_id=person.annotation_id,
-            source=str(person.file),
-        )
+        super().__init__(path.stem, skeleton, people, weak_weight)
 
 
-def read_coco(path: Path, skeleton: Skeleton) -> dict[str, Any]:
-    """A COCO keypoint document, checked as far as it is used.
-
-    Raises:
-        SourceError: it can't be read, isn't COCO keypoints, or its people have another number of keypoints.
-    """
+def _read(path: Path, skeleton: Skeleton) -> dict[str, Any]:
+    """A COCO keypoint document, checked as far as it is used."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -140,7 +95,7 @@ def clean_box(bbox_xywh: list[float], width: int, height: int) -> npt.NDArray[np
     return np.array([x1, y1, x2, y2], np.float32)
 
 
-def _labelled_people(document: dict[str, Any], files: dict[int, Path], path: Path) -> list[CocoPerson]:
+def _labelled_people(document: dict[str, Any], files: dict[int, Path], path: Path) -> list[Person]:
     sizes = {int(item["id"]): (item.get("width"), item.get("height")) for item in document["images"]}
     people = []
     for item in document["annotations"]:
@@ -155,18 +110,17 @@ def _labelled_people(document: dict[str, Any], files: dict[int, Path], path: Pat
             continue
         area = float(item.get("area", item["bbox"][2] * item["bbox"][3] * UNLABELLED_AREA_SHARE))
         keypoints[keypoints[:, 2] <= 0] = 0
-        people.append(CocoPerson(int(item["image_id"]), int(item["id"]), files[item["image_id"]], box, keypoints, area))
+        people.append(Person(int(item["image_id"]), int(item["id"]), files[item["image_id"]], box, keypoints, area))
     return people
 
 
-def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> list[CocoPerson]:
-    boxes_of = BoxesFile.load(boxes_file)
-    boxes_of.check_image_ids(frozenset(files))
+def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> list[Person]:
+    detections = BoxesFile.load(boxes_file)
+    detections.check_image_ids(frozenset(files))
     people = []
     for image_id, file in files.items():
-        boxes = boxes_of.for_image(image_id)
+        boxes = detections.for_image(image_id)
         for box, score in zip(boxes.xyxy, boxes.scores, strict=True):
             area = float(np.prod(box[2:] - box[:2])) * UNLABELLED_AREA_SHARE
-            nothing = np.zeros((joints, 3), np.float32)
-            people.append(CocoPerson(image_id, _NOBODY, file, box, nothing, area, float(score)))
+            people.append(Person(image_id, _NOBODY, file, box, np.zeros((joints, 3), np.float32), area, float(score)))
     return people

@@ -17,7 +17,7 @@ from sharpose.training.data.augment import AugmentSpec, CropSample, make_crop
 from sharpose.training.data.sample import PoseDataset, Sample, UndecodableImageError
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, heatmap_targets
 
-__all__ = ["Batch", "BatchMaker", "BatchPlace", "CropLoader", "MadeBatch"]
+__all__ = ["Batch", "CropLoader"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Batch:
         targets: float32 [B, J, h, w], heatmaps; [B, J, 0, 0] where the loader was asked for none.
         weights: float32 [B, J], trust in a label; 0 where there is none or its target lies outside the heatmap.
         keypoints: float32 [B, J, 3], `x, y` in crop pixels and COCO visibility.
-        areas: float32 [B], square crop pixels that the person covers, for OKS.
         image_ids: int64 [B].
         annotation_ids: int64 [B].
     """
@@ -38,7 +37,6 @@ class Batch:
     targets: Tensor
     weights: Tensor
     keypoints: Tensor
-    areas: Tensor
     image_ids: Tensor
     annotation_ids: Tensor
 
@@ -54,12 +52,12 @@ class Batch:
         return Batch(*(getattr(self, item.name).pin_memory() for item in fields(self)))
 
 
-_SHUFFLE, _AUGMENT = 1, 2  # two streams of chance
+_SHUFFLE, _AUGMENT = 1, 2  # two streams of random numbers
 _SUBSTITUTES = 100  # pictures tried in place of one that can't be decoded
 
 
 @dataclass(frozen=True)
-class BatchPlace:
+class _Place:
     """Which batch: `epoch`, and the `[start, stop)` positions of its people in that epoch's order."""
 
     epoch: int
@@ -68,16 +66,16 @@ class BatchPlace:
 
 
 @dataclass(frozen=True)
-class MadeBatch:
-    """A batch, and what went wrong on the way: one message for every picture that could not be decoded."""
+class _Made:
+    """A batch, and a message for every picture that could not be decoded."""
 
     batch: Batch
     undecodable: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class BatchMaker:
-    """Everything that batches are made of; goes to worker processes. See `CropLoader` for the fields."""
+class _BatchMaker(Dataset["_Made | SharposeError"]):
+    """All that batches are made of; goes to worker processes, which ask it for places. Fields as in `CropLoader`."""
 
     dataset: PoseDataset
     spec: AugmentSpec
@@ -87,32 +85,25 @@ class BatchMaker:
     seed: int
     shuffle: bool
 
-    def order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """The epoch's order: int64 [len(dataset)]."""
-        people = np.arange(len(self.dataset), dtype=np.int64)
-        return np.random.default_rng([self.seed, _SHUFFLE, epoch]).permutation(people) if self.shuffle else people
-
-    def make(self, place: BatchPlace) -> MadeBatch:
-        """Load, augment and stack.
-
-        Raises:
-            SourceError: too many pictures in a row can't be decoded.
-        """
-        order = self.order(place.epoch)
+    def __getitem__(self, place: _Place) -> _Made | SharposeError:
+        """Load, augment and stack. Errors come back as values: PyTorch would wrap their message."""
+        order = np.arange(len(self.dataset), dtype=np.int64)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, _SHUFFLE, place.epoch]).permutation(order)
         failures: list[str] = []
         samples, crops = [], []
-        for position in range(place.start, place.stop):
-            sample = self._load(order, position, place.epoch, failures)
-            rng = np.random.default_rng([self.seed, _AUGMENT, place.epoch, position])
-            samples.append(sample)
-            crops.append(make_crop(sample, self.spec, self.crop_size, self.dataset.skeleton, rng))
-        return MadeBatch(self._stack(samples, crops), tuple(failures))
+        try:
+            for position in range(place.start, place.stop):
+                sample = self._load(int(order[position]), place.epoch, failures)
+                rng = np.random.default_rng([self.seed, _AUGMENT, place.epoch, position])
+                samples.append(sample)
+                crops.append(make_crop(sample, self.spec, self.crop_size, self.dataset.skeleton, rng))
+            return _Made(self._stack(samples, crops), tuple(failures))
+        except SharposeError as error:
+            return error
 
-    def _load(
-        self, order: np.ndarray[tuple[int], np.dtype[np.int64]], position: int, epoch: int, failures: list[str]
-    ) -> Sample:
-        """The sample of a position; where its picture can't be decoded, the next in the dataset that can."""
-        first = int(order[position])
+    def _load(self, first: int, epoch: int, failures: list[str]) -> Sample:
+        """Person `first`, or the next one in the dataset whose picture can be decoded."""
         for step in range(min(_SUBSTITUTES, len(self.dataset))):
             try:
                 return self.dataset.load((first + step) % len(self.dataset), epoch)
@@ -133,40 +124,38 @@ class BatchMaker:
             targets=torch.from_numpy(targets),
             weights=torch.from_numpy(weights),
             keypoints=torch.from_numpy(keypoints),
-            areas=torch.tensor([crop.area for crop in crops], dtype=torch.float32),
             image_ids=torch.tensor([sample.image_id for sample in samples], dtype=torch.int64),
             annotation_ids=torch.tensor([sample.annotation_id for sample in samples], dtype=torch.int64),
         )
 
 
-def start_worker(worker: int) -> None:
-    """What a worker process does first: one thread each, the processes are the parallelism."""
-    cv2.setNumThreads(0)
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the worker processes are the parallelism
 
 
 _STATE_KEYS = ("seed", "people", "global_batch", "epoch", "batch")
 
 
 class CropLoader:
-    """Iterating gives the rest of the current epoch; iterating again gives the next one.
+    """Batches of crops: iterating gives the rest of the current epoch, iterating again the next one.
 
-    All chance comes from `(seed, epoch, position in the epoch)`. Ranks share every global batch of
+    All random numbers come from `(seed, epoch, position in the epoch)`. Ranks share every global batch of
     `batch_size * world_size` people, rank by rank, so that together they see what one process with that batch sees.
 
     Args:
         dataset: The people.
         spec: How crops vary.
         crop_size: `(height, width)`.
-        heatmap_size: `(h, w)` of targets; None makes none (where they are made on the GPU).
-        sigma: Of the targets, in heatmap pixels.
+        heatmap_size: `(h, w)` of targets; None makes none.
+        sigma: Standard deviation of the targets in heatmap pixels.
         batch_size: People in a batch of one rank.
-        seed: Of order and augmentation; 0 or more.
-        workers: Processes that make batches; 0 makes them here.
-        rank: Which share of every global batch.
-        world_size: How many shares.
-        shuffle: Another order every epoch; else the dataset's own.
-        drop_last: Leave out the batch that isn't full; needed where there is more than one rank.
-        max_undecodable: So many different pictures may fail to decode (others take their places) before it stops.
+        seed: Seed of order and augmentation; 0 or more.
+        workers: Processes that make batches; 0 makes them in this one.
+        rank: Number of this share of every global batch.
+        world_size: Number of shares.
+        shuffle: Whether every epoch has another order; else the dataset's own.
+        drop_last: Whether to leave out a last batch that isn't full; needed with more than one rank.
+        max_undecodable: Different pictures that may fail to decode (others take their places) before it stops.
         pin_memory: Put batches into page-locked memory.
 
     Attributes:
@@ -210,12 +199,12 @@ class CropLoader:
         self.batch_size = batch_size
         self.max_undecodable = max_undecodable
         self.undecodable: dict[str, int] = {}
-        self._maker = BatchMaker(dataset, spec, crop_size, heatmap_size, sigma, seed, shuffle)
+        self._maker = _BatchMaker(dataset, spec, crop_size, heatmap_size, sigma, seed, shuffle)
         full, rest = divmod(len(dataset), self._global_batch)
         batches = full + (1 if rest and not drop_last else 0)
         self._plan = _Plan(len(dataset), batches, self._global_batch, rank * batch_size, batch_size)
         self._workers = workers
-        self._loader: DataLoader[MadeBatch | SharposeError] | None = None
+        self._loader: DataLoader[_Made | SharposeError] | None = None
         self._pin_memory = pin_memory
 
     def __len__(self) -> int:
@@ -241,12 +230,12 @@ class CropLoader:
         if self._loader is None:
             # The plan doesn't refer back to this object: inside a reference cycle, PyTorch's workers end slowly.
             self._loader = DataLoader(
-                _Batches(self._maker),
+                self._maker,
                 batch_size=None,
                 sampler=self._plan,
                 num_workers=self._workers,
                 collate_fn=_unchanged,
-                worker_init_fn=start_worker,
+                worker_init_fn=_start_worker,
                 persistent_workers=self._workers > 0,
             )
         try:
@@ -284,10 +273,10 @@ class CropLoader:
             if state[key] != own[key]:
                 raise InputError(f"loader state: it was saved with {key} {state[key]}, this loader has {own[key]}")
         if state["epoch"] < 0 or not 0 <= state["batch"] < len(self):
-            raise InputError(f"loader state: epoch {state['epoch']}, batch {state['batch']} of {len(self)} is nowhere")
+            raise InputError(f"loader state: no epoch {state['epoch']}, batch {state['batch']} of {len(self)}")
         self._plan.epoch, self._plan.batch = state["epoch"], state["batch"]
 
-    def _count(self, made: MadeBatch) -> None:
+    def _count(self, made: _Made) -> None:
         for message in made.undecodable:
             self.undecodable[message] = self.undecodable.get(message, 0) + 1
         if len(self.undecodable) > self.max_undecodable:
@@ -297,20 +286,7 @@ class CropLoader:
             )
 
 
-class _Batches(Dataset["MadeBatch | SharposeError"]):
-    """What a worker holds: an "index" is a place. Errors come back as values: PyTorch would wrap their message."""
-
-    def __init__(self, maker: BatchMaker) -> None:
-        self._maker = maker
-
-    def __getitem__(self, place: BatchPlace) -> MadeBatch | SharposeError:
-        try:
-            return self._maker.make(place)
-        except SharposeError as error:
-            return error
-
-
-class _Plan(Sampler[BatchPlace]):
+class _Plan(Sampler[_Place]):
     """Where the loader stands, and the places that it asks its workers for."""
 
     def __init__(self, people: int, batches: int, global_batch: int, offset: int, size: int) -> None:
@@ -325,12 +301,12 @@ class _Plan(Sampler[BatchPlace]):
     def __len__(self) -> int:
         return self._batches
 
-    def __iter__(self) -> Iterator[BatchPlace]:
+    def __iter__(self) -> Iterator[_Place]:
         """The remaining batches of the current epoch."""
         epoch = self.epoch  # workers ask ahead of what was handed out
         for number in range(self.batch, self._batches):
             start = number * self._global_batch + self._offset
-            yield BatchPlace(epoch, start, min(start + self._size, self._people))
+            yield _Place(epoch, start, min(start + self._size, self._people))
 
     def advance(self) -> None:
         """A batch was handed out."""

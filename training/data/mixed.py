@@ -1,4 +1,4 @@
-"""Several datasets in one, by weight, and samples kept in memory."""
+"""Datasets made of datasets: mixed by weight, kept in memory, or some of their people."""
 
 from __future__ import annotations
 
@@ -9,16 +9,31 @@ import numpy as np
 from sharpose.errors import InputError
 from sharpose.training.data.sample import PoseDataset, Sample
 
-__all__ = ["CachedDataset", "MixedDataset", "SampleCache"]
+__all__ = ["CachedDataset", "MixedDataset", "SampleCache", "Subset"]
+
+
+class Subset:
+    """The people of a dataset at some indices, in that order."""
+
+    def __init__(self, dataset: PoseDataset, indices: Sequence[int]) -> None:
+        self.name = dataset.name
+        self.skeleton = dataset.skeleton
+        self._dataset = dataset
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def load(self, index: int, epoch: int = 0) -> Sample:
+        """See `PoseDataset.load`."""
+        return self._dataset.load(self._indices[index], epoch)
 
 
 class SampleCache:
-    """How much several datasets may keep together, in one process.
-
-    Args:
-        limit: Bytes of pictures.
+    """Memory that several datasets of one process share.
 
     Attributes:
+        limit: Bytes of pictures that may be kept.
         used: Bytes kept so far.
     """
 
@@ -35,10 +50,10 @@ class SampleCache:
 
 
 class CachedDataset:
-    """A dataset that gives the same samples in every epoch, and remembers them while there is room.
+    """A dataset that gives the same samples in every epoch, and keeps them while there is room.
 
     Args:
-        dataset: Of which.
+        dataset: The dataset.
         cache: The room. Loader workers are processes, and each has its own.
     """
 
@@ -64,7 +79,7 @@ class CachedDataset:
 
 
 class MixedDataset:
-    """Each dataset gives its share of every epoch.
+    """Several datasets, each with its share of every epoch.
 
     A dataset with fewer people than its share is repeated; of one with more, each epoch takes others, in a shuffled
     order that goes through all of them before any comes again.
@@ -72,21 +87,13 @@ class MixedDataset:
     Args:
         parts: Datasets of one skeleton, and how much of an epoch each is (any positive unit).
         length: People in an epoch; as many as all datasets have together if None.
-        seed: Of the order in which a dataset's people come.
-        name: For messages; the parts' names if None.
+        seed: Seed of the order in which a dataset's people come.
 
     Raises:
         InputError: no parts, a weight that isn't positive, different skeletons, or an epoch too short for a part.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[tuple[PoseDataset, float]],
-        *,
-        length: int | None = None,
-        seed: int = 0,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, parts: Sequence[tuple[PoseDataset, float]], *, length: int | None = None, seed: int = 0) -> None:
         if not parts or any(not weight > 0 or weight == float("inf") for _, weight in parts):
             raise InputError(f"mixed dataset: expected weights above 0, got {[weight for _, weight in parts]}")
         self.skeleton = parts[0][0].skeleton
@@ -95,7 +102,7 @@ class MixedDataset:
                 raise InputError(
                     f"mixed dataset: expected one skeleton, got {self.skeleton.name} and {dataset.skeleton.name}"
                 )
-        self.name = name or "+".join(dataset.name for dataset, _ in parts)
+        self.name = "+".join(dataset.name for dataset, _ in parts)
         self.parts = tuple(dataset for dataset, _ in parts)
         self._seed = seed
         total = sum(len(dataset) for dataset in self.parts) if length is None else length
@@ -109,7 +116,7 @@ class MixedDataset:
         return self._ends[-1]
 
     def part_of(self, index: int, epoch: int = 0) -> tuple[int, int]:
-        """Which part, and which of its people, `index` is in an epoch."""
+        """Numbers of the part, and of the person in it, at `index` of an epoch."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)}")
         part = int(np.searchsorted(self._ends, index, side="right"))
@@ -121,5 +128,5 @@ class MixedDataset:
     def load(self, index: int, epoch: int = 0) -> Sample:
         """See `PoseDataset.load`."""
         part, chosen = self.part_of(index, epoch)
-        # Whatever is endless must not repeat itself: its picture depends on the epoch too.
+        # An endless part must not repeat itself: its picture depends on the epoch too.
         return self.parts[part].load(chosen, epoch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import SourceError
-from sharpose.skeleton import MPII16, Skeleton
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample, read_image
+from sharpose.skeleton import MPII16
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, FileDataset, Person
 
-__all__ = ["HEAD_BOX_SHARE", "MpiiDataset", "MpiiPerson", "head_segment"]
+__all__ = ["MpiiDataset", "head_segment"]
 
-HEAD_BOX_SHARE = 0.6
-"""PCKh's unit: this share of the diagonal of the head's box."""
-
+_HEAD_BOX_SHARE = 0.6  # PCKh's unit is this share of the diagonal of the head's box
 _FEET_SHIFT = 15.0  # the centre moves down by this many pixels a unit of scale, so that feet stay inside
 _PIXELS_A_SCALE = 200.0
 _HEAD_TOP, _NECK = MPII16.keypoints.index("head_top"), MPII16.keypoints.index("upper_neck")
 
 
-@dataclass(frozen=True)
-class MpiiPerson:
-    """An entry before its picture is read; see `Sample`."""
-
-    file: Path
-    image_id: int
-    box_xyxy: npt.NDArray[np.float32]
-    keypoints: npt.NDArray[np.float32]
-    area: float
-    head_size: float | None
-
-
-class MpiiDataset:
+class MpiiDataset(FileDataset):
     """People of `train.json`, `valid.json` or `trainval.json`.
 
     Coordinates are one-based in the file and zero-based here. The box is the square of 200 pixels a unit of scale.
@@ -46,50 +31,23 @@ class MpiiDataset:
             `head_box` [x1, y1, x2, y2] (one-based too) where it is known.
         images: Folder of its pictures.
         head_boxes: MPII's own `mpii_gt_val.mat` for the file's people in order (needs SciPy), if not in the entries.
-        name: For messages; the file's stem if None.
 
     Raises:
         SourceError: a file can't be read, or isn't MPII's.
     """
 
-    def __init__(
-        self,
-        annotations: str | Path,
-        images: str | Path,
-        *,
-        head_boxes: str | Path | None = None,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, annotations: str | Path, images: str | Path, *, head_boxes: str | Path | None = None) -> None:
         path = Path(annotations)
-        self.name = name or path.stem
-        self.skeleton: Skeleton = MPII16
         entries = _read_entries(path)
         if head_boxes is not None:
             for entry, box in zip(entries, _read_head_boxes(Path(head_boxes), len(entries)), strict=True):
                 entry["head_box"] = box
         numbers = {name: index for index, name in enumerate(dict.fromkeys(str(entry["image"]) for entry in entries))}
         try:
-            self.people = [_person(entry, Path(images), numbers) for entry in entries]
+            people = [_person(index, entry, Path(images), numbers) for index, entry in enumerate(entries)]
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{path}: expected MPII entries with center, scale and 16 joints ({error!r})") from None
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def load(self, index: int, epoch: int = 0) -> Sample:
-        """See `PoseDataset.load`; the same every epoch."""
-        person = self.people[index]
-        return Sample(
-            image_bgr=read_image(person.file),
-            box_xyxy=person.box_xyxy,
-            keypoints=person.keypoints,
-            weights=(person.keypoints[:, 2] > 0).astype(np.float32),
-            area=person.area,
-            image_id=person.image_id,
-            annotation_id=index,
-            source=str(person.file),
-            head_size=person.head_size,
-        )
+        super().__init__(path.stem, MPII16, people)
 
 
 def head_segment(keypoints: npt.NDArray[np.float32]) -> float | None:
@@ -111,7 +69,7 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _person(entry: dict[str, Any], images: Path, numbers: dict[str, int]) -> MpiiPerson:
+def _person(index: int, entry: dict[str, Any], images: Path, numbers: dict[str, int]) -> Person:
     scale = float(entry["scale"])
     x, y = (float(value) for value in entry["center"])
     if x != -1:  # -1 marks a missing centre
@@ -123,18 +81,17 @@ def _person(entry: dict[str, Any], images: Path, numbers: dict[str, int]) -> Mpi
     if joints.shape != (len(MPII16.keypoints), 2) or len(seen) != len(joints):
         raise ValueError(f"joints {list(joints.shape)} and joints_vis {list(seen.shape)} of {entry['image']}")
     labelled = seen > 0
-    keypoints = np.column_stack([(joints - 1) * labelled[:, None], 2.0 * labelled]).astype(np.float32)
-    head = entry.get("head_box")
     head_size = None
-    if head is not None:
-        x1, y1, x2, y2 = (float(value) for value in head)
-        head_size = HEAD_BOX_SHARE * float(np.hypot(x2 - x1, y2 - y1))
+    if entry.get("head_box") is not None:
+        x1, y1, x2, y2 = (float(value) for value in entry["head_box"])
+        head_size = _HEAD_BOX_SHARE * float(np.hypot(x2 - x1, y2 - y1))
     name = str(entry["image"])
-    return MpiiPerson(
-        file=images / name,
+    return Person(
         image_id=numbers[name],
+        annotation_id=index,
+        file=images / name,
         box_xyxy=np.concatenate([center - half, center + half]).astype(np.float32),
-        keypoints=keypoints,
+        keypoints=np.column_stack([(joints - 1) * labelled[:, None], 2.0 * labelled]).astype(np.float32),
         area=(2 * half) ** 2 * UNLABELLED_AREA_SHARE,
         head_size=head_size,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,26 +14,26 @@ import numpy.typing as npt
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import Skeleton
 
-__all__ = ["UNLABELLED_AREA_SHARE", "PoseDataset", "Sample", "UndecodableImageError", "read_image"]
+__all__ = ["UNLABELLED_AREA_SHARE", "FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
 
 UNLABELLED_AREA_SHARE = 0.53
-"""Share of its box that a person is taken to cover where nobody has labelled the area, as COCO-style tools do."""
+"""Share of its box that a person is taken to cover where the area isn't labelled, as COCO-style tools do."""
+
+_WEAK = 1  # COCO visibility of labels that may come from a model
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A person.
+    """A person in their picture.
 
     Attributes:
         image_bgr: uint8 [H, W, 3], the whole picture.
         box_xyxy: float32 [4], `x1, y1, x2, y2` in picture pixels.
         keypoints: float32 [J, 3], `x, y` in picture pixels and COCO visibility (0 not labelled, 1 hidden, 2 seen).
-        weights: float32 [J], how far a label is trusted: 0 not at all (always where it is not labelled), 1 fully.
-        area: Square pixels of the picture that the person covers, for OKS.
+        weights: float32 [J], trust in a label: 0 none (always where it is not labelled), 1 full.
         image_id: The dataset's number of the picture.
         annotation_id: The dataset's number of the person.
-        source: Where the picture came from, for messages: a file, or what drew it.
-        head_size: PCKh's unit in picture pixels, where the dataset knows it.
+        source: Origin of the picture, for messages: a file, or what drew it.
 
     Raises:
         InputError: shapes disagree.
@@ -42,11 +43,9 @@ class Sample:
     box_xyxy: npt.NDArray[np.float32]
     keypoints: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
-    area: float
     image_id: int
     annotation_id: int
     source: str
-    head_size: float | None = None
 
     def __post_init__(self) -> None:
         if self.box_xyxy.shape != (4,):
@@ -58,36 +57,90 @@ class Sample:
             )
 
 
-class UndecodableImageError(SourceError):
-    """A picture is missing or can't be decoded; a loader may skip it and count."""
-
-
 class PoseDataset(Protocol):
     """Labelled people. `load` must give the same sample for the same arguments, in any process.
 
     Attributes:
         name: For messages and logs.
-        skeleton: What the keypoints are.
+        skeleton: Skeleton of the keypoints.
     """
 
     name: str
     skeleton: Skeleton
 
     def __len__(self) -> int:
-        """How many people an epoch has."""
+        """People in an epoch."""
         ...
 
     def load(self, index: int, epoch: int = 0) -> Sample:
         """Person `index`, 0 to len - 1.
 
         Args:
-            index: Which person.
-            epoch: Which pass over the data it is: a dataset that is endless, or a mixture, gives others each time.
+            index: Number of the person.
+            epoch: Number of the pass: a dataset that is endless, or a mixture, gives other people each time.
 
         Raises:
             UndecodableImageError: the picture can't be read.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person whose picture isn't read yet; see `Sample` for the other attributes.
+
+    Attributes:
+        file: The picture.
+        area: Square picture pixels that the person covers, for OKS.
+        score: Score of the box; 1 for a labelled one.
+        head_size: PCKh's unit in picture pixels; None where it isn't known.
+    """
+
+    image_id: int
+    annotation_id: int
+    file: Path
+    box_xyxy: npt.NDArray[np.float32]
+    keypoints: npt.NDArray[np.float32]
+    area: float
+    score: float = 1.0
+    head_size: float | None = None
+
+
+class FileDataset:
+    """People whose pictures are files: the same in every epoch.
+
+    Args:
+        name: For messages.
+        skeleton: Skeleton of the keypoints.
+        people: The people, in the dataset's order.
+        weak_weight: Trust in labels of visibility 1; as in others if None.
+    """
+
+    def __init__(
+        self, name: str, skeleton: Skeleton, people: Sequence[Person], weak_weight: float | None = None
+    ) -> None:
+        self.name = name
+        self.skeleton = skeleton
+        self.people = people
+        self._weak_weight = weak_weight
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def load(self, index: int, epoch: int = 0) -> Sample:
+        """See `PoseDataset.load`."""
+        person = self.people[index]
+        weights = (person.keypoints[:, 2] > 0).astype(np.float32)
+        if self._weak_weight is not None:
+            weights[person.keypoints[:, 2] == _WEAK] = self._weak_weight
+        image = read_image(person.file)
+        return Sample(
+            image, person.box_xyxy, person.keypoints, weights, person.image_id, person.annotation_id, str(person.file)
+        )
+
+
+class UndecodableImageError(SourceError):
+    """A picture is missing or can't be decoded; a loader may skip it and count."""
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

@@ -7,13 +7,13 @@ import numpy as np
 from sharpose.errors import InputError
 from sharpose.scene import draw_person_sample
 from sharpose.skeleton import COCO17, Skeleton
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample
+from sharpose.training.data.sample import Sample
 
 __all__ = ["SceneDataset"]
 
 _HEIGHTS = (192, 320)  # pixels of a drawn picture, from, to
 _ASPECTS = (0.7, 1.4)  # width over height, from, to
-_COMPANIONS = (0.65, 0.25, 0.10)  # how often nobody, one or two others stand close by
+_COMPANIONS = (0.65, 0.25, 0.10)  # probabilities of nobody, one or two others close by
 _ATTEMPTS = 16
 
 
@@ -21,19 +21,18 @@ class SceneDataset:
     """Drawn people with exact labels; another picture for every index and, unless it repeats, every epoch.
 
     Args:
-        seed: Of all that is drawn; 0 or more.
-        length: How many people an epoch has.
-        name: For messages.
-        repeat: The same people in every epoch: drawing takes long, so they may be worth keeping (`CachedDataset`).
+        seed: Seed of all that is drawn; 0 or more.
+        length: People in an epoch.
+        repeat: Whether every epoch has the same people; drawing takes long, so they may be kept (`CachedDataset`).
 
     Raises:
         InputError: `seed` or `length` is out of range.
     """
 
-    def __init__(self, seed: int, length: int = 10_000, name: str = "scene", *, repeat: bool = False) -> None:
+    def __init__(self, seed: int, length: int = 10_000, *, repeat: bool = False) -> None:
         if seed < 0 or length < 1:
             raise InputError(f"scene dataset: expected seed >= 0 and length >= 1, got {seed} and {length}")
-        self.name = name
+        self.name = "scene"
         self.skeleton: Skeleton = COCO17
         self._seed = seed
         self._length = length
@@ -54,9 +53,8 @@ class SceneDataset:
             if not len(frame.ids) or frame.ids[0] != 0:  # the person stands outside the picture
                 continue
             box, keypoints = frame.boxes_xyxy[0], frame.keypoints[0].copy()
-            size = box[2:] - box[:2]
             labelled = keypoints[:, 2] > 0
-            if not labelled.any() or size.min() < 1:
+            if not labelled.any() or (box[2:] - box[:2]).min() < 1:
                 continue
             keypoints[~labelled] = 0
             return Sample(
@@ -64,7 +62,6 @@ class SceneDataset:
                 box_xyxy=box,
                 keypoints=keypoints,
                 weights=labelled.astype(np.float32),
-                area=float(np.prod(size)) * UNLABELLED_AREA_SHARE,
                 image_id=number,
                 annotation_id=number,
                 source=f"scene seed {self._seed}, picture {number}",

@@ -1,10 +1,11 @@
-"""What is evaluated on: finding and reading COCO-format labels, MPII's, or the built-in scene."""
+"""Evaluation data: finding and reading labels in COCO's or MPII's format, or the built-in scene."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,22 @@ from sharpose.scene import Scene, parse_scene
 from sharpose.skeleton import COCO17, MPII16, Skeleton
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mpii import MpiiDataset, head_segment
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, read_image
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Person, read_image
 
-__all__ = ["DataFiles", "EvaluationData", "People", "find_data", "load_coco", "load_data", "load_mpii", "load_scene"]
+__all__ = ["DataFiles", "EvaluationData", "People", "find_data", "load_data"]
+
+_LAYOUTS = (
+    ("annotations/person_keypoints_val2017.json", "val2017"),
+    ("person_keypoints_val.json", "images"),
+    ("annotations/mpii_val.json", "images"),
+    ("annotations/valid.json", "images"),
+)
+_WEAK = 1
 
 
 @dataclass(frozen=True)
 class People:
-    """n boxes to look at, those of a picture next to each other, and the labels in them.
+    """n boxes, those of a picture next to each other, and the labels in them.
 
     Attributes:
         image_ids: int64 [n].
@@ -43,6 +52,20 @@ class People:
     head_sizes: npt.NDArray[np.float64]
     labelled: bool
 
+    @classmethod
+    def of(cls, people: Sequence[Person], *, labelled: bool = True) -> People:
+        """The table of one or more people, in their order."""
+        sizes = [np.nan if person.head_size is None else person.head_size for person in people]
+        return cls(
+            image_ids=np.array([person.image_id for person in people], np.int64),
+            boxes_xyxy=np.stack([person.box_xyxy for person in people]),
+            box_scores=np.array([person.score for person in people], np.float32),
+            keypoints=np.stack([person.keypoints for person in people]),
+            areas=np.array([person.area for person in people], np.float64),
+            head_sizes=np.array(sizes, np.float64),
+            labelled=labelled,
+        )
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -54,11 +77,11 @@ class EvaluationData:
     Attributes:
         name: For reports.
         skeleton: What the labels are of.
-        people: Where to look.
+        people: The boxes and their labels.
         image_ids: The pictures that count, with people or without.
         document: COCO keypoint labels, as pycocotools takes them; None where there is no AP (MPII).
-        read: A picture, uint8 [H, W, 3] BGR, by id; raises `SourceError` where it can't be decoded.
-        head_unit: What `people.head_sizes` are, for reports.
+        read: Reads a picture by id: uint8 [H, W, 3] BGR; raises `SourceError` where it can't be decoded.
+        head_unit: Definition of `people.head_sizes`, for reports.
     """
 
     name: str
@@ -68,15 +91,6 @@ class EvaluationData:
     document: dict[str, Any] | None
     read: Callable[[int], npt.NDArray[np.uint8]]
     head_unit: str = ""
-
-
-_LAYOUTS = (
-    ("annotations/person_keypoints_val2017.json", "val2017"),
-    ("person_keypoints_val.json", "images"),
-    ("annotations/mpii_val.json", "images"),
-    ("annotations/valid.json", "images"),
-)
-_WEAK = 1
 
 
 @dataclass(frozen=True)
@@ -114,10 +128,10 @@ def load_data(
 
     Args:
         where: Label files, or a scene such as `scene:people=3,frames=50`.
-        skeleton: What the model's keypoints are; the labels must be of the same.
+        skeleton: The model's; the labels must be of the same.
         boxes: A COCO detections file (COCO-format labels only); None for labelled boxes.
-        limit: Only the first so many pictures with people.
-        ignore_weak: Labels of visibility 1 count as missing (COCO-format labels only).
+        limit: Number of pictures with people, from the first; None for all.
+        ignore_weak: Whether to leave out labels of visibility 1 (COCO-format labels only).
         head_boxes: `mpii_gt_val.mat` (MPII only).
 
     Raises:
@@ -128,56 +142,39 @@ def load_data(
         _refuse(
             "the scene", {"boxes": boxes is not None, "ignore-weak": ignore_weak, "head-boxes": head_boxes is not None}
         )
-        return load_scene(where, skeleton, limit)
+        return _load_scene(where, skeleton, limit)
     if _is_mpii(where.annotations):
         _refuse("MPII labels", {"boxes": boxes, "ignore-weak": ignore_weak})
-        return load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
+        return _load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
     _refuse("COCO labels", {"head-boxes": head_boxes})
-    return load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
+    return _load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
 
 
-def load_coco(
-    where: DataFiles,
-    skeleton: Skeleton,
-    *,
-    boxes: Path | None = None,
-    limit: int | None = None,
-    ignore_weak: bool = False,
+def _load_coco(
+    where: DataFiles, skeleton: Skeleton, *, boxes: Path | None, limit: int | None, ignore_weak: bool
 ) -> EvaluationData:
-    """COCO-format labels; see `load_data`."""
     dataset = CocoDataset(where.annotations, where.images, skeleton, boxes=boxes)
     document = _complete(dataset.document, ignore_weak)
     people = sorted(dataset.people, key=lambda person: person.image_id)  # stable: the file's order in a picture
-    keypoints = np.stack([person.keypoints for person in people])
     if ignore_weak:
-        keypoints[keypoints[:, :, 2] == _WEAK] = 0
+        for person in people:
+            person.keypoints[person.keypoints[:, 2] == _WEAK] = 0
     files = {person.image_id: person.file for person in people}
     with_people = list(files)[:limit]
-    keep = np.isin([person.image_id for person in people], with_people)
-    table = People(
-        image_ids=np.array([person.image_id for person in people], np.int64)[keep],
-        boxes_xyxy=np.stack([person.box_xyxy for person in people])[keep],
-        box_scores=np.array([person.score for person in people], np.float32)[keep],
-        keypoints=keypoints[keep],
-        areas=np.array([person.area for person in people], np.float64)[keep],
-        head_sizes=np.full(int(keep.sum()), np.nan),
-        labelled=boxes is None,
-    )
+    counted = set(with_people)
     every = sorted(int(item["id"]) for item in document["images"])
     return EvaluationData(
         name=where.annotations.stem,
         skeleton=skeleton,
-        people=table,
+        people=People.of([person for person in people if person.image_id in counted], labelled=boxes is None),
         image_ids=tuple(every if limit is None else with_people),
         document=document,
         read=lambda image_id: read_image(files[image_id]),
     )
 
 
-def load_mpii(
-    where: DataFiles, skeleton: Skeleton, *, limit: int | None = None, head_boxes: Path | None = None
-) -> EvaluationData:
-    """MPII's labels; see `load_data`. Where no head boxes are known, PCKh's unit is the neck-to-head-top segment."""
+def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_boxes: Path | None) -> EvaluationData:
+    """Where not all head boxes are known, PCKh's unit is the neck-to-head-top segment."""
     if skeleton != MPII16:
         raise SourceError(
             f"{where.annotations}: MPII labels need a model of {MPII16.name}, this one is {skeleton.name}"
@@ -187,20 +184,12 @@ def load_mpii(
     counted = set(list(files)[:limit])
     people = sorted((item for item in dataset.people if item.image_id in counted), key=lambda item: item.image_id)
     exact = all(person.head_size is not None for person in people)
-    heads = [person.head_size if exact else head_segment(person.keypoints) for person in people]
-    table = People(
-        image_ids=np.array([person.image_id for person in people], np.int64),
-        boxes_xyxy=np.stack([person.box_xyxy for person in people]),
-        box_scores=np.ones(len(people), np.float32),
-        keypoints=np.stack([person.keypoints for person in people]),
-        areas=np.array([person.area for person in people], np.float64),
-        head_sizes=np.array([np.nan if size is None else size for size in heads], np.float64),
-        labelled=True,
-    )
+    if not exact:
+        people = [replace(person, head_size=head_segment(person.keypoints)) for person in people]
     return EvaluationData(
         name=where.annotations.stem,
         skeleton=skeleton,
-        people=table,
+        people=People.of(people),
         image_ids=tuple(dict.fromkeys(person.image_id for person in people)),
         document=None,
         read=lambda image_id: read_image(files[image_id]),
@@ -208,50 +197,45 @@ def load_mpii(
     )
 
 
-def load_scene(spec: str, skeleton: Skeleton, limit: int | None = None) -> EvaluationData:
-    """Frames of the built-in scene, with people of whom at least one keypoint is in the picture; see `load_data`."""
+def _load_scene(spec: str, skeleton: Skeleton, limit: int | None) -> EvaluationData:
+    """Frames of the built-in scene, with people of whom at least one keypoint is in the picture."""
     if skeleton != COCO17:
         raise SourceError(f"the scene has {COCO17.name} keypoints, the model {skeleton.name}")
     scene = Scene(parse_scene(spec))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for frame in scene:
-        if limit is not None and len(images) == limit:
-            break
-        images.append({"id": frame.index, "file_name": f"frame {frame.index}"})
+    people: list[Person] = []
+    for frame in islice(scene, limit):
+        name = f"frame {frame.index}"
+        images.append({"id": frame.index, "file_name": name})
         for box, points in zip(frame.boxes_xyxy, frame.keypoints, strict=True):
             size = box[2:] - box[:2]
             labelled = points[:, 2] > 0
             if size.min() < 1 or not labelled.any():
                 continue
+            keypoints = points * labelled[:, None]
+            area = float(np.prod(size)) * UNLABELLED_AREA_SHARE
+            number = len(people) + 1
+            placed = np.concatenate([box[:2], box[:2] + size])
+            people.append(Person(frame.index, number, Path(name), placed, keypoints, area))
             annotations.append(
                 {
-                    "id": len(annotations) + 1,
+                    "id": number,
                     "image_id": frame.index,
                     "category_id": 1,
                     "iscrowd": 0,
                     "bbox": [float(value) for value in (*box[:2], *size)],
-                    "area": float(np.prod(size)) * UNLABELLED_AREA_SHARE,
+                    "area": area,
                     "num_keypoints": int(labelled.sum()),
-                    "keypoints": (points * labelled[:, None]).ravel().tolist(),
+                    "keypoints": keypoints.ravel().tolist(),
                 }
             )
-    if not annotations:
+    if not people:
         raise SourceError(f"{spec}: nobody is in view")
-    boxes = np.array([item["bbox"] for item in annotations], np.float32)
-    boxes[:, 2:] += boxes[:, :2]
-    table = People(
-        image_ids=np.array([item["image_id"] for item in annotations], np.int64),
-        boxes_xyxy=boxes,
-        box_scores=np.ones(len(boxes), np.float32),
-        keypoints=np.array([item["keypoints"] for item in annotations], np.float32).reshape(len(boxes), -1, 3),
-        areas=np.array([item["area"] for item in annotations], np.float64),
-        head_sizes=np.full(len(boxes), np.nan),
-        labelled=True,
-    )
     document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    image_ids = tuple(item["id"] for item in images)
     return EvaluationData(
-        spec, skeleton, table, tuple(item["id"] for item in images), document, lambda index: scene.frame(index).image
+        spec, skeleton, People.of(people), image_ids, document, lambda index: scene.frame(index).image
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.skeleton import COCO17, MPII16
-from sharpose.training.data.augment import AugmentSpec, CropSample, make_crop
+from sharpose.training.data.augment import AugmentSpec, CropSample, half_body, make_crop, upper_body
 from sharpose.training.data.sample import Sample
 
 CROP = (256, 192)
@@ -29,7 +29,6 @@ def a_sample(seed: int = 0, labelled: int = 17, size: tuple[int, int] = (150, 20
         box_xyxy=np.array([50.5, 12.25, 160, 140], np.float32),
         keypoints=points.astype(np.float32),
         weights=(points[:, 2] > 0).astype(np.float32),
-        area=5000.0,
         image_id=1,
         annotation_id=2,
         source="a test",
@@ -146,7 +145,6 @@ def test_without_augmentation_it_is_the_runtimes_crop() -> None:
     expected = extract_crops(sample.image_bgr, frames, np.empty((1, *CROP, 3), np.uint8))[0]
     assert np.array_equal(crop.crop, expected)
     assert (crop.flipped, crop.rotation) == (False, 0.0)
-    assert crop.area == pytest.approx(5000 * 191 * 255 / float(frames.size.prod()), rel=1e-5)
 
 
 def many(spec: AugmentSpec, sample: Sample, count: int = 1200) -> list[CropSample]:
@@ -218,3 +216,45 @@ def test_unknown_settings_are_refused() -> None:
         AugmentSpec(flip=0.5)  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="scale"):
         AugmentSpec(scale=1.0)
+
+
+POINTS = np.column_stack([np.linspace(10, 42, 17), np.linspace(5, 85, 17)]).astype(np.float32)
+ALL = np.ones(17, np.bool_)
+
+
+def test_the_upper_halves_are_the_datasets_own() -> None:
+    assert np.flatnonzero(upper_body(COCO17)).tolist() == list(range(11))
+    assert np.flatnonzero(upper_body(MPII16)).tolist() == [7, 8, 9, 10, 11, 12, 13, 14, 15]
+
+
+def test_upper_comes_when_a_normal_number_is_below_one_half() -> None:
+    rng = np.random.default_rng(0)
+    frames = [half_body(POINTS, ALL, COCO17, CROP, rng) for _ in range(2000)]
+    tops = [frame[0][1] < 45 for frame in frames if frame is not None]
+    assert len(tops) == 2000
+    assert np.mean(tops) == pytest.approx(0.6915, abs=0.03)
+
+
+def test_the_frame_is_centred_on_the_mean_and_grown_by_half() -> None:
+    upper = np.zeros(17, np.bool_)
+    upper[[0, 5, 10]] = True
+    frame = half_body(POINTS, upper, COCO17, CROP, np.random.default_rng(0))
+    assert frame is not None
+    center, size = frame
+    assert center == pytest.approx([20.0, 30.0])  # points at x 10, 20, 30 and y 5, 30, 55
+    assert size == pytest.approx([50 * 0.75 * 1.5, 50 * 1.5])
+
+
+def test_too_few_keypoints_make_no_frame() -> None:
+    one = np.zeros(17, np.bool_)
+    one[0] = True
+    assert half_body(POINTS, one, COCO17, CROP, np.random.default_rng(0)) is None
+
+
+def test_a_half_of_two_gives_way_to_the_other() -> None:
+    mostly_lower = np.zeros(17, np.bool_)
+    mostly_lower[[0, 1, 11, 13, 15]] = True
+    for seed in range(20):
+        frame = half_body(POINTS, mostly_lower, COCO17, CROP, np.random.default_rng(seed))
+        assert frame is not None
+        assert frame[0][1] == pytest.approx(POINTS[[11, 13, 15], 1].mean())

@@ -23,7 +23,7 @@ def test_a_sample_is_what_the_file_says(coco_dataset: CocoDataset) -> None:
     sample = coco_dataset.load(2)
     label = coco_dataset.document["annotations"][2]
     assert len(coco_dataset) == 13
-    assert (sample.image_id, sample.annotation_id, sample.area) == (2, 102, 3000.0)
+    assert (sample.image_id, sample.annotation_id, coco_dataset.people[2].area) == (2, 102, 3000.0)
     assert sample.box_xyxy.tolist() == [15, 5, 85, 85]
     assert sample.keypoints.ravel() == pytest.approx(label["keypoints"])
     assert sample.weights.tolist() == [1.0] * 17

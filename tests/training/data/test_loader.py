@@ -39,7 +39,6 @@ def test_a_batch_holds_crops_targets_and_weights(coco_dataset: CocoDataset) -> N
     assert len(batch) == 4
     assert (batch.images.shape, batch.images.dtype) == ((4, 64, 32, 3), torch.uint8)
     assert batch.targets.shape == (4, 17, 16, 8)
-    assert batch.areas.shape == (4,)
     for row in range(4):
         targets, weights = heatmap_targets(batch.keypoints[row].numpy(), CROP, HEATMAP)
         assert np.array_equal(batch.targets[row].numpy(), targets)
@@ -105,7 +104,7 @@ def test_states_of_something_else_are_refused(coco_dataset: CocoDataset) -> None
         ({"seed": 8}, "seed 8"),
         ({"global_batch": 8}, "global_batch 8"),
         ({"people": 5}, "people 5"),
-        ({"batch": 3}, "nowhere"),
+        ({"batch": 3}, "no epoch 0, batch 3 of 3"),
         ({"batch": "1"}, "whole numbers"),
     ):
         with pytest.raises(InputError, match=message):

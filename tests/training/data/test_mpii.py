@@ -42,9 +42,9 @@ def test_an_entry_becomes_a_sample(tmp_path: Path) -> None:
     assert sample.keypoints[0].tolist() == [9, 19, 2]
     assert sample.keypoints[2].tolist() == [0, 0, 0]
     assert sample.weights.tolist() == [1, 1, 0] + [1] * 13
-    assert sample.head_size is None
+    assert people.people[0].head_size is None
     assert [person.image_id for person in people.people] == [0, 1, 0]
-    assert people.load(2).head_size == pytest.approx(0.6 * 50)
+    assert people.people[2].head_size == pytest.approx(0.6 * 50)
     crop = make_crop(sample, AugmentSpec.none(), (256, 256), people.skeleton, np.random.default_rng(0))
     assert crop.size == pytest.approx([100, 100])  # 200 pixels a unit of scale, times 1.25
 
