@@ -1,9 +1,8 @@
-"""What a deadline leaves of refinement: `python benchmarks/deadline.py --bundle DIR --people 1,5,30 --output DIR`.
+"""Refinement within a deadline: `python benchmarks/deadline.py --bundle DIR --people 1,5,30 --output DIR`.
 
-The built-in scene is run under deadlines between what the coarse stage alone takes and what all the refinements take
-that the gate wants. Said are the share of frames that met the deadline, who was refined, and how good the poses are
-(OKS with the scene's true keypoints) against choosing at random, against the coarse stage alone and against no
-deadline.
+The built-in scene runs under deadlines between the time of the coarse stage alone and that of everything the gate wants
+refined. The report has the share of frames in time, the number of people refined, and the accuracy (OKS with the
+scene's true keypoints) of the scheduler's choice, of a random choice, of the coarse stage alone and without a deadline.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -19,39 +18,40 @@ from typing import NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from machine import describe_machine, number_list
+from report import command_to_repeat, make_output_folder, number_list, this_machine
 from rich.console import Console
 from rich.table import Table
-from scene_truth import Interval, bootstrap, boxes_of, scenes_with, true_oks
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import TwoStage
-from sharpose.runtime import Picture, PoseEstimator
+from sharpose.runtime import Boxes, Picture, PoseEstimator
 from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.deadline.plan import Candidates, priority
 from sharpose.runtime.gate import Refine
-from sharpose.scene import SceneFrame
+from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.similarity import body_area, pose_oks
 
-__all__ = ["Case", "Policy", "Runner"]
-
-_COARSE_ONLY = "nobody"  # whose frames are late says what the scheduler can do nothing about
-_POLICIES = ("scheduled", "random", "scheduled, no carrying", "random, no carrying", _COARSE_ONLY)
+SIZE = (720, 1280)  # height and width of the scene
+COARSE_ONLY = "nobody"  # its late frames are the ones that no choice could have saved
+POLICIES = ("scheduled", "random", "scheduled, no carrying", "random, no carrying", COARSE_ONLY)
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+_MARGIN = 1.1  # the shortest deadline, as a multiple of the 95th percentile of the coarse stage alone
 
 
 @dataclass
 class Policy:
-    """What a way to choose did.
+    """Totals of one way to choose who is refined.
 
     Attributes:
-        seconds: Of every frame.
-        met: Share of the frames whose poses were there in time.
-        wanted: People whom the gate wanted refined, all frames together; of them
+        seconds: Time of every frame.
+        met: Share of the frames in time.
+        wanted: People that the gate wanted refined, over all frames. Of them
         done: were refined,
-        carried: kept what an earlier refinement found,
-        deferred: were left as they were.
-        oks: By person (the scene's number and the person's), in all frames.
+        carried: kept the refinement of an earlier frame,
+        deferred: kept their coarse pose.
+        oks: OKS of every frame by scene and person; NaN in frames where no keypoint is inside the picture.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -62,19 +62,55 @@ class Policy:
     deferred: int = 0
     oks: dict[Hashable, list[float]] = field(default_factory=lambda: defaultdict(list))
 
+    def report(self) -> dict[str, object]:
+        """The policy as deadline.json has it."""
+        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(self.seconds, (50, 95, 99)))
+        counts = {name: getattr(self, name) for name in ("met", "wanted", "done", "carried", "deferred")}
+        return {**counts, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "oks": asdict(bootstrap(self.oks))}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"OKS {self.mean:+.4f} (95 % interval {self.low:+.4f} to {self.high:+.4f})"
+
+
+def bootstrap(values: Mapping[Hashable, Sequence[float]], rounds: int = 2000) -> Interval:
+    """The mean of grouped values (one person in all frames), with whole groups resampled `rounds` times.
+
+    NaN is left out; at least one value must be a number.
+    """
+    groups = [group[~np.isnan(group)] for group in map(np.asarray, values.values())]
+    sums = np.array([group.sum() for group in groups if len(group)])
+    counts = np.array([len(group) for group in groups if len(group)])
+    drawn = np.random.default_rng(0).integers(len(sums), size=(rounds, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (2.5, 97.5))
+    return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
+
+
+def difference(first: Policy, second: Policy) -> Interval:
+    """How much better the first policy's poses are than the second's, in OKS by person."""
+    return bootstrap({who: np.subtract(values, second.oks[who]).tolist() for who, values in first.oks.items()})
+
 
 @dataclass(frozen=True)
 class Case:
-    """One number of people under one deadline; milliseconds.
+    """One number of people under one deadline.
 
     Attributes:
-        people: In the scene.
-        share: How much of the time that the gate's refinements take was there, in percent.
-        deadline_ms: The deadline.
-        frames: How many frames were run.
-        policies: By name.
-        scheduled_less_random: OKS of the scheduler's choice less that of a random choice, by person.
-        chosen_less_random: Likewise, where nobody keeps anything.
+        people: Number of people in the scene.
+        share: Percentage of the gate's refinement time that the deadline leaves.
+        deadline_ms: The deadline in milliseconds.
+        frames: Number of frames.
+        policies: Totals by policy.
+        scheduled_less_random: OKS gained by the scheduler's choice over a random one.
+        chosen_less_random: The same without carrying refinements from earlier frames.
     """
 
     people: int
@@ -86,56 +122,66 @@ class Case:
     chosen_less_random: Interval
 
 
-class Runner:
+def scenes_with(people: int, frames: int, count: int) -> list[list[SceneFrame]]:
+    """The first `frames` frames of the first `count` scenes of so many people that start with somebody in view."""
+    found: list[list[SceneFrame]] = []
+    seed = 0
+    while len(found) < count:
+        scene = Scene(SceneConfig(seed=seed, people=people, frames=frames, height=SIZE[0], width=SIZE[1]))
+        seed += 1
+        first = scene.frame(0)
+        if (first.keypoints[..., 2] > 0).any():
+            found.append([first, *(scene.frame(index) for index in range(1, frames))])
+    return found
+
+
+class Benchmark:
     """Runs scenes through one pair of engines.
 
     Args:
         bundle: The bundle.
         stages: Its engines.
-        clock: Seconds; deadlines are in its terms.
+        clock: Seconds, as deadlines are measured.
     """
 
     def __init__(self, bundle: Bundle, stages: TwoStage, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._rng = np.random.default_rng(0)
-        self._ends = [PoseEstimator(bundle, stages, refine="never"), PoseEstimator(bundle, stages, refine="auto")]
+        self._bounds = [PoseEstimator(bundle, stages, refine="never"), PoseEstimator(bundle, stages, refine="auto")]
         self._streams = 0
         self._estimators: dict[str, PoseEstimator] = {}
-        for name in _POLICIES:
+        for name in POLICIES:
             scheduler = DeadlineScheduler(
                 clock=clock,
                 prioritise=self._at_random if name.startswith("random") else priority,
                 carry=not name.endswith("no carrying"),
             )
-            refine: Refine = "never" if name == _COARSE_ONLY else "auto"
+            refine: Refine = "never" if name == COARSE_ONLY else "auto"
             self._estimators[name] = PoseEstimator(bundle, stages, refine=refine, scheduler=scheduler)
             self._estimators[name].warm_up()
 
     def _at_random(self, people: Candidates) -> npt.NDArray[np.float64]:
         return self._rng.random(len(people))
 
-    def limits(self, scenes: list[list[SceneFrame]]) -> tuple[Policy, Policy]:
-        """The coarse stage only, and all that the gate wants: the least and the most that there can be time for."""
+    def without_deadline(self, scenes: list[list[SceneFrame]]) -> tuple[Policy, Policy]:
+        """The coarse stage alone, and everything the gate wants: the least and the most that there can be time for."""
         found = Policy(), Policy()
-        for estimator in self._ends:
-            estimator.estimate([Picture(scenes[0][0].image, boxes_of(scenes[0][0]))])  # may cost more the first time
+        for estimator in self._bounds:
+            estimator.estimate([_picture(scenes[0][0])])  # the first run may cost more
         for seed, frames in enumerate(scenes):
             for frame in frames:
-                for estimator, policy in zip(self._ends, found, strict=True):
-                    self._run(estimator, policy, frame, (0, seed), None)
+                for estimator, policy in zip(self._bounds, found, strict=True):
+                    self._run(estimator, policy, frame, seed)
         return found
 
     def measure(self, scenes: list[list[SceneFrame]], people: int, deadline: float, share: float) -> Case:
-        """Run all policies under a deadline of so many seconds a frame.
-
-        They take turns on every frame, so that they meet the same state of the machine.
-        """
-        policies = {name: Policy() for name in _POLICIES}
+        """Run all policies with a deadline in seconds. They alternate on every frame, so all meet the same machine."""
+        policies = {name: Policy() for name in POLICIES}
         for seed, frames in enumerate(scenes):
             self._streams += 1
             for frame in frames:
                 for name in self._rng.permutation(list(policies)):
-                    self._run(self._estimators[name], policies[name], frame, (self._streams, seed), deadline)
+                    self._run(self._estimators[name], policies[name], frame, seed, deadline)
         for policy in policies.values():
             policy.met = float(np.mean(np.array(policy.seconds) <= deadline))
         return Case(
@@ -144,81 +190,59 @@ class Runner:
             deadline * 1000,
             sum(map(len, scenes)),
             policies,
-            _difference(policies["scheduled"], policies["random"]),
-            _difference(policies["scheduled, no carrying"], policies["random, no carrying"]),
+            difference(policies["scheduled"], policies["random"]),
+            difference(policies["scheduled, no carrying"], policies["random, no carrying"]),
         )
 
     def _run(
-        self,
-        estimator: PoseEstimator,
-        policy: Policy,
-        frame: SceneFrame,
-        stream_and_seed: tuple[int, int],
-        deadline: float | None,
+        self, estimator: PoseEstimator, policy: Policy, frame: SceneFrame, seed: int, deadline: float | None = None
     ) -> None:
-        stream, seed = stream_and_seed
         began = self._clock()
         until = None if deadline is None else began + deadline
-        (poses,) = estimator.estimate([Picture(frame.image, boxes_of(frame), stream, frame.time, until)])
+        (poses,) = estimator.estimate([_picture(frame, self._streams, until)])
         policy.seconds.append(self._clock() - began)
         policy.done += int(poses.refined.sum())
         policy.wanted += int(poses.refined.sum() if poses.wanted is None else poses.wanted.sum())
         policy.carried += 0 if poses.carried is None else int(poses.carried.sum())
         policy.deferred += int(poses.deferred.sum())
-        oks = true_oks(poses.keypoints, frame, estimator.skeleton.sigmas)
+        areas, inside = body_area(frame.boxes_xyxy), frame.keypoints[..., 2] > 0
+        oks = pose_oks(poses.keypoints, frame.keypoints, areas, estimator.skeleton.sigmas, inside)
         for who, value in zip(frame.ids, oks, strict=True):
             policy.oks[seed, int(who)].append(float(value))
 
 
-def _difference(first: Policy, second: Policy) -> Interval:
-    return bootstrap({who: np.subtract(values, second.oks[who]).tolist() for who, values in first.oks.items()})
+def _picture(frame: SceneFrame, stream: int = 0, deadline: float | None = None) -> Picture:
+    return Picture(frame.image, Boxes.from_xyxy(frame.boxes_xyxy), stream, frame.time, deadline)
 
 
-SIZE = (720, 1280)
-ABOVE = 1.1  # the shortest deadline, as a multiple of what 95 % of the frames take with the coarse stage alone
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-
-
-def table_of(cases: list[Case], ends: dict[int, tuple[Policy, Policy]]) -> Table:
-    """A row for each deadline and way to choose."""
-    table = Table("people", "deadline ms", "who is refined", "met", "p95 ms", "wanted", "done", "carried", "OKS")
+def table_of(cases: list[Case], bounds: dict[int, tuple[Policy, Policy]]) -> Table:
+    """A row for each deadline and policy."""
+    table = Table("people", "deadline ms", "who is refined", "in time", "p95 ms", "wanted", "done", "carried", "OKS")
     for column in table.columns[3:]:
         column.justify = "right"
-    for people, (never, gate) in ends.items():
-        for name, policy in (("nobody (coarse only)", never), ("all the gate wants", gate)):
-            _row(table, people, "none", name, policy, "")
+
+    def row(people: int, deadline: str, name: str, policy: Policy, met: str) -> None:
+        shares = [f"{count / policy.wanted:.0%}" if policy.wanted else "-" for count in (policy.done, policy.carried)]
+        p95 = f"{np.percentile(policy.seconds, 95) * 1000:.1f}"
+        oks = f"{bootstrap(policy.oks).mean:.4f}"
+        table.add_row(str(people), deadline, name, met, p95, str(policy.wanted), *shares, oks)
+
+    for people, (never, gate) in bounds.items():
+        row(people, "none", "nobody (coarse only)", never, "")
+        row(people, "none", "all the gate wants", gate, "")
         for case in (case for case in cases if case.people == people):
             for name, policy in case.policies.items():
-                _row(table, people, f"{case.deadline_ms:.0f} ({case.share:g} %)", name, policy, f"{policy.met:.1%}")
+                row(people, f"{case.deadline_ms:.0f} ({case.share:g} %)", name, policy, f"{policy.met:.1%}")
         table.add_section()
     return table
 
 
-def _row(table: Table, people: int, deadline: str, name: str, policy: Policy, met: str) -> None:
-    share = [f"{count / policy.wanted:.0%}" if policy.wanted else "-" for count in (policy.done, policy.carried)]
-    p95 = float(np.percentile(policy.seconds, 95)) * 1000
-    oks = bootstrap(policy.oks)
-    table.add_row(str(people), deadline, name, met, f"{p95:.1f}", str(policy.wanted), *share, f"{oks.mean:.4f}")
-
-
-def report_of(policy: Policy) -> dict[str, object]:
-    """A policy as JSON has it."""
-    p50, p95, p99 = (float(value) * 1000 for value in np.percentile(policy.seconds, (50, 95, 99)))
-    counts = {name: getattr(policy, name) for name in ("met", "wanted", "done", "carried", "deferred")}
-    return {**counts, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "oks": asdict(bootstrap(policy.oks))}
-
-
-def say(what: str, interval: Interval) -> str:
-    """An interval in words."""
-    return f"{what}: OKS {interval.mean:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f})"
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Folder written by sharpose-export.")
-@click.option("--device", default="cpu", show_default=True, help="As sharpose-run's.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle folder.")
+@click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the engine's choice]")
 @click.option(
-    "--people", default="1,5,10,20,30", show_default=True, callback=number_list(1, 64), help="People in the scene."
+    "--people", default="1,5,10,20,30", show_default=True, callback=number_list(1, 64), help="Numbers of people."
 )
 @click.option(
     "--time",
@@ -226,16 +250,16 @@ def say(what: str, interval: Interval) -> str:
     default="10,25,50",
     show_default=True,
     callback=number_list(0, 1000),
-    help="Deadlines: percent of the time that the gate's refinements take, on 1.1 times the coarse stage's.",
+    help="Deadlines: percentages of the gate's refinement time, added to 1.1 times the coarse stage's time.",
 )
-@click.option("--frames", default=50, show_default=True, type=click.IntRange(1), help="Frames of each scene.")
-@click.option("--scenes", default=2, show_default=True, type=click.IntRange(1), help="Scenes (seeds) of each size.")
+@click.option("--frames", default=50, show_default=True, type=click.IntRange(1), help="Frames per scene.")
+@click.option("--scenes", default=2, show_default=True, type=click.IntRange(1), help="Scenes (seeds) per case.")
 @click.option(
     "--clock",
     default="wall",
     show_default=True,
     type=click.Choice(list(CLOCKS)),
-    help="processor: what this process computes, on a CPU that is busy with other things; with --threads 1.",
+    help="processor: CPU time of this process, for a busy CPU; needs --device cpu --threads 1.",
 )
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for deadline.json.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -251,61 +275,49 @@ def command(
     output: Path,
     debug: bool,
 ) -> int:
-    """Measure whether deadlines are met, and what choosing well is worth."""
+    """Measure how many frames meet their deadline, and what choosing well is worth."""
     if clock == "processor" and (device, threads) != ("cpu", 1):
-        raise click.UsageError("--clock processor is for --device cpu --threads 1, where all is computed in one thread")
-    try:
-        output.mkdir(parents=True, exist_ok=True)  # before the long part
-    except OSError as error:
-        raise click.UsageError(f"--output {output}: expected a folder that can be made: {error.strerror}") from None
+        raise click.UsageError("--clock processor counts the time of one thread: give --device cpu --threads 1")
+    make_output_folder(output)
     opened = open_bundle(bundle)
     stages = load_two_stage(opened, device, threads=threads)
-    runner = Runner(opened, stages, CLOCKS[clock])
+    benchmark = Benchmark(opened, stages, CLOCKS[clock])
     cases: list[Case] = []
-    ends: dict[int, tuple[Policy, Policy]] = {}
+    bounds: dict[int, tuple[Policy, Policy]] = {}
     for count in people:
-        drawn = scenes_with(count, frames, scenes, SIZE)
-        never, gate = ends[count] = runner.limits(drawn)
-        coarse_only = float(np.percentile(never.seconds, 95)) * ABOVE
+        drawn = scenes_with(count, frames, scenes)
+        never, gate = bounds[count] = benchmark.without_deadline(drawn)
+        coarse_only = float(np.percentile(never.seconds, 95)) * _MARGIN
         refining = max(float(np.median(gate.seconds) - np.median(never.seconds)), 0.0)
         for share in shares:
-            case = runner.measure(drawn, count, coarse_only + refining * share / 100, share)
+            case = benchmark.measure(drawn, count, coarse_only + refining * share / 100, share)
             cases.append(case)
             scheduled = case.policies["scheduled"]
             click.echo(
                 f"{count} people, {case.deadline_ms:.1f} ms: {scheduled.met:.1%} of frames in time "
-                f"(coarse only: {case.policies['nobody'].met:.1%}), "
-                f"{scheduled.done} of {scheduled.wanted} refined, {scheduled.carried} carried; "
-                + say("less random", case.scheduled_less_random)
-                + "; "
-                + say("nobody carrying", case.chosen_less_random)
+                f"(coarse only: {case.policies[COARSE_ONLY].met:.1%}), {scheduled.done} of {scheduled.wanted} refined, "
+                f"{scheduled.carried} carried; against a random choice: {case.scheduled_less_random}; "
+                f"without carrying: {case.chosen_less_random}"
             )
     stages.close()
-    machine = describe_machine()
+    machine = this_machine()
     console = Console(width=140)
-    console.print(table_of(cases, ends))
+    console.print(table_of(cases, bounds))
     console.print(f"{opened.model.name} on {device}; {machine.processor}, {machine.cores} cores {machine.gpu}")
-    numbers = {"people": people, "time": shares}
-    arguments = " ".join(f"--{name} {','.join(map(str, values))}" for name, values in numbers.items())
     report = {
         "bundle": opened.model.name,
         "weights": opened.manifest.source,
         "quality_threshold": opened.manifest.gate.quality_threshold,
         "device": device,
-        "command": f"python benchmarks/deadline.py --bundle DIR {arguments} --frames {frames} --scenes {scenes}"
-        + (f" --threads {threads}" if threads else "")
-        + f" --device {device} --clock {clock} --output DIR",
+        "command": command_to_repeat("deadline.py"),
         "machine": asdict(machine),
         "without_deadline": {
-            str(count): {"never": report_of(never), "gate": report_of(gate)} for count, (never, gate) in ends.items()
+            str(count): {"never": never.report(), "gate": gate.report()} for count, (never, gate) in bounds.items()
         },
         "cases": [
             {
-                "people": case.people,
-                "share": case.share,
-                "deadline_ms": case.deadline_ms,
-                "frames": case.frames,
-                "policies": {name: report_of(policy) for name, policy in case.policies.items()},
+                **vars(case),
+                "policies": {name: policy.report() for name, policy in case.policies.items()},
                 "scheduled_less_random": asdict(case.scheduled_less_random),
                 "chosen_less_random": asdict(case.chosen_less_random),
             }

@@ -1,7 +1,7 @@
-"""Latency of a bundle on a device, stage by stage: `python benchmarks/latency.py --bundle DIR --people 1,4,16`.
+"""Latency of a bundle on a device, by stage: `python benchmarks/latency.py --bundle DIR --output DIR`.
 
-One picture of the built-in scene is run again and again, with as many people and as many of them refined as asked for.
-Reading, finding people, drawing and writing are not part of it. Warm-up runs are reported apart.
+One picture of the built-in scene runs repeatedly, for each number of people and each share of them that is refined.
+Decoding, detection, drawing and encoding are not included. Warm-up runs are reported separately.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from typing import NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from machine import MachineReport, describe_machine, number_list  # beside this file
+from report import Machine, command_to_repeat, make_output_folder, number_list, this_machine
 
 from sharpose.cli import main as run_command
-from sharpose.runtime import Boxes, PoseEstimator, StageTimings
+from sharpose.runtime import Boxes, PoseEstimator
 from sharpose.scene import Scene, SceneConfig
 
 STAGES = ("crop", "coarse", "gate", "gather", "fine", "map_back", "end_to_end")
-OUR_OWN = ("crop", "gate", "gather", "map_back")  # what the runtime does outside the engines
+OUTSIDE_ENGINES = ("crop", "gate", "gather", "map_back")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the report; times in milliseconds.
+    """One row of the report.
 
     Attributes:
-        people: People in the picture.
-        refined: How many of them the fine stage looked at.
-        warm_up_ms: What the runs before the measured ones took, all together.
-        percentiles: p50, p95, p99 by stage.
-        people_per_second: People divided by the median end-to-end time.
-        own_share: Share of the runtime's own stages in the mean end-to-end time.
+        people: Number of people in the picture.
+        refined: Number of them that run through the fine stage.
+        iterations: Number of measured runs.
+        warm_up_ms: Total milliseconds of the warm-up runs.
+        percentiles: p50, p95 and p99 of every stage, in milliseconds.
+        people_per_second: `people` divided by the median end-to-end time.
+        own_share: Share of the mean end-to-end time that is spent outside the engines.
     """
 
     people: int
@@ -48,11 +49,11 @@ class Case:
 
 
 def measure(
-    estimator: PoseEstimator, people: int, refine_percent: int, *, warm_up: int, seconds: float, min_iterations: int
+    estimator: PoseEstimator, people: int, refined: int, *, warm_up: int, seconds: float, min_iterations: int
 ) -> Case:
-    """Run one case until both `seconds` and `min_iterations` are reached."""
+    """Run one case, with the first `refined` people refined, for at least `seconds` and `min_iterations` runs."""
     image, boxes = picture_with(people)
-    rows = list(range(round(people * refine_percent / 100)))
+    rows = range(refined)
     started = time.perf_counter()
     for _ in range(warm_up):
         estimator(image, boxes, rows=rows)
@@ -61,19 +62,22 @@ def measure(
     deadline = time.perf_counter() + seconds
     while len(samples) < min_iterations or time.perf_counter() < deadline:
         began = time.perf_counter()
-        timings = estimator(image, boxes, rows=rows).timings
-        samples.append(_milliseconds(timings, time.perf_counter() - began))
-    percentiles = {stage: _percentiles([sample[stage] for sample in samples]) for stage in STAGES}
-    total = sum(sample["end_to_end"] for sample in samples)
-    own = sum(sample[stage] for sample in samples for stage in OUR_OWN)
+        timings = asdict(estimator(image, boxes, rows=rows).timings)
+        timings["end_to_end"] = time.perf_counter() - began
+        samples.append({stage: timings[stage] * 1000 for stage in STAGES})
+    percentiles: dict[str, tuple[float, float, float]] = {}
+    for stage in STAGES:
+        p50, p95, p99 = (float(value) for value in np.percentile([sample[stage] for sample in samples], (50, 95, 99)))
+        percentiles[stage] = p50, p95, p99
     return Case(
         people=people,
-        refined=len(rows),
+        refined=refined,
         iterations=len(samples),
         warm_up_ms=warm_up_ms,
         percentiles=percentiles,
         people_per_second=people * 1000 / percentiles["end_to_end"][0],
-        own_share=own / total,
+        own_share=sum(sample[stage] for sample in samples for stage in OUTSIDE_ENGINES)
+        / sum(sample["end_to_end"] for sample in samples),
     )
 
 
@@ -84,17 +88,8 @@ def picture_with(people: int) -> tuple[npt.NDArray[np.uint8], Boxes]:
     return frame.image, Boxes.from_xyxy(frame.boxes_xyxy[index])
 
 
-def _milliseconds(timings: StageTimings, end_to_end: float) -> dict[str, float]:
-    return {stage: seconds * 1000 for stage, seconds in (asdict(timings) | {"end_to_end": end_to_end}).items()}
-
-
-def _percentiles(values: list[float]) -> tuple[float, float, float]:
-    p50, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
-    return p50, p95, p99
-
-
-def markdown(cases: list[Case], machine: MachineReport, bundle: str, device: str, command_line: str) -> str:
-    """The report as a page for people."""
+def markdown(cases: list[Case], machine: Machine, bundle: str, device: str, command_line: str) -> str:
+    """The report as a Markdown page."""
     lines = [
         f"# Latency of {bundle} on {device}",
         "",
@@ -105,8 +100,8 @@ def markdown(cases: list[Case], machine: MachineReport, bundle: str, device: str
         "",
         f"`{command_line}`",
         "",
-        "Milliseconds a picture, p50 / p95 / p99. People are cropped from a 720 x 1280 picture of the scene; reading,",
-        "finding people, drawing and writing are not included. `own` is the share of crop, gate, gather and map back.",
+        "Milliseconds per picture, p50 / p95 / p99. People are cropped from a 720 x 1280 scene; reading,",
+        "detection, drawing and writing are not included. `own` is the share of crop, gate, gather and map back.",
         "",
         "| people | refined | "
         + " | ".join(stage.replace("_", " ") for stage in STAGES)
@@ -124,24 +119,20 @@ def markdown(cases: list[Case], machine: MachineReport, bundle: str, device: str
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Folder written by sharpose-export.  [default: the package's own]"
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Folder written by sharpose-export.  [default: the shipped bundle]",
 )
-@click.option("--device", default="cpu", show_default=True, help="As sharpose-run's.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; its own choice if left out.")
+@click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the engine's choice]")
+@click.option("--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people.")
 @click.option(
-    "--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="People in the picture."
+    "--refine", default="0,50,100", show_default=True, callback=number_list(0, 100), help="Percentages to refine."
 )
 @click.option(
-    "--refine", default="0,50,100", show_default=True, callback=number_list(0, 100), help="Percent of them refined."
+    "--seconds", default=5.0, show_default=True, type=click.FloatRange(0, 86400), help="Minimum seconds per case."
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0, 86400),
-    default=5.0,
-    show_default=True,
-    help="Least time a case is measured for.",
-)
-@click.option("--iterations", default=20, show_default=True, type=click.IntRange(1), help="Least runs of a case.")
+@click.option("--iterations", default=20, show_default=True, type=click.IntRange(1), help="Minimum runs per case.")
 @click.option("--warm-up", default=3, show_default=True, type=click.IntRange(0), help="Runs before measuring.")
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for latency.md and latency.json."
@@ -159,35 +150,24 @@ def command(
     output: Path,
     debug: bool,
 ) -> int:
-    """Measure a bundle's latency, stage by stage."""
-    context = click.get_current_context()
-    try:
-        output.mkdir(parents=True, exist_ok=True)  # before the long part
-    except OSError as error:
-        raise click.UsageError(f"--output {output}: expected a folder that can be made: {error.strerror}") from None
+    """Measure a bundle's latency by stage."""
+    make_output_folder(output)
     estimator = PoseEstimator.from_bundle(bundle, device=device, threads=threads)
     cases: list[Case] = []
     for count in people:
-        done: set[int] = set()
-        for percent in refine:
-            if round(count * percent / 100) in done:
-                continue  # 50 % of one person is nobody or everybody
-            done.add(round(count * percent / 100))
-            case = measure(estimator, count, percent, warm_up=warm_up, seconds=seconds, min_iterations=iterations)
+        # every number of refined people once: 50 % of one person is nobody or everybody
+        for refined in dict.fromkeys(round(count * percent / 100) for percent in refine):
+            case = measure(estimator, count, refined, warm_up=warm_up, seconds=seconds, min_iterations=iterations)
             cases.append(case)
             p50 = case.percentiles["end_to_end"][0]
             click.echo(f"{case.people} people, {case.refined} refined: {p50:.1f} ms, {case.people_per_second:.1f}/s")
-    arguments = " ".join(
-        f"--{name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in context.params.items()
-        if value is not None and name not in ("debug", "output")
-    )
-    command_line = f"python benchmarks/latency.py {arguments} --output DIR"
-    machine = describe_machine()
-    name = f"{estimator.bundle.model.name} (fp32)"
-    (output / "latency.md").write_text(markdown(cases, machine, name, estimator.device, command_line), "utf-8")
+    command_line = command_to_repeat("latency.py")
+    machine = this_machine()
+    name = estimator.bundle.model.name
+    page = markdown(cases, machine, f"{name} (fp32)", estimator.device, command_line)
+    (output / "latency.md").write_text(page, "utf-8")
     report = {
-        "bundle": estimator.bundle.model.name,
+        "bundle": name,
         "weights": estimator.bundle.manifest.source,
         "device": estimator.device,
         "command": command_line,

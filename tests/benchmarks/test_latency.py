@@ -1,37 +1,33 @@
-"""`python benchmarks/latency.py`: what its report says, and what it refuses."""
+"""`python benchmarks/latency.py`: its report and its error messages."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from latency import STAGES, command, picture_with
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks" / "latency.py"
-STAGES = ["crop", "coarse", "gate", "gather", "fine", "map_back", "end_to_end"]
+from sharpose.cli import main
 
-
-def latency(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=SCRIPT.parent)
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py"
 
 
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:
-    """The JSON, the Markdown and what was printed."""
+    """The JSON, the Markdown and the printed text."""
     folder = tmp_path_factory.mktemp("reports") / "of" / "today"
-    options: list[object] = ["--seconds", 0, "--iterations", 2, "--warm-up", 1, "--threads", 1]
-    done = latency("--bundle", tiny_bundle, "--people", "1,3", "--refine", "0,50,100", *options, "--output", folder)
+    arguments = [*("--bundle", tiny_bundle), *("--people", "1,3"), *("--refine", "0,50,100"), *("--output", folder)]
+    arguments += ["--seconds", 0, "--iterations", 2, "--warm-up", 1, "--threads", 1]
+    call = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300, cwd=SCRIPT.parent)
     assert (done.returncode, done.stderr) == (0, "")
     text = (folder / "latency.md").read_text("utf-8")
     return json.loads((folder / "latency.json").read_text("utf-8")), text, done.stdout
@@ -47,7 +43,7 @@ def test_cases_are_what_was_asked_for(report: tuple[dict[str, Any], str, str]) -
 def test_percentiles_are_in_order_and_add_up(report: tuple[dict[str, Any], str, str]) -> None:
     for case in report[0]["cases"]:
         percentiles = case["percentiles"]
-        assert list(percentiles) == STAGES
+        assert list(percentiles) == list(STAGES)
         for p50, p95, p99 in percentiles.values():
             assert 0 <= p50 <= p95 <= p99
         assert percentiles["coarse"][0] > 0
@@ -108,12 +104,12 @@ def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str,
     ("arguments", "words"),
     [
         (["--people", "0"], "numbers from 1 to 1024"),
-        (["--people", "many"], "expected numbers with commas between"),
-        (["--people", "1,,2"], "expected numbers with commas between"),
+        (["--people", "many"], "expected numbers separated by commas"),
+        (["--people", "1,,2"], "expected numbers separated by commas"),
         (["--people", "-1"], "numbers from 1 to 1024"),
         (["--refine", "101"], "numbers from 0 to 100"),
         (["--refine", "-1"], "numbers from 0 to 100"),
-        (["--refine", "0.5"], "expected numbers with commas between"),
+        (["--refine", "0.5"], "expected numbers separated by commas"),
         (["--iterations", "0"], "--iterations"),
         (["--seconds", "-1"], "--seconds"),
         (["--seconds", "inf"], "--seconds"),
@@ -121,34 +117,33 @@ def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str,
         (["--device", "gpu"], "device: expected cpu"),
     ],
 )
-def test_bad_numbers_are_one_line(tiny_bundle: Path, tmp_path: Path, arguments: Sequence[str], words: str) -> None:
-    done = latency("--bundle", tiny_bundle, "--output", tmp_path / "report", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
+def test_bad_options_are_one_line(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    message = _refused(tiny_bundle, tmp_path / "report", capsys, *arguments)
+    assert message.startswith("error: ")
+    assert words in message
     assert not (tmp_path / "report" / "latency.json").exists()
 
 
-def test_a_report_that_cannot_be_written_is_said_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_measuring(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "report").write_text("a file")
-    done = latency("--bundle", tiny_bundle, "--output", tmp_path / "report")  # would take a minute
-    assert done.returncode == 2
-    assert "--output" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    assert "--output" in _refused(tiny_bundle, tmp_path / "report", capsys)  # would take a minute
+
+
+def _refused(bundle: Path, output: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(command, ["--bundle", str(bundle), "--output", str(output), *arguments])
+    printed = capsys.readouterr()
+    assert (caught.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    return printed.err
 
 
 @pytest.mark.parametrize("people", [1, 2, 5, 16, 20])
-def test_the_picture_shows_as_many_people_as_asked_for(people: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("latency_under_test", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    image, boxes = module.picture_with(people)
+def test_the_picture_shows_as_many_people_as_asked_for(people: int) -> None:
+    image, boxes = picture_with(people)
     assert image.shape == (720, 1280, 3)
     assert len(boxes) == people
     assert (boxes.xyxy[:, 2:] > boxes.xyxy[:, :2]).all()

@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""What the reports of the benchmarks share: the machine, the command that repeats them, and lists of numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from pathlib import Path
 
 import click
 
-__all__ = ["MachineReport", "describe_machine", "number_list"]
-
 _PACKAGES = ("sharpose", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 
 
 @dataclass(frozen=True)
-class MachineReport:
-    """A machine and the versions on it; `gpu` is empty where nvidia-smi finds none."""
+class Machine:
+    """A machine and the packages on it; `gpu` is empty where nvidia-smi finds none."""
 
     processor: str
     cores: int
@@ -31,16 +29,22 @@ class MachineReport:
     packages: dict[str, str]
 
 
-def describe_machine() -> MachineReport:
-    """This machine."""
-    return MachineReport(
+def this_machine() -> Machine:
+    """The machine that the benchmark runs on."""
+    packages: dict[str, str] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Machine(
         processor=_processor(),
         cores=os.cpu_count() or 0,
-        memory_gib=_memory_gib(),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         gpu=_gpu(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        packages=_packages(),
+        packages=packages,
     )
 
 
@@ -53,44 +57,45 @@ def _processor() -> str:
     return platform.processor() or "unknown processor"
 
 
-def _memory_gib() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return 0.0
-
-
 def _gpu() -> str:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    if (tool := shutil.which("nvidia-smi")) is None:
         return ""
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     found = subprocess.run(query, capture_output=True, text=True, check=False)
     return " / ".join(found.stdout.split("\n")).strip(" /") if found.returncode == 0 else ""
 
 
-def _packages() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
-    """A click callback that reads `1,4,16`, every number from `low` to `high`; a `click.BadParameter` otherwise."""
+    """A click callback that reads `1,4,16`, each number from `low` to `high`; raises `click.BadParameter`."""
 
     def read(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
         try:
             numbers = [int(part) for part in text.split(",")]
         except ValueError:
             raise click.BadParameter(
-                f"expected numbers with commas between, as {parameter.default}, got {text!r}"
+                f"expected numbers separated by commas, such as {parameter.default}, got {text!r}"
             ) from None
         if not all(low <= number <= high for number in numbers):
             raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
         return numbers
 
     return read
+
+
+def make_output_folder(path: Path) -> None:
+    """Make the report's folder before the long part; raises `click.UsageError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"--output {path}: expected a folder that can be created: {error.strerror}") from None
+
+
+def command_to_repeat(script: str) -> str:
+    """The command line that repeats the running click command, defaults included, with `--output DIR`."""
+    context = click.get_current_context()
+    words = ["python", f"benchmarks/{script}"]
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if value is not None and option.name not in ("debug", "output"):
+            words += [option.opts[-1], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return " ".join([*words, "--output", "DIR"])
