@@ -11,7 +11,7 @@ import numpy as np
 from sharpose.bundle import GraphEntry
 from sharpose.engines.base import DeviceTensor, HostArray, TensorSpec, Value, check_inputs, check_outputs, specs
 from sharpose.engines.load import Device, parse_device
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -68,7 +68,7 @@ def create_session(path: Path, device: Device, *, threads: int | None = None) ->
         # Else a provider that fails, now or in a run, would be replaced by the CPU's.
         session = ort.InferenceSession(str(path), options, providers=_providers(device), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise EngineError(f"{path}: ONNX Runtime can't load it ({_first_line(error)})") from error
+        raise EngineError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
     if provider not in session.get_providers():
         raise EngineError(
             f"device {device}: ONNX Runtime fell back to {', '.join(session.get_providers())}; "
@@ -93,10 +93,6 @@ def _quiet_run() -> onnxruntime.RunOptions:
     options = ort.RunOptions()
     options.log_severity_level = 4  # what goes wrong is in the exception
     return options
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class OnnxRuntimeRunner:
@@ -148,7 +144,7 @@ class OnnxRuntimeRunner:
         try:
             self._session.run_with_iobinding(binding, self._quiet)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise EngineError(f"ONNX Runtime failed on {self.device}: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on {self.device}: {one_line(error)}") from error
         values = binding.get_outputs()
         return {
             name: cast(DeviceTensor, value) if name in keep_on_device else cast(HostArray, value.numpy())

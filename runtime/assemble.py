@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -28,10 +27,9 @@ from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import PoseResult
 from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams, source_names
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.window import WindowSink
-from sharpose.runtime.sources import open_source
-from sharpose.runtime.sources.scene import is_scene
+from sharpose.runtime.sources.open import is_scene, local_path, open_source, source_names
 from sharpose.runtime.statistics import RunStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
 from sharpose.runtime.tracking.follow_poses import FollowPoses
@@ -262,8 +260,7 @@ def _check_outputs(options: RunOptions, inputs: Sequence[Path], outputs: Sequenc
     """Refuse outputs that would overwrite what is read."""
     taken = {path.resolve(): f"the input {path}" for path in inputs}
     for name in options.sources:
-        local = unquote(urlsplit(name).path) if name.lower().startswith("file://") else name
-        taken[Path(local).resolve()] = "the source"
+        taken[Path(local_path(name)).resolve()] = "the source"
     for output in (output for of_one in outputs for output in of_one):
         path = output.path
         if path is None:

@@ -115,18 +115,18 @@ class SourceOptions:
         """Seconds without a frame before a live source counts as lost."""
         return DEFAULT_TIMEOUT if self.timeout is None else self.timeout
 
-    def check(self, name: str, kind: Kind) -> None:
-        """Refuse options that would do nothing to the source `name`, which is a `kind`.
+    def check(self, name: str, *kinds: Kind) -> None:
+        """Refuse options that would do nothing to the source `name`, which is one of `kinds`.
 
         Raises:
             InputError: such an option was given.
         """
-        for option, kinds in _MEANT_FOR.items():
-            if getattr(self, option) not in (None, _OFF.get(option)) and kind not in kinds:
-                *others, last = sorted(entry.value for entry in kinds)
+        for option, meant_for in _MEANT_FOR.items():
+            if getattr(self, option) not in (None, _OFF.get(option)) and meant_for.isdisjoint(kinds):
+                *others, last = sorted(kind.value for kind in meant_for)
                 meant = f"{', '.join(others)} or {last}" if others else last
                 raise InputError(
-                    f"--{option.replace('_', '-')} is for {meant}, but {name} is {kind.value}; leave it out"
+                    f"--{option.replace('_', '-')} is for {meant}, but {name} is {kinds[0].value}; leave it out"
                 )
 
 

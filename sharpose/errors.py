@@ -65,3 +65,9 @@ class TrainingError(SharposeError):
     """Training can't go on (a loss that isn't a number); the last checkpoint is untouched."""
 
     exit_code = 3
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of the system or of a library says, in one line: no file name (an `OSError`'s `str` has it)."""
+    words = str(getattr(error, "strerror", None) or error)
+    return next(iter(words.splitlines()), "") or type(error).__name__

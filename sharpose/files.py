@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sharpose.bundle import MANIFEST_NAME
-from sharpose.errors import EngineError, ExportError, SinkError
+from sharpose.errors import EngineError, ExportError, SinkError, one_line
 
 __all__ = [
     "GrowingFile",
@@ -99,10 +99,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         _to_disk(path.parent)
     # torch's writer turns a full disk into a RuntimeError of many lines
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0][:160]
         kept = "; the earlier one is untouched" if path.exists() else ""
         raise SinkError(
-            f"{path}: can't be written ({reason}){kept}; free some space and go on with --resume"
+            f"{path}: can't be written ({one_line(error)[:160]}){kept}; free some space and go on with --resume"
         ) from error
     finally:
         if temporary is not None:

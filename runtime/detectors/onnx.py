@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sharpose.engines.load import parse_device
 from sharpose.engines.onnxrt import create_session
-from sharpose.errors import DetectorError, EngineError, InputError
+from sharpose.errors import DetectorError, EngineError, InputError, one_line
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.frames import Image
 from sharpose.runtime.result import Boxes
@@ -157,7 +157,7 @@ class Detector:
         except EngineError as error:
             if error.__cause__ is None:  # the device's fault; else ONNX Runtime refused the file
                 raise
-            reason = _first_line(error.__cause__)
+            reason = one_line(error.__cause__)
             raise DetectorError(f"detector {path}: expected an ONNX graph that ONNX Runtime loads: {reason}") from error
         return cls(path, session, conf, iou, classes)
 
@@ -214,7 +214,7 @@ class Detector:
         try:
             values = self._session.run(self._outputs, {self._input: tensor}, quiet)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise EngineError(f"detector {self.path}: ONNX Runtime failed: {_first_line(error)}") from error
+            raise EngineError(f"detector {self.path}: ONNX Runtime failed: {one_line(error)}") from error
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
     def _people(self, candidates: Candidates) -> Candidates:
@@ -258,7 +258,3 @@ def _check_input(path: Path, inputs: Sequence[Any]) -> tuple[str, np.dtype[Any],
         f"detector {path}: expected one picture as input, float or float16 [1, 3, height, width], found {found}; "
         f"known detectors: {EXPECTED}"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -20,7 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from sharpose.errors import SinkError
+from sharpose.errors import SinkError, one_line
 from sharpose.runtime.frames import Image
 from sharpose.runtime.options import VideoSettings
 
@@ -238,12 +238,8 @@ def _try_out(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
     except (av.FFmpegError, OSError, ValueError) as error:
         with contextlib.suppress(Exception):
             del context
-        return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {_reason(error)}")
+        return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {one_line(error)}")
     return None if packets else "it gives no packets"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 _MIN_STEP = 90  # 1 ms: the finest that Matroska can tell apart

@@ -19,7 +19,7 @@ from pathlib import Path
 import av
 from av.container import OutputContainer
 
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import InputError, SinkError, one_line
 from sharpose.runtime.frames import FrameRecord, Image
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
@@ -361,7 +361,7 @@ class RestreamSink:
             return self._queue.popleft()
 
     def _reason(self, error: Exception) -> str:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = one_line(error)
         if said == "protocol":
             return f"the FFmpeg inside PyAV was built without {self._scheme}://; take rtsp, rtmp or udp"
         return redact_url(said.replace(self._target, self.name))

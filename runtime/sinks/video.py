@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from av.container import OutputContainer
 
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import InputError, SinkError, one_line
 from sharpose.files import mark_partial, removed_error
 from sharpose.runtime.frames import FrameRecord, Image
 from sharpose.runtime.options import VideoSettings
@@ -137,8 +137,7 @@ class VideoFile:
     def failure(self, what: str, error: Exception) -> SinkError:
         """`error`, in one line, as `what` that can't be written."""
         cause = self.error if self.error is not None and self.error.errno else error
-        why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        return SinkError(f"{self._path}: {what} can't be written: {why}")
+        return SinkError(f"{self._path}: {what} can't be written: {one_line(cause)}")
 
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -269,7 +268,7 @@ class VideoSink:
         what = f"the video ({size[1]}x{size[0]})" if size else "the video"
         if self._file is None:  # it could not be made
             self._closed = True
-            return SinkError(f"{self.path}: {what} can't be written: {getattr(error, 'strerror', None) or error}")
+            return SinkError(f"{self.path}: {what} can't be written: {one_line(error)}")
         failure = self._file.failure(what, error)
         self._file.take_back()
         self._end_quietly()

@@ -17,16 +17,13 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sharpose.errors import InputError, SourceError
+from sharpose.errors import InputError, SourceError, one_line
 
-__all__ = ["Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream", "reason"]
+__all__ = ["Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
 
 
-def reason(error: BaseException) -> str:
-    """FFmpeg's or the system's words for an error, without the file name or address that `str` would repeat."""
-    if isinstance(error, av.error.ExitError):
-        return "no answer in time"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+def _reason(error: BaseException) -> str:
+    return "no answer in time" if isinstance(error, av.error.ExitError) else one_line(error)
 
 
 def open_stream(
@@ -60,7 +57,7 @@ def open_stream(
                 url, "r", options=dict(options), timeout=timeout, metadata_errors="replace", hwaccel=accelerator
             )
     except (av.FFmpegError, OSError, ValueError) as error:
-        why = reason(error)
+        why = _reason(error)
         if path is not None and isinstance(error, av.error.InvalidDataError):
             why = "it is no video, or was cut off before the index that it ends with"
         if isinstance(error, av.error.ProtocolNotFoundError):
@@ -242,7 +239,7 @@ def _problem(device: str) -> str | None:
     except NotImplementedError:
         return "it does not decode H.264"
     except (av.FFmpegError, OSError, ValueError) as error:
-        return reason(error)
+        return _reason(error)
     return None
 
 
@@ -318,15 +315,15 @@ class Decoder:
                 given_up = failures == _MAX_DEMUX_FAILURES
                 # "Try again" says nothing about the data.
                 if given_up or not isinstance(error, av.error.BlockingIOError):
-                    self._note_damage(self._packets_read, reason(error))
+                    self._note_damage(self._packets_read, _reason(error))
                 if given_up:
                     return
             except (av.FFmpegError, OSError) as error:
                 if self._live:  # it has no length that it could fall short of
-                    self.cut = reason(error)
+                    self.cut = _reason(error)
                     return
                 raise SourceError(
-                    f"{self._name}: reading broke off after {self.frames} frames: {reason(error)}"
+                    f"{self._name}: reading broke off after {self.frames} frames: {_reason(error)}"
                 ) from None
 
     def _decode(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
@@ -340,7 +337,7 @@ class Decoder:
         try:
             pictures = self._stream.decode(packet)
         except av.FFmpegError as error:
-            self._note_damage(number, reason(error))
+            self._note_damage(number, _reason(error))
             return
         if packet is not None and self._damaged_at is not None:
             self._fail()

@@ -1,22 +1,23 @@
-"""From what the user typed to a source of frames."""
+"""From what the user typed to a source of frames: which kind it is, its short name, and the source itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from urllib.parse import unquote, urlsplit
 
-from sharpose.errors import SourceError
-from sharpose.runtime.frames import Source
+from sharpose.errors import InputError, SourceError
+from sharpose.runtime.frames import Frame, Source, SourceInfo
 from sharpose.runtime.options import Kind, SourceOptions
-from sharpose.runtime.sources.base import TrimmedSource
+from sharpose.runtime.result import Boxes
 from sharpose.runtime.sources.camera import (
     CameraSource,
     GstreamerSource,
-    csi_pipeline,
+    camera_name,
     is_camera,
-    is_csi,
     is_pipeline,
     jetson_pipeline,
     pipeline_of,
@@ -25,11 +26,10 @@ from sharpose.runtime.sources.decoding import Hardware
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.pictures import PictureSource, is_picture
 from sharpose.runtime.sources.raw import RawSource
-from sharpose.runtime.sources.scene import SceneSource, is_scene
-from sharpose.runtime.sources.urls import is_url, kind_of_address, redact_url
+from sharpose.runtime.sources.urls import RTSP, is_url, redact_url, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
-__all__ = ["open_source"]
+__all__ = ["SceneSource", "TrimmedSource", "is_scene", "local_path", "open_source", "source_names"]
 
 _EXPECTED = (
     "expected a video, a picture, a folder or glob of pictures, a camera's index, a URL, a GStreamer pipeline "
@@ -38,8 +38,6 @@ _EXPECTED = (
 # FFmpeg would hand out single tiles of these pictures.
 _UNSUPPORTED_PICTURES = frozenset((".heic", ".heif", ".avif"))
 
-_Say = Callable[[str], None]
-
 
 def open_source(
     spec: str, options: SourceOptions | None = None, *, say: Callable[[str], None] = lambda line: None
@@ -47,7 +45,7 @@ def open_source(
     """Opens a source of frames.
 
     Cameras, addresses, pipelines and standard input are read by threads of their own: what comes back for them is a
-    `LiveSource`, whose `queue` can also be polled.
+    `LiveSource`, whose queue can also be polled.
 
     Args:
         spec: A video file, a picture file, a folder or glob of pictures, a camera (`0`, `/dev/video0`, on a Jetson
@@ -55,55 +53,60 @@ def open_source(
             frames on standard input, or `scene` with or without settings (`scene:people=3`). `./0` and `./scene` are
             files.
         options: How to read it.
-        say: Told in one line, without secrets, when a live source is lost and when it is back, and which hardware
-            decodes. It may be called from another thread.
+        say: Called with one line, without secrets, when a live source is lost and when it is back, and to name the
+            hardware that decodes; possibly from another thread.
 
     Raises:
         SourceError: it is none of these, or can't be opened.
         InputError: an option would do nothing for this kind of source.
     """
     options = SourceOptions() if options is None else options
-    name = redact_url(spec)
-    if is_scene(spec):
-        options.check(name, Kind.SCENE)
-        return _trimmed(SceneSource(spec), options)
-    if spec == "-":
-        options.check("-", Kind.STDIN)
-        size, rate = options.stdin_size, options.stdin_rate
-        return LiveSource("standard input", lambda: _trimmed(RawSource(size, rate), options), options, say=say)
-    if is_camera(spec):
-        options.check(name, Kind.CAMERA)
-        name = spec if spec.startswith("/") else f"camera {spec}"
-        return LiveSource(name, lambda: _strided(CameraSource(spec), options), options, say=say)
-    if is_pipeline(spec) or is_csi(spec):
-        options.check(name, Kind.PIPELINE)
-        return _pipeline(name, csi_pipeline(spec) if is_csi(spec) else pipeline_of(spec), options, say)
-    if spec.lower().startswith("file://"):
-        spec = unquote(urlsplit(spec).path)
-    elif is_url(spec):
-        return _address(spec, options, say)
-    return _file(spec, options, say)
-
-
-def _address(spec: str, options: SourceOptions, say: _Say) -> Source:
-    name, kind = redact_url(spec), kind_of_address(spec)
-    if spec.lower().startswith(("http://", "https://")):
-        # Whether it is a file is known once it is open, and checked then.
-        if options.start is None:
-            options.check(name, kind)
+    kind = _kind_of(spec)
+    if kind in (Kind.VIDEO, Kind.PICTURES):
+        spec = name = local_path(spec)
     else:
-        options.check(name, kind)
-    if options.hwaccel == "jetson":
-        return _pipeline(name, jetson_pipeline(spec, options.rtsp_transport or "tcp"), options, say)
-    hardware = Hardware(options.hwaccel, name, say)
-    return LiveSource(name, lambda: VideoSource(spec, options, hardware=hardware), options, say=say)
+        name = redact_url(spec)
+    options.check(name, kind, *([Kind.REMOTE_FILE] if kind is Kind.STREAM and _is_http(spec) else []))
+    jetson = options.hwaccel == "jetson"
+
+    if kind is Kind.SCENE:
+        return _trimmed(SceneSource(spec), options)
+    if kind is Kind.PICTURES:
+        return _trimmed(PictureSource(spec), options)
+    if kind is Kind.VIDEO and jetson:
+        return _trimmed(GstreamerSource(name, jetson_pipeline(spec, "tcp"), live=False), options)
+    if kind is Kind.VIDEO:
+        return VideoSource(spec, options, hardware=Hardware(options.hwaccel, name, say))
+
+    read: Callable[[], Source]
+    if kind is Kind.STDIN:
+        name, read = "standard input", partial(RawSource, options.stdin_size, options.stdin_rate)
+    elif kind is Kind.CAMERA:
+        name, read = camera_name(spec), partial(CameraSource, spec)
+    elif kind is Kind.PIPELINE:
+        read = partial(GstreamerSource, name, pipeline_of(spec))
+    elif jetson:
+        read = partial(GstreamerSource, name, jetson_pipeline(spec, options.rtsp_transport or "tcp"))
+    else:
+        read = partial(_open_address, spec, options, Hardware(options.hwaccel, name, say))
+        return LiveSource(name, read, options, say=say)
+    return LiveSource(name, lambda: _trimmed(read(), options), options, say=say)
 
 
-def _pipeline(name: str, pipeline: str, options: SourceOptions, say: _Say) -> Source:
-    return LiveSource(name, lambda: _strided(GstreamerSource(name, pipeline), options), options, say=say)
+def _kind_of(spec: str) -> Kind:
+    """Which kind of source `spec` names. An `http(s)://` stream may turn out to be a file once it is open."""
+    if is_scene(spec):
+        return Kind.SCENE
+    if spec == "-":
+        return Kind.STDIN
+    if is_camera(spec):
+        return Kind.CAMERA
+    if is_pipeline(spec):
+        return Kind.PIPELINE
+    if is_url(spec) and scheme_of(spec) != "file":
+        return Kind.RTSP if scheme_of(spec) in RTSP else Kind.STREAM
 
-
-def _file(spec: str, options: SourceOptions, say: _Say) -> Source:
+    spec = local_path(spec)
     if not spec:
         raise SourceError(f"{_EXPECTED}, got an empty name")
     path = Path(spec)
@@ -113,24 +116,153 @@ def _file(spec: str, options: SourceOptions, say: _Say) -> Source:
         raise SourceError(f"{spec!r}: {_EXPECTED}, but this name can't be looked up: {error}") from None
     is_glob = not exists and any(character in spec for character in "*?[")
     if is_folder or is_glob or (exists and is_picture(path)):
-        options.check(spec, Kind.PICTURES)
-        return _strided(PictureSource(spec), options)
+        return Kind.PICTURES
     if not exists:
         raise SourceError(f"{spec}: no such file or folder; {_EXPECTED}")
     if path.suffix.lower() in _UNSUPPORTED_PICTURES:
         raise SourceError(f"{spec}: {path.suffix[1:]} pictures can't be read; convert it to JPEG or PNG")
-    options.check(spec, Kind.VIDEO)
-    if options.hwaccel == "jetson":
-        return _trimmed(GstreamerSource(spec, jetson_pipeline(spec, "tcp"), live=False), options)
-    return VideoSource(spec, options, hardware=Hardware(options.hwaccel, spec, say))
+    return Kind.VIDEO
 
 
-def _strided(source: Source, options: SourceOptions) -> Source:
-    """The source with `stride` alone: of a live one, `LiveSource` sees to the duration."""
-    return _trimmed(source, replace(options, start=None, duration=None))
+def local_path(spec: str) -> str:
+    """The path in a `file://` address; anything else as it is."""
+    return unquote(urlsplit(spec).path) if spec.lower().startswith("file://") else spec
+
+
+def _is_http(spec: str) -> bool:
+    return scheme_of(spec) in ("http", "https")
+
+
+def _open_address(spec: str, options: SourceOptions, hardware: Hardware) -> Source:
+    source = VideoSource(spec, options, hardware=hardware)
+    try:
+        if _is_http(spec):
+            options.check(source.info.name, Kind.STREAM if source.info.live else Kind.REMOTE_FILE)
+    except InputError:
+        source.close()
+        raise
+    return source
 
 
 def _trimmed(source: Source, options: SourceOptions) -> Source:
-    if options.stride == 1 and not options.start and options.duration is None:
+    duration = None if source.info.live else options.duration  # of a live one, `LiveSource` sees to it
+    if options.stride == 1 and not options.start and duration is None:
         return source
-    return TrimmedSource(source, stride=options.stride, start=options.start or 0.0, duration=options.duration)
+    return TrimmedSource(source, stride=options.stride, start=options.start or 0.0, duration=duration)
+
+
+class TrimmedSource:
+    """Another source's frames from `start` on, for `duration` seconds, and every `stride`-th of them.
+
+    Frames keep their index and time.
+
+    Args:
+        source: Where they come from; closed with this one.
+        stride: Hand out every `stride`-th frame.
+        start: Seconds to skip.
+        duration: Seconds to read; all if None.
+
+    Attributes:
+        progress: Frames that were read, skipped ones included.
+    """
+
+    def __init__(self, source: Source, *, stride: int = 1, start: float = 0.0, duration: float | None = None) -> None:
+        self._source = source
+        self._stride = stride
+        self._start = start
+        self._duration = duration
+        self.progress = 0
+        count, rate = source.info.frame_count, source.info.frame_rate
+        whole = start == 0.0 and duration is None and count is not None
+        self.info = replace(  # image_ids stay those of all frames: a boxes file may have the skipped ones too
+            source.info,
+            frame_count=-(-(count or 0) // stride) if whole else None,
+            frame_rate=None if rate is None else rate / stride,
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames. Raises what the source raises."""
+        wanted = 0
+        for frame in self._source:
+            self.progress += 1
+            if frame.time < self._start:
+                continue
+            if self._duration is not None and frame.time >= self._start + self._duration:
+                return
+            if wanted % self._stride == 0:
+                yield frame
+            wanted += 1
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._source.close()
+
+
+def is_scene(spec: str) -> bool:
+    """Whether `spec` names the built-in scene (`./scene` is a file or folder of that name)."""
+    return spec == "scene" or spec.startswith("scene:")
+
+
+class SceneSource:
+    """The drawn scene: frames with the true boxes of the people in them.
+
+    Args:
+        spec: `scene`, or `scene:seed=0,people=5,frames=150,size=720x1280`.
+
+    Raises:
+        SharposeError: what follows `scene:` is not understood.
+    """
+
+    def __init__(self, spec: str) -> None:
+        from sharpose.scene import Scene, parse_scene  # drawing code, needed by nobody who brings a video
+
+        config = parse_scene(spec)
+        self._scene = Scene(config)
+        self.info = SourceInfo(spec, config.frames, float(config.fps), frozenset(range(config.frames)))
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, `boxes` set."""
+        for drawn in self._scene:
+            boxes = Boxes.from_xyxy(drawn.boxes_xyxy)
+            yield Frame(drawn.image, drawn.index, drawn.time, drawn.index, boxes)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+_LONGEST_NAME = 80  # characters, which leaves room for a folder's numbers and endings
+
+
+def source_names(specs: Sequence[str]) -> list[str]:
+    """A short name for each source, for file names: letters, digits, `. _ -`; no password; no two alike in any case.
+
+    `walk.mp4` is `walk`, camera `0` is `camera0`, `rtsp://user:secret@cam1:554/live` is `cam1_554_live`. A name that
+    is taken gets `-2`, `-3`, … behind it.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for spec in specs:
+        base = name = _short_name(spec)
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _short_name(spec: str) -> str:
+    if spec.isdigit():
+        text = f"camera{spec}"
+    elif spec.lower().startswith("file://"):
+        text = PurePath(spec[len("file://") :]).stem
+    elif is_url(spec):
+        text = redact_url(spec).split("://", 1)[1].rpartition("@")[2]
+        text = re.split(r"[?#]", text, maxsplit=1)[0]  # a query holds secrets more often than names
+        text = re.sub(r"[^/;&]*=\*\*\*", "", text)
+    elif is_scene(spec):
+        text = spec
+    else:
+        text = PurePath(spec).stem
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:_LONGEST_NAME] or "source"

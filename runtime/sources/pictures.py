@@ -3,35 +3,75 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceInfo
-from sharpose.runtime.sources.base import captured_complaints, quiet_log
 
-__all__ = ["PICTURE_SUFFIXES", "PictureSource", "find_pictures", "image_ids_of", "is_picture", "read_picture"]
+__all__ = ["PictureSource", "captured_complaints", "is_picture", "quiet_opencv", "read_picture"]
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".ts", ".mts", ".mpg", ".mpeg", ".wmv"))
-_EXPECTED = "expected pictures (" + " ".join(suffix[1:] for suffix in PICTURE_SUFFIXES) + ")"
+_EXPECTED = "expected pictures (" + " ".join(suffix[1:] for suffix in _PICTURE_SUFFIXES) + ")"
 
 
 def is_picture(path: Path) -> bool:
     """Whether the name ends like a picture's and isn't hidden (`._1.jpg` is a macOS leftover, no picture)."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in _PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
-def find_pictures(spec: str) -> list[Path]:
-    """The pictures that `spec`, a picture file, a folder or a glob, stands for, in natural order (2 before 10).
+class PictureSource:
+    """Picture files in natural order (2 before 10), one per second.
+
+    A frame's `image_id` is the file's stem where that is all digits, else its index.
+
+    Args:
+        spec: A picture file, a folder (not its subfolders), or a glob (`**` reaches into subfolders).
+
+    Attributes:
+        paths: The files, in order.
 
     Raises:
-        SourceError: there are none.
+        SourceError: there is no picture, or two would have the same image id.
     """
+
+    def __init__(self, spec: str) -> None:
+        self.paths = _find_pictures(spec)
+        owners: dict[int, Path] = {}
+        for index, path in enumerate(self.paths):
+            image_id = int(path.stem) if re.fullmatch("[0-9]+", path.stem) else index
+            other = owners.setdefault(image_id, path)
+            if other is not path:
+                raise SourceError(
+                    f"{other} and {path} would both have the image id {image_id} "
+                    "(the name where it is a number, else the position); rename one of them"
+                )
+        self._ids = list(owners)
+        self.info = SourceInfo(spec, len(self.paths), frame_rate=1.0, image_ids=frozenset(owners))
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The pictures. Raises `SourceError` at the first that can't be read."""
+        for index, (path, image_id) in enumerate(zip(self.paths, self._ids, strict=True)):
+            image, complaint = read_picture(path)
+            if complaint is not None:
+                self.info.warnings.append(f"{path}: may be damaged ({complaint})")
+            yield Frame(image, index, float(index), image_id)
+
+    def close(self) -> None:
+        """Nothing stays open between pictures."""
+
+
+def _find_pictures(spec: str) -> list[Path]:
     path = Path(spec)
     if path.is_dir():
         try:
@@ -51,24 +91,6 @@ def find_pictures(spec: str) -> list[Path]:
     return pictures
 
 
-def image_ids_of(pictures: list[Path]) -> list[int]:
-    """For each picture its stem where that is all digits, else its index.
-
-    Raises:
-        SourceError: two pictures have the same id.
-    """
-    owners: dict[int, Path] = {}
-    for index, path in enumerate(pictures):
-        image_id = int(path.stem) if re.fullmatch("[0-9]+", path.stem) else index
-        other = owners.setdefault(image_id, path)
-        if other is not path:
-            raise SourceError(
-                f"{other} and {path} would both have the image id {image_id} "
-                "(the name where it is a number, else the position); rename one of them"
-            )
-    return list(owners)
-
-
 def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     parts = re.split("([0-9]+)", str(path))
     return [(1, int(part), "") if index % 2 else (0, 0, part) for index, part in enumerate(parts)], str(path)
@@ -84,46 +106,15 @@ def _describe(found: list[Path]) -> str:
     return f"{len(found)} other file{'s'[: len(found) > 1]} ({', '.join(suffixes[:5])})"
 
 
-class PictureSource:
-    """Picture files in natural order, one a second.
+def read_picture(path: Path) -> tuple[Image, str | None]:
+    """Reads a picture; grey, 16-bit, CMYK and transparent ones are converted.
 
-    Args:
-        spec: A picture file, a folder (not its subfolders), or a glob (`**` reaches into subfolders).
-
-    Attributes:
-        paths: The files, in order.
-
-    Raises:
-        SourceError: there is no picture, or two would have the same image id.
-    """
-
-    def __init__(self, spec: str) -> None:
-        self.paths = find_pictures(spec)
-        self._ids = image_ids_of(self.paths)
-        self.info = SourceInfo(spec, len(self.paths), frame_rate=1.0, image_ids=frozenset(self._ids))
-
-    def __iter__(self) -> Iterator[Frame]:
-        """The pictures. Raises `SourceError` at the first that can't be read."""
-        for index, (path, image_id) in enumerate(zip(self.paths, self._ids, strict=True)):
-            image, complaint = _decode(path)
-            if complaint is not None:
-                self.info.warnings.append(f"{path}: may be damaged ({complaint})")
-            yield Frame(image, index, float(index), image_id)
-
-    def close(self) -> None:
-        """Nothing stays open between pictures."""
-
-
-def read_picture(path: Path) -> Image:
-    """Reads a picture: uint8 [H, W, 3], BGR, upright; grey, 16-bit, CMYK and transparent ones are converted.
+    Returns:
+        uint8 [H, W, 3], BGR, upright; and the decoder's first complaint, or None.
 
     Raises:
         SourceError: the file can't be read, or not as a picture.
     """
-    return _decode(path)[0]
-
-
-def _decode(path: Path) -> tuple[Image, str | None]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -131,7 +122,7 @@ def _decode(path: Path) -> tuple[Image, str | None]:
     if not data:
         raise SourceError(f"{path}: expected a picture, found an empty file")
     image = None
-    with quiet_log(), captured_complaints() as complaints:
+    with quiet_opencv(), captured_complaints() as complaints:
         # Not imread: it can't open every name on every system. EXIF orientation is applied here too.
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -140,11 +131,64 @@ def _decode(path: Path) -> tuple[Image, str | None]:
     if image is None:
         why = f" ({complaints[0]})" if complaints else ""
         raise SourceError(f"{path}: expected a picture, but it can't be decoded as one{why}; is it damaged?")
-    if _is_cut_jpeg(data):  # OpenCV 4 fills what is missing with grey and says nothing
+    # A JPEG's last scan without an end; neither marker can occur inside a scan. OpenCV 4 fills what is missing with
+    # grey and says nothing.
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         complaints.append("it ends early")
     return np.ascontiguousarray(image, dtype=np.uint8), complaints[0] if complaints else None
 
 
-def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether a JPEG's last scan has no end; neither marker can occur inside a scan."""
-    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has it in a module of its own
+_capturing = threading.Lock()
+# How lines of libjpeg and libpng begin.
+_COMPLAINTS = (
+    "Corrupt JPEG data",
+    "Premature end of JPEG",
+    "Unsupported marker",
+    "Invalid SOS",
+    "Warning: ",
+    "libpng ",
+)
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Silences OpenCV's own log."""
+    level = _opencv_log.getLogLevel()
+    _opencv_log.setLogLevel(0)
+    try:
+        yield
+    finally:
+        _opencv_log.setLogLevel(level)
+
+
+@contextmanager
+def captured_complaints() -> Iterator[list[str]]:
+    """Catches what libjpeg and libpng write straight to the process's standard error.
+
+    Yields:
+        A list that is filled, at the end, with their lines. What other threads wrote to standard error meanwhile is
+        passed on then.
+    """
+    complaints: list[str] = []
+    with _capturing:
+        try:
+            captured = tempfile.TemporaryFile()  # noqa: SIM115
+            terminal = os.dup(2)
+        except OSError:  # nowhere to write, or standard error is closed: their lines stay where they go
+            yield complaints
+            return
+        with captured:
+            os.dup2(captured.fileno(), 2)
+            try:
+                yield complaints
+            finally:
+                os.dup2(terminal, 2)
+                captured.seek(0)
+                for line in captured.read().splitlines(keepends=True):
+                    text = line.decode(errors="replace").rstrip()
+                    if text.startswith(_COMPLAINTS):
+                        complaints.append(text)
+                    else:
+                        os.write(terminal, line)
+                os.close(terminal)

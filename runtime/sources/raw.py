@@ -13,7 +13,7 @@ from sharpose.runtime.frames import Frame, SourceInfo
 
 __all__ = ["RawSource"]
 
-_DEFAULT_RATE = 25.0  # FFmpeg's own where nothing says another
+_DEFAULT_RATE = 25.0  # FFmpeg's own default
 
 
 class RawSource:

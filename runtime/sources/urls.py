@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from sharpose.runtime.options import Kind, SourceOptions
+from sharpose.runtime.options import SourceOptions
 
-__all__ = ["ffmpeg_options", "is_url", "kind_of_address", "redact_text", "redact_url", "scheme_of"]
+__all__ = ["RTSP", "ffmpeg_options", "is_url", "redact_text", "redact_url", "scheme_of"]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 # `password=…` in a query, and in the paths of cameras that take their login there.
@@ -61,7 +61,8 @@ def _redact(url: str) -> str:
 # costs time at the start and no lag later. (`nobuffer` would throw it away, and the first key frame with it.)
 _PROBE = {"analyzeduration": "1000000", "probesize": "1000000"}
 _UDP_REORDER = {"max_delay": "200000"}  # µs that a late datagram is waited for
-_RTSP = ("rtsp", "rtsps")
+RTSP = ("rtsp", "rtsps")
+"""Schemes of RTSP."""
 
 
 def scheme_of(url: str) -> str:
@@ -69,15 +70,10 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-def kind_of_address(url: str) -> Kind:
-    """What an address stands for. One of `http(s)://` may turn out to be a file when it is opened."""
-    return Kind.RTSP if scheme_of(url) in _RTSP else Kind.STREAM
-
-
 def ffmpeg_options(url: str, options: SourceOptions) -> dict[str, str]:
     """Options of FFmpeg for an address, chosen so that pictures come soon and are new."""
     scheme = scheme_of(url)
-    if scheme in _RTSP:
+    if scheme in RTSP:
         transport = options.rtsp_transport or "tcp"
         return _PROBE | {"rtsp_transport": transport} | (_UDP_REORDER if transport == "udp" else {})
     if scheme in ("udp", "rtp", "srt"):

@@ -21,9 +21,9 @@ from av.video.stream import VideoStream
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceInfo
-from sharpose.runtime.options import Kind, SourceOptions
+from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources.decoding import Decoder, FrameClock, GapWatch, Hardware, open_stream
-from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url, scheme_of
+from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url
 
 if TYPE_CHECKING:
     from av.index import IndexEntries
@@ -172,7 +172,6 @@ class VideoSource:
 
     Raises:
         SourceError: it can't be opened, or holds no video.
-        InputError: an option was given that means nothing for it.
     """
 
     def __init__(self, spec: str, options: SourceOptions | None = None, *, hardware: Hardware | None = None) -> None:
@@ -210,8 +209,6 @@ class VideoSource:
         )
         try:
             self.info.live = remote and self._container.duration is None and not _has_length(self._container)
-            if remote and scheme_of(self._spec) in ("http", "https"):
-                self._options.check(self.info.name, Kind.STREAM if self.info.live else Kind.REMOTE_FILE)
             if self._hardware is not None:
                 self._hardware.note(self._stream)
         except BaseException:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sharpose.runtime.sinks.outputs import fill, source_names
+from sharpose.runtime.sinks.outputs import fill
+from sharpose.runtime.sources.open import source_names
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
 from sharpose.runtime.sources import open as opening
+from sharpose.runtime.sources.open import SceneSource
 from sharpose.runtime.sources.pictures import PictureSource
-from sharpose.runtime.sources.scene import SceneSource
 from sharpose.runtime.sources.video import VideoSource
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
-from sharpose.runtime.sources.base import captured_complaints
-from sharpose.runtime.sources.pictures import PictureSource, read_picture
+from sharpose.runtime.sources.pictures import PictureSource, captured_complaints, read_picture
 
 # 16x16 of C 0, M 200, Y 200, K 0: red.
 CMYK_JPEG = base64.b64decode(
@@ -109,7 +108,7 @@ def test_no_pictures_says_what_is_there(tmp_path, files, glob, found):
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg"])
 def test_every_suffix_is_read(tmp_path, suffix):
-    image = read_picture(save(tmp_path / f"a{suffix}"))
+    image, _ = read_picture(save(tmp_path / f"a{suffix}"))
     tolerance = 0 if suffix in (".png", ".bmp", ".tif", ".tiff") else 12
     np.testing.assert_allclose(image.astype(int), gradient(), atol=tolerance)
 
@@ -117,17 +116,19 @@ def test_every_suffix_is_read(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_grey_deep_and_transparent_pictures_become_bgr(tmp_path, suffix):
     image = gradient()
-    grey = read_picture(save(tmp_path / f"grey{suffix}", image[:, :, 0]))
+    grey, _ = read_picture(save(tmp_path / f"grey{suffix}", image[:, :, 0]))
     np.testing.assert_array_equal(grey, np.repeat(image[:, :, :1], 3, axis=2))
-    np.testing.assert_array_equal(read_picture(save(tmp_path / f"deep{suffix}", image.astype(np.uint16) * 257)), image)
+    np.testing.assert_array_equal(
+        read_picture(save(tmp_path / f"deep{suffix}", image.astype(np.uint16) * 257))[0], image
+    )
     transparent = np.dstack([image, np.full(image.shape[:2], 128, np.uint8)])
-    np.testing.assert_array_equal(read_picture(save(tmp_path / f"clear{suffix}", transparent)), image)
+    np.testing.assert_array_equal(read_picture(save(tmp_path / f"clear{suffix}", transparent))[0], image)
 
 
 def test_cmyk(tmp_path):
     path = tmp_path / "print.jpg"
     path.write_bytes(CMYK_JPEG)
-    np.testing.assert_allclose(read_picture(path)[8, 8], (55, 55, 255), atol=3)
+    np.testing.assert_allclose(read_picture(path)[0][8, 8], (55, 55, 255), atol=3)
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
@@ -135,7 +136,7 @@ def test_exif_rotation_is_applied(tmp_path, orientation, turns):
     path = tmp_path / "phone.jpg"
     jpeg = cv2.imencode(".jpg", gradient(), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
     path.write_bytes(with_orientation(jpeg, orientation))
-    np.testing.assert_allclose(read_picture(path).astype(int), np.rot90(gradient(), turns), atol=6)
+    np.testing.assert_allclose(read_picture(path)[0].astype(int), np.rot90(gradient(), turns), atol=6)
 
 
 def test_names_in_any_script(tmp_path):

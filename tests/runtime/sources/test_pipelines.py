@@ -4,7 +4,7 @@ import pytest
 
 from sharpose.errors import InputError
 from sharpose.runtime.sources import redact_url
-from sharpose.runtime.sources.camera import csi_pipeline, is_csi, is_pipeline, jetson_pipeline, pipeline_of
+from sharpose.runtime.sources.camera import is_pipeline, jetson_pipeline, pipeline_of
 
 
 def test_what_is_a_pipeline():
@@ -30,20 +30,19 @@ def test_an_appsink_is_added_where_there_is_none():
 
 
 def test_a_csi_camera():
-    assert is_csi("csi://0")
-    assert not is_csi("0")
-    assert csi_pipeline("csi://1?width=1920&height=1080&rate=60&flip=2") == (
+    assert is_pipeline("csi://0")
+    assert pipeline_of("csi://1?width=1920&height=1080&rate=60&flip=2") == (
         "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),width=1920,height=1080,framerate=60/1 ! "
         "nvvidconv flip-method=2 ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! "
         "appsink drop=true max-buffers=1 sync=false"
     )
-    assert "width=1280,height=720,framerate=30/1 ! nvvidconv flip-method=0" in csi_pipeline("csi://0")
+    assert "width=1280,height=720,framerate=30/1 ! nvvidconv flip-method=0" in pipeline_of("csi://0")
 
 
 @pytest.mark.parametrize("spec", ["csi://", "csi://a", "csi://0?size=3", "csi://0?rate=x", "csi://0/x"])
 def test_a_csi_camera_written_otherwise(spec):
     with pytest.raises(InputError, match=r"expected a Jetson's camera as csi://SENSOR"):
-        csi_pipeline(spec)
+        pipeline_of(spec)
 
 
 def test_a_jetsons_decoder():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SharposeError
-from sharpose.runtime.sources.scene import SceneSource, is_scene
+from sharpose.runtime.sources.open import SceneSource, is_scene
 from sharpose.scene import Scene, parse_scene
 
 SPEC = "scene:seed=3,people=2,frames=4,size=120x160"
