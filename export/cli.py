@@ -258,7 +258,7 @@ def command(
         raise click.UsageError("--store-weights fp16 is for fp32 graphs: add fp32 to --precision")
     if verify and "fp32" not in precisions:
         raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
-    from sharpose.files import check_output
+    from sharpose.export.bundle import check_output
 
     # All of these before the seconds that loading takes.
     check_output(output, overwrite=overwrite)

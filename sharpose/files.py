@@ -1,111 +1,80 @@
-"""Files and folders that are whole at every moment; locks between processes; the cache folder."""
+"""Files that are whole at every moment, replaced or growing; locks between processes; the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sharpose.bundle import MANIFEST_NAME
-from sharpose.errors import EngineError, ExportError, SinkError, one_line
+from sharpose.errors import EngineError, SharposeError, SinkError, one_line
 
 __all__ = [
+    "UNFINISHED",
     "GrowingFile",
     "atomic_file",
-    "atomic_folder",
     "cache_folder",
-    "check_output",
     "file_lock",
     "mark_partial",
     "removed_error",
+    "replacing",
+    "write_all",
 ]
 
+UNFINISHED = ".unfinished"
+"""Ending of temporary files; one that a killed process left may be removed."""
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists, unless it is a bundle (or an empty folder) and may be overwritten.
-
-    Raises:
-        ExportError: something is there that must not be replaced.
-    """
-    if not output.exists() and not output.is_symlink():
-        return
-    if not overwrite:
-        raise ExportError(f"--output {output}: already exists; give another folder or --overwrite")
-    if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / MANIFEST_NAME).is_file()):
-        raise ExportError(f"--output {output}: is not a bundle, so --overwrite won't replace it; give another folder")
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
-def atomic_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `output`, which takes its place when the block ends without an error.
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary file `.NAME.PID.unfinished` beside `path`, which takes its place at the end of the block.
 
-    An error, Ctrl-C or SIGTERM removes it. The old folder is moved aside before the new one takes its place, so at no
-    time is there half a bundle under that name.
+    Any error in the block, Ctrl-C included, removes it; what was there before then stays as it is.
+
+    Args:
+        path: Where it goes; the permissions of a file that is there are kept.
+        sync: Whether it must be on the disk (fsync) before it is renamed, so that a lost power supply doesn't leave
+            half a file under that name. A killed process never does.
 
     Raises:
-        ExportError: see `check_output`; or the folder can't be written.
+        OSError: the file can't be written.
     """
-    check_output(output, overwrite=overwrite)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    os.close(os.open(temporary, _CREATE, 0o666))
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.unfinished-", dir=output.parent))
-    except OSError as error:
-        raise ExportError(f"--output {output}: can't be written ({error.strerror})") from error
-    try:
-        work.chmod(0o755)
-        yield work
-        retired = work.with_name(work.name + "-old")
-        if output.exists():
-            output.rename(retired)
-        try:
-            work.rename(output)
-        except BaseException:
-            if retired.exists() and not output.exists():
-                retired.rename(output)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
-    except OSError as error:
-        raise ExportError(f"--output {output}: can't be written ({error.strerror or error})") from error
+        yield temporary
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o777)
+        if sync:
+            _to_disk(temporary)
+        temporary.replace(path)
+        if sync:
+            _to_disk(path.parent)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends without an error.
-
-    It is on the disk (fsync) before it is renamed, so that neither a killed process nor a lost power supply leaves
-    half a file under that name. Any error, Ctrl-C included, removes the temporary file.
+    """`replacing`, for the files of a training run.
 
     Raises:
         SinkError: the file can't be written, as on a full disk; what was there before stays as it is.
     """
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.unfinished-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        _to_disk(temporary)
-        temporary.replace(path)
-        temporary = None
-        _to_disk(path.parent)
+        with replacing(path) as temporary:
+            yield temporary
     # torch's writer turns a full disk into a RuntimeError of many lines
     except (OSError, RuntimeError) as error:
         kept = "; the earlier one is untouched" if path.exists() else ""
         raise SinkError(
             f"{path}: can't be written ({one_line(error)[:160]}){kept}; free some space and go on with --resume"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:
@@ -124,20 +93,26 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def file_lock(
+    path: Path,
+    on_wait: Callable[[], None] = lambda: None,
+    failure: Callable[[str], SharposeError] | None = None,
+) -> Iterator[None]:
     """Hold an exclusive lock on a file, which stays there: removing it would let two in.
 
     Args:
         path: The lock's file, made if need be; its folder must be there.
-        on_wait: Called once if somebody else holds it.
+        on_wait: Called once if another process holds it.
+        failure: Makes the error from its reason; an `EngineError` about the engine cache if None.
 
     Raises:
-        EngineError: the file can't be made, or its file system has no locks.
+        SharposeError: the file can't be made, or its file system has no locks.
     """
+    failure = failure or (lambda reason: EngineError(f"lock {path}: {reason}; give a writable --engine-cache"))
     try:
         file = path.open("ab")
     except OSError as error:
-        raise EngineError(f"lock {path}: can't be made ({error.strerror}); give a writable --engine-cache") from error
+        raise failure(f"can't be made ({error.strerror})") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,10 +120,15 @@ def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            raise EngineError(
-                f"lock {path}: its file system has no locks ({error.strerror}); give another --engine-cache"
-            ) from error
+            raise failure(f"its file system has no locks ({error.strerror})") from error
         yield
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data` to an open file; `OSError` where that fails, on the way perhaps."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def mark_partial(path: Path) -> Path:
@@ -212,12 +192,12 @@ class GrowingFile:
         try:
             if self._descriptor is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                self._descriptor = os.open(self.path, _CREATE, 0o666)
                 self._looked = self._clock()
             elif self._clock() - self._looked >= _LOOK_EVERY:
                 self._looked = self._clock()
                 self._check_name()
-            self._write(entry)
+            write_all(self._descriptor, entry)
         except OSError as error:
             self._take_back()
             raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
@@ -245,12 +225,6 @@ class GrowingFile:
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
             self._removed = True
             raise removed_error(self.path)
-
-    def _write(self, data: bytes) -> None:
-        assert self._descriptor is not None
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
 
     def _take_back(self) -> None:
         """Undoes a half-written entry; a pipe can't take anything back."""

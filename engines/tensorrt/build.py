@@ -34,7 +34,7 @@ from sharpose.engines.tensorrt.library import (
 )
 from sharpose.engines.tensorrt.progress import BuildProgress, OnBuildProgress, progress_monitor
 from sharpose.errors import EngineError
-from sharpose.files import file_lock
+from sharpose.files import file_lock, replacing
 
 __all__ = [
     "ENGINES_FOLDER",
@@ -375,10 +375,9 @@ def _attach_timing_cache(config: Untyped, path: Path | None) -> Untyped:
 
 
 def _save(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise EngineError(f"--timing-cache {path}: can't be written ({error.strerror})") from error
 

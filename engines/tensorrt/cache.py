@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sharpose.config import describe_validation_error
 from sharpose.engines.gpu import Gpu
 from sharpose.errors import EngineError
-from sharpose.files import cache_folder, file_lock
+from sharpose.files import UNFINISHED, cache_folder, file_lock, replacing
 
 __all__ = [
     "SIDECAR_SCHEMA",
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 SIDECAR_SCHEMA = 1
-_TEMPORARY = ".tmp"
 
 
 class UnusableEngineError(EngineError):
@@ -165,8 +163,10 @@ def write_engine(folder: Path, name: str, plan: bytes, sidecar: Sidecar) -> Stor
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sidecar_path.unlink(missing_ok=True)  # never an old sidecar beside a new plan
-        _write(plan_path, plan)
-        _write(sidecar_path, (sidecar.model_dump_json(indent=2) + "\n").encode())
+        with replacing(plan_path) as temporary:
+            temporary.write_bytes(plan)
+        with replacing(sidecar_path) as temporary:
+            temporary.write_text(sidecar.model_dump_json(indent=2) + "\n", "utf-8")
     except OSError as error:
         raise EngineError(f"engine {plan_path}: can't be written ({error.strerror})") from error
     return StoredEngine(plan, sidecar, plan_path)
@@ -174,20 +174,8 @@ def write_engine(folder: Path, name: str, plan: bytes, sidecar: Sidecar) -> Stor
 
 def remove_stale_files(folder: Path, name: str) -> None:
     """Remove what a killed build of this engine left; only for who holds its lock."""
-    for path in folder.glob(f".{name}.*{_TEMPORARY}"):
+    for path in folder.glob(f".{name}.*{UNFINISHED}"):
         path.unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.stem}.{path.suffix[1:]}.{os.getpid()}{_TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _KEY_DIGITS = 24

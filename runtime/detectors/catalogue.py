@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from sharpose.bundle import file_sha256
 from sharpose.config import describe_validation_error
-from sharpose.errors import DetectorError, EngineError
+from sharpose.errors import DetectorError
 from sharpose.files import cache_folder, file_lock
 
 __all__ = ["MOTION", "download", "find_detector", "how_to_find_people", "is_file_name", "load_table", "user_table_path"]
@@ -237,7 +237,11 @@ def download(
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(_beside(path, ".lock"), lambda: say(f"{path.name}: another process downloads it")):
+        with file_lock(
+            _beside(path, ".lock"),
+            lambda: say(f"{path.name}: another process downloads it"),
+            lambda reason: DetectorError(f"{path.parent}: can't be locked ({reason}); set XDG_CACHE_HOME"),
+        ):
             if path.exists():
                 return _check(path, url, sha256)
             part = _beside(path, ".part")
@@ -245,10 +249,6 @@ def download(
             found = _check(part, url, sha256)
             os.replace(part, path)  # noqa: PTH105
             return found
-    except EngineError as error:  # the lock's: it speaks of another cache
-        cause = error.__cause__
-        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
-        raise DetectorError(f"{path.parent}: can't be locked ({reason}); set XDG_CACHE_HOME") from error
     except OSError as error:
         raise DetectorError(
             f"{path}: can't be written ({error.strerror or error}); make room, or set XDG_CACHE_HOME"

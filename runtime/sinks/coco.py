@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharpose.errors import SinkError
-from sharpose.files import mark_partial, removed_error
+from sharpose.files import mark_partial, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.base import people_of, strict_json
 
@@ -113,9 +113,7 @@ class TwinFile:
     def _append_to_stream(self, entry: bytes) -> None:
         if self._shown is None:
             self._shown = _Copy(os.open(self._named, os.O_WRONLY | os.O_CLOEXEC))
-        view = memoryview(entry)
-        while view:
-            view = view[os.write(self._shown.descriptor, view) :]
+        write_all(self._shown.descriptor, entry)
 
     def _append_to_file(self, entry: bytes) -> None:
         if self._shown is not None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from sharpose.errors import InputError, SinkError
-from sharpose.files import removed_error
+from sharpose.files import removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.base import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
@@ -49,25 +49,16 @@ class ResultFolder:
     def write(self, index: int, data: bytes) -> None:
         """Writes frame `index`'s file. Raises `SinkError` where it can't; no half of it is left then."""
         name = f"{self._stem}_{index:012d}{self._ending}"
-        part = self.path / f".{name}.part"
         try:
             if not self._files:
                 self._ours = not self.path.exists()
                 self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-            finally:
-                os.close(descriptor)
-            part.replace(self.path / name)
+            with replacing(self.path / name, sync=False) as part, part.open("wb") as file:
+                write_all(file.fileno(), data)
         except OSError as error:
             if self._files and not self.path.is_dir():
                 self._removed = True
                 raise removed_error(self.path) from None
-            with contextlib.suppress(OSError):
-                part.unlink()
             if not self._files and self._ours:
                 with contextlib.suppress(OSError):
                     self.path.rmdir()

@@ -71,7 +71,8 @@ def test_two_processes_at_once_build_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "left"), [("die in build", set()), ("die at sync 1", {".tmp"}), ("die at sync 2", {".plan", ".tmp"})]
+    ("mode", "left"),
+    [("die in build", set()), ("die at sync 1", {".unfinished"}), ("die at sync 3", {".plan", ".unfinished"})],
 )
 def test_a_killed_build_leaves_nothing_that_is_believed(tmp_path, mode, left):
     process = _process(tmp_path, mode)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import MANIFEST_NAME, GainCurve, Gate, open_bundle
 from sharpose.errors import BundleError, InputError
+from sharpose.files import replacing
 from sharpose.training.evaluation.coco_ap import PictureMatches, average_precision, coco_results, match_pictures
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions
@@ -322,21 +320,8 @@ def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve |
     manifest = open_bundle(folder).manifest
     gate = Gate(quality_threshold=threshold, chosen_by=chosen_by, gain=gain)
     changed = manifest.model_copy(update={"gate": gate})
-    target = folder / MANIFEST_NAME
-    temporary = None
     try:
-        mode = target.stat().st_mode & 0o777
-        handle, name = tempfile.mkstemp(prefix=f".{MANIFEST_NAME}.", dir=folder)
-        temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(changed.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(target)
+        with replacing(folder / MANIFEST_NAME) as temporary:
+            temporary.write_text(changed.model_dump_json(indent=2) + "\n", "utf-8")
     except OSError as error:
         raise BundleError(f"bundle {folder}: {MANIFEST_NAME} can't be written ({error.strerror})") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()

@@ -8,7 +8,7 @@ import pytest
 
 from sharpose.cli import Terminated
 from sharpose.errors import ExportError, ParityError
-from sharpose.files import atomic_folder, check_output
+from sharpose.export.bundle import atomic_folder, check_output
 
 
 def names(folder):
@@ -116,7 +116,7 @@ def test_the_old_bundle_comes_back_where_the_new_one_cant_take_its_place(tmp_pat
 def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path, sent, leaves):
     script = (
         "import sys, time, pathlib, signal, sharpose.cli\n"
-        "from sharpose.files import atomic_folder\n"
+        "from sharpose.export.bundle import atomic_folder\n"
         "signal.signal(signal.SIGTERM, sharpose.cli._terminate)\n"
         "with atomic_folder(pathlib.Path(sys.argv[1]), overwrite=False) as folder:\n"
         "    (folder / 'weights.bin').write_bytes(b'half')\n"

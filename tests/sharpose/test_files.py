@@ -1,0 +1,217 @@
+"""Files that are whole at every moment: replaced, growing, partial."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sharpose.errors import SinkError
+from sharpose.files import GrowingFile, atomic_file, mark_partial, replacing
+
+
+def names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()]
+
+
+def write(path: Path, content: bytes, error: type[BaseException] | None = None) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+        if error is not None:
+            raise error
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        write(path, b"half", error)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(SinkError, match=r"a\.bin: can't be written \(No space left on device\); the earlier one is unt"),
+        atomic_file(path) as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
+    """A real limit on file sizes: torch's writer fails in the middle, in its own way."""
+    path = tmp_path / "a.pth"
+    torch.save({"x": torch.zeros(3)}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(SinkError, match=r"a\.pth: can't be written"), atomic_file(path) as temporary:
+            torch.save({"x": torch.zeros(1_000_000)}, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert torch.equal(torch.load(path, weights_only=True)["x"], torch.zeros(3))
+    assert names(tmp_path) == ["a.pth"]
+
+
+def test_permissions_are_those_of_the_file_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for mode in (0o644, 0o600):
+        with replacing(path, sync=False) as temporary:
+            temporary.write_bytes(b"new")
+        assert path.stat().st_mode & 0o777 == mode
+        path.chmod(0o600)
+
+
+def test_every_entry_is_there_at_once(tmp_path):
+    file = GrowingFile(tmp_path / "new" / "folders" / "a.txt")
+    assert not file.made
+    assert not (tmp_path / "new").exists()
+    file.append(b"one,")
+    assert file.path.read_bytes() == b"one,"
+    file.append(b"two,")
+    assert file.path.read_bytes() == b"one,two,"
+    file.close()
+    file.close()
+    assert file.made
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    (tmp_path / "a.txt").write_text("much longer than what comes")
+    file = GrowingFile(tmp_path / "a.txt")
+    file.append(b"new")
+    file.close()
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+
+
+def test_an_entry_that_fits_only_in_part_is_taken_back(tmp_path, monkeypatch):
+    file = GrowingFile(tmp_path / "a.txt")
+    file.append(b"whole")
+    room = 3
+    write = os.write
+
+    def nearly_full(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room <= 0:
+            raise OSError(28, "No space left on device")
+        room -= 3
+        return write(descriptor, bytes(data[:3]))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", nearly_full)
+        with pytest.raises(SinkError, match=r"a\.txt: can't be written: No space left on device"):
+            file.append(b"too long for the disk")
+        room = 3
+    assert file.path.read_bytes() == b"whole"
+    file.append(b", more")
+    assert file.path.read_bytes() == b"whole, more"
+
+
+def test_a_first_entry_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    file = GrowingFile(tmp_path / "a.txt")
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(SinkError):
+            file.append(b"x")
+    assert not file.path.exists()
+    assert not file.made
+
+
+def test_a_folder_where_the_file_should_be(tmp_path):
+    with pytest.raises(SinkError, match="can't be written: Is a directory"):
+        GrowingFile(tmp_path).append(b"x")
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(SinkError, match=r"can't be written: (Not a directory|File exists)"):
+        GrowingFile(tmp_path / "a" / "b.txt").append(b"x")
+
+
+def test_a_removed_file_is_noticed_within_a_second(tmp_path):
+    now = 0.0
+    file = GrowingFile(tmp_path / "deep" / "a.txt", clock=lambda: now)
+    file.append(b"one")
+    shutil.rmtree(tmp_path / "deep")
+    now = 0.9
+    file.append(b"two")
+    now = 1.0
+    with pytest.raises(SinkError, match=r"a\.txt: was removed while it was being written"):
+        file.append(b"three")
+    assert file.abandon() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_moved_file_is_written_on(tmp_path):
+    now = 0.0
+    file = GrowingFile(tmp_path / "a.txt", clock=lambda: now)
+    file.append(b"one")
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    now = 5.0
+    file.append(b"two")
+    assert (tmp_path / "b.txt").read_bytes() == b"onetwo"
+
+
+def test_a_pipe_whose_reader_went_away(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    file = GrowingFile(tmp_path / "pipe")
+    file.append(b"one")
+    os.close(reader)
+    with pytest.raises(SinkError, match="can't be written: Broken pipe"):
+        file.append(b"two")
+
+
+def test_the_suffix_stays_last(tmp_path):
+    path = tmp_path / "out.v2.mp4"
+    path.write_text("half")
+    assert mark_partial(path) == tmp_path / "out.v2.partial.mp4"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.v2.partial.mp4"]
+
+
+def test_an_older_partial_file_gives_way(tmp_path):
+    (tmp_path / "out.partial.json").write_text("old")
+    (tmp_path / "out.json").write_text("new")
+    assert mark_partial(tmp_path / "out.json").read_text() == "new"
+
+
+def test_what_is_no_file_keeps_its_name(tmp_path):
+    assert mark_partial(tmp_path / "missing.json") == tmp_path / "missing.json"
+    assert mark_partial(Path("/dev/null")) == Path("/dev/null")
+    os.mkfifo(tmp_path / "pipe.json")
+    assert mark_partial(tmp_path / "pipe.json") == tmp_path / "pipe.json"
+    assert (tmp_path / "pipe.json").exists()
+
+
+def test_what_can_not_be_renamed(tmp_path):
+    (tmp_path / "out.json").write_text("new")
+    (tmp_path / "out.partial.json").mkdir()
+    with pytest.raises(SinkError, match=r"out\.json: expected to rename this incomplete file"):
+        mark_partial(tmp_path / "out.json")
