@@ -1,8 +1,8 @@
-# `make demo` and `make test` set up all they need in .venv. Both may be run again at any time.
+# `make demo` and `make test` set up everything they need in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# For a CPU build of torch where the package index serves CUDA's: TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# For a CPU build of PyTorch: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DEMO := demo
 
@@ -14,13 +14,13 @@ demo: $(VENV)/.cpu
 	$(BIN)/sharpose-run scene:people=3,frames=50,size=360x640 \
 		--output $(DEMO)/scene.mp4 --json $(DEMO)/scene.jsonl --coco $(DEMO)/scene.coco.json
 	$(BIN)/python examples/demo.py --output $(DEMO)/sheet.jpg
-	@echo "Look at $(DEMO)/sheet.jpg: the scene and two photographs, with one look and with two."
-	@echo "Also: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line a frame), $(DEMO)/scene.coco.json"
+	@echo "Look at $(DEMO)/sheet.jpg: the scene and two photographs, coarse and refined."
+	@echo "Also: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line per frame), $(DEMO)/scene.coco.json"
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-# Minutes long: restarts, silence, kills and memory of live video; engines of the larger models.
+# Takes minutes: reconnects, timeouts, kills and memory of live video; engines of the larger models.
 soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak
 
@@ -41,10 +41,10 @@ $(VENV)/.cpu: $(VENV)/.base
 $(VENV)/.dev: $(VENV)/.base
 	@echo "installing sharpose with [cpu,export,train,dev] into $(VENV)"
 	@$(PIP) -e ".[cpu,export,train,dev]"
-	@# TensorRT-RTX builds engines without a GPU; its tests are skipped where it can't be installed.
+	@# TensorRT-RTX builds engines without a GPU; without it, its tests are skipped.
 	@$(PIP) tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-bindings && $(PIP) --no-deps --no-build-isolation tensorrt-rtx-cu13 \
 		|| echo "TensorRT-RTX can't be installed here: its tests will be skipped"
-	@# The MOT challenge's evaluator asks for opencv-python, which would overwrite opencv-python-headless.
+	@# --no-deps: the MOT challenge's evaluator requires opencv-python, which would overwrite opencv-python-headless.
 	@$(PIP) scipy tabulate && $(PIP) --no-deps trackeval \
 		|| echo "TrackEval can't be installed here: its test will be skipped"
 	@touch $@ $(VENV)/.cpu

@@ -1,4 +1,4 @@
-"""For all tests: where the extra material lies, and a small bundle."""
+"""Fixtures for all tests: the folder of shared material, small models and bundles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The material beside the checkout; tests that need it skip where it is absent."""
+    """The material beside the checkout; skips the test where it is missing."""
     path = ROOT.parent / "shared"
     if not (path / "media").is_dir():
         pytest.skip(f"no shared material at {path}")
@@ -27,7 +27,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def nano_config() -> ModelConfig:
-    """The smallest model with all parts: 12 regions, two blocks, a width that the assumed 12 heads divide."""
+    """The smallest model with all parts: 12 regions, 2 blocks, 12 heads."""
     from sharpose.config import ModelConfig
     from sharpose.skeleton import COCO17
 
@@ -45,7 +45,7 @@ def nano_config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
-    """Makes a folder that all of the run's processes share: `made_once(name, make)`; `make` is given its path."""
+    """Make a folder once for all processes of the test run: `made_once(name, make)` calls `make(path)`."""
     from sharpose.files import file_lock
 
     own = tmp_path_factory.getbasetemp()
@@ -69,7 +69,7 @@ def tiny_bundle(made_once: MadeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def small_bundle(made_once: MadeOnce) -> Path:
-    """Likewise of sharpose_small_coco_256x192, which takes some eight times as long to run."""
+    """The same for sharpose_small_coco_256x192, which takes about eight times as long to run."""
     return made_once("small_bundle", lambda folder: _export_random("sharpose_small_coco_256x192", folder))
 
 

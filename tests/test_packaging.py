@@ -1,4 +1,4 @@
-"""The wheel: all folders under one import name, a lean install that runs, extras that don't overwrite each other."""
+"""The wheel: all folders under one import name, a small installation that runs, and the extras."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHIPPED_LIMIT_MB = 25
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the tracked folders (a build writes beside its source)."""
+    """The wheel, built from a copy of the folders, because a build writes into its source."""
     out = tmp_path_factory.mktemp("wheel")
     source = tmp_path_factory.mktemp("source")
     for name in ("sharpose", "export", "engines", "runtime", "training", "configs"):
@@ -59,7 +59,7 @@ def test_the_wheel_holds_every_module_under_one_name(wheel: Path) -> None:
 
 
 def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    """Only the wheel and what [cpu] names, in a venv of its own: no torch, under 500 MB, poses come out."""
+    """The wheel with [cpu] in a new venv: no torch, under 500 MB, and it finds poses."""
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -80,7 +80,6 @@ def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Pa
     run = [str(folder / "bin" / "sharpose-run")]
     help_text = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True, env=environment).stdout
     assert help_text.startswith("Usage: sharpose-run")
-    # a bundle of one's own, and the one that came with the wheel
     for name, bundle in (("own", ["--bundle", str(tiny_bundle)]), ("shipped", [])):
         out = tmp_path / f"{name}.jsonl"
         arguments = ["scene:people=2,frames=2,size=360x640", *bundle, "--json", str(out)]

@@ -1,7 +1,7 @@
 """Type-check the whole project with mypy strict: `python tests/typecheck.py`.
 
-mypy can't follow an editable install whose folders lie side by side, so it is shown a temporary tree of links in which
-they lie as they are imported.
+mypy can't follow an editable install of folders that lie side by side. It checks a temporary tree of links that has the
+layout of the import names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Tests: pytest's fixtures need no annotations; what is annotated is checked.
+# For tests: fixtures need no annotations; what is annotated is checked.
 RELAXED = (
     "--allow-untyped-defs",
     "--allow-incomplete-defs",
@@ -40,12 +40,12 @@ def link_tree(target: Path) -> None:
 
 
 def main() -> int:
-    """Print mypy's findings; 0 if there are none."""
+    """Print what mypy finds; returns 0 if it finds nothing."""
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary)
         link_tree(tree)
         codes = [_mypy(tree, "-p", "sharpose")]
-        # These folders are roots of their own: their files import one another by their bare names.
+        # Files in these folders import one another without a package name.
         codes.append(_mypy(tree / "benchmarks", "--explicit-package-bases", "."))
         codes.append(_mypy(tree / "examples", "--explicit-package-bases", "."))
         codes.append(_mypy(tree / "tests", "--explicit-package-bases", *RELAXED, "."))
