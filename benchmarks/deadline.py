@@ -28,7 +28,7 @@ from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import TwoStage
 from sharpose.runtime import Boxes, Picture, PoseEstimator
 from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.plan import Candidates, priority
+from sharpose.runtime.deadline.priority import Candidates, priority
 from sharpose.runtime.gate import Refine
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.similarity import body_area, pose_oks

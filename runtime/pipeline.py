@@ -19,8 +19,7 @@ from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
 from sharpose.runtime.batch import Crowd, Picture
-from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.plan import RefinementPlan
+from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, gather_patches, region_boxes
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
@@ -232,7 +231,7 @@ class PoseEstimator:
         started = time.perf_counter()
         self._run_black(people)
         if self.scheduler is not None:
-            self.scheduler.calibrate(self._stages, self._run_black)
+            self.scheduler.calibrate(self._run_black)
         return time.perf_counter() - started
 
     def _run_black(self, people: int) -> StageTimings:

@@ -1,7 +1,7 @@
-"""Who is refined where there is no time for everybody: what a batch costs, who gains most, who keeps what was found."""
+"""Refinement within deadlines: what a batch costs, who gains most, who keeps an earlier refinement."""
 
 from __future__ import annotations
 
-from sharpose.runtime.deadline.scheduler import DeadlineScheduler
+from sharpose.runtime.deadline.scheduler import DeadlineScheduler, RefinementPlan
 
-__all__ = ["DeadlineScheduler"]
+__all__ = ["DeadlineScheduler", "RefinementPlan"]

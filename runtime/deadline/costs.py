@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.two_stage import BatchBuckets
+from sharpose.runtime.result import StageTimings
 
-__all__ = ["BatchCost", "next_batch", "own_share", "seconds_each"]
+__all__ = ["BatchCost", "StageCosts", "next_batch", "own_share"]
 
 _COMMON_RATE = 0.15  # how fast the estimate of the machine's speed follows a batch
 _OWN_RATE = 0.1  # how fast that of the batch's own size does
@@ -21,13 +22,21 @@ _FEW = 20  # with fewer, the margin is at least `_CAREFUL`
 _CAREFUL = 1.25
 _SHORTEST = 1e-9  # seconds: a clock may stand still
 
+_REPEATS = 3
+_CALIBRATION_SECONDS = 3.0  # sizes that weren't reached by then are taken to cost in proportion
+_SPARSE = 1.4  # of sizes closer to each other than this, only the smaller one is measured
+_MOST_PEOPLE = 64  # beyond it, finishing a call is taken to cost as much
+
+_AMPLE = 2.0  # with this many times the time that one batch of everybody takes, it is one batch
+_AS_GOOD = 1.1  # a batch that costs at most so much more a person is preferred for being smaller
+
 
 class BatchCost:
     """Seconds that a batch takes by its size.
 
     An estimate is kept for each size that was run, sizes between are interpolated, and larger ones cost in proportion.
-    When the machine becomes slower or faster as a whole, all sizes follow the ones that are run. How far batches are
-    off their estimates is remembered as well: `likely` is what 95 of 100 take at most.
+    When the machine becomes slower or faster as a whole, all sizes follow the ones that are run. `likely` adds a margin:
+    the 95th percentile of how far batches were off their estimates.
 
     Args:
         buckets: The sizes that the engine really computes: a batch costs what the bucket does that it is padded to.
@@ -47,7 +56,7 @@ class BatchCost:
         return len(self._sizes)
 
     def calibrate(self, count: int, seconds: Sequence[float]) -> None:
-        """Take the median of some runs of `count` people for what they cost, whatever was believed before."""
+        """Set the cost of `count` people to the median of some runs, whatever was estimated before."""
         self._own[self._size(count)] = math.log(max(float(np.median(seconds)), _SHORTEST)) - self._common
         self._refresh()
 
@@ -74,6 +83,10 @@ class BatchCost:
         """Seconds that a batch of `count` people takes at most in 95 of 100 cases."""
         return self.typical(count) * self._margin
 
+    def least_per_person(self) -> float:
+        """Likely seconds per person in the batch size where that is least; 0 if unknown."""
+        return min(self.likely(size) / size for size in range(1, self.largest + 1))
+
     def _size(self, count: int) -> int:
         return int(self._sizes[count - 1])
 
@@ -84,15 +97,55 @@ class BatchCost:
         self._typical = np.interp(self._sizes, known, seconds) * beyond
 
 
-_AMPLE = 2.0  # with this many times the time that one batch of everybody takes, it is one batch
-_AS_GOOD = 1.1  # a batch that costs at most so much more a person is preferred for being smaller
+class StageCosts:
+    """What the parts of a call cost.
+
+    Attributes:
+        coarse: Cropping people, the coarse stage and mapping its poses back.
+        fine: Gathering patches, the fine stage and mapping its poses back.
+        finish: What follows the last batch of a call, by people.
+    """
+
+    def __init__(self, coarse: BatchBuckets, fine: BatchBuckets) -> None:
+        self._sizes = sorted({*coarse.sizes, *fine.sizes})
+        self.coarse, self.fine = BatchCost(coarse), BatchCost(fine)
+        self.finish = BatchCost(BatchBuckets(1, _MOST_PEOPLE, exact=True))
+
+    def all_coarse(self, people: int, cost: Callable[[int], float]) -> float:
+        """Seconds for the coarse stage of `people` in largest batches; `cost` is `coarse.typical` or `coarse.likely`."""
+        full, rest = divmod(people, self.coarse.largest)
+        return full * cost(self.coarse.largest) + cost(rest)
+
+    def calibrate(self, run: Callable[[int], StageTimings], clock: Callable[[], float]) -> None:
+        """Measure batches: a few sizes well, then the others once for their first-time cost.
+
+        Args:
+            run: Runs both stages for a number of people.
+            clock: Seconds.
+        """
+        every = self._sizes
+        few = every
+        if len(every) == every[-1] - every[0] + 1:  # no padding: every size is its own
+            few = []
+            for size in every:
+                if not few or size >= _SPARSE * few[-1] or size == every[-1]:
+                    few.append(size)
+        started = clock()
+        for size in [*few, *(size for size in every if size not in few)]:
+            if clock() - started > _CALIBRATION_SECONDS:
+                return
+            run(size)  # a size may cost more when it is met for the first time
+            if size in few:
+                timings = [run(size) for _ in range(_REPEATS)]
+                self.coarse.calibrate(size, [one.crop + one.coarse + one.gate + one.map_back for one in timings])
+                self.fine.calibrate(size, [one.gather + one.fine for one in timings])
 
 
 def next_batch(count: int, seconds: float, cost: Callable[[int], float]) -> int:
     """How many of `count` people the next fine batch takes.
 
-    Everybody where there is ample time. Otherwise the smallest batch that costs hardly more a person than the best that
-    fits: after each the clock is looked at, and what a small batch is late is little.
+    Everybody where there is ample time. Otherwise the smallest batch that costs hardly more per person than the best
+    that fits: after each the clock is looked at, and a small batch is late by little.
 
     Args:
         count: How many people wait.
@@ -118,20 +171,14 @@ def next_batch(count: int, seconds: float, cost: Callable[[int], float]) -> int:
     return next(size for size, share in each.items() if share <= limit)
 
 
-def seconds_each(cost: BatchCost) -> float:
-    """The least that a person is likely to cost, in seconds, in a batch of any size; 0 if unknown."""
-    return min(cost.likely(size) / size for size in range(1, cost.largest + 1))
-
-
 def own_share(own: npt.NDArray[np.float64], later: npt.NDArray[np.float64], capacity: float) -> int:
     """How many people of a chunk may be refined, so that enough time is left for those of the chunks that follow.
 
-    Their coarse results are still to come, so what they will gain is what is expected. The `capacity` people of highest
-    priority are refined, in whichever chunk they are.
+    The `capacity` people of highest priority are refined, in whichever chunk they are.
 
     Args:
-        own: float [n], priorities of the chunk's people, highest first.
-        later: float [m], expected priorities of the people in later chunks.
+        own: float64 [n], priorities of the chunk's people, highest first.
+        later: float64 [m], expected priorities of the people in later chunks, whose coarse results are still to come.
         capacity: How many people can be refined in the time that is left for all of them.
 
     Returns:

@@ -10,58 +10,28 @@ import numpy.typing as npt
 
 from sharpose.similarity import box_iou
 
-__all__ = ["Remembered", "StreamMemory", "carry_over"]
-
-_SAME_PLACE = 0.5  # likeness of a keypoint that has stayed with its body
-
-
-def carry_over(
-    coarse_then: npt.NDArray[np.float32],
-    fine_then: npt.NDArray[np.float32],
-    coarse_now: npt.NDArray[np.float32],
-    likeness: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float32]:
-    """The refined pose of then, moved as the coarse pose has moved since.
-
-    The way of the coarse pose as a whole is what counts: its keypoints' own ways are mostly noise. One that went far
-    by itself, as a hand does, is taken from the coarse pose of now.
-
-    Args:
-        coarse_then: float32 [J, 3], `x, y, score`.
-        fine_then: float32 [J, 3].
-        coarse_now: float32 [J, 3].
-        likeness: float [J], of the coarse poses' keypoints (`keypoint_similarity`).
-
-    Returns:
-        float32 [J, 3], with the scores of where each keypoint comes from.
-    """
-    stayed = likeness >= _SAME_PLACE
-    carried: npt.NDArray[np.float32] = coarse_now.copy()
-    if stayed.any():
-        carried[stayed] = fine_then[stayed]
-        carried[stayed, :2] += (coarse_now - coarse_then)[stayed, :2].mean(axis=0)
-    return carried
-
+__all__ = ["PersonHistory", "StreamHistory", "carry_over"]
 
 _LEAST_OVERLAP = 0.3  # of boxes in two frames that are taken for the same person
 _FRAMES_UNSEEN = 10  # after which a person is forgotten
 _SECONDS_UNSEEN = 1.0
+_SAME_PLACE = 0.5  # similarity of a keypoint that has stayed with its body
 
 
 @dataclass
-class Remembered:
+class PersonHistory:
     """A person of earlier frames.
 
     Attributes:
         box: float32 [4], `x1, y1, x2, y2`, where they were last seen.
         time: When, in stream seconds.
-        still_box: float32 [4], where they were when they last had moved, or were refined.
+        still_box: float32 [4], where they were when they had last moved, or were refined.
         still_pose: float32 [J, 3], their coarse pose then, picture pixels.
-        refined_pose: float32 [J, 3], what the refinement of then found; None where they have moved since.
-        steady: For how many frames they haven't moved.
+        refined_pose: float32 [J, 3], their refined pose then; None where they have moved since.
+        still: Frames since they moved.
         unseen: Frames since they were seen.
-        waited: In how many frames they were wanted refined since they last were.
-        priority: Theirs in the last frame; 0 where nobody wanted them refined.
+        waited: Frames in which refinement was wanted since they last were refined.
+        priority: In the last frame; 0 where no refinement was wanted.
     """
 
     box: npt.NDArray[np.float32]
@@ -69,13 +39,13 @@ class Remembered:
     still_box: npt.NDArray[np.float32]
     still_pose: npt.NDArray[np.float32]
     refined_pose: npt.NDArray[np.float32] | None = None
-    steady: int = 0
+    still: int = 0
     unseen: int = 0
     waited: int = 0
     priority: float = 0.0
 
 
-class StreamMemory:
+class StreamHistory:
     """The people of one stream.
 
     Attributes:
@@ -83,9 +53,9 @@ class StreamMemory:
     """
 
     def __init__(self) -> None:
-        self.people: list[Remembered] = []
+        self.people: list[PersonHistory] = []
 
-    def match(self, boxes_xyxy: npt.NDArray[np.float32], time: float) -> list[Remembered | None]:
+    def match(self, boxes_xyxy: npt.NDArray[np.float32], time: float) -> list[PersonHistory | None]:
         """Who the people in a new frame are: those whose boxes overlap most first, each at most once.
 
         Args:
@@ -96,7 +66,7 @@ class StreamMemory:
             For each box the person, or None for somebody new.
         """
         self.people = [person for person in self.people if 0 <= time - person.time <= _SECONDS_UNSEEN]
-        found: list[Remembered | None] = [None] * len(boxes_xyxy)
+        found: list[PersonHistory | None] = [None] * len(boxes_xyxy)
         if not self.people or not len(boxes_xyxy):
             return found
         overlap = box_iou(boxes_xyxy, np.stack([person.box for person in self.people]))
@@ -110,10 +80,38 @@ class StreamMemory:
                 taken.add(person)
         return found
 
-    def keep(self, seen: Sequence[Remembered]) -> None:
-        """Go on with the people of a frame, and for a while with those who were not in it."""
+    def update(self, seen: Sequence[PersonHistory]) -> None:
+        """Keep the people of a frame, and for a while those who were not in it."""
         present = {id(person) for person in seen}
         missed = [person for person in self.people if id(person) not in present]
         for person in missed:
             person.unseen += 1
         self.people = [*seen, *(person for person in missed if person.unseen <= _FRAMES_UNSEEN)]
+
+
+def carry_over(
+    coarse_then: npt.NDArray[np.float32],
+    fine_then: npt.NDArray[np.float32],
+    coarse_now: npt.NDArray[np.float32],
+    similarity: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
+    """The refined pose of then, moved as the coarse pose as a whole has moved since.
+
+    The coarse keypoints' own motions are mostly noise, so their mean is taken. A keypoint that went far by itself, as a
+    hand does, is taken from the coarse pose of now.
+
+    Args:
+        coarse_then: float32 [J, 3], `x, y, score`.
+        fine_then: float32 [J, 3].
+        coarse_now: float32 [J, 3].
+        similarity: float64 [J], of the coarse poses' keypoints (`keypoint_similarity`).
+
+    Returns:
+        float32 [J, 3], with the scores of where each keypoint comes from.
+    """
+    stayed = similarity >= _SAME_PLACE
+    carried: npt.NDArray[np.float32] = coarse_now.copy()
+    if stayed.any():
+        carried[stayed] = fine_then[stayed]
+        carried[stayed, :2] += (coarse_now - coarse_then)[stayed, :2].mean(axis=0)
+    return carried

@@ -1,43 +1,53 @@
-"""Refinement within deadlines: what lasts from call to call."""
+"""Refinement within deadlines: the scheduler of an estimator, and its plan for one call."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from sharpose.bundle import GainCurve
-from sharpose.engines.two_stage import BatchBuckets, TwoStage
+from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.runtime.batch import Crowd
-from sharpose.runtime.deadline.costs import BatchCost
-from sharpose.runtime.deadline.history import StreamMemory
-from sharpose.runtime.deadline.plan import Ledger, Prioritise, RefinementPlan, Rules, StageCosts, priority
+from sharpose.runtime.deadline.costs import StageCosts, next_batch, own_share
+from sharpose.runtime.deadline.history import PersonHistory, StreamHistory, carry_over
+from sharpose.runtime.deadline.priority import TURN_EVERY, Candidates, Prioritise, expected_gain, priority, with_turns
 from sharpose.runtime.result import StageTimings
+from sharpose.similarity import body_area, box_iou, keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 
-__all__ = ["DeadlineScheduler"]
+__all__ = ["DeadlineScheduler", "RefinementPlan"]
 
-_REPEATS = 3
-_CALIBRATION_SECONDS = 3.0  # sizes that weren't reached by then are taken to cost in proportion
-_SPARSE = 1.4  # of sizes closer to each other than this, only the smaller one is measured
-_MOST_PEOPLE = 64  # whose finishing is told apart by their number
+# OKS of a still person's coarse poses: at least the predicted quality of the coarse pose now, within these bounds, so
+# that what is kept is likely to be better. Of 17 keypoints, a single one that goes far makes it 0.94.
+_STILL_POSE = (0.8, 0.97)
+_STILL_BOX = 0.8  # IoU
+_USUAL_RATE = 0.1  # how fast the usual priority follows a chunk's
 
 
 class DeadlineScheduler:
     """Decides who is refined where there isn't time for everybody: give one to a `PoseEstimator`.
 
     The coarse stage always runs for everybody. Of those that the gate wants refined, the ones that gain most go first,
-    in batches whose cost is known from those before, as long as the earliest deadline of the pictures allows. People
-    who haven't moved keep what an earlier refinement found, so that others get their turn. Where time is ample,
-    everybody is refined who would be without a deadline, in the same batches.
+    in batches of known cost, as long as the earliest deadline of the pictures allows. People who haven't moved keep
+    their earlier refinement, so that others get their turn. Where time is ample, everybody is refined who would be
+    without a deadline, in the same batches.
 
     One belongs to one estimator: it learns what that one's batches cost, first in `PoseEstimator.warm_up`.
 
     Args:
         clock: Seconds; `Picture.deadline` is in its terms.
         prioritise: Who goes first.
-        carry: Whether people who haven't moved keep what an earlier refinement found.
+        carry: Whether people who haven't moved keep their earlier refinement.
+
+    Attributes:
+        usual_priority: Mean priority of people, expected of those who were never seen before; None at first.
+        until_turn: Refinements by priority before it is the turn of the person who has waited longest.
     """
 
     def __init__(
@@ -47,34 +57,39 @@ class DeadlineScheduler:
         prioritise: Prioritise = priority,
         carry: bool = True,
     ) -> None:
-        self.clock = clock
-        self._prioritise, self._carry = prioritise, carry
-        self._streams: dict[int, StreamMemory] = {}
-        self._ledger = Ledger()
+        self.clock, self.prioritise, self.carry = clock, prioritise, carry
+        self.usual_priority: float | None = None
+        self.until_turn = TURN_EVERY - 1
+        self._streams: dict[int, StreamHistory] = {}
         self._costs: StageCosts | None = None
 
     def attach(self, stages: TwoStage) -> None:
         """Schedule the batches of these stages. Raises `InputError` where it already schedules others'."""
         if self._costs is not None:
             raise InputError("scheduler: expected one of its own for each estimator, got one that another has")
-        finish = BatchBuckets(1, _MOST_PEOPLE, exact=True)
-        self._costs = StageCosts(BatchCost(stages.coarse_buckets), BatchCost(stages.fine_buckets), BatchCost(finish))
+        self._costs = StageCosts(stages.coarse_buckets, stages.fine_buckets)
 
     @property
     def costs(self) -> StageCosts:
-        """What batches are believed to cost. Raises `InputError` before it belongs to an estimator."""
+        """Estimated costs of batches. Raises `InputError` before it belongs to an estimator."""
         if self._costs is None:
             raise InputError("scheduler: expected to be given to an estimator first")
         return self._costs
 
-    def plan(self, crowd: Crowd, skeleton: Skeleton, threshold: float, gain: GainCurve | None = None) -> RefinementPlan:
+    def calibrate(self, run: Callable[[int], StageTimings]) -> None:
+        """Measure what batches cost; `run` runs both stages for a number of people."""
+        self.costs.calibrate(run, self.clock)
+
+    def plan(
+        self, crowd: Crowd, skeleton: Skeleton, threshold: float, measured_gain: GainCurve | None = None
+    ) -> RefinementPlan:
         """Begin a call.
 
         Args:
             crowd: The call's people.
-            skeleton: Their keypoints.
+            skeleton: Of their keypoints.
             threshold: The gate's.
-            gain: What refining gains by predicted quality, where the bundle knows.
+            measured_gain: Gain by predicted quality, where the bundle has it.
 
         Raises:
             InputError: two pictures belong to one stream.
@@ -84,47 +99,172 @@ class DeadlineScheduler:
                 raise InputError(
                     f"pictures: expected one of a stream where deadlines are kept, got {times} of {stream}"
                 )
-        memories = {
-            picture.stream: self._streams.setdefault(picture.stream, StreamMemory()) for picture in crowd.pictures
-        }
-        rules = Rules(threshold, gain, skeleton.sigmas, self._prioritise, self._carry, self.clock)
-        return RefinementPlan(crowd, memories, self.costs, self._ledger, rules)
+        histories = [self._streams.setdefault(picture.stream, StreamHistory()) for picture in crowd.pictures]
+        return RefinementPlan(self, crowd, histories, skeleton, threshold, measured_gain)
 
-    def forget(self, stream: int) -> None:
-        """Let go of what is remembered of a stream's people, as it has ended."""
-        self._streams.pop(stream, None)
 
-    def calibrate(self, stages: TwoStage, run: Callable[[int], StageTimings]) -> None:
-        """Measure what batches cost.
+class RefinementPlan:
+    """The refinements of one call of the estimator, made by `DeadlineScheduler.plan`.
+
+    For every chunk, `open` it once its coarse poses and qualities are in the crowd, then run what `next_rows` returns
+    until that is nobody; in the end, `finish`. It fills in the crowd's `wanted`, `carried` and the poses of those who
+    carry over, and the scheduler learns from it.
+    """
+
+    def __init__(
+        self,
+        scheduler: DeadlineScheduler,
+        crowd: Crowd,
+        histories: list[StreamHistory],
+        skeleton: Skeleton,
+        threshold: float,
+        measured_gain: GainCurve | None,
+    ) -> None:
+        self._mark = scheduler.clock()
+        self._scheduler, self._costs, self._crowd, self._histories = scheduler, scheduler.costs, crowd, histories
+        self._sigmas, self._threshold, self._measured_gain = skeleton.sigmas, threshold, measured_gain
+        people = len(crowd)
+        self._wanted, self._carried = np.zeros(people, np.bool_), np.zeros(people, np.bool_)
+        crowd.wanted, crowd.carried = self._wanted, self._carried
+        self._coarse = np.zeros_like(crowd.keypoints)
+        self._similarity = np.zeros(crowd.keypoints.shape[:2])  # of keypoints now to those of when they were refined
+        self._known: list[PersonHistory | None] = []
+        for picture, history in zip(crowd.pictures, histories, strict=True):
+            self._known += history.match(picture.boxes.xyxy, picture.time)
+        self._waited = np.array([0 if one is None else one.waited for one in self._known], np.int64)
+        # Expected, of those whose coarse stage hasn't run yet.
+        usual = scheduler.usual_priority or 0.0
+        self._priority = np.array([usual if one is None else one.priority for one in self._known], np.float64)
+        self._deadline, self._in_time = self._deadlines()
+        self._part = slice(0, 0)
+        self._waiting = np.zeros(0, np.int64)  # people of the open chunk, in the order of refinement
+        self._running = 0  # how many are in the batch that was handed out last
+
+    def _deadlines(self) -> tuple[float, npt.NDArray[np.bool_]]:
+        """The earliest deadline that can be met, and bool [n], whose picture's can.
+
+        The pictures' results are handed out together, so the earliest deadline holds for all. One that can't be met
+        even without any refinement binds nobody; its people aren't refined, so that they come out early.
+        """
+        coarse_only = self._mark + self._costs.all_coarse(len(self._crowd), self._costs.coarse.typical)
+        deadlines = np.array(
+            [math.inf if picture.deadline is None else picture.deadline for picture in self._crowd.pictures]
+        )
+        met = deadlines > coarse_only
+        return float(deadlines[met].min(initial=math.inf)), met[self._crowd.owners]
+
+    def open(self, part: slice, rows: npt.NDArray[np.int32]) -> None:
+        """Begin a chunk whose coarse stage has run.
 
         Args:
-            stages: Whose.
-            run: Runs both stages for so many people.
+            part: Which people.
+            rows: Which of them, counted from the chunk's first, the gate wants refined.
         """
-        started = self.clock()
-        for sizes, repeats in _sizes(stages):
-            for size in sizes:
-                if self.clock() - started > _CALIBRATION_SECONDS:
-                    return
-                run(size)  # a size may cost more when it is met for the first time
-                timings = [run(size) for _ in range(repeats)]
-                if repeats:
-                    self._learn(size, timings)
+        scheduler, now = self._scheduler, self._scheduler.clock()
+        self._costs.coarse.observe(part.stop - part.start, now - self._mark)
+        self._mark, self._part = now, part
+        self._coarse[part] = self._crowd.keypoints[part]
+        wanted = part.start + rows.astype(np.int64)
+        self._wanted[wanted] = True
+        self._find_still(part)
+        self._priority[part] = 0.0
+        self._priority[wanted] = self._rank(wanted)
+        mean, usual = float(self._priority[part].mean()), scheduler.usual_priority
+        usual = mean if usual is None else (1 - _USUAL_RATE) * usual + _USUAL_RATE * mean
+        scheduler.usual_priority = usual
+        for person in range(part.stop, len(self._crowd)):
+            if self._known[person] is None:
+                self._priority[person] = usual
+        candidates = wanted[self._in_time[wanted]]
+        order = candidates[np.argsort(-self._priority[candidates], kind="stable")]
+        self._waiting = with_turns(order, self._waited, scheduler.until_turn)
 
-    def _learn(self, size: int, timings: list[StageTimings]) -> None:
-        coarse = [timing.crop + timing.coarse + timing.gate + timing.map_back for timing in timings]
-        self.costs.coarse.calibrate(size, coarse)
-        self.costs.fine.calibrate(size, [timing.gather + timing.fine for timing in timings])
+    def _find_still(self, part: slice) -> None:
+        """Of known people: note who hasn't moved, and forget the earlier refinement of the others."""
+        known = [(person, one) for person in range(part.start, part.stop) if (one := self._known[person]) is not None]
+        if not known:
+            return
+        people = np.array([person for person, _ in known])
+        boxes, then = np.stack([one.still_box for _, one in known]), np.stack([one.still_pose for _, one in known])
+        now, area = self._coarse[people], body_area(boxes)
+        overlap = box_iou(boxes, self._crowd.boxes_xyxy[people]).diagonal()
+        # Keypoints count by their score; NaN, where none has one above 0, is never enough.
+        oks = pose_oks(then, now, area, self._sigmas, np.maximum(np.maximum(then, now)[..., 2], 0))
+        # A quality that isn't a number asks for the most.
+        enough = np.clip(np.nan_to_num(self._crowd.quality[people], nan=1.0), *_STILL_POSE)
+        still = (oks >= enough) & (overlap >= _STILL_BOX)
+        self._similarity[people] = keypoint_similarity(then, now, area, self._sigmas)
+        for (person, one), stayed in zip(known, still, strict=True):
+            if stayed:
+                one.still += 1
+                self._carried[person] = self._scheduler.carry and one.refined_pose is not None
+            else:
+                box, pose = self._crowd.boxes_xyxy[person].copy(), self._coarse[person].copy()
+                one.still, one.still_box, one.still_pose, one.refined_pose = 0, box, pose, None
 
+    def _rank(self, people: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Priorities: float64 [m]."""
+        frames = self._crowd.frames_of(people)
+        pixels = frames.size[:, 1] / np.float32(frames.crop_size[0])
+        gain = expected_gain(self._crowd.quality[people], self._threshold, pixels, self._measured_gain)
+        still = np.zeros(len(people), np.int64)
+        if self._scheduler.carry:
+            still[:] = [0 if (one := self._known[person]) is None else one.still for person in people]
+        return self._scheduler.prioritise(Candidates(gain, self._waited[people], still, self._carried[people]))
 
-def _sizes(stages: TwoStage) -> list[tuple[list[int], int]]:
-    """Batch sizes and how often to measure each: a few of them well, then the others once for their first-time cost."""
-    every = sorted({*stages.coarse_buckets.sizes, *stages.fine_buckets.sizes})
-    padded = len(every) < every[-1] - every[0] + 1
-    if padded:
-        return [(every, _REPEATS)]
-    few: list[int] = []
-    for size in every:
-        if not few or size >= _SPARSE * few[-1] or size == every[-1]:
-            few.append(size)
-    return [(few, _REPEATS), ([size for size in every if size not in few], 0)]
+    def next_rows(self) -> npt.NDArray[np.int32]:
+        """Who goes through the fine stage next: rows of the open chunk, ascending; nobody if there is no time."""
+        now = self._scheduler.clock()
+        if self._running:
+            self._costs.fine.observe(self._running, now - self._mark)
+        self._mark = now
+        count = next_batch(*self._allowed(now), self._costs.fine.likely)
+        people, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._running = len(people)
+        self._scheduler.until_turn = (self._scheduler.until_turn - len(people)) % TURN_EVERY
+        rows: npt.NDArray[np.int32] = np.sort(people - self._part.start).astype(np.int32)
+        return rows
+
+    def _allowed(self, now: float) -> tuple[int, float]:
+        """How many of the open chunk may still be refined, and how many seconds there are for it."""
+        costs, people = self._costs, len(self._crowd)
+        later = np.arange(self._part.stop, people)
+        reserved = costs.all_coarse(len(later), costs.coarse.likely)
+        reserved += costs.finish.likely(min(people, costs.finish.largest))
+        seconds = self._deadline - now - reserved
+        expected = self._priority[later[self._in_time[later]]]
+        each = costs.fine.least_per_person()
+        if not len(expected) or each == 0 or seconds <= 0:
+            return len(self._waiting), seconds
+        return own_share(self._priority[self._waiting], expected, seconds / each), seconds
+
+    def finish(self) -> None:
+        """Carry over the refinements of those who keep them, and remember everybody for the next call."""
+        crowd = self._crowd
+        self._carried &= self._wanted & ~crowd.refined
+        for person in np.flatnonzero(self._carried):
+            one = self._known[person]
+            if one is not None and one.refined_pose is not None:
+                crowd.keypoints[person] = carry_over(
+                    one.still_pose, one.refined_pose, self._coarse[person], self._similarity[person]
+                )
+        first = 0
+        for picture, history in zip(crowd.pictures, self._histories, strict=True):
+            history.update([self._remember(first + place, picture.time) for place in range(len(picture.boxes))])
+            first += len(picture.boxes)
+        if len(crowd):
+            finish = self._costs.finish
+            finish.observe(min(len(crowd), finish.largest), self._scheduler.clock() - self._mark)
+
+    def _remember(self, person: int, time: float) -> PersonHistory:
+        crowd = self._crowd
+        box, pose = crowd.boxes_xyxy[person].copy(), self._coarse[person].copy()
+        one = self._known[person] or PersonHistory(box, time, box, pose)
+        one.box, one.time, one.unseen = box, time, 0
+        if crowd.refined[person]:
+            one.waited = 0
+            one.still_box, one.still_pose, one.refined_pose = box, pose, crowd.keypoints[person].copy()
+        elif self._wanted[person]:
+            one.waited += 1
+        one.priority = float(self._priority[person])
+        return one

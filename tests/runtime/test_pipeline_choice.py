@@ -14,7 +14,7 @@ from sharpose.engines.two_stage import CoarseOutput
 from sharpose.geometry import crop_frames, keypoints_to_image
 from sharpose.runtime import Boxes, Picture, PoseEstimator
 from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.plan import Candidates, Prioritise, priority
+from sharpose.runtime.deadline.priority import Candidates, Prioritise, priority
 from sharpose.similarity import BODY_SHARE, keypoint_similarity
 
 PEOPLE, FRAMES, BUDGET = 10, 40, 2
