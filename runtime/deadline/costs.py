@@ -35,8 +35,8 @@ class BatchCost:
     """Seconds that a batch takes by its size.
 
     An estimate is kept for each size that was run, sizes between are interpolated, and larger ones cost in proportion.
-    When the machine becomes slower or faster as a whole, all sizes follow the ones that are run. `likely` adds a margin:
-    the 95th percentile of how far batches were off their estimates.
+    When the machine becomes slower or faster as a whole, all sizes follow the ones that are run. `likely` adds a
+    margin: the 95th percentile of how far batches were off their estimates.
 
     Args:
         buckets: The sizes that the engine really computes: a batch costs what the bucket does that it is padded to.
@@ -112,7 +112,7 @@ class StageCosts:
         self.finish = BatchCost(BatchBuckets(1, _MOST_PEOPLE, exact=True))
 
     def all_coarse(self, people: int, cost: Callable[[int], float]) -> float:
-        """Seconds for the coarse stage of `people` in largest batches; `cost` is `coarse.typical` or `coarse.likely`."""
+        """Seconds for the coarse stage of `people`, in largest batches; `cost` is `coarse.typical` or `.likely`."""
         full, rest = divmod(people, self.coarse.largest)
         return full * cost(self.coarse.largest) + cost(rest)
 

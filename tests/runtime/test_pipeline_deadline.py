@@ -42,12 +42,16 @@ class Setting:
         return Picture(PICTURE, Boxes.from_xyxy(boxes), stream, time, deadline)
 
     def run(
-        self, qualities: Sequence[float], milliseconds: float | None, boxes: npt.NDArray[np.float32] | None = None
+        self,
+        qualities: Sequence[float],
+        milliseconds: float | None,
+        boxes: npt.NDArray[np.float32] | None = None,
+        time: float = 0.0,
     ) -> PoseResult:
         """One frame of stream 0 whose people have these qualities; they stand where they stood, apart."""
         self.stages.qualities = list(qualities)
         where = apart(len(qualities)) if boxes is None else boxes
-        (result,) = self.estimator.estimate([self.picture(where, milliseconds)])
+        (result,) = self.estimator.estimate([self.picture(where, milliseconds, time=time)])
         return result
 
 
@@ -194,8 +198,7 @@ def test_more_people_than_a_batch_share_the_time(bundle: Bundle) -> None:
     setting = Setting(bundle)
     qualities = [0.9] * 16 + [0.2] * 16 + [0.9] * 3
     setting.run(qualities, None)  # who is where
-    setting.scheduler.forget(0)
-    first = setting.run(qualities, 105)  # nobody is known: all are taken to be like the ones before
+    first = setting.run(qualities, 105, time=9)  # nobody is known after so long: all are as those before
     assert setting.stages.coarse_batches[-3:] == [16, 16, 3]
     assert 3 <= first.refined.sum() <= 7
     setting = Setting(bundle, carry=False)
@@ -214,8 +217,6 @@ def test_streams_are_remembered_apart(bundle: Bundle) -> None:
     setting.stages.qualities = [0.5, 0.5]
     one, other = setting.estimator.estimate([setting.picture(apart(1), 2.5, stream=stream) for stream in (0, 7)])
     assert (who(one.carried), who(other.carried)) == ([0], [])
-    setting.scheduler.forget(0)
-    assert who(setting.run([0.5], 2).carried) == []
 
 
 def test_a_late_picture_holds_nobody_up(bundle: Bundle) -> None:

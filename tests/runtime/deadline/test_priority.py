@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpose.bundle import GainCurve
-from sharpose.runtime.deadline.plan import TURN, Candidates, expected_gain, priority, with_turns
+from sharpose.runtime.deadline.priority import TURN_EVERY, Candidates, expected_gain, priority, with_turns
 
 
 def gains(quality: list[float], pixels: list[float], threshold: float = 0.99) -> list[float]:
@@ -41,8 +41,8 @@ def test_what_was_measured_counts_before_what_lacks() -> None:
 
 
 def candidates(gain: list[float], **given: list[int]) -> Candidates:
-    columns = {name: np.array(given.get(name, [0] * len(gain))) for name in ("waited", "steady", "carried")}
-    return Candidates(np.array(gain), columns["waited"], columns["steady"], columns["carried"].astype(bool))
+    columns = {name: np.array(given.get(name, [0] * len(gain))) for name in ("waited", "still", "carried")}
+    return Candidates(np.array(gain), columns["waited"], columns["still"], columns["carried"].astype(bool))
 
 
 def test_among_equals_who_waits_longer_goes_first() -> None:
@@ -55,7 +55,7 @@ def test_who_keeps_something_goes_last() -> None:
 
 
 def test_what_lasts_counts_for_as_long() -> None:
-    assert priority(candidates([0.5] * 3, steady=[0, 3, 99])) == pytest.approx([0.5, 2.0, 5.5])
+    assert priority(candidates([0.5] * 3, still=[0, 3, 99])) == pytest.approx([0.5, 2.0, 5.5])
 
 
 def test_everybody_gets_a_turn() -> None:
@@ -64,5 +64,5 @@ def test_everybody_gets_a_turn() -> None:
     turns = with_turns(order, waited, 2)
     assert turns.tolist() == [0, 2, 18, 4, 6, 8, 10, 12, 14, 16]
     assert with_turns(order, waited, 0).tolist()[0] == 18
-    assert with_turns(order, waited, TURN - 1).tolist()[:9] == [0, 2, 4, 6, 8, 10, 12, 18, 14]
+    assert with_turns(order, waited, TURN_EVERY - 1).tolist()[:9] == [0, 2, 4, 6, 8, 10, 12, 18, 14]
     assert with_turns(order[:0], waited, 0).tolist() == []
