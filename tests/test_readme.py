@@ -1,4 +1,4 @@
-"""The README's Python example runs as it stands, and links in the documentation lead somewhere."""
+"""The README's Python example runs as it stands, and the documentation's links and paths lead somewhere."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE) if heading else []
         slugs = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in headings}
         assert not heading or heading in slugs, link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_exist(page: Path) -> None:
+    folders = "sharpose|engines|runtime|export|training|configs|examples|benchmarks|tests|docs"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text("utf-8")):
+        assert (ROOT / path).exists(), path
