@@ -139,9 +139,6 @@ class PeopleFinder:
         return file
 
 
-_FOLDERS = ("--openpose", "--frames")
-
-
 def make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
     """The model, on its device; a `SharposeError` where it can't be had."""
     return PoseEstimator.from_bundle(
@@ -270,7 +267,7 @@ def _check_outputs(options: RunOptions, inputs: Sequence[Path], outputs: Sequenc
             raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
         if options.bundle is not None and where.parent == options.bundle.resolve():
             raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
-        if path.is_dir() and output.option not in _FOLDERS:
+        if path.is_dir() and not output.is_folder:
             raise click.UsageError(f"output {path} is a folder; expected a file name")
 
 

@@ -124,13 +124,6 @@ def file_lock(
         yield
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data` to an open file; `OSError` where that fails, on the way perhaps."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def mark_partial(path: Path) -> Path:
     """Renames `out.mp4` to `out.partial.mp4`, replacing one that is there.
 
@@ -148,6 +141,18 @@ def mark_partial(path: Path) -> Path:
     except OSError as error:
         raise SinkError(f"{path}: expected to rename this incomplete file to {partial}: {error.strerror}") from None
     return partial
+
+
+def write_all(descriptor: int, data: bytes, position: int | None = None) -> None:
+    """Writes all of `data`, at `position` if given, however many calls that takes. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        if position is None:
+            written = os.write(descriptor, view)
+        else:
+            written = os.pwrite(descriptor, view, position)
+            position += written
+        view = view[written:]
 
 
 _LOOK_EVERY = 1.0  # seconds between looks at whether the file still has a name

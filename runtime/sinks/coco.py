@@ -1,11 +1,10 @@
-"""Poses as COCO keypoint results, as `pycocotools` loads them, whole at every moment."""
+"""Poses as COCO keypoint results, as `pycocotools` loads them: a complete document at every moment."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +15,66 @@ from sharpose.runtime.sinks.base import people_of, strict_json
 
 __all__ = ["CocoSink", "TwinFile"]
 
+_PERSON = 1  # COCO's category
+
+
+class CocoSink:
+    """Writes `[{"image_id", "category_id", "keypoints", "score", "bbox"}, …]`, a complete array at every moment.
+
+    People with an id have it as `"track_id"`.
+
+    Args:
+        path: The file. A run without people leaves an empty array.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = str(self.path)
+        self._file = TwinFile(self.path, tail=b"\n]\n")
+        self._closed = False
+
+    def write(self, record: FrameRecord) -> None:
+        """Adds one entry per person. Raises `SinkError` where they can't be written or a number is not finite."""
+        entries = [
+            {
+                "image_id": record.frame.image_id,
+                "category_id": _PERSON,
+                "keypoints": [number for point in person.keypoints for number in point],
+                "score": person.score,
+                "bbox": person.bbox,
+            }
+            | ({"track_id": person.track_id} if person.track_id else {})
+            for person in people_of(record)
+        ]
+        text = b",\n".join(strict_json(entry, record) for entry in entries)
+        if text:
+            self._file.append((b",\n" if self._file.made else b"[\n") + text)
+
+    def close(self) -> None:
+        """Closes the file, and creates it where nobody was written. May be called twice."""
+        if not self._closed and not self._file.made:
+            self._file.append(b"[")
+        self._closed = True
+        self._file.close()
+
+    def abandon(self) -> Path | None:
+        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
+        self._closed = True
+        return self._file.abandon()
+
+
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 @dataclass
 class _Copy:
-    """A file that is open, and how many bytes of entries it holds (its tail not counted)."""
+    """An open file, and how many bytes of entries it holds (its tail not counted)."""
 
     descriptor: int
     size: int = 0
 
     def append(self, entries: bytes, tail: bytes) -> None:
-        view = memoryview(entries + tail)
-        position = self.size
-        while view:
-            written = os.pwrite(self.descriptor, view, position)
-            position, view = position + written, view[written:]
+        write_all(self.descriptor, entries + tail, self.size)
         self.size += len(entries)
 
 
@@ -39,33 +82,30 @@ class TwinFile:
     """Entries, and a tail after the last one.
 
     There is no way to move a tail within a file in one step: a process killed in between would leave no document. So
-    two copies take turns. The one without a name that anybody reads, `.NAME.spare`, gets the entries that it lacks,
-    then the two change names; renaming is one step. The price is twice the room on the disk while the file grows, and
-    that a kill leaves the spare behind, which the next run of that name takes over.
+    two copies take turns. The one under a name that nobody reads, `.NAME.spare`, gets the entries that it lacks, then
+    the two swap names; renaming is one step. The price is twice the disk space while the file grows, and that a kill
+    leaves the spare behind, which the next run of that name takes over.
 
     Where the file system has no hard links (FAT), the tail is overwritten in place, and a kill inside that one write,
-    some microseconds, leaves a document without its end. Into a pipe or a device the tail goes at the end.
+    some microseconds, leaves a document without its end. Into a pipe or a device the tail is written on closing.
 
     Args:
-        path: Where it goes; a file that is there is replaced, and a link to a file keeps its name.
-        tail: What always stands after the last entry.
+        path: Where it goes; an existing file is replaced, and a symbolic link is followed.
+        tail: What stands after the last entry.
+
+    Attributes:
+        made: Whether anything was written.
     """
 
     def __init__(self, path: Path, *, tail: bytes) -> None:
         self.path = path
+        self.made = False
         self._tail = tail
         self._named = path
         self._shown: _Copy | None = None
         self._spare: _Copy | None = None
-        self._lacking = b""  # what the spare lacks
-        self._in_place = False
-        self._stream = False
-        self._opened = self._removed = False
-
-    @property
-    def made(self) -> bool:
-        """Whether anything was written."""
-        return self._opened
+        self._spare_lacks = b""
+        self._in_place = self._stream = self._removed = False
 
     def append(self, entry: bytes) -> None:
         """Writes `entry`, which must not be empty, and the tail after it.
@@ -74,18 +114,20 @@ class TwinFile:
             SinkError: it can't be written, the file then holds the entries before it; or the file was removed.
         """
         try:
-            if not self._opened:
+            if not self.made:
                 self._named = self.path.resolve()
                 self._named.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = self._named.exists() and not self._named.is_file()
             if self._stream:
-                self._append_to_stream(entry)
+                if self._shown is None:
+                    self._shown = _Copy(os.open(self._named, os.O_WRONLY | os.O_CLOEXEC))
+                write_all(self._shown.descriptor, entry)
             else:
                 self._append_to_file(entry)
         except OSError as error:
             self._drop_spare()
             raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
-        self._opened = True
+        self.made = True
 
     def close(self) -> None:
         """Closes the file. May be called twice. Raises `SinkError` where the system reports a late failure."""
@@ -95,7 +137,7 @@ class TwinFile:
             return
         try:
             if self._stream:
-                os.write(shown.descriptor, self._tail)
+                write_all(shown.descriptor, self._tail)
             os.close(shown.descriptor)
         except OSError as error:
             raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
@@ -110,26 +152,20 @@ class TwinFile:
     def _spare_path(self) -> Path:
         return self._named.with_name(f".{self._named.name}.spare")
 
-    def _append_to_stream(self, entry: bytes) -> None:
-        if self._shown is None:
-            self._shown = _Copy(os.open(self._named, os.O_WRONLY | os.O_CLOEXEC))
-        write_all(self._shown.descriptor, entry)
-
     def _append_to_file(self, entry: bytes) -> None:
         if self._shown is not None:
             self._check_name(self._shown)
-        if self._in_place:
-            assert self._shown is not None
-            self._shown.append(entry, self._tail)
-            return
+            if self._in_place:
+                self._shown.append(entry, self._tail)
+                return
         if self._spare is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._spare = _Copy(os.open(self._spare_path, flags, 0o666))
-        self._spare.append(self._lacking + entry, self._tail)
-        self._lacking = entry
-        self._change_names()
+        self._spare.append(self._spare_lacks + entry, self._tail)
+        self._spare_lacks = entry
+        self._swap_names()
 
-    def _change_names(self) -> None:
+    def _swap_names(self) -> None:
         if self._shown is None:
             self._spare_path.replace(self._named)
         else:
@@ -150,7 +186,7 @@ class TwinFile:
         self._shown, self._spare = self._spare, self._shown
 
     def _check_name(self, shown: _Copy) -> None:
-        """Whether the name still stands for the file that is being written."""
+        """Raises `SinkError` if the name doesn't stand for the file being written any more."""
         ours = os.fstat(shown.descriptor)
         try:
             found = self._named.stat()
@@ -159,7 +195,6 @@ class TwinFile:
         if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
             self._removed = True
             raise removed_error(self.path)
-        assert stat.S_ISREG(ours.st_mode)
 
     def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
@@ -168,51 +203,3 @@ class TwinFile:
                 os.close(spare.descriptor)
             with contextlib.suppress(OSError):
                 self._spare_path.unlink()
-
-
-_PERSON = 1  # COCO's category
-
-
-class CocoSink:
-    """Writes `[{"image_id", "category_id", "keypoints", "score", "bbox"}, …]`, a whole array at every moment.
-
-    People with an id have it as `"track_id"`.
-
-    Args:
-        path: The file. A run without people leaves an empty array.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.name = str(self.path)
-        self._file = TwinFile(self.path, tail=b"\n]\n")
-        self._closed = False
-
-    def write(self, record: FrameRecord) -> None:
-        """Adds one entry a person. Raises `SinkError` where they can't be written or a number is not finite."""
-        entries = [
-            {
-                "image_id": record.frame.image_id,
-                "category_id": _PERSON,
-                "keypoints": [number for point in person.keypoints for number in point],
-                "score": person.score,
-                "bbox": person.bbox,
-            }
-            | ({"track_id": person.track_id} if person.track_id else {})
-            for person in people_of(record)
-        ]
-        text = b",\n".join(strict_json(entry, record) for entry in entries)
-        if text:
-            self._file.append((b",\n" if self._file.made else b"[\n") + text)
-
-    def close(self) -> None:
-        """Closes the file, and makes it where there was nobody to write. May be called twice."""
-        if not self._closed and not self._file.made:
-            self._file.append(b"[")
-        self._closed = True
-        self._file.close()
-
-    def abandon(self) -> Path | None:
-        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
-        self._closed = True
-        return self._file.abandon()

@@ -1,4 +1,4 @@
-"""Results as one file a frame: OpenPose JSON, and annotated pictures."""
+"""Results as one file per frame: OpenPose JSON, and annotated pictures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.base import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
 
-__all__ = ["OPENPOSE_COCO18", "PICTURE_FORMATS", "OpenPoseSink", "PicturesSink", "ResultFolder"]
+__all__ = ["OPENPOSE_COCO18", "FolderSink", "OpenPoseSink", "PicturesSink"]
 
 
-class ResultFolder:
-    """Files `STEM_000000000000ENDING`, numbered by frame.
+class FolderSink:
+    """A folder of files `STEM_000000000000ENDING`, numbered by frame; sinks write one per record.
 
     Args:
-        path: The folder; made, with those above it, at the first file.
-        stem: What names begin with.
+        path: The folder; created, with its parents, at the first file.
+        stem: What file names begin with.
         ending: What they end with.
 
     Raises:
@@ -32,6 +32,7 @@ class ResultFolder:
 
     def __init__(self, path: str | Path, *, stem: str, ending: str) -> None:
         self.path = Path(path)
+        self.name = str(self.path)
         self._stem, self._ending = stem, ending
         self._files = 0
         self._ours = self._removed = False
@@ -46,8 +47,12 @@ class ResultFolder:
                     "give another folder, or empty it"
                 )
 
-    def write(self, index: int, data: bytes) -> None:
-        """Writes frame `index`'s file. Raises `SinkError` where it can't; no half of it is left then."""
+    def _is_ours(self, name: str) -> bool:
+        number = name.removeprefix(f"{self._stem}_").removesuffix(self._ending)
+        return len(number) == 12 and number.isdigit() and name == f"{self._stem}_{number}{self._ending}"
+
+    def write_file(self, index: int, data: bytes) -> None:
+        """Writes the file of frame `index`. Raises `SinkError` where it can't; no half of it is left then."""
         name = f"{self._stem}_{index:012d}{self._ending}"
         try:
             if not self._files:
@@ -64,6 +69,9 @@ class ResultFolder:
                     self.path.rmdir()
             raise SinkError(f"{self.path / name}: can't be written: {error.strerror}") from None
         self._files += 1
+
+    def close(self) -> None:
+        """Does nothing: every file is complete. May be called twice."""
 
     def abandon(self) -> Path | None:
         """Renames the folder of a failed run to `NAME.partial`, or where that is taken `NAME.partial2` and so on.
@@ -90,10 +98,6 @@ class ResultFolder:
             ) from None
         self._files = 0
         return partial
-
-    def _is_ours(self, name: str) -> bool:
-        number = name.removeprefix(f"{self._stem}_").removesuffix(self._ending)
-        return len(number) == 12 and number.isdigit() and name == f"{self._stem}_{number}{self._ending}"
 
 
 OPENPOSE_COCO18 = (
@@ -127,16 +131,15 @@ _OTHER_PARTS = (
     "hand_left_keypoints_3d",
     "hand_right_keypoints_3d",
 )
-_ABSENT = [0.0, 0.0, 0.0]
 
 
-class OpenPoseSink:
-    """Writes `STEM_000000000000_keypoints.json`, version 1.3, a file a frame, also where it has nobody.
+class OpenPoseSink(FolderSink):
+    """Writes `STEM_000000000000_keypoints.json`, version 1.3, one file per frame, also where it has no people.
 
     `pose_keypoints_2d` is `x, y, score` of the 18 points of OpenPose's COCO model, not the 25 of BODY_25: COCO's 17
-    keypoints fill those but for the neck, while nothing of ours knows where a foot's six points are. The neck is the
-    middle of the shoulders, with the lower of their scores. A point whose score isn't positive is `0, 0, 0`, and so is
-    the neck where a shoulder is. `person_id` is `[id]`, or `[-1]` without one.
+    keypoints fill those but for the neck, and there are none for the six points of the feet. The neck is the middle of
+    the shoulders, with the lower of their scores. A point whose score isn't positive is `0, 0, 0`, and so is the neck
+    where a shoulder is. `person_id` is `[id]`, or `[-1]` without one.
 
     Args:
         path: The folder.
@@ -153,27 +156,19 @@ class OpenPoseSink:
                 f"{path}: OpenPose JSON is made from the keypoints of {COCO17.name}, this bundle has those of "
                 f"{skeleton.name}; write --json or --csv"
             )
-        self._folder = ResultFolder(path, stem=stem, ending="_keypoints.json")
-        self.path = Path(path)
-        self.name = str(self.path)
+        super().__init__(path, stem=stem, ending="_keypoints.json")
 
     def write(self, record: FrameRecord) -> None:
         """Writes the frame's file. Raises `SinkError` where it can't be written or a number is not finite."""
-        people = [_entry(person) for person in people_of(record)]
-        self._folder.write(record.frame.index, strict_json({"version": 1.3, "people": people}, record) + b"\n")
-
-    def close(self) -> None:
-        """Does nothing: every file is whole. May be called twice."""
-
-    def abandon(self) -> Path | None:
-        """Marks the folder of a failed run as partial; its new path, or None where nothing was written."""
-        return self._folder.abandon()
+        people = [_openpose_entry(person) for person in people_of(record)]
+        self.write_file(record.frame.index, strict_json({"version": 1.3, "people": people}, record) + b"\n")
 
 
-def _entry(person: Person) -> dict[str, object]:
+def _openpose_entry(person: Person) -> dict[str, object]:
     points = dict(zip(COCO17.keypoints, person.keypoints, strict=True))
-    points["neck"] = _middle(points["left_shoulder"], points["right_shoulder"])
-    ordered = [points[name] if points[name][2] > 0 else _ABSENT for name in OPENPOSE_COCO18]
+    left, right = points["left_shoulder"], points["right_shoulder"]
+    points["neck"] = [round((left[0] + right[0]) / 2, 3), round((left[1] + right[1]) / 2, 3), min(left[2], right[2])]
+    ordered = [points[name] if points[name][2] > 0 else [0.0, 0.0, 0.0] for name in OPENPOSE_COCO18]
     entry: dict[str, object] = {
         "person_id": [person.track_id or -1],
         "pose_keypoints_2d": [number for point in ordered for number in point],
@@ -181,54 +176,38 @@ def _entry(person: Person) -> dict[str, object]:
     return entry | {name: [] for name in _OTHER_PARTS}
 
 
-def _middle(one: list[float], other: list[float]) -> list[float]:
-    return [round((one[0] + other[0]) / 2, 3), round((one[1] + other[1]) / 2, 3), min(one[2], other[2])]
-
-
-PICTURE_FORMATS = {
+_PICTURE_FORMATS = {  # with OpenCV's parameters
     "jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
     "png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
 }
-"""The kinds of pictures that can be written, with OpenCV's parameters for them."""
 
 
-class PicturesSink:
-    """Writes `STEM_000000000000.jpg`, or `.png`, a file a frame.
+class PicturesSink(FolderSink):
+    """Writes the annotated picture as `STEM_000000000000.jpg`, or `.png`, one file per frame.
 
     Args:
         path: The folder.
         stem: What file names begin with.
-        kind: One of `PICTURE_FORMATS`.
+        kind: `jpg` or `png`.
 
     Raises:
         InputError: another kind, or the folder holds such files already.
     """
 
     def __init__(self, path: str | Path, *, stem: str, kind: str = "jpg") -> None:
-        if kind not in PICTURE_FORMATS:
-            raise InputError(f"expected pictures of the kind {' or '.join(PICTURE_FORMATS)}, got {kind!r}")
+        if kind not in _PICTURE_FORMATS:
+            raise InputError(f"expected pictures of the kind {' or '.join(_PICTURE_FORMATS)}, got {kind!r}")
         self._kind = kind
-        self._folder = ResultFolder(path, stem=stem, ending=f".{kind}")
-        self.path = Path(path)
-        self.name = str(self.path)
+        super().__init__(path, stem=stem, ending=f".{kind}")
 
     def write(self, record: FrameRecord) -> None:
         """Writes the frame's picture. Raises `SinkError` where it can't be encoded or written."""
+        why = ""
         try:
-            done, encoded = cv2.imencode(f".{self._kind}", record.picture, PICTURE_FORMATS[self._kind])
+            done, encoded = cv2.imencode(f".{self._kind}", record.picture, _PICTURE_FORMATS[self._kind])
         except cv2.error as error:
-            done, encoded = False, np.zeros(0, np.uint8)
-            why = f": {error.err}"
-        else:
-            why = ""
+            done, encoded, why = False, np.zeros(0, np.uint8), f": {error.err}"
         if not done:
             height, width = record.picture.shape[:2]
             raise SinkError(f"{self.path}: a picture of {width}x{height} can't be made a {self._kind}{why}")
-        self._folder.write(record.frame.index, encoded.tobytes())
-
-    def close(self) -> None:
-        """Does nothing: every file is whole. May be called twice."""
-
-    def abandon(self) -> Path | None:
-        """Marks the folder of a failed run as partial; its new path, or None where nothing was written."""
-        return self._folder.abandon()
+        self.write_file(record.frame.index, encoded.tobytes())

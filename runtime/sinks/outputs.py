@@ -1,4 +1,4 @@
-"""What the user wants written, for how many streams, under which names, and the sinks that do it."""
+"""The outputs that the user asked for, and the sinks that write them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Output:
     """One output that the user asked for.
 
     Attributes:
-        option: The option it came with: `--output`, `--json`, `--coco`, `--csv`, `--openpose`, `--mot` or `--frames`.
+        option: The option it came with, such as `--json`.
         target: A file, a folder or, for `--output`, a stream's address; `{source}` stands for the source's name.
     """
 
@@ -41,28 +41,33 @@ class Output:
 
     @property
     def path(self) -> Path | None:
-        """The file or folder that is written; None for a stream."""
+        """The file or folder that is written; None for an address."""
         return None if self.option == "--output" and is_url(self.target) else Path(self.target)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder with one file per frame."""
+        return self.option in _FOLDERS
+
+    @property
     def name(self) -> str:
-        """The target as the user may read it, without a password."""
+        """The target without a password."""
         return self.target if self.path is not None else redact_url(self.target)
 
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """What a sink has to know of the frames that it will get.
+    """What sinks know of the records that they will get, and how to write them.
 
     Attributes:
-        name: File-safe, from `source_names`.
+        name: The source's, for file names, from `source_names`.
         skeleton: Of the poses.
-        frame_rate: Nominal frames a second, or None.
+        frame_rate: Nominal frames per second, or None.
         live: Whether the source has no end.
         tracked: Whether people have ids.
-        video: How pictures are encoded.
+        video: How videos are encoded.
         picture_kind: What `--frames` writes: `jpg` or `png`.
-        say: Told what the user should know while the run goes on, a line at a time; may be called from any thread.
+        say: Called with one line for the user while the run goes on, possibly from another thread.
     """
 
     name: str
@@ -107,22 +112,18 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
 
 
 def make_sink(output: Output, settings: SinkSettings) -> Sink:
-    """The sink of one output, its `{source}` filled in; nothing is made on the disk before its first record.
+    """The sink of one output, its `{source}` filled in; nothing is created on the disk before its first record.
 
     Raises:
         InputError: no sink writes to such a target, or it can't for this stream.
         SinkError: what it needs is not installed.
     """
-    target = output.target
-    if output.option == "--output":
-        return _pictures_sink(target, settings)
-    maker = _MAKERS.get(output.option)
-    if maker is None:
-        raise InputError(f"expected one of --output {' '.join(_MAKERS)}, got {output.option}")
-    return maker(target, settings)
+    if output.option not in _MAKERS:
+        raise InputError(f"expected one of {' '.join(_MAKERS)}, got {output.option}")
+    return _MAKERS[output.option](output.target, settings)
 
 
-def _pictures_sink(target: str, settings: SinkSettings) -> Sink:
+def _video_sink(target: str, settings: SinkSettings) -> Sink:
     if is_url(target):
         return RestreamSink(target, settings=settings.video, frame_rate=settings.frame_rate, say=settings.say)
     if Path(target).suffix.lower() not in VIDEO_SUFFIXES:
@@ -133,7 +134,9 @@ def _pictures_sink(target: str, settings: SinkSettings) -> Sink:
     return VideoSink(target, frame_rate=settings.frame_rate, settings=settings.video, live=settings.live)
 
 
+# A new format is a class that implements `Sink`, a line here, and an option in `runtime/cli.py`.
 _MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
+    "--output": _video_sink,
     "--json": lambda target, settings: JsonLinesSink(target),
     "--coco": lambda target, settings: CocoSink(target),
     "--csv": lambda target, settings: CsvSink(target, skeleton=settings.skeleton),
@@ -141,3 +144,4 @@ _MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
     "--mot": lambda target, settings: MotSink(target, tracked=settings.tracked),
     "--frames": lambda target, settings: PicturesSink(target, stem=settings.name, kind=settings.picture_kind),
 }
+_FOLDERS = frozenset(("--openpose", "--frames"))  # the options whose target is a folder

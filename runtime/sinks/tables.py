@@ -5,47 +5,83 @@ from __future__ import annotations
 import csv
 import io
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 from sharpose.errors import InputError, SinkError
+from sharpose.files import GrowingFile
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.base import LineSink, Person, people_of, strict_json
+from sharpose.runtime.sinks.base import people_of, strict_json
 from sharpose.skeleton import Skeleton
 
 __all__ = ["CsvSink", "JsonLinesSink", "MotSink"]
 
 
+class LineSink(ABC):
+    """A text file that gets all lines of a frame in one write, so that a killed run keeps every frame before.
+
+    Args:
+        path: The file, or a pipe; created at the first record.
+        clock: Monotonic seconds; a removed file is noticed within one.
+    """
+
+    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = Path(path)
+        self.name = str(self.path)
+        self._file = GrowingFile(self.path, clock=clock)
+        self._begun = False
+
+    def write(self, record: FrameRecord) -> None:
+        """Adds the frame's lines. Raises `SinkError` where they can't be written or a number is not finite."""
+        text = self.lines(record)
+        if not self._begun:
+            text = self.header() + text
+        if text or not self._begun:
+            self._file.append(text)
+        self._begun = True
+
+    def close(self) -> None:
+        """Closes the file. May be called twice."""
+        self._file.close()
+
+    def abandon(self) -> Path | None:
+        """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
+        return self._file.abandon()
+
+    def header(self) -> bytes:
+        """What stands before the first line."""
+        return b""
+
+    @abstractmethod
+    def lines(self, record: FrameRecord) -> bytes:
+        """The lines of one frame, each with its end."""
+
+
 class JsonLinesSink(LineSink):
     """Writes `{"frame", "time", "width", "height", "people": [{"bbox", "score", "keypoints", "quality", "refined"}]}`.
 
-    With tracking a person begins with `"id"` (null while the track is not yet sure); with a deadline it ends with
-    `"wanted"`: the gate wanted it refined, whether or not there was time.
+    With tracking a person begins with `"id"` (null while the track is tentative); with a deadline it ends with
+    `"wanted"`: whether the gate asked for refinement, even if there was no time.
     """
 
     def lines(self, record: FrameRecord) -> bytes:
         """One line."""
         frame = record.frame
+        people = [
+            ({} if person.track_id is None else {"id": person.track_id or None})
+            | {name: getattr(person, name) for name in ("bbox", "score", "keypoints", "quality", "refined")}
+            | ({} if person.wanted is None else {"wanted": person.wanted})
+            for person in people_of(record)
+        ]
         line = {
             "frame": frame.index,
             "time": round(frame.time, 6),
             "width": frame.width,
             "height": frame.height,
-            "people": [_entry(person) for person in people_of(record)],
+            "people": people,
         }
         return strict_json(line, record) + b"\n"
-
-
-def _entry(person: Person) -> dict[str, object]:
-    entry: dict[str, object] = {} if person.track_id is None else {"id": person.track_id or None}
-    entry |= {
-        "bbox": person.bbox,
-        "score": person.score,
-        "keypoints": person.keypoints,
-        "quality": person.quality,
-        "refined": person.refined,
-    }
-    return entry if person.wanted is None else entry | {"wanted": person.wanted}
 
 
 _COLUMNS = ("frame", "time", "id", "x1", "y1", "x2", "y2", "score", "quality", "refined")
@@ -55,12 +91,12 @@ class CsvSink(LineSink):
     """Writes `frame,time,id,x1,y1,x2,y2,score,quality,refined`, then `NAME_x,NAME_y,NAME_score` for each keypoint.
 
     By RFC 4180: a header, lines that end in CR LF. `frame` counts from 0; `id` is empty without tracking and while a
-    track is not yet sure; `refined` is `true` or `false`. A frame without people has no row.
+    track is tentative; `refined` is `true` or `false`. A frame without people has no row.
 
     Args:
-        path: The file, or a pipe. Without a record it is never made.
+        path: See `LineSink`.
         skeleton: Names the keypoints.
-        clock: Seconds; a file that was removed is noticed within one.
+        clock: See `LineSink`.
     """
 
     def __init__(self, path: str | Path, *, skeleton: Skeleton, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,7 +109,7 @@ class CsvSink(LineSink):
         return _rows([[*_COLUMNS, *keypoints]])
 
     def lines(self, record: FrameRecord) -> bytes:
-        """A row a person. Raises `SinkError` where the poses aren't of the skeleton."""
+        """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
         found = record.poses.keypoints.shape[1]
         if found != self._skeleton.num_keypoints:
             raise SinkError(
@@ -104,13 +140,13 @@ def _rows(rows: object) -> bytes:
 class MotSink(LineSink):
     """Writes `frame,id,left,top,width,height,score,-1,-1,-1`.
 
-    As the challenge has it, frames, ids and pixels count from 1: the picture's top left pixel is 1, 1. People whose
-    track is not yet sure have no line.
+    As in the challenge, frames, ids and pixels count from 1: the picture's top left pixel is 1, 1. People whose track
+    is tentative have no line.
 
     Args:
-        path: The file, or a pipe. Without a record it is never made.
+        path: See `LineSink`.
         tracked: Whether people have ids.
-        clock: Seconds; a file that was removed is noticed within one.
+        clock: See `LineSink`.
 
     Raises:
         InputError: they have none.
@@ -124,21 +160,18 @@ class MotSink(LineSink):
         super().__init__(path, clock=clock)
 
     def write(self, record: FrameRecord) -> None:
-        """Adds the frame's lines. Raises `SinkError` where they can't be written or the people have no ids."""
+        """Adds the frame's lines. Raises `SinkError` where they can't be written or people have no ids."""
         if record.poses.track_ids is None:
             raise SinkError(f"{self.path}: frame {record.frame.index}: expected people with ids, got none")
         super().write(record)
 
     def lines(self, record: FrameRecord) -> bytes:
-        """A line a person."""
-        rows = [
-            (record.frame.index + 1, person.track_id, *_from_one(person.bbox), person.score, -1, -1, -1)
-            for person in people_of(record)
-            if person.track_id
-        ]
-        return "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
-
-
-def _from_one(bbox: list[float]) -> list[float]:
-    left, top, width, height = bbox
-    return [round(left + 1, 3), round(top + 1, 3), width, height]
+        """One line per person."""
+        text = ""
+        for person in people_of(record):
+            if person.track_id:
+                left, top, width, height = person.bbox
+                box = round(left + 1, 3), round(top + 1, 3), width, height
+                row = (record.frame.index + 1, person.track_id, *box, person.score, -1, -1, -1)
+                text += ",".join(map(str, row)) + "\n"
+        return text.encode()

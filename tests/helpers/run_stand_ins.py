@@ -16,7 +16,9 @@ from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
 from sharpose.runtime.run import Run, Stream, run
-from sharpose.runtime.sinks import CocoSink, JsonLinesSink, VideoSink
+from sharpose.runtime.sinks.coco import CocoSink
+from sharpose.runtime.sinks.tables import JsonLinesSink
+from sharpose.runtime.sinks.video import VideoSink
 from sharpose.runtime.statistics import RunStatistics
 
 FRAMES = 5

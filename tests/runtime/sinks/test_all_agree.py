@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import result_readers as readers
 
-from sharpose.runtime.sinks import Output, SinkSettings, make_sink
 from sharpose.runtime.sinks.folders import OPENPOSE_COCO18
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
 
 FRAMES = 12

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import CocoSink
+from sharpose.runtime.sinks.coco import CocoSink
 
 
 def entries(path: Path) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import CsvSink
+from sharpose.runtime.sinks.tables import CsvSink
 from sharpose.skeleton import COCO17, MPII16
 
 

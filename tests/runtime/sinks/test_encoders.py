@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import VideoSettings
+from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks import encoding as encoders
 from sharpose.runtime.sinks.encoding import find_encoder, usable_encoders
 

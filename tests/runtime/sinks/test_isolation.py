@@ -19,7 +19,7 @@ import result_readers as readers
 
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import Sink
-from sharpose.runtime.sinks import Output, SinkSettings, make_sink
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
 
 TARGETS = {
@@ -126,7 +126,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from conftest import make_record
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import Output, SinkSettings, make_sink
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
 sink = make_sink(Output({option!r}, {str(tmp_path / TARGETS[option])!r}), SinkSettings("a", COCO17, tracked=True))
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import JsonLinesSink
+from sharpose.runtime.sinks.tables import JsonLinesSink
 
 
 def lines(path: Path) -> list[dict[str, object]]:

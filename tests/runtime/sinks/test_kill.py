@@ -25,7 +25,7 @@ folder, here, live = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "live"
 sys.path.insert(0, here)
 import numpy as np
 from conftest import make_record
-from sharpose.runtime.sinks import Output, SinkSettings, make_sink
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
 targets = {"--json": "o.jsonl", "--coco": "o.json", "--csv": "o.csv", "--openpose": "poses", "--mot": "o.txt",
            "--frames": "pictures"}

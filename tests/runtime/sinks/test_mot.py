@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import MotSink
+from sharpose.runtime.sinks.tables import MotSink
 
 
 def test_what_a_line_says(tmp_path, record):

@@ -12,7 +12,7 @@ import pytest
 
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.sinks import MotSink
+from sharpose.runtime.sinks.tables import MotSink
 
 FRAMES = 30
 WALKERS = {4: (10.0, 2.0), 9: (200.0, -1.5), 15: (400.0, 0.0)}  # id: where its box begins, pixels a frame

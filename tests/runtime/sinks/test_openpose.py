@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import OpenPoseSink
-from sharpose.runtime.sinks.folders import OPENPOSE_COCO18
+from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, OpenPoseSink
 from sharpose.skeleton import COCO17, MPII16
 
 # OpenPose's own table of its COCO model, as its documentation gives it.

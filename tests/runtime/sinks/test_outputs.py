@@ -5,20 +5,12 @@ from pathlib import Path
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.sinks import (
-    CocoSink,
-    CsvSink,
-    JsonLinesSink,
-    MotSink,
-    OpenPoseSink,
-    Output,
-    PicturesSink,
-    RestreamSink,
-    SinkSettings,
-    VideoSink,
-    make_sink,
-    outputs_of_streams,
-)
+from sharpose.runtime.sinks.coco import CocoSink
+from sharpose.runtime.sinks.folders import OpenPoseSink, PicturesSink
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.restream import RestreamSink
+from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
+from sharpose.runtime.sinks.video import VideoSink
 from sharpose.skeleton import COCO17
 
 STREAM = SinkSettings("walk", COCO17, tracked=True)

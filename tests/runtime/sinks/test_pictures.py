@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import PicturesSink
+from sharpose.runtime.sinks.folders import PicturesSink
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("jpg", 8), ("png", 0)])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import RestreamSink
+from sharpose.runtime.sinks.restream import RestreamSink
 
 PATIENCE = 60.0  # seconds, on a busy machine
 
@@ -220,7 +220,7 @@ def test_the_sender_ends_with_a_run_that_is_killed(tmp_path):
 import os, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import make_record
-from sharpose.runtime.sinks import RestreamSink
+from sharpose.runtime.sinks.restream import RestreamSink
 sink = RestreamSink("rtmp://127.0.0.1:{server.getsockname()[1]}/live/a")
 sink.write(make_record(0))
 while sink._sender is None:

@@ -6,7 +6,8 @@ import pytest
 from video_reading import decoded, plain
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import VideoSettings, VideoSink
+from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.sinks.video import VideoSink
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".MP4"])

@@ -13,8 +13,8 @@ import pytest
 from video_reading import decoded
 
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.sinks import VideoSink
 from sharpose.runtime.sinks import encoding as encoders
+from sharpose.runtime.sinks.video import VideoSink
 
 
 @pytest.mark.parametrize("name", ["out.avi", "out.webm", "out", "mp4"])
@@ -77,7 +77,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from conftest import make_record
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import VideoSink
+from sharpose.runtime.sinks.video import VideoSink
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
 sink = VideoSink({str(tmp_path / ("out" + suffix))!r})

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from video_reading import decoded, plain
 
-from sharpose.runtime.sinks import VideoSettings, VideoSink
+from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks import video as video_file
+from sharpose.runtime.sinks.video import VideoSink
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -23,7 +24,7 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from conftest import make_record
-from sharpose.runtime.sinks import VideoSink
+from sharpose.runtime.sinks.video import VideoSink
 sink = VideoSink({str(tmp_path / ("out" + suffix))!r})
 for index in range(100):
     sink.write(make_record(index, image=np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)))

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import WindowSink
-from sharpose.runtime.sinks.window import check_window
+from sharpose.runtime.sinks.window import WindowSink, check_window
 
 SPACE, ESCAPE = 32, 27
 
