@@ -30,7 +30,7 @@ from sharpose.runtime.serve import ServeServer
 from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources.open import is_scene, local_path, open_source, source_names
-from sharpose.runtime.statistics import RunStatistics
+from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
 from sharpose.runtime.tracking.follow_poses import FollowPoses
 
@@ -238,9 +238,10 @@ def make_streams(
                 sinks.append(WindowSink(source.info.name, stop=lambda: bool(stop)))
         except SinkError as error:  # nothing has run yet: the user's to mend
             raise InputError(str(error)) from error
+        statistics = StreamStatistics(source.info)
         if server is not None:
-            sinks.append(server.sink(source.info.name, live=source.info.live, health=source.info.health))
-        streams.append(Stream(source, boxes, sinks, _steps(options, estimator), options.max_people))
+            sinks.append(server.sink(source.info.name, statistics))
+        streams.append(Stream(source, boxes, sinks, statistics, _steps(options, estimator), options.max_people))
     return streams
 
 
@@ -306,40 +307,37 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if not any(stream.sinks for stream in streams):
             messages.info("note: nothing will be written; add --output, --json, --coco, --csv, --serve …")
         warm_up = estimator.warm_up()
-        for stream in streams:
-            stream.statistics.warm_up = warm_up
         deadline = None if options.deadline is None else options.deadline / 1000
         job = Run(
             streams, estimator, make_draw(options, estimator, lambda: _frame_rate(streams)), deadline, messages.warning
         )
-        outcome = _go(job, streams, stop, messages)
+        outcome = _go(job, stop, messages, warm_up)
         if any(stream.statistics.frames for stream in streams):
             for name in outcome.complete:
                 messages.wrote(name)
         return stop.exit_code or (EXIT_FAILED if outcome.failures else 0)
 
 
-def _go(job: Run, streams: list[Stream], stop: StopRequest, messages: Messages) -> Outcome:
+def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outcome:
+    """Run, and close with the sources' warnings and the numbers of the streams and of all of them."""
+    sources = [stream.source for stream in job.streams]
     try:
-        sources = [stream.source for stream in streams]
         with run_progress(sources, messages.console, shown=messages.shows_progress) as on_frame:
             return run(job, stop=stop, on_frame=on_frame)
     finally:
-        for stream in streams:
-            for warning in stream.source.info.warnings:
+        for source in sources:
+            for warning in source.info.warnings:
                 messages.warning(warning)
-        _sum_up(streams, messages, deadline=job.deadline is not None)
+        numbers = [stream.statistics.snapshot() for stream in job.streams]
+        deadline = job.deadline is not None
+        if len(sources) > 1:
+            for source, of_stream in zip(sources, numbers, strict=True):
+                messages.summary(of_stream, stream=source.info.name, warm_up=warm_up, deadline=deadline)
+        total = StreamSnapshot.total(numbers)
+        if total.frames:
+            messages.summary(total, warm_up=warm_up, deadline=deadline)
 
 
-def _sum_up(streams: list[Stream], messages: Messages, *, deadline: bool) -> None:
-    if len(streams) > 1:
-        for stream in streams:
-            messages.summary(stream.statistics, stream=stream.source.info.name, deadline=deadline)
-    total = RunStatistics.of_all([stream.statistics for stream in streams])
-    if total.frames:
-        messages.summary(total, deadline=deadline)
-
-
-def _frame_rate(streams: list[Stream]) -> float:
-    """Frames of all streams a second, over the last ones of each."""
-    return sum(stream.statistics.recent_rate for stream in streams)
+def _frame_rate(streams: Sequence[Stream]) -> float:
+    """Frames of all streams per second, over the newest ones of each."""
+    return sum(stream.statistics.frame_rate for stream in streams)

@@ -116,7 +116,6 @@ class FrameRecord:
         draw: Makes the annotated picture.
         stages: Seconds that each stage took for this frame, up to the poses (`read`, `boxes`, `crop`, `coarse`, …).
         age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.
-        health: How its source is doing.
     """
 
     frame: Frame
@@ -124,7 +123,6 @@ class FrameRecord:
     draw: Callable[[Image, PoseResult], Image]
     stages: Mapping[str, float] = field(default_factory=dict)
     age: float | None = None
-    health: SourceHealth = field(default_factory=SourceHealth)
 
     @cached_property
     def picture(self) -> Image:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sharpose.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from sharpose.runtime.frames import Frame, Source
-from sharpose.runtime.statistics import AGE, STAGES, RunStatistics, print_statistics, summary_of
+from sharpose.runtime.statistics import StreamSnapshot, print_summary, summary_of
 
 __all__ = ["Messages", "StopRequest", "run_progress", "stop_on_signals"]
 
@@ -129,17 +129,19 @@ class Messages:
         elif not self.quiet:
             self._results.print(f"wrote {name}", highlight=False, markup=False, soft_wrap=True)
 
-    def summary(self, statistics: RunStatistics, *, stream: str | None = None, deadline: bool = False) -> None:
+    def summary(
+        self, numbers: StreamSnapshot, *, stream: str | None = None, warm_up: float = 0.0, deadline: bool = False
+    ) -> None:
         """Close a run (or, with its name, one of several streams): counts, and how long stages took."""
         if self.quiet:
             return
         if self.json_logs:
-            self._say("info", "stream done" if stream else "run done", "", **_numbers(statistics, stream))
+            self._say("info", "stream done" if stream else "run done", "", **_numbers_json(numbers, stream))
         elif stream is not None:
-            line = f"{stream}: {summary_of(statistics, deadline=deadline)}"
+            line = f"{stream}: {summary_of(numbers, warm_up=warm_up, deadline=deadline)}"
             self._results.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            print_statistics(statistics, self._results, deadline=deadline)
+            print_summary(numbers, self._results, warm_up=warm_up, deadline=deadline)
 
     def _say(self, level: str, message: str, plain: str, **fields: object) -> None:
         if self.json_logs:
@@ -151,14 +153,14 @@ class Messages:
             self.console.print(plain, highlight=False, markup=False, soft_wrap=True)
 
 
-def _numbers(statistics: RunStatistics, stream: str | None) -> dict[str, object]:
+def _numbers_json(numbers: StreamSnapshot, stream: str | None) -> dict[str, object]:
+    named = {} if stream is None else {"stream": stream}
     counts = {
-        name: getattr(statistics, name)
+        name: getattr(numbers, name)
         for name in ("frames", "people", "refined", "deferred", "late", "dropped", "reconnects")
     }
     stages = {}
-    for stage in (*STAGES, AGE):
-        p50, p95, p99 = statistics.percentiles(stage)
-        stages[stage] = {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
-    named = {} if stream is None else {"stream": stream}
-    return {**named, **counts, "seconds": round(statistics.seconds, 3), "stages": stages}
+    for name, durations in numbers.durations.items():
+        p50, p95, p99 = durations.percentiles(50, 95, 99)
+        stages[name] = {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
+    return {**named, **counts, "seconds": round(numbers.seconds, 3), "stages": stages}

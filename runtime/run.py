@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from sharpose.runtime.pipeline import Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
-from sharpose.runtime.statistics import RunStatistics
+from sharpose.runtime.statistics import StreamStatistics
 
 __all__ = ["Outcome", "PoseStep", "Run", "RunFailedError", "SinkGroup", "Stream", "failure_of", "run"]
 
@@ -149,17 +149,17 @@ class Stream:
         source: Frames; closed at the end.
         boxes: Where their people are.
         sinks: Where results go; closed at the end.
-        steps: What is done with the poses before they are written, in order.
-        max_people: Only so many people a frame, those of the best box score; all if None.
         statistics: Counted into as the run goes.
+        steps: What is done with the poses before they are written, in order.
+        max_people: People per frame at most, those of the best box score; all if None.
     """
 
     source: Source
     boxes: BoxSource
     sinks: Sequence[Sink]
+    statistics: StreamStatistics
     steps: Sequence[PoseStep] = ()
     max_people: int | None = None
-    statistics: RunStatistics = field(default_factory=RunStatistics)
 
 
 def failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
@@ -241,7 +241,6 @@ class _Lane:
     stream: Stream
     queue: FrameQueue
     sinks: SinkGroup
-    started: float
     ids_met: bool = False
     over: bool = False
     error: Exception | None = None
@@ -266,9 +265,8 @@ class _Loop:
         self._failures: list[str] = []
 
     def run(self) -> Outcome:
-        now = time.perf_counter()
         self._lanes = [
-            _Lane(index, stream, self._start_reading(stream.source), SinkGroup(stream.sinks, self._job.say), now)
+            _Lane(index, stream, self._start_reading(stream), SinkGroup(stream.sinks, self._job.say))
             for index, stream in enumerate(self._job.streams)
         ]
         try:
@@ -290,11 +288,12 @@ class _Loop:
             [name for lane in self._lanes for name in lane.sinks.complete],
         )
 
-    def _start_reading(self, source: Source) -> FrameQueue:
-        if not isinstance(source, LiveSource):
-            return FrameQueue.reading(source, self._news.set)
-        source.queue.notify = self._news.set
-        return source.queue
+    def _start_reading(self, stream: Stream) -> FrameQueue:
+        stream.statistics.begin()
+        if not isinstance(stream.source, LiveSource):
+            return FrameQueue.reading(stream.source, self._news.set)
+        stream.source.queue.notify = self._news.set
+        return stream.source.queue
 
     def _round(self) -> bool:
         """One frame of every stream that has one; whether anything happened."""
@@ -354,11 +353,10 @@ class _Loop:
         is_tracked = time.perf_counter()
         stages = {"read": lane.queue.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
         stages["track"] = is_tracked - has_poses
-        health = stream.source.info.health
-        lane.sinks.write(FrameRecord(frame, poses, self._job.draw, stages, item.age, health))
-        stages["write"] = time.perf_counter() - is_tracked
+        record = FrameRecord(frame, poses, self._job.draw, stages, item.age)
+        lane.sinks.write(record)
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
-        stream.statistics.add(poses, stages, age=item.age, late=late, health=health)
+        stream.statistics.add(record, write_seconds=time.perf_counter() - is_tracked, late=late)
         self._on_frame(lane.index, frame)
         self._stop.closed = self._stop.closed or lane.sinks.closed_by_user
 
@@ -388,7 +386,7 @@ class _Loop:
     def _leave(self, lane: _Lane) -> None:
         if not lane.over:
             lane.over = True
-            lane.stream.statistics.seconds = time.perf_counter() - lane.started
+            lane.stream.statistics.end(failed=lane.error is not None)
             if isinstance(lane.stream.source, LiveSource):
                 lane.stream.source.close()
             else:

@@ -1,162 +1,285 @@
-"""What a run counted and how long its stages took, and the table of it."""
+"""The numbers of a stream: counted by the run; read by the closing table, the JSON logs and the pages of --serve."""
 
 from __future__ import annotations
 
+import threading
 import time
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate, chain, islice
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sharpose.runtime.frames import SourceHealth
-from sharpose.runtime.result import PoseResult, StageTimings
+from sharpose.runtime.frames import FrameRecord, SourceInfo
+from sharpose.runtime.result import StageTimings
 
-__all__ = ["AGE", "STAGES", "RunStatistics", "print_statistics", "summary_of"]
+__all__ = [
+    "AGE",
+    "BOUNDS",
+    "RECENT",
+    "STAGES",
+    "WRITE",
+    "Durations",
+    "StreamSnapshot",
+    "StreamStatistics",
+    "print_summary",
+    "summary_of",
+]
 
-_KEPT = 10_000  # frames whose timings are kept: streams may run for days
-
-STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", "write")
-"""Stages of a frame in their order; `track` is tracking and smoothing, `write` drawing and encoding."""
-
+WRITE = "write"
+"""The stage after `track`: drawing and encoding."""
+STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", WRITE)
+"""Stages of a frame in their order; `track` is tracking and smoothing."""
 AGE = "age"
 """How old a live source's frame is when inference starts: no stage, but measured like one."""
+BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of a histogram's buckets, in seconds, each included; one more bucket holds all that is longer."""
+RECENT = 300
+"""Newest frames that the page's percentiles and refine rate look back on."""
 
-_COUNTS = ("frames", "people", "refined", "deferred", "late", "dropped", "reconnects")
-
+_KEPT = 10_000  # durations that are kept: streams may run for days
+_RATE_SECONDS = 5.0  # that the page's frame rate looks back on
 _PERCENTILES = (50, 95, 99)
 
 
-@dataclass
-class RunStatistics:
-    """Counts of a run, and the timings of its last 10,000 frames.
+class Durations:
+    """Seconds that something took, one value per frame: the newest 10,000, and a histogram of all.
 
     Attributes:
+        sum: Of all values, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+        self._newest: deque[float] = deque(maxlen=_KEPT)
+        self._buckets = [0] * (len(BOUNDS) + 1)
+
+    def __len__(self) -> int:
+        return sum(self._buckets)
+
+    def add(self, seconds: float) -> None:
+        """Count one value."""
+        self.sum += seconds
+        self._newest.append(seconds)
+        self._buckets[bisect_left(BOUNDS, seconds)] += 1
+
+    @classmethod
+    def total(cls, parts: Sequence[Durations]) -> Durations:
+        """All values of several, in a copy that doesn't change with them."""
+        result = cls()
+        if not parts:
+            return result
+        result.sum = sum(part.sum for part in parts)
+        result._newest = deque(chain.from_iterable(part._newest for part in parts))
+        result._buckets = [sum(counts) for counts in zip(*(part._buckets for part in parts), strict=True)]
+        return result
+
+    def percentiles(self, *percentages: float, newest: int | None = None) -> list[float]:
+        """Milliseconds at each of the percentages, of the `newest` values or of all that are kept; zeros for none."""
+        values = np.fromiter(islice(reversed(self._newest), newest), float)
+        return (np.percentile(values, percentages) * 1000).tolist() if len(values) else [0.0] * len(percentages)
+
+    @property
+    def cumulative(self) -> list[tuple[str, float]]:
+        """A histogram as Prometheus has it: `(bound, how many took at most so long)`, the last bound `+Inf`."""
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self._buckets)), strict=True))
+
+
+@dataclass
+class StreamSnapshot:
+    """The numbers of one stream, or of several as one, at one moment.
+
+    Attributes:
+        live: Whether the source is a camera or a stream.
+        connected: Whether the source delivers.
+        ended: Whether the stream is over, well or not.
+        failed: Whether it ended on an error.
         frames: Frames whose results were written.
         people: People in them.
         refined: People that the fine stage looked at.
-        deferred: People that the gate wanted refined, and for whom a deadline left no time.
+        wanted: People that the gate wanted refined; without a deadline these are the refined ones.
+        deferred: Of the wanted ones, those for whom a deadline left no time.
         late: Frames whose poses came after their deadline.
-        dropped: Frames of a live source that were passed over for newer ones.
-        reconnects: How often a live source was connected anew.
-        warm_up: Seconds that warming up took; in no other number.
-        seconds: Wall-clock time from the first frame's reading to the last one's writing.
+        dropped: Frames of a live source that were dropped for newer ones.
+        reconnects: How often a live source was reconnected.
+        people_now, refined_now, deferred_now: Of the newest frame.
+        size: `(width, height)` of the newest frame; None before the first.
+        seconds: Wall-clock time from the first frame's reading to the last one's writing; 0 while the stream runs.
+        recent_frame_rate: Frames per second over the last five seconds.
+        recent_refine_rate: Share of the people in the newest 300 frames that were refined.
+        silence: Seconds since the newest frame, or since the start if none came yet.
+        durations: Of each of `STAGES`, and of `AGE`.
     """
 
+    live: bool = False
+    connected: bool = True
+    ended: bool = False
+    failed: bool = False
     frames: int = 0
     people: int = 0
     refined: int = 0
+    wanted: int = 0
     deferred: int = 0
     late: int = 0
     dropped: int = 0
     reconnects: int = 0
-    warm_up: float = 0.0
+    people_now: int = 0
+    refined_now: int = 0
+    deferred_now: int = 0
+    size: tuple[int, int] | None = None
     seconds: float = 0.0
-    _timings: dict[str, deque[float]] = field(
-        default_factory=lambda: {stage: deque(maxlen=_KEPT) for stage in (*STAGES, AGE)}, repr=False
-    )
-
-    _done: deque[float] = field(default_factory=lambda: deque(maxlen=30), repr=False)  # when the last frames were
-
-    def add(
-        self,
-        poses: PoseResult,
-        stages: Mapping[str, float],
-        *,
-        age: float | None = None,
-        late: bool = False,
-        health: SourceHealth | None = None,
-    ) -> None:
-        """Count a frame.
-
-        Args:
-            poses: Of the people in it.
-            stages: Seconds by stage; a stage that is not named took none.
-            age: Seconds between its arrival and the start of inference, where the source is live.
-            late: Whether its poses came after their deadline.
-            health: How its source is doing, where that can change.
-        """
-        self.frames += 1
-        self._done.append(time.perf_counter())
-        self.people += len(poses)
-        self.refined += int(poses.refined.sum())
-        self.deferred += int(poses.deferred.sum())
-        self.late += late
-        if health is not None:
-            self.dropped, self.reconnects = health.dropped, health.reconnects
-        for stage in STAGES:
-            self._timings[stage].append(stages.get(stage, 0.0))
-        if age is not None:
-            self._timings[AGE].append(age)
-
-    @classmethod
-    def of_all(cls, streams: Sequence[RunStatistics]) -> RunStatistics:
-        """Several streams as one: counts added, timings together, the time of the longest."""
-        total = cls(warm_up=max((one.warm_up for one in streams), default=0.0))
-        for one in streams:
-            for name in _COUNTS:
-                setattr(total, name, getattr(total, name) + getattr(one, name))
-            total.seconds = max(total.seconds, one.seconds)
-            for stage, timings in one._timings.items():
-                total._timings[stage].extend(timings)
-        return total
-
-    @property
-    def recent_rate(self) -> float:
-        """Frames a second over the last 30; 0 before the second one."""
-        if len(self._done) < 2:
-            return 0.0
-        return (len(self._done) - 1) / max(self._done[-1] - self._done[0], 1e-6)
+    recent_frame_rate: float = 0.0
+    recent_refine_rate: float = 0.0
+    silence: float = 0.0
+    durations: dict[str, Durations] = field(default_factory=lambda: {name: Durations() for name in (*STAGES, AGE)})
 
     @property
     def refine_rate(self) -> float:
-        """Share of the people that were refined; 0 where there was nobody."""
+        """Share of the people that were refined; 0 if there was nobody."""
         return self.refined / self.people if self.people else 0.0
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second, all stages included; 0 before any time has passed."""
+        """Frames per second of a stream that is over, all stages included; 0 before."""
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
-    def percentiles(self, stage: str) -> tuple[float, float, float]:
-        """p50, p95 and p99 of a stage, in milliseconds; zeros where no frame was run."""
-        timings = self._timings[stage]
-        if not timings:
-            return 0.0, 0.0, 0.0
-        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(np.fromiter(timings, float), _PERCENTILES))
-        return p50, p95, p99
+    @classmethod
+    def total(cls, streams: Sequence[StreamSnapshot]) -> StreamSnapshot:
+        """Several streams as one: counts added, durations together, the time of the longest."""
+        result = cls(seconds=max((one.seconds for one in streams), default=0.0))
+        for name in ("frames", "people", "refined", "wanted", "deferred", "late", "dropped", "reconnects"):
+            setattr(result, name, sum(getattr(one, name) for one in streams))
+        for name in result.durations:
+            result.durations[name] = Durations.total([one.durations[name] for one in streams])
+        return result
 
 
-def summary_of(statistics: RunStatistics, *, deadline: bool = False) -> str:
-    """A run in one line; with a deadline, also whom the gate wanted, who was done and who had to wait."""
+class StreamStatistics:
+    """Counts the frames of one stream. The run writes, any thread reads.
+
+    Args:
+        source: Of the stream; whether it is live, and its health, are read at each snapshot.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, source: SourceInfo, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._source, self._clock = source, clock
+        self._lock = threading.Lock()
+        self._counts = StreamSnapshot()
+        self._began = self._newest = clock()
+        self._times: deque[float] = deque(maxlen=5000)
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
+
+    def begin(self) -> None:
+        """Note that the first frame is about to be read."""
+        with self._lock:
+            self._began = self._clock()
+
+    def add(self, record: FrameRecord, *, write_seconds: float | None = None, late: bool = False) -> None:
+        """Count a frame.
+
+        Args:
+            record: The frame, its poses, the seconds of each stage, and the frame's age where the source is live.
+            write_seconds: Seconds that drawing and encoding took.
+            late: Whether its poses came after their deadline.
+        """
+        poses, counts = record.poses, self._counts
+        people, refined, deferred = len(poses), int(poses.refined.sum()), int(poses.deferred.sum())
+        wanted = refined if poses.wanted is None else int(poses.wanted.sum())
+        with self._lock:
+            counts.frames += 1
+            counts.people += people
+            counts.refined += refined
+            counts.wanted += wanted
+            counts.deferred += deferred
+            counts.late += late
+            counts.people_now, counts.refined_now, counts.deferred_now = people, refined, deferred
+            counts.size = (record.frame.width, record.frame.height)
+            counts.live = counts.live or record.age is not None
+            self._newest = self._clock()
+            self._times.append(self._newest)
+            self._recent.append((people, refined))
+            for name, seconds in (*record.stages.items(), (WRITE, write_seconds), (AGE, record.age)):
+                if seconds is not None:
+                    counts.durations[name].add(seconds)
+
+    def end(self, *, failed: bool) -> None:
+        """Note that no frame will come any more; only the first call counts."""
+        with self._lock:
+            if not self._counts.ended:
+                self._counts.ended, self._counts.failed = True, failed
+                self._counts.seconds = self._clock() - self._began
+
+    @property
+    def frames(self) -> int:
+        """Frames so far."""
+        return self._counts.frames
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second over the newest 30; 0 before the second one."""
+        with self._lock:
+            times = list(islice(reversed(self._times), 30))
+        return (len(times) - 1) / max(times[0] - times[-1], 1e-6) if len(times) > 1 else 0.0
+
+    def snapshot(self) -> StreamSnapshot:
+        """All numbers at this moment, in a copy."""
+        with self._lock:
+            now, counts, health = self._clock(), self._counts, self._source.health
+            span = min(now - self._began, _RATE_SECONDS)
+            people, refined = (sum(column) for column in zip(*self._recent, strict=True)) if self._recent else (0, 0)
+            return replace(
+                counts,
+                live=counts.live or self._source.live,
+                connected=health.connected and not counts.ended,
+                dropped=health.dropped,
+                reconnects=health.reconnects,
+                recent_frame_rate=sum(then > now - _RATE_SECONDS for then in self._times) / span if span > 0 else 0.0,
+                recent_refine_rate=refined / people if people else 0.0,
+                silence=now - self._newest,
+                durations={name: Durations.total([one]) for name, one in counts.durations.items()},
+            )
+
+
+def summary_of(numbers: StreamSnapshot, *, warm_up: float = 0.0, deadline: bool = False) -> str:
+    """A run in one line.
+
+    Args:
+        numbers: Of the run's streams.
+        warm_up: Seconds that warming up took; in no other number.
+        deadline: Whether frames had one: adds how many refinements were wanted, done and deferred.
+    """
     parts = [
-        f"frames {statistics.frames}",
-        f"people {statistics.people}",
-        f"refined {statistics.refined} ({statistics.refine_rate:.0%})",
-        f"{statistics.frame_rate:.1f} frames a second (warm-up apart: {statistics.warm_up:.2f} s)",
+        f"frames {numbers.frames}",
+        f"people {numbers.people}",
+        f"refined {numbers.refined} ({numbers.refine_rate:.0%})",
+        f"{numbers.frame_rate:.1f} frames a second (warm-up apart: {warm_up:.2f} s)",
     ]
     if deadline:
-        on_time = 1 - statistics.late / statistics.frames if statistics.frames else 1.0
-        wanted = statistics.refined + statistics.deferred
+        on_time = 1 - numbers.late / numbers.frames if numbers.frames else 1.0
         parts.append(
-            f"refinements wanted {wanted}, done {statistics.refined}, deferred {statistics.deferred}, "
-            f"frames on time {on_time:.1%}"
+            f"refinements wanted {numbers.refined + numbers.deferred}, done {numbers.refined}, "
+            f"deferred {numbers.deferred}, frames on time {on_time:.1%}"
         )
-    if statistics.dropped:
-        parts.append(f"passed over {statistics.dropped} frames for newer ones")
-    if statistics.reconnects:
-        parts.append(f"connected anew {statistics.reconnects} times")
+    if numbers.dropped:
+        parts.append(f"dropped {numbers.dropped} frames")
+    if numbers.reconnects:
+        parts.append(f"reconnected {numbers.reconnects} times")
     return ", ".join(parts)
 
 
-def print_statistics(statistics: RunStatistics, console: Console, *, deadline: bool = False) -> None:
-    """Print the table that ends a run."""
-    console.print(summary_of(statistics, deadline=deadline), highlight=False, soft_wrap=True)
-    table = Table("stage", *(f"p{percentile} ms" for percentile in _PERCENTILES))
+def print_summary(numbers: StreamSnapshot, console: Console, *, warm_up: float = 0.0, deadline: bool = False) -> None:
+    """Print the line and the table that end a run."""
+    console.print(summary_of(numbers, warm_up=warm_up, deadline=deadline), highlight=False, soft_wrap=True)
+    table = Table("stage", *(f"p{percentage} ms" for percentage in _PERCENTILES))
     for column in table.columns[1:]:
         column.justify = "right"
-    for stage in (*STAGES, AGE) if statistics._timings[AGE] else STAGES:
-        table.add_row(stage.replace("_", " "), *(f"{value:.2f}" for value in statistics.percentiles(stage)))
+    for name, durations in numbers.durations.items():
+        if name != AGE or len(durations):
+            table.add_row(name.replace("_", " "), *(f"{value:.2f}" for value in durations.percentiles(*_PERCENTILES)))
     console.print(table)

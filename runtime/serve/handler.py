@@ -1,26 +1,126 @@
-"""Answers one browser's or monitor's requests: the page, the numbers as JSON, the picture."""
+"""One client's requests to the server of --serve: who is let in, and what each address answers."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import hmac
+import ipaddress
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
-from typing import TYPE_CHECKING, cast
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from sharpose.runtime.serve.numbers import StreamNumbers
+from sharpose.errors import InputError
+from sharpose.runtime.serve.sink import ServedStreams, ServeSink
+from sharpose.runtime.statistics import AGE, RECENT, STAGES, WRITE, StreamSnapshot
 
-if TYPE_CHECKING:
-    from sharpose.runtime.serve.server import Listener
-    from sharpose.runtime.serve.sink import ServeSink
+__all__ = [
+    "Access",
+    "Connections",
+    "Handler",
+    "Page",
+    "Site",
+    "is_loopback",
+    "load_page",
+    "split_host",
+    "state_json",
+    "status_of",
+    "trouble",
+]
 
-__all__ = ["Handler", "Page", "load_page", "state_json", "status_of", "trouble"]
+
+def split_host(host_header: str) -> str:
+    """The host of a `Host` header, in lower case, without port and brackets."""
+    host = re.sub(r":[0-9]*$", "", host_header.strip().lower())
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host.rstrip(".")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only mean this machine: an address of it, `localhost`, or a name below `.localhost`."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_YEAR = 365 * 24 * 3600
+
+
+class Access:
+    """Decides on requests.
+
+    A browser that came with the token once gets a cookie. It holds no token, only what can be made of it, so that it
+    outlives a restart with the same token.
+
+    Args:
+        token: What a client must know; None lets everybody in.
+        host: Where the server listens.
+        port: Its port; cookies don't keep ports apart, so their names must.
+
+    Raises:
+        InputError: the token is empty or holds what can't be sent in a header.
+    """
+
+    def __init__(self, token: str | None, *, host: str, port: int) -> None:
+        if token is not None and not (token and all("!" <= character <= "~" for character in token)):
+            raise InputError(
+                "--serve-token: expected printable ASCII characters without spaces, got "
+                + ("others" if token else "an empty token")
+            )
+        self.open = token is None
+        self._host = host.lower()
+        self._only_loopback = is_loopback(self._host)
+        self._token = (token or "").encode()
+        self._cookie_name = f"sharpose_{port}"
+        self._cookie = hmac.new(self._token, b"sharpose --serve", hashlib.sha256).hexdigest()
+
+    def right_host(self, host_header: str | None) -> bool:
+        """Whether the `Host` header can come from somebody who meant this server.
+
+        A web page elsewhere can let its own name point to 127.0.0.1 (DNS rebinding); the name gives it away.
+        """
+        if not host_header:
+            return False
+        host = split_host(host_header)
+        return not self._only_loopback or is_loopback(host) or host == self._host
+
+    def right_token(self, token: str | None) -> bool:
+        """Whether a token that was given in the address is right."""
+        return token is not None and hmac.compare_digest(token.encode("utf-8", "replace"), self._token)
+
+    def may(self, headers: Message, token: str | None) -> bool:
+        """Whether a request with these headers, and this token in its address, is let in."""
+        if self.open or self.right_token(token):
+            return True
+        scheme, _, bearer = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.right_token(bearer.strip()):
+            return True
+        # By hand: http.cookies gives up at the first cookie it doesn't like, and other programs on this host set some.
+        pairs = (pair.strip().partition("=") for pair in headers.get("Cookie", "").split(";"))
+        return any(
+            name == self._cookie_name and hmac.compare_digest(value.encode("utf-8", "replace"), self._cookie.encode())
+            for name, _, value in pairs
+        )
+
+    def set_cookie(self) -> str:
+        """The `Set-Cookie` header that lets a browser in from now on.
+
+        Lax, since a strict one would not be sent after a click on a link in a chat; nothing here changes anything.
+        """
+        return f"{self._cookie_name}={self._cookie}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax"
 
 
 @dataclass(frozen=True)
@@ -52,7 +152,7 @@ def _hashes(html: bytes, element: bytes) -> str:
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
 
 
-def status_of(numbers: StreamNumbers, silent_after: float) -> str:
+def status_of(numbers: StreamSnapshot, silent_after: float) -> str:
     """`failed`, `ended`, `reconnecting`, `waiting` (for the first frame), `silent` (and live) or `running`."""
     if numbers.ended:
         return "failed" if numbers.failed else "ended"
@@ -63,43 +163,50 @@ def status_of(numbers: StreamNumbers, silent_after: float) -> str:
     return "running" if numbers.frames else "waiting"
 
 
-def trouble(streams: Sequence[StreamNumbers], silent_after: float) -> str | None:
+def trouble(streams: Mapping[str, StreamSnapshot], silent_after: float) -> str | None:
     """Why a run isn't well, or None where it is.
 
     It isn't where a live stream that hasn't ended was silent for more than `silent_after` seconds, or where all streams
-    ended badly.
+    have failed.
     """
-    if streams and all(stream.failed for stream in streams):
-        return "every stream has failed" if len(streams) > 1 else f"{streams[0].name}: the stream has failed"
-    silent = [stream for stream in streams if stream.live and not stream.ended and stream.silence > silent_after]
-    return "; ".join(f"{stream.name}: no frame for {stream.silence:.0f} s" for stream in silent) or None
+    if streams and all(numbers.failed for numbers in streams.values()):
+        return "every stream has failed" if len(streams) > 1 else f"{next(iter(streams))}: the stream has failed"
+    return (
+        "; ".join(
+            f"{name}: no frame for {numbers.silence:.0f} s"
+            for name, numbers in streams.items()
+            if numbers.live and not numbers.ended and numbers.silence > silent_after
+        )
+        or None
+    )
 
 
-def state_json(streams: Sequence[StreamNumbers], silent_after: float) -> bytes:
+def state_json(streams: Mapping[str, StreamSnapshot], silent_after: float) -> bytes:
     """`{"streams": [{"name", "status", "frames", …}], "trouble"}`; times in milliseconds, ASCII only."""
     state = {
-        "streams": [_stream(stream, silent_after) for stream in streams],
+        "streams": [_stream_json(name, numbers, silent_after) for name, numbers in streams.items()],
         "trouble": trouble(streams, silent_after),
     }
     return json.dumps(state, allow_nan=False).encode("ascii")
 
 
-def _stream(numbers: StreamNumbers, silent_after: float) -> dict[str, object]:
+def _stream_json(name: str, numbers: StreamSnapshot, silent_after: float) -> dict[str, object]:
+    times = {
+        stage: [round(value, 3) for value in durations.percentiles(50, 95, newest=RECENT)]
+        for stage, durations in numbers.durations.items()
+        if len(durations)
+    }
     return {
-        "name": numbers.name,
+        "name": name,
         "status": status_of(numbers, silent_after),
         "live": numbers.live,
         "connected": numbers.connected,
         "width": numbers.size[0] if numbers.size else None,
         "height": numbers.size[1] if numbers.size else None,
-        "frame_rate": round(numbers.frame_rate, 2),
-        "refine_rate": round(numbers.refine_rate, 4),
+        "frame_rate": round(numbers.recent_frame_rate, 2),
+        "refine_rate": round(numbers.recent_refine_rate, 4),
         "silence_s": round(numbers.silence, 2),
-        "now": {
-            "people": numbers.people_now,
-            "refined": numbers.refined_now,
-            "deferred": numbers.deferred_now,
-        },
+        "now": {"people": numbers.people_now, "refined": numbers.refined_now, "deferred": numbers.deferred_now},
         "frames": numbers.frames,
         "people": numbers.people,
         "refined": numbers.refined,
@@ -107,15 +214,96 @@ def _stream(numbers: StreamNumbers, silent_after: float) -> dict[str, object]:
         "deferred": numbers.deferred,
         "dropped": numbers.dropped,
         "reconnects": numbers.reconnects,
-        "age_ms": None if numbers.age is None else [_ms(numbers.age.p50), _ms(numbers.age.p95)],
+        "age_ms": times.get(AGE),
         "stages": [
-            {"name": name, "p50_ms": _ms(times.p50), "p95_ms": _ms(times.p95)} for name, times in numbers.stages.items()
+            {"name": stage, "p50_ms": times[stage][0], "p95_ms": times[stage][1]}
+            for stage in STAGES
+            if stage in times and stage != WRITE
         ],
     }
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+class Connections:
+    """The open connections of a server, and until when each has time. Thread-safe.
+
+    Args:
+        most: Connections at a time.
+
+    Attributes:
+        request_seconds: For the next request to come in whole, however its bytes trickle.
+        answer_seconds: For its answer to be made and taken.
+    """
+
+    request_seconds = 30.0
+    answer_seconds = 60.0
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._deadlines: dict[socket.socket, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def add(self, connection: socket.socket) -> bool:
+        """Take a new connection in; False where there are too many."""
+        with self._lock:
+            if len(self._deadlines) >= self._most:
+                return False
+            self._deadlines[connection] = time.monotonic() + self.request_seconds
+        return True
+
+    def remove(self, connection: socket.socket) -> None:
+        """Forget a connection that ends."""
+        with self._lock:
+            self._deadlines.pop(connection, None)
+
+    def extend(self, connection: socket.socket, seconds: float) -> None:
+        """Give a connection so many seconds from now on."""
+        with self._lock:
+            if connection in self._deadlines:
+                self._deadlines[connection] = time.monotonic() + seconds
+
+    def cut(self, *, all_of_them: bool = False) -> None:
+        """End those whose time is over, or all, under the feet of the threads that serve them."""
+        now = time.monotonic()
+        with self._lock:
+            over = [one for one, deadline in self._deadlines.items() if all_of_them or deadline < now]
+        for connection in over:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class Site:
+    """What a server answers from.
+
+    Attributes:
+        access: Decides who is let in.
+        streams: What is shown.
+        metrics: Makes the text of `/metrics` and its content type, in the format that an `Accept` header asks for.
+        connections: Open now.
+        silent_after: A live stream without a frame for so many seconds isn't well.
+        say: Called with a line on a defect.
+        page: The page.
+    """
+
+    access: Access
+    streams: ServedStreams
+    metrics: Callable[[str], tuple[bytes, str]]
+    connections: Connections
+    silent_after: float
+    say: Callable[[str], None]
+    page: Page = field(default_factory=load_page)
+    _reported: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def report(self, error: BaseException) -> None:
+        """Say what went wrong; once, since browsers ask again and again."""
+        with self._lock:
+            first, self._reported = not self._reported, True
+        if first:
+            self.say(f"warning: --serve: unexpected {type(error).__name__}: {error} (said once)")
 
 
 _FRAME_WAIT = 10.0  # seconds that a browser's question for the next picture stays open
@@ -139,23 +327,27 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds without a byte
     disable_nagle_algorithm = True
 
+    def __init__(self, site: Site, *connection: Any) -> None:  # noqa: ANN401 (the base class's)
+        self._site = site
+        super().__init__(*connection)  # answers all requests
+
     def do_GET(self) -> None:
         """Answer."""
-        listener = cast("Listener", self.server)
-        listener.begin_answer(self.connection)
+        site = self._site
+        site.connections.extend(self.connection, Connections.answer_seconds)
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # a body nobody asked for must not be read as the next request
         try:
-            query = self._check(listener)
-            self._routes()[urlsplit(self.path).path](listener, query)
+            query = self._check()
+            self._routes()[urlsplit(self.path).path](query)
         except _RefusedError as refused:
             self._answer(refused.status, f"{refused.why}\n".encode(), _TEXT, **refused.headers)
         except OSError:  # the client went away
             raise
         except Exception as error:  # answers are sent last, so nothing was sent yet
-            listener.report(error)
+            site.report(error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"this answer could not be made\n", _TEXT)
-        listener.end_answer(self.connection)
+        site.connections.extend(self.connection, Connections.request_seconds)
 
     do_HEAD = do_GET  # noqa: N815  (`_answer` leaves the body out)
 
@@ -165,7 +357,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse_method  # noqa: N815
 
-    def _routes(self) -> dict[str, Callable[[Listener, dict[str, str]], None]]:
+    def _routes(self) -> dict[str, Callable[[dict[str, str]], None]]:
         return {
             "/": self._page,
             "/frame.jpg": self._next_frame,
@@ -175,19 +367,19 @@ class Handler(BaseHTTPRequestHandler):
             "/healthz": self._health,
         }
 
-    def _check(self, listener: Listener) -> dict[str, str]:
+    def _check(self) -> dict[str, str]:
         """The query of a request that may be answered. Raises `_RefusedError` for one that may not."""
         try:
             parts = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(parts.query, max_num_fields=8).items()}
         except ValueError:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "this address can't be understood") from None
-        if not listener.access.right_host(self.headers.get("Host")):
+        if not self._site.access.right_host(self.headers.get("Host")):
             raise _RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "this server listens on this machine only: open it as localhost, or start it with --serve HOST:PORT",
             )
-        if not listener.access.may(self.headers, query.get("token")):
+        if not self._site.access.may(self.headers, query.get("token")):
             raise _RefusedError(
                 HTTPStatus.UNAUTHORIZED,
                 "this server wants its token: add ?token=… to the address, or send Authorization: Bearer …",
@@ -197,46 +389,47 @@ class Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
         return query
 
-    def _page(self, listener: Listener, query: dict[str, str]) -> None:
-        if not listener.access.open and "token" in query:
+    def _page(self, query: dict[str, str]) -> None:
+        if not self._site.access.open and "token" in query:
             # The cookie takes the token's place, which would otherwise stay in the address bar and the history.
-            self._answer(HTTPStatus.SEE_OTHER, b"", _TEXT, Location="./", Set_Cookie=listener.access.set_cookie())
+            self._answer(HTTPStatus.SEE_OTHER, b"", _TEXT, Location="./", Set_Cookie=self._site.access.set_cookie())
             return
-        page = listener.page
+        page = self._site.page
         self._answer(HTTPStatus.OK, page.html, "text/html; charset=utf-8", Content_Security_Policy=page.policy)
 
-    def _next_frame(self, listener: Listener, query: dict[str, str]) -> None:
+    def _next_frame(self, query: dict[str, str]) -> None:
         """The newest picture once it is another than `after`; 204 where none comes for a while."""
         after = query.get("after", "0")
         if not (after.isascii() and after.isdecimal() and len(after) < 20):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "after: expected the number of a frame")
-        jpeg = self._stream(listener, query).picture.get(other_than=int(after), wait=_FRAME_WAIT)
+        jpeg = self._stream(query).picture.get(other_than=int(after), wait=_FRAME_WAIT)
         if jpeg is None:
             self._answer(HTTPStatus.NO_CONTENT, b"", _TEXT)
         else:
             self._answer(HTTPStatus.OK, jpeg.data, "image/jpeg", X_Frame=str(jpeg.number))
 
-    def _snapshot(self, listener: Listener, query: dict[str, str]) -> None:
-        jpeg = self._stream(listener, query).picture.get()
+    def _snapshot(self, query: dict[str, str]) -> None:
+        jpeg = self._stream(query).picture.get()
         if jpeg is None:
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "no frame yet", Retry_After="1")
         self._answer(HTTPStatus.OK, jpeg.data, "image/jpeg", X_Frame=str(jpeg.number))
 
-    def _state(self, listener: Listener, query: dict[str, str]) -> None:
-        self._answer(HTTPStatus.OK, state_json(listener.streams.read(), listener.silent_after), "application/json")
+    def _state(self, query: dict[str, str]) -> None:
+        state = state_json(self._site.streams.snapshots(), self._site.silent_after)
+        self._answer(HTTPStatus.OK, state, "application/json")
 
-    def _metrics(self, listener: Listener, query: dict[str, str]) -> None:
-        self._answer(HTTPStatus.OK, *listener.metrics.text(self.headers.get("Accept", "")))
+    def _metrics(self, query: dict[str, str]) -> None:
+        self._answer(HTTPStatus.OK, *self._site.metrics(self.headers.get("Accept", "")))
 
-    def _health(self, listener: Listener, query: dict[str, str]) -> None:
-        why = trouble(listener.streams.read(), listener.silent_after)
+    def _health(self, query: dict[str, str]) -> None:
+        why = trouble(self._site.streams.snapshots(), self._site.silent_after)
         if why is not None:
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why)
         self._answer(HTTPStatus.OK, b"ok\n", _TEXT)
 
-    def _stream(self, listener: Listener, query: dict[str, str]) -> ServeSink:
+    def _stream(self, query: dict[str, str]) -> ServeSink:
         """The stream that is asked for; the first one where none is named."""
-        sink = listener.streams.get(query.get("stream"))
+        sink = self._site.streams.get(query.get("stream"))
         if sink is None and "stream" in query:
             raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such stream")
         if sink is None:

@@ -1,15 +1,15 @@
-"""The numbers of all streams for Prometheus. Needs prometheus-client, the extra `serve`."""
+"""The numbers of all streams for Prometheus. Needs prometheus-client, the extra `serve`: import it where it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from sharpose.runtime.serve.numbers import StreamNumbers
+from sharpose.runtime.statistics import AGE, STAGES, WRITE, StreamSnapshot
 
 __all__ = ["Metrics"]
 
@@ -17,28 +17,26 @@ _COUNTERS: dict[str, str] = {
     "frames": "Frames whose poses were found.",
     "people": "People in them.",
     "refined": "People that the fine stage looked at.",
-    "wanted": "People whom the gate wanted refined.",
-    "deferred": "People whom the gate wanted refined while there was no time.",
-    "dropped": "Frames that were never looked at, because newer ones had come.",
-    "reconnects": "Times that the source was connected anew.",
+    "wanted": "People that the gate wanted refined.",
+    "deferred": "People that the gate wanted refined while there was no time.",
+    "dropped": "Frames dropped for newer ones.",
+    "reconnects": "Times that the source was reconnected.",
 }
-_GAUGES: dict[str, tuple[str, Callable[[StreamNumbers], float]]] = {
-    "connected": ("1 while the source delivers, else 0.", lambda stream: float(stream.connected)),
-    "people_now": ("People in the newest frame.", lambda stream: float(stream.people_now)),
-    "silence_seconds": ("Seconds since the newest frame.", lambda stream: stream.silence),
+_GAUGES: dict[str, tuple[str, Callable[[StreamSnapshot], float]]] = {
+    "connected": ("1 while the source delivers, else 0.", lambda numbers: float(numbers.connected)),
+    "people_now": ("People in the newest frame.", lambda numbers: float(numbers.people_now)),
+    "silence_seconds": ("Seconds since the newest frame.", lambda numbers: numbers.silence),
 }
 
 
 class Metrics(Collector):
-    """Writes what `read` says.
-
-    The counts are kept once, where the page reads them too, so that both always agree.
+    """Writes the same snapshots that the page shows.
 
     Args:
-        read: Gives the numbers of all streams, each under a name of its own.
+        read: Gives the numbers of all streams by name.
     """
 
-    def __init__(self, read: Callable[[], Sequence[StreamNumbers]]) -> None:
+    def __init__(self, read: Callable[[], Mapping[str, StreamSnapshot]]) -> None:
         self._read = read
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -53,13 +51,13 @@ class Metrics(Collector):
         streams = self._read()
         for name, meaning in _COUNTERS.items():
             counter = CounterMetricFamily(f"sharpose_{name}", meaning, labels=["stream"])
-            for stream in streams:
-                counter.add_metric([stream.name], getattr(stream, name))
+            for stream, numbers in streams.items():
+                counter.add_metric([stream], getattr(numbers, name))
             yield counter
         for name, (meaning, value) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"sharpose_{name}", meaning, labels=["stream"])
-            for stream in streams:
-                gauge.add_metric([stream.name], value(stream))
+            for stream, numbers in streams.items():
+                gauge.add_metric([stream], value(numbers))
             yield gauge
         stages = HistogramMetricFamily(
             "sharpose_stage_seconds", "Time that a stage took for a frame.", labels=["stream", "stage"]
@@ -67,10 +65,11 @@ class Metrics(Collector):
         ages = HistogramMetricFamily(
             "sharpose_frame_age_seconds", "Age of a live frame when its inference began.", labels=["stream"]
         )
-        for stream in streams:
-            for stage, histogram in stream.stage_seconds.items():
-                stages.add_metric([stream.name, stage], histogram.cumulative, histogram.sum)
-            if stream.live:
-                ages.add_metric([stream.name], stream.age_seconds.cumulative, stream.age_seconds.sum)
+        for stream, numbers in streams.items():
+            for stage in STAGES:
+                if stage != WRITE and len(durations := numbers.durations[stage]):
+                    stages.add_metric([stream, stage], durations.cumulative, durations.sum)
+            if numbers.live:
+                ages.add_metric([stream], numbers.durations[AGE].cumulative, numbers.durations[AGE].sum)
         yield stages
         yield ages

@@ -1,20 +1,19 @@
-"""The sink behind `--serve`: hands each record to the server's page, picture and counters."""
+"""The sink behind `--serve`: keeps the newest frame of a stream for those who look; and the streams by name."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 
 from sharpose.errors import SinkError
-from sharpose.runtime.frames import FrameRecord, SourceHealth
-from sharpose.runtime.serve.numbers import StreamCounter
+from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 
-__all__ = ["Jpeg", "NewestPicture", "ServeSink"]
+__all__ = ["Jpeg", "NewestPicture", "ServeSink", "ServedStreams"]
 
 _QUALITY = 80
 
@@ -29,7 +28,7 @@ class Jpeg:
 
 @dataclass
 class _Slot:
-    """One record's place: those who want its picture wait for the one who encodes it."""
+    """One record: those who want its picture wait for the first of them to encode it."""
 
     number: int
     record: FrameRecord | None
@@ -57,21 +56,18 @@ class NewestPicture:
         self._closed = False
 
     def put(self, record: FrameRecord) -> None:
-        """Take the place of the one before. Never waits for those who look."""
+        """Replace the record before. Never waits for clients."""
         with self._changed:
             number = 1 if self._slot is None else self._slot.number + 1
             self._slot = _Slot(number, record)
             self._changed.notify_all()
 
     def get(self, *, other_than: int | None = None, wait: float = 0.0) -> Jpeg | None:
-        """The newest picture.
+        """The newest picture, or None where none (or no other) came in time.
 
         Args:
             other_than: The number of the picture that the caller has; None takes any.
-            wait: How many seconds to wait for one.
-
-        Returns:
-            The picture, or None where none (or no other) came in time.
+            wait: Seconds to wait for one.
         """
         until = time.monotonic() + wait
         with self._changed:
@@ -84,7 +80,7 @@ class NewestPicture:
         return slot.encode()
 
     def close(self) -> None:
-        """Let nobody wait any longer; the newest picture can still be had."""
+        """End all waiting; the newest picture can still be had."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -93,35 +89,64 @@ class NewestPicture:
 class ServeSink:
     """One stream of a `ServeServer`, which makes it.
 
-    `write` counts and keeps the record until the next one comes; it draws and encodes nothing and waits for nobody. The
-    record's arrays must not change afterwards.
+    `write` keeps the record until the next one comes; it draws and encodes nothing and waits for nobody. The record's
+    arrays must not change afterwards.
 
     Args:
-        stream: What the page calls the stream.
+        stream: Name of the stream on the page.
         name: Where the results go, for the user to read.
-        live: Whether frames come when they come, so that silence means trouble.
-        health: Of the stream's source, for the time before its first record.
-        clock: Seconds that never go back.
+        statistics: The stream's numbers, which the run counts.
     """
 
-    def __init__(self, stream: str, name: str, *, live: bool, health: SourceHealth, clock: Callable[[], float]) -> None:
-        self.name = name
-        self.stream = stream
-        self.counter = StreamCounter(stream, live=live, health=health, clock=clock)
+    def __init__(self, stream: str, name: str, statistics: StreamStatistics) -> None:
+        self.stream, self.name, self.statistics = stream, name, statistics
         self.picture = NewestPicture()
 
     def write(self, record: FrameRecord) -> None:
         """Show this one from now on."""
-        self.counter.add(record)
         self.picture.put(record)
 
     def close(self) -> None:
-        """Say that the stream has ended; its last picture stays. May be called twice."""
-        self.counter.end(failed=False)
+        """No more will come; the last picture stays. May be called twice."""
         self.picture.close()
 
     def abandon(self) -> Path | None:
-        """Say that the stream has failed. There is no file: returns None."""
-        self.counter.end(failed=True)
+        """As `close`. There is no file: returns None."""
         self.picture.close()
         return None
+
+
+class ServedStreams:
+    """The streams of a server, in the order in which they were added. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sinks: dict[str, ServeSink] = {}
+
+    def add(self, stream: str, url: str, statistics: StreamStatistics) -> ServeSink:
+        """A sink for a stream; its name is made text that can be sent, with a number added where it is taken."""
+        name = stream.encode("utf-8", "backslashreplace").decode() or "stream"  # a file's name may hold any bytes
+        with self._lock:
+            count, free = 1, name
+            while free in self._sinks:
+                count += 1
+                free = f"{name} ({count})"
+            sink = self._sinks[free] = ServeSink(free, url, statistics)
+        return sink
+
+    def get(self, name: str | None) -> ServeSink | None:
+        """The stream called `name`, or the first one for None; None where there is none."""
+        with self._lock:
+            return next(iter(self._sinks.values()), None) if name is None else self._sinks.get(name)
+
+    def snapshots(self) -> dict[str, StreamSnapshot]:
+        """The numbers of every stream by its name."""
+        with self._lock:
+            sinks = list(self._sinks.values())
+        return {sink.stream: sink.statistics.snapshot() for sink in sinks}
+
+    def close(self) -> None:
+        """End all clients' waiting for pictures."""
+        with self._lock:
+            for sink in self._sinks.values():
+                sink.picture.close()

@@ -19,7 +19,7 @@ from sharpose.runtime.run import Run, Stream, run
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.tables import JsonLinesSink
 from sharpose.runtime.sinks.video import VideoSink
-from sharpose.runtime.statistics import RunStatistics
+from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 
 FRAMES = 5
 
@@ -103,14 +103,14 @@ def go(
     *,
     estimator: StubEstimator | None = None,
     boxes: BoxSource | None = None,
-    statistics: RunStatistics | None = None,
+    statistics: StreamStatistics | None = None,
     stop: StopRequest | None = None,
     max_people: int | None = None,
     on_frame: Callable[[Frame], None] = lambda frame: None,
     said: list[str] | None = None,
-) -> RunStatistics:
-    statistics = RunStatistics() if statistics is None else statistics
-    stream = Stream(source, SourceBoxes() if boxes is None else boxes, sinks, (), max_people, statistics)
+) -> StreamSnapshot:
+    statistics = statistics or StreamStatistics(source.info)
+    stream = Stream(source, SourceBoxes() if boxes is None else boxes, sinks, statistics, (), max_people)
     job = Run(
         [stream],
         cast(PoseEstimator, StubEstimator() if estimator is None else estimator),
@@ -120,7 +120,7 @@ def go(
     outcome = run(job, stop=StopRequest() if stop is None else stop, on_frame=lambda _, frame: on_frame(frame))
     assert bool(outcome.failures) == bool(said)
     assert outcome.complete == [sink.name for sink in sinks][: len(sinks) - len(outcome.failures)]
-    return statistics
+    return statistics.snapshot()
 
 
 def real_sinks(folder: Path) -> list[Sink]:

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from sharpose.runtime.messages import Messages
-from sharpose.runtime.statistics import RunStatistics
+from sharpose.runtime.statistics import StreamSnapshot
 
 
 def say_all(messages: Messages) -> None:
@@ -17,8 +17,8 @@ def say_all(messages: Messages) -> None:
     messages.warning("a warning")
     messages.error("an error")
     messages.wrote("out.mp4")
-    messages.summary(RunStatistics(frames=3, people=4, refined=1, seconds=2.0), stream="door")
-    messages.summary(RunStatistics(frames=3, people=4, refined=1, seconds=2.0))
+    messages.summary(StreamSnapshot(frames=3, people=4, refined=1, seconds=2.0), stream="door")
+    messages.summary(StreamSnapshot(frames=3, people=4, refined=1, seconds=2.0))
 
 
 def test_plain(capsys: pytest.CaptureFixture[str]) -> None:

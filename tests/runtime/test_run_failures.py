@@ -12,7 +12,7 @@ from run_stand_ins import FRAMES, StubEstimator, StubSink, StubSource, go, names
 from sharpose.cli import Terminated
 from sharpose.errors import EngineError, InputError, SharposeError, SourceError
 from sharpose.runtime.run import RunFailedError
-from sharpose.runtime.statistics import RunStatistics
+from sharpose.runtime.statistics import StreamStatistics
 
 
 def test_a_source_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_an_engine_that_fails_at_once_is_the_users_to_mend(tmp_path: Path) -> No
 def test_a_failure_on_the_way_keeps_partial_files(
     tmp_path: Path, source: StubSource, estimator: StubEstimator, words: str, code: int
 ) -> None:
-    statistics = RunStatistics()
+    statistics = StreamStatistics(source.info)
     (tmp_path / "out.partial.jsonl").write_text("from before")
     with pytest.raises(RunFailedError) as caught:
         go(source, real_sinks(tmp_path), estimator=estimator, statistics=statistics)
@@ -59,8 +59,10 @@ def test_a_failure_on_the_way_keeps_partial_files(
     assert [line["frame"] for line in lines_of(tmp_path / "out.partial.jsonl")] == [0, 1, 2]
     assert frames_of(tmp_path / "out.partial.mp4") == 3
     assert len(json.loads((tmp_path / "out.partial.json").read_text())) == 6
-    assert statistics.frames == 3
-    assert statistics.seconds > 0
+    numbers = statistics.snapshot()
+    assert numbers.frames == 3
+    assert numbers.seconds > 0
+    assert numbers.failed
 
 
 def test_a_sink_that_fails_on_the_way_goes_alone(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sharpose.runtime.frames import Frame, FrameRecord, SourceHealth
+from sharpose.runtime.frames import Frame, FrameRecord, SourceHealth, SourceInfo
 from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.statistics import StreamStatistics
 
 if TYPE_CHECKING:
-    from sharpose.runtime.serve import ServeServer
+    from sharpose.runtime.serve import ServeServer, ServeSink
 
 
 class Clock:
@@ -70,7 +71,6 @@ def make_record(drawing: Drawing) -> Callable[..., FrameRecord]:
         wanted: int | None = None,
         age: float | None = None,
         stages: dict[str, float] | None = None,
-        health: SourceHealth | None = None,
         image: np.ndarray | None = None,
     ) -> FrameRecord:
         poses = PoseResult(
@@ -82,7 +82,7 @@ def make_record(drawing: Drawing) -> Callable[..., FrameRecord]:
         )
         picture = np.full((48, 64, 3), index * 20 % 256, np.uint8) if image is None else image
         frame = Frame(picture, index, index / 25, index)
-        return FrameRecord(frame, poses, drawing, stages or {}, age, health or SourceHealth())
+        return FrameRecord(frame, poses, drawing, stages or {}, age)
 
     return make
 
@@ -91,6 +91,26 @@ def make_record(drawing: Drawing) -> Callable[..., FrameRecord]:
 def lines() -> list[str]:
     """What the server said to the user."""
     return []
+
+
+@dataclass
+class Counted:
+    """A stream's sink, and its numbers, counted as the run does."""
+
+    sink: ServeSink
+    statistics: StreamStatistics
+
+    def write(self, record: FrameRecord) -> None:
+        self.sink.write(record)
+        self.statistics.add(record, write_seconds=0.001)
+
+    def close(self) -> None:
+        self.sink.close()
+        self.statistics.end(failed=False)
+
+    def abandon(self) -> None:
+        assert self.sink.abandon() is None
+        self.statistics.end(failed=True)
 
 
 @pytest.fixture
@@ -102,12 +122,31 @@ def serve(clock: Clock, lines: list[str]) -> Iterator[Callable[..., ServeServer]
     started: list[ServeServer] = []
 
     def start(address: str = "127.0.0.1:0", token: str | None = None, **options: Any) -> ServeServer:
-        started.append(ServeServer(address, token, say=lines.append, **{"clock": clock, **options}))
+        started.append(ServeServer(address, token, say=lines.append, **options))
         return started[-1]
 
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def show(clock: Clock) -> Callable[..., Counted]:
+    """Makes a server show a stream."""
+
+    def make(
+        server: ServeServer,
+        stream: str = "a",
+        *,
+        live: bool = False,
+        health: SourceHealth | None = None,
+        clock: Callable[[], float] = clock,
+    ) -> Counted:
+        info = SourceInfo(stream, live=live, health=health or SourceHealth())
+        statistics = StreamStatistics(info, clock=clock)
+        return Counted(server.sink(stream, statistics), statistics)
+
+    return make
 
 
 @pytest.fixture

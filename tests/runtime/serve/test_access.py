@@ -25,9 +25,9 @@ def raw(server, request: bytes) -> bytes:
     return answer
 
 
-def test_token_is_wanted_everywhere(serve, ask, make_record) -> None:
+def test_token_is_wanted_everywhere(serve, ask, show, make_record) -> None:
     server = serve(token="sesame")
-    server.sink("a").write(make_record(0))
+    show(server, "a").write(make_record(0))
     for path in PATHS:
         for wrong in ("", "?token=", "?token=sesam", "?token=sesame1", "?token=%FF"):
             answer = ask(server, path + wrong)

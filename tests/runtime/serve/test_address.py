@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.serve.server import Address, is_loopback, parse_address, split_host
+from sharpose.runtime.serve.handler import is_loopback, split_host
+from sharpose.runtime.serve.server import Address, parse_address
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 
-def test_counters_and_histograms(serve, ask, make_record) -> None:
+def test_counters_and_histograms(serve, ask, show, make_record) -> None:
     server = serve()
-    cam, file = server.sink('cam "1"\\', live=True), server.sink("file.mp4")
     health = SourceHealth(dropped=7, reconnects=2)
+    cam, file = show(server, 'cam "1"\\', live=True, health=health), show(server, "file.mp4")
     ages = [0.001, 0.02, 0.3, 4.0, 50.0]
     for index, age in enumerate(ages):
-        cam.write(
-            make_record(
-                index, people=4, refined=1, wanted=3, age=age, stages={"fine": age / 2, "read": 0.001}, health=health
-            )
-        )
+        cam.write(make_record(index, people=4, refined=1, wanted=3, age=age, stages={"fine": age / 2, "read": 0.001}))
     file.write(make_record(0, people=2, refined=2))
     answer = ask(server, "/metrics")
     assert answer.status == 200
@@ -65,20 +61,21 @@ def test_counters_and_histograms(serve, ask, make_record) -> None:
     assert ("sharpose_frame_age_seconds_count", "file.mp4") not in values
     assert values["sharpose_stage_seconds_sum", 'cam "1"\\', "fine"] == pytest.approx(sum(ages) / 2)
     assert values["sharpose_stage_seconds_count", 'cam "1"\\', "read"] == 5
+    assert ("sharpose_stage_seconds_count", 'cam "1"\\', "write") not in values  # it isn't over when it is shown
 
 
-def test_openmetrics(serve, ask, make_record) -> None:
+def test_openmetrics(serve, ask, show, make_record) -> None:
     server = serve()
-    server.sink("a").write(make_record(0, people=3))
+    show(server, "a").write(make_record(0, people=3))
     answer = ask(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     samples = {sample.name: sample.value for family in parse_openmetrics(answer.text) for sample in family.samples}
     assert samples["sharpose_people_total"] == 3
 
 
-def test_before_anything_came(serve, ask) -> None:
+def test_before_anything_came(serve, show, ask) -> None:
     server = serve()
     assert ask(server, "/metrics").status == 200
-    server.sink("a")
+    show(server, "a")
     samples = [sample for family in parse(ask(server, "/metrics").text) for sample in family.samples]
     assert ("sharpose_frames_total", 0.0) in [(sample.name, sample.value) for sample in samples]

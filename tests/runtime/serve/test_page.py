@@ -42,11 +42,12 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def running(serve, make_record):
+def running(serve, show, make_record):
     """A server with a token and two streams whose frames keep coming: a red one and a blue one."""
-    server = serve(token="sesame", clock=time.monotonic)
+    server = serve(token="sesame")
     health = SourceHealth(reconnects=4)
-    red, blue = server.sink("rtsp://***@cam/1", live=True, health=health), server.sink("<b>blue</b> & ü")
+    red = show(server, "rtsp://***@cam/1", live=True, health=health, clock=time.monotonic)
+    blue = show(server, "<b>blue</b> & ü", clock=time.monotonic)
     done = threading.Event()
 
     def write() -> None:
@@ -57,9 +58,7 @@ def running(serve, make_record):
             image[..., 2] = level
             health.dropped = index
             stages = {"read": 0.001, "coarse": 0.020, "fine": 0.010}
-            red.write(
-                make_record(index, people=5, refined=2, wanted=3, age=0.03, stages=stages, health=health, image=image)
-            )
+            red.write(make_record(index, people=5, refined=2, wanted=3, age=0.03, stages=stages, image=image))
             image = np.zeros((480, 480, 3), np.uint8)
             image[..., 0] = 200
             blue.write(make_record(index, people=1, refined=0, image=image))
@@ -154,10 +153,10 @@ def test_without_the_token_nothing_is_shown(browser: Browser, running) -> None:
     assert "this server wants its token" in browser.until("document.body?.innerText")
 
 
-def test_another_site_can_not_show_the_picture(browser: Browser, serve, ask, make_record, tmp_path: Path) -> None:
+def test_another_site_can_not_show_the_picture(browser: Browser, serve, ask, show, make_record, tmp_path: Path) -> None:
     """A page of somebody else, open in the same browser, while the server has no token."""
     server = serve()
-    server.sink("a").write(make_record(0))
+    show(server, "a").write(make_record(0))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "index.html").write_text("<p>elsewhere")

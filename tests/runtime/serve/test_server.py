@@ -42,10 +42,10 @@ def test_page(serve, ask) -> None:
         assert outside not in answer.text.replace("http://www.w3.org/2000/svg", "")
 
 
-def test_snapshot_of_each_stream(serve, ask, make_record) -> None:
+def test_snapshot_of_each_stream(serve, ask, show, make_record) -> None:
     server = serve()
     assert ask(server, "/snapshot.jpg").status == 503
-    first, second = server.sink("a&b=c"), server.sink("zwei ü")
+    first, second = show(server, "a&b=c"), show(server, "zwei ü")
     before = ask(server, "/snapshot.jpg")
     assert (before.status, before.text) == (503, "no frame yet\n")
     first.write(make_record(2))
@@ -64,9 +64,9 @@ def test_snapshot_of_each_stream(serve, ask, make_record) -> None:
     assert (unknown.status, unknown.text) == (404, "there is no such stream\n")
 
 
-def test_the_next_frame_comes_when_it_is_there(serve, ask, make_record) -> None:
+def test_the_next_frame_comes_when_it_is_there(serve, ask, show, make_record) -> None:
     server = serve()
-    sink = server.sink("a")
+    sink = show(server, "a")
     sink.write(make_record(0))
     assert ask(server, "/frame.jpg").headers["X-Frame"] == "1"
     answers = []
@@ -82,10 +82,10 @@ def test_the_next_frame_comes_when_it_is_there(serve, ask, make_record) -> None:
         assert ask(server, f"/frame.jpg?after={bad}").status == 400
 
 
-def test_state_of_all_streams(serve, ask, make_record, clock) -> None:
+def test_state_of_all_streams(serve, ask, show, make_record, clock) -> None:
     server = serve()
-    server.sink("a", live=True, health=SourceHealth(connected=False))
-    sink = server.sink("a")  # the same source twice
+    show(server, "a", live=True, health=SourceHealth(connected=False))
+    sink = show(server, "a")  # the same source twice
     sink.write(make_record(0, people=2))
     answer = ask(server, "/state.json")
     assert answer.headers["Content-Type"] == "application/json"
@@ -94,9 +94,9 @@ def test_state_of_all_streams(serve, ask, make_record, clock) -> None:
     assert ask(server, "/snapshot.jpg?stream=a%20(2)").status == 200
 
 
-def test_names_that_are_no_text(serve, ask, make_record) -> None:
+def test_names_that_are_no_text(serve, ask, show, make_record) -> None:
     server = serve()
-    sink = server.sink("v\udce4.mp4\n")
+    sink = show(server, "v\udce4.mp4\n")
     sink.write(make_record(0))
     (stream,) = json.loads(ask(server, "/state.json").body)["streams"]
     assert stream["name"] == "v\\udce4.mp4\n"
@@ -104,10 +104,10 @@ def test_names_that_are_no_text(serve, ask, make_record) -> None:
     assert ask(server, "/snapshot.jpg?stream=v%5Cudce4.mp4%0A").status == 200
 
 
-def test_health(serve, ask, make_record, clock) -> None:
+def test_health(serve, ask, show, make_record, clock) -> None:
     server = serve(silent_after=5)
     assert ask(server, "/healthz").text == "ok\n"  # nothing is due
-    cam = server.sink("cam", live=True)
+    cam = show(server, "cam", live=True)
     cam.write(make_record(0, age=0.01))
     clock.now += 4
     assert ask(server, "/healthz").status == 200
@@ -120,9 +120,9 @@ def test_health(serve, ask, make_record, clock) -> None:
     assert ask(server, "/healthz").text == "cam: the stream has failed\n"
 
 
-def test_head_is_get_without_the_body(serve, ask, make_record) -> None:
+def test_head_is_get_without_the_body(serve, ask, show, make_record) -> None:
     server = serve()
-    server.sink("a").write(make_record(0))
+    show(server, "a").write(make_record(0))
     for path in ("/", "/snapshot.jpg", "/healthz", "/state.json", "/nothing"):
         get, head = ask(server, path), ask(server, path, "HEAD")
         assert head.status == get.status
@@ -131,20 +131,20 @@ def test_head_is_get_without_the_body(serve, ask, make_record) -> None:
             assert head.headers["Content-Length"] == str(len(get.body))
 
 
-def test_a_picture_that_can_not_be_made_is_said_once(serve, ask, make_record, lines) -> None:
+def test_a_picture_that_can_not_be_made_is_said_once(serve, ask, show, make_record, lines) -> None:
     server = serve()
-    server.sink("a").write(make_record(0, image=np.zeros((0, 0, 3), np.uint8)))
+    show(server, "a").write(make_record(0, image=np.zeros((0, 0, 3), np.uint8)))
     for _ in range(3):
         assert ask(server, "/snapshot.jpg").status == 500
     assert ask(server, "/healthz").status == 200
     assert len([line for line in lines if "unexpected" in line]) == 1
 
 
-def test_sinks_are_sinks(serve, make_record) -> None:
+def test_sinks_are_sinks(serve, show, make_record) -> None:
     from sharpose.runtime.frames import Sink
 
     server = serve()
-    sink: Sink = server.sink("a")
+    sink: Sink = show(server, "a").sink
     assert sink.name == server.url
     sink.write(make_record(0))
     sink.close()

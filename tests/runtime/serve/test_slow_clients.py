@@ -27,10 +27,10 @@ def until(holds, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_a_client_that_reads_nothing_costs_the_run_nothing(serve, ask, make_record, drawing) -> None:
+def test_a_client_that_reads_nothing_costs_the_run_nothing(serve, ask, show, make_record, drawing) -> None:
     """Its answers pile up in its own connection: it keeps one picture from being freed, and no write waits."""
     server = serve()
-    sink = server.sink("a")
+    sink = show(server, "a")
     noise = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)  # about a megabyte as JPEG
     sink.write(make_record(0, image=noise))
     with contextlib.ExitStack() as stack:
@@ -47,14 +47,14 @@ def test_a_client_that_reads_nothing_costs_the_run_nothing(serve, ask, make_reco
         assert drawing.calls <= 10  # what nobody took was neither drawn nor kept
 
 
-def test_close_does_not_wait_for_clients(serve, make_record) -> None:
+def test_close_does_not_wait_for_clients(serve, show, make_record) -> None:
     server = serve()
-    sink = server.sink("a")
+    sink = show(server, "a")
     sink.write(make_record(0))
     clients = [connect(server) for _ in range(3)]
     clients[0].sendall(b"GET / HT")  # half a request
     clients[1].sendall(ASK % b"/frame.jpg?after=1")  # waits for a picture
-    until(lambda: len(server._listener._deadlines) == 3)
+    until(lambda: len(server.connections) == 3)
     began = time.monotonic()
     server.close()
     assert time.monotonic() - began < 5  # its time-outs are 10 s and more
@@ -69,55 +69,55 @@ def test_close_does_not_wait_for_clients(serve, make_record) -> None:
 def test_a_crowd_is_turned_away(serve, ask) -> None:
     server = serve(max_clients=3)
     clients = [connect(server) for _ in range(3)]
-    until(lambda: len(server._listener._deadlines) == 3)
+    until(lambda: len(server.connections) == 3)
     answer = ask(server, "/healthz")
     assert (answer.status, answer.text) == (503, "too many clients\n")
     clients[0].close()
-    until(lambda: len(server._listener._deadlines) < 3)
+    until(lambda: len(server.connections) < 3)
     assert ask(server, "/healthz").status == 200
     for client in clients:
         client.close()
 
 
 def test_a_request_that_trickles_in_is_cut(serve, ask, monkeypatch) -> None:
-    from sharpose.runtime.serve import server as listener
+    from sharpose.runtime.serve.handler import Connections
 
-    monkeypatch.setattr(listener, "_REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(Connections, "request_seconds", 0.5)
     server = serve()
     with connect(server) as client:
         client.sendall(b"G")
-        until(lambda: len(server._listener._deadlines) == 1)
+        until(lambda: len(server.connections) == 1)
         with contextlib.suppress(OSError):  # reset, or a broken pipe
             for _ in range(300):
                 client.sendall(b"G")
                 time.sleep(0.05)
-                if not server._listener._deadlines:
+                if not server.connections:
                     break
-        assert not server._listener._deadlines
+        assert not server.connections
     assert ask(server, "/healthz").status == 200
 
 
-def test_an_answer_that_nobody_takes_is_cut(serve, make_record, monkeypatch) -> None:
-    from sharpose.runtime.serve import server as listener
+def test_an_answer_that_nobody_takes_is_cut(serve, show, make_record, monkeypatch) -> None:
+    from sharpose.runtime.serve.handler import Connections
 
-    monkeypatch.setattr(listener, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(Connections, "answer_seconds", 0.5)
     server = serve()
     noise = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
-    server.sink("a").write(make_record(0, image=noise))
+    show(server, "a").write(make_record(0, image=noise))
     with connect(server) as client:
         client.sendall((ASK % b"/snapshot.jpg") * 50)
-        until(lambda: len(server._listener._deadlines) == 1)
-        until(lambda: not server._listener._deadlines)
+        until(lambda: len(server.connections) == 1)
+        until(lambda: not server.connections)
 
 
-def test_clients_that_vanish_are_no_news(serve, ask, make_record, lines, capfd) -> None:
+def test_clients_that_vanish_are_no_news(serve, ask, show, make_record, lines, capfd) -> None:
     server = serve()
-    server.sink("a").write(make_record(0, image=np.zeros((720, 1280, 3), np.uint8)))
+    show(server, "a").write(make_record(0, image=np.zeros((720, 1280, 3), np.uint8)))
     for _ in range(5):
         with connect(server) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close by reset
             client.sendall((ASK % b"/snapshot.jpg") * 5)
-    until(lambda: not server._listener._deadlines)
+    until(lambda: not server.connections)
     assert ask(server, "/healthz").status == 200
     assert len(lines) == 1
     assert "".join(capfd.readouterr()) == ""
