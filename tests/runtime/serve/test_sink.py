@@ -1,4 +1,4 @@
-"""The newest picture: encoded once, only for those who ask, and never waited for."""
+"""The newest picture: drawn and encoded for those who ask, once each."""
 
 from __future__ import annotations
 

@@ -1,15 +1,17 @@
-"""Who is let in: the token, the host name, and what odd requests are answered."""
+"""Who is let in, what odd requests are answered, and what is said of a stream's state."""
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 
 import pytest
 
 from sharpose.errors import InputError
-
-pytest.importorskip("prometheus_client")
+from sharpose.runtime.frames import SourceHealth, SourceInfo
+from sharpose.runtime.serve.handler import is_loopback, split_host, state_json, status_of, trouble
+from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 
 PATHS = ("/", "/frame.jpg", "/snapshot.jpg", "/state.json", "/metrics", "/healthz", "/nothing")
 
@@ -163,3 +165,100 @@ def test_two_requests_on_one_connection(serve) -> None:
     server = serve()
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert raw(server, request * 2).count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.10", "::1", "a.localhost"])
+def test_what_means_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "localhost.evil.example", "127.0.0.1.nip.io", ""])
+def test_what_does_not(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [("LocalHost:80", "localhost"), ("[::1]:8080", "::1"), ("[::1]", "::1"), ("localhost.", "localhost"), ("a", "a")],
+)
+def test_host_of_a_header(header: str, host: str) -> None:
+    assert split_host(header) == host
+
+
+@pytest.fixture
+def counted(clock):
+    def make(*, live: bool = True, connected: bool = True) -> StreamStatistics:
+        return StreamStatistics(SourceInfo("a", live=live, health=SourceHealth(connected=connected)), clock=clock)
+
+    return make
+
+
+def test_status(counted, clock, make_record) -> None:
+    one = counted()
+    assert status_of(one.snapshot(), 10) == "waiting"
+    one.add(make_record(0, age=0.01))
+    assert status_of(one.snapshot(), 10) == "running"
+    clock.now += 10.5
+    assert status_of(one.snapshot(), 10) == "silent"
+    one.end(failed=False)
+    assert status_of(one.snapshot(), 10) == "ended"
+    assert status_of(counted(connected=False).snapshot(), 10) == "reconnecting"
+    bad = counted()
+    bad.end(failed=True)
+    assert status_of(bad.snapshot(), 10) == "failed"
+
+
+def snapshots(**streams: StreamStatistics) -> dict[str, StreamSnapshot]:
+    return {name: statistics.snapshot() for name, statistics in streams.items()}
+
+
+def test_a_live_stream_must_not_be_silent(counted, clock, make_record) -> None:
+    one, other = counted(), counted()
+    for index in range(3):
+        one.add(make_record(index, age=0.01))
+    clock.now += 9
+    other.add(make_record(0, age=0.01))
+    assert trouble(snapshots(a=one, b=other), 10) is None
+    clock.now += 3
+    assert trouble(snapshots(a=one, b=other), 10) == "a: no frame for 12 s"
+    one.end(failed=False)
+    assert trouble(snapshots(a=one, b=other), 10) is None
+
+
+def test_a_live_stream_that_never_began(counted, clock) -> None:
+    one = counted()
+    assert trouble(snapshots(a=one), 10) is None
+    clock.now += 11
+    assert trouble(snapshots(a=one), 10) == "a: no frame for 11 s"
+
+
+def test_a_file_may_take_its_time(counted, clock, make_record) -> None:
+    one = counted(live=False)
+    one.add(make_record(0))
+    clock.now += 1000
+    assert trouble(snapshots(a=one), 10) is None
+
+
+def test_failed_streams(counted) -> None:
+    one, other = counted(), counted()
+    one.end(failed=True)
+    assert trouble(snapshots(a=one), 10) == "a: the stream has failed"
+    assert trouble(snapshots(a=one, b=other), 10) is None  # the other goes on
+    other.end(failed=True)
+    assert trouble(snapshots(a=one, b=other), 10) == "every stream has failed"
+    assert trouble({}, 10) is None
+
+
+def test_json(counted, make_record) -> None:
+    one = counted()
+    one.add(make_record(0, people=4, refined=1, wanted=3, age=0.0123456, stages={"map_back": 0.002}))
+    text = state_json({'tür "1" </script>': one.snapshot()}, 10)
+    assert text.isascii()
+    state = json.loads(text)
+    assert state["trouble"] is None
+    (stream,) = state["streams"]
+    assert stream["name"] == 'tür "1" </script>'
+    assert stream["now"] == {"people": 4, "refined": 1, "deferred": 2}
+    assert (stream["wanted"], stream["deferred"], stream["live"]) == (3, 2, True)
+    assert stream["age_ms"] == [12.346, 12.346]
+    assert stream["stages"] == [{"name": "map_back", "p50_ms": 2.0, "p95_ms": 2.0}]
