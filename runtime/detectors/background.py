@@ -98,7 +98,8 @@ class Background:
         old_light, old_red, old_blue = cv2.split(self.picture)
         tint = cv2.max(cv2.absdiff(red, old_red), cv2.absdiff(blue, old_blue))
         dimmest = cv2.convertScaleAbs(old_light, alpha=_SHADOW)
-        return (light >= dimmest) & (light < old_light) & (tint <= _SHADOW_TINT)
+        shadow: _Bools = (light >= dimmest) & (light < old_light) & (tint <= _SHADOW_TINT)
+        return shadow
 
     def _forget_ghosts(self, picture: Picture, front: Mask) -> bool:
         """Take still regions without an outline of their own into the background; whether there were any."""

@@ -209,5 +209,5 @@ def _corners(grey: Mask) -> npt.NDArray[np.float32]:
         for left, right in pairwise(columns.tolist()):
             points = cv2.goodFeaturesToTrack(grey[top:bottom, left:right], _IN_A_CELL, 0.02, 5)
             if points is not None:
-                found.append(points + np.array([left, top], np.float32))
+                found.append(np.asarray(points + np.array([left, top]), np.float32))
     return np.concatenate(found)

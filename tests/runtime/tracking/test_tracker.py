@@ -136,7 +136,7 @@ def test_ids_hold_on_a_drawn_scene(seed: int) -> None:
     rng = np.random.default_rng(seed)
     tracker = Tracker(sigmas=COCO17.sigmas)
     truth, found = [], []
-    for frame in Scene(SceneConfig(seed=seed, people=8, frames=100, height=180, width=320)):
+    for frame in Scene(SceneConfig(seed=seed, people=8, frames=60, height=180, width=320)):
         seen = rng.random(len(frame.ids)) > 0.1
         boxes = frame.boxes_xyxy[seen]
         height = (boxes[:, 3:] - boxes[:, 1:2]).repeat(4, axis=1)
