@@ -1,4 +1,4 @@
-"""What a run keeps: the averaged weights, the last and the best model, and the state that resuming needs."""
+"""Checkpoints of a run: the last and the best model, the state that resuming needs, and averaged weights (EMA)."""
 
 from __future__ import annotations
 
@@ -20,58 +20,15 @@ from sharpose.model import SHaRPose, save_checkpoint
 __all__ = ["RankState", "RunFolder", "TrainingState", "WeightAverage", "refuse_broken_weights", "take_rank_state"]
 
 
-class WeightAverage:
-    """The average of a model's weights over its last steps.
-
-    Args:
-        model: Whose weights are averaged; their present values are the start.
-        decay: How much of the average stays at a step (0.9998 remembers some 5,000 steps). In the first steps less
-            stays, `(1 + steps) / (10 + steps)`, so that the random start is soon forgotten.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
-
-    @contextlib.contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights while the block runs, and its own again afterwards."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.weights)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
-
-    def state(self) -> dict[str, object]:
-        """All that `load_state` needs to go on from here."""
-        return {"steps": self.steps, "weights": self.weights}
-
-    def load_state(self, steps: int, weights: Mapping[str, Tensor]) -> None:
-        """Go on from a `state`."""
-        self.steps = steps
-        for name, value in weights.items():
-            self.weights[name].copy_(value)
-
-
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class RankState:
-    """What one process has for itself.
+    """The state of one process.
 
     Attributes:
-        loader: Where its data loader stands.
+        loader: Position of its data loader.
         cpu: torch's random state.
         gpu: The random state of its GPU, if it has one.
     """
@@ -81,7 +38,7 @@ class RankState:
     gpu: Tensor | None
 
     def restore(self, device: torch.device) -> None:
-        """Give the random states back to torch."""
+        """Set torch's random states."""
         torch.set_rng_state(self.cpu)
         if self.gpu is not None and device.type == "cuda":
             torch.cuda.set_rng_state(self.gpu, device)
@@ -95,7 +52,7 @@ def take_rank_state(loader: Mapping[str, int], device: torch.device) -> RankStat
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a run needs to go on as if it had never stopped.
+    """All that a run needs to resume as if it had never stopped.
 
     Attributes:
         recipe: The recipe's plain values.
@@ -106,7 +63,7 @@ class TrainingState:
         scaler: The gradient scaler's state; empty without one.
         average: State of the averaged weights; None without them.
         window: Sums for the next line of the log.
-        ranks: Of every process, in order.
+        ranks: Every process's state, in order of rank.
     """
 
     recipe: dict[str, Any]
@@ -132,7 +89,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The model after the last finished part of the run, in the released format."""
+        """The model of the last checkpoint, in the released format."""
         return self.path / "last.pth"
 
     @property
@@ -142,19 +99,19 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """What `--resume` reads."""
+        """The state that `--resume` reads."""
         return self.path / "training_state.pth"
 
     @property
     def log(self) -> Path:
-        """JSON Lines."""
+        """The log, JSON Lines."""
         return self.path / "train.jsonl"
 
     def prepare(self, *, resume: bool) -> None:
-        """Make the folder, or refuse one that holds another run (without `resume`) or none (with it).
+        """Make the folder.
 
         Raises:
-            ConfigError: the folder isn't what it should be, or can't be made.
+            ConfigError: it holds a run already (without `resume`) or none (with it), or can't be made.
         """
         if resume and not self.state.is_file():
             raise ConfigError(f"--resume: expected a run in {self.path}, found no {self.state.name}")
@@ -176,18 +133,8 @@ class RunFolder:
 
     def save_state(self, state: TrainingState) -> None:
         """Write the state, whole or not at all; errors as `save_model`."""
-        content = {
-            "format": _FORMAT,
-            "recipe": json.dumps(state.recipe),
-            "step": state.step,
-            "best": state.best,
-            "network": state.network,
-            "optimizer": state.optimizer,
-            "scaler": state.scaler,
-            "average": state.average,
-            "window": state.window,
-            "ranks": [{"loader": rank.loader, "cpu": rank.cpu, "gpu": rank.gpu} for rank in state.ranks],
-        }
+        ranks = [dict(vars(rank)) for rank in state.ranks]
+        content = {"format": _FORMAT, **vars(state), "recipe": json.dumps(state.recipe), "ranks": ranks}
         with atomic_file(self.state) as temporary:
             torch.save(content, temporary)
 
@@ -204,28 +151,59 @@ class RunFolder:
             raise CheckpointError(f"{self.state}: not a readable training state ({reason})") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise CheckpointError(f"{self.state}: expected a training state of format {_FORMAT}; start the run again")
-        return TrainingState(
-            recipe=json.loads(content["recipe"]),
-            step=content["step"],
-            best=content["best"],
-            network=content["network"],
-            optimizer=content["optimizer"],
-            scaler=content["scaler"],
-            average=content["average"],
-            window=content["window"],
-            ranks=tuple(RankState(rank["loader"], rank["cpu"], rank["gpu"]) for rank in content["ranks"]),
-        )
+        values = {key: content[key] for key in TrainingState.__dataclass_fields__}
+        ranks = tuple(RankState(**rank) for rank in content["ranks"])
+        return TrainingState(**values | {"recipe": json.loads(content["recipe"]), "ranks": ranks})
 
 
 def refuse_broken_weights(model: nn.Module, step: int) -> None:
-    """Stop before weights that aren't numbers replace a good checkpoint.
-
-    Raises:
-        TrainingError: a weight is NaN or infinite.
-    """
+    """Raise `TrainingError` where a weight is NaN or infinite, before it replaces a good checkpoint."""
     broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if broken:
         raise TrainingError(
             f"step {step}: NaN or infinity in {len(broken)} weights ({broken[0]} …); the last checkpoint is untouched: "
             "lower optimizer.learning_rate or set optimizer.gradient_clip, then --resume"
         )
+
+
+class WeightAverage:
+    """The exponential moving average (EMA) of a model's weights over its steps.
+
+    Args:
+        model: The model; its present weights are the start.
+        decay: Share of the average that stays at a step (0.9998 remembers some 5,000 steps). In the first steps less
+            stays, `(1 + steps) / (10 + steps)`, so that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Add the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Give the model the averaged weights while the block runs, and its own again afterwards."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+    def state(self) -> dict[str, object]:
+        """The values that `load_state` takes."""
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load_state(self, steps: int, weights: Mapping[str, Tensor]) -> None:
+        """Continue from a `state`."""
+        self.steps = steps
+        for name, value in weights.items():
+            self.weights[name].copy_(value)

@@ -1,4 +1,4 @@
-"""One process or many: what `torchrun` says of them, and the few things they tell one another."""
+"""One process or several, started by `torchrun`: their ranks and devices, and what they exchange."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Ranks:
     """This process among those that train together.
 
     Attributes:
-        rank: Its number; 0 writes the files.
-        world_size: How many there are.
-        device: What it computes on.
+        rank: Its number, from 0.
+        world_size: Number of processes.
+        device: Device that it computes on.
     """
 
     rank: int
@@ -42,10 +42,6 @@ class Ranks:
         distributed.all_reduce(total)
         return total / self.world_size
 
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, on each of them."""
-        return self.mean(values) * self.world_size
-
     def gather(self, value: object) -> list[object]:
         """Every process's value, on each of them, in order of rank."""
         if self.world_size == 1:
@@ -57,11 +53,11 @@ class Ranks:
 
 @contextlib.contextmanager
 def join_ranks(device_name: str | None) -> Iterator[Ranks]:
-    """Find the other processes that `torchrun` started (gloo on CPUs, NCCL on GPUs); leave them when the block ends.
+    """Join the processes that `torchrun` started (gloo on CPUs, NCCL on GPUs) until the block ends.
 
     Args:
-        device_name: `cpu`, `cuda` or `cuda:i`; None takes a GPU where there is one. Under torchrun, `cuda` is a GPU a
-            process.
+        device_name: `cpu`, `cuda` or `cuda:i`; None takes a GPU where there is one. Under torchrun, `cuda` gives each
+            process its own GPU.
 
     Raises:
         ConfigError: the device isn't there, or torchrun's environment is incomplete.

@@ -1,40 +1,60 @@
-"""The log of a run: a JSON line for every stretch of steps and every evaluation, and TensorBoard where wanted."""
+"""The logs of a run: a progress bar, a JSON line for every stretch of steps and every evaluation, and TensorBoard."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sharpose.errors import ConfigError, SinkError
 from sharpose.files import atomic_file
 
-__all__ = ["JsonLinesLog", "Log", "TensorBoardLog"]
+__all__ = ["JsonLinesLog", "RunLog", "TensorBoardLog", "training_progress"]
 
 
-class Log(Protocol):
-    """Where numbers go."""
+@contextlib.contextmanager
+def training_progress(
+    console: Console, steps: int, done: int, people_per_step: int, *, shown: bool
+) -> Iterator[Callable[[int, float, float], None]]:
+    """Show a bar while the block runs; yields a function to call after every step with its number, loss and rate.
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Note values.
+    Args:
+        console: The terminal.
+        steps: Steps of the whole run.
+        done: Steps done before.
+        people_per_step: For the speed.
+        shown: False for all processes but one.
+    """
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    disabled = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
+        task = progress.add_task("training", total=steps, completed=done, numbers="")
 
-        Args:
-            kind: `train` or `evaluation`.
-            step: Optimiser steps done.
-            values: By name.
-        """
-        ...
+        def on_step(step: int, loss: float, rate: float) -> None:
+            speed = (step - done) * people_per_step / max(time.monotonic() - started, 1e-9)
+            numbers = f"loss {loss:.5f}  rate {rate:.2e}  {speed:.0f} people/s"
+            progress.update(task, completed=step, numbers=numbers)
 
-    def close(self) -> None:
-        """Finish."""
-        ...
+        yield on_step
 
 
 class JsonLinesLog:
     """One line a record: `{"kind": "train", "step": 50, …}`.
 
     Args:
-        path: The file; made if missing, else added to.
+        path: The file; made if missing, else appended to.
         after_step: Records after this step are dropped first: the steps are about to be done again.
 
     Raises:
@@ -53,7 +73,7 @@ class JsonLinesLog:
             raise SinkError(f"{path}: can't be written ({error.strerror})") from error
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """See `Log`; the line is in the file when this returns.
+        """See `RunLog.write`; the line is in the file when this returns.
 
         Raises:
             SinkError: it can't be written.
@@ -66,7 +86,7 @@ class JsonLinesLog:
             raise SinkError(f"{self.path}: can't be written ({error.strerror}); checkpoints are untouched") from error
 
     def close(self) -> None:
-        """See `Log`."""
+        """Close the file."""
         try:
             self._file.close()
         except OSError as error:
@@ -77,8 +97,8 @@ class TensorBoardLog:
     """Scalars under `kind/name`.
 
     Args:
-        folder: Where the event files go.
-        after_step: TensorBoard forgets what an earlier part of the run noted after this step.
+        folder: Folder of the event files.
+        after_step: Records after this step are dropped.
 
     Raises:
         ConfigError: TensorBoard isn't installed.
@@ -94,14 +114,37 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """See `Log`."""
+        """See `RunLog.write`."""
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """See `Log`."""
+        """Close the files."""
         self._writer.close()
+
+
+class RunLog:
+    """The logs of a run as one; none on all processes but the first."""
+
+    def __init__(self, logs: Sequence[JsonLinesLog | TensorBoardLog]) -> None:
+        self._logs = logs
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Record values.
+
+        Args:
+            kind: `train` or `evaluation`.
+            step: Optimiser steps done.
+            values: By name.
+        """
+        for log in self._logs:
+            log.write(kind, step, values)
+
+    def close(self) -> None:
+        """Close all."""
+        for log in self._logs:
+            log.close()
 
 
 def _step_of(line: str) -> float:

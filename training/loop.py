@@ -1,14 +1,12 @@
-"""The training loop: steps, evaluations, checkpoints; and going on after a stop as if there had been none."""
+"""The training loop: steps, evaluations and checkpoints; a resumed run is the uninterrupted one."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model import SHaRPose
@@ -17,66 +15,33 @@ from sharpose.training.checkpoint import RunFolder, TrainingState, WeightAverage
 from sharpose.training.data.loader import Batch, CropLoader
 from sharpose.training.data.sample import PoseDataset
 from sharpose.training.distributed import Ranks
-from sharpose.training.logs import JsonLinesLog, Log, TensorBoardLog
+from sharpose.training.logs import JsonLinesLog, RunLog, TensorBoardLog, training_progress
 from sharpose.training.recipe import Recipe
-from sharpose.training.step import Stepper, build_task
-from sharpose.training.validation import Validation, Validator, prediction_sheet, region_sheet, write_sheet
+from sharpose.training.step import Stepper, build_objective
+from sharpose.training.validation import Validation, Validator, write_sheets
 
-__all__ = ["Trainer", "training_progress"]
-
-
-@contextlib.contextmanager
-def training_progress(
-    console: Console, steps: int, done: int, people_per_step: int, *, shown: bool
-) -> Iterator[Callable[[int, float, float], None]]:
-    """Show a bar while the block runs; yields what to call after every step with its number, loss and rate.
-
-    Args:
-        console: Where to.
-        steps: Of the whole run.
-        done: Before this part of it.
-        people_per_step: For the speed.
-        shown: False for all processes but one.
-    """
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}", markup=False),
-        TimeRemainingColumn(),
-    )
-    started = time.monotonic()
-    disabled = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
-        task = progress.add_task("training", total=steps, completed=done, numbers="")
-
-        def on_step(step: int, loss: float, rate: float) -> None:
-            speed = (step - done) * people_per_step / max(time.monotonic() - started, 1e-9)
-            numbers = f"loss {loss:.5f}  rate {rate:.2e}  {speed:.0f} people/s"
-            progress.update(task, completed=step, numbers=numbers)
-
-        yield on_step
+__all__ = ["Trainer"]
 
 
-# What may differ between a run and its continuation: it changes what is written or how fast, not what is learnt.
+# Keys that may differ when a run is resumed: they change what is written or how fast, not the weights.
 _FREE_KEYS = ("evaluate_every", "checkpoint_every", "log_every", "tensorboard", "workers")
 
 
 class Trainer:
-    """A run.
+    """A training run.
 
     Args:
-        recipe: What to do.
-        model: With its start; trained in place.
-        train: Who to learn from.
-        evaluation: Who to evaluate on; None leaves evaluations out, and no best model is kept.
-        folder: Where everything is written.
-        ranks: This process among its like.
-        say: Called with a line for the user; on the first process only.
+        recipe: The recipe.
+        model: The initialised model; trained in place.
+        train: People to train on.
+        evaluation: People to evaluate on; None for no evaluations, and then no best model.
+        folder: The run's folder.
+        ranks: The processes.
+        say: Called with lines for the user.
 
     Attributes:
         step: Optimiser steps done.
-        steps_per_epoch: How many make an epoch.
+        steps_per_epoch: Optimiser steps in an epoch.
         best: The best evaluation's score; None before the first.
 
     Raises:
@@ -114,7 +79,7 @@ class Trainer:
         self.validator = None
         if evaluation is not None and recipe.pretrain is None:
             self.validator = Validator(evaluation, config, recipe.data, batch_size, recipe.workers, ranks)
-        self.network, self.objective = build_task(recipe, model, ranks.device)
+        self.network, self.objective = build_objective(recipe, model, ranks.device)
         self.stepper = Stepper(recipe, self.network, self.objective, ranks)
         if self.stepper.teacher is not None:
             say(self.stepper.teacher.description)
@@ -123,16 +88,16 @@ class Trainer:
         self.step = 0
         self.best: float | None = None
         self._window: dict[str, float] = {}
-        # From here on chance is each process's own (drop path); the start above is the same for all.
+        # From here on each process draws its own random numbers (drop path); the initial weights are the same for all.
         torch.manual_seed(recipe.seed + 7919 * (ranks.rank + 1))
 
     @property
     def total_steps(self) -> int:
-        """Of the whole run."""
+        """Optimiser steps of the whole run."""
         return self.recipe.schedule.epochs * self.steps_per_epoch
 
     def resume(self) -> None:
-        """Go on where the folder's run stopped.
+        """Resume the folder's run where it stopped.
 
         Raises:
             CheckpointError: its state can't be read or doesn't fit.
@@ -155,21 +120,21 @@ class Trainer:
         self.step, self.best, self._window = state.step, state.best, dict(state.window)
 
     def run(self, stop: StopRequest, console: Console) -> None:
-        """Train to the end, or until asked to stop; then everything is saved, so that `resume` goes on from there.
+        """Train to the end or until asked to stop, then save all that `resume` needs.
 
         Args:
-            stop: Looked at after every step.
+            stop: Checked at every step.
             console: For the progress bar.
 
         Raises:
-            TrainingError: the loss or the weights aren't numbers any more.
+            TrainingError: the loss or a weight is NaN or infinite.
             SinkError: something can't be written, as on a full disk.
             SourceError: too many pictures can't be decoded.
         """
         recipe = self.recipe
         batches = _endless(self.loader)
         with (
-            contextlib.closing(_Logs(self._open_logs())) as logs,
+            contextlib.closing(self._open_logs()) as logs,
             training_progress(
                 console, self.total_steps, self.step, recipe.batch_size, shown=self.ranks.is_first
             ) as on_step,
@@ -181,7 +146,7 @@ class Trainer:
                 self.step += 1
                 if self.average is not None:
                     self.average.update(self.network.pose)
-                self._note(values)
+                self._add_to_window(values)
                 rate = recipe.optimizer.learning_rate * factor
                 on_step(self.step, values["loss"], rate)
                 if self.step % recipe.log_every == 0 or self.step == self.total_steps:
@@ -191,10 +156,10 @@ class Trainer:
                 if evaluated or stopping or self.step % every == 0 or self.step == self.total_steps:
                     self.save()
                 if stopping:
-                    self._say(f"stopped after step {self.step} of {self.total_steps}; go on with --resume")
+                    self._say(f"stopped after step {self.step} of {self.total_steps}; continue with --resume")
                     return
         for message, times in self.loader.undecodable.items():
-            self._say(f"left out: {message} ({times} times)")
+            self._say(f"skipped: {message} ({times} times)")
 
     def save(self) -> None:
         """Write the state, then the model of the last step (averaged, where weights are).
@@ -222,7 +187,7 @@ class Trainer:
         with self._averaged():
             self.folder.save_model(self.folder.last, self.network.pose)
 
-    def _evaluate_if_due(self, logs: _Logs) -> bool:
+    def _evaluate_if_due(self, logs: RunLog) -> bool:
         epoch, inside = divmod(self.step, self.steps_per_epoch)
         is_due = epoch % self.recipe.evaluate_every == 0 or epoch == self.recipe.schedule.epochs
         if self.validator is None or inside or not is_due:
@@ -232,8 +197,8 @@ class Trainer:
             self._keep(found, epoch, logs)
         return True
 
-    def _keep(self, found: Validation, epoch: int, logs: _Logs) -> None:
-        """Log an evaluation, draw its sheets, and keep the model if it is the best so far."""
+    def _keep(self, found: Validation, epoch: int, logs: RunLog) -> None:
+        """Log an evaluation, write its sheets, and save the model if it is the best so far."""
         is_best = self.best is None or found.score > self.best
         if is_best:
             self.best = found.score
@@ -246,13 +211,7 @@ class Trainer:
             + (" (best)" if is_best else "")
         )
         if found.shown is not None:
-            shown, config, name = found.shown, self.recipe.model, f"epoch_{epoch:04d}"
-            pictures = self.folder.path / "pictures"
-            sheet = prediction_sheet(shown.crops, shown.labels, shown.predictions, config.skeleton)
-            write_sheet(pictures / f"{name}_predictions.jpg", sheet)
-            write_sheet(
-                pictures / f"{name}_regions.jpg", region_sheet(shown.crops, shown.region_order, config.num_selected)
-            )
+            write_sheets(found.shown, self.folder.path / "pictures", f"epoch_{epoch:04d}", self.recipe.model)
         if is_best:
             refuse_broken_weights(self.network, self.step)
             self.folder.save_model(self.folder.best, self.network.pose)
@@ -262,7 +221,7 @@ class Trainer:
         with self.average.applied_to(self.network.pose) if self.average is not None else contextlib.nullcontext():
             yield
 
-    def _note(self, values: dict[str, float]) -> None:
+    def _add_to_window(self, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._window[name] = self._window.get(name, 0.0) + value
         self._window["steps"] = self._window.get("steps", 0.0) + 1
@@ -274,13 +233,13 @@ class Trainer:
         self._window = {}
         return {"epoch": (self.step - 1) // self.steps_per_epoch, "learning_rate": rate, **means}
 
-    def _open_logs(self) -> list[Log]:
+    def _open_logs(self) -> RunLog:
         if not self.ranks.is_first:
-            return []
-        logs: list[Log] = [JsonLinesLog(self.folder.log, self.step)]
+            return RunLog([])
+        logs: list[JsonLinesLog | TensorBoardLog] = [JsonLinesLog(self.folder.log, self.step)]
         if self.recipe.tensorboard:
             logs.append(TensorBoardLog(self.folder.path / "tensorboard", self.step))
-        return logs
+        return RunLog(logs)
 
     def _check_recipe(self, state: TrainingState) -> None:
         own, saved = self.recipe.model_dump(mode="json"), state.recipe
@@ -288,32 +247,17 @@ class Trainer:
         if differing:
             raise ConfigError(
                 f"--resume: the run in {self.folder.path} has another {', '.join(differing)}; resume with its own "
-                "recipe, or begin a run in another folder with --init"
+                "recipe, or start a run in another folder with --init"
             )
         if len(state.ranks) != self.ranks.world_size:
             raise ConfigError(
                 f"--resume: the run had {len(state.ranks)} processes, now there are {self.ranks.world_size}; start as "
-                "many, or begin a run in another folder with --init"
+                "many, or start a run in another folder with --init"
             )
 
 
-class _Logs:
-    """Several logs as one."""
-
-    def __init__(self, logs: list[Log]) -> None:
-        self._logs = logs
-
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        for log in self._logs:
-            log.write(kind, step, values)
-
-    def close(self) -> None:
-        for log in self._logs:
-            log.close()
-
-
 def _endless(loader: CropLoader) -> Iterator[Batch]:
-    """All epochs' batches. Starting a pass draws from torch's generator, which a resumed run must not notice."""
+    """All epochs' batches. Starting a pass draws from torch's generator, whose state a resumed run must keep."""
     while True:
         batches = iter(loader)
         with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""A training recipe: everything that decides what comes of a run, in one YAML file; unknown keys are refused."""
+"""A training recipe: data, model, loss and optimiser of a run in one YAML file; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from sharpose.training.data.mixed import CachedDataset, MixedDataset, SampleCach
 from sharpose.training.data.mpii import MpiiDataset
 from sharpose.training.data.sample import PoseDataset
 from sharpose.training.data.scene import SceneDataset
-from sharpose.training.objectives.distillation import TeacherRecipe
-from sharpose.training.objectives.mae import MaskedRecipe
+from sharpose.training.objectives.distillation import DistillationRecipe
+from sharpose.training.objectives.mae import MaeRecipe
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, LossRecipe
 from sharpose.training.optimizer import OptimizerRecipe, Schedule
 
 __all__ = [
     "DataRecipe",
     "Recipe",
-    "StartRecipe",
     "evaluation_dataset",
     "list_recipes",
     "load_recipe",
@@ -41,8 +40,8 @@ __all__ = [
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    weight: float = Field(default=1.0, gt=0, description="share of an epoch, beside the other datasets'")
-    limit: int | None = Field(default=None, gt=0, description="use only so many people, the first")
+    weight: float = Field(default=1.0, gt=0, description="share of an epoch, relative to the other datasets")
+    limit: int | None = Field(default=None, gt=0, description="number of people, from the first; all if null")
 
 
 class CocoPart(_Part):
@@ -51,7 +50,7 @@ class CocoPart(_Part):
     kind: Literal["coco"]
     annotations: str
     images: str
-    weak_weight: float | None = Field(default=None, ge=0, le=1, description="trust in labels of visibility 1")
+    weak_weight: float | None = Field(default=None, ge=0, le=1, description="weight of labels of visibility 1")
 
 
 class MpiiPart(_Part):
@@ -63,7 +62,7 @@ class MpiiPart(_Part):
 
 
 class ScenePart(_Part):
-    """The built-in scene: other people in every epoch, unless it is to repeat itself."""
+    """The built-in scene: other people in every epoch, unless `repeat` is set."""
 
     kind: Literal["scene"]
     seed: int = Field(default=0, ge=0)
@@ -75,108 +74,55 @@ DatasetPart = Annotated[CocoPart | MpiiPart | ScenePart, Field(discriminator="ki
 
 
 class DataRecipe(BaseModel):
-    """Datasets and what is done to their crops."""
+    """Datasets and their augmentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     train: tuple[DatasetPart, ...] = Field(min_length=1)
-    evaluation: tuple[DatasetPart, ...] = Field(default=(), description="none: evaluations are left out")
-    people_per_epoch: int | None = Field(default=None, gt=0, description="as many as there are if null")
+    evaluation: tuple[DatasetPart, ...] = Field(default=(), description="no evaluations if empty")
+    people_per_epoch: int | None = Field(default=None, gt=0, description="all people if null")
     augmentation: AugmentSpec = AugmentSpec()
-    sigma: float = Field(default=DEFAULT_SIGMA, gt=0, description="of a target, in heatmap pixels")
-    cache_mib: int = Field(default=0, ge=0, description="keep so much of decoded pictures in memory, each worker")
-    max_undecodable: int = Field(default=10, ge=0, description="pictures that may fail to decode")
-
-
-def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: int) -> PoseDataset:
-    """The people to learn from, mixed by weight where there are several datasets.
-
-    Args:
-        recipe: Which.
-        root: Folder that paths are relative to.
-        skeleton: The model's.
-        seed: Of the mixture's order.
-
-    Raises:
-        SourceError: labels can't be read.
-        ConfigError: a dataset has another skeleton.
-    """
-    cache = SampleCache(recipe.cache_mib << 20)
-    parts = [(_cached(_dataset(part, root, skeleton), part, cache), part.weight) for part in recipe.train]
-    if len(parts) == 1 and recipe.people_per_epoch is None:
-        return parts[0][0]
-    return MixedDataset(parts, length=recipe.people_per_epoch, seed=seed)
-
-
-def evaluation_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton) -> PoseDataset | None:
-    """The people to evaluate on, every one once; None where the recipe has none. Errors as `training_dataset`."""
-    datasets = [_dataset(part, root, skeleton) for part in recipe.evaluation]
-    if not datasets:
-        return None
-    if len(datasets) == 1:
-        return datasets[0]
-    return MixedDataset([(dataset, len(dataset)) for dataset in datasets])
-
-
-def _dataset(part: CocoPart | MpiiPart | ScenePart, root: Path, skeleton: Skeleton) -> PoseDataset:
-    dataset: PoseDataset
-    if isinstance(part, CocoPart):
-        dataset = CocoDataset(root / part.annotations, root / part.images, skeleton, weak_weight=part.weak_weight)
-    elif isinstance(part, MpiiPart):
-        dataset = MpiiDataset(root / part.annotations, root / part.images)
-    else:
-        dataset = SceneDataset(part.seed, part.length, repeat=part.repeat)
-    if dataset.skeleton != skeleton:
-        raise ConfigError(
-            f"dataset {dataset.name}: expected the model's skeleton {skeleton.name}, got {dataset.skeleton.name}"
-        )
-    return dataset if part.limit is None else Subset(dataset, range(min(part.limit, len(dataset))))
-
-
-def _cached(dataset: PoseDataset, part: CocoPart | MpiiPart | ScenePart, cache: SampleCache) -> PoseDataset:
-    """What is the same in every epoch is worth keeping."""
-    changes = isinstance(part, ScenePart) and not part.repeat
-    return dataset if changes or not cache.limit else CachedDataset(dataset, cache)
+    sigma: float = Field(default=DEFAULT_SIGMA, gt=0, description="standard deviation of a target in heatmap pixels")
+    cache_mib: int = Field(default=0, ge=0, description="memory for decoded pictures, of each worker")
+    max_undecodable: int = Field(default=10, ge=0, description="number of pictures that may fail to decode")
 
 
 class StartRecipe(BaseModel):
-    """What parameters are before the first step, where --init doesn't say."""
+    """Initial weights, where --init doesn't give them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sine_positions: bool = Field(default=False, description="position embeddings start as sines, not noise")
-    dct_patches: bool = Field(default=False, description="the patch projection starts as a cosine transform")
+    sine_positions: bool = Field(default=False, description="sines as initial position embeddings, not noise")
+    dct_patches: bool = Field(default=False, description="a cosine transform as initial patch projection")
     init_head_factor: float = Field(
-        default=1.0, gt=0, description="on the heatmaps of --init: 1 / temperature makes heatmaps of logits"
+        default=1.0, gt=0, description="factor on the heatmaps of --init: 1 / temperature makes heatmaps of logits"
     )
 
 
 class Recipe(BaseModel):
-    """A run. What isn't the paper's is off unless a recipe turns it on."""
+    """All settings of a run. The defaults are the paper's; everything else is off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: ModelConfig
     data: DataRecipe
-    batch_size: int = Field(gt=0, description="people a step, over all processes and accumulated batches")
+    batch_size: int = Field(gt=0, description="people in a step, over all processes and accumulated batches")
     schedule: Schedule
     optimizer: OptimizerRecipe = OptimizerRecipe()
     loss: LossRecipe = LossRecipe()
     start: StartRecipe = StartRecipe()
-    teacher: TeacherRecipe | None = Field(default=None, description="another model to learn from")
-    pretrain: MaskedRecipe | None = Field(default=None, description="learn from pictures alone, without labels")
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last block; rises linearly from 0")
-    ema_decay: float | None = Field(default=None, gt=0, lt=1, description="evaluate and keep averaged weights")
+    teacher: DistillationRecipe | None = Field(default=None, description="distillation from another model")
+    pretrain: MaeRecipe | None = Field(default=None, description="MAE pre-training, without labels")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block; rises linearly from 0")
+    ema_decay: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights (EMA)")
     seed: int = Field(default=0, ge=0)
-    accumulate: int = Field(default=1, gt=0, description="batches that make one step")
+    accumulate: int = Field(default=1, gt=0, description="batches in a step")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
-    workers: int = Field(default=4, ge=0, description="processes that make batches; 0 makes them in between")
+    workers: int = Field(default=4, ge=0, description="processes that make batches; 0 for none")
     evaluate_every: int = Field(default=10, gt=0, description="epochs")
-    checkpoint_every: int | None = Field(
-        default=None, gt=0, description="steps; an epoch if null; evaluations and the end too"
-    )
+    checkpoint_every: int | None = Field(default=None, gt=0, description="steps, and evaluations; an epoch if null")
     log_every: int = Field(default=50, gt=0, description="steps")
     tensorboard: bool = False
 
@@ -185,11 +131,11 @@ class Recipe(BaseModel):
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} can't be shared by {self.accumulate} accumulated batches")
         if self.pretrain is not None and self.teacher is not None:
-            raise ValueError("pretrain and teacher exclude each other: a teacher teaches poses")
+            raise ValueError("pretrain and teacher exclude each other: pre-training has no heatmaps to distil")
         return self
 
     def batch_of_rank(self, world_size: int) -> int:
-        """People in one batch of one process; a `ConfigError` where they can't be shared evenly."""
+        """People in one batch of one process. Raises `ConfigError` where they can't be shared evenly."""
         shares = self.accumulate * world_size
         if self.batch_size % shares:
             raise ConfigError(
@@ -211,7 +157,7 @@ def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
     Its `model` is a model configuration's name, a path (relative to the recipe), or a mapping of its fields.
 
     Args:
-        name_or_path: Which.
+        name_or_path: Name or path.
         changes: `key=value` each, the key with dots (`optimizer.learning_rate=1e-4`), the value as YAML.
 
     Raises:
@@ -251,7 +197,7 @@ def parse_recipe(values: Mapping[str, object], *, source: str) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Note a recipe as it is run, changes included; a `SinkError` where that fails."""
+    """Write a recipe as it is run, changes included. Raises `SinkError` where that fails."""
     with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
 
@@ -291,4 +237,53 @@ def _apply(values: dict[str, Any], change: str) -> None:
     elif isinstance(place, dict):
         place[parts[-1]] = value
     else:
-        raise ConfigError(f"--set {change}: {key} is no place in the recipe")
+        raise ConfigError(f"--set {change}: no {key} in the recipe")
+
+
+def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: int) -> PoseDataset:
+    """The people to train on, mixed by weight where there are several datasets.
+
+    Args:
+        recipe: The datasets.
+        root: Folder that paths are relative to.
+        skeleton: The model's.
+        seed: Seed of the mixture's order.
+
+    Raises:
+        SourceError: labels can't be read.
+        ConfigError: a dataset has another skeleton.
+    """
+    cache = SampleCache(recipe.cache_mib << 20)
+    parts: list[tuple[PoseDataset, float]] = []
+    for part in recipe.train:
+        dataset = _dataset(part, root, skeleton)
+        is_constant = not isinstance(part, ScenePart) or part.repeat
+        parts.append((CachedDataset(dataset, cache) if is_constant and cache.limit else dataset, part.weight))
+    if len(parts) == 1 and recipe.people_per_epoch is None:
+        return parts[0][0]
+    return MixedDataset(parts, length=recipe.people_per_epoch, seed=seed)
+
+
+def evaluation_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton) -> PoseDataset | None:
+    """The people to evaluate on, each once; None where the recipe has none. Errors as in `training_dataset`."""
+    datasets = [_dataset(part, root, skeleton) for part in recipe.evaluation]
+    if not datasets:
+        return None
+    if len(datasets) == 1:
+        return datasets[0]
+    return MixedDataset([(dataset, len(dataset)) for dataset in datasets])
+
+
+def _dataset(part: DatasetPart, root: Path, skeleton: Skeleton) -> PoseDataset:
+    dataset: PoseDataset
+    if isinstance(part, CocoPart):
+        dataset = CocoDataset(root / part.annotations, root / part.images, skeleton, weak_weight=part.weak_weight)
+    elif isinstance(part, MpiiPart):
+        dataset = MpiiDataset(root / part.annotations, root / part.images)
+    else:
+        dataset = SceneDataset(part.seed, part.length, repeat=part.repeat)
+    if dataset.skeleton != skeleton:
+        raise ConfigError(
+            f"dataset {dataset.name}: expected the model's skeleton {skeleton.name}, got {dataset.skeleton.name}"
+        )
+    return dataset if part.limit is None else Subset(dataset, range(min(part.limit, len(dataset))))

@@ -1,4 +1,4 @@
-"""One step: forward and backward through the batches that make it, then the optimiser; and what a recipe steps on."""
+"""One training step: forward and backward passes of its batches, then the optimiser; and what a recipe minimises."""
 
 from __future__ import annotations
 
@@ -17,36 +17,31 @@ from sharpose.model.stages import SHaRPose
 from sharpose.training.data.loader import Batch
 from sharpose.training.distributed import Ranks
 from sharpose.training.objectives.distillation import Teacher
-from sharpose.training.objectives.mae import MaskedAutoencoder, painting_terms
-from sharpose.training.objectives.network import (
-    TrainedNetwork,
-    TrainingNetwork,
-    TrainingOutput,
-    recompute_blocks,
-    set_drop_path,
-)
-from sharpose.training.objectives.pose import Objective, heatmap_mse
+from sharpose.training.objectives.mae import MaskedAutoencoder, mae_objective
+from sharpose.training.objectives.network import PoseNetwork, TrainedNetwork, recompute_blocks, set_drop_path
+from sharpose.training.objectives.pose import PoseObjective
 from sharpose.training.optimizer import build_optimizer, set_learning_rate
 from sharpose.training.recipe import Recipe
 
-__all__ = ["Stepper", "Terms", "build_task"]
+__all__ = ["Objective", "Stepper", "build_objective"]
 
-Terms = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
-"""A network's output, targets, weights and epochs done, to the loss's terms: `loss` is what to minimise."""
+Objective = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
+"""Computes a batch's loss, from the network's output, targets, weights and the number of finished epochs.
+
+Returns scalars by name: `loss` is what to minimise, the others are for the log.
+"""
 
 
-def build_task(recipe: Recipe, model: SHaRPose, device: torch.device) -> tuple[TrainedNetwork, Terms]:
+def build_objective(recipe: Recipe, model: SHaRPose, device: torch.device) -> tuple[TrainedNetwork, Objective]:
     """The network around a model, on its device and in training mode, and its loss."""
     set_drop_path(model, recipe.drop_path)
     if recipe.gradient_checkpointing:
         recompute_blocks(model)
     if recipe.pretrain is not None:
-        return MaskedAutoencoder(model, recipe.pretrain).to(device).train(), painting_terms
+        return MaskedAutoencoder(model, recipe.pretrain).to(device).train(), mae_objective
     loss = recipe.loss
-    network = TrainingNetwork(
-        model, dense=loss.dense > 0, fine_from_epoch=loss.fine_from_epoch, fine_share=loss.fine_share
-    )
-    return network.to(device).train(), Objective(loss, recipe.model, device)
+    network = PoseNetwork(model, dense=loss.dense > 0, fine_from_epoch=loss.fine_from_epoch, fine_share=loss.fine_share)
+    return network.to(device).train(), PoseObjective(loss, recipe.model, device)
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,20 +52,20 @@ class Stepper:
 
     Args:
         recipe: The run's.
-        network: On its device.
+        network: The network, on its device.
         objective: The loss.
-        ranks: Who takes part; gradients are averaged over them.
+        ranks: The processes; gradients are averaged over them.
 
     Attributes:
         optimizer: AdamW, or Muon with AdamW.
         scaler: Scales the loss for fp16; does nothing otherwise.
-        teacher: Another model to learn from; None without one.
+        teacher: The model to distil from; None without one.
 
     Raises:
         ConfigError: the recipe's teacher can't be used.
     """
 
-    def __init__(self, recipe: Recipe, network: TrainedNetwork, objective: Terms, ranks: Ranks) -> None:
+    def __init__(self, recipe: Recipe, network: TrainedNetwork, objective: Objective, ranks: Ranks) -> None:
         self._recipe = recipe
         self._network = network
         self._objective = objective
@@ -88,7 +83,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Where the network runs: mixed precision if the recipe wants it."""
+        """The context that the network runs in: mixed precision if the recipe wants it."""
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._ranks.device.type, dtype=self._dtype)
@@ -97,9 +92,9 @@ class Stepper:
         """Learn from the next batches.
 
         Args:
-            batches: `accumulate` of them are taken.
-            factor: On the learning rates.
-            epoch: How many epochs are done.
+            batches: The next `accumulate` are taken.
+            factor: Multiplies the learning rates.
+            epoch: Number of finished epochs.
             stop: Whether this process was asked to stop.
 
         Returns:
@@ -107,7 +102,7 @@ class Stepper:
             whether any process was asked to stop.
 
         Raises:
-            TrainingError: the loss isn't a number; nothing was learnt from this step, on any process.
+            TrainingError: the loss is NaN or infinite; no process updated its weights.
         """
         recipe = self._recipe
         self._network.begin_step(epoch)
@@ -121,12 +116,12 @@ class Stepper:
                     output = self._wrapped(batch.images)
                 terms = self._objective(output, batch.targets, batch.weights, epoch)
                 if self.teacher is not None:
-                    terms = self._taught(terms, output, batch)
+                    terms = self.teacher.add_loss(terms, output, batch.images)
                 self.scaler.scale(terms["loss"] / recipe.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / recipe.accumulate
-        told = torch.stack([*sums.values(), torch.tensor(float(stop), device=self._ranks.device)])
-        *means, stopping = self._ranks.mean(told).tolist()
+        shared = torch.stack([*sums.values(), torch.tensor(float(stop), device=self._ranks.device)])
+        *means, stopping = self._ranks.mean(shared).tolist()
         values = dict(zip(sums, means, strict=True))
         self._refuse_broken(values, batch)
         if recipe.optimizer.gradient_clip is not None:
@@ -137,19 +132,8 @@ class Stepper:
         self.scaler.update()
         return values, stopping > 0
 
-    def _taught(self, terms: dict[str, Tensor], output: TrainingOutput, batch: Batch) -> dict[str, Tensor]:
-        """The terms with the squared error to the teacher's heatmaps."""
-        assert self.teacher is not None
-        assert self._recipe.teacher is not None
-        targets, weights = self.teacher(batch.images)
-        error = heatmap_mse(output.coarse, targets, weights)
-        if output.fine is not None:
-            first = slice(len(output.fine))
-            error = error + heatmap_mse(output.fine, targets[first], weights[first])
-        return terms | {"loss": terms["loss"] + self._recipe.teacher.weight * error, "teacher_mse": error}
-
     def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:
-        """Processes exchange gradients once a step, with the last batch."""
+        """Exchange gradients once a step, with the last batch."""
         if last or not isinstance(self._wrapped, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._wrapped.no_sync()
@@ -160,7 +144,7 @@ class Stepper:
         names = ", ".join(f"{name} {value}" for name, value in values.items())
         people = batch.annotation_ids[:4].tolist()
         raise TrainingError(
-            f"the loss isn't a number any more ({names}; last batch: annotations {people} …); "
+            f"the loss is not a finite number ({names}; last batch: annotations {people} …); "
             "the last checkpoint is untouched: lower optimizer.learning_rate, set optimizer.gradient_clip, or use "
             "precision bf16 or fp32, then --resume"
         )

@@ -183,7 +183,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_checkpoint(
         return batch
 
     monkeypatch.setattr(Batch, "to", poisoned)
-    with pytest.raises(TrainingError, match=r"the loss isn't a number any more \(loss nan.*--resume"):
+    with pytest.raises(TrainingError, match=r"the loss is not a finite number \(loss nan.*--resume"):
         run(second)
     assert {path.name: path.read_bytes() for path in (trainer.folder.last, trainer.folder.state)} == before
     load_model(trainer.folder.last)

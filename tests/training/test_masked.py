@@ -13,19 +13,19 @@ from torch.nn import functional
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose, random_model
-from sharpose.training.objectives.mae import MaskedAutoencoder, MaskedRecipe, hide_patches, patch_pixels
+from sharpose.training.objectives.mae import MaeRecipe, MaskedAutoencoder, mask_patches, patch_pixels
 from sharpose.training.train_cli import command
 
 
 def test_patches_are_shown_or_hidden_each_once() -> None:
     torch.manual_seed(0)
-    shown, hidden = hide_patches(3, 12, 0.75, torch.device("cpu"))
+    shown, hidden = mask_patches(3, 12, 0.75, torch.device("cpu"))
     assert shown.shape == (3, 3)
     both = torch.cat([shown, hidden], dim=1).sort(dim=1).values
     assert torch.equal(both, torch.arange(12).expand(3, -1))
     assert not torch.equal(shown[0], shown[1])
-    assert hide_patches(1, 4, 0.99, torch.device("cpu"))[0].shape == (1, 1)
-    assert hide_patches(1, 4, 0.01, torch.device("cpu"))[1].shape == (1, 1)
+    assert mask_patches(1, 4, 0.99, torch.device("cpu"))[0].shape == (1, 1)
+    assert mask_patches(1, 4, 0.01, torch.device("cpu"))[1].shape == (1, 1)
 
 
 def test_pixels_lie_as_the_patch_embedding_sees_them(nano_config: ModelConfig) -> None:
@@ -37,7 +37,7 @@ def test_pixels_lie_as_the_patch_embedding_sees_them(nano_config: ModelConfig) -
 
 def test_only_hidden_patches_count(nano_config: ModelConfig, monkeypatch: Any) -> None:
     """A decoder that paints nothing has an error of 1 (normalised pixels) on each view; shown patches don't matter."""
-    network = MaskedAutoencoder(random_model(nano_config, 1).model, MaskedRecipe(decoder_width=32, decoder_depth=1))
+    network = MaskedAutoencoder(random_model(nano_config, 1).model, MaeRecipe(decoder_width=32, decoder_depth=1))
     torch.nn.init.zeros_(network.paint.weight)
     torch.nn.init.zeros_(network.paint.bias)
     generator = torch.Generator().manual_seed(0)

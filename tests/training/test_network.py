@@ -3,7 +3,7 @@ import torch
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose, random_model
-from sharpose.training.objectives.network import DenseHead, TrainingNetwork, recompute_blocks, set_drop_path
+from sharpose.training.objectives.network import DenseHead, PoseNetwork, recompute_blocks, set_drop_path
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def normalised(images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
 
 def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: torch.Tensor) -> None:
     model = random_model(nano_config, seed=1).model
-    network = TrainingNetwork(model)
+    network = PoseNetwork(model)
     with torch.no_grad():
         found = network(images)
         expected = model(normalised(images, nano_config), quality_threshold=float("inf"))
@@ -30,7 +30,7 @@ def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: t
 
 
 def test_every_parameter_gets_a_gradient(nano_config: ModelConfig, images: torch.Tensor) -> None:
-    network = TrainingNetwork(SHaRPose(nano_config), dense=True).train()
+    network = PoseNetwork(SHaRPose(nano_config), dense=True).train()
     output = network(images)
     (output.coarse.sum() + output.fine.sum() + output.quality.sum() + output.dense.sum()).backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
@@ -53,7 +53,7 @@ def test_recomputing_blocks_changes_no_gradient(nano_config: ModelConfig, images
         set_drop_path(model, 0.5)
         if recompute:
             recompute_blocks(model)
-        network = TrainingNetwork(model).train()
+        network = PoseNetwork(model).train()
         torch.manual_seed(3)  # drop path must be the same when a block is computed again
         output = network(images)
         (output.coarse.square().sum() + output.fine.square().sum()).backward()
@@ -84,7 +84,7 @@ def test_a_region_predicts_its_own_piece(nano_config: ModelConfig) -> None:
 
 
 def test_the_fine_stage_waits_for_its_epoch(nano_config: ModelConfig, images: torch.Tensor) -> None:
-    network = TrainingNetwork(random_model(nano_config, seed=1).model, fine_from_epoch=2).train()
+    network = PoseNetwork(random_model(nano_config, seed=1).model, fine_from_epoch=2).train()
     network.begin_step(1)
     output = network(images)
     assert output.fine is None
@@ -108,12 +108,12 @@ def test_the_fine_stage_waits_for_its_epoch(nano_config: ModelConfig, images: to
 
 def test_a_share_of_the_batch_goes_through_the_fine_stage(nano_config: ModelConfig, images: torch.Tensor) -> None:
     model = random_model(nano_config, seed=1).model
-    network, whole = TrainingNetwork(model, fine_share=0.5).train(), TrainingNetwork(model)
+    network, whole = PoseNetwork(model, fine_share=0.5).train(), PoseNetwork(model)
     with torch.no_grad():
         part, every = network(images), whole(images)
         assert part.coarse.shape[0] == 2
         assert part.fine.shape[0] == 1
         torch.testing.assert_close(part.fine, every.fine[:1], atol=1e-5, rtol=1e-4)
         assert network.eval()(images).fine.shape[0] == 2  # evaluation takes all
-    one = TrainingNetwork(model, fine_share=0.01).train()
+    one = PoseNetwork(model, fine_share=0.01).train()
     assert one(images).fine.shape[0] == 1

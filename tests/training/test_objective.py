@@ -3,7 +3,7 @@ import torch
 
 from sharpose.config import ModelConfig
 from sharpose.training.objectives.network import TrainingOutput
-from sharpose.training.objectives.pose import LossRecipe, Objective, heatmap_cross_entropy, heatmap_mse
+from sharpose.training.objectives.pose import LossRecipe, PoseObjective, heatmap_cross_entropy, heatmap_mse
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def output(config: ModelConfig, fine: int | None) -> tuple[TrainingOutput, torch
 def test_the_fine_stage_counts_for_the_crops_it_saw(nano_config: ModelConfig, crops: int) -> None:
     found, targets, weights = output(nano_config, crops)
     recipe = LossRecipe(cross_entropy=0.1, quality_after_epoch=5)
-    terms = Objective(recipe, nano_config, CPU)(found, targets, weights, 0)
+    terms = PoseObjective(recipe, nano_config, CPU)(found, targets, weights, 0)
     first = slice(crops)
     assert found.fine is not None
     mse = heatmap_mse(found.fine, targets[first], weights[first])
@@ -34,6 +34,6 @@ def test_the_fine_stage_counts_for_the_crops_it_saw(nano_config: ModelConfig, cr
 
 def test_without_a_fine_stage_there_are_no_terms_of_it(nano_config: ModelConfig) -> None:
     found, targets, weights = output(nano_config, None)
-    terms = Objective(LossRecipe(quality_after_epoch=5), nano_config, CPU)(found, targets, weights, 0)
+    terms = PoseObjective(LossRecipe(quality_after_epoch=5), nano_config, CPU)(found, targets, weights, 0)
     assert not any(name.startswith("fine") for name in terms)
     assert float(terms["loss"]) == pytest.approx(float(terms["coarse_mse"]))

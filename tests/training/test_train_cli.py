@@ -104,7 +104,7 @@ def test_a_killed_run_leaves_readable_checkpoints(
     state = RunFolder(work).read_state()
     assert state.step >= 1
     if number == signal.SIGTERM:
-        assert f"stopped after step {state.step} of 20000; go on with --resume" in messages
+        assert f"stopped after step {state.step} of 20000; continue with --resume" in messages
         assert not [path for path in work.iterdir() if "unfinished" in path.name]
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import GainCurve
-from sharpose.errors import InputError
 from sharpose.runtime.gate import Refine
 from sharpose.similarity import pose_oks
 from sharpose.skeleton import Skeleton
@@ -18,95 +17,75 @@ from sharpose.training.evaluation.coco_ap import CocoScores, coco_results, coco_
 from sharpose.training.evaluation.data import EvaluationData, People
 from sharpose.training.evaluation.predict import GatedPoses, Predictions
 
-__all__ = [
-    "MODES",
-    "PCKH_NOT_COUNTED",
-    "PCK_FRACTIONS",
-    "Calibration",
-    "Evaluation",
-    "ModeScores",
-    "PckUnit",
-    "QualityBin",
-    "best_oks",
-    "calibrate",
-    "correct_keypoints",
-    "evaluate",
-    "measure_gain",
-    "pck",
-    "pck_units",
-    "pckh_by_joint",
-    "poses_oks",
-    "rank_correlation",
-]
+__all__ = ["MODES", "PCK_FRACTIONS", "Calibration", "Evaluation", "correct_keypoints", "evaluate", "keypoint_diagonals"]
 
-PckUnit = Literal["keypoint_diagonal", "box_diagonal", "box_side", "head"]
-
-PCKH_NOT_COUNTED = ("pelvis", "thorax")
-"""Keypoints that MPII's mean leaves out."""
+PCK_FRACTIONS = (0.05, 0.1)
+"""Of the diagonal of the box around the labelled keypoints."""
 
 
-def pck_units(people: People, unit: PckUnit) -> npt.NDArray[np.float64]:
-    """The length in pixels that each person's distances are measured by: float64 [n]; NaN where it isn't known.
+def keypoint_diagonals(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """PCK's unit: the diagonal of the box around a person's labelled keypoints.
 
     Args:
-        people: Labelled people.
-        unit: `keypoint_diagonal`: of the box around the labelled keypoints; `box_diagonal`: of the person's box;
-            `box_side`: its longer side (as MMPose normalises); `head`: PCKh's head size.
+        labels: float32 [n, J, 3], `x, y` and visibility.
+
+    Returns:
+        float64 [n], in the labels' unit; NaN where fewer than two places are labelled.
     """
-    if unit == "head":
-        return people.head_sizes
-    if unit == "keypoint_diagonal":
-        points = np.where(people.keypoints[:, :, 2:] > 0, people.keypoints[:, :, :2], np.nan).astype(np.float64)
-        empty = np.isnan(points).all(axis=(1, 2))
-        points[empty] = 0
-        extent = np.nanmax(points, axis=1) - np.nanmin(points, axis=1)
-        diagonal = np.hypot(extent[:, 0], extent[:, 1])
-        return np.where(diagonal > 0, diagonal, np.nan)
-    size = (people.boxes_xyxy[:, 2:] - people.boxes_xyxy[:, :2]).astype(np.float64)
-    if unit == "box_diagonal":
-        return np.hypot(size[:, 0], size[:, 1])
-    if unit == "box_side":
-        return np.asarray(size.max(axis=1), np.float64)
-    raise InputError(f"PCK unit: expected one of {', '.join(get_args(PckUnit))}, got {unit!r}")
+    points = np.where(labels[:, :, 2:] > 0, labels[:, :, :2], np.nan).astype(np.float64)
+    points[np.isnan(points).all(axis=(1, 2))] = 0
+    extent = np.nanmax(points, axis=1) - np.nanmin(points, axis=1)
+    diagonal = np.hypot(extent[:, 0], extent[:, 1])
+    return np.where(diagonal > 0, diagonal, np.nan)
 
 
 def correct_keypoints(
-    keypoints: npt.NDArray[np.float32], people: People, unit: PckUnit, fraction: float
+    keypoints: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32],
+    units: npt.NDArray[np.float64],
+    fraction: float,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which keypoints are close enough, and which count.
 
     Args:
-        keypoints: float32 [n, J, 2 or more], picture pixels.
-        people: The labels.
-        unit: See `pck_units`.
-        fraction: How many units away a keypoint may be, that far included.
+        keypoints: float32 [n, J, 2 or more], in pixels.
+        labels: float32 [n, J, 3], `x, y` in pixels and visibility.
+        units: float64 [n], PCK's unit in pixels; NaN where it isn't known.
+        fraction: Largest distance in units, itself included.
 
     Returns:
         bool [n, J] each: correct, and counted (labelled, and of a person whose unit is known).
     """
-    distance = np.linalg.norm(keypoints[..., :2].astype(np.float64) - people.keypoints[..., :2], axis=-1)
-    units = pck_units(people, unit)[:, None]
-    counted = (people.keypoints[..., 2] > 0) & np.isfinite(units)
-    return counted & (distance <= fraction * np.nan_to_num(units)), counted
+    distance = np.linalg.norm(keypoints[..., :2].astype(np.float64) - labels[..., :2], axis=-1)
+    counted = (labels[..., 2] > 0) & np.isfinite(units)[:, None]
+    return counted & (distance <= fraction * np.nan_to_num(units)[:, None]), counted
 
 
-def pck(keypoints: npt.NDArray[np.float32], people: People, unit: PckUnit, fraction: float) -> float:
-    """The share of all labelled keypoints that are correct, 0 to 1; NaN where there is none."""
-    correct, counted = correct_keypoints(keypoints, people, unit, fraction)
+def pck(
+    keypoints: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.float32],
+    units: npt.NDArray[np.float64],
+    fraction: float,
+) -> float:
+    """The share of counted keypoints that are correct, 0 to 1; NaN where none counts. See `correct_keypoints`."""
+    correct, counted = correct_keypoints(keypoints, labels, units, fraction)
     return float(correct.sum() / counted.sum()) if counted.any() else float("nan")
+
+
+_NOT_IN_PCKH = ("pelvis", "thorax")  # keypoints that MPII's mean leaves out
 
 
 def pckh_by_joint(
     keypoints: npt.NDArray[np.float32], people: People, skeleton: Skeleton, fraction: float = 0.5
 ) -> dict[str, float]:
     """MPII's table: PCKh, 0 to 1, by body part, left and right averaged, and `mean` over counted keypoints."""
-    correct, counted = correct_keypoints(keypoints, people, "head", fraction)
+    correct, counted = correct_keypoints(keypoints, people.keypoints, people.head_sizes, fraction)
     rates = np.where(counted.any(axis=0), correct.sum(axis=0) / np.maximum(counted.sum(axis=0), 1), np.nan)
     table: dict[str, list[float]] = {}
     for name, rate in zip(skeleton.keypoints, rates, strict=True):
-        if name not in (*PCKH_NOT_COUNTED, "upper_neck"):
+        if name not in (*_NOT_IN_PCKH, "upper_neck"):
             table.setdefault(name.removeprefix("left_").removeprefix("right_"), []).append(float(rate))
-    in_mean = np.array([name not in PCKH_NOT_COUNTED for name in skeleton.keypoints])
+    in_mean = np.array([name not in _NOT_IN_PCKH for name in skeleton.keypoints])
     total = counted[:, in_mean].sum()
     mean = float(correct[:, in_mean].sum() / total) if total else float("nan")
     return {part: float(np.mean(values)) for part, values in table.items()} | {"mean": mean}
@@ -225,8 +204,6 @@ def measure_gain(
 
 
 MODES: tuple[Refine, ...] = ("never", "auto", "always")
-PCK_FRACTIONS = (0.05, 0.1)
-"""Of the diagonal of the box around the labelled keypoints."""
 
 
 @dataclass(frozen=True)
@@ -323,9 +300,8 @@ def _mode(data: EvaluationData, predictions: Predictions, mode: Refine, threshol
     by_fraction: dict[float, float] = {}
     by_part: dict[str, float] = {}
     if people.labelled:
-        by_fraction = {
-            fraction: pck(poses.keypoints, people, "keypoint_diagonal", fraction) for fraction in PCK_FRACTIONS
-        }
+        units = keypoint_diagonals(people.keypoints)
+        by_fraction = {fraction: pck(poses.keypoints, people.keypoints, units, fraction) for fraction in PCK_FRACTIONS}
         if np.isfinite(people.head_sizes).any():
             by_part = pckh_by_joint(poses.keypoints, people, data.skeleton)
     scores = None if data.document is None else coco_scores(data.document, results, data.skeleton, data.image_ids)

@@ -1,4 +1,4 @@
-"""Distillation: what another pose model, in ONNX, says of the same crops becomes a second target."""
+"""Distillation: another pose model, in ONNX, gives a second target for the same crops."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from torch.nn import functional
 
 from sharpose.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 from sharpose.errors import ConfigError
-from sharpose.training.objectives.pose import heatmap_targets
+from sharpose.training.objectives.network import TrainingOutput
+from sharpose.training.objectives.pose import heatmap_mse, heatmap_targets
 
-__all__ = ["Teacher", "TeacherRecipe"]
+__all__ = ["DistillationRecipe", "Teacher"]
 
 _ASPECT_TOLERANCE = 0.02
 Floats = npt.NDArray[np.float32]
 
 
-class TeacherRecipe(BaseModel):
-    """Another model to learn from, beside the labels; people without labels teach too then."""
+class DistillationRecipe(BaseModel):
+    """The model to distil from, beside the labels; people without labels count too then."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    onnx: str = Field(description="an ONNX pose model, or a bundle's coarse.onnx")
-    weight: float = Field(default=1.0, gt=0, description="of the squared error to it, beside loss.mse")
+    onnx: str = Field(description="file of an ONNX pose model, or a bundle's coarse.onnx")
+    weight: float = Field(default=1.0, gt=0, description="weight of the squared error to its heatmaps")
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     bgr: bool = Field(default=False, description="whether its channels are blue, green, red")
-    min_score: float = Field(default=0.2, description="keypoints that it is less sure of teach nothing")
+    min_score: float = Field(default=0.2, description="least score of a keypoint that counts")
 
 
 @dataclass(frozen=True)
 class _Output:
-    """Which outputs to read: heatmaps [B, J, h, w], keypoints [B, J, 2 or 3], or SimCC's x and y [B, J, bins]."""
+    """The outputs to read: heatmaps [B, J, h, w], keypoints [B, J, 2 or 3], or SimCC's x and y [B, J, bins]."""
 
     kind: Literal["heatmaps", "keypoints", "simcc"]
     names: tuple[str, ...]
@@ -48,23 +49,23 @@ class Teacher:
     """A pose model that was trained elsewhere.
 
     Its input is a crop at its own size, of the student's aspect: float [B, 3, H, W], normalised, or uint8 [B, H, W, 3]
-    in RGB as our bundles have it. Its output is told by its shape: heatmaps, keypoints in pixels of its input, or
-    SimCC's two classifications.
+    in RGB as our bundles have it. Its output is recognised by its shape: heatmaps, keypoints in pixels of its input,
+    or SimCC's two classifications.
 
     Args:
-        recipe: Which, and how its pixels are normalised.
+        recipe: The file, and how its pixels are normalised.
         config: The student's.
-        sigma: Of the targets that are made of keypoints.
-        device: Where the student is; the teacher runs there too if its runtime can.
+        sigma: Standard deviation in heatmap pixels of targets that are made of keypoints.
+        device: The student's device; the teacher runs there too if ONNX Runtime can.
 
     Attributes:
-        description: What it is and where it runs, for the user.
+        description: Its kind, input size and device, for the user.
 
     Raises:
         ConfigError: the file isn't a pose model of this skeleton, or ONNX Runtime isn't there.
     """
 
-    def __init__(self, recipe: TeacherRecipe, config: ModelConfig, sigma: float, device: torch.device) -> None:
+    def __init__(self, recipe: DistillationRecipe, config: ModelConfig, sigma: float, device: torch.device) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -86,6 +87,15 @@ class Teacher:
             f"teacher {recipe.onnx}: {self._output.kind} at {self._size[0]}x{self._size[1]}, "
             f"{self._session.get_providers()[0]}"
         )
+
+    def add_loss(self, terms: dict[str, Tensor], output: TrainingOutput, images: Tensor) -> dict[str, Tensor]:
+        """The terms with the squared error of both stages to the teacher's heatmaps, in `loss` and as `teacher_mse`."""
+        targets, weights = self(images)
+        error = heatmap_mse(output.coarse, targets, weights)
+        if output.fine is not None:
+            first = slice(len(output.fine))
+            error = error + heatmap_mse(output.fine, targets[first], weights[first])
+        return terms | {"loss": terms["loss"] + self._recipe.weight * error, "teacher_mse": error}
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Targets [B, J, h, w] and weights [B, J] for crops uint8 [B, H, W, 3] in RGB, on the student's device."""
@@ -121,7 +131,7 @@ class Teacher:
         return torch.from_numpy(targets).to(self._device), torch.from_numpy(weights).to(self._device)
 
     def _from_simcc(self, x: Floats, y: Floats) -> Floats:
-        """Keypoints [B, J, 3] of SimCC's scores for every bin along an axis."""
+        """Keypoints [B, J, 3] from SimCC's scores of every bin along an axis."""
         axes = ((x, self._size[1]), (y, self._size[0]))
         places = [part.argmax(axis=2) * (size / part.shape[2]) for part, size in axes]
         return np.stack([*places, np.minimum(x.max(axis=2), y.max(axis=2))], axis=2).astype(np.float32)
@@ -140,7 +150,7 @@ class Teacher:
         return (normalised.flip(1) if self._recipe.bgr else normalised).contiguous().cpu().numpy()
 
     def _read_input(self) -> tuple[str, bool, int | None, tuple[int, int]]:
-        """Name, whether it takes bytes, a fixed batch if it has one, and `(height, width)`."""
+        """Name, whether it takes uint8, a fixed batch if it has one, and `(height, width)`."""
         fed = self._session.get_inputs()[0]
         as_bytes = fed.type == "tensor(uint8)" and len(fed.shape) == 4 and fed.shape[3] == 3
         if not as_bytes and not (fed.type == "tensor(float)" and len(fed.shape) == 4 and fed.shape[1] == 3):

@@ -14,16 +14,16 @@ from sharpose.model.backbone import Block
 from sharpose.model.stages import CoarseOutput, SHaRPose, cut_patches
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE
 
-__all__ = ["DenseHead", "TrainedNetwork", "TrainingNetwork", "TrainingOutput", "recompute_blocks", "set_drop_path"]
+__all__ = ["DenseHead", "PoseNetwork", "TrainedNetwork", "TrainingOutput", "recompute_blocks", "set_drop_path"]
 
 _SIDE = REGION_SIZE // HEATMAP_STRIDE  # heatmap pixels along a region's side
 
 
 class DenseHead(nn.Module):
-    """A region's final feature becomes the 8 x 8 heatmap pixels of each keypoint that lie in it.
+    """An auxiliary head: a region's final feature becomes its 8 x 8 pixels of every keypoint's heatmap.
 
-    A keypoint token has to learn where to look before it gets a signal; a region's token has what it needs in itself.
-    So patch features become useful early, and the keypoint tokens find them so.
+    A keypoint token has to learn where to look before it gets a signal; a region's token already has what it needs. So
+    patch features become useful early, and keypoint tokens find them so.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -43,7 +43,7 @@ class DenseHead(nn.Module):
 
 
 class TrainingOutput(NamedTuple):
-    """What a batch of crops gives in training.
+    """Output for a batch of crops in training.
 
     Attributes:
         coarse: [B, J, h, w], heatmaps.
@@ -86,20 +86,20 @@ class TrainedNetwork(nn.Module):
         return [(name.removeprefix("pose."), parameter) for name, parameter in self.named_parameters()]
 
     def begin_step(self, epoch: int) -> None:
-        """Told before every step how many epochs are done."""
+        """Called before every step with the number of finished epochs."""
 
     def compile_stages(self) -> None:
-        """Compile what a step spends its time in; the first batches take minutes longer, the others less."""
+        """Compile what a step spends its time in; the first batches then take minutes longer, the others less."""
         raise NotImplementedError
 
 
-class TrainingNetwork(TrainedNetwork):
-    """A model, the auxiliary head where one is wanted, and the way through both stages.
+class PoseNetwork(TrainedNetwork):
+    """A model with both stages, and the auxiliary head where one is wanted.
 
     Args:
         pose: The model.
-        dense: Whether to learn with an auxiliary head on the patch tokens.
-        fine_from_epoch: So many epochs go by before training runs the fine stage; evaluation always does.
+        dense: Whether there is an auxiliary head on the patch tokens.
+        fine_from_epoch: Epochs that training leaves the fine stage out of; evaluation always runs it.
         fine_share: Share of a batch's crops that training runs the fine stage on, one at least; evaluation takes all.
     """
 
@@ -116,11 +116,11 @@ class TrainingNetwork(TrainedNetwork):
         self._fine: tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = (pose.fine_stage(),)
 
     def begin_step(self, epoch: int) -> None:
-        """See `TrainedNetwork`: says whether the fine stage takes part."""
+        """See `TrainedNetwork`: the fine stage may start late."""
         self._with_fine = epoch >= self._fine_from_epoch
 
     def compile_stages(self) -> None:
-        """See `TrainedNetwork`: both stages, each for itself."""
+        """See `TrainedNetwork`: each stage by itself."""
         self._coarse = (torch.compile(self._coarse[0]),)
         self._fine = (torch.compile(self._fine[0]),)
 
@@ -132,17 +132,15 @@ class TrainingNetwork(TrainedNetwork):
         order = coarse.region_order
         dense = self.dense(coarse.region_features) if self.dense is not None else None
         if self.training and not self._with_fine:
-            return TrainingOutput(coarse.heatmaps + self._nothing(), None, coarse.quality, dense, order)
+            backbone = pose.backbone
+            only_fine = [backbone.pos_embed_list[1], *backbone.reuse_block.parameters()]
+            # zero: processes that train together must all have all gradients
+            nothing = 0.0 * torch.stack([parameter.sum() for parameter in only_fine]).sum()
+            return TrainingOutput(coarse.heatmaps + nothing, None, coarse.quality, dense, order)
         first = slice(max(round(self._fine_share * len(images)), 1) if self.training else len(images))
         patches = cut_patches(pixels[first], order[first], pose.config.num_selected, pose.config.region_grid[1])
         fine = self._fine[0](patches, order[first], coarse.region_features[first], coarse.region_embeddings[first])
         return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order)
-
-    def _nothing(self) -> Tensor:
-        """0, from what only the fine stage uses: processes that train together must all have all gradients."""
-        backbone = self.pose.backbone
-        only_fine = [backbone.pos_embed_list[1], *backbone.reuse_block.parameters()]
-        return 0.0 * torch.stack([parameter.sum() for parameter in only_fine]).sum()
 
 
 def set_drop_path(model: SHaRPose, rate: float) -> None:
@@ -154,20 +152,20 @@ def set_drop_path(model: SHaRPose, rate: float) -> None:
 
 
 def recompute_blocks(model: SHaRPose) -> None:
-    """Gradient checkpointing: a block's inner values are computed again in the backward pass instead of kept.
+    """Gradient checkpointing: compute a block's inner values again in the backward pass instead of keeping them.
 
     Takes about a third more time, and memory for one block instead of all.
     """
+
+    def recomputed(forward: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            if not torch.is_grad_enabled():
+                return forward(*arguments)
+            return checkpoint(forward, *arguments, use_reentrant=False)
+
+        return run
+
     for block in model.backbone.blocks:
         assert isinstance(block, Block)
         for name in ("forward", "forward_mined"):
-            setattr(block, name, _recomputed(getattr(block, name)))
-
-
-def _recomputed(forward: Callable[..., object]) -> Callable[..., object]:
-    def run(*arguments: object) -> object:
-        if not torch.is_grad_enabled():
-            return forward(*arguments)
-        return checkpoint(forward, *arguments, use_reentrant=False)
-
-    return run
+            setattr(block, name, recomputed(getattr(block, name)))
