@@ -1,10 +1,11 @@
-"""AP: the same as pycocotools on the same file, 1 for perfect poses, and what happens without any."""
+"""AP: pycocotools' own number for the same file and for any set of pictures."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sharpose.errors import InputError
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.coco_ap import coco_results, coco_scores
+from sharpose.training.evaluation.coco_ap import average_precision, coco_results, coco_scores, match_pictures
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions
 
@@ -83,3 +84,29 @@ def test_other_skeletons_use_their_own_constants(labelled: Data, predicted: Pose
     strict = type(COCO17)("strict", COCO17.keypoints, (), (), tuple(np.array(COCO17.sigmas) / 4))
     normal = coco_scores(data.document or {}, results, COCO17, data.image_ids)
     assert coco_scores(data.document or {}, results, strict, data.image_ids).ap < normal.ap
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equal_on_any_set_of_pictures(
+    labelled: Callable[..., EvaluationData], predicted: Callable[..., Predictions], seed: int
+) -> None:
+    data = labelled(15, 3, seed)
+    predictions = predicted(data, seed)
+    document = data.document or {}
+    document["annotations"][4]["num_keypoints"] = 0  # doesn't count, and neither does the pose that matches it
+    results = coco_results(data, predictions, predictions.gated("auto", 0.5))
+    del results[7]  # somebody is missed
+    matches = match_pictures(document, results, COCO17, data.image_ids)
+    for pictures in (range(15), range(3, 9), [11]):
+        own = average_precision([matches[picture] for picture in pictures])
+        assert own == pytest.approx(coco_scores(document, results, COCO17, pictures).ap, abs=1e-12)
+
+
+def test_without_labels_there_is_no_ap_and_without_poses_it_is_zero(
+    labelled: Callable[..., EvaluationData], predicted: Callable[..., Predictions]
+) -> None:
+    data = labelled(2)
+    document = data.document or {}
+    assert math.isnan(average_precision([]))
+    matches = match_pictures(document, [], COCO17, data.image_ids)
+    assert average_precision(list(matches.values())) == 0.0

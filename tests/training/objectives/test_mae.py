@@ -1,4 +1,4 @@
-"""Pre-training on hidden patches."""
+"""Pre-training on masked patches."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The logs of a run."""
+
 import json
 import sys
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Averaged weights; the checkpoints themselves are tested with whole runs in test_loop.py."""
+
 import pytest
 import torch
 from torch import nn
