@@ -1,10 +1,10 @@
-"""Encoding pictures: the user's settings, FFmpeg's encoders, and pictures of any size into packets of one."""
+"""Encoding pictures: FFmpeg's encoders, and pictures of any size into packets of one."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from typing import cast
@@ -24,16 +24,227 @@ from sharpose.errors import SinkError, one_line
 from sharpose.runtime.frames import Image
 from sharpose.runtime.options import VideoSettings
 
-__all__ = [
-    "TICKS",
-    "PictureEncoder",
-    "VideoEncoder",
-    "add_stream",
-    "find_encoder",
-    "letterbox",
-    "pad_even",
-    "usable_encoders",
-]
+__all__ = ["PictureEncoder", "VideoEncoder", "find_encoder", "letterbox", "pad_even", "usable_encoders"]
+
+
+@dataclass(frozen=True)
+class VideoEncoder:
+    """One of FFmpeg's encoders.
+
+    Attributes:
+        name: FFmpeg's name.
+        family: `h264` or `h265`.
+        hardware: Whether a chip does the work.
+        fixed: Options that it always gets.
+        preset: Its option for a preset and the default, or None.
+        quality: Its options that take a crf; without any it gets a bit rate.
+        quality_mode: Options that go with those.
+        crf: The default one.
+    """
+
+    name: str
+    family: str
+    hardware: bool = True
+    fixed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    preset: tuple[str, str] | None = None
+    quality: tuple[str, ...] = ()
+    quality_mode: Mapping[str, str] = field(default_factory=dict, hash=False)
+    crf: int = 23
+
+    def options(self, settings: VideoSettings) -> dict[str, str]:
+        """FFmpeg's options for these settings."""
+        given = dict(self.fixed)
+        if self.preset is not None:
+            option, default = self.preset
+            given[option] = settings.preset or default
+        if settings.bitrate or not self.quality:
+            return given
+        crf = str(self.crf if settings.crf is None else settings.crf)
+        return given | self.quality_mode | dict.fromkeys(self.quality, crf)
+
+
+# zerolatency and the like: a frame that goes in comes out, so that a kill finds none inside the encoder.
+# forced-idr: a key frame that is asked for is one that decoding can start at.
+_X26X = {"tune": "zerolatency", "forced-idr": "1"}
+_NVENC = {"tune": "ll", "delay": "0", "zerolatency": "1", "forced-idr": "1"}
+_QSV = {"async_depth": "1", "forced_idr": "1"}
+_AMF = {"usage": "lowlatency", "forced_idr": "1"}
+_TOOLBOX = {"realtime": "1", "allow_sw": "0"}
+# VAAPI is missing: no FFmpeg inside PyAV's wheels has it, so nobody could try it.
+_ENCODERS = (
+    VideoEncoder("libx264", "h264", False, _X26X, ("preset", "superfast"), ("crf",), crf=21),
+    VideoEncoder(
+        "libx265", "h265", False, _X26X | {"x265-params": "log-level=none"}, ("preset", "ultrafast"), ("crf",), crf=24
+    ),
+    VideoEncoder("libopenh264", "h264", False),
+    VideoEncoder("h264_nvenc", "h264", True, _NVENC, ("preset", "p4"), ("cq",), {"rc": "vbr"}),
+    VideoEncoder("hevc_nvenc", "h265", True, _NVENC, ("preset", "p4"), ("cq",), {"rc": "vbr"}),
+    VideoEncoder("h264_videotoolbox", "h264", True, _TOOLBOX),
+    VideoEncoder("hevc_videotoolbox", "h265", True, _TOOLBOX),
+    VideoEncoder("h264_qsv", "h264", True, _QSV, ("preset", "veryfast"), ("global_quality",)),
+    VideoEncoder("hevc_qsv", "h265", True, _QSV, ("preset", "veryfast"), ("global_quality",)),
+    VideoEncoder("h264_amf", "h264", True, _AMF, ("quality", "speed"), ("qp_i", "qp_p"), {"rc": "cqp"}),
+    VideoEncoder("hevc_amf", "h265", True, _AMF, ("quality", "speed"), ("qp_i", "qp_p"), {"rc": "cqp"}),
+    VideoEncoder("h264_v4l2m2m", "h264"),
+    VideoEncoder("hevc_v4l2m2m", "h265"),
+)
+
+
+def find_encoder(settings: VideoSettings) -> VideoEncoder:
+    """The encoder that the settings ask for, tried with a picture.
+
+    Raises:
+        SinkError: it isn't there, doesn't open, or can't do what is asked; says which can.
+    """
+    wanted = settings.encoder
+    if wanted in ("auto", "h264", "h265"):
+        family = "h264" if wanted == "auto" else wanted
+        candidates = [encoder for encoder in _ENCODERS if encoder.family == family]
+        candidates.sort(key=lambda encoder: encoder.hardware != (wanted == "auto"))
+    else:
+        candidates = [encoder for encoder in _ENCODERS if encoder.name == wanted]
+    refused = ""
+    for encoder in candidates:
+        if settings.crf is not None and not encoder.quality:
+            refused = f" ({encoder.name} takes a bit rate, no crf)"
+            continue
+        why = _why_unusable(encoder, settings)
+        if why is None:
+            return encoder
+        refused = refused or f" ({why})"
+    there = usable_encoders()
+    raise SinkError(
+        f"video encoder {wanted}: not usable here{refused}; usable are {', '.join(there)}"
+        if there
+        else "writing a video needs an H.264 or H.265 encoder, and the FFmpeg inside PyAV has none; install PyAV from "
+        "its wheel (pip install --force-reinstall --only-binary av av), or write --json instead"
+    )
+
+
+def usable_encoders() -> list[str]:
+    """The names of the encoders that open on this machine."""
+    return [encoder.name for encoder in _ENCODERS if _why_unusable(encoder, VideoSettings()) is None]
+
+
+_TICKS = 90_000  # stamps per second
+_THREADS = 2  # the engines want the others
+_BT709 = 1
+_BT601 = 6  # the matrix of OpenCV's BGR2YUV
+_LIMITED_RANGE = 1
+
+
+@lru_cache(maxsize=64)
+def _why_unusable(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
+    """Encodes a picture; the reason if that can't be done, else None."""
+    height = width = 256  # hardware refuses smaller ones
+    try:
+        context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
+        context.options = encoder.options(settings)
+        context.framerate = Fraction(25)
+        _set_up(context, encoder, settings, (height, width), 25.0)
+        frame = VideoFrame.from_ndarray(np.zeros((height * 3 // 2, width), np.uint8), format="yuv420p")
+        frame.pts, frame.time_base = 0, Fraction(1, _TICKS)
+        packets = [*context.encode(frame), *context.encode(None)]
+    except UnknownCodecError:
+        return "FFmpeg was built without it"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        with contextlib.suppress(Exception):
+            del context
+        return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {one_line(error)}")
+    return None if packets else "it gives no packets"
+
+
+def _set_up(
+    context: VideoCodecContext, encoder: VideoEncoder, settings: VideoSettings, size: tuple[int, int], rate: float
+) -> None:
+    height, width = context.height, context.width = size
+    formats = {form.name for form in context.codec.video_formats or ()}
+    context.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else "nv12"
+    context.time_base = Fraction(1, _TICKS)
+    context.max_b_frames = 0  # stamps stay in order, so a fragment needs no edit list
+    context.thread_count = _THREADS
+    context.thread_type = ThreadType.SLICE  # frame threads would keep frames back
+    context.color_primaries = context.color_trc = _BT709
+    context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+    if settings.bitrate:
+        context.bit_rate = settings.bitrate
+    elif not encoder.quality:
+        context.bit_rate = max(100_000, round(0.1 * height * width * min(rate, 60.0)))
+
+
+_MIN_STEP = 90  # ticks: 1 ms, the finest that Matroska can tell apart
+_KEY_INTERVAL = 1 * _TICKS
+
+
+class PictureEncoder:
+    """The one stream of a container.
+
+    Args:
+        container: Nothing has been written to it.
+        encoder: A usable one.
+        settings: How to encode.
+        picture: The first picture, which gives the size, made even; others are letterboxed to it.
+        frame_rate: Nominal frames per second, for the header; 25 if None.
+
+    Attributes:
+        size: Height and width.
+    """
+
+    def __init__(
+        self,
+        container: OutputContainer,
+        encoder: VideoEncoder,
+        settings: VideoSettings,
+        *,
+        picture: Image,
+        frame_rate: float | None,
+    ) -> None:
+        padded = pad_even(picture)
+        self.size: tuple[int, int] = padded.shape[0], padded.shape[1]
+        rate = max(Fraction(frame_rate or 25.0).limit_denominator(1001), Fraction(1, 1001))
+        self._stream = cast(
+            VideoStream, container.add_stream(encoder.name, rate=rate, options=encoder.options(settings))
+        )
+        self._stream.time_base = Fraction(1, _TICKS)
+        if encoder.family == "h265" and "mp4" in container.format.name:
+            self._stream.codec_context.codec_tag = "hvc1"  # or Apple's players show nothing
+        _set_up(self._stream.codec_context, encoder, settings, self.size, float(rate))
+        self._last_stamp = -_MIN_STEP
+        self._last_key = -_KEY_INTERVAL
+        self._duration = max(_MIN_STEP, round(_TICKS / (frame_rate or 1.0)))
+
+    def encode(self, picture: Image, seconds: float) -> list[Packet[VideoStream]]:
+        """The packets that are ready once `picture` has gone in, to be shown `seconds` after the first.
+
+        A time that stands still or goes back is put 1 ms after the one before. Raises `av.FFmpegError`.
+        """
+        stamp = max(round(seconds * _TICKS), self._last_stamp + _MIN_STEP)
+        if self._last_stamp >= 0:  # headers lie about the rate: the last step is known
+            self._duration = stamp - self._last_stamp
+        self._last_stamp = stamp
+        even = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
+        boxed = pad_even(picture if even == self.size else letterbox(picture, *self.size))
+        # OpenCV's conversion is faster than FFmpeg's and rounds better.
+        yuv = np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8)
+        frame = VideoFrame.from_ndarray(yuv, format="yuv420p")
+        frame.pts, frame.time_base = stamp, Fraction(1, _TICKS)
+        if stamp - self._last_key >= _KEY_INTERVAL:
+            frame.pict_type = PictureType.I
+            self._last_key = stamp
+        return self._timed(self._stream.encode(frame))
+
+    def finish(self) -> list[Packet[VideoStream]]:
+        """The packets still in the encoder. Raises `av.FFmpegError`."""
+        try:
+            return self._timed(self._stream.encode(None))
+        except av.EOFError:
+            return []
+
+    def _timed(self, packets: list[Packet[VideoStream]]) -> list[Packet[VideoStream]]:
+        # Muxers take a packet's duration from the next one's stamp; this is for the last, which has none.
+        for packet in packets:
+            packet.duration = self._duration
+        return packets
 
 
 def letterbox(image: Image, height: int, width: int) -> Image:
@@ -58,255 +269,3 @@ def pad_even(image: Image) -> Image:
     if not (bottom or right):
         return image
     return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge")
-
-
-TICKS = 90_000
-"""Stamps in a second."""
-
-_THREADS = 2  # the engines want the others
-_BT709 = 1
-_BT601 = 6  # the matrix of OpenCV's BGR2YUV
-_LIMITED_RANGE = 1
-_PROBE_SIZE = (256, 256)  # hardware refuses smaller ones
-
-Options = Callable[[VideoSettings], dict[str, str]]
-
-
-def _x26x(preset: str, crf: int, extra: dict[str, str]) -> Options:
-    def options(settings: VideoSettings) -> dict[str, str]:
-        # zerolatency: a frame that goes in comes out, so that a kill finds none inside the encoder.
-        # forced-idr: a key frame that is asked for is one that decoding can start at.
-        given = {"preset": settings.preset or preset, "tune": "zerolatency", "forced-idr": "1"} | extra
-        return given if settings.bitrate else given | {"crf": str(crf if settings.crf is None else settings.crf)}
-
-    return options
-
-
-def _nvenc(settings: VideoSettings) -> dict[str, str]:
-    given = {"preset": settings.preset or "p4", "tune": "ll", "delay": "0", "zerolatency": "1", "forced-idr": "1"}
-    return given if settings.bitrate else given | {"rc": "vbr", "cq": str(23 if settings.crf is None else settings.crf)}
-
-
-def _qsv(settings: VideoSettings) -> dict[str, str]:
-    given = {"preset": settings.preset or "veryfast", "async_depth": "1", "forced_idr": "1"}
-    if settings.bitrate:
-        return given
-    return given | {"global_quality": str(23 if settings.crf is None else settings.crf)}
-
-
-def _amf(settings: VideoSettings) -> dict[str, str]:
-    given = {"quality": settings.preset or "speed", "usage": "lowlatency", "forced_idr": "1"}
-    if settings.bitrate:
-        return given
-    crf = str(23 if settings.crf is None else settings.crf)
-    return given | {"rc": "cqp", "qp_i": crf, "qp_p": crf}
-
-
-def _videotoolbox(settings: VideoSettings) -> dict[str, str]:
-    return {"realtime": "1", "allow_sw": "0"}
-
-
-def _only_bitrate(settings: VideoSettings) -> dict[str, str]:
-    return {}
-
-
-@dataclass(frozen=True)
-class VideoEncoder:
-    """One of FFmpeg's encoders.
-
-    Attributes:
-        name: FFmpeg's name.
-        family: `h264` or `h265`.
-        hardware: Whether a chip does the work.
-        options: What it is told.
-        knows_crf: Whether it can be asked for a quality; the others get a bit rate.
-    """
-
-    name: str
-    family: str
-    hardware: bool
-    options: Options
-    knows_crf: bool = True
-
-
-# VAAPI is missing: no FFmpeg inside PyAV's wheels has it, so nobody could try it.
-_ENCODERS = (
-    VideoEncoder("libx264", "h264", False, _x26x("superfast", 21, {})),
-    VideoEncoder("libx265", "h265", False, _x26x("ultrafast", 24, {"x265-params": "log-level=none"})),
-    VideoEncoder("libopenh264", "h264", False, _only_bitrate, knows_crf=False),
-    VideoEncoder("h264_nvenc", "h264", True, _nvenc),
-    VideoEncoder("hevc_nvenc", "h265", True, _nvenc),
-    VideoEncoder("h264_videotoolbox", "h264", True, _videotoolbox, knows_crf=False),
-    VideoEncoder("hevc_videotoolbox", "h265", True, _videotoolbox, knows_crf=False),
-    VideoEncoder("h264_qsv", "h264", True, _qsv),
-    VideoEncoder("hevc_qsv", "h265", True, _qsv),
-    VideoEncoder("h264_amf", "h264", True, _amf),
-    VideoEncoder("hevc_amf", "h265", True, _amf),
-    VideoEncoder("h264_v4l2m2m", "h264", True, _only_bitrate, knows_crf=False),
-    VideoEncoder("hevc_v4l2m2m", "h265", True, _only_bitrate, knows_crf=False),
-)
-_BY_NAME = {encoder.name: encoder for encoder in _ENCODERS}
-
-
-def find_encoder(settings: VideoSettings) -> VideoEncoder:
-    """The encoder that the settings ask for, tried out with a picture.
-
-    Raises:
-        SinkError: it isn't there, doesn't open, or can't do what is asked; says which can.
-    """
-    wanted = settings.encoder
-    if wanted in ("auto", "h264", "h265"):
-        family = "h264" if wanted == "auto" else wanted
-        candidates = [encoder for encoder in _ENCODERS if encoder.family == family]
-        candidates.sort(key=lambda encoder: encoder.hardware != (wanted == "auto"))
-    else:
-        candidates = [_BY_NAME[wanted]] if wanted in _BY_NAME else []
-    refused = ""
-    for encoder in candidates:
-        if settings.crf is not None and not encoder.knows_crf:
-            refused = f" ({encoder.name} takes a bit rate, no crf)"
-            continue
-        why = _try_out(encoder, settings)
-        if why is None:
-            return encoder
-        refused = refused or f" ({why})"
-    there = usable_encoders()
-    raise SinkError(
-        f"video encoder {wanted}: not usable here{refused}; usable are {', '.join(there)}"
-        if there
-        else "writing a video needs an H.264 or H.265 encoder, and the FFmpeg inside PyAV has none; install PyAV from "
-        "its wheel (pip install --force-reinstall --only-binary av av), or write --json instead"
-    )
-
-
-def usable_encoders() -> list[str]:
-    """The names of the encoders that open on this machine."""
-    return [encoder.name for encoder in _ENCODERS if _try_out(encoder, VideoSettings()) is None]
-
-
-def add_stream(
-    container: OutputContainer,
-    encoder: VideoEncoder,
-    settings: VideoSettings,
-    *,
-    height: int,
-    width: int,
-    frame_rate: float | None,
-) -> VideoStream:
-    """A stream of `container` for pictures of that (even) size, stamped in `TICKS`."""
-    rate = max(Fraction(frame_rate or 25.0).limit_denominator(1001), Fraction(1, 1001))
-    stream = cast(VideoStream, container.add_stream(encoder.name, rate=rate, options=encoder.options(settings)))
-    stream.time_base = Fraction(1, TICKS)
-    if encoder.family == "h265" and "mp4" in container.format.name:
-        stream.codec_context.codec_tag = "hvc1"  # or players by Apple show nothing
-    _set_up(stream.codec_context, encoder, settings, height, width, float(rate))
-    return stream
-
-
-def _set_up(
-    context: VideoCodecContext, encoder: VideoEncoder, settings: VideoSettings, height: int, width: int, rate: float
-) -> None:
-    context.height, context.width = height, width
-    formats = {form.name for form in context.codec.video_formats or ()}
-    context.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else "nv12"
-    context.time_base = Fraction(1, TICKS)
-    context.max_b_frames = 0  # stamps stay in order, so a fragment needs no edit list
-    context.thread_count = _THREADS
-    context.thread_type = ThreadType.SLICE  # frame threads would keep frames back
-    context.color_primaries = context.color_trc = _BT709
-    context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
-    if settings.bitrate:
-        context.bit_rate = settings.bitrate
-    elif not encoder.knows_crf:
-        context.bit_rate = max(100_000, round(0.1 * height * width * min(rate, 60.0)))
-
-
-@lru_cache(maxsize=64)
-def _try_out(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
-    """Encodes a picture. Why that can't be done, or None."""
-    height, width = _PROBE_SIZE
-    try:
-        context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
-        context.options = encoder.options(settings)
-        context.framerate = Fraction(25)
-        _set_up(context, encoder, settings, height, width, 25.0)
-        frame = VideoFrame.from_ndarray(np.zeros((height * 3 // 2, width), np.uint8), format="yuv420p")
-        frame.pts, frame.time_base = 0, Fraction(1, TICKS)
-        packets = [*context.encode(frame), *context.encode(None)]
-    except UnknownCodecError:
-        return "FFmpeg was built without it"
-    except (av.FFmpegError, OSError, ValueError) as error:
-        with contextlib.suppress(Exception):
-            del context
-        return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {one_line(error)}")
-    return None if packets else "it gives no packets"
-
-
-_MIN_STEP = 90  # 1 ms: the finest that Matroska can tell apart
-_KEY_INTERVAL = 1 * TICKS
-
-
-class PictureEncoder:
-    """The one stream of a container.
-
-    Args:
-        container: Nothing has been written to it.
-        encoder: A usable one.
-        settings: How to encode.
-        picture: The first picture, which gives the size, made even; others are letterboxed to it.
-        frame_rate: Nominal frames a second, for the header.
-    """
-
-    def __init__(
-        self,
-        container: OutputContainer,
-        encoder: VideoEncoder,
-        settings: VideoSettings,
-        *,
-        picture: Image,
-        frame_rate: float | None,
-    ) -> None:
-        padded = pad_even(picture)
-        self.size: tuple[int, int] = padded.shape[0], padded.shape[1]
-        self._stream: VideoStream = add_stream(
-            container, encoder, settings, height=self.size[0], width=self.size[1], frame_rate=frame_rate
-        )
-        self._last_stamp = -_MIN_STEP
-        self._last_key = -_KEY_INTERVAL
-        self._duration = max(_MIN_STEP, round(TICKS / (frame_rate or 1.0)))
-
-    def encode(self, picture: Image, seconds: float) -> list[Packet[VideoStream]]:
-        """The packets that are ready once `picture` has gone in, to be shown `seconds` after the first.
-
-        A time that stands still or goes back is put 1 ms after the one before. Raises `av.FFmpegError`.
-        """
-        stamp = max(round(seconds * TICKS), self._last_stamp + _MIN_STEP)
-        if self._last_stamp >= 0:  # headers lie about the rate: the last step is known
-            self._duration = stamp - self._last_stamp
-        self._last_stamp = stamp
-        frame = self._frame(picture)
-        frame.pts, frame.time_base = stamp, Fraction(1, TICKS)
-        if stamp - self._last_key >= _KEY_INTERVAL:
-            frame.pict_type = PictureType.I
-            self._last_key = stamp
-        return self._timed(self._stream.encode(frame))
-
-    def finish(self) -> list[Packet[VideoStream]]:
-        """What is still inside. Raises `av.FFmpegError`."""
-        try:
-            return self._timed(self._stream.encode(None))
-        except av.EOFError:
-            return []
-
-    def _timed(self, packets: list[Packet[VideoStream]]) -> list[Packet[VideoStream]]:
-        # Muxers take a packet's duration from the next one's stamp; this is for the last, which has none.
-        for packet in packets:
-            packet.duration = self._duration
-        return packets
-
-    def _frame(self, picture: Image) -> VideoFrame:
-        even = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
-        boxed = pad_even(picture if even == self.size else letterbox(picture, *self.size))
-        # OpenCV's conversion is faster than FFmpeg's and rounds better.
-        yuv = np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8)
-        return VideoFrame.from_ndarray(yuv, format="yuv420p")

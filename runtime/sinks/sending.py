@@ -1,11 +1,11 @@
 """The program that sends a restream: encoded pictures on standard input, packets to a receiver.
 
-A process of its own, because PyAV holds Python's lock while it connects and while it hangs up, which would stop the
-whole run for as long as a receiver takes to answer. It is run by its path and imports nothing of ours.
+A process of its own, because PyAV holds Python's lock while it connects and while it disconnects, which would stop the
+whole run for as long as a receiver takes to answer. It is run by its path and imports nothing of this package.
 
 Standard input begins with a line of JSON: `target` (the address, which no list of processes shows this way), `pipe`
-(the format of what follows), `format` (of what is sent) and `options`. Standard output gets one line once the receiver
-has answered, `connected`, and one if it is lost, `lost ` and why.
+(the format of what follows), `format` (of what is sent) and `options`. Standard output gets the line `connected` once
+the receiver has answered, and `lost REASON` if it is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-if __name__ == "__main__":  # our folder must not hide anybody's modules
+if __name__ == "__main__":  # this folder must not hide other modules
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import av

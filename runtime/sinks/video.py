@@ -7,143 +7,22 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 from av.container import OutputContainer
 
 from sharpose.errors import InputError, SinkError, one_line
-from sharpose.files import mark_partial, removed_error
+from sharpose.files import mark_partial, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord, Image
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 
 __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoSink"]
 
-_LOOK_EVERY = 1.0  # seconds
-_BOX_HEADER = 8  # bytes: size and name
-
-
-class VideoFile:
-    """A new file as PyAV wants it: `write`, and `seek` and `tell` where it is no pipe.
-
-    What the muxer writes waits for `commit`, which makes it part of the file in one step, whenever the process is
-    killed: an MP4 is a row of boxes, and readers skip one called `free`, even where its end is missing. So a piece is
-    written as one such box, and then, in eight bytes, gets its own first header.
-
-    A write that failed is remembered: nothing after it reaches the file, so that the muxer, when it is closed, can't
-    announce an index that there was no room for.
-
-    Args:
-        path: Made, with its folders; a file that is there is replaced.
-        boxes: Whether it consists of boxes (MP4, MOV).
-        clock: Seconds; a removed file is noticed within one.
-
-    Attributes:
-        error: The first failure, or None.
-        removed: Whether somebody removed the file.
-
-    Raises:
-        OSError: it can't be made.
-    """
-
-    def __init__(self, path: Path, *, boxes: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.name = str(path)  # PyAV reads it
-        self.error: OSError | None = None
-        self.removed = False
-        self._path = path
-        self._boxes = boxes
-        self._waiting = bytearray()
-        self._position = 0
-        self._clock = clock
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._looked = clock()
-        self._whole = 0
-
-    def seekable(self) -> bool:
-        """Whether it is a file, not a pipe or a device."""
-        return self._regular
-
-    def write(self, data: bytes) -> int:
-        """Keeps `data` for `commit`."""
-        self._waiting += data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to `offset`, after all before it was written; where that fails, the next `commit` says so."""
-        with contextlib.suppress(OSError, SinkError):  # PyAV would print it
-            self.commit()
-        self._position = os.lseek(self._descriptor, offset, whence)
-        return self._position
-
-    def tell(self) -> int:
-        """The offset."""
-        return self._position + len(self._waiting)
-
-    def commit(self) -> None:
-        """Writes what waits. Raises `OSError`, and `SinkError` where the file was removed."""
-        data, self._waiting = bytes(self._waiting), bytearray()
-        if self.removed:
-            raise removed_error(self._path)
-        if self.error is not None:
-            raise self.error
-        try:
-            if not self._regular:
-                self._write(data, None)
-            elif self._boxes and self._position == self._whole and len(data) > _BOX_HEADER:
-                self._write(struct.pack(">I4s", len(data), b"free") + data[_BOX_HEADER:], self._position)
-                self._write(data[:_BOX_HEADER], self._position)
-            else:
-                self._write(data, self._position)
-        except OSError as error:
-            self.error = error
-            raise
-        self._position += len(data)
-        self._whole = max(self._whole, self._position)
-        if self._regular and self._clock() - self._looked >= _LOOK_EVERY:
-            self._looked = self._clock()
-            if os.fstat(self._descriptor).st_nlink == 0:
-                self.removed = True
-                raise removed_error(self._path)
-
-    def take_back(self) -> None:
-        """Cuts off what was written since it was last whole, and refuses any more."""
-        if self.error is None:
-            self.error = OSError(0, "the file was given up")
-        if self._regular:
-            self._waiting.clear()
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._whole)
-
-    def close(self) -> None:
-        """Closes it; what waits is lost. May be called twice. Raises `OSError`."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def _write(self, data: bytes, position: int | None) -> None:
-        view = memoryview(data)
-        while view:
-            if position is None:
-                written = os.write(self._descriptor, view)
-            else:
-                written = os.pwrite(self._descriptor, view, position)
-                position += written
-            view = view[written:]
-
-    def failure(self, what: str, error: Exception) -> SinkError:
-        """`error`, in one line, as `what` that can't be written."""
-        cause = self.error if self.error is not None and self.error.errno else error
-        return SinkError(f"{self._path}: {what} can't be written: {one_line(cause)}")
-
-
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The suffixes that can be written, with FFmpeg's names for the containers."""
-
-_LIVE_FRAGMENT = 500_000  # microseconds
 
 
 class VideoSink:
@@ -154,13 +33,16 @@ class VideoSink:
     a live source, up to half a second and a frame before its end.
 
     Args:
-        path: Ends in `.mp4`, `.mov` or `.mkv`. Without a record it is never made.
-        frame_rate: Nominal frames a second, for the header, and for how long a single picture stands; the last of
-            several stands as long as the one before it.
+        path: Ends in `.mp4`, `.mov` or `.mkv`; created at the first record.
+        frame_rate: Nominal frames per second, for the header, and for how long a single picture is shown; the last of
+            several is shown as long as the one before it.
         settings: How to encode.
-        live: The source has no end: no index is gathered for the end of the file, so memory stays as it is. (The index
-            takes about 110 bytes a frame.)
-        clock: Seconds; a file that was removed is noticed within one.
+        live: The source has no end: no index is gathered for the end of the file, so memory doesn't grow. (The index
+            takes about 110 bytes per frame.)
+        clock: Monotonic seconds; a removed file is noticed within one.
+
+    Attributes:
+        encoder: FFmpeg's name of the encoder.
 
     Raises:
         InputError: the path has another suffix, or the rate is not positive.
@@ -184,26 +66,23 @@ class VideoSink:
             raise InputError(f"expected a positive frame rate, got {frame_rate}")
         self._settings = settings or VideoSettings()
         self._encoder = find_encoder(self._settings)
+        self.encoder = self._encoder.name
         self._rate = frame_rate
         self._live = live
         self._clock = clock
         self._file: VideoFile | None = None
         self._container: OutputContainer | None = None
         self._pictures: PictureEncoder | None = None
+        self._size: tuple[int, ...] = ()
         self._start = 0.0
         self._made = self._closed = self._lost = False
-
-    @property
-    def encoder(self) -> str:
-        """FFmpeg's name of the encoder."""
-        return self._encoder.name
 
     def write(self, record: FrameRecord) -> None:
         """Encodes a picture. Raises `SinkError` where it can't be; the file then ends with the one before."""
         if self._closed:
             raise SinkError(f"{self.path}: is closed, no picture can be added")
         picture = record.picture
-        try:
+        with self._giving_up():
             if self._pictures is None:
                 self._open(picture, record.frame.time)
             assert self._pictures is not None
@@ -211,12 +90,6 @@ class VideoSink:
             assert self._file is not None
             self._container.mux(self._pictures.encode(picture, record.frame.time - self._start))
             self._file.commit()
-        except (av.FFmpegError, OSError) as error:
-            raise self._give_up(picture, error) from None
-        except SinkError:
-            self._lost = True
-            self._end_quietly()
-            raise
 
     def close(self) -> None:
         """Writes what is still in the encoder and ends the file. May be called twice. Raises `SinkError`."""
@@ -226,19 +99,13 @@ class VideoSink:
         container, file, pictures = self._container, self._file, self._pictures
         if container is None or file is None:
             return
-        try:
+        with self._giving_up():
             if pictures is not None:
                 container.mux(pictures.finish())
             file.commit()
             container.close()
             file.commit()
             file.close()
-        except (av.FFmpegError, OSError) as error:
-            raise self._give_up(None, error) from None
-        except SinkError:
-            self._lost = True
-            self._end_quietly()
-            raise
         self._container = self._pictures = self._file = None
 
     def abandon(self) -> Path | None:
@@ -249,6 +116,7 @@ class VideoSink:
 
     def _open(self, picture: Image, start: float) -> None:
         self._start = start
+        self._size = picture.shape[:2]
         suffix = self.path.suffix.lower()
         file = self._file = VideoFile(self.path, boxes=suffix != ".mkv", clock=self._clock)
         self._container = av.open(
@@ -260,22 +128,27 @@ class VideoSink:
         self._pictures = PictureEncoder(
             self._container, self._encoder, self._settings, picture=picture, frame_rate=self._rate
         )
+        self._size = self._pictures.size
         self._container.start_encoding()
         self._made = True
 
-    def _give_up(self, picture: Image | None, error: Exception) -> SinkError:
-        size = self._pictures.size if self._pictures is not None else (picture.shape[:2] if picture is not None else ())
-        what = f"the video ({size[1]}x{size[0]})" if size else "the video"
-        if self._file is None:  # it could not be made
-            self._closed = True
-            return SinkError(f"{self.path}: {what} can't be written: {one_line(error)}")
-        failure = self._file.failure(what, error)
-        self._file.take_back()
-        self._end_quietly()
-        return failure
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Turns what goes wrong into a `SinkError`, and closes the file without adding to it."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            file_error = None if self._file is None else self._file.error  # PyAV hides what `commit` met
+            cause = file_error if file_error is not None and file_error.errno else error
+            self._close_as_it_is()
+            what = f"the video ({self._size[1]}x{self._size[0]})" if self._size else "the video"
+            raise SinkError(f"{self.path}: {what} can't be written: {one_line(cause)}") from None
+        except SinkError:
+            self._lost = True
+            self._close_as_it_is()
+            raise
 
-    def _end_quietly(self) -> None:
-        """Lets go of a file that failed, without adding to it."""
+    def _close_as_it_is(self) -> None:
         self._closed = True
         container, file = self._container, self._file
         self._container = self._pictures = self._file = None
@@ -289,6 +162,9 @@ class VideoSink:
                 file.close()
 
 
+_LIVE_FRAGMENT = 500_000  # microseconds
+
+
 def _muxer_options(suffix: str, *, endless: bool) -> dict[str, str]:
     options = {"flush_packets": "1"}  # or the last 256 KiB would wait in memory
     if suffix == ".mkv":
@@ -300,3 +176,108 @@ def _muxer_options(suffix: str, *, endless: bool) -> dict[str, str]:
     # Hybrid: fragments while it grows, an ordinary index with the number of frames once it is closed.
     hybrid = "hybrid_fragmented+" if av.library_versions["libavformat"] >= (61, 7) else ""
     return options | {"movflags": f"{hybrid}frag_every_frame+{plain}"}
+
+
+_LOOK_EVERY = 1.0  # seconds
+_BOX_HEADER = 8  # bytes: size and name
+
+
+class VideoFile:
+    """A new file with the methods that PyAV asks for: `write`, and `seek` and `tell` where it is no pipe.
+
+    What the muxer writes waits for `commit`, which makes it part of the file in one step, even if the process is
+    killed: an MP4 is a row of boxes, and readers skip one called `free`, even where its end is missing. So a piece is
+    written as one such box, and then, in eight bytes, gets its own first header.
+
+    After a failed write nothing more reaches the file, so that the muxer, when it is closed, can't announce an index
+    that there was no room for.
+
+    Args:
+        path: Created, with its folders; an existing file is replaced.
+        boxes: Whether it consists of boxes (MP4, MOV).
+        clock: Monotonic seconds; a removed file is noticed within one.
+
+    Attributes:
+        error: The first failure, or None.
+        removed: Whether the file was removed.
+
+    Raises:
+        OSError: it can't be created.
+    """
+
+    def __init__(self, path: Path, *, boxes: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.name = str(path)  # PyAV reads it
+        self.error: OSError | None = None
+        self.removed = False
+        self._path = path
+        self._boxes = boxes
+        self._waiting = bytearray()
+        self._position = 0
+        self._clock = clock
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._looked = clock()
+        self._whole = 0
+
+    def seekable(self) -> bool:
+        """Whether it is a file, not a pipe or a device."""
+        return self._regular
+
+    def write(self, data: bytes) -> int:
+        """Keeps `data` until `commit`."""
+        self._waiting += data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to `offset`, after all before it was written; where that fails, the next `commit` says so."""
+        with contextlib.suppress(OSError, SinkError):  # PyAV would print it
+            self.commit()
+        self._position = os.lseek(self._descriptor, offset, whence)
+        return self._position
+
+    def tell(self) -> int:
+        """The offset."""
+        return self._position + len(self._waiting)
+
+    def commit(self) -> None:
+        """Writes what waits. Raises `OSError`, and `SinkError` where the file was removed."""
+        data, self._waiting = bytes(self._waiting), bytearray()
+        if self.removed:
+            raise removed_error(self._path)
+        if self.error is not None:
+            raise self.error
+        try:
+            if not self._regular:
+                write_all(self._descriptor, data)
+            elif self._boxes and self._position == self._whole and len(data) > _BOX_HEADER:
+                free = struct.pack(">I4s", len(data), b"free") + data[_BOX_HEADER:]
+                write_all(self._descriptor, free, self._position)
+                write_all(self._descriptor, data[:_BOX_HEADER], self._position)
+            else:
+                write_all(self._descriptor, data, self._position)
+        except OSError as error:
+            self.error = error
+            raise
+        self._position += len(data)
+        self._whole = max(self._whole, self._position)
+        if self._regular and self._clock() - self._looked >= _LOOK_EVERY:
+            self._looked = self._clock()
+            if os.fstat(self._descriptor).st_nlink == 0:
+                self.removed = True
+                raise removed_error(self._path)
+
+    def take_back(self) -> None:
+        """Cuts off what was written since it was last complete, and refuses any more."""
+        if self.error is None:
+            self.error = OSError(0, "the file was given up")
+        if self._regular:
+            self._waiting.clear()
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._whole)
+
+    def close(self) -> None:
+        """Closes it; what waits is lost. May be called twice. Raises `OSError`."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -18,7 +18,7 @@ __all__ = ["WindowSink", "check_window"]
 _ESCAPE = 27
 _SPACE = 32
 _QUIT = (_ESCAPE, ord("q"), ord("Q"))
-_PAUSED_LOOK = 30  # milliseconds
+_PAUSED_LOOK = 30  # milliseconds between looks at the keys
 
 
 def check_window(gui: ModuleType = cv2) -> None:
@@ -37,17 +37,17 @@ def check_window(gui: ModuleType = cv2) -> None:
 
 
 class WindowSink:
-    """Shows each record's `picture`. Space pauses and goes on; q, Esc or closing the window ends.
+    """Shows each record's `picture`. Space pauses and resumes; q, Esc or closing the window ends the run.
 
-    While it is paused `write` doesn't return, so the run waits. Everything has to happen in the main thread.
+    While it is paused `write` doesn't return, so the run waits. To be used in the main thread only.
 
     Args:
-        title: In the window's frame; it tells windows apart.
-        stop: Whether the run is to end; ends a pause.
-        gui: OpenCV, or what stands in for its windows.
+        title: Of the window; no two may have the same.
+        stop: Whether the run is to end, which ends a pause.
+        gui: OpenCV, or a stand-in for its windows.
 
     Attributes:
-        closed_by_user: Whether the user has had enough: the run should end. Nothing is shown from then on.
+        closed_by_user: Whether the run should end. Nothing is shown from then on.
 
     Raises:
         SinkError: no window can be shown here.
@@ -63,7 +63,7 @@ class WindowSink:
         self._opened = False
 
     def write(self, record: FrameRecord) -> None:
-        """Shows the picture, and waits while the user has paused. Raises `SinkError` where it can't be shown."""
+        """Shows the picture; waits while paused. Raises `SinkError` where it can't be shown."""
         if self.closed_by_user:
             return
         try:

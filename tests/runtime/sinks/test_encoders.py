@@ -18,13 +18,13 @@ def test_the_software_encoders_of_the_wheel_are_usable():
 
 def test_auto_takes_a_chip_where_there_is_one(monkeypatch):
     assert find_encoder(VideoSettings(encoder="auto")).family == "h264"
-    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: None)
+    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: None)
     assert find_encoder(VideoSettings(encoder="auto")).name == "h264_nvenc"
     assert find_encoder(VideoSettings(encoder="h264")).name == "libx264"
 
 
 def test_auto_says_h264_where_no_chip_opens(monkeypatch):
-    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: "no" if encoder.hardware else None)
+    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: "no" if encoder.hardware else None)
     assert find_encoder(VideoSettings(encoder="auto")).name == "libx264"
 
 
@@ -47,7 +47,7 @@ def test_a_preset_that_the_encoder_does_not_know():
 
 
 def test_a_quality_for_one_that_takes_a_bit_rate(monkeypatch):
-    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: None)
+    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: None)
     with pytest.raises(SinkError, match=r"h264_v4l2m2m: not usable here \(h264_v4l2m2m takes a bit rate, no crf\)"):
         find_encoder(VideoSettings(encoder="h264_v4l2m2m", crf=20))
 

@@ -30,7 +30,7 @@ def test_rates_that_are_none(tmp_path, rate):
 
 
 def test_no_encoder_is_said_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoders, "_try_out", lambda encoder, settings: "missing")
+    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: "missing")
     with pytest.raises(SinkError, match=r"needs an H\.264 or H\.265 encoder"):
         VideoSink(tmp_path / "out.mp4")
 
