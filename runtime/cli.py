@@ -109,12 +109,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     help="Interval in frames between detections; in between, boxes follow the poses.",
 )
 @option(_PEOPLE, "--conf", type=click.FloatRange(0, 1), help="Confidence threshold of detections; default: 0.3.")
-@option(
-    _PEOPLE,
-    "--iou",
-    type=click.FloatRange(0, 1),
-    help="IoU threshold of non-maximum suppression; default: 0.65.",
-)
+@option(_PEOPLE, "--iou", type=click.FloatRange(0, 1), help="IoU threshold of non-maximum suppression; default: 0.65.")
 @option(_PEOPLE, "--classes", metavar="IDS|NAMES", help="Classes to detect, by COCO's ids or names; default: person.")
 @option(_PEOPLE, "--boxes", metavar="FILE", help="File of people's boxes: COCO detection-results JSON.")
 @option(_PEOPLE, "--full-frame", is_flag=True, help="One box over the whole frame: one person fills the picture.")
@@ -213,14 +208,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     metavar="TOKEN",
     help="Token that clients of --serve must give; default: $SHARPOSE_SERVE_TOKEN.",
 )
-@option(
-    _PICTURE,
-    "--kpt-thr",
-    type=float,
-    default=0.3,
-    show_default=True,
-    help="Score threshold of drawn keypoints.",
-)
+@option(_PICTURE, "--kpt-thr", type=float, default=0.3, show_default=True, help="Score threshold of drawn keypoints.")
 @option(_PICTURE, "--draw-status", is_flag=True, help="Frame rate and number of people in the picture.")
 @option(_PICTURE, "--draw-regions", is_flag=True, help="Regions that the fine stage looked at.")
 @option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")
