@@ -1,1 +1,1 @@
-"""The parts of an annotated picture: regions, boxes, skeletons, labels and the status line."""
+"""Annotated pictures: regions, boxes, skeletons, labels and the status line."""

@@ -1,4 +1,4 @@
-"""Colours (BGR), thickness of lines, and what lies in the picture."""
+"""Colours, sizes, and what of the drawing lies in the picture."""
 
 from __future__ import annotations
 
@@ -11,45 +11,30 @@ import numpy.typing as npt
 
 from sharpose.runtime.frames import Image
 
-__all__ = [
-    "COLOURS",
-    "DARK",
-    "DEFERRED",
-    "LIGHT",
-    "MARGIN",
-    "PLAIN",
-    "REFINED",
-    "SHIFT",
-    "UNSURE",
-    "Colour",
-    "Floats",
-    "Pen",
-    "Point",
-    "Rect",
-    "clip_line",
-    "fixed_point",
-    "inside",
-    "near",
-    "text_colour",
-    "track_colour",
-]
-
 Colour = tuple[int, int, int]
+"""Blue, green, red."""
+Floats = npt.NDArray[np.float64]
+Point = tuple[float, float]
+Rect = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels, x2 and y2 left out."""
 
 # Orange and blue stay apart for colour-blind eyes, and both stand out from skin and grass.
 COLOURS: dict[str, Colour] = {"left": (0, 140, 255), "right": (255, 150, 40), "centre": (240, 240, 240)}
-"""What is drawn for each side of the body, the person's own left and right."""
-
+"""By side of the body, the person's own left and right."""
 DARK: Colour = (25, 25, 25)
 LIGHT: Colour = (250, 250, 250)
 PLAIN: Colour = (240, 150, 220)
-"""Somebody whose coarse pose was good enough."""
+"""A person whose coarse pose was good enough."""
 REFINED: Colour = (90, 220, 90)
-"""Somebody whom the fine stage looked at."""
 DEFERRED: Colour = (60, 190, 250)
-"""Somebody whom the fine stage should have looked at, had there been time."""
+"""A person who should have been refined, had there been time."""
 UNSURE: Colour = (185, 185, 185)
-"""Somebody whose track isn't sure yet."""
+"""A person without a track id (yet)."""
+
+SHIFT = 4
+"""OpenCV takes coordinates in sixteenths of a pixel."""
+MARGIN = 64.0
+"""How far outside the picture something may lie and still show, in pixels."""
 
 _GOLDEN = 0.618033988749895  # steps by it spread over the hues without ever meeting
 # Saturation and value. Ids that are 13, 21 or 34 apart have nearly the same hue, but another tone.
@@ -73,38 +58,44 @@ def text_colour(background: Colour) -> Colour:
     return DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else LIGHT
 
 
-Floats = npt.NDArray[np.float64]
-Point = tuple[float, float]
-Rect = tuple[int, int, int, int]
-"""x1, y1, x2, y2 in pixels, x2 and y2 left out."""
+@dataclass(frozen=True)
+class Pen:
+    """Sizes in pixels for one person in one picture: thickness of limbs and outlines, radius of joints."""
 
-SHIFT = 4
-"""OpenCV takes coordinates in sixteenths of a pixel."""
-MARGIN = 64.0
-"""How far outside the picture something may lie and still show, in pixels."""
+    line: int
+    outline: int
+    joint: float
+
+    @classmethod
+    def for_person(cls, picture: tuple[int, int], box: Floats) -> Pen:
+        """Thicker in a larger picture (its height and width), thinner for a person who is small in it."""
+        unit = max((picture[0] * picture[1]) ** 0.5 / 250, 1.0)
+        person = max(box[2] - box[0], box[3] - box[1]) / 90
+        unit = float(np.clip(person, 0.5 * unit, unit))
+        return cls(line=max(round(unit), 1), outline=max(round(0.6 * unit), 1), joint=max(1.15 * unit, 1.5))
 
 
 def near(points: Floats, canvas: Image) -> npt.NDArray[np.bool_]:
     """Whether what lies at each point [..., 2] can show in the picture; false where a number is not finite."""
-    high = np.array([canvas.shape[1] + MARGIN, canvas.shape[0] + MARGIN])
     x, y = points[..., 0], points[..., 1]
-    answers: npt.NDArray[np.bool_] = (x >= -MARGIN) & (x <= high[0]) & (y >= -MARGIN) & (y <= high[1])
+    right, bottom = canvas.shape[1] + MARGIN, canvas.shape[0] + MARGIN
+    answers: npt.NDArray[np.bool_] = (x >= -MARGIN) & (x <= right) & (y >= -MARGIN) & (y <= bottom)
     return answers
 
 
 def fixed_point(points: Floats) -> npt.NDArray[np.int32]:
-    """Points [..., 2] near the picture as OpenCV wants them."""
+    """Points [..., 2] near the picture as OpenCV takes them."""
     return np.rint(points * (1 << SHIFT)).astype(np.int32)
 
 
 def inside(boxes: Floats, canvas: Image) -> list[Rect]:
-    """Boxes [n, 4] in whole pixels, moved to the picture's edge where they reach beyond; here x2 and y2 are in them."""
+    """Boxes [n, 4] in whole pixels, clipped to the picture; here x2 and y2 are in them."""
     limit = np.array([canvas.shape[1] - 1, canvas.shape[0] - 1] * 2)
     return [(x1, y1, x2, y2) for x1, y1, x2, y2 in np.clip(np.round(boxes), 0, limit).astype(int).tolist()]
 
 
 def clip_line(start: Point, end: Point, canvas: Image) -> tuple[Point, Point] | None:
-    """The part of a line that lies near the picture, its direction kept; None where no part does.
+    """The part of a line that lies near the picture, its direction kept; None where no part does (Liang and Barsky).
 
     Moving a far end to the picture's edge would turn the line; OpenCV's own clipping overflows on huge numbers.
     """
@@ -127,20 +118,3 @@ def clip_line(start: Point, end: Point, canvas: Image) -> tuple[Point, Point] | 
         return min(max(x, low), high[0]), min(max(y, low), high[1])
 
     return at(enter), at(leave)
-
-
-@dataclass(frozen=True)
-class Pen:
-    """Sizes in pixels, fit for one person in one picture."""
-
-    line: int
-    outline: int
-    joint: float
-
-    @classmethod
-    def for_person(cls, picture: tuple[int, int], box: Floats) -> Pen:
-        """Thicker in a larger picture (its height and width), thinner for a person who is small in it."""
-        unit = max((picture[0] * picture[1]) ** 0.5 / 250, 1.0)
-        person = max(box[2] - box[0], box[3] - box[1]) / 90
-        unit = float(np.clip(person, 0.5 * unit, unit))
-        return cls(line=max(round(unit), 1), outline=max(round(0.6 * unit), 1), joint=max(1.15 * unit, 1.5))

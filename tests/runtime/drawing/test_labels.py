@@ -29,7 +29,7 @@ def poses(track_ids: npt.ArrayLike | None = None) -> PoseResult:
 
 def test_without_ids_the_colour_tells_how_a_pose_was_made() -> None:
     people = poses()
-    refined, deferred, plain = (mark_of(people, index, bool(people.deferred[index])) for index in range(3))
+    refined, deferred, plain = (mark_of(people, index) for index in range(3))
     assert (refined.colour, deferred.colour, plain.colour) == (REFINED, DEFERRED, PLAIN)
     assert refined.texts == ("q 0.50 refined", "q 0.50")
     assert deferred.texts == ("q 0.25 deferred", "q 0.25")
@@ -39,7 +39,7 @@ def test_without_ids_the_colour_tells_how_a_pose_was_made() -> None:
 
 def test_with_ids_the_colour_tells_who_it_is() -> None:
     people = poses([7, 12, 0])
-    refined, deferred, unsure = (mark_of(people, index, bool(people.deferred[index])) for index in range(3))
+    refined, deferred, unsure = (mark_of(people, index) for index in range(3))
     assert (refined.colour, deferred.colour, unsure.colour) == (track_colour(7), track_colour(12), UNSURE)
     assert refined.texts == ("#7 q 0.50 refined", "#7 q 0.50", "#7")
     assert deferred.texts == ("#12 q 0.25 deferred", "#12 q 0.25", "#12")
