@@ -231,7 +231,7 @@ class PoseEstimator:
         started = time.perf_counter()
         self._run_black(people)
         if self.scheduler is not None:
-            self.scheduler.calibrate(self._run_black)
+            self.scheduler.costs.calibrate(self._run_black, self._now)
         return time.perf_counter() - started
 
     def _run_black(self, people: int) -> StageTimings:

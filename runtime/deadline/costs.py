@@ -40,24 +40,23 @@ class BatchCost:
 
     Args:
         buckets: The sizes that the engine really computes: a batch costs what the bucket does that it is padded to.
+
+    Attributes:
+        largest: The largest batch.
     """
 
     def __init__(self, buckets: BatchBuckets) -> None:
-        self._sizes = np.array([buckets.fit(count) for count in range(1, buckets.sizes[-1] + 1)])
+        self.largest = buckets.sizes[-1]
+        self._sizes = np.array([buckets.fit(count) for count in range(1, self.largest + 1)])
         self._own: dict[int, float] = {}  # log seconds by size, less the common part
         self._common = 0.0
         self._typical = np.zeros(len(self._sizes))  # seconds by count, from 1 up
         self._ratios: deque[float] = deque(maxlen=_KEPT)
         self._margin = _CAREFUL
 
-    @property
-    def largest(self) -> int:
-        """The largest batch."""
-        return len(self._sizes)
-
     def calibrate(self, count: int, seconds: Sequence[float]) -> None:
         """Set the cost of `count` people to the median of some runs, whatever was estimated before."""
-        self._own[self._size(count)] = math.log(max(float(np.median(seconds)), _SHORTEST)) - self._common
+        self._own[int(self._sizes[count - 1])] = math.log(max(float(np.median(seconds)), _SHORTEST)) - self._common
         self._refresh()
 
     def observe(self, count: int, seconds: float) -> None:
@@ -68,7 +67,7 @@ class BatchCost:
         expected = self.typical(count)
         ratio = max(seconds, _SHORTEST) / expected
         step = max(-_LARGEST_STEP, min(_LARGEST_STEP, math.log(ratio)))
-        self._own[self._size(count)] = math.log(expected) - self._common + _OWN_RATE * step
+        self._own[int(self._sizes[count - 1])] = math.log(expected) - self._common + _OWN_RATE * step
         self._common += _COMMON_RATE * step
         self._ratios.append(ratio)
         least = _CAREFUL if len(self._ratios) < _FEW else 1.0
@@ -86,9 +85,6 @@ class BatchCost:
     def least_per_person(self) -> float:
         """Likely seconds per person in the batch size where that is least; 0 if unknown."""
         return min(self.likely(size) / size for size in range(1, self.largest + 1))
-
-    def _size(self, count: int) -> int:
-        return int(self._sizes[count - 1])
 
     def _refresh(self) -> None:
         known = sorted(self._own)

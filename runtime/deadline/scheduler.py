@@ -17,7 +17,6 @@ from sharpose.runtime.batch import Crowd
 from sharpose.runtime.deadline.costs import StageCosts, next_batch, own_share
 from sharpose.runtime.deadline.history import PersonHistory, StreamHistory, carry_over
 from sharpose.runtime.deadline.priority import TURN_EVERY, Candidates, Prioritise, expected_gain, priority, with_turns
-from sharpose.runtime.result import StageTimings
 from sharpose.similarity import body_area, box_iou, keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 
@@ -51,11 +50,7 @@ class DeadlineScheduler:
     """
 
     def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.perf_counter,
-        prioritise: Prioritise = priority,
-        carry: bool = True,
+        self, *, clock: Callable[[], float] = time.perf_counter, prioritise: Prioritise = priority, carry: bool = True
     ) -> None:
         self.clock, self.prioritise, self.carry = clock, prioritise, carry
         self.usual_priority: float | None = None
@@ -75,10 +70,6 @@ class DeadlineScheduler:
         if self._costs is None:
             raise InputError("scheduler: expected to be given to an estimator first")
         return self._costs
-
-    def calibrate(self, run: Callable[[int], StageTimings]) -> None:
-        """Measure what batches cost; `run` runs both stages for a number of people."""
-        self.costs.calibrate(run, self.clock)
 
     def plan(
         self, crowd: Crowd, skeleton: Skeleton, threshold: float, measured_gain: GainCurve | None = None
@@ -147,9 +138,7 @@ class RefinementPlan:
         even without any refinement binds nobody; its people aren't refined, so that they come out early.
         """
         coarse_only = self._mark + self._costs.all_coarse(len(self._crowd), self._costs.coarse.typical)
-        deadlines = np.array(
-            [math.inf if picture.deadline is None else picture.deadline for picture in self._crowd.pictures]
-        )
+        deadlines = np.array([math.inf if one.deadline is None else one.deadline for one in self._crowd.pictures])
         met = deadlines > coarse_only
         return float(deadlines[met].min(initial=math.inf)), met[self._crowd.owners]
 

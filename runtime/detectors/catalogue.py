@@ -156,7 +156,7 @@ def find_detector(
         )
     console = console or Console(stderr=True)
     path = cache_folder() / "detectors" / f"{name}.onnx"
-    pinned = _beside(path, ".sha256")
+    pinned = path.with_name(f"{path.name}.sha256")
     expected = _expected_sha256(name, entry, sha256, pinned)
 
     def say(line: str) -> None:
@@ -232,19 +232,18 @@ def download(
         The file's sha256.
 
     Raises:
-        DetectorError: the server refuses, is silent or keeps hanging up, the disk can't be written, or the hash is
-            another one (the file is deleted then).
+        DetectorError: the server or the disk fails, or the hash is another one (the file is deleted then).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(
-            _beside(path, ".lock"),
+            path.with_name(f"{path.name}.lock"),
             lambda: say(f"{path.name}: another process downloads it"),
             lambda reason: DetectorError(f"{path.parent}: can't be locked ({reason}); set XDG_CACHE_HOME"),
         ):
             if path.exists():
                 return _check(path, url, sha256)
-            part = _beside(path, ".part")
+            part = path.with_name(f"{path.name}.part")
             _fetch(url, part, timeout, on_progress)
             found = _check(part, url, sha256)
             os.replace(part, path)  # noqa: PTH105
@@ -308,7 +307,3 @@ def _check(file: Path, url: str, sha256: str | None) -> str:
             "published"
         )
     return found
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)

@@ -43,10 +43,7 @@ _WHY_USELESS: dict[PeopleFrom, str] = {
     "scene": "the scene's boxes are the true ones",
 }
 _DYNAMIC_SIDE = 640  # height or width that a graph with a dynamic one is run at
-_INPUT_DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-}
+_INPUT_DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype("f4"), "tensor(float16)": np.dtype("f2")}
 _OTHER_TASKS = ("classify", "segment", "pose", "obb")
 _DEFAULT_IOU = 0.65
 _SCORE_SLACK = 1e-2  # half precision
@@ -106,10 +103,7 @@ class Detector:
         overlap = _DEFAULT_IOU if iou is None else iou
         if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
             raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
-        self.path = path
-        self.conf = conf
-        self.iou = overlap
-        self.classes = tuple(classes)
+        self.path, self.conf, self.iou, self.classes = path, conf, overlap, tuple(classes)
         self._session = session
         self._input, self._dtype, self.input_size = _check_input(path, session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
@@ -139,8 +133,7 @@ class Detector:
             path: An ONNX file.
             device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
             conf: Lowest score of a box, 0 to 1.
-            iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs, which
-                suppress overlaps themselves.
+            iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs.
             classes: The classes that are people, counted from 0.
 
         Raises:
@@ -187,7 +180,7 @@ class Detector:
             candidates = self.family.decode(outputs)
         except DetectorError as error:
             raise DetectorError(f"detector {self.path}: {error}") from None
-        return self._select(self._people(candidates), letterbox)
+        return self._select(candidates, letterbox)
 
     def _recognise(self) -> Family:
         task = self._session.get_modelmeta().custom_metadata_map.get("task")
@@ -217,8 +210,8 @@ class Detector:
             raise EngineError(f"detector {self.path}: ONNX Runtime failed: {one_line(error)}") from error
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
-    def _people(self, candidates: Candidates) -> Candidates:
-        """The candidates that are people, score enough and are finite."""
+    def _select(self, candidates: Candidates, letterbox: Letterbox) -> Boxes:
+        """The people that score enough as boxes in the picture, without overlaps and those that have no area there."""
         scores = candidates.scores
         finite = np.isfinite(scores)
         if scores.size and not finite.any():
@@ -231,15 +224,12 @@ class Detector:
             )
         people = finite & (scores >= self.conf) & np.isin(candidates.labels, self.classes)
         people &= np.isfinite(candidates.xyxy).all(axis=1)
-        return Candidates(candidates.xyxy[people], scores[people], candidates.labels[people])
-
-    def _select(self, people: Candidates, letterbox: Letterbox) -> Boxes:
-        """The people's boxes in the picture, overlaps suppressed, those without area dropped."""
+        xyxy, scores, labels = candidates.xyxy[people], scores[people], candidates.labels[people]
         if self.family.overlapping:
-            order = box_nms(people.xyxy, people.scores, self.iou, people.labels)
+            order = box_nms(xyxy, scores, self.iou, labels)
         else:
-            order = np.argsort(-people.scores, kind="stable")
-        xyxy, scores = letterbox.to_picture(people.xyxy[order]), people.scores[order]
+            order = np.argsort(-scores, kind="stable")
+        xyxy, scores = letterbox.to_picture(xyxy[order]), scores[order]
         solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
         return Boxes(xyxy[solid], scores[solid])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -114,20 +114,14 @@ class LabelPlacer:
         return cost
 
 
-def _corners(size: tuple[int, int], box: Rect) -> Iterator[tuple[int, int]]:
+def _corners(size: tuple[int, int], box: Rect) -> list[tuple[int, int]]:
     """Upper left corners of the places for a label at a box, the best first; they may lie outside the picture."""
     wide, tall = size
     x1, y1, x2, y2 = box
     above, below, low = y1 - tall, y2 + 1, y2 + 1 - tall
-    for top in (above, below, low):
-        yield x1, top
-        yield x2 + 1 - wide, top
-    for left in (x2 + 1, x1 - wide):
-        yield left, y1
-        yield left, low
-    yield x1, y1
-    yield x1, above - tall
-    yield x1, below + tall
+    corners = [(left, top) for top in (above, below, low) for left in (x1, x2 + 1 - wide)]
+    corners += [(left, top) for left in (x2 + 1, x1 - wide) for top in (y1, low)]
+    return [*corners, (x1, y1), (x1, above - tall), (x1, below + tall)]
 
 
 def faces_of(keypoints: Floats, skeleton: Skeleton, threshold: float) -> Floats:
@@ -181,21 +175,13 @@ def plain_text(text: str) -> str:
     return "".join(character if " " <= character <= "~" else "?" for character in text)
 
 
-@dataclass(frozen=True)
 class _Lettering:
     """Text at an OpenCV font scale."""
 
-    scale: float
-
-    @property
-    def thickness(self) -> int:
-        """Of the strokes, in pixels."""
-        return max(round(1.6 * self.scale), 1)
-
-    @property
-    def pad(self) -> int:
-        """Pixels between text and the background's edge."""
-        return max(round(5 * self.scale), 2)
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+        self.thickness = max(round(1.6 * scale), 1)  # of the strokes, in pixels
+        self.pad = max(round(5 * scale), 2)  # pixels between text and the background's edge
 
     def size(self, text: str) -> tuple[int, int]:
         """Width and height of the background that `text` needs."""

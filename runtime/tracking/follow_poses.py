@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,7 @@ _MIN_SIZE = 2.0  # pixels
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Followed:
+class _Followed(NamedTuple):
     """n people: their next boxes, how box and pose lay at the last detection, and how good the pose was."""
 
     boxes: Boxes
@@ -34,16 +33,20 @@ class _Followed:
     ratio: Floats  # [n, 2], box size to pose size
     score: Floats  # [n], of the pose at its detection
 
+    def only(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> _Followed:
+        boxes = Boxes(self.boxes.xyxy[rows], self.boxes.scores[rows])
+        return _Followed(boxes, self.centre[rows], self.ratio[rows], self.score[rows])
+
 
 class FollowPoses:
-    """A box source that asks another one only every N frames.
+    """A box source that asks another one only every N frames; in between, its boxes follow the poses.
 
     A followed box is where the person's sure keypoints are, padded as the detected box was around the pose in its
     frame. People whose pose has collapsed, whose box has left the picture, or who have slid onto somebody else are
     dropped; new people come with the next detection. One is made per stream; the detector within may be shared.
 
     Args:
-        source: Who is asked.
+        source: The detector or another source.
         every: N, 1 or more: at frames 0, N, 2N, …, at a frame of another size, and where nobody is left to follow.
 
     Raises:
@@ -72,7 +75,7 @@ class FollowPoses:
         return followed.boxes
 
     def observe(self, frame: Frame, poses: PoseResult) -> None:
-        """Take in the poses of the frame that `boxes_for` was last asked about, in its boxes (fewer: the best only)."""
+        """Follow the poses found in the boxes of the last `boxes_for`; there may be fewer, the best only."""
         self.source.observe(frame, poses)
         seen = self._begin(poses) if self._detected or self._followed is None else self._follow(poses, self._followed)
         self._followed = _without_lost(seen, frame)
@@ -97,10 +100,9 @@ class FollowPoses:
         new_size = np.clip(size * before.ratio, old_size / _MAX_GROWTH, old_size * _MAX_GROWTH)
         centre = (low + high) / 2 + before.centre * size
         xyxy = np.where(sure[:, None], np.hstack([centre - new_size / 2, centre + new_size / 2]), old)
-        scores = poses.scores.astype(np.float64)
-        keep = sure & (scores > _COLLAPSED * before.score)
-        boxes = Boxes(xyxy[keep].astype(np.float32), poses.boxes.scores[keep])
-        return _Followed(boxes, before.centre[keep], before.ratio[keep], before.score[keep])
+        keep = sure & (poses.scores > _COLLAPSED * before.score)
+        boxes = Boxes(xyxy.astype(np.float32), poses.boxes.scores)
+        return before._replace(boxes=boxes).only(keep)
 
 
 def _extent(poses: PoseResult) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
@@ -121,8 +123,4 @@ def _without_lost(followed: _Followed, frame: Frame) -> _Followed | None:
     inside = (xyxy[:, 2] > 0) & (xyxy[:, 3] > 0) & (xyxy[:, 0] < frame.width) & (xyxy[:, 1] < frame.height)
     rows = np.flatnonzero(inside)
     alone = box_nms(xyxy[rows], followed.boxes.scores[rows], _SAME_PERSON)
-    keep = np.sort(rows[alone])
-    if not len(keep):
-        return None
-    boxes = Boxes(xyxy[keep], followed.boxes.scores[keep])
-    return _Followed(boxes, followed.centre[keep], followed.ratio[keep], followed.score[keep])
+    return followed.only(np.sort(rows[alone])) if len(alone) else None

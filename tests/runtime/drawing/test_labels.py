@@ -1,4 +1,4 @@
-"""What labels say, and where they lie."""
+"""What labels and the status line say, and where they lie."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sharpose.runtime.drawing.labels import LabelPlacer, faces_of, mark_of
+from sharpose.runtime.drawing.draw import StatusLine, draw_poses
+from sharpose.runtime.drawing.labels import LabelPlacer, faces_of, mark_of, plain_text
 from sharpose.runtime.drawing.style import DEFERRED, PLAIN, REFINED, UNSURE, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16
@@ -92,3 +93,69 @@ def test_where_all_is_taken_a_face_is_hidden_rather_than_a_label() -> None:
     placer = LabelPlacer(CANVAS, everywhere)
     first, second = (placer.place((60, 12), (100, 100, 160, 200)) for _ in range(2))
     assert first != second
+
+
+def some_people(people: int, refined: int = 0, wanted: int = 0) -> PoseResult:
+    rows = np.arange(people)
+    return PoseResult(
+        Boxes.from_xyxy(np.tile([150, 150, 152, 152], (people, 1))),
+        np.zeros((people, 17, 3), np.float32),
+        np.full(people, 0.5, np.float32),
+        rows < refined,
+        wanted=rows < wanted,
+    )
+
+
+def test_what_the_status_line_says() -> None:
+    line = StatusLine(lambda: 24.84)
+    assert line(some_people(0)) == "24.8 fps  0 people"
+    assert line(some_people(1, 1, 1)) == "24.8 fps  1 person  1 refined"
+    assert line(some_people(5, 1, 3)) == "24.8 fps  5 people  1 refined  2 deferred"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 20), (240, 320), (720, 1280), (2160, 3840)])
+@pytest.mark.parametrize("text", ["x", "24.8 fps  5 people  1 refined  2 deferred", "x" * 500])
+def test_the_status_line_is_in_the_upper_left_corner(size: tuple[int, int], text: str) -> None:
+    image = np.full((*size, 3), 110, np.uint8)
+    marks = (draw_poses(image, some_people(0), COCO17, status=lambda _: text) != image).any(axis=2)
+    assert marks[0, 0]
+    if size[0] >= 240:
+        assert not marks[size[0] // 4 :].any()
+
+
+def test_the_status_line_grows_with_the_picture() -> None:
+    heights = []
+    for height, width in ((240, 320), (720, 1280), (2160, 3840)):
+        image = np.full((height, width, 3), 110, np.uint8)
+        drawn = draw_poses(image, some_people(0), COCO17, status=lambda _: "24.8 fps")
+        heights.append(int((drawn != image).any(axis=2)[:, 0].sum()))
+    assert 10 <= heights[0] < heights[1] < heights[2]
+    assert heights[2] > 50
+
+
+@pytest.mark.parametrize("text", ["Kamera Süd", "カメラ 🎥", "lone \udce4", "tab\tnull\0line\n", ""])
+def test_the_status_line_may_be_any_text(text: str) -> None:
+    image = np.full((240, 320, 3), 110, np.uint8)
+    drawn = draw_poses(image, some_people(1), COCO17, status=lambda _: text)
+    assert (drawn != image).any()
+    assert plain_text(text).isascii()
+    assert len(plain_text(text)) == len(text)
+
+
+def test_labels_make_room_for_the_status_line() -> None:
+    image = np.full((240, 320, 3), 110, np.uint8)
+    people = PoseResult(
+        Boxes.from_xyxy([[0, 16, 40, 120]]),
+        np.zeros((1, 17, 3), np.float32),
+        np.array([0.5], np.float32),
+        np.array([False]),
+    )
+    line = draw_poses(image, some_people(0), COCO17, status=lambda _: "24.8 fps  1 person")
+    both = draw_poses(image, people, COCO17, status=lambda _: "24.8 fps  1 person")
+    written = (line != image).any(axis=2)
+    np.testing.assert_array_equal(both[:16][written[:16]], line[:16][written[:16]])
+
+
+def test_the_status_line_is_off_by_default() -> None:
+    image = np.full((240, 320, 3), 110, np.uint8)
+    np.testing.assert_array_equal(draw_poses(image, some_people(0), COCO17), image)

@@ -1,8 +1,9 @@
-"""Drawing poses: what is drawn where, in which colour, and what must not upset it."""
+"""Poses, boxes, ids and regions on whole pictures."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.drawing.draw import COLOURS, draw_poses
+from sharpose.runtime.drawing.draw import COLOURS, draw_poses, draw_regions
+from sharpose.runtime.drawing.style import DEFERRED, REFINED, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16, Skeleton
 
@@ -267,3 +269,147 @@ def test_ground_truth_is_drawn_on_its_joints(shared_dir: Path, width: int) -> No
     right = [like(drawn[int(points[0, i, 1]), int(points[0, i, 0])], COCO17.side(i)) for i in joints]
     assert len(right) >= 10
     assert sum(right) >= len(right) - 2  # a limb or joint of the other side may lie on top
+
+
+def in_boxes(
+    boxes: npt.ArrayLike,
+    track_ids: list[int] | None,
+    *,
+    refined: bool = False,
+    wanted: bool = False,
+    keypoints: npt.NDArray[np.float32] | None = None,
+) -> PoseResult:
+    count = len(np.asarray(boxes))
+    poses = people(np.zeros((count, 17, 3)) if keypoints is None else keypoints, boxes, refined=refined)
+    ids = None if track_ids is None else np.array(track_ids, np.int64)
+    return replace(poses, wanted=np.full(count, wanted), track_ids=ids)
+
+
+def has(picture: npt.NDArray[np.uint8], colour: tuple[int, int, int]) -> int:
+    return int((picture == colour).all(axis=2).sum())
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (720, 1280), (2160, 3840)])
+def test_boxes_and_labels_have_their_tracks_colour(height: int, width: int) -> None:
+    boxes = np.array([[0.1, 0.2, 0.3, 0.9], [0.5, 0.2, 0.7, 0.9]]) * [width, height, width, height]
+    drawn = draw_poses(canvas(height, width), in_boxes(boxes, [3, 8]), COCO17)
+    edge = round(0.5 * height)
+    assert (drawn[edge, round(0.1 * width)] == track_colour(3)).all()
+    assert (drawn[edge, round(0.5 * width)] == track_colour(8)).all()
+    swapped = draw_poses(canvas(height, width), in_boxes(boxes[::-1], [8, 3]), COCO17)
+    assert (swapped[edge, round(0.1 * width)] == track_colour(3)).all()  # by id, not by order
+
+
+def test_refined_and_deferred_people_are_marked_with_and_without_ids() -> None:
+    box = [[40, 60, 200, 220]]
+    for ids in (None, [1]):
+        plain = draw_poses(canvas(240, 320), in_boxes(box, ids), COCO17)
+        refined = draw_poses(canvas(240, 320), in_boxes(box, ids, refined=True, wanted=True), COCO17)
+        deferred = draw_poses(canvas(240, 320), in_boxes(box, ids, wanted=True), COCO17)
+        assert has(plain, REFINED) == has(plain, DEFERRED) == 0
+        assert has(refined, REFINED) >= 9
+        assert has(refined, DEFERRED) == 0
+        assert has(deferred, DEFERRED) >= 9
+        assert has(deferred, REFINED) == 0
+
+
+def test_a_person_is_drawn_alike_alone_and_in_a_crowd() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.array([[x, y, x + 60, y + 120] for y in (30, 200, 400) for x in range(20, 1200, 200)], np.float32)
+    keypoints = rng.uniform(0, 1, (len(boxes), 17, 3)).astype(np.float32)
+    keypoints[:, :, :2] = boxes[:, None, :2] + keypoints[:, :, :2] * [60, 120]
+    together = draw_poses(canvas(720, 1280), in_boxes(boxes, None, keypoints=keypoints), COCO17, show_boxes=False)
+    apart = canvas(720, 1280)
+    for index in range(len(boxes)):
+        one = in_boxes(boxes[index : index + 1], None, keypoints=keypoints[index : index + 1])
+        drawn = draw_poses(canvas(720, 1280), one, COCO17, show_boxes=False)
+        marks = (drawn != GREY).any(axis=2)
+        apart[marks] = drawn[marks]
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_odd_people() -> None:
+    """All at once: nowhere, everywhere, a pixel, upside down in number, not a number."""
+    boxes = np.array(
+        [[5, 5, 5, 5], [6, 6, 7, 7], [-1e12, -1e12, 1e12, 1e12], [-300, -300, -200, -200], [310, 230, 400, 300]]
+    )
+    keypoints = np.full((5, 17, 3), 0.9, np.float32)
+    keypoints[0, ::2] = np.nan
+    keypoints[1, :, :2] = 3e38
+    keypoints[2, :, 0] = np.inf
+    keypoints[3, :, 2] = -np.inf
+    keypoints[4, :, :2] = [-3e38, 3e38]
+    poses = in_boxes(boxes, [0, -5, 2**62, 1, 2], refined=True, wanted=True, keypoints=keypoints)
+    with np.errstate(all="raise", under="ignore"):
+        for size in ((240, 320), (1, 1), (2, 500), (0, 0)):
+            assert draw_poses(canvas(*size), poses, COCO17, status=lambda _: "status").shape == (*size, 3)
+
+
+def noise(height: int = 240, width: int = 320) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(60, 190, (height, width, 3), np.uint8)
+
+
+def regions(*boxes: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def test_tiles_are_tinted_and_nothing_else() -> None:
+    picture, before = noise(), noise()
+    draw_regions(picture, regions((10, 20, 42, 52), (42, 20, 74, 52), (200, 100, 232, 132)), (0, 255, 0))
+    marks = (picture != before).any(axis=2)
+    assert marks[21:50, 11:40].all()
+    assert not marks[20:52, 41].any()  # a line between neighbours
+    assert marks[30, 43]
+    assert marks[110, 210]
+    outside = marks.copy()
+    outside[20:52, 10:74] = outside[100:132, 200:232] = False
+    assert not outside.any()
+    expected = 0.65 * before[30, 20] + 0.35 * np.array([0, 255, 0])
+    assert np.abs(picture[30, 20] - expected).max() <= 1  # the picture shows through
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (np.nan,) * 4,
+        (np.nan, 0, 10, 10),
+        (-50, -50, -10, -10),
+        (400, 300, 500, 400),
+        (10, 10, 10, 10),
+        (20, 20, 10, 10),
+        (3e38, 3e38, 3.1e38, 3.1e38),
+    ],
+)
+def test_regions_that_are_not_there(box: tuple[float, ...]) -> None:
+    picture = noise()
+    draw_regions(picture, regions(box), (0, 255, 0))
+    np.testing.assert_array_equal(picture, noise())
+    draw_regions(picture, regions(), (0, 255, 0))
+
+
+def test_regions_that_reach_outside_are_cut() -> None:
+    picture = noise()
+    draw_regions(picture, regions((-1e30, -5, 10, 1e30)), (0, 255, 0))
+    marks = (picture != noise()).any(axis=2)
+    assert marks[:238, :8].all()
+    assert not marks[:, 10:].any()
+
+
+def person(refined: bool, tile: npt.NDArray[np.float32] | None) -> PoseResult:
+    poses = people(np.zeros((1, 17, 3)), [[10, 10, 90, 200]], refined=refined)
+    return replace(poses, regions_xyxy=None if tile is None else tile[None])
+
+
+def test_only_where_they_are_asked_for_and_only_of_the_refined() -> None:
+    image, tile = noise(), regions((40, 60, 72, 92))
+    with_tint = draw_poses(image, person(True, tile), COCO17, regions=True, show_boxes=False)
+    assert (with_tint[70, 50] != image[70, 50]).any()
+    for poses, asked in ((person(True, tile), False), (person(False, tile), True)):
+        drawn = draw_poses(image, poses, COCO17, regions=asked, show_boxes=False)
+        np.testing.assert_array_equal(drawn, image)
+
+
+def test_asking_for_regions_that_nobody_kept() -> None:
+    with pytest.raises(InputError, match="expected poses with regions_xyxy"):
+        draw_poses(noise(), person(True, None), COCO17, regions=True)
+    np.testing.assert_array_equal(draw_poses(noise(), people(np.zeros((0, 17, 3))), COCO17, regions=True), noise())
