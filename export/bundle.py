@@ -14,12 +14,14 @@ import onnx
 
 import sharpose
 from sharpose.bundle import MANIFEST_NAME, Gate, GraphPair, Manifest, ParityReport, Precision, file_sha256
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.errors import ExportError, ParityError
-from sharpose.export.comparison import strict_failures, tolerance_for
 from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
-from sharpose.export.parity import TorchStages, measure_parity, reference_runs
+from sharpose.export.parity import batch_sizes, measure_parity, run_stages, strict_failures, tolerance_for
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import LoadedModel, SHaRPose
+from sharpose.model.graphs import TorchStages
+from sharpose.runtime.stages import EngineStages
 
 __all__ = ["ExportOptions", "ParityReportError", "atomic_folder", "check_output", "export_bundle"]
 
@@ -142,9 +144,7 @@ def _quantise(
     with tempfile.TemporaryDirectory(prefix="sharpose-int8-") as scratch:
         folder = Path(scratch)
         save_graphs({"coarse.onnx": coarse, "fine.onnx": fine}, folder, _WEIGHTS)
-        return quantise_graphs(
-            folder / "coarse.onnx", folder / "fine.onnx", TorchStages(model), pictures.crops, model.config
-        )
+        return quantise_graphs(folder / "coarse.onnx", folder / "fine.onnx", TorchStages(model), pictures.crops)
 
 
 def _check_graph(path: Path) -> None:
@@ -163,13 +163,16 @@ def _measure(
     options: ExportOptions,
 ) -> dict[Precision, ParityReport]:
     """The parity report of every precision; raises `ParityReportError` at the first that is beyond tolerance."""
-    reference = reference_runs(model, options.max_batch, pictures)
+    reference = run_stages(TorchStages(model), pictures.crops, batch_sizes(options.max_batch))
     reports: dict[Precision, ParityReport] = {}
     for precision, pair in pairs.items():
         rounded = precision == "fp32" and options.store_weights == "fp16"
-        report = measure_parity(
-            reference, models[precision], precision, folder, pair, options.max_batch, pictures, rounded=rounded
+        runners = (
+            OnnxRuntimeRunner(folder / entry.file, entry, options.max_batch) for entry in (pair.coarse, pair.fine)
         )
+        graphs = EngineStages(model.config, precision, *runners)
+        half = TorchStages(models[precision]) if precision == "fp16" else None
+        report = measure_parity(reference, graphs, pictures, half, rounded=rounded)
         reports[precision] = report
         tolerance = tolerance_for("fp16" if rounded else precision)
         failed = strict_failures(report, tolerance) if options.strict_parity else report.failures

@@ -19,14 +19,11 @@ from torch.export import Dim
 
 from sharpose.bundle import GraphEntry, TensorEntry
 from sharpose.errors import ExportError
-from sharpose.export.graphs import CoarseGraph, FineGraph
 from sharpose.model import SHaRPose
+from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, CoarseGraph, FineGraph
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
 __all__ = [
-    "COARSE_OUTPUTS",
-    "FINE_INPUTS",
-    "FINE_OUTPUTS",
     "INLINE_BYTES",
     "MAX_OPSET",
     "MIN_OPSET",
@@ -126,7 +123,7 @@ def half_model(model: SHaRPose) -> SHaRPose:
     The islands are the quality head (a gate compares its output with a threshold) and the relevance branch: the mined
     attention rows, their softmax, the sum over blocks and the TopK (`sharpose.model.backbone.Attention.row_attention`
     casts for itself). Pixels are normalised, and heatmaps decoded, in float32 by the graphs around the model
-    (`sharpose.export.graphs`). LayerNorm takes and gives float16 and keeps its statistics in float32 by itself, in
+    (`sharpose.model.graphs`). LayerNorm takes and gives float16 and keeps its statistics in float32 by itself, in
     PyTorch and in ONNX (`stash_type` 1).
 
     Args:
@@ -147,10 +144,6 @@ def half_model(model: SHaRPose) -> SHaRPose:
     half.backbone.quality_predictor = copy.deepcopy(model.backbone.quality_predictor)
     return half
 
-
-COARSE_OUTPUTS = ["keypoints", "quality", "region_order", "region_features", "region_embeddings", "heatmaps"]
-FINE_INPUTS = ["rows", "patches", "region_order", "region_features", "region_embeddings"]
-FINE_OUTPUTS = ["keypoints", "heatmaps"]
 
 MIN_OPSET, MAX_OPSET = 18, 22
 """18 for parsers that don't know `Gelu` (opset 20); from 23 on attention exports as an operator few engines have."""

@@ -1,72 +1,278 @@
-"""Parity: do the exported graphs say what the PyTorch model says in float32, on pictures?"""
+"""Two ways of running both stages, compared output by output on the same crops, within tolerances. Torch-free."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from sharpose.bundle import GraphPair, ParityReport, Precision
-from sharpose.engines.onnxrt import OnnxRuntimeRunner
-from sharpose.export.comparison import (
-    Arrays,
-    EngineStages,
-    StageRuns,
-    batch_sizes,
-    compare,
-    failures,
-    run_stages,
-    tolerance_for,
-)
-from sharpose.export.graphs import CoarseGraph, FineGraph
-from sharpose.export.onnx import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS
+from sharpose.bundle import OutputParity, ParityReport, Precision
+from sharpose.config import ModelConfig
 from sharpose.export.pictures import ParityPictures
-from sharpose.model import SHaRPose
+from sharpose.runtime.stages import CARRIED, Arrays, EngineStages, Stages, fine_inputs
 
-__all__ = ["TorchStages", "measure_parity", "print_parity", "reference_runs"]
+__all__ = [
+    "GATE_MARGIN",
+    "StageRuns",
+    "Tolerance",
+    "batch_sizes",
+    "compare",
+    "failures",
+    "measure_parity",
+    "print_parity",
+    "run_stages",
+    "strict_failures",
+    "tolerance_for",
+]
+
+GATE_MARGIN = 0.02
+"""A crop is near the gate's threshold if its quality is off it by at most this; nothing else may flip in half."""
 
 
 @dataclass(frozen=True)
-class TorchStages:
-    """A PyTorch model as `Stages`, in the precision that it is in."""
+class Tolerance:
+    """Limits.
 
-    model: SHaRPose
+    Attributes:
+        share_of_range: Of its own range that a heatmap or a quality may be off by.
+        rounding: What either may be off by in any case (an untrained quality hardly has a range).
+        region_sets: Least share of crops with the same set of selected regions.
+        pixels_median: Most that keypoints may move at the median, in crop pixels.
+        strict_region_sets: The same for `--strict-parity`, as the next two.
+        strict_pixels_median: In crop pixels.
+        strict_pixels_p99: At the 99th percentile, in crop pixels.
+        strict_flips_near: Whether gate decisions may flip within `GATE_MARGIN` of the threshold.
+        enforced: Whether anything is refused; int8 is experimental, and only reported.
+    """
 
-    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
-        """See `Stages`."""
-        with torch.inference_mode():
-            return _named(COARSE_OUTPUTS, CoarseGraph(self.model).eval()(torch.from_numpy(crops)))
-
-    def fine(self, inputs: Arrays) -> Arrays:
-        """See `Stages`."""
-        dtype = self.model.backbone.norm.weight.dtype
-        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in FINE_INPUTS]
-        fitted = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
-        with torch.inference_mode():
-            return _named(FINE_OUTPUTS, FineGraph(self.model).eval()(*fitted))
+    share_of_range: float
+    rounding: float
+    region_sets: float
+    pixels_median: float
+    strict_region_sets: float
+    strict_pixels_median: float
+    strict_pixels_p99: float
+    strict_flips_near: bool
+    enforced: bool = True
 
 
-def reference_runs(model: SHaRPose, max_batch: int, pictures: ParityPictures) -> StageRuns:
-    """What the model says in float32."""
-    return run_stages(TorchStages(model), pictures.crops, batch_sizes(max_batch), model.config)
+_FP32 = Tolerance(1e-3, 1e-5, 0.75, 0.25, 1.0, 0.01, 0.1, False)
+# GPUs multiply float32 matrices in TF32, with the mantissa of a half, unless they are told not to.
+_FP32_ON_GPU = Tolerance(1e-2, 1e-3, 0.75, 0.25, 0.95, 0.05, 1.0, True)
+_FP16 = Tolerance(2e-2, 2e-3, 0.75, 0.5, 0.95, 0.05, 1.0, True)
+_INT8 = dataclasses.replace(_FP16, enforced=False)
+
+
+def tolerance_for(precision: Precision, device: str = "cpu") -> Tolerance:
+    """The limits for graphs of a precision on a device (`cpu`, `cuda:0` …)."""
+    if precision == "int8":
+        return _INT8
+    if precision == "fp32":
+        return _FP32 if device == "cpu" else _FP32_ON_GPU
+    return _FP16
+
+
+def failures(report: ParityReport, tolerance: Tolerance) -> list[str]:
+    """What is beyond tolerance, a line each; a NaN is."""
+    if not tolerance.enforced:
+        return []
+    share = tolerance.share_of_range
+    found = [
+        f"{item.graph} {item.output} off by {item.max_abs_difference:.3g}, "
+        f"more than {share:g} of its range {item.reference_range:.3g}"
+        for item in report.outputs
+        if item.output in ("heatmaps", "quality")
+        and not item.max_abs_difference <= max(share * item.reference_range, tolerance.rounding)
+    ]
+    return found + _moved(report, tolerance.region_sets, tolerance.pixels_median)
+
+
+def strict_failures(report: ParityReport, tolerance: Tolerance) -> list[str]:
+    """What `--strict-parity` also refuses: differing regions, flipped gates, keypoints that moved."""
+    if not tolerance.enforced:
+        return []
+    found = list(report.failures)
+    moved = _moved(report, tolerance.strict_region_sets, tolerance.strict_pixels_median)
+    found += [line for line in moved if line not in found]
+    if not report.keypoint_pixels_p99 <= tolerance.strict_pixels_p99:
+        found.append(
+            f"keypoints moved {report.keypoint_pixels_p99:.3g} px at the 99th percentile "
+            f"(limit {tolerance.strict_pixels_p99:g})"
+        )
+    flips = report.gate_flips - (report.gate_flips_near_threshold if tolerance.strict_flips_near else 0)
+    if flips:
+        where = f" further than {GATE_MARGIN:g} from the threshold" if tolerance.strict_flips_near else ""
+        found.append(f"{flips} gate decisions flipped{where}")
+    return found
+
+
+def _moved(report: ParityReport, region_sets: float, pixels_median: float) -> list[str]:
+    found = []
+    if not report.region_set_agreement >= region_sets:
+        found.append(
+            f"region sets agree on {report.region_set_agreement:.1%} of the crops (at least {region_sets:.0%} must)"
+        )
+    if not report.keypoint_pixels_median <= pixels_median:
+        found.append(f"keypoints moved {report.keypoint_pixels_median:.3g} px at the median (limit {pixels_median:g})")
+    return found
+
+
+_BATCH_SIZES = (1, 3, 8)
+
+
+@dataclass(frozen=True)
+class StageRuns:
+    """Outputs by name, over all crops.
+
+    Attributes:
+        coarse: Of the coarse stage.
+        fine: Of the fine stage, for every crop, given the REFERENCE's coarse outputs, so that a flipped region shows
+            as that and not as a wrong heatmap.
+        whole: Of the fine stage, given the coarse outputs of the same run: what a user gets.
+    """
+
+    coarse: Arrays
+    fine: Arrays
+    whole: Arrays
+
+
+def batch_sizes(max_batch: int) -> tuple[int, ...]:
+    """The sizes of batch that crops are run in, in turn."""
+    return tuple(size for size in _BATCH_SIZES if size <= max_batch)
+
+
+def run_stages(
+    stages: Stages,
+    crops: npt.NDArray[np.uint8],
+    sizes: tuple[int, ...],
+    reference: StageRuns | None = None,
+) -> StageRuns:
+    """Run both stages on every crop.
+
+    Args:
+        stages: What to run.
+        crops: uint8 [n, H, W, 3], RGB.
+        sizes: Sizes of batch, used in turn.
+        reference: Whose coarse outputs `StageRuns.fine` is computed from; the run's own if None.
+    """
+    parts = []
+    for part in _batches(len(crops), sizes):
+        batch = np.ascontiguousarray(crops[part])
+        coarse = stages.coarse(batch)
+        whole = stages.fine(fine_inputs(batch, coarse, stages.config))
+        fine = whole
+        if reference is not None:
+            judged = {name: reference.coarse[name][part] for name in CARRIED}
+            fine = stages.fine(fine_inputs(batch, judged, stages.config))
+        parts.append(StageRuns(coarse, fine, whole))
+    return StageRuns(
+        coarse=_join([part.coarse for part in parts]),
+        fine=_join([part.fine for part in parts]),
+        whole=_join([part.whole for part in parts]),
+    )
+
+
+def compare(
+    reference: StageRuns,
+    actual: StageRuns,
+    config: ModelConfig,
+    threshold: float,
+    tolerance: Tolerance,
+    *,
+    pictures: str,
+    judged: str,
+    sizes: tuple[int, ...],
+) -> ParityReport:
+    """The report on how far `actual` is from `reference`, with what is beyond tolerance in `failures`.
+
+    Args:
+        reference: What is right.
+        actual: What is judged.
+        config: The model's.
+        threshold: The gate's.
+        tolerance: The limits.
+        pictures: What the crops were taken from.
+        judged: What ran, against what.
+        sizes: The batch sizes that were used.
+    """
+    outputs = [
+        *_differences("coarse", reference.coarse, actual.coarse),
+        *_differences("fine", reference.fine, actual.fine),
+    ]
+    same_set = _selected(reference, config) == _selected(actual, config)
+    quality = reference.coarse["quality"].astype(np.float64)
+    near = np.abs(quality - threshold) <= GATE_MARGIN
+    flipped = _gated(reference, threshold) != _gated(actual, threshold)
+    pixels = np.concatenate([_pixels(reference.coarse, actual.coarse), _pixels(reference.whole, actual.whole)])
+    report = ParityReport(
+        pictures=pictures,
+        judged=judged,
+        experimental=not tolerance.enforced,
+        crops=len(quality),
+        batch_sizes=sizes,
+        outputs=tuple(outputs),
+        region_set_agreement=float(same_set.all(axis=1).mean()),
+        gate_agreement=float(1.0 - flipped.mean()),
+        gate_flips=int(flipped.sum()),
+        gate_near_threshold=int(near.sum()),
+        gate_flips_near_threshold=int((flipped & near).sum()),
+        keypoint_pixels_median=float(np.median(pixels)),
+        keypoint_pixels_p99=float(np.percentile(pixels, 99)),
+        keypoint_pixels_max=float(pixels.max()),
+        tolerance=tolerance.share_of_range,
+    )
+    return report.model_copy(update={"failures": tuple(failures(report, tolerance))})
+
+
+def _differences(graph: Literal["coarse", "fine"], reference: Arrays, actual: Arrays) -> Iterator[OutputParity]:
+    for name, expected in reference.items():
+        wide = expected.astype(np.float64)
+        difference = np.abs(wide - actual[name].astype(np.float64))
+        yield OutputParity(
+            graph=graph,
+            output=name,
+            max_abs_difference=float(difference.max()),
+            mean_abs_difference=float(difference.mean()),
+            reference_range=float(wide.max() - wide.min()),
+        )
+
+
+def _selected(runs: StageRuns, config: ModelConfig) -> npt.NDArray[np.int32]:
+    """int32 [n, K]: the selected regions, in ascending order."""
+    return np.sort(runs.coarse["region_order"].astype(np.int32)[:, : config.num_selected])
+
+
+def _gated(runs: StageRuns, threshold: float) -> npt.NDArray[np.bool_]:
+    return runs.coarse["quality"].astype(np.float32) < np.float32(threshold)
+
+
+def _pixels(reference: Arrays, actual: Arrays) -> npt.NDArray[np.float64]:
+    """Distances in crop pixels between two sets of keypoints [n, J, 3], flat."""
+    offset = reference["keypoints"][..., :2].astype(np.float64) - actual["keypoints"][..., :2].astype(np.float64)
+    distance: npt.NDArray[np.float64] = np.hypot(offset[..., 0], offset[..., 1]).ravel()
+    return distance
+
+
+def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[slice]:
+    start, turn = 0, 0
+    while start < count:
+        size = sizes[turn % len(sizes)]
+        yield slice(start, min(start + size, count))
+        start, turn = start + size, turn + 1
+
+
+def _join(batches: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def measure_parity(
-    reference: StageRuns,
-    model: SHaRPose,
-    precision: Precision,
-    folder: Path,
-    pair: GraphPair,
-    max_batch: int,
-    pictures: ParityPictures,
-    *,
-    rounded: bool = False,
+    reference: StageRuns, graphs: EngineStages, pictures: ParityPictures, half: Stages | None, *, rounded: bool = False
 ) -> ParityReport:
     """Compare graphs with PyTorch in float32, output by output.
 
@@ -75,36 +281,29 @@ def measure_parity(
     close.
 
     Args:
-        reference: What the float32 model said, see `reference_runs`.
-        model: The model that was exported, in the precision that it was exported in.
-        precision: That precision.
-        folder: Where the graphs lie.
-        pair: Their description.
-        max_batch: The bundle's.
+        reference: The float32 model's outputs on the pictures, in batches of `batch_sizes`.
+        graphs: The graphs in ONNX Runtime.
         pictures: The crops that the reference was run on.
+        half: The half model in PyTorch where the graphs are half, else None.
         rounded: Whether float32 graphs hold weights that were rounded to halves: they are judged as halves are.
     """
-    config, sizes, tolerance = model.config, batch_sizes(max_batch), tolerance_for("fp16" if rounded else precision)
-    coarse, fine = (OnnxRuntimeRunner(folder / entry.file, entry, max_batch) for entry in (pair.coarse, pair.fine))
-    runs = run_stages(EngineStages(coarse, fine), pictures.crops, sizes, config, reference)
-    threshold = config.quality_threshold
-    judged = f"ONNX Runtime on the CPU{', weights rounded to float16,' if rounded else ''} against PyTorch"
-    report = compare(
-        reference, runs, config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
-    )
-    if precision != "fp16":
+    config, sizes = graphs.config, batch_sizes(graphs.max_batch)
+    tolerance = tolerance_for("fp16" if rounded else graphs.precision)
+
+    def report_on(stages: Stages, judged: str) -> ParityReport:
+        runs = run_stages(stages, pictures.crops, sizes, reference)
+        threshold = config.quality_threshold
+        return compare(
+            reference, runs, config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
+        )
+
+    weights = ", weights rounded to float16," if rounded else ""
+    report = report_on(graphs, f"ONNX Runtime on the CPU{weights} against PyTorch")
+    if half is None:
         return report
-    of_graphs = [f"in ONNX Runtime: {line}" for line in failures(report, tolerance)]
-    runs = run_stages(TorchStages(model), pictures.crops, sizes, config, reference)
-    judged = "PyTorch in float16 against PyTorch in float32"
-    report = compare(
-        reference, runs, config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
-    )
+    of_graphs = [f"in ONNX Runtime: {line}" for line in report.failures]
+    report = report_on(half, "PyTorch in float16 against PyTorch in float32")
     return report.model_copy(update={"failures": (*report.failures, *of_graphs)})
-
-
-def _named(names: list[str], tensors: tuple[Tensor, ...]) -> Arrays:
-    return {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 def print_parity(precision: Precision, report: ParityReport, console: Console) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.coco_ap import coco_scores
 from sharpose.errors import ExportError
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.runtime.result import Boxes
@@ -98,12 +97,12 @@ class LabelledPictures:
     """Pictures whose people are labelled.
 
     Attributes:
-        coco: The labels, in pycocotools' form.
+        document: The labels, as COCO's file has them.
         pictures: File and labelled boxes, float32 [n, 4] xyxy, by image id; only pictures with labelled people.
         origin: A few words for the report.
     """
 
-    coco: Any
+    document: dict[str, Any]
     pictures: dict[int, tuple[Path, npt.NDArray[np.float32]]]
     origin: str
 
@@ -118,8 +117,6 @@ class LabelledPictures:
 
     def average_precision(self, estimator: PoseEstimator) -> float:
         """COCO keypoint AP (OKS 0.50 to 0.95) of an estimator that is given the labelled boxes."""
-        from pycocotools.cocoeval import COCOeval
-
         results = []
         for image_id, (path, boxes) in self.pictures.items():
             poses = estimator(_read(path), Boxes.from_xyxy(boxes))
@@ -127,14 +124,7 @@ class LabelledPictures:
                 {"image_id": image_id, "category_id": 1, "keypoints": keypoints.ravel().tolist(), "score": float(score)}
                 for keypoints, score in zip(poses.keypoints, poses.scores, strict=True)
             ]
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(self.coco, self.coco.loadRes(results), "keypoints")
-            evaluation.params.imgIds = sorted(self.pictures)
-            evaluation.params.kpt_oks_sigmas = np.array(estimator.skeleton.sigmas)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return float(evaluation.stats[0])
+        return coco_scores(self.document, results, estimator.skeleton, list(self.pictures)).ap
 
 
 def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictures:
@@ -150,7 +140,7 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
             missing, or nobody is labelled.
     """
     try:
-        from pycocotools.coco import COCO
+        import pycocotools.coco  # noqa: F401
     except ImportError:
         raise ExportError("--labels needs pycocotools: pip install pycocotools") from None
     try:
@@ -177,11 +167,7 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
         if not path.is_file():
             raise ExportError(f"--labels {labels}: picture {path} is missing; give its folder as --images")
         pictures[image_id] = path, np.array(xyxy, np.float32)
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return LabelledPictures(coco, pictures, f"the labelled people of {labels.name}")
+    return LabelledPictures(content, pictures, f"the labelled people of {labels.name}")
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:

@@ -22,8 +22,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from sharpose.config import ModelConfig
-from sharpose.export.comparison import Arrays, Stages, fine_inputs
+from sharpose.runtime.stages import Arrays, Stages, fine_inputs
 
 __all__ = ["quantise_graphs"]
 
@@ -39,7 +38,7 @@ class _Inputs(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def quantise_graphs(
-    coarse: Path, fine: Path, stages: Stages, crops: npt.NDArray[np.uint8], config: ModelConfig
+    coarse: Path, fine: Path, stages: Stages, crops: npt.NDArray[np.uint8]
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Both graphs in int8.
 
@@ -48,13 +47,12 @@ def quantise_graphs(
         fine: The float32 fine graph.
         stages: The model in float32, for what the fine graph is calibrated on.
         crops: uint8 [n, H, W, 3], RGB; the ranges of all activations are taken from these.
-        config: The model's.
     """
     coarse_inputs: list[Arrays] = [{"image": np.ascontiguousarray(crop[None])} for crop in crops]
     inputs_of_fine = []
     for crop in crops:
         batch = np.ascontiguousarray(crop[None])
-        inputs_of_fine.append(fine_inputs(batch, stages.coarse(batch), config))
+        inputs_of_fine.append(fine_inputs(batch, stages.coarse(batch), stages.config))
     return _quantise(coarse, coarse_inputs), _quantise(fine, inputs_of_fine)
 
 

@@ -9,23 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import Bundle, OutputParity, ParityReport, Precision
-from sharpose.engines.base import Runner
 from sharpose.engines.gpu import probe_gpus
-from sharpose.engines.load import Device
-from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
 from sharpose.errors import BundleError, EngineError, ExportError
-from sharpose.export.comparison import EngineStages, StageRuns, batch_sizes, compare, run_stages, tolerance_for
+from sharpose.export.parity import batch_sizes, compare, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.stages import EngineStages, open_stages
 
 __all__ = [
-    "EnginePair",
     "Verification",
     "VerifiedEngine",
     "available_engines",
-    "onnx_engines",
     "print_verification",
     "verify_bundle",
 ]
@@ -33,30 +29,10 @@ __all__ = [
 _GPU_PROVIDERS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "ort-tensorrt"}
 
 
-@dataclass(frozen=True)
-class EnginePair:
-    """The engines of both stages.
-
-    Attributes:
-        device: As the user writes it.
-        precision: Of the graphs that they run.
-        coarse: The coarse stage's engine.
-        fine: The fine stage's.
-    """
-
-    device: str
-    precision: Precision
-    coarse: Runner
-    fine: Runner
-
-    def close(self) -> None:
-        """Free both."""
-        self.coarse.close()
-        self.fine.close()
-
-
-def available_engines(bundle: Bundle, say: Callable[[str], None] = lambda message: None) -> Iterator[EnginePair | str]:
-    """The engines of every device that is here and every precision that the bundle holds, each opened when it is due.
+def available_engines(
+    bundle: Bundle, say: Callable[[str], None] = lambda message: None
+) -> Iterator[tuple[str, EngineStages] | str]:
+    """Each device that is here with its engines, in every precision that the bundle holds, opened when they are due.
 
     Instead of a device that is not usable comes one line that says why: onnxruntime-gpu lists providers whose
     libraries it then can't load. With a GPU and a TensorRT, its engines are taken from the bundle or the cache, or
@@ -69,23 +45,11 @@ def available_engines(bundle: Bundle, say: Callable[[str], None] = lambda messag
     for device in ("cpu", *_gpu_devices()):
         for precision in bundle.precisions:
             try:
-                if device == "tensorrt":
-                    yield _tensorrt_engines(bundle, precision, say)
-                else:
-                    yield onnx_engines(bundle, device, precision)
+                yield device, open_stages(bundle, device, precision, say=say)
             except EngineError as error:
                 if device == "cpu":
                     raise
                 yield f"{device}, {precision}: {error}"
-
-
-def onnx_engines(bundle: Bundle, device: str, precision: Precision) -> EnginePair:
-    """Both graphs in ONNX Runtime; raises `EngineError` where the device can't run them."""
-    coarse, fine = (
-        OnnxRuntimeRunner(*bundle.graph(stage, precision), bundle.manifest.max_batch, device=device)
-        for stage in ("coarse", "fine")
-    )
-    return EnginePair(device, precision, coarse, fine)
 
 
 def _gpu_devices() -> list[str]:
@@ -101,14 +65,6 @@ def _gpu_devices() -> list[str]:
     except EngineError:  # no GPU, or no TensorRT: nothing that should run here
         return found
     return [*found, "tensorrt"]
-
-
-def _tensorrt_engines(bundle: Bundle, precision: Precision, say: Callable[[str], None]) -> EnginePair:
-    from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_runner
-
-    settings, device = TensorRtSettings(precision=precision, say=say), Device("tensorrt")
-    coarse, fine = (load_tensorrt_runner(bundle, stage, device, settings) for stage in ("coarse", "fine"))
-    return EnginePair("tensorrt", precision, coarse, fine)
 
 
 @dataclass(frozen=True)
@@ -181,48 +137,39 @@ def verify_bundle(
     if len(pictures.crops) == 0:
         raise ExportError(f"{pictures.origin}: no crops to verify on")
     say(f"float32 reference on {pictures.origin}")
-    pair = onnx_engines(bundle, "cpu", "fp32")
-    reference = run_stages(EngineStages(pair.coarse, pair.fine), pictures.crops, (1,), bundle.model)
-    reference_precision = _average_precision(bundle, pair, labels)
-    pair.close()
+    stages = open_stages(bundle, "cpu", "fp32")
+    reference = run_stages(stages, pictures.crops, (1,))
+    reference_precision = _average_precision(bundle, stages, labels)
+    stages.close()
     engines: list[VerifiedEngine] = []
     unusable: list[str] = []
-    for candidate in available_engines(bundle, say):
-        if isinstance(candidate, str):
-            unusable.append(candidate)
+    sizes = batch_sizes(bundle.manifest.max_batch)
+    for found in available_engines(bundle, say):
+        if isinstance(found, str):
+            unusable.append(found)
             continue
-        say(f"{candidate.device}, {candidate.precision}")
-        engines.append(_verify(bundle, candidate, reference, pictures, labels))
-        candidate.close()
+        device, stages = found
+        say(f"{device}, {stages.precision}")
+        report = compare(
+            reference,
+            run_stages(stages, pictures.crops, sizes, reference),
+            bundle.model,
+            bundle.manifest.gate.quality_threshold,
+            tolerance_for(stages.precision, device),
+            pictures=pictures.origin,
+            judged=f"{device} in {stages.precision} against the float32 ONNX graphs",
+            sizes=sizes,
+        )
+        precision = _average_precision(bundle, stages, labels)
+        engines.append(VerifiedEngine(device, stages.precision, report, precision))
+        stages.close()
     return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference_precision)
 
 
-def _verify(
-    bundle: Bundle,
-    candidate: EnginePair,
-    reference: StageRuns,
-    pictures: ParityPictures,
-    labels: LabelledPictures | None,
-) -> VerifiedEngine:
-    sizes = batch_sizes(bundle.manifest.max_batch)
-    stages = EngineStages(candidate.coarse, candidate.fine)
-    report = compare(
-        reference,
-        run_stages(stages, pictures.crops, sizes, bundle.model, reference),
-        bundle.model,
-        bundle.manifest.gate.quality_threshold,
-        tolerance_for(candidate.precision, candidate.device),
-        pictures=pictures.origin,
-        judged=f"{candidate.device} in {candidate.precision} against the float32 ONNX graphs",
-        sizes=sizes,
-    )
-    return VerifiedEngine(candidate.device, candidate.precision, report, _average_precision(bundle, candidate, labels))
-
-
-def _average_precision(bundle: Bundle, pair: EnginePair, labels: LabelledPictures | None) -> float | None:
+def _average_precision(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | None) -> float | None:
     if labels is None:
         return None
-    return labels.average_precision(PoseEstimator(bundle, HostTwoStage(pair.coarse, pair.fine)))
+    return labels.average_precision(PoseEstimator(bundle, HostTwoStage(stages.coarse_runner, stages.fine_runner)))
 
 
 def print_verification(verification: Verification, console: Console) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from sharpose.bundle import ParityReport
 from sharpose.config import ModelConfig, load_config
-from sharpose.export.comparison import Arrays, StageRuns, batch_sizes, compare, run_stages, tolerance_for
+from sharpose.export.parity import StageRuns, batch_sizes, compare, run_stages, tolerance_for
+from sharpose.runtime.stages import Arrays
 
 _PEOPLE = 4
 
@@ -84,7 +85,7 @@ class _Recorder:
     """Stages that give recognisable numbers and remember what they were given."""
 
     def __init__(self, config: ModelConfig, offset: int) -> None:
-        self.config = config
+        self.config, self.max_batch = config, 8
         self.offset = offset
         self.batches: list[int] = []
         self.features: list[float] = []
@@ -99,13 +100,16 @@ class _Recorder:
         self.features += [float(value) for value in inputs["region_features"][:, 0].astype(np.float64)]
         return {"keypoints": inputs["region_features"]}
 
+    def close(self) -> None:
+        pass
+
 
 def test_crops_run_in_batches_and_fine_is_judged_on_the_references_outputs(config: ModelConfig) -> None:
     crops = np.zeros((6, *config.crop_size, 3), np.uint8)
     crops[:, 0, 0, 0] = np.arange(6)
     exact, other = _Recorder(config, 0), _Recorder(config, 100)
-    reference = run_stages(exact, crops, (1, 3), config)
-    actual = run_stages(other, crops, (1, 3), config, reference)
+    reference = run_stages(exact, crops, (1, 3))
+    actual = run_stages(other, crops, (1, 3), reference)
     assert other.batches == [1, 3, 1, 1]
     assert actual.fine["keypoints"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert actual.whole["keypoints"][:, 0].tolist() == [100, 101, 102, 103, 104, 105]

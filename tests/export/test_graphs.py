@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from sharpose.config import ModelConfig
-from sharpose.export.graphs import CoarseGraph, FineGraph, Normalise
 from sharpose.heatmap import decode_heatmaps
 from sharpose.model import SHaRPose, random_model
+from sharpose.model.graphs import CoarseGraph, FineGraph, Normalise
 from sharpose.runtime.gate import gather_patches
 
 

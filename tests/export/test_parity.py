@@ -7,12 +7,15 @@ from onnx import numpy_helper
 from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
-from sharpose.export.comparison import failures, strict_failures, tolerance_for
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.export.onnx import save_graphs
-from sharpose.export.parity import measure_parity, reference_runs
+from sharpose.export.parity import batch_sizes, failures, measure_parity, run_stages, strict_failures, tolerance_for
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
+from sharpose.model.graphs import TorchStages
+from sharpose.runtime.stages import EngineStages
 
+STAGES = ("coarse", "fine")
 FP32 = tolerance_for("fp32")
 
 
@@ -30,14 +33,15 @@ def pictures():
 def measure(tiny_bundle, model, pictures):
     """The report on the tiny bundle's graphs after `change` was done to their protobufs."""
     bundle = open_bundle(tiny_bundle)
-    reference = reference_runs(model, 4, pictures)
+    reference = run_stages(TorchStages(model), pictures.crops, batch_sizes(4))
 
     def run(folder, change=None):
         graphs = {file: onnx.load(str(tiny_bundle / file)) for file in ("coarse.onnx", "fine.onnx")}
         if change is not None:
             change(graphs)
         save_graphs(graphs, folder, "weights.bin")
-        return measure_parity(reference, model, "fp32", folder, bundle.manifest.graphs["fp32"], 16, pictures)
+        runners = (OnnxRuntimeRunner(folder / f"{stage}.onnx", bundle.graph(stage)[1], 16) for stage in STAGES)
+        return measure_parity(reference, EngineStages(bundle.model, "fp32", *runners), pictures, None)
 
     return run
 

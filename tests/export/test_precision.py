@@ -14,11 +14,11 @@ from reference_model import reference_crops
 
 from sharpose.bundle import Bundle
 from sharpose.errors import ExportError
-from sharpose.export.comparison import run_stages
 from sharpose.export.onnx import half_model
-from sharpose.export.parity import TorchStages
+from sharpose.export.parity import run_stages
 from sharpose.export.pictures import scene_pictures
 from sharpose.model import SHaRPose
+from sharpose.model.graphs import TorchStages
 
 _HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 _QUALITY_LAYERS = 3
@@ -180,8 +180,8 @@ def test_the_report_compares_half_with_float32_pytorch(two_precisions: Bundle) -
 def test_half_finds_the_same_regions_and_keypoints(little_model: SHaRPose) -> None:
     size = little_model.config.crop_size
     crops = np.concatenate([scene_pictures(size, 12).crops, reference_crops(12, size)])
-    exact = run_stages(TorchStages(little_model), crops, (8,), little_model.config)
-    half = run_stages(TorchStages(half_model(little_model)), crops, (8,), little_model.config, exact)
+    exact = run_stages(TorchStages(little_model), crops, (8,))
+    half = run_stages(TorchStages(half_model(little_model)), crops, (8,), exact)
     selected = little_model.config.num_selected
     orders = [runs.coarse["region_order"][:, :selected] for runs in (exact, half)]
     same = [

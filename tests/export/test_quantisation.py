@@ -11,8 +11,9 @@ from reference_model import reference_crops
 
 from sharpose.bundle import Bundle
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
-from sharpose.export.comparison import EngineStages, compare, failures, run_stages, tolerance_for
+from sharpose.export.parity import compare, failures, run_stages, tolerance_for
 from sharpose.export.quantisation import quantise_graphs
+from sharpose.runtime.stages import EngineStages
 
 
 def _quantised(graph: onnx.GraphProto) -> set[str]:
@@ -26,10 +27,14 @@ def _quantised(graph: onnx.GraphProto) -> set[str]:
 def test_linear_layers_and_nothing_else_are_quantised(two_precisions: Bundle, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(two_precisions.path, tmp_path / "bundle"))
     entries = [two_precisions.graph(stage)[1] for stage in ("coarse", "fine")]
-    exact = EngineStages(*(OnnxRuntimeRunner(folder / entry.file, entry, 4, threads=1) for entry in entries))
+    exact = EngineStages(
+        two_precisions.model,
+        "fp32",
+        *(OnnxRuntimeRunner(folder / entry.file, entry, 4, threads=1) for entry in entries),
+    )
     config = two_precisions.model
     crops = reference_crops(4, config.crop_size)
-    models = quantise_graphs(folder / "coarse.onnx", folder / "fine.onnx", exact, crops, config)
+    models = quantise_graphs(folder / "coarse.onnx", folder / "fine.onnx", exact, crops)
 
     blocks, head, reuse = 4 * config.depth, 1, 2
     assert len(_quantised(models[0].graph)) == blocks + head
@@ -42,10 +47,12 @@ def test_linear_layers_and_nothing_else_are_quantised(two_precisions: Bundle, tm
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, file)
     rough = EngineStages(
-        *(OnnxRuntimeRunner(file, entry, 4, threads=1) for file, entry in zip(files, entries, strict=True))
+        config,
+        "int8",
+        *(OnnxRuntimeRunner(file, entry, 4, threads=1) for file, entry in zip(files, entries, strict=True)),
     )
-    reference = run_stages(exact, crops, (4,), config)
-    runs = run_stages(rough, crops, (4,), config, reference)
+    reference = run_stages(exact, crops, (4,))
+    runs = run_stages(rough, crops, (4,), reference)
     tolerance = tolerance_for("int8")
     report = compare(reference, runs, config, 0.99, tolerance, pictures="crops", judged="int8", sizes=(4,))
     assert report.experimental

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sharpose.bundle import OutputParity, ParityReport
-from sharpose.export.comparison import failures, strict_failures, tolerance_for
+from sharpose.export.parity import failures, strict_failures, tolerance_for
 
 
 def _report(**changes: object) -> ParityReport:

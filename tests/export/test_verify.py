@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 from reference_model import reference_crops
 
-from sharpose.bundle import Bundle, file_sha256, open_bundle
+from sharpose.bundle import Bundle, Precision, file_sha256, open_bundle
 from sharpose.cli import main as run_command
 from sharpose.errors import BundleError, EngineError, ExportError
 from sharpose.export import verify as verify_engines
@@ -22,6 +22,7 @@ from sharpose.export.cli import command
 from sharpose.export.pictures import ParityPictures, load_labels
 from sharpose.export.verify import verify_bundle
 from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.stages import EngineStages, open_stages
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +130,12 @@ def test_a_listed_device_that_cannot_run_is_reported_not_hidden(
 ) -> None:
     monkeypatch.setattr(verify_engines, "_gpu_devices", lambda: ["cuda"])
 
-    def refuse(bundle: Bundle, device: str, precision: str) -> verify_engines.EnginePair:
+    def refuse(bundle: Bundle, device: str, precision: Precision, **options: object) -> EngineStages:
         if device == "cuda":
             raise EngineError("no cuDNN")
-        return onnx_engines(bundle, device, "fp16" if precision == "fp16" else "fp32")
+        return open_stages(bundle, device, precision)
 
-    onnx_engines = verify_engines.onnx_engines
-    monkeypatch.setattr(verify_engines, "onnx_engines", refuse)
+    monkeypatch.setattr(verify_engines, "open_stages", refuse)
     result = verify_bundle(two_precisions, pictures)
     assert result.unusable == ("cuda, fp32: no cuDNN", "cuda, fp16: no cuDNN")
     assert len(result.engines) == 2

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import MANIFEST_NAME, GainCurve, Gate, open_bundle
+from sharpose.coco_ap import PictureMatches, average_precision, match_pictures
 from sharpose.errors import BundleError, InputError
 from sharpose.files import replacing
-from sharpose.training.evaluation.coco_ap import PictureMatches, average_precision, coco_results, match_pictures
 from sharpose.training.evaluation.data import EvaluationData
-from sharpose.training.evaluation.predict import Predictions
+from sharpose.training.evaluation.predict import Predictions, coco_results
 
 __all__ = [
     "CURVE_POINTS",

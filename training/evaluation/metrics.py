@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import GainCurve
+from sharpose.coco_ap import CocoScores, coco_scores
 from sharpose.runtime.gate import Refine
 from sharpose.similarity import pose_oks
 from sharpose.skeleton import Skeleton
-from sharpose.training.evaluation.coco_ap import CocoScores, coco_results, coco_scores
 from sharpose.training.evaluation.data import EvaluationData, People
-from sharpose.training.evaluation.predict import GatedPoses, Predictions
+from sharpose.training.evaluation.predict import GatedPoses, Predictions, coco_results
 
 __all__ = ["MODES", "PCK_FRACTIONS", "Calibration", "Evaluation", "correct_keypoints", "evaluate", "keypoint_diagonals"]
 

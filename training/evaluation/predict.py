@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,12 @@ from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_
 from sharpose.heatmap import decode_heatmaps
 from sharpose.runtime.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.stages import Arrays, Stages, fine_inputs
+from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData
-from sharpose.training.evaluation.stages import PoseStages, StageOutputs
 
-__all__ = ["GatedPoses", "Predictions", "flip_back", "mirror_crops", "predict"]
+__all__ = ["GatedPoses", "Predictions", "coco_results", "flip_back", "mirror_crops", "predict"]
 
 
 def mirror_crops(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -83,9 +84,8 @@ class Predictions:
 
 
 def predict(
-    stages: PoseStages,
+    stages: Stages,
     data: EvaluationData,
-    crop_size: tuple[int, int],
     *,
     flip_test: bool = False,
     on_people: Callable[[int], None] = lambda people: None,
@@ -93,9 +93,8 @@ def predict(
     """Both stages on every box.
 
     Args:
-        stages: What to measure; it must hand out heatmaps for a flip test.
+        stages: What to measure.
         data: Where to look.
-        crop_size: `(height, width)` that the model takes.
         flip_test: Average heatmaps with the mirrored crop's.
         on_people: Told how many more are done.
 
@@ -103,7 +102,7 @@ def predict(
         SourceError: a picture can't be decoded: an evaluation without it would be another one.
         EngineError: an engine failed.
     """
-    people = data.people
+    people, crop_size = data.people, stages.config.crop_size
     frames = crop_frames(people.boxes_xyxy, crop_size)
     joints = data.skeleton.num_keypoints
     passes: Literal[1, 2] = 2 if flip_test else 1
@@ -119,14 +118,14 @@ def predict(
                 image = data.read(image_id)
             extract_crops(image, _one(frames, row), crops[row - start : row - start + 1])
         batch = crops[: stop - start]
-        plain = stages.run(batch)
-        quality[start:stop, 0] = plain.quality
+        plain = _run_both(stages, batch)
+        quality[start:stop, 0] = plain["quality"]
         if flip_test:
-            mirrored = stages.run(mirror_crops(batch))
-            quality[start:stop, 1] = mirrored.quality
-            poses[start:stop] = _averaged(plain, mirrored, data.skeleton, crop_size)
+            mirrored = _run_both(stages, mirror_crops(batch))
+            quality[start:stop, 1] = mirrored["quality"]
+            poses[start:stop] = _averaged(plain["heatmaps"], mirrored["heatmaps"], data.skeleton, crop_size)
         else:
-            poses[start:stop] = plain.keypoints
+            poses[start:stop] = plain["keypoints"]
         on_people(stop - start)
     for stages_of_passes in np.ndindex(*(2,) * passes):
         index = (slice(None), *stages_of_passes)
@@ -135,18 +134,21 @@ def predict(
     return Predictions(people.boxes_xyxy, people.box_scores, areas, quality, poses)
 
 
+def _run_both(stages: Stages, crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+    """Coarse and fine, in float32: `keypoints` [n, 2, J, 3], `heatmaps` [n, 2, J, h, w]; and `quality` [n]."""
+    coarse: Arrays = stages.coarse(crops)
+    fine = stages.fine(fine_inputs(crops, coarse, stages.config))
+    both = {name: np.stack([coarse[name], fine[name]], axis=1) for name in ("keypoints", "heatmaps")}
+    return {name: value.astype(np.float32) for name, value in {"quality": coarse["quality"], **both}.items()}
+
+
 def _averaged(
-    plain: StageOutputs, mirrored: StageOutputs, skeleton: Skeleton, crop_size: tuple[int, int]
+    plain: npt.NDArray[np.float32], mirrored: npt.NDArray[np.float32], skeleton: Skeleton, crop_size: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
     """float32 [n, 2, 2, J, 3]: keypoints of every pair of a plain stage and a mirrored one, in crop pixels."""
-    assert plain.heatmaps is not None
-    assert mirrored.heatmaps is not None
-    back = flip_back(mirrored.heatmaps, skeleton)
+    back = flip_back(mirrored, skeleton)
     pairs = [
-        [
-            decode_heatmaps((plain.heatmaps[:, first] + back[:, second]) * np.float32(0.5), crop_size)
-            for second in range(2)
-        ]
+        [decode_heatmaps((plain[:, first] + back[:, second]) * np.float32(0.5), crop_size) for second in range(2)]
         for first in range(2)
     ]
     return np.moveaxis(np.array(pairs, np.float32), 2, 0)
@@ -154,3 +156,25 @@ def _averaged(
 
 def _one(frames: CropFrames, row: int) -> CropFrames:
     return CropFrames(frames.center[row : row + 1], frames.size[row : row + 1], frames.crop_size)
+
+
+def coco_results(data: EvaluationData, predictions: Predictions, poses: GatedPoses) -> list[dict[str, Any]]:
+    """COCO keypoint results after OKS-NMS, one entry a pose."""
+    category = data.document["categories"][0]["id"] if data.document is not None else 1
+    image_ids = data.people.image_ids
+    results = []
+    for image_id in dict.fromkeys(image_ids.tolist()):
+        rows = np.flatnonzero(image_ids == image_id)
+        kept = oks_nms(poses.keypoints[rows], poses.scores[rows], predictions.frame_areas[rows], data.skeleton.sigmas)
+        for row in rows[kept]:
+            x1, y1, x2, y2 = (float(value) for value in predictions.boxes_xyxy[row])
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category,
+                    "keypoints": [float(value) for value in poses.keypoints[row].ravel()],
+                    "score": float(poses.scores[row]),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                }
+            )
+    return results

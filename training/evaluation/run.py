@@ -16,6 +16,7 @@ from rich.progress import Progress
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.config import ModelConfig, load_config
 from sharpose.errors import InputError, SinkError
+from sharpose.runtime.stages import Stages, open_stages
 from sharpose.training.evaluation.data import DataFiles, EvaluationData, find_data, load_data
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
@@ -40,7 +41,6 @@ from sharpose.training.evaluation.report import (
     print_evaluation,
     print_points,
 )
-from sharpose.training.evaluation.stages import PoseStages, open_stages
 
 if TYPE_CHECKING:
     from sharpose.training.eval_cli import EvalOptions
@@ -52,8 +52,7 @@ __all__ = ["run_evaluation"]
 class _Measured:
     """A model, ready to run, and what is known of it."""
 
-    stages: PoseStages
-    config: ModelConfig
+    stages: Stages
     threshold: float
     name: str
 
@@ -76,13 +75,11 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     _make_folder(options.output)
     measured = _open_model(options, console)
     try:
-        data = _open_data(options, measured.config)
+        data = _open_data(options, measured.stages.config)
         if promise is not None and data.document is None:
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
         with _progress("looking at people", len(data.people)) as advance:
-            predictions = predict(
-                measured.stages, data, measured.config.crop_size, flip_test=options.flip_test, on_people=advance
-            )
+            predictions = predict(measured.stages, data, flip_test=options.flip_test, on_people=advance)
     finally:
         measured.stages.close()
 
@@ -122,15 +119,15 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
         folder = options.bundle or shipped_bundle()
         bundle = open_bundle(folder)
         own = bundle.manifest.gate.quality_threshold
-        stages = open_stages(bundle, options.device, heatmaps=options.flip_test, threads=options.threads)
+        stages = open_stages(bundle, options.device, threads=options.threads)
         name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
-        return _Measured(stages, bundle.model, _first(options.quality_threshold, own), name)
+        return _Measured(stages, _first(options.quality_threshold, own), name)
     try:
         import torch
     except ImportError:
         raise InputError('--checkpoint needs PyTorch: pip install "sharpose[train]", or give --bundle') from None
     from sharpose.model import load_model
-    from sharpose.training.evaluation.torch_stages import TorchStages
+    from sharpose.model.graphs import TorchStages
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -138,8 +135,8 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     threshold = _first(options.quality_threshold, loaded.config.quality_threshold)
-    stages = TorchStages(loaded.model, options.device)
-    return _Measured(stages, loaded.config, threshold, f"{loaded.source} ({loaded.config.name}, PyTorch)")
+    on_torch = TorchStages(loaded.model, options.device)
+    return _Measured(on_torch, threshold, f"{loaded.source} ({loaded.config.name}, PyTorch)")
 
 
 def _open_data(options: EvalOptions, config: ModelConfig) -> EvaluationData:

@@ -8,9 +8,9 @@ import torch
 from reference_model import reference_crops, reference_state
 
 from sharpose.config import load_config
-from sharpose.export.graphs import Normalise
 from sharpose.model import PoseOutput, SHaRPose, random_model
 from sharpose.model.decode import HeatmapDecoder
+from sharpose.model.graphs import Normalise
 
 RELEASED = [
     "sharpose_small_coco_256x192",

@@ -14,11 +14,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sharpose.coco_ap import average_precision, coco_scores, match_pictures
 from sharpose.errors import InputError
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.coco_ap import average_precision, coco_results, coco_scores, match_pictures
 from sharpose.training.evaluation.data import EvaluationData
-from sharpose.training.evaluation.predict import Predictions
+from sharpose.training.evaluation.predict import Predictions, coco_results
 
 Data = Callable[..., EvaluationData]
 Poses = Callable[..., Predictions]

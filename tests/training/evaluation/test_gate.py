@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from sharpose.bundle import GainCurve, open_bundle
+from sharpose.coco_ap import coco_scores
 from sharpose.errors import BundleError, InputError
 from sharpose.skeleton import COCO17
-from sharpose.training.evaluation.coco_ap import coco_results, coco_scores
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.gate import (
     GateCurve,
@@ -25,7 +25,7 @@ from sharpose.training.evaluation.gate import (
     parse_promise,
     write_gate,
 )
-from sharpose.training.evaluation.predict import Predictions
+from sharpose.training.evaluation.predict import Predictions, coco_results
 
 
 @pytest.fixture

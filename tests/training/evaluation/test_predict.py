@@ -12,13 +12,13 @@ import pytest
 from sharpose.bundle import open_bundle
 from sharpose.config import load_config
 from sharpose.model import random_model
+from sharpose.model.graphs import TorchStages
 from sharpose.runtime import PoseEstimator
+from sharpose.runtime.stages import Arrays, open_stages
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.metrics import MODES
 from sharpose.training.evaluation.predict import flip_back, mirror_crops, predict
-from sharpose.training.evaluation.stages import StageOutputs, open_stages
-from sharpose.training.evaluation.torch_stages import TorchStages
 from sharpose.training.objectives.pose import heatmap_targets
 
 CROP = (256, 192)
@@ -35,9 +35,9 @@ def noisy(labelled: Callable[..., EvaluationData]) -> EvaluationData:
 
 
 def test_predictions_are_what_the_pipeline_hands_out(tiny_bundle: Path, noisy: EvaluationData) -> None:
-    stages = open_stages(open_bundle(tiny_bundle), "cpu", heatmaps=False, threads=1)
+    stages = open_stages(open_bundle(tiny_bundle), "cpu", threads=1)
     told: list[int] = []
-    predictions = predict(stages, noisy, CROP, on_people=told.append)
+    predictions = predict(stages, noisy, on_people=told.append)
     stages.close()
     assert sum(told) == 4
     people = noisy.people
@@ -63,9 +63,9 @@ def test_engines_and_pytorch_agree_with_and_without_flip_test(tiny_bundle: Path,
     model = random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model
     bundle = open_bundle(tiny_bundle)
     for flip in (False, True):
-        torch_run = predict(TorchStages(model, max_batch=3), noisy, CROP, flip_test=flip)
-        stages = open_stages(bundle, "cpu", heatmaps=flip, threads=1)
-        engine_run = predict(stages, noisy, CROP, flip_test=flip)
+        torch_run = predict(TorchStages(model, max_batch=3), noisy, flip_test=flip)
+        stages = open_stages(bundle, "cpu", threads=1)
+        engine_run = predict(stages, noisy, flip_test=flip)
         stages.close()
         assert torch_run.quality.shape == (4, 2 if flip else 1)
         assert torch_run.poses.shape == ((4, 2, 2, 17, 3) if flip else (4, 2, 17, 3))
@@ -90,22 +90,33 @@ class Painted:
     """Stages whose heatmaps are the labels', mirrored when the crop is: a flip test must change nothing."""
 
     max_batch = 3
+    config = load_config("sharpose_tiny_coco_256x192")
 
     def __init__(self) -> None:
         self.points = np.column_stack([np.linspace(30, 160, 17), np.linspace(40, 220, 17), np.full(17, 2)]).astype(
             np.float32
         )
 
-    def run(self, crops: npt.NDArray[np.uint8]) -> StageOutputs:
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
         mirrored = crops[0, 0, 0, 0] > crops[0, 0, -1, 0]
         points = self.points
         if mirrored:
             points = points[list(COCO17.flip_order)]
             points[:, 0] = 191 - points[:, 0]
         heatmaps, _ = heatmap_targets(points, CROP, (64, 48))
-        both = np.tile(heatmaps[None, None], (len(crops), 2, 1, 1, 1))
         quality = np.full(len(crops), 0.4 if mirrored else 0.6, np.float32)
-        return StageOutputs(quality, np.tile(points[None, None], (len(crops), 2, 1, 1)), both)
+        self.outputs: Arrays = {
+            "quality": quality,
+            "keypoints": np.tile(points[None], (len(crops), 1, 1)),
+            "heatmaps": np.tile(heatmaps[None], (len(crops), 1, 1, 1)),
+            "region_order": np.tile(np.arange(self.config.num_regions), (len(crops), 1)),
+            "region_features": quality,
+            "region_embeddings": quality,
+        }
+        return self.outputs
+
+    def fine(self, inputs: Arrays) -> Arrays:
+        return self.outputs
 
     def close(self) -> None:
         pass
@@ -117,8 +128,8 @@ def test_a_flip_test_of_a_consistent_model_changes_nothing(labelled: Callable[..
     boxes = np.tile(np.array([[150, 60, 250, 240]], np.float32), (4, 1))
     people = type(data.people)(**{**vars(data.people), "boxes_xyxy": boxes})
     data = EvaluationData(data.name, data.skeleton, people, data.image_ids, data.document, lambda image_id: brightening)
-    plain = predict(Painted(), data, CROP)
-    flipped = predict(Painted(), data, CROP, flip_test=True)
+    plain = predict(Painted(), data)
+    flipped = predict(Painted(), data, flip_test=True)
     assert flipped.quality.tolist() == [[pytest.approx(0.6), pytest.approx(0.4)]] * 4
     gated = flipped.gated("auto", 0.5)
     assert gated.refined.tolist() == [0.5] * 4  # the mirrored pass alone asks for a closer look

@@ -1,19 +1,36 @@
-"""The two graphs of a bundle as thin modules: pixels in, decoded keypoints out.
+"""The two graphs of a bundle as modules, pixels in and decoded keypoints out, and both run on numpy arrays.
 
 Around a half model, too, they normalise pixels and decode heatmaps in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from sharpose.config import ModelConfig
-from sharpose.model import SHaRPose
+from sharpose.errors import EngineError
 from sharpose.model.decode import HeatmapDecoder
+from sharpose.model.stages import SHaRPose
 from sharpose.tokens import PATCH_SIZE
 
-__all__ = ["CoarseGraph", "FineGraph", "Normalise"]
+__all__ = [
+    "COARSE_OUTPUTS",
+    "FINE_INPUTS",
+    "FINE_OUTPUTS",
+    "CoarseGraph",
+    "FineGraph",
+    "Normalise",
+    "TorchStages",
+]
+
+COARSE_OUTPUTS = ["keypoints", "quality", "region_order", "region_features", "region_embeddings", "heatmaps"]
+FINE_INPUTS = ["rows", "patches", "region_order", "region_features", "region_embeddings"]
+FINE_OUTPUTS = ["keypoints", "heatmaps"]
 
 
 class Normalise(nn.Module):
@@ -104,3 +121,50 @@ class FineGraph(nn.Module):
         )
         heatmaps = heatmaps.float()
         return self.decode(heatmaps), heatmaps
+
+
+class TorchStages:
+    """A PyTorch model as `sharpose.runtime.stages.Stages`, in the precision that it is in.
+
+    Args:
+        model: In evaluation mode while it runs, and then back in the mode that it was in.
+        device: Where to move it; it stays where its parameters are if None.
+        max_batch: The largest batch.
+
+    Raises:
+        EngineError: PyTorch can't use the device.
+    """
+
+    def __init__(self, model: SHaRPose, device: str | None = None, max_batch: int = 32) -> None:
+        self.config = model.config
+        self.max_batch = max_batch
+        self._model = model
+        try:
+            self._device = torch.device(device) if device else next(model.parameters()).device
+            self._coarse, self._fine = CoarseGraph(model).to(self._device), FineGraph(model).to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            raise EngineError(f"device {device}: PyTorch can't use it ({' '.join(str(error).split())[:120]})") from None
+
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.generic]]:
+        """The outputs of `coarse.onnx` by name, on uint8 crops [n, H, W, 3], RGB."""
+        return self._run(self._coarse, COARSE_OUTPUTS, [crops])
+
+    def fine(self, inputs: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+        """The outputs of `fine.onnx` by name; floating inputs are converted to the model's precision."""
+        return self._run(self._fine, FINE_OUTPUTS, [inputs[name] for name in FINE_INPUTS])
+
+    def close(self) -> None:
+        """Do nothing: the model's owner holds all that there is."""
+
+    def _run(
+        self, graph: nn.Module, names: list[str], inputs: Sequence[npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        dtype, training = self._model.backbone.norm.weight.dtype, self._model.training
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in inputs]
+        graph.eval()
+        try:
+            with torch.inference_mode():
+                found = graph(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors))
+        finally:
+            self._model.train(training)
+        return {name: tensor.cpu().contiguous().numpy() for name, tensor in zip(names, found, strict=True)}

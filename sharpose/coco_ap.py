@@ -1,4 +1,4 @@
-"""COCO keypoint AP and AR through pycocotools, and of any set of pictures, as bootstrapping needs."""
+"""COCO keypoint AP and AR through pycocotools, and AP of any set of pictures, as bootstrapping needs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
-from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
-from sharpose.training.evaluation.data import EvaluationData
-from sharpose.training.evaluation.predict import GatedPoses, Predictions
 
 __all__ = [
     "CocoScores",
     "PictureMatches",
     "average_precision",
     "coco_evaluation",
-    "coco_results",
     "coco_scores",
     "match_pictures",
 ]
@@ -43,28 +39,6 @@ class CocoScores:
     ar75: float
     ar_medium: float
     ar_large: float
-
-
-def coco_results(data: EvaluationData, predictions: Predictions, poses: GatedPoses) -> list[dict[str, Any]]:
-    """COCO keypoint results after OKS-NMS, one entry a pose."""
-    category = data.document["categories"][0]["id"] if data.document is not None else 1
-    image_ids = data.people.image_ids
-    results = []
-    for image_id in dict.fromkeys(image_ids.tolist()):
-        rows = np.flatnonzero(image_ids == image_id)
-        kept = oks_nms(poses.keypoints[rows], poses.scores[rows], predictions.frame_areas[rows], data.skeleton.sigmas)
-        for row in rows[kept]:
-            x1, y1, x2, y2 = (float(value) for value in predictions.boxes_xyxy[row])
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category,
-                    "keypoints": [float(value) for value in poses.keypoints[row].ravel()],
-                    "score": float(poses.scores[row]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                }
-            )
-    return results
 
 
 def coco_scores(

@@ -1,0 +1,132 @@
+"""Both stages, numpy in and numpy out, with all their outputs: what comparisons and evaluations run. Torch-free.
+
+Engines are `EngineStages`; the same model in PyTorch is `sharpose.model.graphs.TorchStages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.bundle import Bundle, Precision
+from sharpose.config import ModelConfig
+from sharpose.engines.base import HostArray, Runner
+from sharpose.engines.load import parse_device
+from sharpose.runtime.gate import gather_patches
+
+__all__ = ["CARRIED", "Arrays", "EngineStages", "Stages", "fine_inputs", "open_stages"]
+
+Arrays: TypeAlias = dict[str, HostArray]
+"""Inputs or outputs by the names that the bundle's graphs have for them."""
+
+CARRIED = ("region_order", "region_features", "region_embeddings")
+"""Outputs of the coarse stage that are inputs of the fine stage."""
+
+
+class Stages(Protocol):
+    """Both stages of a model, by whatever runs them."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        ...
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch."""
+        ...
+
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
+        """The coarse stage's outputs on uint8 crops [n, H, W, 3], RGB; raises `EngineError` where it fails."""
+        ...
+
+    def fine(self, inputs: Arrays) -> Arrays:
+        """The fine stage's outputs; floating inputs may come in another precision than the stage's own."""
+        ...
+
+    def close(self) -> None:
+        """Free what they hold. May be called twice."""
+        ...
+
+
+def fine_inputs(crops: npt.NDArray[np.uint8], coarse: Arrays, config: ModelConfig) -> Arrays:
+    """The fine stage's inputs for all of some crops, from the coarse stage's outputs on them."""
+    rows = np.arange(len(crops), dtype=np.int32)
+    patches = gather_patches(crops, rows, coarse["region_order"].astype(np.int32), config.num_selected)
+    return {"rows": rows, "patches": patches, **{name: coarse[name] for name in CARRIED}}
+
+
+@dataclass(frozen=True)
+class EngineStages:
+    """The engines of a bundle's two graphs as `Stages`; what goes from one to the other travels through the host."""
+
+    config: ModelConfig
+    precision: Precision
+    coarse_runner: Runner
+    fine_runner: Runner
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch."""
+        return self.coarse_runner.max_batch
+
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
+        """See `Stages`."""
+        return _run(self.coarse_runner, {"image": crops})
+
+    def fine(self, inputs: Arrays) -> Arrays:
+        """See `Stages`."""
+        return _run(self.fine_runner, inputs)
+
+    def close(self) -> None:
+        """Free both engines. May be called twice."""
+        self.coarse_runner.close()
+        self.fine_runner.close()
+
+
+def _run(runner: Runner, inputs: Arrays) -> Arrays:
+    fitted = {name: np.ascontiguousarray(inputs[name], dtype=spec.dtype) for name, spec in runner.inputs.items()}
+    return {name: cast(HostArray, value) for name, value in runner.run(fitted, list(runner.outputs)).items()}
+
+
+def open_stages(
+    bundle: Bundle,
+    device: str = "cpu",
+    precision: Precision | None = None,
+    *,
+    threads: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> EngineStages:
+    """A bundle's stages on a device.
+
+    Args:
+        bundle: An opened bundle.
+        device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
+        precision: Of the graphs; if None, fp32 in ONNX Runtime, and in TensorRT fp16 where the bundle holds it.
+        threads: CPU threads inside an operator; the engine's own choice if None.
+        say: Called with a line about what TensorRT builds or waits for; logged if None.
+
+    Raises:
+        BundleError: the bundle has no graphs in that precision.
+        EngineError: the device is not there, or a graph can't be loaded on it.
+    """
+    where = parse_device(device)
+    if where.kind == "tensorrt":
+        from sharpose.engines.tensorrt.runtime import TensorRtSettings, choose_precision, load_tensorrt_runner
+
+        precision = choose_precision(bundle, precision)
+        settings = TensorRtSettings(precision=precision, say=say)
+        coarse, fine = (load_tensorrt_runner(bundle, stage, where, settings) for stage in ("coarse", "fine"))
+        return EngineStages(bundle.model, precision, coarse, fine)
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+
+    precision, largest = precision or "fp32", bundle.manifest.max_batch
+    runners = (
+        OnnxRuntimeRunner(*bundle.graph(stage, precision), largest, device=device, threads=threads)
+        for stage in ("coarse", "fine")
+    )
+    return EngineStages(bundle.model, precision, *runners)
