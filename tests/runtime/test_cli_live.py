@@ -90,7 +90,7 @@ def test_a_stream_that_comes_back_in_another_size(
     server: RtspServer, environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     with _ended(
-        LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--refine", "never", "--timeout", 3)
+        LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--refine", "never", "--timeout", 1.5)
     ) as run:
         run.wait_for(10)
         server.kill()
@@ -98,7 +98,7 @@ def test_a_stream_that_comes_back_in_another_size(
         server.start((480, 640), login=True)
         run.wait_for(10)
         server.pause()
-        time.sleep(6)
+        time.sleep(4)
         server.resume()
         run.wait_for(10)
         done = run.end()

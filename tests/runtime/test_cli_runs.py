@@ -1,14 +1,21 @@
-"""`sharpose-run` as a user meets it: what it reads, and what it writes."""
+"""`sharpose-run` from its sources to its files: whole runs, broken sources, signals."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
+import signal
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from cli_files import (
+    PROGRAM,
     SCENE,
     STAGES,
     Run,
@@ -183,3 +190,154 @@ def test_a_detector(sharpose_run: Run, tmp_path: Path, video: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     people = people_of(tmp_path / "o.jsonl")
     assert [[person["bbox"] for person in frame] for frame in people] == [[[60, 20, 40, 70], [10, 5, 40, 80]]] * 6
+
+
+def test_a_detector_of_the_users_own_table(sharpose_run: Run, tmp_path: Path, video: Path) -> None:
+    pytest.importorskip("yaml")
+    served = tmp_path / "served"
+    served.mkdir()
+    write_detector(
+        served / "mine.onnx",
+        dets=np.array([[[10, 5, 50, 85, 0.5]]], np.float32),
+        labels=np.array([[0]], np.int64),
+    )
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/mine.onnx"
+        table = tmp_path / "table.yaml"
+        table.write_text(f"detectors: {{mine: {{url: '{url}', family: end-to-end, licence: none}}}}\n")
+        arguments = [video, "--detector", "mine", "--refine", "never", "--json", "o.jsonl"]
+        home = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+        unknown = sharpose_run(*arguments, **home)
+        done = sharpose_run(*arguments, "--detector-table", table, "--detector-sha256", "trust", **home)
+        server.shutdown()
+    assert unknown.returncode == 2
+    assert "--detector mine: expected a file, motion, or one of " in unknown.stderr
+    assert done.returncode == 0, done.stderr
+    assert [[person["bbox"] for person in frame] for frame in people_of(tmp_path / "o.jsonl")] == [
+        [[10, 5, 40, 80]]
+    ] * 6
+
+
+def thirty_boxes(path: Path, frames: int, size: tuple[int, int]) -> Path:
+    height, width = size
+    rng = np.random.default_rng(0)
+    corners = rng.uniform((0, 0), (width - 60, height - 120), (frames, 30, 2)).round(1)
+    return write_boxes(
+        path,
+        [(f, (*corners[f, i].tolist(), 50.0, 110.0), float(i + 1) / 30) for f in range(frames) for i in range(30)],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_a_crowd(sharpose_run: Run, shared_dir: Path, tmp_path: Path) -> None:
+    boxes = thirty_boxes(tmp_path / "b.json", 341, (720, 1280))
+    done = sharpose_run(
+        shared_dir / "media" / "crowd.avi", "--boxes", boxes, "--refine", "never", "--max-people", 2, "--stride", 10,
+        *outputs(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "header claims 682 frames, but it ends after 341" in done.stderr
+    lines = lines_of(tmp_path / "o.jsonl")
+    assert [line["frame"] for line in lines] == list(range(0, 341, 10))
+    assert {len(line["people"]) for line in lines} == {2}
+    assert frames_of(tmp_path / "o.mp4") == 35
+    assert done.stdout.startswith("frames 35, people 70, refined 0 (0%)")
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_thirty_people_a_frame(sharpose_run: Run, shared_dir: Path, tmp_path: Path) -> None:
+    boxes = thirty_boxes(tmp_path / "b.json", 5, (540, 960))
+    done = sharpose_run(shared_dir / "media" / "street.mp4", "--boxes", boxes, *outputs(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [len(people) for people in people_of(tmp_path / "o.jsonl")] == [30] * 5
+    assert [line["time"] for line in lines_of(tmp_path / "o.jsonl")] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert frames_of(tmp_path / "o.mp4") == 5
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_coco_pictures_with_their_annotations(sharpose_run: Run, shared_dir: Path, tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    data = shared_dir / "data" / "coco_tiny"
+    annotations = data / "annotations" / "person_keypoints_val2017.json"
+    done = sharpose_run(data / "val2017", "--boxes", annotations, "--refine", "never", *outputs(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    truth = coco.COCO(str(annotations))
+    loaded = truth.loadRes(str(tmp_path / "o.json"))
+    expected = sorted(
+        (a["image_id"], [round(v, 1) for v in a["bbox"]]) for a in truth.anns.values() if not a["iscrowd"]
+    )
+    found = sorted((a["image_id"], [round(v, 1) for v in a["bbox"]]) for a in loaded.anns.values())
+    assert found == expected
+    assert len(lines_of(tmp_path / "o.jsonl")) == frames_of(tmp_path / "o.mp4") == len(truth.imgs) == 49
+
+
+def test_a_video_that_breaks_in_the_middle(sharpose_run: Run, tmp_path: Path) -> None:
+    data = bytearray(write_video(tmp_path / "broken.mp4", 60, faststart=True).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 6000] = bytes(6000)
+    (tmp_path / "broken.mp4").write_bytes(data)
+    done = sharpose_run("broken.mp4", "--full-frame", "--refine", "never", *outputs(tmp_path / "results"))
+    assert done.returncode == 2, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert error.startswith("error: broken.mp4: broken near frame ")
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {
+        "o.partial.mp4",
+        "o.partial.jsonl",
+        "o.partial.json",
+    }
+    lines = lines_of(tmp_path / "results" / "o.partial.jsonl")
+    assert 0 < len(lines) < 60
+    assert frames_of(tmp_path / "results" / "o.partial.mp4") == len(lines)
+    assert f"the {len(lines)} frames before it are kept in " in error
+    assert "o.partial.mp4" in error
+    assert f"frames {len(lines)}, people {len(lines)}" in done.stdout
+    assert "wrote" not in done.stdout
+
+
+def test_a_video_that_ends_early_is_a_warning(sharpose_run: Run, tmp_path: Path) -> None:
+    data = write_video(tmp_path / "whole.mp4", 40, faststart=True).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    done = sharpose_run("cut.mp4", "--full-frame", "--refine", "never", *outputs(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (warning,) = done.stderr.splitlines()
+    frames = len(lines_of(tmp_path / "o.jsonl"))
+    assert 10 < frames < 40
+    assert warning == f"warning: cut.mp4: its header claims 40 frames, but it ends after {frames}"
+    assert frames_of(tmp_path / "o.mp4") == frames
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_cleanly(
+    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    source = "scene:frames=100000,size=128x128,people=1"
+    arguments = ["--bundle", tiny_bundle, "--threads", "1", "--refine", "never", *outputs(tmp_path)]
+    process = subprocess.Popen(
+        [PROGRAM, source, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = tmp_path / "o.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.05)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, stderr) == (code, "")
+    frames = len(lines_of(lines))
+    assert 3 <= frames < 100_000
+    assert stdout.startswith(f"frames {frames}, people ")
+    assert list(table_of(stdout)) == STAGES
+    assert frames_of(tmp_path / "o.mp4") == frames
+    assert isinstance(json.loads((tmp_path / "o.json").read_text()), list)
+    assert not list(tmp_path.glob("*.partial.*"))

@@ -21,12 +21,12 @@ def keypoints_of(path: Path) -> list[np.ndarray]:
     return [np.array([person["keypoints"] for person in people]) for people in people_of(path)]
 
 
-def test_three_streams_give_the_poses_of_three_processes(sharpose_run: Run, tmp_path: Path) -> None:
-    together = sharpose_run(*SCENES, "--json", "together/{source}.jsonl", "--output", "together/{source}.mp4")
+def test_streams_give_the_poses_of_processes_of_their_own(sharpose_run: Run, tmp_path: Path) -> None:
+    scenes = SCENES[:2]
+    together = sharpose_run(*scenes, "--json", "together/{source}.jsonl", "--output", "together/{source}.mp4")
     assert (together.returncode, together.stderr) == (0, ""), together.stderr
     files = sorted((tmp_path / "together").glob("*.jsonl"))
-    assert len(files) == 3
-    for scene, path in zip(SCENES, files, strict=True):
+    for scene, path in zip(scenes, files, strict=True):
         alone = sharpose_run(scene, "--json", "alone.jsonl")
         assert alone.returncode == 0, alone.stderr
         lines, expected = lines_of(path), lines_of(tmp_path / "alone.jsonl")
@@ -38,9 +38,9 @@ def test_three_streams_give_the_poses_of_three_processes(sharpose_run: Run, tmp_
             assert np.abs(here - there).max(initial=0) < 0.02  # batches of other sizes round otherwise
         assert frames_of(path.with_suffix(".mp4")) == 6
     head = [line for line in together.stdout.splitlines() if line.startswith("scene:")]
-    assert [line.split(": frames 6,")[0] for line in head] == SCENES
-    assert "frames 18, people " in together.stdout
-    assert together.stdout.count("wrote together/") == 6
+    assert [line.split(": frames 6,")[0] for line in head] == scenes
+    assert "frames 12, people " in together.stdout
+    assert together.stdout.count("wrote together/") == 4
 
 
 def test_one_stream_that_breaks_leaves_the_others_whole(sharpose_run: Run, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_raw_frames_on_standard_input(environment: dict[str, str], tiny_bundle: 
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="twice"), pytest.param(20, id="twenty times", marks=pytest.mark.soak)]
+    "kills", [pytest.param(1, id="once"), pytest.param(20, id="twenty times", marks=pytest.mark.soak)]
 )
 def test_killed_at_any_moment_all_outputs_can_be_read(
     environment: dict[str, str], tiny_bundle: Path, tmp_path: Path, kills: int
@@ -165,9 +165,9 @@ def test_killed_at_any_moment_all_outputs_can_be_read(
         )  # fmt: skip
         try:
             until = time.monotonic() + 120
-            while not (folder / "frames").exists() and time.monotonic() < until:
+            while len(list((folder / "frames").glob("*.jpg"))) < 10 and time.monotonic() < until:
                 time.sleep(0.02)
-            time.sleep(chance.uniform(1.0, 4.0))
+            time.sleep(chance.uniform(0.0, 3.0 if kills > 1 else 1.0))
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()

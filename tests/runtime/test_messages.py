@@ -1,14 +1,17 @@
-"""What a run says: plain, quiet, or as JSON."""
+"""What a run says, plain, quiet or as JSON, and how signals stop it."""
 
 from __future__ import annotations
 
 import datetime
 import io
 import json
+import os
+import signal
 
 import pytest
 
-from sharpose.runtime.messages import Messages
+from sharpose.cli import Terminated
+from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.statistics import StreamSnapshot
 
 
@@ -61,3 +64,45 @@ def test_progress_is_for_people_at_a_terminal() -> None:
     assert not Messages(stream=io.StringIO()).shows_progress
     assert not Messages(json_logs=True).shows_progress
     assert not Messages(quiet=True).shows_progress
+
+
+def test_nothing_asked_for() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_on_signals() as stop:
+        assert not stop
+    assert stop.exit_code == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_is_noted(number: signal.Signals, code: int) -> None:
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), number)
+        assert stop
+    assert stop.signal == number
+    assert stop.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "error"),
+    [
+        (signal.SIGINT, signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGINT, signal.SIGTERM, Terminated),
+        (signal.SIGTERM, signal.SIGTERM, Terminated),
+    ],
+)
+def test_the_second_ends_it_at_once(first: signal.Signals, second: signal.Signals, error: type[BaseException]) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stop = StopRequest()
+
+    def block() -> None:
+        nonlocal stop
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), first)
+            os.kill(os.getpid(), second)
+
+    with pytest.raises(error):
+        block()
+    assert stop.signal == first
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -1,4 +1,4 @@
-"""The loop behind `sharpose-run`: what becomes of sources, sinks and counts when it ends, however it ends."""
+"""The loop behind `sharpose-run`: what becomes of sources, sinks and counts however it ends."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_files import frames_of, lines_of
 from rich.console import Console
-from run_stand_ins import FRAMES, StubSink, StubSource, go, names, real_sinks
+from run_stand_ins import FRAMES, StubEstimator, StubSink, StubSource, go, names, real_sinks
 
-from sharpose.errors import BoxesError
+from sharpose.cli import Terminated
+from sharpose.errors import BoxesError, EngineError, InputError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import BoxesFile, FileBoxes
-from sharpose.runtime.frames import Frame
+from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.messages import StopRequest, run_progress
-from sharpose.runtime.run import RunFailedError
+from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.run import RunFailedError, SinkGroup
+from sharpose.runtime.statistics import StreamStatistics
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -133,3 +137,210 @@ def test_the_progress_bar_is_for_terminals(terminal: bool, shown: bool) -> None:
             on_frame(0, frame)
     assert ("take[bold]1.mp4" in text.getvalue()) == shown
     assert ("5/5" in text.getvalue()) == shown
+
+
+def test_a_source_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
+    source = StubSource(fail_at=0)
+    with pytest.raises(SourceError) as caught:
+        go(source, real_sinks(tmp_path))
+    assert (str(caught.value), caught.value.exit_code) == ("stub: broken", 2)
+    assert names(tmp_path) == set()
+    assert source.closed == 1
+
+
+def test_an_engine_that_fails_at_once_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        go(StubSource(), real_sinks(tmp_path), estimator=StubEstimator(fail_at=0))
+    assert caught.value.exit_code == 2
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "estimator", "words", "code"),
+    [
+        (StubSource(fail_at=3), StubEstimator(), "stub: broken", 2),
+        (StubSource(), StubEstimator(fail_at=3), "the engine failed", 3),
+        (StubSource(), StubEstimator(fail_at=3, error=InputError("a bad picture")), "a bad picture", 2),
+        (StubSource(), StubEstimator(fail_at=3, error=ValueError("a defect")), "unexpected ValueError: a defect", 3),
+        (StubSource(fail_at=3, error=MemoryError("full")), StubEstimator(), "unexpected MemoryError: full", 3),
+    ],
+    ids=["source", "engine", "input", "defect", "memory"],
+)
+def test_a_failure_on_the_way_keeps_partial_files(
+    tmp_path: Path, source: StubSource, estimator: StubEstimator, words: str, code: int
+) -> None:
+    statistics = StreamStatistics(source.info)
+    (tmp_path / "out.partial.jsonl").write_text("from before")
+    with pytest.raises(RunFailedError) as caught:
+        go(source, real_sinks(tmp_path), estimator=estimator, statistics=statistics)
+    message = str(caught.value)
+    assert caught.value.exit_code == code
+    assert message.startswith(f"{words}; the 3 frames before it are kept in ")
+    assert "\n" not in message
+    partial = {"out.partial.mp4", "out.partial.jsonl", "out.partial.json"}
+    assert names(tmp_path) == partial
+    assert all(str(tmp_path / name) in message for name in partial)
+    assert [line["frame"] for line in lines_of(tmp_path / "out.partial.jsonl")] == [0, 1, 2]
+    assert frames_of(tmp_path / "out.partial.mp4") == 3
+    assert len(json.loads((tmp_path / "out.partial.json").read_text())) == 6
+    numbers = statistics.snapshot()
+    assert numbers.frames == 3
+    assert numbers.seconds > 0
+    assert numbers.failed
+
+
+def test_a_sink_that_fails_on_the_way_goes_alone(tmp_path: Path) -> None:
+    source, sink, said = StubSource(), StubSink(fail_at=2), list[str]()
+    statistics = go(source, [*real_sinks(tmp_path), sink], said=said)
+    assert said == ["stub.out: the disk is full; what it had is kept in stub.partial.out; the other outputs go on"]
+    assert names(tmp_path) == {"out.mp4", "out.jsonl", "out.json"}
+    assert frames_of(tmp_path / "out.mp4") == statistics.frames == FRAMES
+    assert sink.calls == ["abandon"]
+    assert source.closed == 1
+
+
+def test_the_only_sink_that_fails_ends_the_run() -> None:
+    source, sink = StubSource(), StubSink(fail_at=2)
+    with pytest.raises(RunFailedError) as caught:
+        go(source, [sink])
+    assert caught.value.exit_code == 3
+    assert str(caught.value) == "stub.out: the disk is full; the 2 frames before it are kept in stub.partial.out"
+    assert source.closed == 1
+
+
+def test_a_sink_that_can_write_nothing_is_the_users_mistake() -> None:
+    with pytest.raises(SharposeError, match="disk is full") as caught:
+        go(StubSource(), [StubSink(fail_at=0)])
+    assert caught.value.exit_code == 2
+
+
+def test_a_sink_that_cannot_be_closed() -> None:
+    with pytest.raises(RunFailedError, match=r"can't be closed; the 5 frames before it are kept in") as caught:
+        go(StubSource(), [StubSink(fail_to=["close"])])
+    assert caught.value.exit_code == 3
+
+
+def test_a_sink_that_cannot_be_renamed_keeps_none_from_it(tmp_path: Path) -> None:
+    stubborn, last = StubSink(fail_to=["abandon"]), StubSink()
+    with pytest.raises(RunFailedError) as caught:
+        go(StubSource(fail_at=2), [stubborn, last])
+    assert str(caught.value) == (
+        "stub: broken; the 2 frames before it are kept in stub.partial.out; stub.out: can't be renamed"
+    )
+    assert last.calls == ["abandon"]
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated()])
+def test_a_second_signal_leaves_readable_files(tmp_path: Path, error: BaseException) -> None:
+    broken, last = StubSink(fail_to=["close"]), StubSink()
+    with pytest.raises(type(error)):
+        go(StubSource(), [broken, *real_sinks(tmp_path), last], estimator=StubEstimator(fail_at=2, error=error))
+    assert last.calls == ["close"]
+    assert frames_of(tmp_path / "out.mp4") == len(lines_of(tmp_path / "out.jsonl")) == 2
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 4
+
+
+class Sink:
+    """Keeps frame numbers; fails at one of them, or to close."""
+
+    def __init__(
+        self, name: str, *, fail_at: int = -1, error: Exception | None = None, close_fails: bool = False
+    ) -> None:
+        self.name = name
+        self.frames: list[int] = []
+        self.calls: list[str] = []
+        self._fail_at, self._error, self._close_fails = fail_at, error, close_fails
+
+    def write(self, record: FrameRecord) -> None:
+        if record.frame.index == self._fail_at:
+            raise self._error or SinkError(f"{self.name}: the disk is full")
+        self.frames.append(record.frame.index)
+
+    def close(self) -> None:
+        self.calls.append("close")
+        if self._close_fails:
+            raise SinkError(f"{self.name}: can't be closed")
+
+    def abandon(self) -> Path | None:
+        self.calls.append("abandon")
+        return Path(f"{self.name}.partial") if self.frames else None
+
+
+def record(index: int) -> FrameRecord:
+    poses = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
+    return FrameRecord(Frame(np.zeros((2, 2, 3), np.uint8), index, 0.0, index), poses, lambda image, _: image)
+
+
+def write(group: SinkGroup, count: int) -> None:
+    for index in range(count):
+        group.write(record(index))
+
+
+def test_one_that_fails_goes_alone_and_is_kept() -> None:
+    said: list[str] = []
+    bad, good = Sink("bad", fail_at=2), Sink("good")
+    group = SinkGroup([bad, good], said.append)
+    write(group, 5)
+    group.close()
+    assert (bad.frames, good.frames) == ([0, 1], [0, 1, 2, 3, 4])
+    assert (bad.calls, good.calls) == (["abandon"], ["close"])
+    assert said == ["bad: the disk is full; what it had is kept in bad.partial; the other outputs go on"]
+    assert group.failures == ["bad: the disk is full; what it had is kept in bad.partial"]
+    assert group.kept == [Path("bad.partial")]
+
+
+def test_a_defect_in_one_does_not_reach_the_others() -> None:
+    said: list[str] = []
+    good = Sink("good")
+    group = SinkGroup([Sink("bad", fail_at=1, error=ZeroDivisionError("by zero")), good], said.append)
+    write(group, 3)
+    assert good.frames == [0, 1, 2]
+    assert said[0].startswith("bad: ZeroDivisionError: by zero; what it had")
+
+
+def test_the_last_one_to_fail_ends_the_stream() -> None:
+    said: list[str] = []
+    group = SinkGroup([Sink("a", fail_at=1), Sink("b", fail_at=2)], said.append)
+    write(group, 2)
+    with pytest.raises(SinkError, match="b: the disk is full"):
+        group.write(record(2))
+    assert len(said) == 1
+    assert group.kept == [Path("a.partial"), Path("b.partial")]
+
+
+def test_one_that_can_write_nothing_is_a_mistake_said_at_once() -> None:
+    good = Sink("good")
+    group = SinkGroup([Sink("typo", fail_at=0), good], lambda line: pytest.fail(line))
+    with pytest.raises(SinkError, match="typo: the disk is full"):
+        group.write(record(0))
+    assert good.frames == []
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_one_that_cannot_be_closed_leaves_the_others_whole(bad_first: bool) -> None:
+    said: list[str] = []
+    bad, good = Sink("bad", close_fails=True), Sink("good")
+    group = SinkGroup([bad, good] if bad_first else [good, bad], said.append)
+    write(group, 2)
+    group.close()
+    assert good.calls == ["close"]
+    assert bad.calls == ["close", "abandon"]
+    assert group.failures == ["bad: can't be closed; what it had is kept in bad.partial"]
+
+
+def test_the_only_one_that_cannot_be_closed_is_the_error() -> None:
+    group = SinkGroup([Sink("bad", close_fails=True)], lambda line: pytest.fail(line))
+    write(group, 1)
+    with pytest.raises(SinkError, match="can't be closed"):
+        group.close()
+
+
+def test_abandoned_together() -> None:
+    sinks = [Sink("a"), Sink("b")]
+    group = SinkGroup(sinks, lambda line: pytest.fail(line))
+    write(group, 1)
+    group.abandon()
+    group.abandon()
+    assert [sink.calls for sink in sinks] == [["abandon"], ["abandon"]]
+    assert group.kept == [Path("a.partial"), Path("b.partial")]
