@@ -102,11 +102,7 @@ class DataFiles:
 
 
 def find_data(folder: Path) -> DataFiles:
-    """The validation labels in a folder that is laid out in a known way.
-
-    Raises:
-        SourceError: it isn't.
-    """
+    """The validation labels in a folder of COCO's, our own or MPII's layout. Raises `SourceError` for another one."""
     found = [DataFiles(folder / labels, folder / images) for labels, images in _LAYOUTS if (folder / labels).is_file()]
     if len(found) != 1 or not found[0].images.is_dir():
         known = "; ".join(f"{labels} and {images}/" for labels, images in _LAYOUTS)
@@ -127,7 +123,7 @@ def load_data(
     """Read labels of any known kind.
 
     Args:
-        where: Label files, or a scene such as `scene:people=3,frames=50`.
+        where: Label files, a folder as for `find_data`, or a scene such as `scene:people=3,frames=50`.
         skeleton: The model's; the labels must be of the same.
         boxes: A COCO detections file (COCO-format labels only); None for labelled boxes.
         limit: Number of pictures with people, from the first; None for all.
@@ -138,12 +134,16 @@ def load_data(
         SourceError: the labels can't be read or are of another skeleton.
         InputError: an option doesn't go with these labels.
     """
-    if isinstance(where, str):
-        _refuse(
-            "the scene", {"boxes": boxes is not None, "ignore-weak": ignore_weak, "head-boxes": head_boxes is not None}
-        )
+    if isinstance(where, str) and (where == "scene" or where.startswith("scene:")):
+        _refuse("the scene", {"boxes": boxes, "ignore-weak": ignore_weak, "head-boxes": head_boxes})
         return _load_scene(where, skeleton, limit)
-    if _is_mpii(where.annotations):
+    if isinstance(where, str):
+        where = find_data(Path(where))
+    try:
+        is_mpii = isinstance(json.loads(where.annotations.read_bytes()), list)
+    except (OSError, ValueError, RecursionError):
+        is_mpii = False  # the reader of COCO labels raises the error
+    if is_mpii:
         _refuse("MPII labels", {"boxes": boxes, "ignore-weak": ignore_weak})
         return _load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
     _refuse("COCO labels", {"head-boxes": head_boxes})
@@ -254,13 +254,6 @@ def _complete(document: dict[str, Any], ignore_weak: bool) -> dict[str, Any]:
     if len(categories) != 1:
         raise SourceError(f"labels: expected people of one category, got category ids {sorted(categories)}")
     return {"images": document["images"], "annotations": annotations, "categories": [{"id": categories.pop()}]}
-
-
-def _is_mpii(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_bytes()), list)
-    except (OSError, ValueError, RecursionError):
-        return False  # the reader of COCO labels says what is wrong
 
 
 def _refuse(what: str, options: Mapping[str, Path | bool | None]) -> None:

@@ -1,4 +1,4 @@
-"""Every number of an evaluation but AP: PCK, calibration of quality, gain of refining; and the whole of them."""
+"""The metrics of an evaluation: PCK, calibration of quality, gain of refining, and all of them with AP."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from sharpose.training.evaluation.predict import GatedPoses, Predictions, coco_r
 
 __all__ = ["MODES", "PCK_FRACTIONS", "Calibration", "Evaluation", "correct_keypoints", "evaluate", "keypoint_diagonals"]
 
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
 PCK_FRACTIONS = (0.05, 0.1)
 """Of the diagonal of the box around the labelled keypoints."""
 
 
-def keypoint_diagonals(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def keypoint_diagonals(labels: Floats) -> Doubles:
     """PCK's unit: the diagonal of the box around a person's labelled keypoints.
 
     Args:
@@ -40,9 +43,9 @@ def keypoint_diagonals(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float6
 
 
 def correct_keypoints(
-    keypoints: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.float32],
-    units: npt.NDArray[np.float64],
+    keypoints: Floats,
+    labels: Floats,
+    units: Doubles,
     fraction: float,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which keypoints are close enough, and which count.
@@ -62,9 +65,9 @@ def correct_keypoints(
 
 
 def pck(
-    keypoints: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.float32],
-    units: npt.NDArray[np.float64],
+    keypoints: Floats,
+    labels: Floats,
+    units: Doubles,
     fraction: float,
 ) -> float:
     """The share of counted keypoints that are correct, 0 to 1; NaN where none counts. See `correct_keypoints`."""
@@ -75,9 +78,7 @@ def pck(
 _NOT_IN_PCKH = ("pelvis", "thorax")  # keypoints that MPII's mean leaves out
 
 
-def pckh_by_joint(
-    keypoints: npt.NDArray[np.float32], people: People, skeleton: Skeleton, fraction: float = 0.5
-) -> dict[str, float]:
+def pckh_by_joint(keypoints: Floats, people: People, skeleton: Skeleton, fraction: float = 0.5) -> dict[str, float]:
     """MPII's table: PCKh, 0 to 1, by body part, left and right averaged, and `mean` over counted keypoints."""
     correct, counted = correct_keypoints(keypoints, people.keypoints, people.head_sizes, fraction)
     rates = np.where(counted.any(axis=0), correct.sum(axis=0) / np.maximum(counted.sum(axis=0), 1), np.nan)
@@ -96,7 +97,7 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class QualityBin:
-    """People whose predicted quality lies in `[low, high]`: how many, and the means of both sides."""
+    """People whose predicted quality lies in `[low, high]`, with the means of predicted quality and true OKS."""
 
     low: float
     high: float
@@ -114,7 +115,7 @@ class Calibration:
         rank_correlation: Spearman's, -1 to 1; NaN where one side doesn't vary.
         mean_error: Mean of `|predicted - true|`.
         bias: Mean of `predicted - true`.
-        people: How many were compared.
+        people: Number of people compared.
     """
 
     bins: tuple[QualityBin, ...]
@@ -124,7 +125,7 @@ class Calibration:
     people: int
 
 
-def calibrate(quality: npt.NDArray[np.float32], oks: npt.NDArray[np.float64]) -> Calibration:
+def calibrate(quality: Floats, oks: Doubles) -> Calibration:
     """Compare qualities [n] with true OKS [n]; NaN on either side is left out."""
     known = np.isfinite(quality) & np.isfinite(oks)
     predicted, true = quality[known].astype(np.float64), oks[known]
@@ -133,44 +134,38 @@ def calibrate(quality: npt.NDArray[np.float32], oks: npt.NDArray[np.float64]) ->
     order = np.argsort(predicted, kind="stable")
     bins = []
     for rows in np.array_split(order, min(_BINS, len(order))):
-        low, high = predicted[rows].min(), predicted[rows].max()
-        bins.append(
-            QualityBin(float(low), float(high), len(rows), float(predicted[rows].mean()), float(true[rows].mean()))
-        )
-    error = predicted - true
-    return Calibration(
-        tuple(bins), rank_correlation(predicted, true), float(np.abs(error).mean()), float(error.mean()), len(true)
-    )
+        of = predicted[rows]
+        bins.append(QualityBin(float(of.min()), float(of.max()), len(rows), float(of.mean()), float(true[rows].mean())))
+    rank, error = rank_correlation(predicted, true), predicted - true
+    return Calibration(tuple(bins), rank, float(np.abs(error).mean()), float(error.mean()), len(true))
 
 
-def rank_correlation(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+def rank_correlation(first: Doubles, second: Doubles) -> float:
     """Spearman's rank correlation, equal values sharing their mean rank; NaN where a side doesn't vary."""
-    a, b = (_ranks(values) for values in (first, second))
+
+    def ranks(values: Doubles) -> Doubles:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], np.float64)
+
+    a, b = ranks(first), ranks(second)
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean_rank = last - (counts - 1) / 2
-    return np.asarray(mean_rank[inverse], np.float64)
-
-
-_LEAST_PEOPLE = 20  # in a bin; with fewer people altogether than two bins hold, nothing is said
+_LEAST_PEOPLE = 20  # in a bin; two bins at least
 
 
 def measure_gain(
-    quality: npt.NDArray[np.float32],
-    coarse_oks: npt.NDArray[np.float64],
-    fine_oks: npt.NDArray[np.float64],
+    quality: Floats,
+    coarse_oks: Doubles,
+    fine_oks: Doubles,
     measured_on: str,
 ) -> GainCurve | None:
     """The mean gain in OKS of people of like quality.
 
-    Means of few people are mostly chance, so each is drawn towards the mean of all as far as the bins differ no more
-    than chance lets them (empirical Bayes). Where quality says nothing about the gain, the curve is level.
+    Means of few people are mostly chance, so each is drawn towards the mean of all as far as the bins' differences are
+    explained by chance (empirical Bayes). Where quality doesn't predict the gain, the curve is level.
 
     Args:
         quality: float32 [n], predicted.
@@ -198,9 +193,8 @@ def measure_gain(
     places = np.array([predicted[rows].mean() for rows in bins])
     qualities, which = np.unique(np.round(places, 5), return_inverse=True)
     gains = np.bincount(which, weights=drawn) / np.bincount(which)
-    return GainCurve(
-        quality=tuple(qualities.tolist()), gain=tuple(np.round(gains, 5).tolist()), measured_on=measured_on
-    )
+    rounded = tuple(np.round(gains, 5).tolist())
+    return GainCurve(quality=tuple(qualities.tolist()), gain=rounded, measured_on=measured_on)
 
 
 MODES: tuple[Refine, ...] = ("never", "auto", "always")
@@ -213,7 +207,7 @@ class ModeScores:
     Attributes:
         mode: `never`, `auto` or `always`.
         refine_rate: Share of people refined, 0 to 1 (of passes, in a flip test).
-        coco: AP and AR; None where the labels have none (MPII).
+        coco: AP and AR; None for MPII's labels.
         pck: By fraction of the keypoint diagonal, 0 to 1; empty where boxes aren't labelled people.
         pckh: PCKh@0.5 by body part, 0 to 1, with `mean`; empty where head sizes aren't known.
         results: COCO keypoint results.
@@ -233,15 +227,15 @@ class Evaluation:
 
     Attributes:
         modes: `never`, `auto` and `always`.
-        threshold: The gate's in `auto`.
+        threshold: Threshold of the gate in `auto`.
         oks: float64 [n], true OKS of the coarse poses; NaN where it isn't known.
-        calibration: Of the predicted quality.
-        gain: What refining gains by predicted quality; None where too few people are labelled.
+        calibration: Predicted quality against `oks`.
+        gain: Gain of refining by predicted quality; None where too few people are labelled.
     """
 
     modes: tuple[ModeScores, ...]
     threshold: float
-    oks: npt.NDArray[np.float64]
+    oks: Doubles
     calibration: Calibration
     gain: GainCurve | None
 
@@ -255,7 +249,7 @@ def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -
     return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), gain)
 
 
-def poses_oks(data: EvaluationData, poses: GatedPoses) -> npt.NDArray[np.float64]:
+def poses_oks(data: EvaluationData, poses: GatedPoses) -> Doubles:
     """The true OKS of each pose: with the label in its box, or with the best label of its picture."""
     people, sigmas = data.people, data.skeleton.sigmas
     keypoints = poses.keypoints
@@ -274,13 +268,13 @@ def poses_oks(data: EvaluationData, poses: GatedPoses) -> npt.NDArray[np.float64
 
 
 def best_oks(
-    keypoints: npt.NDArray[np.float32],
+    keypoints: Floats,
     image_ids: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.float32],
+    labels: Floats,
     label_image_ids: npt.NDArray[np.int64],
-    label_areas: npt.NDArray[np.float64],
+    label_areas: Doubles,
     sigmas: Sequence[float],
-) -> npt.NDArray[np.float64]:
+) -> Doubles:
     """The OKS of every pose [n, J, 2 or more] with the labelled person [m, J, 3] of its picture that it fits best.
 
     For poses in detected boxes, which belong to no label. NaN where a picture has no labels.

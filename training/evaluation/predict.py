@@ -1,4 +1,4 @@
-"""Poses of everybody, coarse and fine, run once: every gate's result is chosen from them afterwards."""
+"""Coarse and fine poses of everybody, predicted once; the results of any gate are chosen from them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,12 @@ from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData
 
-__all__ = ["GatedPoses", "Predictions", "coco_results", "flip_back", "mirror_crops", "predict"]
-
-
-def mirror_crops(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Crops uint8 [n, H, W, 3] mirrored from left to right, contiguous."""
-    return np.ascontiguousarray(crops[:, :, ::-1])
-
-
-def flip_back(heatmaps: npt.NDArray[np.float32], skeleton: Skeleton) -> npt.NDArray[np.float32]:
-    """Heatmaps [..., J, h, w] of mirrored crops as those of the crops themselves: left is right again."""
-    return np.ascontiguousarray(heatmaps[..., list(skeleton.flip_order), :, ::-1])
+__all__ = ["GatedPoses", "Predictions", "coco_results", "predict"]
 
 
 @dataclass(frozen=True)
 class GatedPoses:
-    """What a gate makes of predictions.
+    """The poses that a gate lets out.
 
     Attributes:
         keypoints: float32 [n, J, 3], `x, y` in picture pixels and score.
@@ -53,7 +43,7 @@ class Predictions:
     Attributes:
         boxes_xyxy: float32 [n, 4].
         box_scores: float32 [n].
-        frame_areas: float64 [n], square pixels of the crops' frames.
+        frame_areas: float64 [n], square picture pixels of the crops.
         quality: float32 [n, passes], predicted quality; the second pass is the mirrored crop's, in a flip test.
         poses: float32 [n, 2, J, 3], coarse and fine; in a flip test [n, 2, 2, J, 3], the mirrored pass last. `x, y` in
             picture pixels and score.
@@ -69,7 +59,7 @@ class Predictions:
         return len(self.boxes_xyxy)
 
     def gated(self, refine: Refine, threshold: float) -> GatedPoses:
-        """The poses that come out where each pass asks the gate by itself, as the released flip test does."""
+        """The poses after a gate, which decides on each pass by itself, as in the released flip test."""
         rows = np.arange(len(self))
         passes = self.quality.shape[1]
         chosen = np.zeros((passes, len(self)), np.int64)
@@ -93,13 +83,13 @@ def predict(
     """Both stages on every box.
 
     Args:
-        stages: What to measure.
-        data: Where to look.
-        flip_test: Average heatmaps with the mirrored crop's.
-        on_people: Told how many more are done.
+        stages: The model.
+        data: The pictures and boxes.
+        flip_test: Whether to average heatmaps with the mirrored crop's.
+        on_people: Called with the number of people of each finished batch.
 
     Raises:
-        SourceError: a picture can't be decoded: an evaluation without it would be another one.
+        SourceError: a picture can't be decoded: without it, results would not be comparable.
         EngineError: an engine failed.
     """
     people, crop_size = data.people, stages.config.crop_size
@@ -116,12 +106,13 @@ def predict(
             if people.image_ids[row] != image_id:
                 image_id = int(people.image_ids[row])
                 image = data.read(image_id)
-            extract_crops(image, _one(frames, row), crops[row - start : row - start + 1])
+            one = CropFrames(frames.center[row : row + 1], frames.size[row : row + 1], frames.crop_size)
+            extract_crops(image, one, crops[row - start : row - start + 1])
         batch = crops[: stop - start]
         plain = _run_both(stages, batch)
         quality[start:stop, 0] = plain["quality"]
         if flip_test:
-            mirrored = _run_both(stages, mirror_crops(batch))
+            mirrored = _run_both(stages, np.ascontiguousarray(batch[:, :, ::-1]))
             quality[start:stop, 1] = mirrored["quality"]
             poses[start:stop] = _averaged(plain["heatmaps"], mirrored["heatmaps"], data.skeleton, crop_size)
         else:
@@ -146,16 +137,12 @@ def _averaged(
     plain: npt.NDArray[np.float32], mirrored: npt.NDArray[np.float32], skeleton: Skeleton, crop_size: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
     """float32 [n, 2, 2, J, 3]: keypoints of every pair of a plain stage and a mirrored one, in crop pixels."""
-    back = flip_back(mirrored, skeleton)
+    back = mirrored[..., list(skeleton.flip_order), :, ::-1]
     pairs = [
         [decode_heatmaps((plain[:, first] + back[:, second]) * np.float32(0.5), crop_size) for second in range(2)]
         for first in range(2)
     ]
     return np.moveaxis(np.array(pairs, np.float32), 2, 0)
-
-
-def _one(frames: CropFrames, row: int) -> CropFrames:
-    return CropFrames(frames.center[row : row + 1], frames.size[row : row + 1], frames.crop_size)
 
 
 def coco_results(data: EvaluationData, predictions: Predictions, poses: GatedPoses) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table in the terminal, a Markdown report, numbers in JSON, plots."""
+"""The report of an evaluation: tables in the terminal, Markdown, numbers for JSON, plots."""
 
 from __future__ import annotations
 
@@ -28,89 +28,17 @@ __all__ = [
     "as_markdown",
     "as_numbers",
     "check_matplotlib",
+    "choice_lines",
     "plot_curve",
     "plot_quality",
     "print_evaluation",
     "print_points",
 ]
 
-_SIZE = (6.4, 4.4)  # inches
-
-
-def check_matplotlib() -> None:
-    """Raise `InputError` where matplotlib is missing: before the work, not after it."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise InputError('plots need matplotlib: pip install "sharpose[train]", or give --no-plots') from None
-
-
-def plot_curve(points: Sequence[GatePoint], gate: GatePoint | None, path: Path) -> None:
-    """AP against refine rate, with the gate's place on it; raises `SinkError` where the file can't be written."""
-    figure, axes = _figure()
-    axes.plot([point.refine_rate for point in points], [100 * point.ap for point in points], marker=".")
-    if gate is not None:
-        axes.plot(
-            [gate.refine_rate], [100 * gate.ap], marker="o", linestyle="", label=f"threshold {gate.threshold:.4g}"
-        )
-        axes.legend()
-    axes.set_xlabel("share of people refined")
-    axes.set_ylabel("AP (OKS 0.50 to 0.95)")
-    axes.set_xlim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
-    _save(figure, path)
-
-
-def plot_quality(
-    quality: npt.NDArray[np.float32],
-    oks: npt.NDArray[np.float64],
-    calibration: Calibration,
-    threshold: float | None,
-    path: Path,
-) -> None:
-    """Predicted quality against true OKS: every person, the bins' means, the diagonal and the gate's threshold.
-
-    Raises:
-        SinkError: the file can't be written.
-    """
-    figure, axes = _figure()
-    axes.scatter(quality, oks, s=6, alpha=0.35, linewidths=0, label="a person")
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    axes.plot(
-        [item.predicted for item in calibration.bins],
-        [item.true for item in calibration.bins],
-        color="black",
-        marker="o",
-        markersize=4,
-        label="mean of a bin",
-    )
-    if threshold is not None:
-        axes.axvline(threshold, linestyle="--", linewidth=1, label=f"threshold {threshold:.4g}")
-    axes.set_xlabel("predicted quality")
-    axes.set_ylabel("true OKS of the coarse pose")
-    axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(figure, path)
-
-
-def _figure() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
-
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _save(figure: Figure, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=120, format="png")
-    except OSError as error:
-        raise SinkError(f"{path}: can't be written ({error.strerror})") from error
-
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured, on what: lines for people to read, by heading."""
+    """The model, device and data that were measured, for people to read."""
 
     model: str
     device: str
@@ -122,7 +50,7 @@ class Subject:
     head_unit: str = ""
 
     def lines(self) -> list[str]:
-        """One line a fact."""
+        """One line for each fact."""
         lines = [
             f"model: {self.model}, on {self.device}",
             f"data: {self.data}, {self.pictures} pictures, {self.people} boxes ({self.boxes})",
@@ -132,32 +60,29 @@ class Subject:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The table of modes, then calibration in a few words."""
+    """Print the table of modes, then the calibration."""
     heads, rows = _mode_table(evaluation, "auto")
     table = Table(caption=f"auto refines those of predicted quality below {evaluation.threshold:.5g}")
     for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right")
+        table.add_column(head, justify="right" if place else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)
     console.print(_calibration_line(evaluation), highlight=False)
     if evaluation.calibration.bins:
-        table = Table("predicted quality", "people", "mean predicted", "mean true OKS", title="quality calibration")
-        for item in evaluation.calibration.bins:
-            table.add_row(
-                f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"
-            )
+        table = Table(*_BIN_HEADS, title="quality calibration")
+        for row in _bin_rows(evaluation):
+            table.add_row(*row)
         console.print(table)
     if evaluation.gain is not None:
         console.print(_gain_line(evaluation.gain), highlight=False)
 
 
 def print_points(points: Sequence[GatePoint], chosen: float | None, console: Console) -> None:
-    """The curve, with the chosen threshold marked."""
-    table = Table("threshold", "refined", "AP", "", title="AP against refine rate")
-    for point in points:
-        mark = "chosen" if point.threshold == chosen else ""
-        table.add_row(f"{point.threshold:.5f}", f"{point.refine_rate:.1%}", _points(point.ap), mark)
+    """Print the curve, with the chosen threshold marked."""
+    table = Table(*_POINT_HEADS, "", title="AP against refine rate")
+    for point, row in zip(points, _point_rows(points), strict=True):
+        table.add_row(*row, "chosen" if point.threshold == chosen else "")
     console.print(table)
 
 
@@ -176,11 +101,7 @@ def as_markdown(
         parts += ["## PCKh@0.5", _markdown(["refine", *names], rows)]
     parts += ["## Predicted quality", _calibration_line(evaluation)]
     if evaluation.calibration.bins:
-        bins = [
-            [f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"]
-            for item in evaluation.calibration.bins
-        ]
-        parts.append(_markdown(["predicted quality", "people", "mean predicted", "mean true OKS"], bins))
+        parts.append(_markdown(_BIN_HEADS, _bin_rows(evaluation)))
     if evaluation.gain is not None:
         parts.append(_gain_line(evaluation.gain))
     if plots:
@@ -189,8 +110,7 @@ def as_markdown(
         parts.append("## The gate")
         if choice is not None:
             parts.append(choice_lines(choice))
-        rows = [[f"{item.threshold:.5f}", f"{item.refine_rate:.1%}", _points(item.ap)] for item in points]
-        parts.append(_markdown(["threshold", "refined", "AP"], rows))
+        parts.append(_markdown(_POINT_HEADS, _point_rows(points)))
         if plots:
             parts.append("![AP against refine rate](ap_refine_rate.png)")
     return "\n\n".join(parts) + "\n"
@@ -212,15 +132,16 @@ def choice_lines(choice: ThresholdChoice) -> str:
 def as_numbers(
     subject: Subject, evaluation: Evaluation, points: Sequence[GatePoint], choice: ThresholdChoice | None
 ) -> dict[str, object]:
-    """Everything but the poses, for `json.dumps(…, allow_nan=False)`: what isn't known is None."""
-    modes = {}
-    for mode in evaluation.modes:
-        modes[mode.mode] = {
+    """Everything but the poses, for `json.dumps(…, allow_nan=False)`: None for unknown numbers."""
+    modes = {
+        mode.mode: {
             "refine_rate": mode.refine_rate,
             "coco": None if mode.coco is None else dataclasses.asdict(mode.coco),
             "pck": {f"{fraction:g}": value for fraction, value in mode.pck.items()},
             "pckh": mode.pckh,
         }
+        for mode in evaluation.modes
+    }
     plain = {
         "subject": dataclasses.asdict(subject),
         "threshold": evaluation.threshold,
@@ -233,6 +154,21 @@ def as_numbers(
     known = _without_nan(plain)
     assert isinstance(known, dict)
     return known
+
+
+_BIN_HEADS = ["predicted quality", "people", "mean predicted", "mean true OKS"]
+_POINT_HEADS = ["threshold", "refined", "AP"]
+
+
+def _bin_rows(evaluation: Evaluation) -> list[list[str]]:
+    return [
+        [f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"]
+        for item in evaluation.calibration.bins
+    ]
+
+
+def _point_rows(points: Sequence[GatePoint]) -> list[list[str]]:
+    return [[f"{point.threshold:.5f}", f"{point.refine_rate:.1%}", _points(point.ap)] for point in points]
 
 
 def _mode_table(evaluation: Evaluation, auto: str) -> tuple[list[str], list[list[str]]]:
@@ -267,7 +203,7 @@ def _gain_line(gain: GainCurve) -> str:
 
 
 def _points(value: float) -> str:
-    """A share as points of 100; a dash where there is nothing (pycocotools' -1 too)."""
+    """A share as points of 100; a dash for NaN and for pycocotools' -1."""
     return "–" if math.isnan(value) or value < 0 else f"{100 * value:.1f}"
 
 
@@ -282,3 +218,63 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_matplotlib() -> None:
+    """Raise `InputError` where matplotlib is missing, before the work."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise InputError('plots need matplotlib: pip install "sharpose[train]", or give --no-plots') from None
+
+
+def plot_curve(points: Sequence[GatePoint], gate: GatePoint | None, path: Path) -> None:
+    """AP against refine rate, with the gate's place on it; raises `SinkError` where the file can't be written."""
+    figure, axes = _figure()
+    axes.plot([point.refine_rate for point in points], [100 * point.ap for point in points], marker=".")
+    if gate is not None:
+        label = f"threshold {gate.threshold:.4g}"
+        axes.plot([gate.refine_rate], [100 * gate.ap], marker="o", linestyle="", label=label)
+        axes.legend()
+    axes.set_xlabel("share of people refined")
+    axes.set_ylabel("AP (OKS 0.50 to 0.95)")
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_quality(
+    quality: npt.NDArray[np.float32],
+    oks: npt.NDArray[np.float64],
+    calibration: Calibration,
+    threshold: float | None,
+    path: Path,
+) -> None:
+    """Every person's predicted quality against true OKS, with bins' means, diagonal and threshold; errors as above."""
+    figure, axes = _figure()
+    axes.scatter(quality, oks, s=6, alpha=0.35, linewidths=0, label="a person")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    means = ([item.predicted for item in calibration.bins], [item.true for item in calibration.bins])
+    axes.plot(*means, color="black", marker="o", markersize=4, label="mean of a bin")
+    if threshold is not None:
+        axes.axvline(threshold, linestyle="--", linewidth=1, label=f"threshold {threshold:.4g}")
+    axes.set_xlabel("predicted quality")
+    axes.set_ylabel("true OKS of the coarse pose")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def _figure() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=120, format="png")
+    except OSError as error:
+        raise SinkError(f"{path}: can't be written ({error.strerror})") from error

@@ -1,4 +1,4 @@
-"""One run of `sharpose-eval`, from what was asked for to the files it leaves."""
+"""One run of `sharpose-eval`, from its options to its files."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
 
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
-from sharpose.config import ModelConfig, load_config
+from sharpose.config import load_config
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.stages import Stages, open_stages
-from sharpose.training.evaluation.data import DataFiles, EvaluationData, find_data, load_data
+from sharpose.training.evaluation.data import DataFiles, EvaluationData, load_data
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
     GatePoint,
@@ -48,9 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["run_evaluation"]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A model, ready to run, and what is known of it."""
+class _Measured(NamedTuple):
+    """A model, ready to run, its own threshold, and its name for reports."""
 
     stages: Stages
     threshold: float
@@ -58,13 +56,13 @@ class _Measured:
 
 
 def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool:
-    """Measure, print, write, and choose a threshold where one was asked for.
+    """Measure, print, write, and choose a threshold where --choose-threshold asks for one.
 
     Returns:
         False where a threshold was chosen but broke its promise on held-out pictures (it isn't written then).
 
     Raises:
-        SharposeError: anything that was asked for can't be read, run or written.
+        SharposeError: a file can't be read or written, or the model can't be run.
     """
     console = console or Console()
     promise = None if options.promise is None else parse_promise(options.promise)
@@ -72,13 +70,28 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
         raise InputError("--quality-threshold: expected a number, got NaN")
     if not options.no_plots:
         check_matplotlib()
-    _make_folder(options.output)
-    measured = _open_model(options, console)
     try:
-        data = _open_data(options, measured.stages.config)
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {options.output}: expected a folder that can be made ({error.strerror})") from None
+    measured = _open_model(options, console)
+    threshold = measured.threshold if options.quality_threshold is None else options.quality_threshold
+    try:
+        if options.annotations is not None and options.images is not None:
+            where: DataFiles | str = DataFiles(options.annotations, options.images)
+        else:
+            where = options.data or ""
+        data = load_data(
+            where,
+            measured.stages.config.skeleton,
+            boxes=options.detections,
+            limit=options.limit,
+            ignore_weak=options.ignore_weak,
+            head_boxes=options.head_boxes,
+        )
         if promise is not None and data.document is None:
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
-        with _progress("looking at people", len(data.people)) as advance:
+        with _progress("estimating poses", len(data.people)) as advance:
             predictions = predict(measured.stages, data, flip_test=options.flip_test, on_people=advance)
     finally:
         measured.stages.close()
@@ -95,8 +108,8 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
             try:
                 choice = choose_threshold(curve, data.image_ids, promise, options.seed)
             except InputError as error:
-                no_choice = error  # what was measured is still worth writing
-    evaluation = evaluate(data, predictions, measured.threshold if choice is None else choice.threshold)
+                no_choice = error  # raised after the results are written
+    evaluation = evaluate(data, predictions, threshold if choice is None else choice.threshold)
 
     subject = _subject(options, measured, data)
     for line in subject.lines():
@@ -118,10 +131,9 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     if options.checkpoint is None:
         folder = options.bundle or shipped_bundle()
         bundle = open_bundle(folder)
-        own = bundle.manifest.gate.quality_threshold
         stages = open_stages(bundle, options.device, threads=options.threads)
         name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
-        return _Measured(stages, _first(options.quality_threshold, own), name)
+        return _Measured(stages, bundle.manifest.gate.quality_threshold, name)
     try:
         import torch
     except ImportError:
@@ -134,27 +146,8 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     loaded = load_model(options.checkpoint, load_config(options.config) if options.config else None)
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    threshold = _first(options.quality_threshold, loaded.config.quality_threshold)
-    on_torch = TorchStages(loaded.model, options.device)
-    return _Measured(on_torch, threshold, f"{loaded.source} ({loaded.config.name}, PyTorch)")
-
-
-def _open_data(options: EvalOptions, config: ModelConfig) -> EvaluationData:
-    where: DataFiles | str
-    if options.annotations is not None and options.images is not None:
-        where = DataFiles(options.annotations, options.images)
-    else:
-        assert options.data is not None
-        is_scene = options.data == "scene" or options.data.startswith("scene:")
-        where = options.data if is_scene else find_data(Path(options.data))
-    return load_data(
-        where,
-        config.skeleton,
-        boxes=options.detections,
-        limit=options.limit,
-        ignore_weak=options.ignore_weak,
-        head_boxes=options.head_boxes,
-    )
+    on_torch, config = TorchStages(loaded.model, options.device), loaded.config
+    return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)")
 
 
 def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> Subject:
@@ -203,7 +196,7 @@ def _write_choice(
 ) -> None:
     if not choice.kept:
         console.print(
-            "the threshold was not written: held-out pictures say that it breaks the promise; give more of them",
+            "the threshold was not written: it breaks the promise on held-out pictures; give more of them",
             soft_wrap=True,
         )
     elif options.bundle is None:
@@ -214,22 +207,11 @@ def _write_choice(
         console.print(f"wrote the gate into {options.bundle}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder}: expected a folder that can be made ({error.strerror})") from None
-
-
 def _write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
         raise SinkError(f"{path}: can't be written ({error.strerror})") from error
-
-
-def _first(given: float | None, otherwise: float) -> float:
-    return otherwise if given is None else given
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from sharpose.runtime.stages import Arrays, open_stages
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.metrics import MODES
-from sharpose.training.evaluation.predict import flip_back, mirror_crops, predict
+from sharpose.training.evaluation.predict import predict
 from sharpose.training.objectives.pose import heatmap_targets
 
 CROP = (256, 192)
@@ -73,17 +73,6 @@ def test_engines_and_pytorch_agree_with_and_without_flip_test(tiny_bundle: Path,
         np.testing.assert_allclose(engine_run.poses[..., 2], torch_run.poses[..., 2], atol=1e-4)
         moved = np.linalg.norm(engine_run.poses[..., :2] - torch_run.poses[..., :2], axis=-1)
         assert np.median(moved) < 0.01  # a peak of random weights may jump where two pixels tie
-
-
-def test_heatmaps_of_a_mirrored_crop_come_back() -> None:
-    points = np.column_stack([np.linspace(30, 160, 17), np.linspace(40, 220, 17), np.full(17, 2)]).astype(np.float32)
-    mirrored = points[list(COCO17.flip_order)]
-    mirrored[:, 0] = 191 - mirrored[:, 0]
-    plain, _ = heatmap_targets(points, CROP, (64, 48))
-    flipped, _ = heatmap_targets(mirrored, CROP, (64, 48))
-    np.testing.assert_allclose(flip_back(flipped[None], COCO17)[0], plain, atol=1e-5)
-    crops = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
-    assert np.array_equal(mirror_crops(crops)[:, :, 0], crops[:, :, 3])
 
 
 class Painted:
