@@ -1,14 +1,13 @@
 """`python -m sharpose.training.draw_scenes`: people of many built-in scenes as a COCO dataset on the disk.
 
-Drawing takes longer than reading. Who trains for hours on scenes draws them once; the dataset `kind: scene` of a recipe
-draws people as they are needed, one a picture, in poses and views that a scene's people never take.
+Drawing takes longer than reading: for hours of training on scenes, draw them once. The dataset `kind: scene` of a
+recipe draws people while it trains, one a picture, in poses and views that a scene's people never take.
 """
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, NoReturn
 import click
 import cv2
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
@@ -26,9 +24,9 @@ from sharpose.errors import SinkError
 from sharpose.files import atomic_file
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.skeleton import COCO17
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE
+from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample
 
-__all__ = ["PersonPicture", "command", "cut_people", "main"]
+__all__ = ["command", "cut_people", "main"]
 
 _SIZES = ((720, 1280), (540, 960), (480, 640), (360, 640))  # of the scenes, height and width
 _MOST_PEOPLE = 6
@@ -40,31 +38,10 @@ _SHORTEST = 48  # people smaller than this are left out
 _JPEG_QUALITY = 90
 
 
-@dataclass(frozen=True)
-class PersonPicture:
-    """A person cut out of a frame.
+def cut_people(frame: SceneFrame) -> list[Sample]:
+    """The people of a scene's frame who are large enough, each in a picture of their own with a margin around them.
 
-    Attributes:
-        image_bgr: uint8 [H, W, 3].
-        box_xyxy: float32 [4], pixels of the picture.
-        keypoints: float32 [17, 3], `x, y` in pixels of the picture and COCO visibility; zeros outside it.
-        person: Whose, the scene's number of them.
-    """
-
-    image_bgr: npt.NDArray[np.uint8]
-    box_xyxy: npt.NDArray[np.float32]
-    keypoints: npt.NDArray[np.float32]
-    person: int
-
-
-def cut_people(frame: SceneFrame) -> list[PersonPicture]:
-    """The people of a frame who are large enough, each with what is around them.
-
-    Args:
-        frame: Of a scene.
-
-    Returns:
-        In the frame's order.
+    Keypoints outside the picture are zeros; `annotation_id` is the scene's number of the person.
     """
     height, width = frame.image.shape[:2]
     found = []
@@ -84,50 +61,45 @@ def cut_people(frame: SceneFrame) -> list[PersonPicture]:
         moved[:, :2] = (keypoints[:, :2] - corner + 0.5) * factor - 0.5
         moved[keypoints[:, 2] == 0] = 0
         placed = (box.reshape(2, 2) - corner) * factor
-        found.append(PersonPicture(image, placed.reshape(4).astype(np.float32), moved, int(person)))
+        box, weights = placed.reshape(4).astype(np.float32), (moved[:, 2] > 0).astype(np.float32)
+        found.append(Sample(image, box, moved, weights, frame.index, int(person), f"frame {frame.index}"))
     return found
 
 
-def _draw(seed: int, moments: int, folder: Path) -> list[dict[str, Any]]:
-    """Write the pictures of a scene; what their labels are, with `file_name`, `height` and `width`."""
+Entry = dict[str, Any]
+
+
+def _draw(seed: int, moments: int, folder: Path) -> list[tuple[Entry, Entry]]:
+    """Write the pictures of a scene; their COCO images and annotations, without ids."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, 77])
     height, width = _SIZES[int(rng.integers(len(_SIZES)))]
     frames = int(_SECONDS * _FPS)
-    config = SceneConfig(seed, int(rng.integers(1, _MOST_PEOPLE + 1)), frames, height, width, _FPS)
-    scene = Scene(config)
-    labels = []
+    scene = Scene(SceneConfig(seed, int(rng.integers(1, _MOST_PEOPLE + 1)), frames, height, width, _FPS))
+    entries = []
     for index in rng.choice(frames, moments, replace=False).tolist():
-        for picture in cut_people(scene.frame(index)):
-            name = f"{seed:07d}_{index:05d}_{picture.person}.jpg"
-            if not cv2.imwrite(str(folder / name), picture.image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        for person in cut_people(scene.frame(index)):
+            name = f"{seed:07d}_{index:05d}_{person.annotation_id}.jpg"
+            if not cv2.imwrite(str(folder / name), person.image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
                 raise SinkError(f"{folder / name}: can't be written")
-            labels.append(_label(picture, name))
-    return labels
+            x1, y1, x2, y2 = (round(float(value), 2) for value in person.box_xyxy)
+            annotation = {
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+                "area": round((x2 - x1) * (y2 - y1) * UNLABELLED_AREA_SHARE, 2),
+                "keypoints": [float(value) for value in np.round(person.keypoints, 2).reshape(-1)],
+                "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
+            }
+            size = {"height": person.image_bgr.shape[0], "width": person.image_bgr.shape[1]}
+            entries.append(({"file_name": name, **size}, annotation))
+    return entries
 
 
-def _label(picture: PersonPicture, name: str) -> dict[str, Any]:
-    x1, y1, x2, y2 = (round(float(value), 2) for value in picture.box_xyxy)
-    keypoints = np.round(picture.keypoints, 2)
-    return {
-        "file_name": name,
-        "height": picture.image_bgr.shape[0],
-        "width": picture.image_bgr.shape[1],
-        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-        "area": round((x2 - x1) * (y2 - y1) * UNLABELLED_AREA_SHARE, 2),
-        "keypoints": [float(value) for value in keypoints.reshape(-1)],
-        "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-    }
-
-
-def _document(labels: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(entries: list[tuple[Entry, Entry]]) -> Entry:
     """COCO's `person_keypoints` JSON; every person has a picture of their own."""
-    images = [
-        {"id": number, **{key: label.pop(key) for key in ("file_name", "height", "width")}}
-        for number, label in enumerate(labels, 1)
-    ]
-    common = {"category_id": 1, "iscrowd": 0}
-    people = [{"id": number, "image_id": number, **common, **label} for number, label in enumerate(labels, 1)]
+    images = [{"id": number, **image} for number, (image, _) in enumerate(entries, 1)]
+    people = [{"id": number, "image_id": number, **person} for number, (_, person) in enumerate(entries, 1)]
     links = [[first + 1, second + 1] for first, second in COCO17.limbs]
     category = {"id": 1, "name": "person", "keypoints": list(COCO17.keypoints), "skeleton": links}
     return {"images": images, "annotations": people, "categories": [category]}
@@ -135,10 +107,10 @@ def _document(labels: list[dict[str, Any]]) -> dict[str, Any]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for images/ and the labels.")
-@click.option("--scenes", type=click.IntRange(1), required=True, help="How many.")
-@click.option("--moments", type=click.IntRange(1, 100), default=4, show_default=True, help="Taken from each scene.")
-@click.option("--seed", type=click.IntRange(0), default=100_000, show_default=True, help="Of the first scene.")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--scenes", type=click.IntRange(1), required=True, help="Number of scenes.")
+@click.option("--moments", type=click.IntRange(1, 100), default=4, show_default=True, help="Frames from each scene.")
+@click.option("--seed", type=click.IntRange(0), default=100_000, show_default=True, help="Seed of the first scene.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes that draw.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def command(output: Path, scenes: int, moments: int, seed: int, processes: int, debug: bool) -> None:
     """Draw people of the built-in scene as a COCO dataset: images/ and person_keypoints_train.json.
@@ -160,10 +132,10 @@ def command(output: Path, scenes: int, moments: int, seed: int, processes: int, 
         found = pool.map(draw, range(seed, seed + scenes), chunksize=16)
         hidden = not console.is_terminal
         drawn = track(found, "drawing scenes", scenes, console=console, transient=True, disable=hidden)
-        labels = [label for labels_of_scene in drawn for label in labels_of_scene]
+        entries = [entry for of_scene in drawn for entry in of_scene]
     with atomic_file(labels_file) as path:
-        path.write_text(json.dumps(_document(labels)), encoding="utf-8")
-    click.echo(f"{len(labels)} people of {scenes} scenes in {output}")
+        path.write_text(json.dumps(_document(entries)), encoding="utf-8")
+    click.echo(f"{len(entries)} people of {scenes} scenes in {output}")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

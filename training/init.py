@@ -1,4 +1,4 @@
-"""Starting weights: those that others trained (SHaRPose, MAE, ViTPose), and starts better than noise."""
+"""Initial weights: from checkpoints (SHaRPose, MAE, ViTPose), or structured ones that train faster than noise."""
 
 from __future__ import annotations
 
@@ -17,97 +17,7 @@ from sharpose.errors import CheckpointError
 from sharpose.model.stages import SHaRPose
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
-__all__ = [
-    "InitReport",
-    "dct_filters",
-    "init_from_file",
-    "init_from_state",
-    "scale_heatmaps",
-    "sine_positions",
-    "start_with_dct",
-    "start_with_sines",
-]
-
-_LONGEST_WAVE = 10_000.0  # as transformers have it, in units of a region's side
-_LUMA = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, and two colour differences
-_COLOUR_PENALTY = 3.0  # colour is coarser than brightness: its waves count as so many times as short
-
-
-def start_with_sines(model: SHaRPose) -> None:
-    """Set both position embeddings to sines and cosines of the place in the crop.
-
-    A fine patch's is that of its place among the regions, so that both stages speak of places alike. They are trained
-    on like any other start.
-    """
-    grid, width = model.config.region_grid, model.config.width
-    with torch.no_grad():
-        model.backbone.pos_embed_list[0].copy_(sine_positions(grid, 1, width))
-        model.backbone.pos_embed_list[1].copy_(sine_positions(grid, FINE_PER_SIDE, width))
-
-
-def sine_positions(grid: tuple[int, int], per_side: int, width: int) -> Tensor:
-    """float32 [1, rows * columns * per_side², width]: half of the channels for y, half for x, row by row.
-
-    Args:
-        grid: Rows and columns of regions.
-        per_side: Tokens along a region's side.
-        width: Channels; those that don't fill four equal parts stay 0.
-    """
-    waves = width // 4
-    frequencies = _LONGEST_WAVE ** (-torch.arange(waves, dtype=torch.float64) / max(waves, 1))
-    rows, columns = ((torch.arange(count * per_side, dtype=torch.float64) + 0.5) / per_side for count in grid)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    parts = [wave(place.reshape(-1, 1) * frequencies) for place in (y, x) for wave in (torch.sin, torch.cos)]
-    positions = torch.zeros(y.numel(), width, dtype=torch.float64)
-    positions[:, : 4 * waves] = torch.cat(parts, dim=1)
-    return positions.float().unsqueeze(0)
-
-
-def start_with_dct(model: SHaRPose) -> None:
-    """Set the patch projection to the lowest waves of brightness and colour, which pictures are mostly made of."""
-    projection = model.backbone.patch_embed.proj
-    assert projection.bias is not None
-    with torch.no_grad():
-        projection.weight.copy_(dct_filters(model.config.width))
-        projection.bias.zero_()
-
-
-def dct_filters(width: int) -> Tensor:
-    """float32 [width, 3, P, P]: orthogonal filters, waves from long to short.
-
-    A short wave is amplified by its frequency, since pictures have less of it: outputs are of about one size for
-    normalised pixels. Channels beyond the 3 * P * P that exist stay 0.
-    """
-    places = (torch.arange(PATCH_SIZE, dtype=torch.float64) + 0.5) * math.pi / PATCH_SIZE
-    waves = torch.cos(torch.arange(PATCH_SIZE, dtype=torch.float64)[:, None] * places)  # [frequency, pixel]
-    waves /= waves.norm(dim=1, keepdim=True)
-    colours = torch.tensor(_LUMA, dtype=torch.float64)
-    colours /= colours.norm(dim=1, keepdim=True)
-    ordered = sorted(
-        (math.hypot(u, v) * (1.0 if colour == 0 else _COLOUR_PENALTY) + 0.5 * (colour > 0), colour, u, v)
-        for colour in range(3)
-        for u in range(PATCH_SIZE)
-        for v in range(PATCH_SIZE)
-    )
-    filters = torch.zeros(width, 3, PATCH_SIZE, PATCH_SIZE, dtype=torch.float64)
-    for channel, (_, colour, u, v) in enumerate(ordered[:width]):
-        gain = (1.0 + math.hypot(u, v)) / PATCH_SIZE
-        filters[channel] = gain * colours[colour][:, None, None] * waves[u][:, None] * waves[v]
-    return filters.float()
-
-
-def scale_heatmaps(model: SHaRPose, factor: float) -> None:
-    """Multiply every heatmap that the model gives by `factor`, through its head's last layer.
-
-    A model whose heatmaps are logits (`softmax(heatmap)`) becomes, by 1 / temperature, one that the cross-entropy of
-    `softmax(temperature * heatmap)` finds just as right.
-    """
-    last = model.keypoint_head.heatmap_mlp[-1]
-    assert isinstance(last, nn.Linear)
-    with torch.no_grad():
-        last.weight.mul_(factor)
-        last.bias.mul_(factor)
-
+__all__ = ["init_from_file", "scale_heatmaps", "sine_positions", "start_with_dct", "start_with_sines"]
 
 _HOLDERS = ("state_dict", "model", "model_ema")  # keys under which files keep their tensors
 _PREFIXES = ("module.", "encoder.")
@@ -117,14 +27,14 @@ _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
 
 @dataclass(frozen=True)
 class InitReport:
-    """What came of an initialisation.
+    """Result of an initialisation.
 
     Attributes:
         kind: `SHaRPose`, `ViTPose` or `ViT` (MAE and other plain vision transformers).
         loaded: Parameters of the model that were set.
-        left: Parameters that kept their random start.
-        unused: Tensors of the file that the model has no place for.
-        notes: What was converted on the way, in sentences.
+        left: Parameters that kept their random values.
+        unused: Tensors of the file that the model doesn't have.
+        notes: Conversions, in sentences.
     """
 
     kind: str
@@ -134,10 +44,10 @@ class InitReport:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For the user: what was loaded and what not, by groups."""
+        """For the user: the tensors that were loaded, left and not used, by groups."""
         lines = [f"{self.kind} weights: set {len(self.loaded)} tensors ({_groups(self.loaded)})", *self.notes]
         if self.left:
-            lines.append(f"left at their start: {len(self.left)} tensors ({_groups(self.left)})")
+            lines.append(f"left at random: {len(self.left)} tensors ({_groups(self.left)})")
         if self.unused:
             lines.append(f"not used from the file: {len(self.unused)} tensors ({_groups(self.unused)})")
         return lines
@@ -148,8 +58,8 @@ def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:
 
     Args:
         model: Changed in place.
-        path: A SHaRPose checkpoint (of any crop size; what it lacks keeps its start), or a plain ViT's: MAE's
-            pretrained encoders, ViTPose.
+        path: A SHaRPose checkpoint (of any crop size; what it lacks stays random), or a plain ViT's: MAE's pretrained
+            encoders, ViTPose.
 
     Raises:
         CheckpointError: the file can't be read, or its transformer has another width or depth.
@@ -158,12 +68,14 @@ def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:
 
 
 def init_from_state(model: SHaRPose, state: Mapping[str, Tensor], name: str) -> InitReport:
-    """As `init_from_file`, from tensors; `name` is for messages.
+    """As `init_from_file`, from tensors; `name` is for messages."""
 
-    Raises:
-        CheckpointError: see `init_from_file`.
-    """
-    tensors = {_stripped(key): value.float() for key, value in state.items() if value.is_floating_point()}
+    def stripped(key: str) -> str:
+        for prefix in _PREFIXES:
+            key = key.removeprefix(prefix)
+        return key
+
+    tensors = {stripped(key): value.float() for key, value in state.items() if value.is_floating_point()}
     if "backbone.keypoint_tokens" in tensors or "backbone.pos_embed_list.0" in tensors:
         return _from_sharpose(model, tensors, name)
     plain = {key.removeprefix("backbone."): value for key, value in tensors.items()}
@@ -195,12 +107,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _stripped(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
-
-
 def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> InitReport:
     config = model.config
     wanted = dict(model.state_dict())
@@ -212,9 +118,8 @@ def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> In
             grid = _crop_grid(source.shape[-2], name)
             size = _stage_grid(model, stage)
             taken[key] = _resampled(source[0], grid, size)
-            notes.append(
-                f"positions of the {('coarse', 'fine')[stage]} stage resampled from {_by(grid)} to {_by(size)}"
-            )
+            name_of = ("coarse", "fine")[stage]
+            notes.append(f"positions of the {name_of} stage resampled from {_by(grid)} to {_by(size)}")
     _check_transformer(model, {key.removeprefix("backbone."): value for key, value in tensors.items()}, name)
     return _load(model, "SHaRPose", taken, set(tensors) - set(taken), notes)
 
@@ -239,7 +144,7 @@ def _from_vit(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> InitRep
 
 
 def _check_transformer(model: SHaRPose, tensors: Mapping[str, Tensor], name: str) -> None:
-    """The blocks and the patch embedding must fit as a whole: half a transformer is worse than none."""
+    """The blocks and the patch embedding must fit completely."""
     config = model.config
     depth = len({key.split(".")[1] for key in tensors if key.startswith("blocks.")})
     projection = tensors.get("patch_embed.proj.weight")
@@ -258,32 +163,28 @@ def _check_transformer(model: SHaRPose, tensors: Mapping[str, Tensor], name: str
 def _patch_positions(positions: Tensor, name: str, *, add_class: bool) -> tuple[Tensor, tuple[int, int]]:
     """[grid, C] of a ViT's [1, (1 +) grid, C], without the class token's, and the grid's rows and columns.
 
-    ViTPose has no class token but adds its position to every patch's, so there it is added here.
+    ViTPose has no class token but adds its position to every patch's, so it is added here.
     """
     tokens = positions[0]
-    for leading in (1, 0):
-        count = len(tokens) - leading
-        if math.isqrt(count) ** 2 == count or _is_four_to_three(count):
-            break
-    else:
-        raise CheckpointError(f"--init {name}: {len(tokens)} positions are no square or 4:3 grid")
-    patches = tokens[leading:]
-    return patches + tokens[:1] if add_class and leading else patches, _crop_grid(count, name)
+    if len(tokens) > 1 and _grid(len(tokens) - 1):
+        patches = tokens[1:]
+        return patches + tokens[:1] if add_class else patches, _crop_grid(len(patches), name)
+    return tokens, _crop_grid(len(tokens), name)
 
 
-def _is_four_to_three(count: int) -> bool:
-    return count % 12 == 0 and math.isqrt(count // 12) ** 2 == count // 12
+def _grid(count: int) -> tuple[int, int] | None:
+    """Rows and columns of a square grid, or of an upright 4:3 one."""
+    side, unit = math.isqrt(count), math.isqrt(count // 12)
+    if side * side == count:
+        return side, side
+    return (4 * unit, 3 * unit) if 12 * unit * unit == count else None
 
 
 def _crop_grid(count: int, name: str) -> tuple[int, int]:
-    """Rows and columns of a square grid, or of a 4:3 one on end."""
-    side = math.isqrt(count)
-    if side * side == count:
-        return side, side
-    if _is_four_to_three(count):
-        unit = math.isqrt(count // 12)
-        return 4 * unit, 3 * unit
-    raise CheckpointError(f"--init {name}: {count} positions are no square or 4:3 grid")
+    grid = _grid(count)
+    if grid is None:
+        raise CheckpointError(f"--init {name}: {count} positions are no square or 4:3 grid")
+    return grid
 
 
 def _stage_grid(model: SHaRPose, stage: int) -> tuple[int, int]:
@@ -317,3 +218,83 @@ def _groups(names: tuple[str, ...]) -> str:
     groups = dict.fromkeys(".".join(name.split(".")[:2]) if name.count(".") > 1 else name for name in names)
     shown = list(groups)[:6]
     return ", ".join(shown) + (" …" if len(groups) > len(shown) else "")
+
+
+_LONGEST_WAVE = 10_000.0  # as transformers have it, in units of a region's side
+_LUMA = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, and two colour differences
+_COLOUR_PENALTY = 3.0  # colour is coarser than brightness: its waves count as so many times as short
+
+
+def start_with_sines(model: SHaRPose) -> None:
+    """Set both position embeddings to sines and cosines of the place in the crop, measured in regions in both stages.
+
+    They are trained like other initial weights.
+    """
+    grid, width = model.config.region_grid, model.config.width
+    with torch.no_grad():
+        model.backbone.pos_embed_list[0].copy_(sine_positions(grid, 1, width))
+        model.backbone.pos_embed_list[1].copy_(sine_positions(grid, FINE_PER_SIDE, width))
+
+
+def sine_positions(grid: tuple[int, int], per_side: int, width: int) -> Tensor:
+    """float32 [1, rows * columns * per_side², width]: half of the channels for y, half for x, row by row.
+
+    Args:
+        grid: Rows and columns of regions.
+        per_side: Tokens along a region's side.
+        width: Channels; those that don't fill four equal parts stay 0.
+    """
+    waves = width // 4
+    frequencies = _LONGEST_WAVE ** (-torch.arange(waves, dtype=torch.float64) / max(waves, 1))
+    rows, columns = ((torch.arange(count * per_side, dtype=torch.float64) + 0.5) / per_side for count in grid)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    parts = [wave(place.reshape(-1, 1) * frequencies) for place in (y, x) for wave in (torch.sin, torch.cos)]
+    positions = torch.zeros(y.numel(), width, dtype=torch.float64)
+    positions[:, : 4 * waves] = torch.cat(parts, dim=1)
+    return positions.float().unsqueeze(0)
+
+
+def start_with_dct(model: SHaRPose) -> None:
+    """Set the patch projection to the lowest frequencies of brightness and colour, which pictures mostly consist of."""
+    projection = model.backbone.patch_embed.proj
+    assert projection.bias is not None
+    with torch.no_grad():
+        projection.weight.copy_(dct_filters(model.config.width))
+        projection.bias.zero_()
+
+
+def dct_filters(width: int) -> Tensor:
+    """float32 [width, 3, P, P]: orthogonal cosine filters by rising frequency; channels beyond 3 * P * P stay 0.
+
+    Filters are amplified by their frequency, since pictures have less of high ones: outputs are then of similar size
+    for normalised pixels.
+    """
+    places = (torch.arange(PATCH_SIZE, dtype=torch.float64) + 0.5) * math.pi / PATCH_SIZE
+    waves = torch.cos(torch.arange(PATCH_SIZE, dtype=torch.float64)[:, None] * places)  # [frequency, pixel]
+    waves /= waves.norm(dim=1, keepdim=True)
+    colours = torch.tensor(_LUMA, dtype=torch.float64)
+    colours /= colours.norm(dim=1, keepdim=True)
+    ordered = sorted(
+        (math.hypot(u, v) * (1.0 if colour == 0 else _COLOUR_PENALTY) + 0.5 * (colour > 0), colour, u, v)
+        for colour in range(3)
+        for u in range(PATCH_SIZE)
+        for v in range(PATCH_SIZE)
+    )
+    filters = torch.zeros(width, 3, PATCH_SIZE, PATCH_SIZE, dtype=torch.float64)
+    for channel, (_, colour, u, v) in enumerate(ordered[:width]):
+        gain = (1.0 + math.hypot(u, v)) / PATCH_SIZE
+        filters[channel] = gain * colours[colour][:, None, None] * waves[u][:, None] * waves[v]
+    return filters.float()
+
+
+def scale_heatmaps(model: SHaRPose, factor: float) -> None:
+    """Multiply the model's heatmaps by `factor`, in its head's last layer.
+
+    A model whose heatmaps are logits (`softmax(heatmap)`) becomes, by 1 / temperature, one that the cross-entropy of
+    `softmax(temperature * heatmap)` finds just as right.
+    """
+    last = model.keypoint_head.heatmap_mlp[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,7 +13,7 @@ from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model import SHaRPose
 from sharpose.runtime.messages import StopRequest
 from sharpose.training.checkpoint import RunFolder, TrainingState, WeightAverage, refuse_broken_weights, take_rank_state
-from sharpose.training.data.loader import Batch, CropLoader
+from sharpose.training.data.loader import CropLoader
 from sharpose.training.data.sample import PoseDataset
 from sharpose.training.distributed import Ranks
 from sharpose.training.logs import JsonLinesLog, RunLog, TensorBoardLog, training_progress
@@ -132,7 +133,7 @@ class Trainer:
             SourceError: too many pictures can't be decoded.
         """
         recipe = self.recipe
-        batches = _endless(self.loader)
+        batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
         with (
             contextlib.closing(self._open_logs()) as logs,
             training_progress(
@@ -254,13 +255,3 @@ class Trainer:
                 f"--resume: the run had {len(state.ranks)} processes, now there are {self.ranks.world_size}; start as "
                 "many, or start a run in another folder with --init"
             )
-
-
-def _endless(loader: CropLoader) -> Iterator[Batch]:
-    """All epochs' batches. Starting a pass draws from torch's generator, whose state a resumed run must keep."""
-    while True:
-        batches = iter(loader)
-        with torch.random.fork_rng(devices=[]):
-            first = next(batches)
-        yield first
-        yield from batches

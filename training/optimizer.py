@@ -10,16 +10,123 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-__all__ = [
-    "MuonAdamW",
-    "OptimizerRecipe",
-    "Schedule",
-    "build_optimizer",
-    "is_decayed",
-    "layer_of",
-    "orthogonalised",
-    "set_learning_rate",
-]
+__all__ = ["MuonAdamW", "OptimizerRecipe", "Schedule", "build_optimizer", "set_learning_rate"]
+
+_FIRST_LAYER = ("keypoint_tokens", "quality_token", "pos_embed_list", "patch_embed")
+_NEVER_DECAYED = ("keypoint_tokens", "quality_token", "pos_embed_list")
+
+
+class OptimizerRecipe(BaseModel):
+    """AdamW as in the released recipes; Muon for the blocks' matrices is ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    gradient_clip: float | None = Field(default=None, gt=0, description="largest norm of all gradients")
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a parameter, named as in a checkpoint: 0 for tokens, positions and patch embedding, `i + 1` for
+    block i, `depth + 1` for all others (final norm, reuse MLP, quality predictor, heatmap head).
+    """
+    parts = name.split(".")
+    if len(parts) > 1 and parts[1] in _FIRST_LAYER:
+        return 0
+    if parts[:2] == ["backbone", "blocks"]:
+        return int(parts[2]) + 1
+    return depth + 1
+
+
+def is_decayed(name: str, dimensions: int) -> bool:
+    """Whether weight decay applies: not to biases, 1-d parameters, position embeddings, keypoint and quality tokens."""
+    return dimensions > 1 and not name.endswith(".bias") and not any(part in name for part in _NEVER_DECAYED)
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], depth: int, recipe: OptimizerRecipe
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with one group for each layer and kind, each with its rate in `base_lr`.
+
+    Args:
+        parameters: `(name, parameter)` pairs, names as in a checkpoint.
+        depth: Number of blocks of the model.
+        recipe: Rates and decays.
+    """
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
+    for name, parameter in parameters:
+        if not parameter.requires_grad:
+            continue
+        layer, decayed = layer_of(name, depth), is_decayed(name, parameter.ndim)
+        orthogonal = recipe.kind == "muon" and parameter.ndim == 2 and 0 < layer <= depth
+        rate = recipe.learning_rate * recipe.layer_decay ** (depth + 1 - layer)
+        group = groups.setdefault(
+            (layer, decayed, orthogonal),
+            {
+                "params": [],
+                "names": [],
+                "lr": rate,
+                "base_lr": rate,
+                "weight_decay": recipe.weight_decay if decayed else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    ordered = [groups[key] for key in sorted(groups)]
+    if recipe.kind == "muon":
+        for key in groups:
+            groups[key]["orthogonal"] = key[2]
+        return MuonAdamW(ordered, lr=recipe.learning_rate, betas=recipe.betas, momentum=recipe.muon_momentum)
+    return torch.optim.AdamW(ordered, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its base rate times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+class Schedule(BaseModel):
+    """The number of epochs, and the factor on every learning rate.
+
+    The released recipes warm up over 500 steps from a thousandth and multiply by 0.1 after epochs 170 and 200.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    epochs: int = Field(gt=0)
+    policy: Literal["steps", "cosine", "linear", "constant"] = "steps"
+    warmup_steps: int = Field(default=500, ge=0)
+    warmup_from: float = Field(default=0.001, gt=0, le=1, description="factor at the first step")
+    step_epochs: tuple[int, ...] = Field(default=(170, 200), description="epochs done when the rate drops")
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    final_factor: float = Field(default=0.01, ge=0, le=1, description="factor at the end of a cosine or a line")
+
+    @model_validator(mode="after")
+    def _check(self) -> Schedule:
+        if list(self.step_epochs) != sorted(set(self.step_epochs)):
+            raise ValueError(f"step_epochs must rise, got {list(self.step_epochs)}")
+        return self
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        """The factor after `step` optimiser steps, over all epochs."""
+        progress = min(step / (self.epochs * steps_per_epoch), 1.0)
+        if self.policy == "steps":
+            factor = self.step_factor ** sum(step // steps_per_epoch >= drop for drop in self.step_epochs)
+        elif self.policy == "cosine":
+            factor = self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+        elif self.policy == "linear":
+            factor = 1 - (1 - self.final_factor) * progress
+        else:
+            factor = 1.0
+        if step < self.warmup_steps:
+            factor *= 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_from)
+        return factor
+
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Muon's quintic: singular values go to about 0.7 … 1.2 in five rounds
 _ROUNDS = 5
@@ -28,13 +135,13 @@ _SMALL = 1e-8
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Groups with `orthogonal` set are Muon's, the others AdamW's.
+    """Muon (K. Jordan et al. 2024) for groups with `orthogonal` set, AdamW for the others.
 
     Args:
         groups: Parameter groups: `params`, `lr`, `weight_decay`, and `orthogonal`, whose parameters are matrices.
-        lr: Of groups that have none.
+        lr: Learning rate of groups that have none.
         betas: AdamW's.
-        momentum: Muon's (Nesterov's kind).
+        momentum: Muon's, Nesterov's variant.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], momentum: float) -> None:
@@ -43,7 +150,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step; parameters without a gradient are left alone."""
+        """One step; parameters without a gradient don't change."""
         assert closure is None
         for group in self.param_groups:
             learnt = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -87,7 +194,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """[N, rows, columns] to matrices of the same singular vectors, with singular values near 1 (Newton-Schulz)."""
+    """[N, rows, columns] to matrices with the same singular vectors and singular values near 1 (Newton-Schulz)."""
     a, b, c = _COEFFICIENTS
     wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = wide.float() / (torch.linalg.matrix_norm(wide.float(), keepdim=True) + _SMALL)
@@ -95,130 +202,3 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return (x.mT if wide is not matrices else x).to(matrices.dtype)
-
-
-class Schedule(BaseModel):
-    """How long to train, and the factor on every learning rate.
-
-    The released recipes warm up over 500 steps from a thousandth and multiply by 0.1 after epochs 170 and 200.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    epochs: int = Field(gt=0)
-    policy: Literal["steps", "cosine", "linear", "constant"] = "steps"
-    warmup_steps: int = Field(default=500, ge=0)
-    warmup_from: float = Field(default=0.001, gt=0, le=1, description="the factor at the first step")
-    step_epochs: tuple[int, ...] = Field(default=(170, 200), description="epochs done when the rate drops")
-    step_factor: float = Field(default=0.1, gt=0, le=1)
-    final_factor: float = Field(default=0.01, ge=0, le=1, description="where a cosine or a line ends")
-
-    @model_validator(mode="after")
-    def _check(self) -> Schedule:
-        if list(self.step_epochs) != sorted(set(self.step_epochs)):
-            raise ValueError(f"step_epochs must rise, got {list(self.step_epochs)}")
-        return self
-
-    def factor(self, step: int, steps_per_epoch: int) -> float:
-        """What to multiply the learning rates by.
-
-        Args:
-            step: Optimiser steps done so far, over all epochs.
-            steps_per_epoch: How many make an epoch.
-        """
-        epoch = step // steps_per_epoch
-        if self.policy == "steps":
-            factor = self.step_factor ** sum(epoch >= drop for drop in self.step_epochs)
-        elif self.policy == "cosine":
-            progress = min(step / (self.epochs * steps_per_epoch), 1.0)
-            factor = self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
-        elif self.policy == "linear":
-            progress = min(step / (self.epochs * steps_per_epoch), 1.0)
-            factor = 1 - (1 - self.final_factor) * progress
-        else:
-            factor = 1.0
-        if step < self.warmup_steps:
-            factor *= 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_from)
-        return factor
-
-
-_FIRST_LAYER = ("keypoint_tokens", "quality_token", "pos_embed_list", "patch_embed")
-_NEVER_DECAYED = ("keypoint_tokens", "quality_token", "pos_embed_list")
-
-
-class OptimizerRecipe(BaseModel):
-    """AdamW as the released recipes have it; Muon for the blocks' matrices is beyond the paper."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    kind: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(default=5e-4, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
-    gradient_clip: float | None = Field(default=None, gt=0, description="largest norm of all gradients together")
-
-
-def layer_of(name: str, depth: int) -> int:
-    """The layer that a parameter counts to: 0 for tokens, positions and patch embedding, `i + 1` for block i,
-    `depth + 1` for all else (final norm, reuse MLP, quality predictor, heatmap head).
-
-    Args:
-        name: As in a checkpoint, for example `backbone.blocks.3.attn.qkv.weight`.
-        depth: How many blocks the model has.
-    """
-    parts = name.split(".")
-    if len(parts) > 1 and parts[1] in _FIRST_LAYER:
-        return 0
-    if parts[:2] == ["backbone", "blocks"]:
-        return int(parts[2]) + 1
-    return depth + 1
-
-
-def is_decayed(name: str, dimensions: int) -> bool:
-    """Whether weight decay applies: not to biases, 1-d parameters, position embeddings, keypoint and quality tokens."""
-    return dimensions > 1 and not name.endswith(".bias") and not any(part in name for part in _NEVER_DECAYED)
-
-
-def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], depth: int, recipe: OptimizerRecipe
-) -> torch.optim.Optimizer:
-    """The recipe's optimiser, with one group for each layer and kind, each with its rate in `base_lr`.
-
-    Args:
-        parameters: `(name, parameter)` pairs, names as in a checkpoint.
-        depth: How many blocks the model has.
-        recipe: Rates and decays.
-    """
-    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
-    for name, parameter in parameters:
-        if not parameter.requires_grad:
-            continue
-        layer, decayed = layer_of(name, depth), is_decayed(name, parameter.ndim)
-        orthogonal = recipe.kind == "muon" and parameter.ndim == 2 and 0 < layer <= depth
-        rate = recipe.learning_rate * recipe.layer_decay ** (depth + 1 - layer)
-        group = groups.setdefault(
-            (layer, decayed, orthogonal),
-            {
-                "params": [],
-                "names": [],
-                "lr": rate,
-                "base_lr": rate,
-                "weight_decay": recipe.weight_decay if decayed else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-        group["names"].append(name)
-    ordered = [groups[key] for key in sorted(groups)]
-    if recipe.kind == "muon":
-        for key in groups:
-            groups[key]["orthogonal"] = key[2]
-        return MuonAdamW(ordered, lr=recipe.learning_rate, betas=recipe.betas, momentum=recipe.muon_momentum)
-    return torch.optim.AdamW(ordered, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to its own base rate times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from sharpose.model.decode import HeatmapDecoder
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import REGION_SIZE
 from sharpose.training.data.augment import AugmentSpec
-from sharpose.training.data.loader import Batch, CropLoader
+from sharpose.training.data.loader import CropLoader
 from sharpose.training.data.mixed import Subset
 from sharpose.training.data.sample import PoseDataset
 from sharpose.training.distributed import Ranks
@@ -124,7 +124,7 @@ class Validator:
         shown: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         if self._loader is not None:
             self._loader.load_state(self._start)
-            for batch in _undisturbed(self._loader):
+            for batch in self._loader:
                 images, targets, weights = (
                     part.to(self._ranks.device) for part in (batch.images, batch.targets, batch.weights)
                 )
@@ -170,12 +170,6 @@ class Validator:
             return None
         crops, labels, predictions, order = (torch.cat(parts)[:_SHOWN].numpy() for parts in zip(*shown, strict=True))
         return Shown(crops, labels, predictions, order)
-
-
-def _undisturbed(loader: CropLoader) -> Iterator[Batch]:
-    """One pass; starting it draws from torch's generator, whose state training must keep."""
-    with torch.random.fork_rng(devices=[]):
-        yield from loader
 
 
 # BGR

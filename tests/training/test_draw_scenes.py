@@ -35,7 +35,7 @@ def test_labels_stay_on_what_they_label(box: tuple[float, ...]) -> None:
     frame = frame_with_dots(box)
     (picture,) = cut_people(frame)
     factor = min(320 / (box[3] - box[1]), 1.0)
-    assert picture.person == 7
+    assert picture.annotation_id == 7
     assert picture.box_xyxy[3] - picture.box_xyxy[1] == pytest.approx(factor * (box[3] - box[1]), rel=0.01)
     assert picture.image_bgr.shape[0] <= 1.8 * 320 + 1
     light = picture.image_bgr[..., 0].astype(float)

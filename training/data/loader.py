@@ -1,9 +1,9 @@
-"""Batches of crops in a seeded order: the same whatever the number of workers or ranks, and resumable exactly."""
+"""Batches of crops in a seeded order: the same for any number of workers and ranks, and exactly resumable."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -45,11 +45,11 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """A copy on a device."""
-        return Batch(*(getattr(self, item.name).to(device, non_blocking=non_blocking) for item in fields(self)))
+        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory, for quick copies to a GPU."""
-        return Batch(*(getattr(self, item.name).pin_memory() for item in fields(self)))
+        """A copy in page-locked memory, for fast copies to a GPU."""
+        return Batch(*(tensor.pin_memory() for tensor in vars(self).values()))
 
 
 _SHUFFLE, _AUGMENT = 1, 2  # two streams of random numbers
@@ -211,16 +211,6 @@ class CropLoader:
         """Batches in an epoch."""
         return len(self._plan)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next batch belongs to, from 0."""
-        return self._plan.epoch
-
-    @property
-    def batch(self) -> int:
-        """The next batch's number in its epoch, from 0."""
-        return self._plan.batch
-
     def __iter__(self) -> Iterator[Batch]:
         """What is left of the current epoch.
 
@@ -234,9 +224,9 @@ class CropLoader:
                 batch_size=None,
                 sampler=self._plan,
                 num_workers=self._workers,
-                collate_fn=_unchanged,
                 worker_init_fn=_start_worker,
                 persistent_workers=self._workers > 0,
+                generator=torch.Generator(),  # else every pass draws from the global one, which a resumed run must keep
             )
         try:
             for made in self._loader:
@@ -252,16 +242,16 @@ class CropLoader:
             raise
 
     def close(self) -> None:
-        """End the worker processes, at once. May be called twice; iterating again starts new ones."""
+        """End the worker processes. May be called twice; iterating again starts new ones."""
         self._loader = None
 
     def state(self) -> dict[str, int]:
-        """Where the loader stands: the batches that were handed out are done. Plain numbers, the same on every rank."""
-        values = (self._maker.seed, len(self.dataset), self._global_batch, self.epoch, self.batch)
+        """The position after the last batch that was yielded. Plain numbers, the same on every rank."""
+        values = (self._maker.seed, len(self.dataset), self._global_batch, self._plan.epoch, self._plan.batch)
         return dict(zip(_STATE_KEYS, values, strict=True))
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state()` was taken; not while iterating.
+        """Continue from a `state()`; not while iterating.
 
         Raises:
             InputError: the state is of another seed, dataset or global batch, or not a state.
@@ -287,7 +277,7 @@ class CropLoader:
 
 
 class _Plan(Sampler[_Place]):
-    """Where the loader stands, and the places that it asks its workers for."""
+    """The loader's position, and the places of the epoch's remaining batches."""
 
     def __init__(self, people: int, batches: int, global_batch: int, offset: int, size: int) -> None:
         self.epoch = 0
@@ -302,18 +292,13 @@ class _Plan(Sampler[_Place]):
         return self._batches
 
     def __iter__(self) -> Iterator[_Place]:
-        """The remaining batches of the current epoch."""
-        epoch = self.epoch  # workers ask ahead of what was handed out
+        epoch = self.epoch  # workers are ahead of what was yielded
         for number in range(self.batch, self._batches):
             start = number * self._global_batch + self._offset
             yield _Place(epoch, start, min(start + self._size, self._people))
 
     def advance(self) -> None:
-        """A batch was handed out."""
+        """Count a batch that was yielded."""
         self.batch += 1
         if self.batch == self._batches:
             self.epoch, self.batch = self.epoch + 1, 0
-
-
-def _unchanged(made: Any) -> Any:  # noqa: ANN401 - as PyTorch's types want it
-    return made

@@ -1,4 +1,4 @@
-"""Choosing the quality threshold: the cheapest gate that keeps a promise on other pictures; written to the bundle."""
+"""The gate: AP against refine rate, the cheapest threshold that keeps a promise, and writing it to the bundle."""
 
 from __future__ import annotations
 
@@ -20,12 +20,9 @@ from sharpose.training.evaluation.predict import Predictions, coco_results
 
 __all__ = [
     "CURVE_POINTS",
-    "GateCurve",
     "GatePoint",
-    "Promise",
     "ThresholdChoice",
     "candidate_thresholds",
-    "choose_point",
     "choose_threshold",
     "measure_curve",
     "parse_promise",
@@ -68,19 +65,12 @@ class GateCurve:
 
     def refine_rate(self, index: int, pictures: Sequence[int]) -> float:
         """Share of the pictures' people refined at threshold `index`; NaN without people."""
-        refined, people = self.refined_and_people(index)
-        total = sum(people.get(picture, 0) for picture in pictures)
-        return sum(refined.get(picture, 0.0) for picture in pictures) / total if total else float("nan")
-
-    def refined_and_people(self, index: int) -> tuple[dict[int, float], dict[int, int]]:
-        """By picture, how many people are refined at threshold `index`, and how many there are."""
-        pictures, where = np.unique(self.image_ids, return_inverse=True)
-        refined = np.bincount(where, weights=self.refined[index], minlength=len(pictures))
-        people = np.bincount(where, minlength=len(pictures))
-        return (
-            dict(zip(pictures.tolist(), refined.tolist(), strict=True)),
-            dict(zip(pictures.tolist(), people.tolist(), strict=True)),
-        )
+        known, where, people = np.unique(self.image_ids, return_inverse=True, return_counts=True)
+        named, times = np.unique(np.asarray(pictures, np.int64), return_counts=True)
+        weights = np.zeros(len(known))
+        weights[np.isin(known, named)] = times[np.isin(named, known)]
+        total = float(weights @ people)
+        return float(weights[where] @ self.refined[index]) / total if total else float("nan")
 
     def points(self, pictures: Sequence[int]) -> list[GatePoint]:
         """The curve over some pictures."""
@@ -135,9 +125,9 @@ def measure_curve(
 
 _CHOOSING_RESAMPLES = 200
 _CHECKING_RESAMPLES = 1000
-# A point counts as within the limit where this percentile of its resamples is. AP is lost by a few people, whom a small
-# half may happen not to hold: resampling it is too hopeful there (6 % of simulated promises on 40 pictures broke at
-# 95, 13 % at 80; refine rates none of 30).
+# A point is within the limit where this percentile of its resamples is. AP is lost by few people, whom a small half may
+# not hold, so resampling is too optimistic there (of simulated promises on 40 pictures, 6 % broke at 95, 13 % at 80;
+# refine rates none of 30).
 _CAUTION = {"ap-loss": 95.0, "refine-rate": 80.0}
 _INTERVAL = (2.5, 97.5)  # percentiles
 _ROUNDING = 1e-9
@@ -146,7 +136,7 @@ _FORMAT = '"ap-loss<=0.2" (AP points, 0 to 100, below refining everybody) or "re
 
 @dataclass(frozen=True)
 class Promise:
-    """What a gate must keep: at most `limit` AP points lost to refining everybody, or at most that refine rate."""
+    """Upper limit on the AP points lost to refining everybody, or on the refine rate."""
 
     kind: Literal["ap-loss", "refine-rate"]
     limit: float
@@ -160,15 +150,15 @@ class ThresholdChoice:
     """A threshold and how it was found.
 
     Attributes:
-        promise: What was asked for.
+        promise: The promise to keep.
         threshold: Crops of lower predicted quality are refined.
         chosen_on: The chosen point on the pictures it was chosen on; AP 0 to 1.
-        chosen_value: What the promise is about there, in the promise's unit.
+        chosen_value: The promised quantity there, in the promise's unit.
         checked_on: The same threshold on the held-out pictures.
-        held_out_value: What the promise is about there.
+        held_out_value: The promised quantity there.
         interval: 95 % bootstrap interval of `held_out_value`, resampling pictures.
-        pictures: How many pictures it was chosen on, and checked on.
-        kept: Whether the held-out pictures allow the promise: the interval reaches down to the limit.
+        pictures: Numbers of pictures it was chosen on, and checked on.
+        kept: Whether the promise holds on held-out pictures: the interval reaches down to the limit.
     """
 
     promise: Promise
@@ -204,16 +194,16 @@ def parse_promise(text: str) -> Promise:
 
 
 def choose_point(value: Callable[[int], float], count: int, promise: Promise) -> int:
-    """Which of `count` points of a curve, by ascending threshold, to gate at.
+    """Index of the point to gate at, among `count` points of a curve by ascending threshold.
 
     For `ap-loss`: the lowest threshold from which on no higher one loses more than the limit, so that a lucky dip in a
     noisy curve isn't taken. For `refine-rate`: the highest that stays within the limit. Where no point keeps the
     promise, the one that comes closest: refining everybody, or nobody.
 
     Args:
-        value: What the promise is about, at a point.
-        count: How many points there are.
-        promise: What to keep.
+        value: The promised quantity at a point.
+        count: Number of points.
+        promise: The promise to keep.
     """
     if promise.kind == "refine-rate":
         within = 0
@@ -229,14 +219,14 @@ def choose_point(value: Callable[[int], float], count: int, promise: Promise) ->
 def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Promise, seed: int = 0) -> ThresholdChoice:
     """Choose on one half of the pictures, check on the other.
 
-    A curve measured on few pictures is noisy, and the cheapest point of a noisy curve disappoints. So a point is only
-    taken where the promise holds in most bootstrap resamples: with few pictures the choice is careful.
+    A curve measured on few pictures is noisy, and its cheapest point is cheap by luck. So a point is only taken where
+    the promise holds in most bootstrap resamples: with few pictures the choice is careful.
 
     Args:
         curve: Matches at every threshold.
         image_ids: The pictures.
-        promise: What to keep.
-        seed: Of the split and the bootstrap.
+        promise: The promise to keep.
+        seed: Seed of the split and the bootstrap.
 
     Raises:
         InputError: there are too few labelled pictures to split, or there is no AP to lose.
@@ -259,12 +249,22 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
             "measured; train the model further, or promise a refine-rate"
         )
 
-    choosing = _Measure(curve, promise, [first, *_resamples(first, _CHOOSING_RESAMPLES, rng)])
-    checking = _Measure(curve, promise, [second, *_resamples(second, _CHECKING_RESAMPLES, rng)])
+    def resampled(pictures: list[int], count: int) -> list[list[int]]:
+        return [pictures, *(rng.choice(pictures, len(pictures)).tolist() for _ in range(count))]
+
+    def promised(samples: list[list[int]]) -> Callable[[int], list[float]]:
+        """The promised quantity at a point: one value for each sample of pictures."""
+        if promise.kind == "refine-rate":
+            return lambda index: [curve.refine_rate(index, sample) for sample in samples]
+        best = [curve.ap(last, sample) for sample in samples]
+        return lambda index: [100.0 * (ap - curve.ap(index, sample)) for ap, sample in zip(best, samples, strict=True)]
+
+    choosing = promised(resampled(first, _CHOOSING_RESAMPLES))
+    checking = promised(resampled(second, _CHECKING_RESAMPLES))
     caution = _CAUTION[promise.kind]
-    index = choose_point(lambda point: float(np.nanpercentile(choosing.values(point)[1:], caution)), last + 1, promise)
-    held_out_value, *resampled = checking.values(index)
-    low, high = (float(bound) for bound in np.nanpercentile(resampled, _INTERVAL))
+    index = choose_point(lambda point: float(np.nanpercentile(choosing(point)[1:], caution)), last + 1, promise)
+    held_out_value, *others = checking(index)
+    low, high = (float(bound) for bound in np.nanpercentile(others, _INTERVAL))
     chosen_on, checked_on = (
         GatePoint(curve.thresholds[index], curve.refine_rate(index, half), curve.ap(index, half))
         for half in (first, second)
@@ -273,7 +273,7 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
         promise=promise,
         threshold=curve.thresholds[index],
         chosen_on=chosen_on,
-        chosen_value=choosing.values(index)[0],
+        chosen_value=choosing(index)[0],
         checked_on=checked_on,
         held_out_value=held_out_value,
         interval=(low, high),
@@ -282,37 +282,14 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
     )
 
 
-class _Measure:
-    """What a promise is about, over samples of pictures."""
-
-    def __init__(self, curve: GateCurve, promise: Promise, samples: list[list[int]]) -> None:
-        self._curve = curve
-        self._promise = promise
-        self._samples = samples
-        last = len(curve.thresholds) - 1
-        self._always = [curve.ap(last, sample) for sample in samples] if promise.kind == "ap-loss" else []
-
-    def values(self, index: int) -> list[float]:
-        """AP points lost, or the refine rate, at threshold `index`: one value a sample."""
-        if self._promise.kind == "refine-rate":
-            return [self._curve.refine_rate(index, sample) for sample in self._samples]
-        gated = (self._curve.ap(index, sample) for sample in self._samples)
-        return [100.0 * (always - ap) for always, ap in zip(self._always, gated, strict=True)]
-
-
-def _resamples(pictures: list[int], count: int, rng: np.random.Generator) -> list[list[int]]:
-    """As many pictures as there are, drawn with replacement, `count` times."""
-    return [rng.choice(pictures, len(pictures)).tolist() for _ in range(count)]
-
-
 def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve | None = None) -> None:
-    """Replace a bundle's gate, atomically: at no time is there half a `bundle.json`.
+    """Replace the gate in a bundle's `bundle.json`, atomically.
 
     Args:
         folder: The bundle.
         threshold: Crops of lower predicted quality are refined.
-        chosen_by: How it was found, for people to read.
-        gain: What refining gains; None if unknown.
+        chosen_by: How it was chosen, for people to read.
+        gain: Gain of refining by predicted quality; None if unknown.
 
     Raises:
         BundleError: the bundle isn't valid, or can't be written.

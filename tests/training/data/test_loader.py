@@ -59,7 +59,7 @@ def test_epochs_differ_and_each_has_everybody_once(coco_dataset: CocoDataset) ->
     epochs = [[number for batch in batches for number in batch.image_ids.tolist()] for _ in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(13))] * 2
     assert epochs[0] != epochs[1]
-    assert (len(batches), batches.epoch, batches.batch) == (4, 2, 0)
+    assert (len(batches), batches.state()["epoch"], batches.state()["batch"]) == (4, 2, 0)
     in_order = loader(coco_dataset, drop_last=False, shuffle=False)
     assert [number for batch in in_order for number in batch.image_ids.tolist()] == list(range(13))
 
