@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -45,10 +44,10 @@ class VideoEncoder:
     name: str
     family: str
     hardware: bool = True
-    fixed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    fixed: dict[str, str] = field(default_factory=dict, hash=False)
     preset: tuple[str, str] | None = None
     quality: tuple[str, ...] = ()
-    quality_mode: Mapping[str, str] = field(default_factory=dict, hash=False)
+    quality_mode: dict[str, str] = field(default_factory=dict, hash=False)
     crf: int = 23
 
     def options(self, settings: VideoSettings) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Opening a container with FFmpeg and decoding its video stream, in software or hardware, with times for its frames."""
+"""Opening a container with FFmpeg, decoding its video stream in software or hardware, and timing its frames."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ from sharpose.errors import InputError, SourceError, one_line
 __all__ = ["Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
 
 
-def _reason(error: BaseException) -> str:
-    return "no answer in time" if isinstance(error, av.error.ExitError) else one_line(error)
-
-
 def open_stream(
     name: str,
     path: Path | None,
@@ -41,9 +37,9 @@ def open_stream(
         name: What to call it in errors.
         path: The file, or None.
         url: The address, used where `path` is None.
-        timeout: Seconds to wait for an address to answer, for opening and for each read.
+        timeout: Seconds to wait for an address, for opening and for each read.
         options: FFmpeg's, for an address.
-        accelerator: Decodes; the CPU if None.
+        accelerator: What decodes; the CPU if None.
 
     Raises:
         SourceError: it can't be opened, or holds no moving picture that can be decoded.
@@ -91,102 +87,16 @@ def _video_stream(name: str, container: InputContainer) -> VideoStream:
     return stream
 
 
-# A step back by more than this is a new start of the stamps (files glued together), not jitter.
-_RESTART_SECONDS = 1.0
-# A step this many times longer than every one before it is a hole, once that many frames were seen.
-_GAP_FACTOR = 4.0
-_GAP_AFTER = 10
-
-
-class FrameClock:
-    """Turns the stamps of consecutive frames into seconds since the first one, never decreasing.
-
-    Args:
-        time_base: Seconds in one unit of the stamps.
-        step: Seconds between frames where no two stamps have said it yet.
-        trust_pts: False for containers that store no presentation stamps (AVI): what stands in `pts` there is a guess,
-            in decoding order.
-    """
-
-    def __init__(self, time_base: Fraction, step: float, *, trust_pts: bool = True) -> None:
-        self._time_base = time_base
-        self._step = step
-        self._trust_pts = trust_pts
-        self._offset: float | None = None  # the stamp, in seconds, that stands for time 0
-        self._last: float | None = None
-        self._faults = {"pts": 0, "dts": 0 if trust_pts else -1}
-        self._last_stamp: dict[str, int | None] = {"pts": None, "dts": None}
-
-    @property
-    def origin(self) -> float | None:
-        """The stamp, in seconds, that stands for time 0; None as long as no frame had one."""
-        return self._offset
-
-    def elsewhere(self) -> FrameClock:
-        """A clock with the same time 0 for frames elsewhere in the stream; the first of them must have a stamp."""
-        clock = FrameClock(self._time_base, self._step, trust_pts=self._trust_pts)
-        clock._offset = self._offset
-        return clock
-
-    def seconds(self, pts: int | None, dts: int | None) -> float:
-        """The time of the next frame, whose stamps these are (None: it has none)."""
-        stamp = self._choose(pts, dts)
-        last = 0.0 if self._last is None else self._last
-        time = 0.0 if self._last is None else last + self._step
-        if stamp is not None:
-            raw = float(stamp * self._time_base)
-            if self._offset is None or raw - self._offset < last - _RESTART_SECONDS:
-                self._offset = raw - time
-            time = max(raw - self._offset, last)
-            if self._last is not None and time > last:
-                self._step = time - last
-        self._last = time
-        return time
-
-    def _choose(self, pts: int | None, dts: int | None) -> int | None:
-        """The presentation stamp, unless those have run backwards more often than the decoding stamps did."""
-        for kind, stamp in (("pts", pts), ("dts", dts)):
-            last = self._last_stamp[kind]
-            if stamp is not None:
-                if last is not None and stamp <= last:
-                    self._faults[kind] += 1
-                self._last_stamp[kind] = stamp
-        dts_known = self._last_stamp["dts"] is not None
-        if pts is None or (dts_known and self._faults["dts"] < self._faults["pts"]):
-            return dts  # None for what the decoder still held at the end
-        return pts
-
-
-class GapWatch:
-    """Finds the first hole in frame times: what demuxers skip without a word when they look for a way past damage.
-
-    Attributes:
-        gap: The times before and after the hole, or None.
-    """
-
-    def __init__(self) -> None:
-        self.gap: tuple[float, float] | None = None
-        self._seen = 0
-        self._last = 0.0
-        self._longest = 0.0
-
-    def see(self, time: float) -> None:
-        """Takes the time of the next frame."""
-        step = time - self._last
-        if self.gap is None and self._seen >= _GAP_AFTER and step > _GAP_FACTOR * self._longest:
-            self.gap = self._last, time
-        self._longest = max(self._longest, step) if self._seen else 0.0
-        self._last = time
-        self._seen += 1
-
-
 class Hardware:
     """Which device decodes. It may be used for one container after another.
 
     Args:
         choice: `none`, `auto` (the first that works, and the CPU where none does), or a device type of FFmpeg.
         name: What to call the source.
-        say: Told once, with `auto`, what was taken.
+        say: Called once, with `auto`, with a line that names the device.
+
+    Attributes:
+        device: FFmpeg's device type; None for the CPU.
 
     Raises:
         InputError: this FFmpeg doesn't have the device type, or it doesn't work on this machine.
@@ -202,20 +112,20 @@ class Hardware:
             return
         present = hwdevices_available()
         if self._auto:
-            self.device = next((device for device in present if _problem(device) is None), None)
+            self.device = next((device for device in present if _why_unusable(device) is None), None)
             return
         known = ", ".join(["none", "auto", *present, "jetson"])
         if choice not in present:
             raise InputError(f"--hwaccel {choice}: expected one of those that this FFmpeg has: {known}")
-        problem = _problem(choice)
-        if problem is not None:
+        why = _why_unusable(choice)
+        if why is not None:
             raise InputError(
-                f"--hwaccel {choice}: this FFmpeg has it, but it can't be used here ({problem}); is its driver there?"
+                f"--hwaccel {choice}: this FFmpeg has it, but it can't be used here ({why}); is its driver there?"
             )
         self.device = choice
 
     def accelerator(self) -> HWAccel | None:
-        """For `av.open`; None decodes on the CPU."""
+        """For `av.open`; None to decode on the CPU."""
         return None if self.device is None else HWAccel(self.device, allow_software_fallback=self._auto)
 
     def note(self, stream: VideoStream) -> None:
@@ -232,8 +142,8 @@ class Hardware:
             self._say(f"{self._name}: decoding on the CPU: {what}")
 
 
-def _problem(device: str) -> str | None:
-    """Why this device type can't be used on this machine, or None."""
+def _why_unusable(device: str) -> str | None:
+    """The reason why this machine can't use this device type, or None."""
     try:
         HWAccel(device, allow_software_fallback=False).create(Codec("h264", "r"))
     except NotImplementedError:
@@ -243,30 +153,29 @@ def _problem(device: str) -> str | None:
     return None
 
 
-# Where the demuxer itself stumbles it may find its way again, but it may also stand still.
-_MAX_DEMUX_FAILURES = 16
+_MAX_DEMUX_FAILURES = 16  # in a row; a demuxer may recover, but it may also stand still
 
 
 @dataclass(frozen=True, eq=False)
 class _Origin:
-    """Rides along from a packet to its picture. PyAV tells these apart by identity, so a plain int won't do."""
+    """Carried from a packet to its picture. PyAV tells these apart by identity, so a plain int won't do."""
 
     packet: int
 
 
 class Decoder:
-    """Iterates over the pictures of a stream, in the order they are shown, and keeps count of what was lost.
+    """Iterates over the pictures of a stream, in the order they are shown, and counts damage.
 
     Args:
         name: What to call the stream in errors.
         container: Open, at its beginning.
         stream: One of its video streams.
-        live: Lossy transport: damage is left out and counted wherever it is, and is no error.
+        live: Lossy transport: damage is skipped and counted wherever it is, and is no error.
 
     Attributes:
         frames: Pictures handed out.
-        skipped: Damaged pieces that were left out: before the first key frame, or anywhere in a live stream.
-        flagged: Packets that the container's own checks call damaged and that could be decoded all the same.
+        skipped: Damaged pieces that were skipped: before the first key frame, or anywhere in a live stream.
+        flagged: Packets that the container's own checks call damaged but that could be decoded.
         hidden: Packets that the container says are not to be shown.
         cut: What was wrong with the data at the end (for a live stream: why it ended), or None.
     """
@@ -288,8 +197,8 @@ class Decoder:
         stream.thread_type = "SLICE"
         stream.codec_context.copy_opaque = True
 
-    def forget(self) -> None:
-        """Forget what was counted and lost so far: reading goes on elsewhere. Then iterate anew."""
+    def reset(self) -> None:
+        """Reset all counts, after seeking; then iterate again."""
         self.frames = self.skipped = self.flagged = self.hidden = self._packets_read = 0
         self.cut = self._damaged_at = None
         self._key_seen = False
@@ -354,7 +263,7 @@ class Decoder:
     def _fail(self) -> NoReturn:
         raise SourceError(
             f"{self._name}: broken near frame {self.frames} ({self.cut}) with more video after it; "
-            "repair the file or encode it anew"
+            "repair the file or encode it again"
         )
 
     def _note_damage(self, packet_number: int, what: str) -> None:
@@ -362,3 +271,94 @@ class Decoder:
             self.skipped += 1
         elif self._damaged_at is None or packet_number < self._damaged_at:
             self._damaged_at, self.cut = packet_number, what
+
+
+def _reason(error: BaseException) -> str:
+    return "no answer in time" if isinstance(error, av.error.ExitError) else one_line(error)
+
+
+# A step back by more than this is a restart of the stamps (concatenated files), not jitter.
+_RESTART_SECONDS = 1.0
+# A step this many times longer than every one before it is a hole, once that many frames were seen.
+_GAP_FACTOR = 4.0
+_GAP_AFTER = 10
+
+
+class FrameClock:
+    """Turns the stamps of consecutive frames into seconds since the first one, never decreasing.
+
+    Args:
+        time_base: Seconds in one unit of the stamps.
+        step: Seconds between frames where no two stamps have said it yet.
+        trust_pts: False for containers that store no presentation stamps (AVI): `pts` is a guess there, in decoding
+            order.
+
+    Attributes:
+        origin: The stamp, in seconds, that stands for time 0; None before the first stamp.
+    """
+
+    def __init__(self, time_base: Fraction, step: float, *, trust_pts: bool = True) -> None:
+        self._time_base = time_base
+        self._step = step
+        self._trust_pts = trust_pts
+        self.origin: float | None = None
+        self._last: float | None = None
+        self._faults = {"pts": 0, "dts": 0 if trust_pts else -1}
+        self._last_stamp: dict[str, int | None] = {"pts": None, "dts": None}
+
+    def elsewhere(self) -> FrameClock:
+        """A clock with the same time 0, for use after seeking; the first frame must have a stamp."""
+        clock = FrameClock(self._time_base, self._step, trust_pts=self._trust_pts)
+        clock.origin = self.origin
+        return clock
+
+    def seconds(self, pts: int | None, dts: int | None) -> float:
+        """The time of the next frame, whose stamps these are (None: it has none)."""
+        stamp = self._choose(pts, dts)
+        last = 0.0 if self._last is None else self._last
+        time = 0.0 if self._last is None else last + self._step
+        if stamp is not None:
+            raw = float(stamp * self._time_base)
+            if self.origin is None or raw - self.origin < last - _RESTART_SECONDS:
+                self.origin = raw - time
+            time = max(raw - self.origin, last)
+            if self._last is not None and time > last:
+                self._step = time - last
+        self._last = time
+        return time
+
+    def _choose(self, pts: int | None, dts: int | None) -> int | None:
+        """The presentation stamp, unless those have run backwards more often than the decoding stamps did."""
+        for kind, stamp in (("pts", pts), ("dts", dts)):
+            last = self._last_stamp[kind]
+            if stamp is not None:
+                if last is not None and stamp <= last:
+                    self._faults[kind] += 1
+                self._last_stamp[kind] = stamp
+        dts_known = self._last_stamp["dts"] is not None
+        if pts is None or (dts_known and self._faults["dts"] < self._faults["pts"]):
+            return dts  # None for what the decoder still held at the end
+        return pts
+
+
+class GapWatch:
+    """Finds the first hole in frame times: demuxers skip frames silently when they look for a way past damage.
+
+    Attributes:
+        gap: The times before and after the hole, or None.
+    """
+
+    def __init__(self) -> None:
+        self.gap: tuple[float, float] | None = None
+        self._seen = 0
+        self._last = 0.0
+        self._longest = 0.0
+
+    def see(self, time: float) -> None:
+        """Take the time of the next frame."""
+        step = time - self._last
+        if self.gap is None and self._seen >= _GAP_AFTER and step > _GAP_FACTOR * self._longest:
+            self.gap = self._last, time
+        self._longest = max(self._longest, step) if self._seen else 0.0
+        self._last = time
+        self._seen += 1

@@ -1,4 +1,4 @@
-"""A source that is read by its own thread, stays current, and reconnects when it was lost."""
+"""A source that is read by its own thread, stays current, and reconnects when it is lost."""
 
 from __future__ import annotations
 
@@ -15,165 +15,7 @@ from sharpose.runtime.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text
 
-__all__ = ["Backoff", "Connection", "LiveSource", "Timeline"]
-
-
-class Backoff:
-    """Waits that double up to a cap, with jitter, so that a hundred clients don't return in the same instant.
-
-    Args:
-        first: Seconds of the first wait, before jitter.
-        cap: Seconds of the longest one.
-        healthy_after: A connection that delivered for so many seconds was healthy: waits begin anew after it.
-        uniform: Draws from [0, 1); a wait is shortened by up to half by it.
-
-    Attributes:
-        attempts: Waits since the last healthy connection.
-    """
-
-    def __init__(
-        self,
-        first: float = 0.5,
-        cap: float = 30.0,
-        *,
-        healthy_after: float = 5.0,
-        uniform: Callable[[], float] = random.random,
-    ) -> None:
-        self.attempts = 0
-        self._first = first
-        self._cap = cap
-        self._healthy_after = healthy_after
-        self._uniform = uniform
-
-    def delivered(self, seconds: float) -> None:
-        """Note for how long the connection that was just lost had delivered."""
-        if seconds >= self._healthy_after:
-            self.attempts = 0
-
-    def next_wait(self) -> float:
-        """Seconds to wait before the next attempt, which it counts."""
-        doubled = self._first * 2.0 ** min(self.attempts, 60)
-        self.attempts += 1
-        return min(self._cap, doubled) * (1.0 - 0.5 * self._uniform())
-
-
-class Timeline:
-    """Strings the frames of successive connections together.
-
-    Attributes:
-        begun: Whether there was a frame.
-        first_arrived: When the very first frame came.
-        connected_at: When the first frame of this connection came.
-    """
-
-    def __init__(self) -> None:
-        self.begun = False
-        self.first_arrived = 0.0
-        self.connected_at = 0.0
-        self._arrived = 0.0
-        self._time = 0.0
-        self._index = -1
-        self._time_shift = 0.0
-        self._index_shift = 0
-
-    def place(self, frame: Frame, now: float, *, new: bool) -> Frame:
-        """The frame with its place in the whole; `new`: it is the first of its connection."""
-        arrived = now if frame.arrived is None else frame.arrived
-        if new:
-            self.connected_at = arrived
-            self._index_shift = self._index + 1 - frame.index
-            if self.begun:
-                self._time_shift = self._time + max(0.0, arrived - self._arrived) - frame.time
-            else:
-                self.first_arrived = arrived
-                self._index_shift = 0
-        self.begun = True
-        self._arrived = arrived
-        self._time = max(self._time, frame.time + self._time_shift)
-        self._index = frame.index + self._index_shift
-        return replace(frame, index=self._index, image_id=self._index, time=self._time, arrived=arrived)
-
-
-class Connection:
-    """Opens a source and hands its frames to `take`, in a daemon thread that starts at once.
-
-    Args:
-        name: What to call the source in errors.
-        factory: Opens it.
-        opened: Told, in the thread, once it is open; false: nobody wants it any more.
-        take: Given each frame, in the thread; false: nobody wants more.
-        done: Called, in the thread, at the end, when the source is closed again.
-
-    Attributes:
-        source: The open source; None before and after that.
-        frames: Frames that `take` was given.
-        failure: What it ended on, or None where the source simply ended.
-        reason: Why it ended, without the source's name; complete when `ended`.
-        ended: Whether the thread is through.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        factory: Callable[[], Source],
-        *,
-        opened: Callable[[Connection, Source], bool],
-        take: Callable[[Connection, Frame], bool],
-        done: Callable[[], None],
-    ) -> None:
-        self.source: Source | None = None
-        self.frames = 0
-        self.failure: SharposeError | None = None
-        self.reason = "the stream ended"
-        self.ended = False
-        self._name = name
-        self._factory = factory
-        self._opened = opened
-        self._take = take
-        self._done = done
-        self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
-        self._thread.start()
-
-    def join(self, seconds: float) -> None:
-        """Wait for the end, but not longer than that."""
-        self._thread.join(max(0.0, seconds))
-
-    def _run(self) -> None:
-        try:
-            self._read()
-        except SharposeError as error:
-            self._fail(error)
-        except Exception as error:  # a defect must not leave the loop waiting for ever
-            self._fail(SourceError(f"{self._name}: unexpected {type(error).__name__}: {redact_text(str(error))}"))
-        finally:
-            self.ended = True
-            self.source = None  # decoders hold megabytes
-            self._done()
-
-    def _read(self) -> None:
-        source = self._factory()
-        self.source = source
-        try:
-            if not self._opened(self, source):
-                return
-            frames = iter(source)
-            try:
-                for frame in frames:
-                    self.frames += 1
-                    if not self._take(self, frame):
-                        break
-            finally:
-                end = getattr(frames, "close", None)
-                if end is not None:  # a generator notes its warnings when it is closed
-                    end()
-                self.reason = getattr(source, "end_reason", None) or self.reason
-        finally:
-            source.close()
-
-    def _fail(self, error: SharposeError) -> None:
-        self.failure = error
-        self.reason = str(error).removeprefix(f"{self._name}: ")
-
+__all__ = ["Backoff", "LiveSource"]
 
 _CLOSE_SECONDS = 1.0  # how long closing waits for the threads; one that hangs longer is left behind
 _GRACE_SECONDS = 1.0  # FFmpeg notices silence itself; the watchdog is for what it doesn't notice
@@ -182,17 +24,17 @@ _READ_AHEAD = 4  # frames that are read ahead of the loop where none may be lost
 
 
 class LiveSource:
-    """Reads another source in a thread, and opens it anew when it is lost.
+    """Reads another source in a thread, and reconnects when it is lost.
 
-    Frames of a live source are handed out as `options.buffer` says; their `time` goes on over a reconnect by the time
-    that really passed, and their `index` counts what was read, so that drops leave holes. A source that isn't live (a
-    file on a server, standard input) is only read a few frames ahead; nothing is dropped and an end is an end.
+    Frames of a live source are handed out as `options.buffer` says. Their `time` includes the time that a reconnect
+    took, and their `index` counts the frames that were read, so that dropped frames leave gaps. A source that isn't
+    live (a file on a server, standard input) is only read a few frames ahead; nothing is dropped and its end is final.
 
     Args:
         name: What to call it, without secrets.
         factory: Opens the inner source; called again for each attempt, in a thread of its own.
         options: How to read.
-        say: Told in one line when the source is lost, and when it is back.
+        say: Called with one line when the source is lost, and when it is back.
         backoff: The waits between attempts.
         clock: Monotonic seconds.
         sleep: Waits between attempts; closing ends the default one early.
@@ -225,12 +67,12 @@ class LiveSource:
         self._sleep = self._closing.wait if sleep is None else sleep
         self.queue = FrameQueue(self._options.buffer or "latest", self._options.queue_size)
         self._changed = threading.Condition()  # guards what follows
-        self._connection: Connection | None = None
-        self._hung: list[Connection] = []
+        self._connection: _Connection | None = None
+        self._hung: list[_Connection] = []
         self._ever_opened = False
         self._heard = 0.0  # when the attempt began, the source was open, or the last frame came
         self._progress = 0
-        self._timeline = Timeline()
+        self._timeline = _Timeline()
         self._size: tuple[int, int] | None = None
         self._lost_at: float | None = None
         self._supervisor = threading.Thread(target=self._supervise, name=f"supervisor of {name}", daemon=True)
@@ -268,20 +110,14 @@ class LiveSource:
         while not self._closing.is_set():
             with self._changed:
                 self._heard = self._clock()
-                self._connection = Connection(
-                    self.info.name, self._factory, opened=self._opened, take=self._take, done=self._wake
-                )
-                connection = self._connection
+                connection = self._connection = _Connection(self, self._factory)
             silence = self._watch(connection)
-            if self._closing.is_set():
-                break
-            over = self._is_over(connection, silence)
-            if over:
+            if self._closing.is_set() or self._is_over(connection, silence):
                 break
         self._end(None)
 
-    def _watch(self, connection: Connection) -> str | None:
-        """Wait for the end of an attempt; says why its end was not waited for, if it wasn't."""
+    def _watch(self, connection: _Connection) -> str | None:
+        """Wait for the end of an attempt; where it hangs, the reason to abandon it."""
         with self._changed:
             while not (connection.ended or self._closing.is_set()):
                 now = self._clock()
@@ -298,8 +134,8 @@ class LiveSource:
                 self._changed.wait(0.5 if until is None else min(0.5, max(0.01, until - now)))
             return None
 
-    def _has_progressed(self, connection: Connection) -> bool:
-        """Whether the inner source decoded anything since this was last asked, be it only to leave it out."""
+    def _has_progressed(self, connection: _Connection) -> bool:
+        """Whether the inner source decoded anything since the last call, skipped frames included."""
         progress = getattr(connection.source, "progress", 0)
         progressed = bool(progress != self._progress and progress)
         self._progress = progress
@@ -307,7 +143,7 @@ class LiveSource:
             self._heard = self._clock()
         return progressed
 
-    def _is_over(self, connection: Connection, silence: str | None) -> bool:
+    def _is_over(self, connection: _Connection, silence: str | None) -> bool:
         """After an attempt has ended: end the source, or wait for the next attempt."""
         now = self._clock()
         limit = self._options.reconnect
@@ -324,7 +160,7 @@ class LiveSource:
             return self._end(failure)
         self.info.health.connected = False
         self._backoff.delivered(self._heard - self._timeline.connected_at if connection.frames else 0.0)
-        if limit not in (None, FOREVER) and limit is not None and self._backoff.attempts >= limit:
+        if limit is not None and limit != FOREVER and self._backoff.attempts >= limit:
             tries = f"{limit} attempt{'s'[: limit > 1]}"
             return self._end(SourceError(f"{self.info.name}: lost ({why}), and not back after {tries}"))
         if self._lost_at is None:
@@ -333,13 +169,12 @@ class LiveSource:
         if connection.frames:
             gc.collect()  # decoders that an error's traceback still holds
         self._sleep(min(self._backoff.next_wait(), self._seconds_left(now)))
-        while not self._closing.is_set() and self._still_hung() >= _MAX_HUNG:
+        while not self._closing.is_set():
+            self._hung = [connection for connection in self._hung if not connection.ended]
+            if len(self._hung) < _MAX_HUNG:
+                break
             self._closing.wait(0.2)
         return False
-
-    def _still_hung(self) -> int:
-        self._hung = [connection for connection in self._hung if not connection.ended]
-        return len(self._hung)
 
     def _seconds_left(self, now: float) -> float:
         """Of the duration that was asked for."""
@@ -363,7 +198,10 @@ class LiveSource:
         with self._changed:
             self._changed.notify_all()
 
-    def _opened(self, connection: Connection, source: Source) -> bool:
+    # The rest is called in the connection's thread.
+
+    def _opened(self, connection: _Connection, source: Source) -> bool:
+        """Take note of an open source; False if nobody wants it any more."""
         with self._changed:
             if connection is not self._connection or self._closing.is_set():
                 return False
@@ -381,7 +219,8 @@ class LiveSource:
             self._changed.notify_all()
         return True
 
-    def _take(self, connection: Connection, frame: Frame) -> bool:
+    def _take(self, connection: _Connection, frame: Frame) -> bool:
+        """Queue a frame; False if nobody wants more."""
         now = self._clock()
         line = None
         with self._changed:
@@ -403,7 +242,7 @@ class LiveSource:
         return wanted
 
     def _note_first(self, frame: Frame, now: float) -> str | None:
-        """Take note of a connection's first frame; what to say about it, if anything."""
+        """Take note of a connection's first frame; the line to say about it, if any."""
         size, before = (frame.width, frame.height), self._size
         line = None
         if self._timeline.begun:
@@ -417,3 +256,139 @@ class LiveSource:
         self._size = size
         self.info.health.connected = True
         return line
+
+
+class _Connection:
+    """Opens a source and hands its frames to its `LiveSource`, in a daemon thread that starts at once.
+
+    Attributes:
+        source: The open source; None before and after that.
+        frames: Frames that were read.
+        failure: The error that it ended on, or None where the source simply ended.
+        reason: Why it ended, without the source's name; complete when `ended`.
+        ended: Whether the thread is done.
+    """
+
+    def __init__(self, owner: LiveSource, factory: Callable[[], Source]) -> None:
+        self.source: Source | None = None
+        self.frames = 0
+        self.failure: SharposeError | None = None
+        self.reason = "the stream ended"
+        self.ended = False
+        self._owner = owner
+        self._factory = factory
+        self._name = owner.info.name
+        self._thread = threading.Thread(target=self._run, name=f"source {self._name}", daemon=True)
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end, but not longer than that."""
+        self._thread.join(max(0.0, seconds))
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # a defect must not leave the loop waiting for ever
+            text = f"{self._name}: unexpected {type(error).__name__}: {redact_text(str(error))}"
+            self.failure = error if isinstance(error, SharposeError) else SourceError(text)
+            self.reason = str(self.failure).removeprefix(f"{self._name}: ")
+        finally:
+            self.ended = True
+            self.source = None  # decoders hold megabytes
+            self._owner._wake()
+
+    def _read(self) -> None:
+        source = self._factory()
+        self.source = source
+        try:
+            if not self._owner._opened(self, source):
+                return
+            frames = iter(source)
+            try:
+                for frame in frames:
+                    self.frames += 1
+                    if not self._owner._take(self, frame):
+                        break
+            finally:
+                end = getattr(frames, "close", None)
+                if end is not None:  # a generator notes its warnings when it is closed
+                    end()
+                self.reason = getattr(source, "end_reason", None) or self.reason
+        finally:
+            source.close()
+
+
+class _Timeline:
+    """Strings the frames of successive connections together.
+
+    Attributes:
+        begun: Whether there was a frame.
+        first_arrived: When the very first frame came.
+        connected_at: When the first frame of this connection came.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.first_arrived = 0.0
+        self.connected_at = 0.0
+        self._arrived = 0.0
+        self._time = 0.0
+        self._index = -1
+        self._time_shift = 0.0
+        self._index_shift = 0
+
+    def place(self, frame: Frame, now: float, *, new: bool) -> Frame:
+        """The frame with its index and time in the whole; `new`: it is the first of its connection."""
+        arrived = now if frame.arrived is None else frame.arrived
+        if new:
+            self.connected_at = arrived
+            self._index_shift = self._index + 1 - frame.index
+            if self.begun:
+                self._time_shift = self._time + max(0.0, arrived - self._arrived) - frame.time
+            else:
+                self.first_arrived = arrived
+                self._index_shift = 0
+        self.begun = True
+        self._arrived = arrived
+        self._time = max(self._time, frame.time + self._time_shift)
+        self._index = frame.index + self._index_shift
+        return replace(frame, index=self._index, image_id=self._index, time=self._time, arrived=arrived)
+
+
+class Backoff:
+    """Waits that double up to a cap, with jitter, so that a hundred clients don't return in the same instant.
+
+    Args:
+        first: Seconds of the first wait, before jitter.
+        cap: Seconds of the longest one.
+        healthy_after: Seconds of frames after which a connection was healthy, and waits start from `first` again.
+        uniform: Draws from [0, 1); a wait is shortened by up to half by it.
+
+    Attributes:
+        attempts: Waits since the last healthy connection.
+    """
+
+    def __init__(
+        self,
+        first: float = 0.5,
+        cap: float = 30.0,
+        *,
+        healthy_after: float = 5.0,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self.attempts = 0
+        self._first = first
+        self._cap = cap
+        self._healthy_after = healthy_after
+        self._uniform = uniform
+
+    def delivered(self, seconds: float) -> None:
+        """Note for how long the connection that was just lost had delivered frames."""
+        if seconds >= self._healthy_after:
+            self.attempts = 0
+
+    def next_wait(self) -> float:
+        """Seconds to wait before the next attempt, which it counts."""
+        doubled = self._first * 2.0 ** min(self.attempts, 60)
+        self.attempts += 1
+        return min(self._cap, doubled) * (1.0 - 0.5 * self._uniform())

@@ -20,8 +20,8 @@ class RawSource:
     """Frames of height · width · 3 bytes, BGR, one after the other.
 
     Args:
-        size: Height and width in pixels; needed, though the command line may leave it out.
-        rate: Frames a second; 25 if None.
+        size: Height and width in pixels; None is an error that says how to give it.
+        rate: Frames per second; 25 if None.
         descriptor: The file to read; standard input if None. It stays open.
 
     Raises:
@@ -58,27 +58,24 @@ class RawSource:
             image = np.empty((height, width, 3), np.uint8)
             filled = self._fill(image.data.cast("B"))
             if filled < image.nbytes:
-                self._judge_end(index, filled, image.nbytes)
+                what = f"{filled} of the {image.nbytes} bytes of a {height}x{width} frame"
+                if index == 0:
+                    raise SourceError(f"{self.info.name}: expected raw frames, but it ended after {what}")
+                if filled:
+                    self.info.warnings.append(
+                        f"{self.info.name}: cut off after {index} frames, {what} came after them; is --stdin-size "
+                        "right?"
+                    )
                 return
             yield Frame(image, index, index * self._step, index)
             index += 1
 
     def close(self) -> None:
-        """Reads no more."""
+        """Stop reading."""
         self._closed = True
 
-    def _judge_end(self, frames: int, filled: int, wanted: int) -> None:
-        height, width = self._size
-        what = f"{filled} of the {wanted} bytes of a {height}x{width} frame"
-        if frames == 0:
-            raise SourceError(f"{self.info.name}: expected raw frames, but it ended after {what}")
-        if filled:
-            self.info.warnings.append(
-                f"{self.info.name}: cut off after {frames} frames, {what} came after them; is --stdin-size right?"
-            )
-
     def _fill(self, target: memoryview) -> int:
-        """How many bytes could be read, up to the size of `target`."""
+        """Fill `target` as far as there is input; the number of bytes read."""
         assert self._descriptor is not None
         filled = 0
         while filled < len(target):

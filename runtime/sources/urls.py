@@ -1,4 +1,4 @@
-"""Addresses of streams: what counts as one, what FFmpeg is told about it, and its name without the password."""
+"""Addresses of streams: what counts as one, FFmpeg's options for it, and how to show it without its password."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def is_url(spec: str) -> bool:
 def redact_url(spec: str) -> str:
     """`spec` with its login and its secret parameters replaced by `***`; anything that is no URL stays as it is.
 
-    Passwords often hold characters that a URL should have escaped (`@ / ? #`), so everything up to the last `@` goes
-    when a login is there: better to hide a piece of the path than to show a piece of a password. In a GStreamer
-    pipeline every URL and every property with a secret's name is treated so.
+    Passwords often hold characters that a URL should have escaped (`@ / ? #`), so everything up to the last `@` is
+    replaced where there is a login: better to hide a piece of the path than to show a piece of a password. In a
+    GStreamer pipeline every URL and every property with a secret's name is treated like this.
     """
     return redact_text(spec) if spec.startswith("gst:") or " ! " in spec else _redact(spec)
 
@@ -57,8 +57,8 @@ def _redact(url: str) -> str:
     return begin + _SECRET_PARAMETER.sub(r"\1***", rest)
 
 
-# FFmpeg looks at so much of a stream before it hands out the first packet. It keeps what it has looked at, so this
-# costs time at the start and no lag later. (`nobuffer` would throw it away, and the first key frame with it.)
+# FFmpeg probes this much of a stream before it hands out the first packet. It keeps what it has probed, so this costs
+# time at the start and no lag later. (`nobuffer` would drop it, and the first key frame with it.)
 _PROBE = {"analyzeduration": "1000000", "probesize": "1000000"}
 _UDP_REORDER = {"max_delay": "200000"}  # µs that a late datagram is waited for
 RTSP = ("rtsp", "rtsps")
@@ -71,7 +71,7 @@ def scheme_of(url: str) -> str:
 
 
 def ffmpeg_options(url: str, options: SourceOptions) -> dict[str, str]:
-    """Options of FFmpeg for an address, chosen so that pictures come soon and are new."""
+    """FFmpeg's options for an address, chosen for a quick start and little lag."""
     scheme = scheme_of(url)
     if scheme in RTSP:
         transport = options.rtsp_transport or "tcp"

@@ -1,4 +1,4 @@
-"""Frames of a video file or of a stream at an address, through PyAV: upright, numbered, timed, from any point on."""
+"""Frames of a video file, or of an address: upright, from `start` for `duration`, and what was wrong with them."""
 
 from __future__ import annotations
 
@@ -28,52 +28,15 @@ from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url
 if TYPE_CHECKING:
     from av.index import IndexEntries
 
-__all__ = ["SEEK_SLACK", "Orientation", "Timed", "VideoSource", "counted", "orientation_of", "sought"]
+__all__ = ["VideoSource", "upright"]
 
-
-class Orientation:
-    """One of the eight ways to lay a picture down: maybe swap x and y, then maybe mirror each axis."""
-
-    def __init__(self, *, transpose: bool, flip_x: bool, flip_y: bool) -> None:
-        self.transpose = transpose
-        self.flip_x = flip_x
-        self.flip_y = flip_y
-
-    def apply(self, image: Image) -> Image:
-        """`image` [H, W, 3] as it is to be looked at: [H, W, 3], or [W, H, 3] where x and y change places."""
-        turned = cv2.transpose(image) if self.transpose else image
-        if self.flip_x or self.flip_y:
-            turned = cv2.flip(turned, -1 if self.flip_x and self.flip_y else int(self.flip_x))
-        return np.ascontiguousarray(turned, dtype=np.uint8)
-
-
-def orientation_of(matrix: bytes) -> Orientation | None:
-    """Reads a display matrix; None where the picture already stands upright.
-
-    Args:
-        matrix: Nine int32, `a b u c d v x y w`: a stored pixel (p, q) is shown at (a·p + c·q + x, b·p + d·q + y).
-            Turns that are no multiple of 90 degrees are taken as the nearest one.
-    """
-    if len(matrix) < 36:
-        return None
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).astype(np.int64).tolist()
-    transpose = abs(b) + abs(c) > abs(a) + abs(d)
-    flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)
-    if not (transpose or flip_x or flip_y):
-        return None
-    return Orientation(transpose=transpose, flip_x=flip_x, flip_y=flip_y)
-
-
-SEEK_SLACK = 1e-3
-"""Seconds by which containers round times (Matroska: to milliseconds)."""
-
-_FULLY_INDEXED = ("avi", "mov,mp4,m4a,3gp,3g2,mj2")
-# How far before the wanted time to seek, in turn: some containers land after it, or on a picture that needs others.
-_MARGINS = (0.0, 2.0, 10.0, 60.0)
+_DEFAULT_RATE = 25.0
+_SHORT_SECONDS = 0.5  # how much shorter than its header a stream may be before that is worth a warning
+_SEEK_SLACK = 1e-3  # seconds by which containers round times (Matroska: to milliseconds)
 
 
 @dataclass(frozen=True)
-class Timed:
+class _Timed:
     """A picture with its place: 0-based index, and seconds since the first picture of the stream."""
 
     index: int
@@ -81,93 +44,19 @@ class Timed:
     picture: VideoFrame
 
 
-def counted(pictures: Iterable[VideoFrame], clock: FrameClock, first_index: int = 0) -> Iterator[Timed]:
-    """Consecutive pictures with their places."""
-    for index, picture in enumerate(pictures, first_index):
-        yield Timed(index, clock.seconds(picture.pts, picture.dts), picture)
-
-
-def sought(
-    container: InputContainer, stream: VideoStream, decoder: Decoder, clock: FrameClock, start: float
-) -> Iterator[Timed] | None:
-    """The pictures from a key frame at or before `start` seconds on.
-
-    The index of the first one follows from the container's own index where that lists every frame (AVI, MP4), else from
-    the average rate, which is exact where the rate is constant.
-
-    Args:
-        container: Open, at its beginning.
-        stream: Of the container.
-        decoder: Of the stream.
-        clock: Not used yet.
-        start: Seconds since the first picture.
-
-    Returns:
-        None where there is no way to get there but to open the container again and decode all of it.
-    """
-    first = next(iter(decoder), None)
-    if first is None:
-        return None
-    clock.seconds(first.pts, first.dts)  # learns which stamp is second 0
-    if clock.origin is None or not stream.time_base or not stream.average_rate:
-        return None
-    for margin in _MARGINS:
-        if start <= margin:
-            return None
-        stamp = round((clock.origin + start - margin) / float(stream.time_base))
-        try:
-            container.seek(stamp, stream=stream)
-        except (av.FFmpegError, OSError):
-            return None
-        decoder.forget()
-        pictures = iter(decoder)
-        first = next(pictures, None)
-        if first is not None and (first.pts is not None or first.dts is not None):
-            there = clock.elsewhere()
-            time = there.seconds(first.pts, first.dts)
-            if time <= start + SEEK_SLACK:
-                index = _index_at(container, stream, time, stamp)
-                return _with_first(Timed(index, time, first), pictures, there)
-    return None
-
-
-def _index_at(container: InputContainer, stream: VideoStream, time: float, sought_stamp: int) -> int:
-    """The position of the key frame that seeking to a stamp led to, and whose time is `time`."""
-    assert stream.time_base is not None
-    assert stream.average_rate is not None
-    entries: IndexEntries | None = getattr(stream, "index_entries", None)
-    if entries is None or len(entries) < 2 or container.format.name not in _FULLY_INDEXED:
-        return round(time * Fraction(stream.average_rate))
-    stamps = [entry.timestamp for entry in entries]
-    steps = {later - earlier for earlier, later in itertools.pairwise(stamps)}
-    if len(steps) == 1:  # headers lie about the rate, this can't
-        return round(time / float(steps.pop() * stream.time_base))
-    return max(0, int(entries.search_timestamp(sought_stamp)))
-
-
-def _with_first(first: Timed, pictures: Iterator[VideoFrame], clock: FrameClock) -> Iterator[Timed]:
-    yield first
-    yield from counted(pictures, clock, first.index + 1)
-
-
-_DEFAULT_RATE = 25.0
-_SHORT_SECONDS = 0.5  # how much shorter than its header a stream may be before that is worth a warning
-
-
 class VideoSource:
     """The frames of a video, upright, in the order they are shown. It can be iterated over once.
 
     Damage with good data after it is an error; a file that only ends early is a warning. A live stream (an address
-    without a known length) loses damaged frames and goes on.
+    without a known length) drops damaged frames and goes on.
 
     Args:
         spec: A file's path or an address.
-        options: How to read; `timeout`, `stride`, `start` and `duration` are for here (the last two not where it is
-            live: `LiveSource` sees to the duration then).
+        options: How to read: `timeout`, `stride` and, where it isn't live, `start` and `duration`.
         hardware: What decodes; the CPU if None.
 
     Attributes:
-        progress: Pictures that were decoded so far, also those that were not handed out.
+        progress: Pictures decoded so far, skipped ones included.
         end_reason: Why a live stream ended; None as long as it hasn't.
 
     Raises:
@@ -226,7 +115,7 @@ class VideoSource:
             raise SourceError(f"{self.info.name}: a video can be read once; open it again")
         self._started = True
         first_index: int | None = None
-        last: Timed | None = None
+        last: _Timed | None = None
         try:
             for timed in self._timed():
                 arrived = time.monotonic() if self.info.live else None
@@ -241,23 +130,27 @@ class VideoSource:
                 if self._closed:
                     return
             if first_index is None:
-                self._complain_of_nothing()
+                start = self._options.start
+                if self._decoder.frames:
+                    raise SourceError(f"{self.info.name}: ends before {start:g} s, where reading was to start")
+                why = f": {self._decoder.cut}" if self._decoder.cut else ""
+                raise SourceError(f"{self.info.name}: expected a video, but not one frame of it can be decoded{why}")
             self.end_reason = self._decoder.cut or "the stream ended"
             if last is not None:
                 self._warn_of_early_end(last)
         finally:
             self._warn_of_damage()
 
-    def _timed(self) -> Iterator[Timed]:
+    def _timed(self) -> Iterator[_Timed]:
         start = self._options.start or 0.0
         if start <= 0.0 or self.info.live:
-            return counted(self._decoder, self._clock())
-        timed = sought(self._container, self._stream, self._decoder, self._clock(), start)
+            return _counted(self._decoder, self._clock())
+        timed = _sought(self._container, self._stream, self._decoder, self._clock(), start)
         if timed is None:
             self._container.close()
             self._open()
-            timed = counted(self._decoder, self._clock())
-        return (entry for entry in timed if entry.time >= start - SEEK_SLACK)
+            timed = _counted(self._decoder, self._clock())
+        return (entry for entry in timed if entry.time >= start - _SEEK_SLACK)
 
     def _clock(self) -> FrameClock:
         # AVI has no presentation stamps.
@@ -271,13 +164,7 @@ class VideoSource:
         duration = self._options.duration
         if duration is None or self.info.live:
             return False
-        return time >= (self._options.start or 0.0) + duration - SEEK_SLACK
-
-    def _complain_of_nothing(self) -> None:
-        if self._decoder.frames:
-            raise SourceError(f"{self.info.name}: ends before {self._options.start:g} s, where reading was to start")
-        why = f": {self._decoder.cut}" if self._decoder.cut else ""
-        raise SourceError(f"{self.info.name}: expected a video, but not one frame of it can be decoded{why}")
+        return time >= (self._options.start or 0.0) + duration - _SEEK_SLACK
 
     def close(self) -> None:
         """Closes the file or connection."""
@@ -288,7 +175,7 @@ class VideoSource:
     def _warn(self, line: str) -> None:
         self.info.warnings.append(f"{self.info.name}: {line}")
 
-    def _warn_of_early_end(self, last: Timed) -> None:
+    def _warn_of_early_end(self, last: _Timed) -> None:
         frames = last.index + 1
         claimed = (self._stream.frames or 0) - self._decoder.hidden
         seconds = _claimed_seconds(self._stream)
@@ -306,14 +193,13 @@ class VideoSource:
         image = np.ascontiguousarray(converted, dtype=np.uint8)
         for data in cast(SideDataContainer, picture.side_data):
             if data.type.name == "DISPLAYMATRIX":
-                orientation = orientation_of(bytes(data))
-                return image if orientation is None else orientation.apply(image)
+                return upright(image, bytes(data))
         return image
 
     def _warn_of_damage(self) -> None:
         skipped, flagged = self._decoder.skipped, self._decoder.flagged
         if skipped:
-            self._warn(f"damaged pieces that were left out: {skipped}")
+            self._warn(f"damaged pieces that were skipped: {skipped}")
         if flagged and not self.info.warnings:
             self._warn(f"damaged pieces whose frames may be wrong or missing: {flagged}")
         if self._gaps.gap is not None and not self.info.warnings:
@@ -338,3 +224,91 @@ def _claimed_seconds(stream: VideoStream) -> float | None:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
         return None
+
+
+_FULLY_INDEXED = ("avi", "mov,mp4,m4a,3gp,3g2,mj2")
+# How far before the wanted time to seek, in turn: some containers land after it, or on a picture that needs others.
+_MARGINS = (0.0, 2.0, 10.0, 60.0)
+
+
+def _counted(pictures: Iterable[VideoFrame], clock: FrameClock, first_index: int = 0) -> Iterator[_Timed]:
+    """Consecutive pictures with their places."""
+    for index, picture in enumerate(pictures, first_index):
+        yield _Timed(index, clock.seconds(picture.pts, picture.dts), picture)
+
+
+def _sought(
+    container: InputContainer, stream: VideoStream, decoder: Decoder, clock: FrameClock, start: float
+) -> Iterator[_Timed] | None:
+    """The pictures from a key frame at or before `start` seconds on.
+
+    The index of the first one follows from the container's own index where that lists every frame (AVI, MP4), else from
+    the average rate, which is exact where the rate is constant.
+
+    Args:
+        container: Open, at its beginning.
+        stream: One of its streams.
+        decoder: Of that stream.
+        clock: Not used yet.
+        start: Seconds since the first picture.
+
+    Returns:
+        None where the only way there is to open the container again and decode all of it.
+    """
+    first = next(iter(decoder), None)
+    if first is None:
+        return None
+    clock.seconds(first.pts, first.dts)  # learns which stamp is second 0
+    if clock.origin is None or not stream.time_base or not stream.average_rate:
+        return None
+    for margin in _MARGINS:
+        if start <= margin:
+            return None
+        stamp = round((clock.origin + start - margin) / float(stream.time_base))
+        try:
+            container.seek(stamp, stream=stream)
+        except (av.FFmpegError, OSError):
+            return None
+        decoder.reset()
+        pictures = iter(decoder)
+        first = next(pictures, None)
+        if first is not None and (first.pts is not None or first.dts is not None):
+            there = clock.elsewhere()
+            time = there.seconds(first.pts, first.dts)
+            if time <= start + _SEEK_SLACK:
+                index = _index_at(container, stream, time, stamp)
+                return itertools.chain([_Timed(index, time, first)], _counted(pictures, there, index + 1))
+    return None
+
+
+def _index_at(container: InputContainer, stream: VideoStream, time: float, sought_stamp: int) -> int:
+    """The index of the key frame at `time`, which seeking to a stamp led to."""
+    assert stream.time_base is not None
+    assert stream.average_rate is not None
+    entries: IndexEntries | None = getattr(stream, "index_entries", None)
+    if entries is None or len(entries) < 2 or container.format.name not in _FULLY_INDEXED:
+        return round(time * Fraction(stream.average_rate))
+    stamps = [entry.timestamp for entry in entries]
+    steps = {later - earlier for earlier, later in itertools.pairwise(stamps)}
+    if len(steps) == 1:  # headers lie about the rate, this can't
+        return round(time / float(steps.pop() * stream.time_base))
+    return max(0, int(entries.search_timestamp(sought_stamp)))
+
+
+def upright(image: Image, matrix: bytes) -> Image:
+    """`image` [H, W, 3] as it is to be looked at: [H, W, 3], or [W, H, 3] where x and y change places.
+
+    Args:
+        image: As stored.
+        matrix: A display matrix, nine int32 `a b u c d v x y w`: a stored pixel (p, q) is shown at (a·p + c·q + x,
+            b·p + d·q + y). Turns that are no multiple of 90 degrees are taken as the nearest one.
+    """
+    if len(matrix) < 36:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).astype(np.int64).tolist()
+    transpose = abs(b) + abs(c) > abs(a) + abs(d)
+    flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)
+    turned = cv2.transpose(image) if transpose else image
+    if flip_x or flip_y:
+        turned = cv2.flip(turned, -1 if flip_x and flip_y else int(flip_x))
+    return np.ascontiguousarray(turned, dtype=np.uint8)

@@ -28,14 +28,14 @@ def test_a_device_that_this_machine_does_not_have():
 
     if "cuda" not in hwdevices_available():
         pytest.skip("this FFmpeg has no cuda")
-    if hardware._problem("cuda") is None:
+    if hardware._why_unusable("cuda") is None:
         pytest.skip("this machine can decode with cuda")
     with pytest.raises(InputError, match=r"--hwaccel cuda: this FFmpeg has it, but it can't be used here \(.+\); is"):
         Hardware("cuda", "a.mp4", pytest.fail)
 
 
 def test_auto_says_what_it_took(tmp_path, make_video, shown, monkeypatch):
-    monkeypatch.setattr(hardware, "_problem", lambda device: "not here")
+    monkeypatch.setattr(hardware, "_why_unusable", lambda device: "not here")
     said: list[str] = []
     path = str(make_video(tmp_path / "a.mp4", frames=10))
     assert shown(list(open_source(path, SourceOptions(hwaccel="auto"), say=said.append))) == list(range(10))
@@ -45,13 +45,13 @@ def test_auto_says_what_it_took(tmp_path, make_video, shown, monkeypatch):
 
 def test_auto_takes_the_first_that_works(monkeypatch):
     monkeypatch.setattr(hardware, "hwdevices_available", lambda: ["qsv", "cuda", "vaapi"])
-    monkeypatch.setattr(hardware, "_problem", lambda device: "not here" if device == "qsv" else None)
+    monkeypatch.setattr(hardware, "_why_unusable", lambda device: "not here" if device == "qsv" else None)
     assert Hardware("auto", "a.mp4", print).device == "cuda"
 
 
 @pytest.mark.gpu
 def test_a_gpu_decodes_the_same_pictures(tmp_path, make_video, shown):
-    if hardware._problem("cuda") is not None:
+    if hardware._why_unusable("cuda") is not None:
         pytest.skip("no GPU that FFmpeg can use")
     path = str(make_video(tmp_path / "a.mp4", frames=40, size=(256, 256)))
     assert shown(list(open_source(path, SourceOptions(hwaccel="cuda")))) == list(range(40))

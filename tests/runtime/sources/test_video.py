@@ -153,7 +153,7 @@ def test_a_live_stream_goes_on_after_damage(tmp_path, make_video, served):
         True,
         False,
     ]  # FFmpeg can't tell an end from a failure
-    assert "left out" in source.info.warnings[1]
+    assert "skipped" in source.info.warnings[1]
 
 
 def test_no_password_in_names_and_errors(served):
