@@ -1,7 +1,8 @@
-"""What an engine is: named inputs to named outputs on a device. Inputs are checked here, once, for every backend."""
+"""What a runner is: named inputs to named outputs on a device. Inputs are checked here, once, for every backend."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -25,18 +26,15 @@ __all__ = [
     "specs",
 ]
 
-Untyped: TypeAlias = Any
-
-
+Untyped: TypeAlias = Any  # what comes from a module without types: TensorRT, the CUDA bindings
 HostArray = npt.NDArray[np.generic]
 
 
 class DeviceTensor(Protocol):
-    """An output that stayed where the engine computed it; to be handed to another engine of the same backend."""
+    """An output that stayed on the device, to be handed to another runner of the same backend."""
 
     def shape(self) -> Sequence[int]:
         """The tensor's sizes."""
-        ...
 
 
 Value: TypeAlias = HostArray | DeviceTensor
@@ -55,48 +53,17 @@ class TensorSpec:
         """The spec that `bundle.json` declares."""
         return cls(entry.name, np.dtype(entry.dtype), entry.shape)
 
+    def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape where the dynamic axes have these sizes."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
+    def max_bytes(self, max_batch: int) -> int:
+        """Bytes that the tensor takes at most."""
+        sizes = (max_batch if isinstance(size, str) else size for size in self.shape)
+        return int(np.prod(list(sizes), dtype=np.int64)) * self.dtype.itemsize
+
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(str(size) for size in self.shape)}]"
-
-
-class Runner(Protocol):
-    """One graph, ready to run on one device.
-
-    Attributes:
-        device: The device as the user asked for it (`cpu`, `cuda:0` …).
-        inputs: Declared inputs by name.
-        outputs: Declared outputs by name.
-        max_batch: The largest size of a dynamic axis.
-    """
-
-    device: str
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
-    max_batch: int
-
-    def run(
-        self, inputs: Mapping[str, Value], outputs: Sequence[str], *, keep_on_device: Collection[str] = ()
-    ) -> dict[str, Value]:
-        """Run the graph.
-
-        Args:
-            inputs: A host array for every declared input, C-contiguous, of the declared dtype and shape; or an output
-                that an engine of the same backend kept on its device.
-            outputs: The outputs wanted; others are not copied.
-            keep_on_device: Those of `outputs` to leave on the device, for another engine.
-
-        Returns:
-            The outputs asked for, by name.
-
-        Raises:
-            InputError: an input is missing, unknown, or has a wrong dtype, shape or layout.
-            EngineError: an output isn't one of the graph's, or the run failed.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free the engine. May be called twice."""
-        ...
 
 
 def specs(entry: GraphEntry) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
@@ -107,8 +74,77 @@ def specs(entry: GraphEntry) -> tuple[dict[str, TensorSpec], dict[str, TensorSpe
     )
 
 
-def check_inputs(inputs: Mapping[str, Value], declared: Mapping[str, TensorSpec], max_batch: int) -> None:
-    """Check names, dtypes, shapes and layout before a backend sees them; raises `InputError`."""
+class Runner(abc.ABC):
+    """One graph, ready to run on one device. Backends implement `_run` and `_free`.
+
+    Attributes:
+        device: The device as the user asked for it (`cpu`, `cuda:0` …).
+        inputs: Declared inputs by name.
+        outputs: Declared outputs by name.
+        max_batch: Largest size of a dynamic axis.
+        min_batch: Smallest.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        max_batch: int,
+        min_batch: int = 1,
+    ) -> None:
+        self.device = device
+        self.inputs = inputs
+        self.outputs = outputs
+        self.max_batch = max_batch
+        self.min_batch = min_batch
+        self._closed = False
+
+    def run(
+        self, inputs: Mapping[str, Value], outputs: Sequence[str], *, keep_on_device: Collection[str] = ()
+    ) -> dict[str, Value]:
+        """Run the graph.
+
+        Args:
+            inputs: A host array for every declared input, C-contiguous, of the declared dtype and shape; or an output
+                that a runner of the same backend kept on its device.
+            outputs: The outputs wanted; others are not copied.
+            keep_on_device: Those of `outputs` to leave on the device, for another runner.
+
+        Returns:
+            The outputs asked for, by name.
+
+        Raises:
+            InputError: an input is missing, unknown, or has a wrong dtype, shape or layout.
+            EngineError: an output isn't one of the graph's, the runner was closed, or the run failed.
+        """
+        if self._closed:
+            raise EngineError("this engine was closed")
+        sizes = check_inputs(inputs, self.inputs, self.max_batch, self.min_batch)
+        check_outputs(outputs, self.outputs)
+        return self._run(inputs, sizes, outputs, keep_on_device)
+
+    def close(self) -> None:
+        """Free the graph and its memory. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    @abc.abstractmethod
+    def _run(
+        self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
+    ) -> dict[str, Value]:
+        """Run the graph with checked inputs; `sizes` are those of the dynamic axes."""
+
+    @abc.abstractmethod
+    def _free(self) -> None:
+        """Free everything; called once."""
+
+
+def check_inputs(
+    inputs: Mapping[str, Value], declared: Mapping[str, TensorSpec], max_batch: int, min_batch: int = 1
+) -> dict[str, int]:
+    """Check names, dtypes, shapes and layout; returns the size of each dynamic axis, raises `InputError`."""
     missing, unknown = sorted(set(declared) - set(inputs)), sorted(set(inputs) - set(declared))
     if missing or unknown:
         raise InputError(
@@ -124,26 +160,21 @@ def check_inputs(inputs: Mapping[str, Value], declared: Mapping[str, TensorSpec]
                 raise InputError(f"engine input {name}: expected dtype {spec.dtype}, got {value.dtype}")
             if not value.flags.c_contiguous:
                 raise InputError(f"engine input {name}: expected a C-contiguous array; use np.ascontiguousarray")
-            sizes = tuple(value.shape)
+            shape = tuple(value.shape)
         else:
-            sizes = tuple(value.shape())
-        _check_shape(spec, sizes, axes, max_batch)
-
-
-def _check_shape(spec: TensorSpec, sizes: tuple[int, ...], axes: dict[str, int], max_batch: int) -> None:
-    """Compare sizes with a spec; `axes` remembers the size of each named axis across inputs."""
-    fits = len(sizes) == len(spec.shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(spec.shape, sizes, strict=True)
-    )
-    if not fits:
-        raise InputError(f"engine input {spec.name}: expected {spec}, got shape {list(sizes)}")
-    for want, got in zip(spec.shape, sizes, strict=True):
-        if not isinstance(want, str):
-            continue
-        if not 1 <= got <= max_batch:
-            raise InputError(f"engine input {spec.name}: axis {want} must be 1 to {max_batch}, got {got}")
-        if axes.setdefault(want, got) != got:
-            raise InputError(f"engine input {spec.name}: axis {want} is {got}, but another input has {axes[want]}")
+            shape = tuple(value.shape())
+        if len(shape) != len(spec.shape) or any(
+            want != got for want, got in zip(spec.shape, shape, strict=True) if not isinstance(want, str)
+        ):
+            raise InputError(f"engine input {name}: expected {spec}, got shape {list(shape)}")
+        for axis, size in zip(spec.shape, shape, strict=True):
+            if not isinstance(axis, str):
+                continue
+            if not min_batch <= size <= max_batch:
+                raise InputError(f"engine input {name}: axis {axis} must be {min_batch} to {max_batch}, got {size}")
+            if axes.setdefault(axis, size) != size:
+                raise InputError(f"engine input {name}: axis {axis} is {size}, but another input has {axes[axis]}")
+    return axes
 
 
 def check_outputs(wanted: Sequence[str], declared: Mapping[str, TensorSpec]) -> None:
@@ -154,7 +185,7 @@ def check_outputs(wanted: Sequence[str], declared: Mapping[str, TensorSpec]) -> 
 
 
 def check_signature(what: str, found: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> None:
-    """Raise `EngineError` where a compiled graph's inputs or outputs aren't the declared ones, in any order.
+    """Raise `EngineError` where a graph's inputs or outputs aren't the declared ones, in any order.
 
     The names of dynamic axes may differ: not every compiler keeps them.
     """

@@ -13,12 +13,12 @@ from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle
-    from sharpose.engines.tensorrt.runtime import TensorRtSettings
+    from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
 
-__all__ = ["DEVICE_KINDS", "Device", "load_two_stage", "onnxruntime_device", "parse_device"]
+__all__ = ["STAGES", "Device", "load_two_stage", "onnxruntime_device", "parse_device"]
 
-DEVICE_KINDS = ("cpu", "cuda", "tensorrt", "ort-tensorrt")
+STAGES = ("coarse", "fine")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def onnxruntime_device(text: str) -> str:
 def load_two_stage(
     bundle: Bundle, device: str = "cpu", *, threads: int | None = None, tensorrt: TensorRtSettings | None = None
 ) -> TwoStage:
-    """The engines that run a bundle on a device.
+    """Both stages of a bundle, loaded on a device.
 
     Args:
         bundle: An opened bundle.
@@ -60,16 +60,16 @@ def load_two_stage(
     Raises:
         EngineError: the device is not there, or a graph can't be loaded on it.
     """
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner
-    from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_two_stage
-    from sharpose.engines.two_stage import HostTwoStage
-
     where = parse_device(device)
     if where.kind == "tensorrt":
+        from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_two_stage
+
         return load_tensorrt_two_stage(bundle, where, tensorrt or TensorRtSettings())
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+    from sharpose.engines.two_stage import HostTwoStage
+
     max_batch = bundle.manifest.max_batch
     coarse, fine = (
-        OnnxRuntimeRunner(*bundle.graph(stage), max_batch, device=device, threads=threads)
-        for stage in ("coarse", "fine")
+        OnnxRuntimeRunner(*bundle.graph(stage), max_batch, device=device, threads=threads) for stage in STAGES
     )
     return HostTwoStage(coarse, fine)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sharpose.bundle import GraphEntry
-from sharpose.engines.base import DeviceTensor, HostArray, TensorSpec, Value, check_inputs, check_outputs, specs
+from sharpose.engines.base import Runner, TensorSpec, Untyped, Value, check_signature, specs
 from sharpose.engines.load import Device, parse_device
 from sharpose.errors import EngineError, one_line
 
@@ -23,13 +23,8 @@ _PROVIDER = {
     "cuda": "CUDAExecutionProvider",
     "ort-tensorrt": "TensorrtExecutionProvider",
 }
-_NUMPY_NAMES = {
-    "tensor(uint8)": "uint8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(float16)": "float16",
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
+    f"tensor({name})": name for name in ("uint8", "int32", "int64", "float16")
 }
 
 
@@ -77,31 +72,22 @@ def create_session(path: Path, device: Device, *, threads: int | None = None) ->
     return session
 
 
-def _providers(device: Device) -> list[Any]:
+def _providers(device: Device) -> list[Untyped]:
+    """The device's provider and those that take what it leaves, with their options."""
     if device.kind == "cpu":
         return [_PROVIDER["cpu"]]
     on_gpu = {"device_id": str(device.index)}
-    chain: list[Any] = [(_PROVIDER["cuda"], on_gpu), _PROVIDER["cpu"]]
-    if device.kind == "ort-tensorrt":
-        chain.insert(0, (_PROVIDER["ort-tensorrt"], on_gpu))
-    return chain
+    kinds = ("ort-tensorrt", "cuda") if device.kind == "ort-tensorrt" else ("cuda",)
+    return [*((_PROVIDER[kind], on_gpu) for kind in kinds), _PROVIDER["cpu"]]
 
 
-def _quiet_run() -> onnxruntime.RunOptions:
-    import onnxruntime as ort
-
-    options = ort.RunOptions()
-    options.log_severity_level = 4  # what goes wrong is in the exception
-    return options
-
-
-class OnnxRuntimeRunner:
-    """A graph of a bundle in an ONNX Runtime session; see `sharpose.engines.base.Runner`.
+class OnnxRuntimeRunner(Runner):
+    """A graph of a bundle in an ONNX Runtime session.
 
     Args:
         path: The ONNX file.
         entry: What the bundle declares of it; the file must agree.
-        max_batch: The largest size of a dynamic axis.
+        max_batch: Largest size of a dynamic axis.
         device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
         threads: Threads inside an operator; ONNX Runtime's own choice if None.
 
@@ -113,25 +99,22 @@ class OnnxRuntimeRunner:
         self, path: Path, entry: GraphEntry, max_batch: int, *, device: str = "cpu", threads: int | None = None
     ) -> None:
         where = parse_device(device)
-        self.device = str(where)
-        self.max_batch = max_batch
-        declared_inputs, declared_outputs = specs(entry)
-        self.inputs: Mapping[str, TensorSpec] = declared_inputs
-        self.outputs: Mapping[str, TensorSpec] = declared_outputs
+        super().__init__(str(where), *specs(entry), max_batch)
         self._memory = ("cpu", 0) if where.kind == "cpu" else ("cuda", where.index)
-        self._session: onnxruntime.InferenceSession | None = create_session(path, where, threads=threads)
-        self._quiet = _quiet_run()
-        _check_declared(path, self._session.get_inputs(), declared_inputs)
-        _check_declared(path, self._session.get_outputs(), declared_outputs)
+        self._session = create_session(path, where, threads=threads)
+        import onnxruntime as ort
 
-    def run(
-        self, inputs: Mapping[str, Value], outputs: Sequence[str], *, keep_on_device: Collection[str] = ()
+        self._quiet = ort.RunOptions()
+        self._quiet.log_severity_level = 4  # what goes wrong is in the exception
+        for found, declared in (
+            (self._session.get_inputs(), self.inputs),
+            (self._session.get_outputs(), self.outputs),
+        ):
+            check_signature(str(path), [_spec(item) for item in found], list(declared.values()))
+
+    def _run(
+        self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
     ) -> dict[str, Value]:
-        """Run the graph; see `Runner.run`."""
-        if self._session is None:
-            raise EngineError("this engine was closed")
-        check_inputs(inputs, self.inputs, self.max_batch)
-        check_outputs(outputs, self.outputs)
         binding = self._session.io_binding()
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
@@ -139,26 +122,17 @@ class OnnxRuntimeRunner:
             else:
                 binding.bind_ortvalue_input(name, value)
         for name in outputs:
-            place, index = self._memory if name in keep_on_device else ("cpu", 0)
-            binding.bind_output(name, place, index)
+            binding.bind_output(name, *(self._memory if name in kept else ("cpu", 0)))
         try:
             self._session.run_with_iobinding(binding, self._quiet)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise EngineError(f"ONNX Runtime failed on {self.device}: {one_line(error)}") from error
-        values = binding.get_outputs()
-        return {
-            name: cast(DeviceTensor, value) if name in keep_on_device else cast(HostArray, value.numpy())
-            for name, value in zip(outputs, values, strict=True)
-        }
+        values = zip(outputs, binding.get_outputs(), strict=True)
+        return {name: value if name in kept else value.numpy() for name, value in values}
 
-    def close(self) -> None:
-        """Free the session. May be called twice."""
-        self._session = None
+    def _free(self) -> None:
+        del self._session
 
 
-def _check_declared(path: Path, actual: Sequence[Any], declared: Mapping[str, TensorSpec]) -> None:
-    """Raise `EngineError` where a graph's own signature is not what its bundle declares."""
-    found = [TensorSpec(item.name, np.dtype(_NUMPY_NAMES.get(item.type, "O")), tuple(item.shape)) for item in actual]
-    if found != list(declared.values()):
-        expected_text = "; ".join(map(str, declared.values()))
-        raise EngineError(f"{path}: expected {expected_text}; the graph has {'; '.join(map(str, found))}")
+def _spec(item: onnxruntime.NodeArg) -> TensorSpec:
+    return TensorSpec(item.name, np.dtype(_DTYPES.get(item.type, "O")), tuple(item.shape))

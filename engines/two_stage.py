@@ -1,4 +1,4 @@
-"""The pair of engines behind the pipeline, with the buffers that crops and patches are written into."""
+"""Both stages behind the pipeline, with the buffers that crops and patches are written into."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import DeviceTensor, HostArray, Runner
+from sharpose.engines.base import Runner, Value
 from sharpose.errors import EngineError
 
 __all__ = ["BatchBuckets", "CoarseOutput", "HostTwoStage", "TwoStage"]
 
-_CARRIED = ("region_features", "region_embeddings")  # from the coarse to the fine engine, never read on the host
+_CARRIED = ("region_features", "region_embeddings")  # from the coarse to the fine stage, never read on the host
 
 
 class BatchBuckets:
-    """Sizes 1, 2, 3, 4, 6, 8, 12, 16, 24 … up to the largest batch: at most half as much again is computed in vain.
+    """Batch sizes that a stage computes; smaller batches are padded: 1, 2, 3, 4, 6, 8, 12, 16, 24 … max.
+
+    At most half as much again is computed in vain.
 
     Args:
         smallest: The smallest batch that the engine takes.
@@ -47,7 +49,7 @@ class BatchBuckets:
 
 @dataclass(frozen=True)
 class CoarseOutput:
-    """What the host needs of a coarse run; valid until the next one.
+    """What the host reads of a coarse run; valid until the next one.
 
     Attributes:
         keypoints: float32 [N, J, 3], x and y in crop pixels, score.
@@ -68,8 +70,7 @@ class TwoStage(Protocol):
         max_batch: Most people in a run.
         crops: uint8 [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`.
         patches: uint8 [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows.
-        coarse_buckets: The batch sizes that the coarse stage really computes: smaller batches are padded, and cost as
-            much as what they are padded to.
+        coarse_buckets: Batch sizes that the coarse stage computes; a smaller batch costs as much as its bucket.
         fine_buckets: Those of the fine stage.
     """
 
@@ -82,7 +83,6 @@ class TwoStage(Protocol):
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """Run the coarse stage on the first `people` crops. Raises `EngineError` where it fails."""
-        ...
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Run the fine stage on rows of the last coarse batch, with their patches. May be called again, for others.
@@ -96,19 +96,17 @@ class TwoStage(Protocol):
         Raises:
             EngineError: no coarse batch was run, or the run failed.
         """
-        ...
 
     def close(self) -> None:
         """Free the engines and their buffers. May be called twice."""
-        ...
 
 
 class HostTwoStage:
-    """Two engines of one backend that take host arrays (ONNX Runtime); see `TwoStage`.
+    """Both stages as two runners that take host arrays (ONNX Runtime); see `TwoStage`.
 
     Args:
-        coarse: The coarse engine.
-        fine: The fine engine, of the same backend and device.
+        coarse: Runs the coarse stage.
+        fine: Runs the fine stage, by the same backend on the same device.
     """
 
     def __init__(self, coarse: Runner, fine: Runner) -> None:
@@ -116,42 +114,34 @@ class HostTwoStage:
         self.max_batch = coarse.max_batch
         self._coarse = coarse
         self._fine = fine
-        self.crops = np.empty((self.max_batch, *_static(coarse, "image")), dtype=np.uint8)
-        self.patches = np.empty((self.max_batch, *_static(fine, "patches")), dtype=np.uint8)
+        self.crops, self.patches = (
+            np.empty(runner.inputs[name].shape_at({"N": self.max_batch, "M": self.max_batch}), dtype=np.uint8)
+            for runner, name in ((coarse, "image"), (fine, "patches"))
+        )
         self.coarse_buckets = self.fine_buckets = BatchBuckets(1, self.max_batch, exact=True)
-        self._carried: dict[str, DeviceTensor] | None = None
-        self._order = np.empty((0, 0), dtype=np.int32)
+        self._carried: dict[str, Value] | None = None
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
         outputs = self._coarse.run(
             {"image": self.crops[:people]}, ("keypoints", "quality", "region_order", *_CARRIED), keep_on_device=_CARRIED
         )
-        self._carried = {name: cast(DeviceTensor, outputs[name]) for name in _CARRIED}
-        self._order = cast("npt.NDArray[np.int32]", outputs["region_order"])
+        self._carried = {name: outputs[name] for name in ("region_order", *_CARRIED)}
         return CoarseOutput(
             keypoints=cast("npt.NDArray[np.float32]", outputs["keypoints"]),
             quality=cast("npt.NDArray[np.float32]", outputs["quality"]),
-            region_order=self._order,
+            region_order=cast("npt.NDArray[np.int32]", outputs["region_order"]),
         )
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """See `TwoStage.run_fine`."""
         if self._carried is None:
             raise EngineError("run_fine: expected a coarse batch before it, got none")
-        outputs = self._fine.run(
-            {"rows": rows, "patches": self.patches[: len(rows)], "region_order": self._order, **self._carried},
-            ("keypoints",),
-        )
-        return cast("npt.NDArray[np.float32]", cast(HostArray, outputs["keypoints"]))
+        inputs = {"rows": rows, "patches": self.patches[: len(rows)], **self._carried}
+        return cast("npt.NDArray[np.float32]", self._fine.run(inputs, ("keypoints",))["keypoints"])
 
     def close(self) -> None:
         """See `TwoStage.close`."""
         self._carried = None
         self._coarse.close()
         self._fine.close()
-
-
-def _static(engine: Runner, name: str) -> tuple[int, ...]:
-    """The sizes of an input's axes after the batch axis."""
-    return tuple(int(size) for size in engine.inputs[name].shape[1:])

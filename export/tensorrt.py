@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sharpose.bundle import Precision, gpu_precision
 from sharpose.errors import ExportError
@@ -14,7 +13,6 @@ from sharpose.errors import ExportError
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle
     from sharpose.engines.tensorrt.library import BuildOptions
-    from sharpose.engines.tensorrt.progress import BuildProgress
     from sharpose.export.cli import BuildChoices
 
 __all__ = ["build_engines", "build_options", "check_tensorrt", "engine_precision"]
@@ -68,17 +66,12 @@ def build_engines(
         EngineError: there is no TensorRT, it refuses an option or the batch sizes, or the build failed.
         BundleError: the bundle has no graphs in that precision.
     """
-    from sharpose.engines.tensorrt.build import ENGINES_FOLDER, STAGES, build_bundle_engines
+    from sharpose.engines.tensorrt.build import ENGINES_FOLDER, build_bundle_engines
+    from sharpose.engines.tensorrt.load import build_bar
 
     options = build_options(choices, max_batch or bundle.manifest.max_batch)
     folder = bundle.path / ENGINES_FOLDER
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        tasks = {stage: progress.add_task(stage, total=1.0) for stage in STAGES}
-
-        def show(step: BuildProgress) -> None:
-            progress.update(tasks[step.stage], description=f"{step.stage}: {step.phase}", completed=step.fraction)
-
-        build_bundle_engines(bundle, folder, precision, options, show)
+    with build_bar() as on_progress:
+        build_bundle_engines(bundle, folder, precision, options, on_progress)
     console.print(f"built {precision} engines in {folder}", soft_wrap=True, highlight=False, markup=False)
     return folder

@@ -12,7 +12,7 @@ import click
 
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import onnxruntime_device
-from sharpose.engines.tensorrt.runtime import TensorRtSettings
+from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError, SharposeError, SinkError
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler

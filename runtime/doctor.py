@@ -345,7 +345,7 @@ def check_tensorrt() -> Iterator[Finding]:
 
 def check_bindings() -> Iterator[Finding]:
     """Either of pycuda and cuda-python is enough."""
-    from sharpose.engines.cuda.memory import installed_bindings
+    from sharpose.engines.cuda.device import installed_bindings
 
     there = installed_bindings()
     needed = frozenset({"tensorrt"})

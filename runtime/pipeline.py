@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
-from sharpose.engines.tensorrt.runtime import TensorRtSettings
+from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image

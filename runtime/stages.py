@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.bundle import Bundle, Precision
+from sharpose.bundle import Bundle, Precision, gpu_precision
 from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
 from sharpose.engines.load import parse_device
@@ -116,9 +116,9 @@ def open_stages(
     """
     where = parse_device(device)
     if where.kind == "tensorrt":
-        from sharpose.engines.tensorrt.runtime import TensorRtSettings, choose_precision, load_tensorrt_runner
+        from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 
-        precision = choose_precision(bundle, precision)
+        precision = precision or gpu_precision(bundle.precisions)
         settings = TensorRtSettings(precision=precision, say=say)
         coarse, fine = (load_tensorrt_runner(bundle, stage, where, settings) for stage in ("coarse", "fine"))
         return EngineStages(bundle.model, precision, coarse, fine)

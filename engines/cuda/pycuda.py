@@ -1,16 +1,14 @@
-"""The memory interface over pycuda: what many Jetsons have. It has no CUDA graphs.
+"""A GPU through pycuda, which many Jetsons have. It has no CUDA graphs.
 
-It is imported lazily, as importing it needs the GPU driver. It uses the device's primary context, which TensorRT uses
-too, as `pycuda.autoprimaryctx` does, but for whichever GPU was asked for and without leaving it current; never
-`pycuda.autoinit`, which makes a second context. The context is pushed and popped around every use, so that an executor
-works from whichever thread calls it.
+Importing pycuda needs the GPU driver. As `pycuda.autoprimaryctx` does, this uses the device's primary context, which
+TensorRT uses too, but for whichever GPU was asked for and without leaving it current; never `pycuda.autoinit`, which
+makes a second context. The context is pushed and popped around every use, so that any thread may use the device.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.base import Untyped
-from sharpose.engines.cuda.memory import OUT_OF_MEMORY, DeviceBuffer, DeviceGraph, Event, Stream, check_copy
+from sharpose.engines.cuda.device import (
+    OUT_OF_MEMORY,
+    CudaBuffer,
+    CudaEvent,
+    CudaGraph,
+    CudaStream,
+    check_copy,
+    import_binding,
+)
 from sharpose.errors import EngineError
 
-__all__ = ["PycudaMemory", "load_pycuda_driver"]
-
-
-def load_pycuda_driver() -> Untyped:
-    """The driver module of pycuda; `ImportError` where it isn't installed or the GPU driver isn't there."""
-    return importlib.import_module("pycuda.driver")
-
+__all__ = ["PycudaDevice"]
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for
-
-
 _contexts: dict[int, Untyped] = {}
 
 
@@ -66,10 +64,7 @@ class _Stream:
         self._module = module
         with _errors(module, "stream creation"):
             self.raw = module.Stream(flags=_NON_BLOCKING)
-
-    @property
-    def handle(self) -> int:
-        return int(self.raw.handle)
+        self.handle = int(self.raw.handle)
 
     def synchronize(self) -> None:
         with _errors(self._module, "stream"):
@@ -85,10 +80,9 @@ class _Event:
         with _errors(module, "event creation"):
             self._raw = module.Event(module.event_flags.DISABLE_TIMING)
 
-    def record(self, stream: Stream) -> None:
-        assert isinstance(stream, _Stream)
+    def record(self, stream: CudaStream) -> None:
         with _errors(self._module, "event record"):
-            self._raw.record(stream.raw)
+            self._raw.record(_raw(stream))
 
     def synchronize(self) -> None:
         with _errors(self._module, "event"):
@@ -100,18 +94,11 @@ class _Event:
 
 class _Buffer:
     def __init__(self, module: Untyped, nbytes: int) -> None:
-        self._nbytes = nbytes
+        self.nbytes = nbytes
         self._module = module
         with _errors(module, f"allocation of {nbytes} bytes"):
             self._raw = module.mem_alloc(nbytes)
-
-    @property
-    def address(self) -> int:
-        return int(self._raw)
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
+        self.address = int(self._raw)
 
     def free(self) -> None:
         raw, self._raw = self._raw, None
@@ -120,28 +107,32 @@ class _Buffer:
                 raw.free()
 
 
-class PycudaMemory:
-    """See `sharpose.engines.cuda.memory.Memory`.
+def _raw(stream: CudaStream) -> Untyped:
+    assert isinstance(stream, _Stream)
+    return stream.raw
+
+
+class PycudaDevice:
+    """See `CudaDevice`.
 
     Args:
         index: The GPU.
-        module: `pycuda.driver`; imported if None.
 
     Raises:
         EngineError: the GPU can't be used.
     """
 
-    def __init__(self, index: int = 0, module: Untyped = None) -> None:
+    def __init__(self, index: int = 0) -> None:
         self.name = "pycuda"
         self.has_graphs = False
-        self._module = load_pycuda_driver() if module is None else module
+        self._module = import_binding("pycuda")
         with _errors(self._module, "start"):
             self._module.init()
             self._context = _primary_context(self._module, index)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """See `Memory.active`."""
+        """See `CudaDevice.active`."""
         if self._context is None:
             raise EngineError("this GPU memory was closed")
         with _errors(self._module, "context push"):
@@ -151,48 +142,45 @@ class PycudaMemory:
         finally:
             self._module.Context.pop()
 
-    def device_buffer(self, nbytes: int) -> DeviceBuffer:
-        """See `Memory.device_buffer`."""
+    def buffer(self, nbytes: int) -> CudaBuffer:
+        """See `CudaDevice.buffer`."""
         return _Buffer(self._module, nbytes)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """See `Memory.pinned`."""
+        """See `CudaDevice.pinned`."""
         with _errors(self._module, "pinned allocation"):
             array: npt.NDArray[Any] = self._module.pagelocked_zeros(shape, dtype)
         return array
 
-    def stream(self) -> Stream:
-        """See `Memory.stream`."""
+    def stream(self) -> CudaStream:
+        """See `CudaDevice.stream`."""
         return _Stream(self._module)
 
-    def event(self) -> Event:
-        """See `Memory.event`."""
+    def event(self) -> CudaEvent:
+        """See `CudaDevice.event`."""
         return _Event(self._module)
 
-    def upload(self, target: DeviceBuffer, source: npt.NDArray[np.generic], stream: Stream) -> None:
-        """See `Memory.upload`."""
-        assert isinstance(stream, _Stream)
+    def upload(self, target: CudaBuffer, source: npt.NDArray[np.generic], stream: CudaStream) -> None:
+        """See `CudaDevice.upload`."""
         check_copy(source, target)
         with _errors(self._module, "upload"):
-            self._module.memcpy_htod_async(target.address, source, stream.raw)
+            self._module.memcpy_htod_async(target.address, source, _raw(stream))
 
-    def download(self, target: npt.NDArray[np.generic], source: DeviceBuffer, stream: Stream) -> None:
-        """See `Memory.download`."""
-        assert isinstance(stream, _Stream)
+    def download(self, target: npt.NDArray[np.generic], source: CudaBuffer, stream: CudaStream) -> None:
+        """See `CudaDevice.download`."""
         check_copy(target, source)
         with _errors(self._module, "download"):
-            self._module.memcpy_dtoh_async(target, source.address, stream.raw)
+            self._module.memcpy_dtoh_async(target, source.address, _raw(stream))
 
-    def copy(self, target: DeviceBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
-        """See `Memory.copy`."""
-        assert isinstance(stream, _Stream)
+    def copy(self, target: CudaBuffer, source: CudaBuffer, nbytes: int, stream: CudaStream) -> None:
+        """See `CudaDevice.copy`."""
         with _errors(self._module, "copy"):
-            self._module.memcpy_dtod_async(target.address, source.address, nbytes, stream.raw)
+            self._module.memcpy_dtod_async(target.address, source.address, nbytes, _raw(stream))
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> DeviceGraph:
-        """See `Memory.capture`."""
+    def capture(self, stream: CudaStream, work: Callable[[], None]) -> CudaGraph:
+        """See `CudaDevice.capture`."""
         raise EngineError("pycuda has no CUDA graphs: use --cuda-bindings cuda-python, or --no-cuda-graphs")
 
     def close(self) -> None:
-        """See `Memory.close`. The context itself stays until the process ends."""
+        """See `CudaDevice.close`. The context itself stays until the process ends."""
         self._context = None

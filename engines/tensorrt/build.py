@@ -1,19 +1,23 @@
-"""Building plain plan files from a bundle's graphs. No torch; TensorRT-RTX needs no GPU for it either."""
+"""Building engines (plan files) from a bundle's graphs. TensorRT-RTX needs no GPU for it."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 import sharpose
 from sharpose.bundle import Bundle, GraphEntry, Precision
 from sharpose.engines.base import TensorSpec, Untyped, check_signature, specs
 from sharpose.engines.gpu import Gpu, probe_gpu
+from sharpose.engines.load import STAGES
 from sharpose.engines.tensorrt.cache import (
     BuiltFor,
     EngineTensor,
@@ -21,47 +25,59 @@ from sharpose.engines.tensorrt.cache import (
     Profile,
     Sidecar,
     StoredEngine,
-    remove_stale_files,
     write_engine,
 )
 from sharpose.engines.tensorrt.library import (
     BuildOptions,
     TensorRtFlavour,
+    because,
     check_options,
     collect_errors,
     find_flavour,
     tensorrt_logger,
 )
-from sharpose.engines.tensorrt.progress import BuildProgress, OnBuildProgress, progress_monitor
 from sharpose.errors import EngineError
 from sharpose.files import file_lock, replacing
 
 __all__ = [
     "ENGINES_FOLDER",
-    "STAGES",
-    "BuiltEngine",
+    "BuildProgress",
     "Layer",
+    "OnBuildProgress",
     "ParsedNetwork",
     "build_bundle_engines",
     "build_engine",
-    "describe_layers",
     "describe_options",
     "gpu_for_build",
     "is_portable",
     "numpy_dtype",
     "parse_network",
+    "progress_monitor",
 ]
 
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT64": "int64",
-    "INT32": "int32",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
+ENGINES_FOLDER = "engines"
+"""Where a bundle's engines lie, inside its folder and outside `bundle.json`."""
+
+_RTX_UNTARGETED = ("7.5",)  # a portable RTX engine leaves Turing out
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build is.
+
+    Attributes:
+        stage: `coarse` or `fine`.
+        phase: What the builder is doing, in its words.
+        fraction: 0 to 1, never falling.
+    """
+
+    stage: str
+    phase: str
+    fraction: float
+
+
+OnBuildProgress = Callable[[BuildProgress], None]
 
 
 @dataclass(frozen=True)
@@ -71,8 +87,8 @@ class Layer:
     Attributes:
         name: Begins with the ONNX node's name.
         kind: `MATRIX_MULTIPLY`, `NORMALIZATION` …
-        inputs: dtypes, `float16`, say.
-        outputs: dtypes.
+        inputs: Dtypes by numpy's names.
+        outputs: Dtypes likewise.
     """
 
     name: str
@@ -101,7 +117,7 @@ class ParsedNetwork:
 
     def layers(self) -> tuple[Layer, ...]:
         """Every layer with its dtypes; the network is strongly typed, so the engine keeps them."""
-        return tuple(describe_layers(self.network))
+        return tuple(_layer(self.network.get_layer(index)) for index in range(self.network.num_layers))
 
 
 def parse_network(flavour: TensorRtFlavour, path: Path) -> ParsedNetwork:
@@ -116,7 +132,7 @@ def parse_network(flavour: TensorRtFlavour, path: Path) -> ParsedNetwork:
         try:
             builder = trt.Builder(logger)
         except TypeError:  # pybind's way of saying that the constructor returned null
-            raise EngineError(f"{flavour} can't start its builder here{_because(messages)}") from None
+            raise EngineError(f"{flavour} can't start its builder here{because(messages)}") from None
         # On 11 every network is strongly typed, and the flag is ignored.
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -128,26 +144,6 @@ def parse_network(flavour: TensorRtFlavour, path: Path) -> ParsedNetwork:
     return ParsedNetwork(flavour, builder, network, parser, path)
 
 
-def describe_layers(network: Untyped) -> Iterator[Layer]:
-    """Kinds and dtypes of the layers of TensorRT's `INetworkDefinition`."""
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        inputs = (layer.get_input(number) for number in range(layer.num_inputs))
-        outputs = (layer.get_output(number) for number in range(layer.num_outputs))
-        yield Layer(
-            layer.name,
-            layer.type.name,
-            tuple(numpy_dtype(tensor.dtype) for tensor in inputs if tensor is not None),
-            tuple(numpy_dtype(tensor.dtype) for tensor in outputs if tensor is not None),
-        )
-
-
-def count_layers(layers: tuple[Layer, ...]) -> dict[str, int]:
-    """How many layers of every kind and output dtype, as `NORMALIZATION float16`."""
-    counts = Counter(f"{layer.kind} {layer.outputs[0] if layer.outputs else '-'}" for layer in layers)
-    return dict(sorted(counts.items()))
-
-
 def numpy_dtype(dtype: Untyped) -> str:
     """The name in numpy of a TensorRT dtype."""
     name: str = dtype.name
@@ -155,8 +151,6 @@ def numpy_dtype(dtype: Untyped) -> str:
 
 
 def _spec(tensor: Untyped) -> TensorSpec:
-    import numpy as np
-
     shape = tuple(
         (tensor.get_dimension_name(axis) or f"axis{axis}") if size < 0 else size
         for axis, size in enumerate(tuple(tensor.shape))
@@ -164,22 +158,15 @@ def _spec(tensor: Untyped) -> TensorSpec:
     return TensorSpec(tensor.name, np.dtype(numpy_dtype(tensor.dtype)), shape)
 
 
-def _because(messages: list[str]) -> str:
-    return f" ({' '.join(messages[0].split())})" if messages else ""
-
-
-ENGINES_FOLDER = "engines"
-"""Where a bundle's engines lie, inside its folder and outside `bundle.json`."""
-STAGES = ("coarse", "fine")
-_RTX_UNTARGETED = ("7.5",)  # a portable RTX engine leaves Turing out
-
-
-@dataclass(frozen=True)
-class BuiltEngine:
-    """A plan and what is to be written beside it."""
-
-    plan: bytes
-    sidecar: Sidecar
+def _layer(layer: Untyped) -> Layer:
+    inputs = (layer.get_input(index) for index in range(layer.num_inputs))
+    outputs = (layer.get_output(index) for index in range(layer.num_outputs))
+    return Layer(
+        layer.name,
+        layer.type.name,
+        tuple(numpy_dtype(tensor.dtype) for tensor in inputs if tensor is not None),
+        tuple(numpy_dtype(tensor.dtype) for tensor in outputs if tensor is not None),
+    )
 
 
 def is_portable(flavour: TensorRtFlavour, gpu: Gpu) -> bool:
@@ -218,8 +205,8 @@ def build_bundle_engines(
         bundle: An opened bundle.
         folder: Where to write; the bundle's own `engines/` if None.
         precision: Which of the bundle's graphs.
-        options: The builder's; for the bundle's max batch if None.
-        on_progress: Told how far it is, now and then, from any thread.
+        options: Build options; the default ones for the bundle's max batch if None.
+        on_progress: Called now and then, from any thread.
         flavour: Which TensorRT; see `find_flavour` if None.
 
     Raises:
@@ -230,19 +217,18 @@ def build_bundle_engines(
     options = options or BuildOptions(max_batch=bundle.manifest.max_batch)
     check_options(options, flavour)
     gpu = gpu_for_build(flavour)
-    folder = bundle.path / ENGINES_FOLDER if folder is None else folder
-    stored = []
+    folder = folder or bundle.path / ENGINES_FOLDER
     for stage in STAGES:
         bundle.graph(stage, precision)  # a precision that isn't there fails before anything is made
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(f"engines folder {folder}: can't be made ({error.strerror})") from error
+    stored = []
     for stage in STAGES:
         with file_lock(folder / f".{stage}.lock"):
-            remove_stale_files(folder, stage)
-            built = build_engine(bundle, stage, precision, options, on_progress, flavour=flavour, gpu=gpu)
-            stored.append(write_engine(folder, stage, built.plan, built.sidecar))
+            plan, sidecar = build_engine(bundle, stage, precision, options, on_progress, flavour=flavour, gpu=gpu)
+            stored.append(write_engine(folder, stage, plan, sidecar))
     return tuple(stored)
 
 
@@ -255,8 +241,8 @@ def build_engine(
     *,
     flavour: TensorRtFlavour,
     gpu: Gpu | None,
-) -> BuiltEngine:
-    """Build one graph; see `build_bundle_engines`. Everything but the plan is freed before it returns."""
+) -> tuple[bytes, Sidecar]:
+    """Build one graph, into a plan and its sidecar; see `build_bundle_engines`. All else is freed before it returns."""
     check_options(options, flavour)
     if options.max_batch > bundle.manifest.max_batch:
         raise EngineError(
@@ -267,7 +253,8 @@ def build_engine(
     started = time.perf_counter()
     parsed = parse_network(flavour, path)
     profiles = {spec.name: _profile(spec, options) for spec in parsed.inputs()}
-    tensors, layers = _tensors(parsed, entry), count_layers(parsed.layers())
+    tensors = _tensors(parsed, entry)
+    layers = Counter(f"{layer.kind} {layer.outputs[0] if layer.outputs else '-'}" for layer in parsed.layers())
     plan = _build(parsed, profiles, stage, options, on_progress, gpu)
     del parsed  # a Jetson has no memory for the network, the plan and a loaded engine at once
     files = bundle.manifest.files
@@ -284,17 +271,17 @@ def build_engine(
         options=describe_options(options),
         profiles=profiles,
         tensors=tensors,
-        layers=layers,
+        layers=dict(sorted(layers.items())),
         engine_layers=_engine_layers(flavour, plan) if gpu else None,
         build_seconds=round(time.perf_counter() - started, 3),
         plan_bytes=len(plan),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
     )
-    return BuiltEngine(plan, sidecar)
+    return plan, sidecar
 
 
 def describe_options(options: BuildOptions) -> Options:
-    """The options as a sidecar has them: those that change the engine, so not the timing cache's place."""
+    """The options as a sidecar has them: those that change the engine, so not the timing cache's path."""
     return Options(
         min_batch=options.min_batch,
         opt_batch=options.optimal_batch,
@@ -329,10 +316,13 @@ def _build(
     if monitor.failure is not None:
         raise monitor.failure
     if plan is None:
-        reason = " ".join(messages[0].split()) if messages else "no reason given"
-        raise EngineError(f"{parsed.path}: {flavour} can't build the engine: {reason}")
+        raise EngineError(f"{parsed.path}: {flavour} can't build the engine{because(messages, 'no reason given')}")
     if cache is not None and options.timing_cache is not None:
-        _save(options.timing_cache, bytes(cache.serialize()))
+        try:
+            with replacing(options.timing_cache) as temporary:
+                temporary.write_bytes(cache.serialize())
+        except OSError as error:
+            raise EngineError(f"--timing-cache {options.timing_cache}: can't be written ({error.strerror})") from error
     on_progress(BuildProgress(stage, "done", 1.0))
     return bytes(plan)
 
@@ -344,7 +334,8 @@ def _configure(config: Untyped, flavour: TensorRtFlavour, options: BuildOptions,
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if gpu is not None and gpu.compute_capability in _RTX_UNTARGETED:
             config.num_compute_capabilities = 1
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{_digits(gpu)}"), 0)
+            name = f"SM{gpu.compute_capability.replace('.', '')}"
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.optimization_level is not None:
@@ -353,10 +344,6 @@ def _configure(config: Untyped, flavour: TensorRtFlavour, options: BuildOptions,
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-
-
-def _digits(gpu: Gpu) -> str:
-    return gpu.compute_capability.replace(".", "")
 
 
 def _attach_timing_cache(config: Untyped, path: Path | None) -> Untyped:
@@ -369,17 +356,9 @@ def _attach_timing_cache(config: Untyped, path: Path | None) -> Untyped:
     with collect_errors() as messages:
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, False):
-            reason = " ".join(messages[0].split()) if messages else "made by another version or for another GPU"
-            raise EngineError(f"--timing-cache {path}: TensorRT refuses it ({reason}); give a new file")
+            reason = because(messages, "made by another version or for another GPU")
+            raise EngineError(f"--timing-cache {path}: TensorRT refuses it{reason}; give a new file")
     return cache
-
-
-def _save(path: Path, data: bytes) -> None:
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise EngineError(f"--timing-cache {path}: can't be written ({error.strerror})") from error
 
 
 def _profile(spec: TensorSpec, options: BuildOptions) -> Profile:
@@ -414,3 +393,88 @@ def _engine_layers(flavour: TensorRtFlavour, plan: bytes) -> list[str] | None:
             str(inspector.get_layer_information(index, trt.LayerInformationFormat.ONELINE)).strip()
             for index in range(engine.num_layers)
         ]
+
+
+@dataclass
+class _Phase:
+    """A phase of the builder; its child fills the step that it is at."""
+
+    steps: int
+    done: int = 0
+    child: _Phase | None = None
+
+    def fraction(self) -> float:
+        if self.steps <= 0:
+            return 0.0
+        inner = self.child.fraction() if self.child is not None and self.done < self.steps else 0.0
+        return min((self.done + inner) / self.steps, 1.0)
+
+
+@dataclass
+class _Phases:
+    """Nested phases as one fraction, 0 to 1, never falling: builders start phases that nobody announced."""
+
+    fraction: float = 0.0
+    running: dict[str, _Phase] = field(default_factory=dict)
+    root: _Phase | None = None
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        phase = self.running[name] = _Phase(steps)
+        if parent is not None and parent in self.running:
+            self.running[parent].child = phase
+        elif self.root is None:
+            self.root = phase
+
+    def step(self, name: str, step: int) -> None:
+        phase = self.running.get(name)
+        if phase is not None:
+            phase.done = max(phase.done, step + 1)
+            phase.child = None  # it was of the step that is over
+
+    def finish(self, name: str) -> None:
+        phase = self.running.pop(name, None)
+        if phase is not None:
+            phase.done = phase.steps  # whether or not all its steps were reported
+
+    def update(self) -> float:
+        if self.root is not None:
+            self.fraction = max(self.fraction, self.root.fraction())
+        return self.fraction
+
+
+def progress_monitor(flavour: TensorRtFlavour, stage: str, on_progress: OnBuildProgress) -> Untyped:
+    """TensorRT's `IProgressMonitor` that calls `on_progress`.
+
+    An exception of the callback (Ctrl-C arrives there) can't pass through TensorRT: it stops the build and is kept as
+    the monitor's `failure`, to be raised afterwards.
+    """
+    base: type[Untyped] = flavour.module.IProgressMonitor
+
+    class _Monitor(base):  # type: ignore[misc]  # its base is known at run time only
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.failure: BaseException | None = None
+            self._phases = _Phases()
+            self._lock = threading.Lock()  # TensorRT may call from several threads
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._report(phase_name, lambda: self._phases.start(phase_name, parent_phase, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._report(phase_name, lambda: self._phases.step(phase_name, step))
+            return self.failure is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._report(phase_name, lambda: self._phases.finish(phase_name))
+
+        def _report(self, phase: str, change: Callable[[], None]) -> None:
+            try:
+                with self._lock:
+                    change()
+                    fraction = self._phases.update()
+                    if self.failure is None:
+                        on_progress(BuildProgress(stage, phase, fraction))
+            except BaseException as failure:
+                self.failure = self.failure or failure
+
+    return _Monitor()

@@ -1,4 +1,4 @@
-"""The engine cache: finds the engine that fits, and builds it where there is none, or only a stale or broken one."""
+"""The engine cache: finds the engine that fits, and builds it where there is none, or only a stale or damaged one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,27 +17,25 @@ from sharpose.errors import EngineError
 from sharpose.files import UNFINISHED, cache_folder, file_lock, replacing
 
 __all__ = [
-    "SIDECAR_SCHEMA",
     "BuiltFor",
     "EngineCache",
     "EngineRequest",
     "EngineTensor",
-    "PlanAndSidecar",
+    "Options",
     "Profile",
     "Sidecar",
     "StoredEngine",
     "UnusableEngineError",
-    "engine_paths",
     "read_engine",
-    "remove_stale_files",
     "write_engine",
 ]
 
-SIDECAR_SCHEMA = 1
+_SCHEMA = 1
+_KEY_DIGITS = 24
 
 
 class UnusableEngineError(EngineError):
-    """A stored engine is missing, damaged, or not the one that is wanted."""
+    """A stored engine is missing or damaged."""
 
 
 class _Strict(BaseModel):
@@ -62,7 +60,7 @@ class EngineTensor(_Strict):
 
 
 class Profile(_Strict):
-    """Shapes of one input that the engine takes."""
+    """Shapes of one input in the engine's optimization profile."""
 
     min: list[int]
     opt: list[int]
@@ -70,7 +68,7 @@ class Profile(_Strict):
 
 
 class Options(_Strict):
-    """The builder's options."""
+    """The build options that change the engine."""
 
     min_batch: int
     opt_batch: int
@@ -82,7 +80,7 @@ class Options(_Strict):
 
 
 class Sidecar(_Strict):
-    """The whole of `coarse.json` or `fine.json`.
+    """What `coarse.json` or `fine.json` beside a plan says of it.
 
     Attributes:
         gpu: None if there was no GPU when it was built.
@@ -109,29 +107,22 @@ class Sidecar(_Strict):
     plan_sha256: str
 
 
+@dataclass(frozen=True)
 class StoredEngine:
-    """A plan whose bytes are those that its sidecar was written for.
+    """A plan (TensorRT's serialized engine) that its sidecar was written for, and the plan's path."""
 
-    Attributes:
-        plan: The serialized engine.
-        sidecar: What it is.
-        path: Where it lies.
-    """
-
-    def __init__(self, plan: bytes, sidecar: Sidecar, path: Path) -> None:
-        self.plan = plan
-        self.sidecar = sidecar
-        self.path = path
+    plan: bytes
+    sidecar: Sidecar
+    path: Path
 
 
-def engine_paths(folder: Path, name: str) -> tuple[Path, Path]:
-    """The plan and the sidecar of an engine's name."""
+def _paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.plan", folder / f"{name}.json"
 
 
 def read_engine(folder: Path, name: str) -> StoredEngine:
     """Read a plan and check it against its sidecar; raises `UnusableEngineError` with the reason."""
-    plan_path, sidecar_path = engine_paths(folder, name)
+    plan_path, sidecar_path = _paths(folder, name)
     try:
         values = json.loads(sidecar_path.read_text("utf-8"))
         plan = plan_path.read_bytes()
@@ -140,29 +131,32 @@ def read_engine(folder: Path, name: str) -> StoredEngine:
     except (OSError, ValueError) as error:
         raise UnusableEngineError(f"{plan_path}: it or its sidecar can't be read ({error})") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SIDECAR_SCHEMA:
-        raise UnusableEngineError(f"{sidecar_path}: expected schema_version {SIDECAR_SCHEMA}, got {version!r}")
+    if version != _SCHEMA:
+        raise UnusableEngineError(f"{sidecar_path}: expected schema_version {_SCHEMA}, got {version!r}")
     try:
         sidecar = Sidecar.model_validate(values)
     except ValidationError as error:
         raise UnusableEngineError(f"{sidecar_path}: {describe_validation_error(error)}") from error
     if len(plan) != sidecar.plan_bytes or hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
         raise UnusableEngineError(
-            f"{plan_path}: truncated or changed ({len(plan)} bytes, its sidecar speaks of {sidecar.plan_bytes})"
+            f"{plan_path}: truncated or changed ({len(plan)} bytes, its sidecar expects {sidecar.plan_bytes})"
         )
     return StoredEngine(plan, sidecar, plan_path)
 
 
 def write_engine(folder: Path, name: str, plan: bytes, sidecar: Sidecar) -> StoredEngine:
-    """Write a plan and then its sidecar, each under a temporary name first: whatever is cut off is not believed.
+    """Write a plan and then its sidecar, each under a temporary name first: an unfinished write is never believed.
+
+    Only for who holds the engine's lock: what a killed build of this engine left is removed.
 
     Raises:
         EngineError: the folder can't be written.
     """
-    plan_path, sidecar_path = engine_paths(folder, name)
+    plan_path, sidecar_path = _paths(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        sidecar_path.unlink(missing_ok=True)  # never an old sidecar beside a new plan
+        for stale in (*folder.glob(f".{name}.*{UNFINISHED}"), sidecar_path):  # never an old sidecar beside a new plan
+            stale.unlink(missing_ok=True)
         with replacing(plan_path) as temporary:
             temporary.write_bytes(plan)
         with replacing(sidecar_path) as temporary:
@@ -172,45 +166,22 @@ def write_engine(folder: Path, name: str, plan: bytes, sidecar: Sidecar) -> Stor
     return StoredEngine(plan, sidecar, plan_path)
 
 
-def remove_stale_files(folder: Path, name: str) -> None:
-    """Remove what a killed build of this engine left; only for who holds its lock."""
-    for path in folder.glob(f".{name}.*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
-
-
-_KEY_DIGITS = 24
-
-
-class PlanAndSidecar(Protocol):
-    """What a build gives."""
-
-    @property
-    def plan(self) -> bytes:
-        """The serialized engine."""
-        ...
-
-    @property
-    def sidecar(self) -> Sidecar:
-        """What is to be written beside it."""
-        ...
-
-
 @dataclass(frozen=True)
 class EngineRequest:
     """The engine that is wanted. The gate's threshold is no part of it, so changing that rebuilds nothing.
 
     The driver isn't either: TensorRT asks for one GPU model and one version of its own, and newer drivers load older
-    engines; one that doesn't load is discarded and built anew.
+    engines; one that doesn't load is discarded and rebuilt.
 
     Attributes:
         stage: `coarse` or `fine`.
         precision: Of the graph.
         graph_sha256: Of the ONNX file.
         weights_sha256: Of its weights.
-        flavour: The module's name.
-        flavour_version: As it says.
+        flavour: `tensorrt` or `tensorrt_rtx`.
+        flavour_version: Its version.
         gpu: The GPU to run on; None where there is none.
-        options: The builder's.
+        options: The build options.
         any_options: Whether an engine that somebody built with other options, for as many people or fewer, will do.
         portable: Whether an engine that was built without a GPU runs on this one.
     """
@@ -228,20 +199,34 @@ class EngineRequest:
 
     @property
     def name(self) -> str:
-        """The file name of the engine in the cache, without its ending."""
-        key = _key(self)
+        """The file name of the engine in the cache, without its suffix: stage and a hash of what it is built from."""
+        key = {
+            "stage": self.stage,
+            "precision": self.precision,
+            "graph": self.graph_sha256,
+            "weights": self.weights_sha256,
+            "tensorrt": [self.flavour, self.flavour_version],
+            "gpu": self.gpu_text,
+            "options": self.options.model_dump(),
+        }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return f"{self.stage}-{digest[:_KEY_DIGITS]}"
 
-    def misfit(self, sidecar: Sidecar) -> str | None:
+    @property
+    def gpu_text(self) -> str:
+        """Model and compute capability of the GPU, or `none`."""
+        return _gpu_text(self.gpu)
+
+    def mismatch(self, sidecar: Sidecar) -> str | None:
         """Why an engine isn't the one wanted, in words; None if it is."""
+        built_on = self.gpu if sidecar.gpu is None and self.portable else sidecar.gpu
         checks = [
             ("stage", self.stage, sidecar.stage),
             ("precision", self.precision, sidecar.precision),
             ("graph", self.graph_sha256[:12], sidecar.graph_sha256[:12]),
             ("weights", self.weights_sha256[:12], sidecar.weights_sha256[:12]),
             ("TensorRT", f"{self.flavour} {self.flavour_version}", f"{sidecar.flavour} {sidecar.flavour_version}"),
-            ("GPU", _gpu_text(self.gpu), self._built_on(sidecar)),
+            ("GPU", self.gpu_text, _gpu_text(built_on)),
         ]
         if not self.any_options:
             checks.append(("options", str(self.options), str(sidecar.options)))
@@ -250,23 +235,9 @@ class EngineRequest:
                 return f"built for {what} {found}, not {wanted}"
         return None
 
-    def _built_on(self, sidecar: Sidecar) -> str:
-        if sidecar.gpu is None:
-            return _gpu_text(self.gpu) if self.portable else "none"
-        return f"{sidecar.gpu.name} ({sidecar.gpu.compute_capability})"
 
-
-def _key(request: EngineRequest) -> dict[str, object]:
-    """What makes an engine another engine."""
-    return {
-        "stage": request.stage,
-        "precision": request.precision,
-        "graph": request.graph_sha256,
-        "weights": request.weights_sha256,
-        "tensorrt": [request.flavour, request.flavour_version],
-        "gpu": _gpu_text(request.gpu),
-        "options": request.options.model_dump(),
-    }
+def _gpu_text(gpu: Gpu | BuiltFor | None) -> str:
+    return "none" if gpu is None else f"{gpu.name} ({gpu.compute_capability})"
 
 
 class EngineCache:
@@ -274,7 +245,7 @@ class EngineCache:
 
     Args:
         folder: Where they lie; `cache_folder()` if None. Made when something is built.
-        say: Told in a line why an engine is built, or what is waited for.
+        say: Called with a line of text: why an engine is built, or what is waited for.
     """
 
     def __init__(self, folder: Path | None = None, say: Callable[[str], None] = lambda line: None) -> None:
@@ -282,22 +253,24 @@ class EngineCache:
         self._say = say
 
     def find(self, request: EngineRequest, also: Path | None = None) -> StoredEngine | None:
-        """The engine that is wanted, if it is there and whole.
+        """The engine that is wanted, if it is there and undamaged.
 
         Args:
             request: Which.
-            also: Another folder, whose engines are named after their stage; asked first.
+            also: Another folder, whose engines are named after their stage; looked at first.
         """
-        if also is not None:
-            found = self._look(also, request.stage, request)
-            if found is not None:
-                return found
-        return self._look(self.folder, request.name, request)
+        found = None if also is None else self._look(also, request.stage, request)
+        return found or self._look(self.folder, request.name, request)
 
     def obtain(
-        self, request: EngineRequest, build: Callable[[], PlanAndSidecar], also: Path | None = None
+        self, request: EngineRequest, build: Callable[[], tuple[bytes, Sidecar]], also: Path | None = None
     ) -> StoredEngine:
         """The engine that is wanted, built if it isn't there; however many processes ask, one builds.
+
+        Args:
+            request: Which.
+            build: Returns the plan and its sidecar.
+            also: See `find`.
 
         Raises:
             EngineError: it can't be built, or the cache can't be written.
@@ -318,36 +291,27 @@ class EngineCache:
             found = self._look(self.folder, request.name, request, quiet=True)  # who held the lock may have built it
             if found is not None:
                 return found
-            remove_stale_files(self.folder, request.name)
-            self._say(f"{request.stage} engine: building it for {_gpu_text(request.gpu)}, into {self.folder}")
-            built = build()
-            return write_engine(self.folder, request.name, built.plan, built.sidecar)
+            self._say(f"{request.stage} engine: building it for {request.gpu_text}, into {self.folder}")
+            return write_engine(self.folder, request.name, *build())
 
     def discard(self, engine: StoredEngine) -> bool:
-        """Forget an engine that doesn't load; False if it isn't the cache's own to forget."""
+        """Forget an engine that doesn't load; False if it doesn't lie in this cache."""
         if engine.path.parent != self.folder:
             return False
-        _, sidecar = engine_paths(self.folder, engine.path.stem)
-        sidecar.unlink(missing_ok=True)
+        engine.path.with_suffix(".json").unlink(missing_ok=True)
         return True
 
     def _look(self, folder: Path, name: str, request: EngineRequest, *, quiet: bool = False) -> StoredEngine | None:
-        plan, sidecar = engine_paths(folder, name)
-        if not sidecar.exists() and not plan.exists():
+        if not any(path.exists() for path in _paths(folder, name)):
             return None
         try:
             engine = read_engine(folder, name)
-        except UnusableEngineError as error:
-            reason: str | None = str(error)
-        else:
-            reason = request.misfit(engine.sidecar)
-            if reason is None:
+            mismatch = request.mismatch(engine.sidecar)
+            if mismatch is None:
                 return engine
-            reason = f"{plan}: {reason}"
+            reason = f"{engine.path}: {mismatch}"
+        except UnusableEngineError as error:
+            reason = str(error)
         if not quiet:
-            self._say(f"{request.stage} engine: passing over {reason}")
+            self._say(f"{request.stage} engine: skipping {reason}")
         return None
-
-
-def _gpu_text(gpu: Gpu | None) -> str:
-    return "none" if gpu is None else f"{gpu.name} ({gpu.compute_capability})"

@@ -1,4 +1,4 @@
-"""The TensorRT of this machine: NVIDIA TensorRT or TensorRT-RTX, what each can do, and its messages."""
+"""The installed TensorRT: NVIDIA TensorRT or TensorRT-RTX, its messages, and the build options that it takes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "BuildOptions",
     "FlavourName",
     "TensorRtFlavour",
+    "because",
     "check_options",
     "collect_errors",
     "find_flavour",
@@ -71,36 +72,30 @@ def find_flavour(name: str | None = None) -> TensorRtFlavour:
     """
     if name is not None and name not in get_args(FlavourName):
         raise EngineError(f"TensorRT flavour: expected {' or '.join(get_args(FlavourName))}, got {name!r}")
-    found, reasons = installed_flavours(tuple(get_args(FlavourName)) if name is None else (name,))
+    found, reasons = installed_flavours(tuple(item for item in get_args(FlavourName) if name in (None, item)))
     if not found:
         raise EngineError(f"TensorRT can't be used ({'; '.join(reasons)}). {_HOW_TO_GET_IT}")
     return found[0]
 
 
 def installed_flavours(
-    names: tuple[str, ...] = get_args(FlavourName),
+    names: tuple[FlavourName, ...] = get_args(FlavourName),
 ) -> tuple[tuple[TensorRtFlavour, ...], tuple[str, ...]]:
-    """The flavours that can be used, the preferred one first, and of each other one the reason why not."""
-    found: list[TensorRtFlavour] = []
-    reasons: list[str] = []
-    for name in get_args(FlavourName):
-        if name in names:
-            result = _try(name)
-            if isinstance(result, str):
-                reasons.append(result)
-            else:
-                found.append(result)
-    return tuple(found), tuple(reasons)
+    """The flavours that can be used, the preferred one first; and for each other one the reason why not."""
+    results = [_load_flavour(name) for name in names]
+    return (
+        tuple(result for result in results if isinstance(result, TensorRtFlavour)),
+        tuple(result for result in results if isinstance(result, str)),
+    )
 
 
-def _try(name: FlavourName) -> TensorRtFlavour | str:
+def _load_flavour(name: FlavourName) -> TensorRtFlavour | str:
+    """The flavour, or why it can't be used."""
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
+    except Exception as error:  # the package's own loader raises what it likes where a library is missing
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
             return f"{_TITLES[name]} is not installed"
-        return f"{_TITLES[name]} is installed, but doesn't load: {error}"
-    except Exception as error:  # the package's own loader, which raises what it likes where a library is missing
         return f"{_TITLES[name]} is installed, but doesn't load: {' '.join(str(error).split())}"
     version = str(getattr(module, "__version__", "unknown"))
     numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -117,7 +112,7 @@ _collectors: list[list[str]] = []
 
 @functools.cache
 def tensorrt_logger(flavour: TensorRtFlavour) -> Untyped:
-    """The one logger of a flavour: TensorRT keeps the first it is given and complains about others."""
+    """The one logger of a flavour: TensorRT keeps the first that it is given and complains about others."""
     base: type[Untyped] = flavour.module.ILogger
 
     class _Logger(base):  # type: ignore[misc]  # its base is known at run time only
@@ -131,7 +126,7 @@ def tensorrt_logger(flavour: TensorRtFlavour) -> Untyped:
                 for collector in _collectors:
                     collector.append(message)
                 if _collectors:
-                    return  # the exception will say it
+                    return  # it goes into an exception
             _log.log(_LEVELS[min(number, len(_LEVELS) - 1)], message)
 
     return _Logger()
@@ -139,13 +134,19 @@ def tensorrt_logger(flavour: TensorRtFlavour) -> Untyped:
 
 @contextlib.contextmanager
 def collect_errors() -> Iterator[list[str]]:
-    """Everything that TensorRT calls an error inside the block, instead of logging it."""
+    """Collect TensorRT's error messages inside the block, instead of logging them."""
     messages: list[str] = []
     _collectors.append(messages)
     try:
         yield messages
     finally:
         _collectors[:] = [item for item in _collectors if item is not messages]
+
+
+def because(messages: list[str], otherwise: str = "") -> str:
+    """The first of TensorRT's errors in one line and in brackets, as the end of a message."""
+    reason = " ".join(messages[0].split()) if messages else otherwise
+    return f" ({reason})" if reason else ""
 
 
 _TYPICAL_PEOPLE = 4
@@ -155,17 +156,20 @@ _JETSON = Path("/etc/nv_tegra_release")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options of the builder.
+    """Options of TensorRT's builder.
 
     Attributes:
-        max_batch: Most people in a run of the coarse stage, and most rows in one of the fine stage.
-        min_batch: Fewest; smaller batches are padded.
+        max_batch: Largest batch: people in a run of the coarse stage, rows in one of the fine stage.
+        min_batch: Smallest; smaller batches are padded.
         opt_batch: The size to choose the fastest kernels for; 4 or max_batch, whichever is less, if None.
-        workspace_mib: Most scratch memory; TensorRT's own choice if None.
+        workspace_mib: Limit of scratch memory in MiB; TensorRT's own choice if None.
         optimization_level: 0 (quick to build) to 5 (quick to run); TensorRT's own choice if None.
         timing_cache: A file of kernel timings to read and to extend.
         hardware_compatible: Also run on other GPUs, of the Ampere generation and later.
         version_compatible: Also run with later versions of TensorRT.
+
+    Raises:
+        EngineError: a value is out of range, or the batch sizes are out of order.
     """
 
     max_batch: int = 16
@@ -197,7 +201,7 @@ class BuildOptions:
 
 
 def check_options(options: BuildOptions, flavour: TensorRtFlavour) -> None:
-    """Refuse by name what a flavour doesn't do; raises `EngineError`."""
+    """Raise `EngineError` for an option that a flavour doesn't support."""
     if flavour.is_rtx:
         # Its builder takes all of these. Tried with 1.7: level 0 and 5 give one plan, the timing cache and hardware
         # compatibility do nothing, and version compatibility looks for a library that isn't there.

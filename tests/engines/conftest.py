@@ -1,4 +1,4 @@
-"""Programs without a GPU: small sums in numpy, or a bundle's graph in ONNX Runtime, on the host memory."""
+"""Engines without a GPU: small sums in numpy, or a bundle's graph in ONNX Runtime, on host memory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_memory import HostMemory, HostStream
+from host_cuda import HostCuda, HostStream
 
 from sharpose.engines.base import TensorSpec, specs
-from sharpose.engines.cuda.memory import Stream
-from sharpose.engines.tensorrt.two_stage import shape_at
+from sharpose.engines.cuda.device import CudaStream
 from sharpose.errors import EngineError
 
 Arrays = Mapping[str, np.ndarray]
@@ -20,8 +19,8 @@ Arrays = Mapping[str, np.ndarray]
 class HostContext:
     """A context that computes on host memory when its stream gets there."""
 
-    def __init__(self, program: HostProgram) -> None:
-        self.program = program
+    def __init__(self, engine: HostEngine) -> None:
+        self.engine = engine
         self.addresses: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.scratch: tuple[int, int] | None = None
@@ -29,48 +28,48 @@ class HostContext:
         self.executed_once_since_shape = False
 
     def set_input_shape(self, name, shape):
-        spec = self.program.inputs[name]
+        spec = self.engine.inputs[name]
         for axis, size in zip(spec.shape, shape, strict=True):
             if isinstance(axis, str):
-                assert self.program.min_batch <= size <= self.program.max_batch
+                assert self.engine.min_batch <= size <= self.engine.max_batch
                 self.sizes[axis] = size
         self.executed_once_since_shape = False
-        self.program.memory.log.append(f"shape {name} {shape[0]}")
+        self.engine.cuda.log.append(f"shape {name} {shape[0]}")
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
 
     def set_scratch(self, address, nbytes):
-        assert nbytes >= self.program.scratch_bytes
+        assert nbytes >= self.engine.scratch_bytes
         self.scratch = (address, nbytes)
 
-    def can_be_captured(self, stream: Stream) -> bool:
-        return self.program.capturable
+    def can_be_captured(self, stream: CudaStream) -> bool:
+        return self.engine.capturable
 
-    def execute(self, stream: Stream) -> None:
+    def execute(self, stream: CudaStream) -> None:
         assert isinstance(stream, HostStream)
-        program = self.program
-        if program.fail:
-            raise EngineError(f"{program.name}: the run failed")
-        if program.memory.is_capturing and not self.executed_once_since_shape:
+        engine = self.engine
+        if engine.fail:
+            raise EngineError(f"{engine.name}: the run failed")
+        if engine.cuda.is_capturing and not self.executed_once_since_shape:
             raise EngineError("captured before a run with these shapes")
         self.executed_once_since_shape = True
         sizes, addresses, scratch = dict(self.sizes), dict(self.addresses), self.scratch
-        label = f"{program.name} " + " ".join(f"{axis}={size}" for axis, size in sorted(sizes.items()))
-        stream.enqueue(label, lambda: program.compute(sizes, addresses, scratch))
+        label = f"{engine.name} " + " ".join(f"{axis}={size}" for axis, size in sorted(sizes.items()))
+        stream.enqueue(label, lambda: engine.compute(sizes, addresses, scratch))
 
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            self.program.contexts -= 1
+            self.engine.contexts -= 1
 
 
-class HostProgram:
-    """See `sharpose.engines.tensorrt.two_stage.Program`; `function` maps input arrays to output arrays."""
+class HostEngine:
+    """Stands in for `TensorRtEngine`; `function` maps input arrays to output arrays."""
 
-    def __init__(self, name, memory, inputs, outputs, function, *, max_batch, min_batch=1, scratch_bytes=64):
+    def __init__(self, name, cuda, inputs, outputs, function, *, max_batch, min_batch=1, scratch_bytes=64):
         self.name = name
-        self.memory = memory
+        self.cuda = cuda
         self.inputs: Mapping[str, TensorSpec] = inputs
         self.outputs: Mapping[str, TensorSpec] = outputs
         self.function: Callable[[Arrays], Arrays] = function
@@ -93,16 +92,16 @@ class HostProgram:
         self.closed += 1
 
     def compute(self, sizes, addresses, scratch) -> None:
-        buffers = self.memory.buffers
+        buffers = self.cuda.buffers
         if self.scratch_bytes:
             buffers[scratch[0]].data[:] = 0xCD  # whoever else computes there must not rely on it
         inputs = {
-            name: buffers[addresses[name]].view(shape_at(spec, sizes), spec.dtype).copy()
+            name: buffers[addresses[name]].view(spec.shape_at(sizes), spec.dtype).copy()
             for name, spec in self.inputs.items()
         }
         results = self.function(inputs)
         for name, spec in self.outputs.items():
-            view = buffers[addresses[name]].view(shape_at(spec, sizes), spec.dtype)
+            view = buffers[addresses[name]].view(spec.shape_at(sizes), spec.dtype)
             assert results[name].shape == view.shape
             view[...] = results[name]
 
@@ -163,34 +162,34 @@ def _by_name(items):
 
 
 @pytest.fixture
-def host_program() -> type[HostProgram]:
-    """The class, to make others than `small_programs`."""
-    return HostProgram
+def host_engine() -> type[HostEngine]:
+    """The class, to make others than `small_engines`."""
+    return HostEngine
 
 
 @pytest.fixture
-def small_programs() -> Callable[..., tuple[HostProgram, HostProgram]]:
-    """Makes a coarse and a fine program that do sums."""
+def small_engines() -> Callable[..., tuple[HostEngine, HostEngine]]:
+    """Makes a coarse and a fine engine that do sums."""
 
-    def make(memory: HostMemory, *, max_batch: int = 8, min_batch: int = 1) -> tuple[HostProgram, HostProgram]:
+    def make(cuda: HostCuda, *, max_batch: int = 8, min_batch: int = 1) -> tuple[HostEngine, HostEngine]:
         sizes = {"max_batch": max_batch, "min_batch": min_batch}
-        coarse = HostProgram("coarse", memory, _by_name(COARSE[0]), _by_name(COARSE[1]), coarse_sum, **sizes)
-        fine = HostProgram("fine", memory, _by_name(FINE[0]), _by_name(FINE[1]), fine_sum, scratch_bytes=256, **sizes)
+        coarse = HostEngine("coarse", cuda, _by_name(COARSE[0]), _by_name(COARSE[1]), coarse_sum, **sizes)
+        fine = HostEngine("fine", cuda, _by_name(FINE[0]), _by_name(FINE[1]), fine_sum, scratch_bytes=256, **sizes)
         return coarse, fine
 
     return make
 
 
 @pytest.fixture
-def bundle_programs() -> Callable[[Path, HostMemory], tuple[HostProgram, HostProgram]]:
-    """Makes a bundle's own graphs, computed by ONNX Runtime, into programs."""
+def bundle_engines() -> Callable[[Path, HostCuda], tuple[HostEngine, HostEngine]]:
+    """Makes a bundle's own graphs, computed by ONNX Runtime, into engines."""
     import onnxruntime as ort
 
     from sharpose.bundle import open_bundle
 
-    def make(path: Path, memory: HostMemory) -> tuple[HostProgram, HostProgram]:
+    def make(path: Path, cuda: HostCuda) -> tuple[HostEngine, HostEngine]:
         bundle = open_bundle(path)
-        programs = []
+        engines = []
         for stage in ("coarse", "fine"):
             file, entry = bundle.graph(stage)
             options = ort.SessionOptions()
@@ -201,7 +200,7 @@ def bundle_programs() -> Callable[[Path, HostMemory], tuple[HostProgram, HostPro
             def function(arrays, session=session, outputs=outputs):
                 return dict(zip(outputs, session.run(list(outputs), dict(arrays)), strict=True))
 
-            programs.append(HostProgram(stage, memory, inputs, outputs, function, max_batch=bundle.manifest.max_batch))
-        return programs[0], programs[1]
+            engines.append(HostEngine(stage, cuda, inputs, outputs, function, max_batch=bundle.manifest.max_batch))
+        return engines[0], engines[1]
 
     return make

@@ -140,8 +140,8 @@ def test_threads_reach_the_session(graph: Path) -> None:
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        (entry(factor_shape=("N", 1)), ("expected", "factor int32 [N, 1]", "the graph has", "factor int32 [N]")),
-        (entry(total="sum"), ("sum float32 [N]", "the graph has", "total float32 [N]")),
+        (entry(factor_shape=("N", 1)), ("expected", "factor int32 [N, 1]", "found", "factor int32 [N]")),
+        (entry(total="sum"), ("sum float32 [N]", "found", "total float32 [N]")),
     ],
 )
 def test_a_graph_that_is_not_as_declared_is_refused(graph: Path, declared: GraphEntry, words: Sequence[str]) -> None:

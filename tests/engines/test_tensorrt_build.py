@@ -22,7 +22,7 @@ from sharpose.errors import BundleError, EngineError
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (see the README)")
 
 from sharpose.engines.tensorrt.build import build_bundle_engines  # noqa: E402
-from sharpose.engines.tensorrt.runtime import TensorRtEngine, choose_precision  # noqa: E402
+from sharpose.engines.tensorrt.runtime import TensorRtEngine  # noqa: E402
 
 REGIONS, WIDTH, PATCHES = 48, 96, 96
 LITTLE = {"width": WIDTH, "depth": 2, "heads": 3}
@@ -247,12 +247,6 @@ def test_a_precision_that_is_not_there_is_refused(bundle, tmp_path, flavour):
     with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
         build_bundle_engines(bundle, tmp_path / "engines", "fp16", flavour=flavour)
     assert not (tmp_path / "engines").exists()
-    assert choose_precision(bundle) == "fp32"
-
-
-def test_half_is_preferred_where_the_bundle_has_it(bundle):
-    assert choose_precision(bundle) == "fp16"
-    assert choose_precision(bundle, "fp32") == "fp32"
 
 
 @pytest.mark.slow

@@ -6,20 +6,20 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
-from host_memory import HostMemory
+from host_cuda import HostCuda
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.base import specs
 from sharpose.engines.gpu import Gpu, probe_gpus
 from sharpose.engines.load import load_two_stage, parse_device
-from sharpose.engines.tensorrt import runtime as tensorrt_load
+from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.engines.tensorrt.cache import BuiltFor, Sidecar, write_engine
 from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour
-from sharpose.engines.tensorrt.runtime import TensorRtSettings, load_tensorrt_runner
+from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 from sharpose.errors import EngineError
 
 GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
@@ -28,23 +28,23 @@ GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
 class Machine:
     """A machine with a GPU and a TensorRT whose plans are plain words."""
 
-    def __init__(self, host_program):
+    def __init__(self, host_engine):
         self.flavour = TensorRtFlavour("tensorrt", "10.13.0", ModuleType("tensorrt"))
-        self.host_program = host_program
-        self.memories: list[HostMemory] = []
+        self.host_engine = host_engine
+        self.cudas: list[HostCuda] = []
         self.built: list[str] = []
         self.loaded: list[str] = []
         self.unloadable: set[bytes] = set()
         self.has_graphs = True
 
-    def open_memory(self, index, name):
-        self.memories.append(HostMemory(has_graphs=self.has_graphs))
-        return self.memories[-1]
+    def open_cuda_device(self, index, name):
+        self.cudas.append(HostCuda(has_graphs=self.has_graphs))
+        return self.cudas[-1]
 
     def build(self, bundle, stage, precision, options, on_progress, *, flavour, gpu):
         self.built.append(stage)
         plan = f"{stage} {len(self.built)}".encode()
-        return SimpleNamespace(plan=plan, sidecar=self.sidecar(bundle, stage, precision, options, plan))
+        return plan, self.sidecar(bundle, stage, precision, options, plan)
 
     def sidecar(self, bundle, stage, precision, options, plan, gpu=GPU):
         return Sidecar(
@@ -67,7 +67,7 @@ class Machine:
             plan_sha256=hashlib.sha256(plan).hexdigest(),
         )
 
-    def program(self, flavour, plan, entry, what, *, specialize):
+    def engine(self, flavour, plan, entry, what, *, specialize):
         if plan in self.unloadable:
             raise EngineError(f"{what}: TensorRT can't load it")
         self.loaded.append(plan.decode())
@@ -81,17 +81,17 @@ class Machine:
                 for name, spec in outputs.items()
             }
 
-        return self.host_program(what, self.memories[-1], inputs, outputs, zeros, max_batch=16)
+        return self.host_engine(what, self.cudas[-1], inputs, outputs, zeros, max_batch=16)
 
 
 @pytest.fixture
-def machine(monkeypatch, host_program):
-    machine = Machine(host_program)
+def machine(monkeypatch, host_engine):
+    machine = Machine(host_engine)
     monkeypatch.setattr(tensorrt_load, "probe_gpu", lambda index: dataclasses.replace(GPU, index=index))
     monkeypatch.setattr(tensorrt_load, "find_flavour", lambda name: machine.flavour)
-    monkeypatch.setattr(tensorrt_load, "open_memory", machine.open_memory)
+    monkeypatch.setattr(tensorrt_load, "open_cuda_device", machine.open_cuda_device)
     monkeypatch.setattr(tensorrt_load, "build_engine", machine.build)
-    monkeypatch.setattr(tensorrt_load, "TensorRtEngine", machine.program)
+    monkeypatch.setattr(tensorrt_load, "TensorRtEngine", machine.engine)
     return machine
 
 
@@ -122,7 +122,7 @@ def test_engines_are_built_once(machine, bundle, settings):
     assert machine.built == ["coarse", "fine"]
     assert machine.loaded == ["coarse 1", "fine 2"] * 2
     assert settings.lines[0] == "TensorRT 10.13.0, fp32 graphs, NVIDIA H100, host, CUDA graphs on"
-    assert all(memory.closed and not +memory.live for memory in machine.memories)
+    assert all(cuda.closed and not +cuda.live for cuda in machine.cudas)
 
 
 def test_another_threshold_rebuilds_nothing(machine, bundle, settings):
@@ -154,7 +154,7 @@ def test_an_engine_that_does_not_load_is_built_anew_once(machine, bundle, settin
     machine.unloadable = {b"coarse 3", b"coarse 4"}
     with pytest.raises(EngineError, match="TensorRT can't load it"):
         _load(bundle, settings)
-    assert machine.memories[-1].closed
+    assert machine.cudas[-1].closed
 
 
 def _own(machine, bundle, tmp_path, gpu=GPU):
@@ -200,7 +200,7 @@ def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, sett
     assert "CUDA graphs off" in settings.lines[-1]
     with pytest.raises(EngineError, match="--cuda-graphs: host has none; use --cuda-bindings cuda-python"):
         _load(bundle, dataclasses.replace(settings, cuda_graphs=True))
-    assert machine.memories[-1].closed
+    assert machine.cudas[-1].closed
 
 
 def test_one_stage_is_an_engine(machine, bundle, settings):
@@ -209,7 +209,7 @@ def test_one_stage_is_an_engine(machine, bundle, settings):
     assert outputs["quality"].shape == (3,)
     assert outputs["heatmaps"].shape == (3, 17, 64, 48)
     engine.close()
-    assert machine.memories[-1].closed
+    assert machine.cudas[-1].closed
 
 
 def test_no_driver_is_the_first_thing_said(bundle, monkeypatch):

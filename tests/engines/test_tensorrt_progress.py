@@ -4,48 +4,54 @@ from types import SimpleNamespace
 
 import pytest
 
+from sharpose.engines.tensorrt.build import progress_monitor
 from sharpose.engines.tensorrt.library import TensorRtFlavour
-from sharpose.engines.tensorrt.progress import PhaseTree, progress_monitor
-
-
-def test_a_phase_fills_the_step_of_the_phase_around_it():
-    tree = PhaseTree()
-    tree.start("build", None, 4)
-    tree.step("build", 0)
-    assert tree.fraction == 0.25
-    tree.start("optimize", "build", 2)
-    tree.step("optimize", 0)
-    assert tree.fraction == 0.375
-    tree.start("time", "optimize", 4)
-    tree.step("time", 1)
-    assert tree.fraction == 0.25 + 0.25 * 0.75
-    tree.finish("time")
-    tree.finish("optimize")
-    assert tree.fraction == 0.5
-    tree.step("build", 1)
-    assert tree.fraction == 0.5
-    tree.finish("build")
-    assert tree.fraction == 1
-
-
-def test_the_fraction_never_falls():
-    tree = PhaseTree()
-    tree.start("build", None, 2)
-    tree.start("a", "build", 2)
-    tree.step("a", 1)
-    assert tree.fraction == 0.5
-    tree.start("a", "build", 10)  # the same name once more, for the same step
-    tree.step("a", 0)
-    assert tree.fraction == 0.5
-    tree.step("unknown", 3)
-    tree.finish("unknown")
-    tree.start("empty", "build", 0)
-    assert tree.fraction == 0.5
 
 
 @pytest.fixture
 def flavour():
     return TensorRtFlavour("tensorrt", "10.3.0", SimpleNamespace(IProgressMonitor=object))
+
+
+def test_a_phase_fills_the_step_of_the_phase_around_it(flavour):
+    told = []
+    monitor = progress_monitor(flavour, "fine", told.append)
+
+    def fraction():
+        return told[-1].fraction
+
+    monitor.phase_start("build", None, 4)
+    monitor.step_complete("build", 0)
+    assert fraction() == 0.25
+    monitor.phase_start("optimize", "build", 2)
+    monitor.step_complete("optimize", 0)
+    assert fraction() == 0.375
+    monitor.phase_start("time", "optimize", 4)
+    monitor.step_complete("time", 1)
+    assert fraction() == 0.25 + 0.25 * 0.75
+    monitor.phase_finish("time")
+    monitor.phase_finish("optimize")
+    assert fraction() == 0.5
+    monitor.step_complete("build", 1)
+    assert fraction() == 0.5
+    monitor.phase_finish("build")
+    assert fraction() == 1
+
+
+def test_the_fraction_never_falls(flavour):
+    told = []
+    monitor = progress_monitor(flavour, "fine", told.append)
+    monitor.phase_start("build", None, 2)
+    monitor.phase_start("a", "build", 2)
+    monitor.step_complete("a", 1)
+    assert told[-1].fraction == 0.5
+    monitor.phase_start("a", "build", 10)  # the same name once more, for the same step
+    monitor.step_complete("a", 0)
+    assert told[-1].fraction == 0.5
+    monitor.step_complete("unknown", 3)
+    monitor.phase_finish("unknown")
+    monitor.phase_start("empty", "build", 0)
+    assert told[-1].fraction == 0.5
 
 
 def test_the_callback_is_told(flavour):

@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 import pytest
-from host_memory import HostMemory
+from host_cuda import HostCuda
 
 from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
 from sharpose.errors import EngineError, InputError
@@ -16,16 +16,16 @@ def _fill(stages, people, seed=0):
     return stages.crops[:people].astype(np.float32).sum(axis=(1, 2, 3))
 
 
-def _make(small_programs, *, use_graphs, max_batch=8, min_batch=1, **memory_options):
-    memory = HostMemory(**memory_options)
-    coarse, fine = small_programs(memory, max_batch=max_batch, min_batch=min_batch)
-    return TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs), memory, coarse, fine
+def _make(small_engines, *, use_graphs, max_batch=8, min_batch=1, **cuda_options):
+    cuda = HostCuda(**cuda_options)
+    coarse, fine = small_engines(cuda, max_batch=max_batch, min_batch=min_batch)
+    return TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs), cuda, coarse, fine
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
 @pytest.mark.parametrize("people", [1, 5, 8])
-def test_both_stages_compute_from_the_pinned_arrays(small_programs, use_graphs, people):
-    stages, *_ = _make(small_programs, use_graphs=use_graphs)
+def test_both_stages_compute_from_the_pinned_arrays(small_engines, use_graphs, people):
+    stages, *_ = _make(small_engines, use_graphs=use_graphs)
     for seed in range(3):  # direct run, capture, launches
         totals = _fill(stages, people, seed)
         out = stages.run_coarse(people)
@@ -40,12 +40,12 @@ def test_both_stages_compute_from_the_pinned_arrays(small_programs, use_graphs, 
     stages.close()
 
 
-def test_a_frame_without_graphs_does_these_things_in_this_order(small_programs):
-    stages, memory, *_ = _make(small_programs, use_graphs=False)
+def test_a_frame_without_graphs_does_these_things_in_this_order(small_engines):
+    stages, cuda, *_ = _make(small_engines, use_graphs=False)
     _fill(stages, 3)
-    memory.log.clear()
+    cuda.log.clear()
     stages.run_coarse(3)
-    assert memory.log == [
+    assert cuda.log == [
         "shape image 3",
         "upload 36",  # three crops of 12 bytes
         "coarse N=3",
@@ -60,9 +60,9 @@ def test_a_frame_without_graphs_does_these_things_in_this_order(small_programs):
         "run download 12",
         "run download 48",
     ]
-    memory.log.clear()
+    cuda.log.clear()
     stages.run_fine(np.array([2], np.int32))
-    assert [line for line in memory.log if not line.startswith("shape")][:6] == [
+    assert [line for line in cuda.log if not line.startswith("shape")][:6] == [
         "upload 4",
         "upload 48",
         "fine M=1 N=8",
@@ -73,28 +73,28 @@ def test_a_frame_without_graphs_does_these_things_in_this_order(small_programs):
     stages.close()
 
 
-def test_nothing_is_launched_where_nobody_is_refined(small_programs):
-    stages, memory, *_ = _make(small_programs, use_graphs=True)
+def test_nothing_is_launched_where_nobody_is_refined(small_engines):
+    stages, cuda, *_ = _make(small_engines, use_graphs=True)
     _fill(stages, 2)
     stages.run_coarse(2)
-    memory.log.clear()
+    cuda.log.clear()
     stages.run_coarse(2)
-    assert memory.log[:3] == ["launch graph", "record event", "wait for event"]
-    assert not any("fine" in line for line in memory.log)
+    assert cuda.log[:3] == ["launch graph", "record event", "wait for event"]
+    assert not any("fine" in line for line in cuda.log)
     stages.close()
 
 
-def test_shapes_are_set_only_when_they_change(small_programs):
-    stages, memory, *_ = _make(small_programs, use_graphs=False)
+def test_shapes_are_set_only_when_they_change(small_engines):
+    stages, cuda, *_ = _make(small_engines, use_graphs=False)
     for people in (2, 2, 3):
         stages.run_coarse(people)
-    assert [line for line in memory.log if line.startswith("shape")] == ["shape image 2", "shape image 3"]
+    assert [line for line in cuda.log if line.startswith("shape")] == ["shape image 2", "shape image 3"]
     stages.close()
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
-def test_a_steady_state_frame_allocates_nothing(small_programs, use_graphs):
-    stages, memory, coarse, fine = _make(small_programs, use_graphs=use_graphs)
+def test_a_steady_state_frame_allocates_nothing(small_engines, use_graphs):
+    stages, cuda, coarse, fine = _make(small_engines, use_graphs=use_graphs)
 
     def frame(people, rows):
         out = stages.run_coarse(people)
@@ -103,24 +103,24 @@ def test_a_steady_state_frame_allocates_nothing(small_programs, use_graphs):
     plan = [(people, rows) for people in range(1, 9) for rows in range(1, people + 1)]
     for people, rows in plan:
         frame(people, rows)
-    before = (memory.allocations, coarse.contexts_made, fine.contexts_made, dict(memory.live))
+    before = (cuda.allocations, coarse.contexts_made, fine.contexts_made, dict(cuda.live))
     first, _ = frame(8, 8)
     for people, rows in plan:
         frame(people, rows)
     again, _ = frame(8, 8)
-    assert (memory.allocations, coarse.contexts_made, fine.contexts_made, dict(memory.live)) == before
+    assert (cuda.allocations, coarse.contexts_made, fine.contexts_made, dict(cuda.live)) == before
     assert np.shares_memory(first.keypoints, again.keypoints)  # results are views of the same pinned memory
     stages.close()
 
 
-def test_every_bucket_is_captured_once_and_padded(small_programs):
-    stages, memory, coarse, fine = _make(small_programs, use_graphs=True)
+def test_every_bucket_is_captured_once_and_padded(small_engines):
+    stages, cuda, coarse, fine = _make(small_engines, use_graphs=True)
     for people in (5, 6, 5):
         totals = _fill(stages, people, people)
         np.testing.assert_array_equal(stages.run_coarse(people).keypoints[:, 0, 0], totals)
-    assert memory.log.count("capture") == 1
-    assert memory.log.count("launch graph") == 2
-    assert [line for line in memory.log if line.startswith("shape image")] == ["shape image 6"]
+    assert cuda.log.count("capture") == 1
+    assert cuda.log.count("launch graph") == 2
+    assert [line for line in cuda.log if line.startswith("shape image")] == ["shape image 6"]
     assert coarse.contexts == 1
     stages.run_coarse(8)
     assert coarse.contexts == 2  # a captured graph keeps its context
@@ -128,29 +128,29 @@ def test_every_bucket_is_captured_once_and_padded(small_programs):
     stages.close()
 
 
-def test_a_context_that_can_not_be_captured_is_run_directly(small_programs):
-    stages, memory, coarse, _ = _make(small_programs, use_graphs=True)
+def test_a_context_that_can_not_be_captured_is_run_directly(small_engines):
+    stages, cuda, coarse, _ = _make(small_engines, use_graphs=True)
     coarse.capturable = False
     for _ in range(2):
         totals = _fill(stages, 3)
         np.testing.assert_array_equal(stages.run_coarse(3).keypoints[:, 0, 0], totals)
-    assert "capture" not in memory.log
-    assert memory.log.count("coarse N=3") == 2
+    assert "capture" not in cuda.log
+    assert cuda.log.count("coarse N=3") == 2
     stages.close()
 
 
-def test_batches_below_the_engines_smallest_are_padded(small_programs):
-    stages, memory, *_ = _make(small_programs, use_graphs=False, min_batch=4)
+def test_batches_below_the_engines_smallest_are_padded(small_engines):
+    stages, cuda, *_ = _make(small_engines, use_graphs=False, min_batch=4)
     totals = _fill(stages, 2)
     np.testing.assert_array_equal(stages.run_coarse(2).keypoints[:, 0, 0], totals)
     assert stages.run_fine(np.array([1], np.int32)).shape == (1, 2, 3)
-    assert "coarse N=4" in memory.log
-    assert "fine M=4 N=8" in memory.log
+    assert "coarse N=4" in cuda.log
+    assert "fine M=4 N=8" in cuda.log
     stages.close()
 
 
-def test_results_survive_in_the_coarse_arrays_when_the_fine_stage_writes_its_own(small_programs):
-    stages, *_ = _make(small_programs, use_graphs=False)
+def test_results_survive_in_the_coarse_arrays_when_the_fine_stage_writes_its_own(small_engines):
+    stages, *_ = _make(small_engines, use_graphs=False)
     totals = _fill(stages, 2)
     out = stages.run_coarse(2)
     stages.run_fine(np.array([0, 1], np.int32))
@@ -159,26 +159,26 @@ def test_results_survive_in_the_coarse_arrays_when_the_fine_stage_writes_its_own
 
 
 @pytest.mark.parametrize("people", [0, 9, -1])
-def test_too_few_or_too_many_people_are_refused(small_programs, people):
-    stages, *_ = _make(small_programs, use_graphs=False)
+def test_too_few_or_too_many_people_are_refused(small_engines, people):
+    stages, *_ = _make(small_engines, use_graphs=False)
     with pytest.raises(InputError, match=f"expected 1 to 8 people, got {people}"):
         stages.run_coarse(people)
     stages.close()
 
 
 @pytest.mark.parametrize("rows", [[3], [-1], [0, 7], []])
-def test_rows_outside_the_batch_are_refused_before_the_device_sees_them(small_programs, rows):
-    stages, memory, *_ = _make(small_programs, use_graphs=False)
+def test_rows_outside_the_batch_are_refused_before_the_device_sees_them(small_engines, rows):
+    stages, cuda, *_ = _make(small_engines, use_graphs=False)
     stages.run_coarse(3)
-    memory.log.clear()
+    cuda.log.clear()
     with pytest.raises(InputError, match="run_fine: expected"):
         stages.run_fine(np.array(rows, np.int32))
-    assert memory.log == []
+    assert cuda.log == []
     stages.close()
 
 
-def test_the_fine_stage_wants_a_coarse_batch_that_succeeded(small_programs):
-    stages, _, coarse, _ = _make(small_programs, use_graphs=False)
+def test_the_fine_stage_wants_a_coarse_batch_that_succeeded(small_engines):
+    stages, _, coarse, _ = _make(small_engines, use_graphs=False)
     with pytest.raises(EngineError, match="expected a coarse batch before it"):
         stages.run_fine(np.array([0], np.int32))
     stages.run_coarse(1)
@@ -193,68 +193,68 @@ def test_the_fine_stage_wants_a_coarse_batch_that_succeeded(small_programs):
     stages.close()
 
 
-def _live(memory):
+def _live(cuda):
     gc.collect()
-    return {kind: count for kind, count in memory.live.items() if count}
+    return {kind: count for kind, count in cuda.live.items() if count}
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
-def test_close_frees_everything_and_may_be_called_twice(small_programs, use_graphs):
-    stages, memory, coarse, fine = _make(small_programs, use_graphs=use_graphs)
+def test_close_frees_everything_and_may_be_called_twice(small_engines, use_graphs):
+    stages, cuda, coarse, fine = _make(small_engines, use_graphs=use_graphs)
     stages.run_coarse(3)
     stages.run_fine(np.array([0, 2], np.int32))
     stages.close()
     stages.close()
-    assert (coarse.closed, fine.closed, memory.closed) == (1, 1, True)
-    assert _live(memory) == {}
+    assert (coarse.closed, fine.closed, cuda.closed) == (1, 1, True)
+    assert _live(cuda) == {}
     with pytest.raises(EngineError, match="closed"):
         stages.run_coarse(1)
     with pytest.raises(EngineError, match="closed"):
         stages.run_fine(np.array([0], np.int32))
 
 
-def test_arrays_that_were_handed_out_outlive_the_engines(small_programs):
-    stages, memory, *_ = _make(small_programs, use_graphs=False)
+def test_arrays_that_were_handed_out_outlive_the_engines(small_engines):
+    stages, cuda, *_ = _make(small_engines, use_graphs=False)
     totals = _fill(stages, 2)
     crops, keypoints = stages.crops, stages.run_coarse(2).keypoints
     stages.close()
     np.testing.assert_array_equal(keypoints[:, 0, 0], totals)
     assert crops[0].any()
-    assert memory.live["pinned"] > 0
+    assert cuda.live["pinned"] > 0
 
 
 @pytest.mark.parametrize("fail_after", range(19))
-def test_an_allocation_that_fails_leaves_nothing_behind(small_programs, fail_after):
-    memory = HostMemory(fail_after=fail_after)
-    coarse, fine = small_programs(memory)
+def test_an_allocation_that_fails_leaves_nothing_behind(small_engines, fail_after):
+    cuda = HostCuda(fail_after=fail_after)
+    coarse, fine = small_engines(cuda)
     with pytest.raises(EngineError, match="out of memory"):
-        TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
-    assert (coarse.closed, fine.closed, memory.closed) == (1, 1, True)
-    assert _live(memory) == {}
+        TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+    assert (coarse.closed, fine.closed, cuda.closed) == (1, 1, True)
+    assert _live(cuda) == {}
 
 
-def test_stages_that_do_not_fit_each_other_are_refused(small_programs):
-    memory = HostMemory()
-    coarse, fine = small_programs(memory)
+def test_stages_that_do_not_fit_each_other_are_refused(small_engines):
+    cuda = HostCuda()
+    coarse, fine = small_engines(cuda)
     half = coarse.outputs["region_features"]
     coarse.outputs["region_features"] = type(half)(half.name, np.dtype("float16"), half.shape)
     with pytest.raises(EngineError, match="coarse gives region_features float16"):
-        TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
-    assert _live(memory) == {}
+        TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+    assert _live(cuda) == {}
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
-def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(tiny_bundle, bundle_programs, use_graphs):
+def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(tiny_bundle, bundle_engines, use_graphs):
     from sharpose.bundle import open_bundle
     from sharpose.engines.load import load_two_stage
     from sharpose.runtime.pipeline import PoseEstimator
 
     bundle = open_bundle(tiny_bundle)
-    memory = HostMemory()
-    coarse, fine = bundle_programs(tiny_bundle, memory)
+    cuda = HostCuda()
+    coarse, fine = bundle_engines(tiny_bundle, cuda)
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     boxes = np.array([[10, 5, 60, 110], [40, 20, 150, 118], [0, 0, 159, 119]], np.float32)
-    stages = TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=use_graphs)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs)
     with (
         PoseEstimator(bundle, load_two_stage(bundle, threads=1)) as expected,
         PoseEstimator(bundle, stages) as estimator,

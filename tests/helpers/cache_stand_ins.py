@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 
 from sharpose.engines.gpu import Gpu
@@ -23,12 +22,6 @@ GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", "CUDA 13.0")
 
 
 REQUEST = EngineRequest("coarse", "fp16", "a" * 64, "b" * 64, "tensorrt", "10.3.0", GPU, OPTIONS)
-
-
-@dataclasses.dataclass
-class Built:
-    plan: bytes
-    sidecar: Sidecar
 
 
 def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
@@ -61,7 +54,7 @@ class Builder:
         self.request = request
         self.count = 0
 
-    def __call__(self) -> Built:
+    def __call__(self) -> tuple[bytes, Sidecar]:
         self.count += 1
         plan = f"plan {self.count} ".encode() * 1000
-        return Built(plan, sidecar_for(self.request, plan))
+        return plan, sidecar_for(self.request, plan)

@@ -201,9 +201,9 @@ def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest
 
 
 def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sharpose.engines.cuda import memory as memory_select
+    from sharpose.engines.cuda import device as cuda_device
 
-    monkeypatch.setattr(memory_select, "installed_bindings", lambda: ("cuda-python", "pycuda"))
+    monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ("cuda-python", "pycuda"))
     problems = {"cuda.bindings.driver": None, "pycuda.driver": "doesn't load (libcuda.so.1)"}
     monkeypatch.setattr(doctor_gpu, "import_problem", problems.__getitem__)
     (found,) = doctor_gpu.check_bindings()
@@ -212,7 +212,7 @@ def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) 
     problems["cuda.bindings.driver"] = "doesn't load (no driver)"
     (broken,) = doctor_gpu.check_bindings()
     assert not broken.found
-    monkeypatch.setattr(memory_select, "installed_bindings", lambda: ())
+    monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ())
     (missing,) = doctor_gpu.check_bindings()
     assert (missing.found, missing.mend) == (False, "pip install cuda-bindings")
 

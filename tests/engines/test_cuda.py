@@ -1,4 +1,4 @@
-"""The CUDA bindings themselves, over a driver that isn't one: compiled from fake_libcuda.c, on host memory."""
+"""The CUDA bindings themselves, over a driver that isn't one: compiled from fake_libcuda.c, on host cuda."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sharpose.engines.cuda import memory as memory_select
-from sharpose.engines.cuda.memory import installed_bindings, open_memory
+from sharpose.engines.cuda import cuda_python, pycuda
+from sharpose.engines.cuda import device as cuda_device
+from sharpose.engines.cuda.device import installed_bindings, open_cuda_device
 from sharpose.errors import EngineError
 
 HERE = Path(__file__).parent
@@ -20,7 +21,7 @@ PRELUDE = """
 import ctypes, gc, importlib.util, os, sys, threading
 sys.setdlopenflags(os.RTLD_LAZY)  # a real driver has every function that pycuda is linked with; ours, those it calls
 import numpy as np
-from sharpose.engines.cuda.memory import open_memory
+from sharpose.engines.cuda.device import open_cuda_device
 from sharpose.errors import EngineError
 
 def refused(function, text):
@@ -38,72 +39,72 @@ def live():
     names = "buffers pinned streams events graphs executables contexts pushed".split()
     return {name: count for name, count in zip(names, counts) if count}
 
-memory = open_memory(0, sys.argv[1])
-assert memory.name == sys.argv[1]
-kept = {"contexts": 1} if memory.name == "pycuda" else {}  # pycuda's is kept to the end
+cuda = open_cuda_device(0, sys.argv[1])
+assert cuda.name == sys.argv[1]
+kept = {"contexts": 1} if cuda.name == "pycuda" else {}  # pycuda's is kept to the end
 """
 
 COPIES = """
-with memory.active():
-    first, second = memory.device_buffer(64), memory.device_buffer(64)
-    source, target = memory.pinned((2, 8), np.float32), memory.pinned((2, 8), np.float32)
+with cuda.active():
+    first, second = cuda.buffer(64), cuda.buffer(64)
+    source, target = cuda.pinned((2, 8), np.float32), cuda.pinned((2, 8), np.float32)
     assert not source.any() and source.flags.c_contiguous and source.shape == (2, 8) and source.dtype == np.float32
     assert first.address % 256 == 0 and first.nbytes == 64
-    stream, event = memory.stream(), memory.event()
+    stream, event = cuda.stream(), cuda.event()
     assert stream.handle > 0
     assert live() == dict(buffers=2, pinned=2, streams=1, events=1, contexts=1, pushed=1), live()
     source[:] = np.arange(16).reshape(2, 8)
-    memory.upload(first, source, stream)
-    memory.copy(second, first, 64, stream)
-    memory.download(target, second, stream)
+    cuda.upload(first, source, stream)
+    cuda.copy(second, first, 64, stream)
+    cuda.download(target, second, stream)
     event.record(stream)
     event.synchronize()
     np.testing.assert_array_equal(target, source)
-    memory.upload(first, source[1:] * 2, stream)  # not pinned, and shorter
-    memory.download(target, first, stream)
+    cuda.upload(first, source[1:] * 2, stream)  # not pinned, and shorter
+    cuda.download(target, first, stream)
     stream.synchronize()
     np.testing.assert_array_equal(target, np.concatenate([source[1:] * 2, source[1:]]))
-    refused(lambda: memory.device_buffer(1 << 31), "use a smaller --max-batch")
+    refused(lambda: cuda.buffer(1 << 31), "use a smaller --max-batch")
 
 def elsewhere():
-    with memory.active():
-        memory.upload(first, source, stream)
+    with cuda.active():
+        cuda.upload(first, source, stream)
         stream.synchronize()
 thread = threading.Thread(target=elsewhere)
 thread.start()
 thread.join()
-with memory.active():
-    memory.download(target, first, stream)
+with cuda.active():
+    cuda.download(target, first, stream)
     stream.synchronize()
     np.testing.assert_array_equal(target, source)
     for thing in (first, second, stream, event):
         thing.free()
         thing.free()
 del first, second, stream, event, thing, elsewhere, thread
-memory.close()
-memory.close()
-refused(lambda: memory.active().__enter__(), "closed")
+cuda.close()
+cuda.close()
+refused(lambda: cuda.active().__enter__(), "closed")
 view = source[1:]
 del source, target
 gc.collect()
 assert live() == dict(pinned=1, contexts=1), live()
 assert view.sum() == 92  # pinned memory lives as long as a view of it
-del view, memory
+del view, cuda
 gc.collect()
 assert live() == kept, live()
 """
 
 GRAPHS = """
-with memory.active():
-    buffer, stream = memory.device_buffer(16), memory.stream()
-    source, target = memory.pinned((4,), np.float32), memory.pinned((4,), np.float32)
+with cuda.active():
+    buffer, stream = cuda.buffer(16), cuda.stream()
+    source, target = cuda.pinned((4,), np.float32), cuda.pinned((4,), np.float32)
     def work():
-        memory.upload(buffer, source, stream)
-        memory.download(target, buffer, stream)
-    if not memory.has_graphs:
-        refused(lambda: memory.capture(stream, work), "pycuda has no CUDA graphs")
+        cuda.upload(buffer, source, stream)
+        cuda.download(target, buffer, stream)
+    if not cuda.has_graphs:
+        refused(lambda: cuda.capture(stream, work), "pycuda has no CUDA graphs")
         sys.exit()
-    graph = memory.capture(stream, work)
+    graph = cuda.capture(stream, work)
     source[:] = 1
     assert not target.any()  # captured, not done
     for value in (2, 3):
@@ -115,10 +116,10 @@ with memory.active():
         work()
         raise ValueError("inside")
     try:
-        memory.capture(stream, fail)
+        cuda.capture(stream, fail)
     except ValueError:
         pass
-    memory.upload(buffer, source, stream)  # the stream is no longer being captured
+    cuda.upload(buffer, source, stream)  # the stream is no longer being captured
     stream.synchronize()
     assert live()["executables"] == 1 and "graphs" not in live()
     graph.free()
@@ -135,16 +136,16 @@ spec.loader.exec_module(helpers)
 class RawContext(helpers.HostContext):
     def execute(self, stream):
         arrays = {}
-        program = self.program
-        for name, item in (*program.inputs.items(), *program.outputs.items()):
-            shape = helpers.shape_at(item, self.sizes)
+        engine = self.engine
+        for name, item in (*engine.inputs.items(), *engine.outputs.items()):
+            shape = item.shape_at(self.sizes)
             count = int(np.prod(shape)) * item.dtype.itemsize
             raw = (ctypes.c_uint8 * count).from_address(self.addresses[name])
             arrays[name] = np.frombuffer(raw, item.dtype).reshape(shape)
-        for name, value in program.function({name: arrays[name] for name in program.inputs}).items():
+        for name, value in engine.function({name: arrays[name] for name in engine.inputs}).items():
             arrays[name][...] = value
 
-class Program(helpers.HostProgram):
+class Engine(helpers.HostEngine):
     def create_context(self):
         self.contexts += 1
         return RawContext(self)
@@ -154,11 +155,11 @@ class Log:
 
 def make(name, items, function):
     inputs, outputs = ({item.name: item for item in part} for part in items)
-    return Program(name, Log, inputs, outputs, function, max_batch=8)
+    return Engine(name, Log, inputs, outputs, function, max_batch=8)
 
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
 fine = make("fine", helpers.FINE, helpers.fine_sum)
-stages = TensorRtTwoStage(coarse, fine, memory, "tensorrt:0", use_graphs=False)
+stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
 allocated = live()
 for people in (3, 8, 1):
     stages.crops[:people] = np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3)
@@ -170,7 +171,7 @@ for people in (3, 8, 1):
     assert live() == allocated
 stages.close()
 assert live() == dict(pinned=1, contexts=1), live()  # `refined` is a view of it
-del stages, memory, refined
+del stages, cuda, refined
 gc.collect()
 assert live() == kept, live()
 """
@@ -210,25 +211,22 @@ def test_the_probe_finds_the_drivers_gpu(fake_driver):
 
 def test_bindings_are_chosen_by_what_is_installed(monkeypatch):
     opened = []
-    monkeypatch.setattr(
-        memory_select,
-        "_OPEN",
-        {name: lambda index, name=name: opened.append((name, index)) for name in memory_select.CUDA_BINDINGS},
-    )
+    monkeypatch.setattr(cuda_python, "CudaPythonDevice", lambda index: opened.append(("cuda-python", index)))
+    monkeypatch.setattr(pycuda, "PycudaDevice", lambda index: opened.append(("pycuda", index)))
 
     def installed(*names):
-        monkeypatch.setattr(memory_select, "installed_bindings", lambda: names)
+        monkeypatch.setattr(cuda_device, "installed_bindings", lambda: names)
 
     installed("cuda-python", "pycuda")
-    open_memory(1)
-    open_memory(0, "pycuda")
+    open_cuda_device(1)
+    open_cuda_device(0, "pycuda")
     installed("pycuda")
-    open_memory(2)
+    open_cuda_device(2)
     assert opened == [("cuda-python", 1), ("pycuda", 0), ("pycuda", 2)]
     with pytest.raises(EngineError, match="cuda-python is not installed; pip install cuda-bindings"):
-        open_memory(0, "cuda-python")
+        open_cuda_device(0, "cuda-python")
     with pytest.raises(EngineError, match="expected cuda-python or pycuda, got 'numba'"):
-        open_memory(0, "numba")
+        open_cuda_device(0, "numba")
     installed()
     with pytest.raises(EngineError, match="neither cuda-python nor pycuda is installed"):
-        open_memory()
+        open_cuda_device()

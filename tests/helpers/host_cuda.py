@@ -1,4 +1,4 @@
-"""The memory interface on host memory: a device that isn't there, to test executors without a GPU.
+"""A CUDA device on host memory, to test without a GPU what runs on one.
 
 As on a real device, work put into a stream is done later: here when somebody waits for it, so that a result that is
 read too early is seen to be wrong. What is allocated is counted, and what is done is written down.
@@ -15,31 +15,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.cuda.memory import DeviceBuffer, DeviceGraph, Event, Stream, check_copy
+from sharpose.engines.cuda.device import CudaBuffer, CudaEvent, CudaGraph, CudaStream, check_copy
 from sharpose.errors import EngineError
 
-__all__ = ["HostBuffer", "HostMemory", "HostStream"]
+__all__ = ["HostBuffer", "HostCuda", "HostStream"]
 
 Work = Callable[[], None]
 
 
 class HostStream:
-    """A queue of work that is done when it is waited for; see `sharpose.engines.cuda.memory.Stream`.
+    """A queue of work that is done when it is waited for; see `sharpose.engines.cuda.device.CudaStream`.
 
     Attributes:
         pending: Labels of the work that waits.
     """
 
-    def __init__(self, memory: HostMemory, handle: int) -> None:
-        self._memory = memory
-        self._handle = handle
+    def __init__(self, cuda: HostCuda, handle: int) -> None:
+        self._cuda = cuda
+        self.handle = handle
         self._queue: list[tuple[str, Work]] = []
         self.done = 0
-
-    @property
-    def handle(self) -> int:
-        """A number of its own."""
-        return self._handle
 
     @property
     def pending(self) -> list[str]:
@@ -53,7 +48,7 @@ class HostStream:
 
     def enqueue(self, label: str, work: Work) -> None:
         """Put work in, or into the graph that is being captured."""
-        self._memory.enqueue(self, label, work)
+        self._cuda.enqueue(self, label, work)
 
     def append(self, label: str, work: Work) -> None:
         """Put work in, capture or not."""
@@ -64,60 +59,51 @@ class HostStream:
         while self.done < count:
             label, work = self._queue.pop(0)
             self.done += 1
-            self._memory.log.append(f"run {label}")
+            self._cuda.log.append(f"run {label}")
             work()
 
     def synchronize(self) -> None:
         """Do all the work."""
-        self._memory.check_active()
-        self._memory.log.append("synchronize stream")
+        self._cuda.check_active()
+        self._cuda.log.append("synchronize stream")
         self.run_until(self.put)
 
     def free(self) -> None:
         """Forget it and its work."""
         self._queue.clear()
-        self._memory.release(self)
+        self._cuda.release(self)
 
 
 class _HostEvent:
-    def __init__(self, memory: HostMemory) -> None:
-        self._memory = memory
+    def __init__(self, cuda: HostCuda) -> None:
+        self._cuda = cuda
         self._mark: tuple[HostStream, int] | None = None
 
-    def record(self, stream: Stream) -> None:
+    def record(self, stream: CudaStream) -> None:
         assert isinstance(stream, HostStream)
-        self._memory.check_active()
+        self._cuda.check_active()
         self._mark = (stream, stream.put)
-        self._memory.log.append("record event")
+        self._cuda.log.append("record event")
 
     def synchronize(self) -> None:
-        self._memory.check_active()
-        self._memory.log.append("wait for event")
+        self._cuda.check_active()
+        self._cuda.log.append("wait for event")
         if self._mark is not None:
             stream, count = self._mark
             stream.run_until(count)
 
     def free(self) -> None:
-        self._memory.release(self)
+        self._cuda.release(self)
 
 
 class HostBuffer:
     """Bytes that play a device's; filled with 0xAB at first, as nobody promises zeros."""
 
-    def __init__(self, memory: HostMemory, nbytes: int) -> None:
-        self._memory = memory
-        self._nbytes = nbytes
+    def __init__(self, cuda: HostCuda, nbytes: int) -> None:
+        self._cuda = cuda
+        self.nbytes = nbytes
         self.data = np.full(nbytes, 0xAB, dtype=np.uint8)
-
-    @property
-    def address(self) -> int:
-        """Where they really are."""
-        return int(self.data.ctypes.data)
-
-    @property
-    def nbytes(self) -> int:
-        """How many."""
-        return self._nbytes
+        self.address = int(self.data.ctypes.data)
 
     def view(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """The first bytes as an array."""
@@ -126,28 +112,28 @@ class HostBuffer:
 
     def free(self) -> None:
         """Forget the bytes."""
-        self._memory.release(self)
+        self._cuda.release(self)
 
 
 class _HostGraph:
-    def __init__(self, memory: HostMemory, steps: list[tuple[str, Work]]) -> None:
-        self._memory = memory
+    def __init__(self, cuda: HostCuda, steps: list[tuple[str, Work]]) -> None:
+        self._cuda = cuda
         self._steps = steps
 
-    def launch(self, stream: Stream) -> None:
+    def launch(self, stream: CudaStream) -> None:
         assert isinstance(stream, HostStream)
-        self._memory.check_active()
-        self._memory.log.append("launch graph")
+        self._cuda.check_active()
+        self._cuda.log.append("launch graph")
         for label, work in self._steps:
             stream.append(label, work)
 
     def free(self) -> None:
         self._steps = []
-        self._memory.release(self)
+        self._cuda.release(self)
 
 
-class HostMemory:
-    """See `sharpose.engines.cuda.memory.Memory`.
+class HostCuda:
+    """See `sharpose.engines.cuda.device.CudaDevice`.
 
     Args:
         has_graphs: Whether `capture` works; pycuda's doesn't.
@@ -181,8 +167,8 @@ class HostMemory:
         finally:
             self._depth -= 1
 
-    def device_buffer(self, nbytes: int) -> DeviceBuffer:
-        """See `Memory.device_buffer`."""
+    def buffer(self, nbytes: int) -> CudaBuffer:
+        """See `CudaDevice.buffer`."""
         self._allocate("HostBuffer")
         buffer = HostBuffer(self, nbytes)
         self._keep(buffer)
@@ -190,51 +176,51 @@ class HostMemory:
         return buffer
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """See `Memory.pinned`."""
+        """See `CudaDevice.pinned`."""
         self._allocate("pinned")
         array = np.zeros(shape, dtype)
         weakref.finalize(array, self.live.subtract, ["pinned"])
         return array
 
-    def stream(self) -> Stream:
-        """See `Memory.stream`."""
+    def stream(self) -> CudaStream:
+        """See `CudaDevice.stream`."""
         self._allocate("HostStream")
         stream = HostStream(self, self.allocations)
         self._keep(stream)
         return stream
 
-    def event(self) -> Event:
-        """See `Memory.event`."""
+    def event(self) -> CudaEvent:
+        """See `CudaDevice.event`."""
         self._allocate("_HostEvent")
         event = _HostEvent(self)
         self._keep(event)
         return event
 
-    def upload(self, target: DeviceBuffer, source: npt.NDArray[np.generic], stream: Stream) -> None:
-        """See `Memory.upload`."""
+    def upload(self, target: CudaBuffer, source: npt.NDArray[np.generic], stream: CudaStream) -> None:
+        """See `CudaDevice.upload`."""
         assert isinstance(target, HostBuffer)
         assert isinstance(stream, HostStream)
         nbytes = check_copy(source, target)
         stream.enqueue(f"upload {nbytes}", lambda: np.copyto(target.view(source.shape, source.dtype), source))
 
-    def download(self, target: npt.NDArray[np.generic], source: DeviceBuffer, stream: Stream) -> None:
-        """See `Memory.download`."""
+    def download(self, target: npt.NDArray[np.generic], source: CudaBuffer, stream: CudaStream) -> None:
+        """See `CudaDevice.download`."""
         assert isinstance(source, HostBuffer)
         assert isinstance(stream, HostStream)
         nbytes = check_copy(target, source)
         stream.enqueue(f"download {nbytes}", lambda: np.copyto(target, source.view(target.shape, target.dtype)))
 
-    def copy(self, target: DeviceBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
-        """See `Memory.copy`."""
+    def copy(self, target: CudaBuffer, source: CudaBuffer, nbytes: int, stream: CudaStream) -> None:
+        """See `CudaDevice.copy`."""
         assert isinstance(target, HostBuffer)
         assert isinstance(source, HostBuffer)
         assert isinstance(stream, HostStream)
         stream.enqueue(f"copy {nbytes}", lambda: np.copyto(target.data[:nbytes], source.data[:nbytes]))
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> DeviceGraph:
-        """See `Memory.capture`."""
+    def capture(self, stream: CudaStream, work: Callable[[], None]) -> CudaGraph:
+        """See `CudaDevice.capture`."""
         if not self.has_graphs:
-            raise EngineError("host memory: this one has no graphs")
+            raise EngineError("host: this one has no graphs")
         self._allocate("_HostGraph")
         self.log.append("capture")
         steps: list[tuple[str, Work]] = []
@@ -251,7 +237,7 @@ class HostMemory:
         return graph
 
     def close(self) -> None:
-        """See `Memory.close`."""
+        """See `CudaDevice.close`."""
         self.closed = True
 
     def enqueue(self, stream: HostStream, label: str, work: Work) -> None:
@@ -271,7 +257,7 @@ class HostMemory:
     def check_active(self) -> None:
         """Raise `EngineError` outside `active`, where a real device would have no context."""
         if self._depth == 0:
-            raise EngineError("host memory: used outside active()")
+            raise EngineError("host: used outside active()")
 
     def release(self, thing: object) -> None:
         """Count one thing less, once."""
@@ -284,7 +270,7 @@ class HostMemory:
     def _allocate(self, kind: str) -> None:
         self.check_active()
         if self._fail_after is not None and self.allocations >= self._fail_after:
-            raise EngineError(f"host memory: out of memory at allocation {self.allocations}")
+            raise EngineError(f"host: out of memory at allocation {self.allocations}")
         self.allocations += 1
         self.live[kind] += 1
 

@@ -1,103 +1,86 @@
-"""GPU memory, streams and events behind one small interface, and the choice of the CUDA binding behind it."""
+"""A GPU's memory, streams, events and graphs behind one interface, and the choice of the CUDA binding behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.engines.base import Untyped
 from sharpose.errors import EngineError
 
 __all__ = [
     "CUDA_BINDINGS",
     "OUT_OF_MEMORY",
-    "DeviceBuffer",
-    "DeviceGraph",
-    "Event",
-    "Memory",
-    "Stream",
+    "CudaBuffer",
+    "CudaDevice",
+    "CudaEvent",
+    "CudaGraph",
+    "CudaStream",
     "check_copy",
+    "import_binding",
     "installed_bindings",
-    "open_memory",
+    "open_cuda_device",
 ]
 
 OUT_OF_MEMORY = "; the GPU has no memory left: use a smaller --max-batch"
 """What to do about it, for the bindings' messages."""
 
 
-class Stream(Protocol):
+class _Resource(Protocol):
+    def free(self) -> None:
+        """Free it on the device. May be called twice."""
+
+
+class CudaStream(_Resource, Protocol):
     """A queue of work on the device, done in order.
 
     Attributes:
         handle: The `cudaStream_t` as a number.
     """
 
-    @property
-    def handle(self) -> int:
-        """The `cudaStream_t` as a number."""
-        ...
+    handle: int
 
     def synchronize(self) -> None:
         """Wait until all its work is done."""
-        ...
-
-    def free(self) -> None:
-        """Destroy it. May be called twice."""
-        ...
 
 
-class Event(Protocol):
+class CudaEvent(_Resource, Protocol):
     """A mark in a stream."""
 
-    def record(self, stream: Stream) -> None:
+    def record(self, stream: CudaStream) -> None:
         """Put the mark behind the stream's work so far."""
-        ...
 
     def synchronize(self) -> None:
         """Wait until the work before the mark is done."""
-        ...
-
-    def free(self) -> None:
-        """Destroy it. May be called twice."""
-        ...
 
 
-class DeviceBuffer(Protocol):
-    """Bytes on the device."""
+class CudaBuffer(_Resource, Protocol):
+    """Bytes on the device.
 
-    @property
-    def address(self) -> int:
-        """Where they begin, aligned to 256 bytes."""
-        ...
+    Attributes:
+        address: Where they begin, aligned to 256 bytes.
+        nbytes: How many.
+    """
 
-    @property
-    def nbytes(self) -> int:
-        """How many."""
-        ...
-
-    def free(self) -> None:
-        """Give them back. May be called twice."""
-        ...
+    address: int
+    nbytes: int
 
 
-class DeviceGraph(Protocol):
+class CudaGraph(_Resource, Protocol):
     """Work that was captured once and is launched as a whole."""
 
-    def launch(self, stream: Stream) -> None:
+    def launch(self, stream: CudaStream) -> None:
         """Put the work into a stream."""
-        ...
-
-    def free(self) -> None:
-        """Destroy it. May be called twice."""
-        ...
 
 
-class Memory(Protocol):
-    """One device of one binding.
+class CudaDevice(Protocol):
+    """One GPU, used through one CUDA binding.
 
     Attributes:
         name: The binding, as `--cuda-bindings` has it.
@@ -108,47 +91,37 @@ class Memory(Protocol):
     has_graphs: bool
 
     def active(self) -> AbstractContextManager[None]:
-        """Make the device's context the calling thread's; every other call wants to be inside."""
-        ...
+        """Make the device's context the calling thread's; every other call but `close` must be inside."""
 
-    def device_buffer(self, nbytes: int) -> DeviceBuffer:
+    def buffer(self, nbytes: int) -> CudaBuffer:
         """Allocate on the device; `nbytes` is at least 1."""
-        ...
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """A zeroed array in page-locked host memory, which is given back when the last view of it is gone."""
-        ...
+        """A zeroed array in page-locked host memory, which is freed when the last view of it is gone."""
 
-    def stream(self) -> Stream:
+    def stream(self) -> CudaStream:
         """A new stream that doesn't wait for the default one."""
-        ...
 
-    def event(self) -> Event:
+    def event(self) -> CudaEvent:
         """A new event without timing."""
-        ...
 
-    def upload(self, target: DeviceBuffer, source: npt.NDArray[np.generic], stream: Stream) -> None:
+    def upload(self, target: CudaBuffer, source: npt.NDArray[np.generic], stream: CudaStream) -> None:
         """Copy a pinned array to the start of a buffer, when the stream gets there."""
-        ...
 
-    def download(self, target: npt.NDArray[np.generic], source: DeviceBuffer, stream: Stream) -> None:
+    def download(self, target: npt.NDArray[np.generic], source: CudaBuffer, stream: CudaStream) -> None:
         """Copy the start of a buffer into a pinned array, when the stream gets there."""
-        ...
 
-    def copy(self, target: DeviceBuffer, source: DeviceBuffer, nbytes: int, stream: Stream) -> None:
+    def copy(self, target: CudaBuffer, source: CudaBuffer, nbytes: int, stream: CudaStream) -> None:
         """Copy the first bytes of a buffer to another, when the stream gets there."""
-        ...
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> DeviceGraph:
+    def capture(self, stream: CudaStream, work: Callable[[], None]) -> CudaGraph:
         """Record what `work` puts into the stream, without doing it; `EngineError` where the binding can't."""
-        ...
 
     def close(self) -> None:
         """Let go of the device's context. May be called twice."""
-        ...
 
 
-def check_copy(host: npt.NDArray[np.generic], buffer: DeviceBuffer) -> int:
+def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
     """The bytes of a copy between a host array and a buffer; raises `ValueError` if it would run over."""
     if not host.flags.c_contiguous:
         raise ValueError("a copy to or from a device wants a C-contiguous array")
@@ -157,44 +130,39 @@ def check_copy(host: npt.NDArray[np.generic], buffer: DeviceBuffer) -> int:
     return host.nbytes
 
 
-CUDA_BINDINGS = ("cuda-python", "pycuda")
-"""The preferred one first: it has CUDA graphs."""
-
-
-def _cuda_python(index: int) -> Memory:
-    from sharpose.engines.cuda.cuda_python import CudaPythonMemory
-
-    return CudaPythonMemory(index)
-
-
-def _pycuda(index: int) -> Memory:
-    from sharpose.engines.cuda.pycuda import PycudaMemory
-
-    return PycudaMemory(index)
-
-
-_OPEN: dict[str, Callable[[int], Memory]] = {"cuda-python": _cuda_python, "pycuda": _pycuda}
+# The preferred binding first: it has CUDA graphs. Modules of the driver's functions, newest first.
 _MODULES = {"cuda-python": ("cuda.bindings.driver", "cuda.cuda"), "pycuda": ("pycuda.driver",)}
 _INSTALL = {
     "cuda-python": "pip install cuda-bindings",
     "pycuda": 'pip install "sharpose[pycuda]", which compiles it and wants the CUDA toolkit',
 }
+CUDA_BINDINGS = tuple(_MODULES)
 
 
 def installed_bindings() -> tuple[str, ...]:
     """The bindings that are installed, without importing them: pycuda can't be where there is no driver."""
-    return tuple(name for name in CUDA_BINDINGS if any(_is_there(module) for module in _MODULES[name]))
+    return tuple(name for name in CUDA_BINDINGS if any(_is_installed(module) for module in _MODULES[name]))
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # its package isn't there
         return False
 
 
-def open_memory(index: int = 0, name: str | None = None) -> Memory:
-    """A GPU's memory.
+def import_binding(name: str) -> Untyped:
+    """A binding's module of the driver's functions; raises `ImportError` where it isn't installed or doesn't load."""
+    for module in _MODULES[name][:-1]:
+        try:
+            return import_module(module)
+        except ModuleNotFoundError:
+            continue
+    return import_module(_MODULES[name][-1])
+
+
+def open_cuda_device(index: int = 0, name: str | None = None) -> CudaDevice:
+    """A GPU, through a CUDA binding.
 
     Args:
         index: The GPU.
@@ -212,6 +180,12 @@ def open_memory(index: int = 0, name: str | None = None) -> Memory:
     if wanted not in installed:
         raise EngineError(f"CUDA bindings: {wanted} is not installed; {_INSTALL[wanted]}")
     try:
-        return _OPEN[wanted](index)
+        if wanted == "pycuda":
+            from sharpose.engines.cuda.pycuda import PycudaDevice
+
+            return PycudaDevice(index)
+        from sharpose.engines.cuda.cuda_python import CudaPythonDevice
+
+        return CudaPythonDevice(index)
     except ImportError as error:
         raise EngineError(f"CUDA bindings: {wanted} is installed, but doesn't load ({error})") from error

@@ -1,0 +1,184 @@
+"""From a bundle to engines that run on a GPU: found beside the bundle or in the cache, or built, then loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from sharpose.bundle import Bundle, Precision, gpu_precision
+from sharpose.engines.cuda.device import open_cuda_device
+from sharpose.engines.gpu import probe_gpu
+from sharpose.engines.load import STAGES, Device
+from sharpose.engines.tensorrt.build import (
+    ENGINES_FOLDER,
+    BuildProgress,
+    OnBuildProgress,
+    build_engine,
+    describe_options,
+    is_portable,
+)
+from sharpose.engines.tensorrt.cache import EngineCache, EngineRequest, Sidecar, StoredEngine
+from sharpose.engines.tensorrt.library import BuildOptions, check_options, find_flavour
+from sharpose.engines.tensorrt.runtime import TensorRtEngine, TensorRtRunner
+from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
+from sharpose.errors import EngineError
+
+__all__ = ["TensorRtSettings", "build_bar", "load_tensorrt_runner", "load_tensorrt_two_stage"]
+
+_log = logging.getLogger("sharpose.tensorrt")
+
+
+@dataclass(frozen=True)
+class TensorRtSettings:
+    """How to run with TensorRT.
+
+    Attributes:
+        engine_cache: Folder of engines; `cache_folder()` if None.
+        cuda_bindings: `cuda-python` or `pycuda`; the first that is installed if None.
+        cuda_graphs: Capture CUDA graphs; if None, where the bindings can.
+        flavour: `tensorrt` or `tensorrt_rtx`; the first that loads if None.
+        precision: Which of the bundle's graphs; fp16 where it has them, else fp32, if None.
+        options: Build options; if None, the default ones, and the bundle's own engines whatever their options.
+        on_progress: Called with the progress of a build; a bar on stderr, where that is a terminal, if None.
+        say: Called with a line of text for each step; logged if None.
+    """
+
+    engine_cache: Path | None = None
+    cuda_bindings: str | None = None
+    cuda_graphs: bool | None = None
+    flavour: str | None = None
+    precision: Precision | None = None
+    options: BuildOptions | None = None
+    on_progress: OnBuildProgress | None = None
+    say: Callable[[str], None] | None = None
+
+
+def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> TensorRtTwoStage:
+    """Both stages on a GPU.
+
+    Raises:
+        BundleError: the bundle doesn't have the precision asked for.
+        EngineError: the driver, the GPU, TensorRT or a CUDA binding is missing, or an engine can't be built or loaded.
+    """
+    loader = _EngineLoader(bundle, device, settings)
+    cuda = open_cuda_device(device.index, settings.cuda_bindings)
+    try:
+        use_graphs = cuda.has_graphs if settings.cuda_graphs is None else settings.cuda_graphs
+        if use_graphs and not cuda.has_graphs:
+            raise EngineError(
+                f"--cuda-graphs: {cuda.name} has none; use --cuda-bindings cuda-python, or --no-cuda-graphs"
+            )
+        loader.say(
+            f"{loader.flavour}, {loader.precision} graphs, {loader.gpu.name}, {cuda.name}, "
+            f"CUDA graphs {'on' if use_graphs else 'off'}"
+        )
+        with cuda.active():
+            coarse, fine = (loader.load(stage, specialize=use_graphs) for stage in STAGES)
+    except BaseException:
+        cuda.close()
+        raise
+    return TensorRtTwoStage(coarse, fine, cuda, str(device), use_graphs=use_graphs)
+
+
+def load_tensorrt_runner(bundle: Bundle, stage: str, device: Device, settings: TensorRtSettings) -> TensorRtRunner:
+    """One stage on a GPU; raises as `load_tensorrt_two_stage`."""
+    loader = _EngineLoader(bundle, device, settings)
+    cuda = open_cuda_device(device.index, settings.cuda_bindings)
+    try:
+        with cuda.active():
+            engine = loader.load(stage, specialize=False)
+    except BaseException:
+        cuda.close()
+        raise
+    return TensorRtRunner(engine, cuda, str(device))
+
+
+class _EngineLoader:
+    """Finds or builds a bundle's engines for one GPU, and loads them."""
+
+    def __init__(self, bundle: Bundle, device: Device, settings: TensorRtSettings) -> None:
+        self.gpu = probe_gpu(device.index)  # first: without a driver nothing else matters
+        self.flavour = find_flavour(settings.flavour)
+        self.precision = settings.precision or gpu_precision(bundle.precisions)
+        bundle.graph(STAGES[0], self.precision)  # raises where the bundle doesn't have it
+        self._bundle = bundle
+        self._settings = settings
+        self._options = settings.options or BuildOptions(max_batch=bundle.manifest.max_batch)
+        check_options(self._options, self.flavour)
+        self.say = settings.say or _log.info
+        self._cache = EngineCache(settings.engine_cache, self.say)
+
+    def load(self, stage: str, *, specialize: bool) -> TensorRtEngine:
+        """A stage's engine, loaded. One that doesn't load is rebuilt, once."""
+        path, entry = self._bundle.graph(stage, self.precision)
+        files = self._bundle.manifest.files
+        request = EngineRequest(
+            stage=stage,
+            precision=self.precision,
+            graph_sha256=files[path.name],
+            weights_sha256=files[self._bundle.manifest.weights],
+            flavour=self.flavour.name,
+            flavour_version=self.flavour.version,
+            gpu=self.gpu,
+            options=describe_options(self._options),
+            any_options=self._settings.options is None,
+            portable=is_portable(self.flavour, self.gpu),
+        )
+
+        def obtain(own: Path | None) -> StoredEngine:
+            return self._cache.obtain(request, lambda: self._build(stage), own)
+
+        def load(stored: StoredEngine) -> TensorRtEngine:
+            return TensorRtEngine(self.flavour, stored.plan, entry, str(stored.path), specialize=specialize)
+
+        own: Path | None = self._bundle.path / ENGINES_FOLDER
+        stored = obtain(own)
+        try:
+            return load(stored)
+        except EngineError as error:
+            self.say(f"{stage} engine: {error}; trying another")
+        if not self._cache.discard(stored):
+            own = None  # the bundle's engine isn't ours to remove
+        return load(obtain(own))
+
+    def _build(self, stage: str) -> tuple[bytes, Sidecar]:
+        on_progress = self._settings.on_progress
+        with build_bar() if on_progress is None else contextlib.nullcontext(on_progress) as report:
+            return build_engine(
+                self._bundle, stage, self.precision, self._options, report, flavour=self.flavour, gpu=self.gpu
+            )
+
+
+@contextlib.contextmanager
+def build_bar(console: Console | None = None) -> Iterator[OnBuildProgress]:
+    """A progress bar of builds while the block runs; yields what to call with their progress.
+
+    Args:
+        console: Where to show it; stderr if None.
+    """
+    console = console or Console(stderr=True)
+    columns = (
+        TextColumn("building {task.description} engine"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} % {task.fields[phase]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def update(event: BuildProgress) -> None:
+        if event.stage not in tasks:
+            progress.start()
+            tasks[event.stage] = progress.add_task(event.stage, total=1.0, phase="")
+        progress.update(tasks[event.stage], completed=event.fraction, phase=event.phase)
+
+    try:
+        yield update
+    finally:
+        progress.stop()
