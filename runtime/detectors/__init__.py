@@ -1,1 +1,1 @@
-"""The parts of a detector: letterboxing, the families of graphs that are understood, non-maximum suppression."""
+"""Find people in a picture: by ONNX detectors of several families, by file or name, or by motion."""
