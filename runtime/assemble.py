@@ -21,7 +21,7 @@ from sharpose.runtime.detectors.motion import MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.drawing.draw import StatusLine, draw_poses
 from sharpose.runtime.frames import Sink, Source
-from sharpose.runtime.messages import Messages, StopRequest, run_progress, stop_on_signals
+from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
@@ -108,7 +108,7 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
     """Run, and close with the sources' warnings and the numbers of each stream and of all."""
     sources = [stream.source for stream in job.streams]
     try:
-        with run_progress(sources, messages.console, shown=messages.shows_progress) as on_frame:
+        with messages.progress(sources) as on_frame:
             return run(job, stop=stop, on_frame=on_frame)
     finally:
         for source in sources:

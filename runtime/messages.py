@@ -18,7 +18,7 @@ from sharpose.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.statistics import StreamSnapshot, print_summary, summary_of
 
-__all__ = ["Messages", "StopRequest", "run_progress", "stop_on_signals"]
+__all__ = ["Messages", "StopRequest", "stop_on_signals"]
 
 _EXIT_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
@@ -62,31 +62,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def run_progress(
-    sources: Sequence[Source], console: Console, *, shown: bool | None = None
-) -> Iterator[Callable[[int, Frame], None]]:
-    """Show bars while the block runs; yields what to call with a source's place and every frame of it that is done.
-
-    Args:
-        sources: What is read.
-        console: Where to draw.
-        shown: Whether to; None for where `console` is a terminal.
-    """
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    hidden = not console.is_terminal if shown is None else not shown
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        tasks = [progress.add_task(source.info.name, total=source.info.frame_count) for source in sources]
-        yield lambda stream, frame: progress.update(tasks[stream], advance=1)
-
-
 class Messages:
-    """The run's voice. Results never go through it.
+    """What a run says to its user. Results never go through it.
 
     Plain messages go to standard error, the closing table to standard output. With `json_logs` all of it is one JSON
     object a line on standard error: `time` (UTC, ISO 8601), `level` (`info`, `warning` or `error`), `message`, and
@@ -101,13 +78,19 @@ class Messages:
     def __init__(self, *, quiet: bool = False, json_logs: bool = False, stream: TextIO | None = None) -> None:
         self.quiet, self.json_logs = quiet, json_logs
         self._stream = sys.stderr if stream is None else stream
-        self.console = Console(file=self._stream)
+        self._console = Console(file=self._stream)
         self._results = Console()
 
-    @property
-    def shows_progress(self) -> bool:
-        """Whether a progress bar may be drawn on `console`."""
-        return not (self.quiet or self.json_logs) and self.console.is_terminal
+    @contextlib.contextmanager
+    def progress(self, sources: Sequence[Source]) -> Iterator[Callable[[int, Frame], None]]:
+        """Show a bar per source on a terminal; yields what to call with a source's index and a frame that is done."""
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        hidden = self.quiet or self.json_logs or not self._console.is_terminal
+        with Progress(
+            *columns, TimeRemainingColumn(), console=self._console, transient=True, disable=hidden
+        ) as progress:
+            tasks = [progress.add_task(source.info.name, total=source.info.frame_count) for source in sources]
+            yield lambda stream, frame: progress.update(tasks[stream], advance=1)
 
     def info(self, line: str) -> None:
         """Something worth knowing."""
@@ -150,7 +133,7 @@ class Messages:
                 json.dumps({"time": now, "level": level, "message": message, **fields}), file=self._stream, flush=True
             )
         else:
-            self.console.print(plain, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(plain, highlight=False, markup=False, soft_wrap=True)
 
 
 def _numbers_json(numbers: StreamSnapshot, stream: str | None) -> dict[str, object]:

@@ -29,15 +29,19 @@ __all__ = [
     "Access",
     "Connections",
     "Handler",
-    "Page",
     "Site",
     "is_loopback",
-    "load_page",
     "split_host",
     "state_json",
     "status_of",
     "trouble",
 ]
+
+_YEAR = 365 * 24 * 3600
+_FRAME_WAIT = 10.0  # seconds that a browser's request for the next picture stays open
+_NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
+_TEXT = "text/plain; charset=utf-8"
+_COUNTS = ("frames", "people", "refined", "wanted", "deferred", "dropped", "reconnects")
 
 
 def split_host(host_header: str) -> str:
@@ -56,14 +60,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-_YEAR = 365 * 24 * 3600
-
-
 class Access:
-    """Decides on requests.
+    """Decides who is let in.
 
-    A browser that came with the token once gets a cookie. It holds no token, only what can be made of it, so that it
-    outlives a restart with the same token.
+    A browser that came with the token once gets a cookie: a hash of the token, so that it outlives a restart.
 
     Args:
         token: What a client must know; None lets everybody in.
@@ -97,16 +97,15 @@ class Access:
         host = split_host(host_header)
         return not self._only_loopback or is_loopback(host) or host == self._host
 
-    def right_token(self, token: str | None) -> bool:
-        """Whether a token that was given in the address is right."""
+    def _right_token(self, token: str | None) -> bool:
         return token is not None and hmac.compare_digest(token.encode("utf-8", "replace"), self._token)
 
     def may(self, headers: Message, token: str | None) -> bool:
         """Whether a request with these headers, and this token in its address, is let in."""
-        if self.open or self.right_token(token):
+        if self.open or self._right_token(token):
             return True
         scheme, _, bearer = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.right_token(bearer.strip()):
+        if scheme.lower() == "bearer" and self._right_token(bearer.strip()):
             return True
         # By hand: http.cookies gives up at the first cookie it doesn't like, and other programs on this host set some.
         pairs = (pair.strip().partition("=") for pair in headers.get("Cookie", "").split(";"))
@@ -123,28 +122,15 @@ class Access:
         return f"{self._cookie_name}={self._cookie}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax"
 
 
-@dataclass(frozen=True)
-class Page:
-    """The page as it is sent.
-
-    Attributes:
-        html: UTF-8.
-        policy: Its `Content-Security-Policy`: only its own style and script, pictures and numbers from this server.
-    """
-
-    html: bytes
-    policy: str
-
-
-def load_page() -> Page:
-    """Read the page from the package."""
+def _load_page() -> tuple[bytes, str]:
+    """The page in UTF-8, and its `Content-Security-Policy`: its own style and script, and data from this server."""
     html = resources.files("sharpose.runtime.serve").joinpath("page.html").read_bytes()
     styles, scripts = (_hashes(html, element) for element in (b"style", b"script"))
     policy = (
         f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return Page(html, policy)
+    return html, policy
 
 
 def _hashes(html: bytes, element: bytes) -> str:
@@ -164,21 +150,15 @@ def status_of(numbers: StreamSnapshot, silent_after: float) -> str:
 
 
 def trouble(streams: Mapping[str, StreamSnapshot], silent_after: float) -> str | None:
-    """Why a run isn't well, or None where it is.
-
-    It isn't where a live stream that hasn't ended was silent for more than `silent_after` seconds, or where all streams
-    have failed.
-    """
+    """Why a run isn't well: a live stream is silent for over `silent_after` seconds, or all have failed; else None."""
     if streams and all(numbers.failed for numbers in streams.values()):
         return "every stream has failed" if len(streams) > 1 else f"{next(iter(streams))}: the stream has failed"
-    return (
-        "; ".join(
-            f"{name}: no frame for {numbers.silence:.0f} s"
-            for name, numbers in streams.items()
-            if numbers.live and not numbers.ended and numbers.silence > silent_after
-        )
-        or None
-    )
+    silent = [
+        f"{name}: no frame for {numbers.silence:.0f} s"
+        for name, numbers in streams.items()
+        if numbers.live and not numbers.ended and numbers.silence > silent_after
+    ]
+    return "; ".join(silent) or None
 
 
 def state_json(streams: Mapping[str, StreamSnapshot], silent_after: float) -> bytes:
@@ -207,13 +187,7 @@ def _stream_json(name: str, numbers: StreamSnapshot, silent_after: float) -> dic
         "refine_rate": round(numbers.recent_refine_rate, 4),
         "silence_s": round(numbers.silence, 2),
         "now": {"people": numbers.people_now, "refined": numbers.refined_now, "deferred": numbers.deferred_now},
-        "frames": numbers.frames,
-        "people": numbers.people,
-        "refined": numbers.refined,
-        "wanted": numbers.wanted,
-        "deferred": numbers.deferred,
-        "dropped": numbers.dropped,
-        "reconnects": numbers.reconnects,
+        **{name: getattr(numbers, name) for name in _COUNTS},
         "age_ms": times.get(AGE),
         "stages": [
             {"name": stage, "p50_ms": times[stage][0], "p95_ms": times[stage][1]}
@@ -224,10 +198,7 @@ def _stream_json(name: str, numbers: StreamSnapshot, silent_after: float) -> dic
 
 
 class Connections:
-    """The open connections of a server, and until when each has time. Thread-safe.
-
-    Args:
-        most: Connections at a time.
+    """The open connections of a server, `most` at a time, and until when each has time. Thread-safe.
 
     Attributes:
         request_seconds: For the next request to come in whole, however its bytes trickle.
@@ -285,7 +256,7 @@ class Site:
         connections: Open now.
         silent_after: A live stream without a frame for so many seconds isn't well.
         say: Called with a line on a defect.
-        page: The page.
+        page: The page's HTML and its content security policy.
     """
 
     access: Access
@@ -294,7 +265,7 @@ class Site:
     connections: Connections
     silent_after: float
     say: Callable[[str], None]
-    page: Page = field(default_factory=load_page)
+    page: tuple[bytes, str] = field(default_factory=_load_page)
     _reported: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -304,11 +275,6 @@ class Site:
             first, self._reported = not self._reported, True
         if first:
             self.say(f"warning: --serve: unexpected {type(error).__name__}: {error} (said once)")
-
-
-_FRAME_WAIT = 10.0  # seconds that a browser's question for the next picture stays open
-_NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
-_TEXT = "text/plain; charset=utf-8"
 
 
 class _RefusedError(Exception):
@@ -394,8 +360,8 @@ class Handler(BaseHTTPRequestHandler):
             # The cookie takes the token's place, which would otherwise stay in the address bar and the history.
             self._answer(HTTPStatus.SEE_OTHER, b"", _TEXT, Location="./", Set_Cookie=self._site.access.set_cookie())
             return
-        page = self._site.page
-        self._answer(HTTPStatus.OK, page.html, "text/html; charset=utf-8", Content_Security_Policy=page.policy)
+        html, policy = self._site.page
+        self._answer(HTTPStatus.OK, html, "text/html; charset=utf-8", Content_Security_Policy=policy)
 
     def _next_frame(self, query: dict[str, str]) -> None:
         """The newest picture once it is another than `after`; 204 where none comes for a while."""

@@ -9,6 +9,7 @@ import os
 import signal
 
 import pytest
+from run_stand_ins import StubSource
 
 from sharpose.cli import Terminated
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
@@ -60,10 +61,28 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_progress_is_for_people_at_a_terminal() -> None:
-    assert not Messages(stream=io.StringIO()).shows_progress
-    assert not Messages(json_logs=True).shows_progress
-    assert not Messages(quiet=True).shows_progress
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "settings", "shown"),
+    [
+        (Terminal(), {}, True),
+        (Terminal(), {"quiet": True}, False),
+        (Terminal(), {"json_logs": True}, False),
+        (io.StringIO(), {}, False),
+    ],
+)
+def test_progress_is_for_people_at_a_terminal(stream: io.StringIO, settings: dict[str, bool], shown: bool) -> None:
+    source = StubSource()
+    source.info.name = "take[bold]1.mp4"
+    with Messages(stream=stream, **settings).progress([source]) as on_frame:
+        for frame in source:
+            on_frame(0, frame)
+    assert ("take[bold]1.mp4" in stream.getvalue()) == shown
+    assert ("5/5" in stream.getvalue()) == shown
 
 
 def test_nothing_asked_for() -> None:

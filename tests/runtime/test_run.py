@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_files import frames_of, lines_of
-from rich.console import Console
 from run_stand_ins import FRAMES, StubEstimator, StubSink, StubSource, go, names, real_sinks
 
 from sharpose.cli import Terminated
 from sharpose.errors import BoxesError, EngineError, InputError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import BoxesFile, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord
-from sharpose.runtime.messages import StopRequest, run_progress
+from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.run import RunFailedError, SinkGroup
 from sharpose.runtime.statistics import StreamStatistics
@@ -125,18 +123,6 @@ def test_boxes_of_another_source_are_no_error_where_the_user_stopped(tmp_path: P
 
 def test_an_empty_boxes_file_says_that_nobody_is_there(tmp_path: Path) -> None:
     assert go(StubSource(), [], boxes=boxes_file(tmp_path / "boxes.json")).people == 0
-
-
-@pytest.mark.parametrize(("terminal", "shown"), [(True, True), (False, False)])
-def test_the_progress_bar_is_for_terminals(terminal: bool, shown: bool) -> None:
-    source, text = StubSource(), io.StringIO()
-    source.info.name = "take[bold]1.mp4"
-    console = Console(file=text, force_terminal=terminal, width=100)
-    with run_progress([source], console) as on_frame:
-        for frame in source:
-            on_frame(0, frame)
-    assert ("take[bold]1.mp4" in text.getvalue()) == shown
-    assert ("5/5" in text.getvalue()) == shown
 
 
 def test_a_source_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
