@@ -85,7 +85,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
                 Stream(source, box_source, sinks, statistics, _make_steps(options, estimator), options.max_people)
             )
         if not any(stream.sinks for stream in streams):
-            messages.info("note: nothing will be written; add --output, --json, --coco, --csv, --serve …")
+            messages.info("note: nothing will be written; add --output, --json, --coco, --csv or --serve")
         warm_up = estimator.warm_up()
         draw = partial(
             draw_poses,

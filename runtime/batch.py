@@ -1,4 +1,4 @@
-"""The people of one or several pictures in one row, so that they share batches whoever's picture they are in."""
+"""The people of several pictures in one row, so that they share batches whichever picture they are in."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Picture:
     Attributes:
         image: uint8 [H, W, 3], BGR.
         boxes: Its people; may reach outside the picture.
-        stream: Which stream it belongs to: what is remembered of people from frame to frame is kept apart by it.
-        time: When it was taken, in seconds of its stream, never decreasing.
-        deadline: The `time.perf_counter()` by which the poses should be there; None for as long as it takes.
+        stream: Index of its stream; the deadline scheduler's memory of people is kept per stream.
+        time: Seconds of its stream, never decreasing.
+        deadline: The `time.perf_counter()` by which the poses should be there; None for no limit.
 
     Raises:
         InputError: the picture has another type, dtype or shape, or a time or the deadline isn't a number.
@@ -51,7 +51,7 @@ class Picture:
 
 
 class Crowd:
-    """All people of some pictures, those of a picture one after another, and what is found out about them.
+    """All people of some pictures, picture by picture, and what is found out about them.
 
     Args:
         pictures: The pictures.
@@ -63,7 +63,7 @@ class Crowd:
         pictures: As given.
         owners: int64 [n], each person's picture, ascending.
         boxes_xyxy: float32 [n, 4], picture pixels.
-        frames: The n frames that they are cropped by.
+        frames: The n crop frames.
         keypoints: float32 [n, J, 3], to be filled: `x, y` in picture pixels, score.
         quality: float32 [n], to be filled.
         refined: bool [n], to be filled.
@@ -94,7 +94,7 @@ class Crowd:
         return len(self.owners)
 
     def frames_of(self, part: slice | npt.NDArray[np.integer]) -> CropFrames:
-        """The frames of some of the people."""
+        """The crop frames of some of the people."""
         return CropFrames(self.frames.center[part], self.frames.size[part], self.frames.crop_size)
 
     def crop(self, part: slice, out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -115,7 +115,7 @@ class Crowd:
             setattr(timings, stage, getattr(timings, stage) + share)
 
     def results(self) -> list[PoseResult]:
-        """What was found out, picture by picture."""
+        """The poses, picture by picture."""
         ends = np.searchsorted(self.owners, np.arange(len(self.pictures)), side="right")
         starts = np.searchsorted(self.owners, np.arange(len(self.pictures)), side="left")
         return [

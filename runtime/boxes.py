@@ -40,7 +40,7 @@ class BoxesFile:
 
     Attributes:
         path: Where it was read from.
-        image_ids: The pictures that the file speaks of: those with boxes, and those an annotation file lists without.
+        image_ids: Ids of the pictures with boxes, and of those that an annotation file lists without.
     """
 
     def __init__(self, path: Path, boxes: dict[int, Boxes], listed: Iterable[int] = ()) -> None:
@@ -84,13 +84,13 @@ class BoxesFile:
         return sum(len(boxes) for boxes in self._boxes.values())
 
     def for_image(self, image_id: int) -> Boxes:
-        """The boxes of one picture, in the file's order; none where the file does not speak of it."""
+        """The boxes of one picture, in the file's order, if it has any."""
         return self._boxes.get(image_id) or Boxes.empty()
 
     def check_image_ids(self, expected: frozenset[int]) -> None:
         """Make sure that the file belongs to the source whose pictures have the ids `expected`.
 
-        An empty list speaks of no picture and passes: nobody was detected.
+        An empty file passes: nobody was detected.
 
         Raises:
             BoxesError: none of the file's image ids is in `expected`.
@@ -116,7 +116,6 @@ def _read_json(path: Path) -> object:
 
 
 def _annotations(document: dict[str, Any], path: Path) -> list[object]:
-    """The entries of a COCO annotation file."""
     annotations = document.get("annotations")
     if not isinstance(annotations, list):
         raise BoxesError(
@@ -127,7 +126,7 @@ def _annotations(document: dict[str, Any], path: Path) -> list[object]:
 
 
 def _listed_images(document: dict[str, Any], path: Path) -> frozenset[int]:
-    """The ids under `images` of an annotation file: pictures it has looked at, with people or without."""
+    """The ids under `images` of an annotation file."""
     images = document.get("images", [])
     if not isinstance(images, list):
         raise BoxesError(f'{path}: "images": expected a list, got a JSON {_json_type(images)}')
@@ -138,7 +137,7 @@ def _listed_images(document: dict[str, Any], path: Path) -> frozenset[int]:
 
 
 def _people(entries: list[object], path: Path) -> Iterator[int]:
-    """Indices of the entries that are people, each one's keys and types checked (but not yet its numbers' values)."""
+    """Indices of the entries that are people, their keys and types checked (not yet their numbers)."""
     for index, entry in enumerate(entries):
         if type(entry) is not dict:
             raise _entry_error(path, index, f"expected a dict as in {_FORMAT}, got a JSON {_json_type(entry)}")
@@ -163,7 +162,7 @@ def _people(entries: list[object], path: Path) -> Iterator[int]:
 
 
 def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path) -> Boxes:
-    """The boxes of the entries at `people`, in that order; refuses what is not finite (as float32) or negative."""
+    """The boxes of the entries at `people`; refuses what is not finite (as float32) or negative."""
     xywh = _as_float64([entries[index]["bbox"] for index in people]).reshape(-1, 4)
     scores = _as_float64([entries[index].get("score", 1.0) for index in people])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -181,7 +180,7 @@ def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path)
 
 
 def _as_float64(values: list[Any]) -> npt.NDArray[np.float64]:
-    """`values` as an array, an integer beyond a float's range (numpy refuses it without saying where) as infinity."""
+    """`values` as an array, with infinity for integers beyond a float's range."""
     try:
         return np.array(values, dtype=np.float64)
     except OverflowError:
@@ -208,38 +207,31 @@ def _span(ids: frozenset[int]) -> str:
 
 
 class BoxSource(Protocol):
-    """Says where the people of a frame are; one is made per stream, since it may remember frames."""
+    """Says where the people of a frame are. One per stream, as it may have memory."""
 
     def boxes_for(self, frame: Frame) -> Boxes:
-        """The people's boxes in `frame`, in its pixels; empty where there is nobody."""
+        """The people's boxes in the frame's pixels."""
         ...
 
     def observe(self, frame: Frame, poses: PoseResult) -> None:
-        """Told the poses of every frame that it gave boxes for, before the next one is asked about."""
+        """Called with the poses of each frame that it gave boxes for, before the next `boxes_for`."""
         ...
 
 
 class _Memoryless:
-    """For sources that poses tell nothing."""
-
     def observe(self, frame: Frame, poses: PoseResult) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class FileBoxes(_Memoryless):
-    """The boxes that a file gives for the frame's `image_id`.
-
-    Attributes:
-        file: Read and checked.
-        conf: Boxes that score less are left out.
-    """
+    """The boxes of a file for the frame's `image_id`; those that score less than `conf` are left out."""
 
     file: BoxesFile
     conf: float | None = None
 
     def boxes_for(self, frame: Frame) -> Boxes:
-        """The file's boxes for this frame; none where it does not speak of it."""
+        """The file's boxes for this frame, if it has any."""
         boxes = self.file.for_image(frame.image_id)
         if self.conf is None:
             return boxes

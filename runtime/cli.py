@@ -34,7 +34,10 @@ _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sou
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
 
-@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.command(cls=SectionedCommand, context_settings=_SETTINGS)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @option(_MODEL, "--bundle", type=_FILE, help="Bundle folder, written by sharpose-export; default: the one shipped.")
 @option(
@@ -42,7 +45,6 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     "--refine",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
-    show_default=True,
     help="People that the fine stage refines: those of low predicted quality, everybody or nobody.",
 )
 @option(
@@ -59,13 +61,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     help="Milliseconds for a frame's poses: refine only what fits, those first who are expected to gain most.",
 )
 @option(_MODEL, "--max-people", type=click.IntRange(1), help="People per frame at most, the best boxes first.")
-@option(
-    _MODEL,
-    "--device",
-    default="cpu",
-    show_default=True,
-    help="Device to run on: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].",
-)
+@option(_MODEL, "--device", default="cpu", help="Device to run on: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
 @option(_MODEL, "--threads", type=click.IntRange(1), help="CPU threads of the engine; default: the engine's choice.")
 @option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
 @option(
@@ -104,7 +100,6 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     "--detect-every",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     metavar="N",
     help="Interval in frames between detections; in between, boxes follow the poses.",
 )
@@ -139,14 +134,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 @option(
     _SOURCE, "--rtsp-transport", type=click.Choice(["tcp", "udp"]), help="Transport protocol of RTSP; default: tcp."
 )
-@option(
-    _SOURCE,
-    "--stride",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Frame stride: process every Nth frame.",
-)
+@option(_SOURCE, "--stride", type=click.IntRange(1), default=1, help="Frame stride: process every Nth frame.")
 @option(_SOURCE, "--start", type=click.FloatRange(0), metavar="S", help="Seconds of a video to skip.")
 @option(_SOURCE, "--duration", type=_SECONDS, metavar="S", help="Seconds to read.")
 @option(
@@ -169,7 +157,6 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     _RESULTS,
     "--encoder",
     default="h264",
-    show_default=True,
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works) or one of FFmpeg's by name.",
 )
 @option(
@@ -191,7 +178,6 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     "--frames-format",
     type=click.Choice(["jpg", "png"]),
     default="jpg",
-    show_default=True,
     help="Format of the --frames pictures.",
 )
 @option(_RESULTS, "--show", is_flag=True, help="Window with the annotated video; q ends the run.")
@@ -208,7 +194,7 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
     metavar="TOKEN",
     help="Token that clients of --serve must give; default: $SHARPOSE_SERVE_TOKEN.",
 )
-@option(_PICTURE, "--kpt-thr", type=float, default=0.3, show_default=True, help="Score threshold of drawn keypoints.")
+@option(_PICTURE, "--kpt-thr", type=float, default=0.3, help="Score threshold of drawn keypoints.")
 @option(_PICTURE, "--draw-status", is_flag=True, help="Frame rate and number of people in the picture.")
 @option(_PICTURE, "--draw-regions", is_flag=True, help="Regions that the fine stage looked at.")
 @option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")

@@ -30,7 +30,7 @@ class Frame:
         image_id: What a boxes file calls this picture: `index` for a video; for a picture file its stem where that is
             all digits, else `index`.
         boxes: The boxes that the source itself knows (the built-in scene does), or None.
-        arrived: `time.monotonic()` when it reached this process, for live sources; None where nobody waits (files).
+        arrived: `time.monotonic()` when it reached this process, for live sources; None for files.
     """
 
     image: Image
@@ -56,9 +56,9 @@ class SourceHealth:
     """How a source is doing; written by its own thread, read by others.
 
     Attributes:
-        connected: Whether it delivers, or is waiting for a new connection.
-        dropped: Frames that arrived and were never handed out, because newer ones had come.
-        reconnects: How often the connection was made anew.
+        connected: Whether it delivers; False while it reconnects.
+        dropped: Frames that arrived and were dropped for newer ones.
+        reconnects: How often it was reconnected.
     """
 
     connected: bool = True
@@ -114,7 +114,7 @@ class FrameRecord:
         frame: The frame.
         poses: Of the people in it.
         draw: Makes the annotated picture.
-        stages: Seconds that each stage took for this frame, up to the poses (`read`, `boxes`, `crop`, `coarse`, …).
+        stages: Seconds that each stage took for this frame, from `read` to `track`.
         age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.
     """
 
@@ -133,8 +133,8 @@ class FrameRecord:
 class Sink(Protocol):
     """Takes records one by one.
 
-    A sink makes its file at the first record, so a run that fails before it leaves nothing. One that talks to somebody
-    (a stream's receiver, a browser) never makes `write` wait for them.
+    A sink makes its file at the first record, so a run that fails before it leaves nothing. One with clients (the
+    receiver of a stream, a browser) never makes `write` wait for them.
 
     Attributes:
         name: Where the results go, as the user may read it: a path, or an address without its password.

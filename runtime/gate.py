@@ -1,4 +1,4 @@
-"""The gate: who gets a second, closer look, and the patches that the fine stage looks at."""
+"""The gate: which people are refined, and the patches that the fine stage gets of them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def region_boxes(region_order: npt.NDArray[np.int32], frames: CropFrames, select
 
     Args:
         region_order: int32 [n, R], regions of every crop, most relevant first.
-        frames: The n frames that the crops were cut by.
+        frames: The n crops' frames.
         selected: K, how many regions a crop.
 
     Returns:

@@ -30,15 +30,14 @@ __all__ = ["Picture", "PoseEstimator"]
 class PoseEstimator:
     """Poses of the people in pictures, from a bundle, without PyTorch.
 
-    All people, of whichever picture, share one coarse batch, and those whose predicted quality is below the threshold
-    share one fine batch; more than the bundle's max batch are run in chunks. Buffers are allocated once. Not
-    thread-safe: use one estimator a thread.
+    All people share one coarse batch, and those whose predicted quality is below the threshold one fine batch; more
+    than the bundle's max batch are run in chunks. Buffers are allocated once. Not thread-safe: one per thread.
 
     Attributes:
         bundle: The bundle it runs.
         refine: `auto` (the gate decides), `always` or `never`.
         quality_threshold: People below it are refined.
-        keep_regions: Whether results say where the fine stage looked (`PoseResult.regions_xyxy`); may be changed.
+        keep_regions: Whether results have `PoseResult.regions_xyxy`; may be changed.
         scheduler: Keeps pictures' deadlines; None where the gate alone decides.
     """
 
@@ -86,10 +85,10 @@ class PoseEstimator:
             device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
             refine: `auto`, `always` or `never`.
             quality_threshold: The bundle's own if None.
-            keep_regions: Whether results say where the fine stage looked.
-            scheduler: Where pictures have deadlines: decides who is refined. None: the gate alone does.
-            threads: CPU threads inside an operator; the engine's own choice if None.
-            tensorrt: Where the device is `tensorrt`: the engine cache, CUDA bindings, CUDA graphs …
+            keep_regions: Whether results have `PoseResult.regions_xyxy`.
+            scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
+            threads: CPU threads inside an operator; the engine's choice if None.
+            tensorrt: For device `tensorrt`: the engine cache, CUDA bindings, CUDA graphs.
 
         Raises:
             BundleError: the bundle is missing, damaged or not valid.
@@ -147,7 +146,7 @@ class PoseEstimator:
         """Poses of the people in several pictures, in shared batches.
 
         Args:
-            pictures: As many as are at hand; they may differ in size and belong to several streams.
+            pictures: May differ in size and belong to several streams.
 
         Returns:
             A result for each picture, in order. The time of a batch is shared among its pictures by their people in it.

@@ -1,4 +1,4 @@
-"""What the runtime hands out: boxes, poses and timings, validated when they are made."""
+"""Boxes, poses and timings of a picture, validated when they are made."""
 
 from __future__ import annotations
 
@@ -124,19 +124,18 @@ class PoseResult:
     """The poses of all people of one picture.
 
     Attributes:
-        boxes: The boxes that were looked at, n of them.
+        boxes: The n people's boxes.
         keypoints: float32 [n, J, 3], `x, y` in picture pixels and the heatmap's peak as score.
         quality: float32 [n], predicted quality of the coarse pose (OKS-like; not clipped).
-        refined: bool [n], whether the fine stage looked again.
+        refined: bool [n], whether the fine stage ran for them.
         timings: Where the time went.
-        wanted: bool [n], whom the gate wanted refined; more than `refined` where a deadline left no time. None without
-            a deadline.
-        carried: bool [n], who was not refined in this frame but keeps what an earlier frame's refinement found, not
-            having moved since. None without a deadline.
-        regions_xyxy: float32 [n, K, 4], the regions that the fine stage looked at, `x1, y1, x2, y2` in picture pixels;
-            NaN for people who were not refined. None where nobody asked for them.
-        track_ids: int64 [n], who a person is from frame to frame, from 1 up; 0 for people whose track is not yet sure.
-            None without tracking.
+        wanted: bool [n], whether the gate wanted them refined; more than `refined` where a deadline left no time. None
+            without a deadline.
+        carried: bool [n], not refined in this frame, but keeping the refinement of an earlier one, as they haven't
+            moved since. None without a deadline.
+        regions_xyxy: float32 [n, K, 4], the regions that the fine stage got, `x1, y1, x2, y2` in picture pixels; NaN
+            for people who were not refined. None unless the estimator keeps regions.
+        track_ids: int64 [n], from 1; 0 for people whose track is not yet confirmed. None without tracking.
 
     Raises:
         InputError: the arrays' lengths or shapes disagree.
@@ -174,7 +173,7 @@ class PoseResult:
 
     @property
     def deferred(self) -> npt.NDArray[np.bool_]:
-        """Whom the gate wanted refined while there was no time, nothing carried over either: bool [n]."""
+        """Who was wanted, but neither refined nor carried: bool [n]."""
         if self.wanted is None:
             return np.zeros_like(self.refined)
         deferred = self.wanted & ~self.refined

@@ -103,7 +103,7 @@ class StreamSnapshot:
         people: People in them.
         refined: People that the fine stage looked at.
         wanted: People that the gate wanted refined; without a deadline these are the refined ones.
-        deferred: Of the wanted ones, those for whom a deadline left no time.
+        deferred: Of the wanted ones, those that a deadline left no time for.
         late: Frames whose poses came after their deadline.
         dropped: Frames of a live source that were dropped for newer ones.
         reconnects: How often a live source was reconnected.

@@ -348,7 +348,7 @@ class Handler(BaseHTTPRequestHandler):
         if not self._site.access.may(self.headers, query.get("token")):
             raise _RefusedError(
                 HTTPStatus.UNAUTHORIZED,
-                "this server wants its token: add ?token=… to the address, or send Authorization: Bearer …",
+                "this server needs its token: add ?token=TOKEN to the address, or send Authorization: Bearer TOKEN",
                 WWW_Authenticate="Bearer",
             )
         if parts.path not in self._routes():

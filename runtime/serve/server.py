@@ -196,12 +196,12 @@ class ServeServer:
 
         Args:
             stream: What the page calls it, without a password; a number is added where another stream has the name.
-            statistics: Its numbers, which whoever writes to the sink counts.
+            statistics: Its numbers, counted by the run.
         """
         return self._streams.add(stream, self.url, statistics)
 
     def close(self) -> None:
-        """Stop at once, whoever is connected. May be called twice."""
+        """Stop at once and cut all connections. May be called twice."""
         if self._thread.is_alive():
             self._streams.close()
             self._listener.shutdown()

@@ -176,7 +176,7 @@ def test_the_full_frame(sharpose_run: Run, tmp_path: Path) -> None:
 def test_nothing_to_write_is_said(sharpose_run: Run, tmp_path: Path) -> None:
     done = sharpose_run("scene:frames=1,size=128x128,people=1")
     assert done.returncode == 0
-    assert done.stderr == "note: nothing will be written; add --output, --json, --coco, --csv, --serve …\n"
+    assert done.stderr == "note: nothing will be written; add --output, --json, --coco, --csv or --serve\n"
     assert list(tmp_path.iterdir()) == []
 
 

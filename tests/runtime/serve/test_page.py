@@ -150,7 +150,7 @@ def test_nothing_is_wider_than_the_window(browser: Browser, running, width: int,
 
 def test_without_the_token_nothing_is_shown(browser: Browser, running) -> None:
     browser.open(running[0].url)
-    assert "this server wants its token" in browser.until("document.body?.innerText")
+    assert "this server needs its token" in browser.until("document.body?.innerText")
 
 
 def test_another_site_can_not_show_the_picture(browser: Browser, serve, ask, show, make_record, tmp_path: Path) -> None:
