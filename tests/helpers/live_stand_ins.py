@@ -72,6 +72,3 @@ class Factory:
         if isinstance(inner, Exception):
             raise inner
         return inner
-
-
-ALL = {"buffer": "all"}

@@ -1,19 +1,44 @@
+"""The outputs that a user asks for: their sinks, what they agree on, and that each fails alone and in one line."""
+
 from __future__ import annotations
 
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import result_readers as readers
 
-from sharpose.errors import InputError
+from sharpose import files
+from sharpose.errors import InputError, SinkError
+from sharpose.runtime.frames import Sink
+from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.coco import CocoSink
-from sharpose.runtime.sinks.folders import OpenPoseSink, PicturesSink
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, OpenPoseSink, PicturesSink
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.restream import RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VideoSink
 from sharpose.skeleton import COCO17
 
-STREAM = SinkSettings("walk", COCO17, tracked=True)
+TARGETS = {
+    "--output": "o.mp4",
+    "--json": "o.jsonl",
+    "--coco": "o.json",
+    "--csv": "o.csv",
+    "--openpose": "poses",
+    "--mot": "o.txt",
+    "--frames": "pictures",
+}
+STREAM = SinkSettings("walk", COCO17, frame_rate=25, tracked=True)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +98,200 @@ def test_what_is_written_where():
     assert Output("--output", "rtsp://u:secret@h/a").path is None
     assert Output("--output", "rtsp://u:secret@h/a").name == "rtsp://***@h/a"
     assert Output("--output", "a.mp4").path == Path("a.mp4")
+    assert [option for option in TARGETS if Output(option, "a").is_folder] == ["--openpose", "--frames"]
+
+
+def test_fill():
+    assert fill("out/{source}.{other}/{source}.csv", "cam1") == "out/cam1.{other}/cam1.csv"
+
+
+FRAMES = 12
+PEOPLE = [2, 0, 3, 1]  # in turn
+READERS: dict[str, Callable[[Path], readers.Frames]] = {
+    "--json": readers.read_json_lines,
+    "--coco": readers.read_coco,
+    "--csv": readers.read_csv,
+    "--openpose": readers.read_openpose,
+    "--mot": readers.read_mot,
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, record):
+    folder = tmp_path_factory.mktemp("all")
+    sinks = [make_sink(Output(option, str(folder / target)), STREAM) for option, target in TARGETS.items()]
+    records = []
+    for index in range(FRAMES):
+        people = PEOPLE[index % len(PEOPLE)]
+        given = record(index, people=people, ids=[7, 3, 0][:people], image=np.full((48, 64, 3), 20 * index, np.uint8))
+        records.append(given)
+        for sink in sinks:
+            sink.write(given)
+    for sink in sinks:
+        sink.close()
+    return folder, records
+
+
+@pytest.mark.parametrize("option", READERS)
+def test_every_format_says_what_the_records_say(written, option):
+    folder, records = written
+    frames = READERS[option](folder / TARGETS[option]).people
+    for index, given in enumerate(records):
+        poses = given.poses
+        expected = [row for row in range(len(poses)) if option != "--mot" or poses.track_ids[row]]
+        found = frames.get(index, [])
+        assert [person.id for person in found] == [poses.track_ids[row] for row in expected]
+        for person, row in zip(found, expected, strict=True):
+            check(person, poses, row)
+
+
+def check(person, poses, row):
+    if person.box is not None:
+        np.testing.assert_allclose(person.box, poses.boxes.xywh[row], atol=2e-3)
+    if person.score is not None:
+        assert person.score == pytest.approx(float(poses.scores[row]), abs=1e-5)
+    if person.quality is not None:
+        assert person.quality == pytest.approx(float(poses.quality[row]), abs=1e-5)
+    if person.refined is not None:
+        assert person.refined == poses.refined[row]
+    if person.keypoints is not None:
+        points = person.keypoints
+        if len(points) == len(OPENPOSE_COCO18):
+            points = [points[OPENPOSE_COCO18.index(name)] for name in COCO17.keypoints]
+        np.testing.assert_allclose(points, poses.keypoints[row], atol=1e-3)
+
+
+def test_pictures_and_video_show_the_same(written):
+    folder, records = written
+    times = readers.read_video(folder / "o.mp4")
+    assert times == pytest.approx([given.frame.time for given in records], abs=1e-3)
+    files = sorted((folder / "pictures").iterdir())
+    assert [path.name for path in files] == [f"walk_{index:012d}.jpg" for index in range(FRAMES)]
+    capture = cv2.VideoCapture(str(folder / "o.mp4"))
+    for path, given in zip(files, records, strict=True):
+        picture = cv2.imread(str(path))
+        there, frame = capture.read()
+        assert there
+        assert math.isclose(picture.mean(), frame.mean(), abs_tol=4)
+        assert math.isclose(picture.mean(), given.frame.image.mean(), abs_tol=4)
+    capture.release()
+
+
+def count_frames(option: str, path: Path) -> int:
+    if option == "--output":
+        return len(readers.read_video(path))
+    if option == "--frames":
+        return sum(cv2.imread(str(file)) is not None for file in path.iterdir())
+    return len(READERS[option](path).people)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs root to mount a small disk: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def write_until_it_fails(sink: Sink, record: Callable[..., object], most: int = 3000) -> tuple[int, str]:
+    """How many frames were written, and the line that ended it."""
+    for index in range(most):
+        noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        try:
+            sink.write(record(index, people=3, ids=[1, 2, 3], image=noise))  # type: ignore[arg-type]
+        except SinkError as error:
+            return index, str(error)
+    raise AssertionError("it never failed")
+
+
+@pytest.mark.parametrize("option", TARGETS)
+def test_a_full_disk(small_disk, record, option, capfd):
+    if option == "--mot":  # short lines: fill the disk before
+        (small_disk / "filler").write_bytes(b"x" * 1_000_000)
+    sink = make_sink(Output(option, str(small_disk / TARGETS[option])), STREAM)
+    written, said = write_until_it_fails(sink, record)
+    assert said.endswith("can't be written: No space left on device")
+    assert "\n" not in said
+    assert written > 3
+    kept = sink.abandon()
+    sink.close()
+    assert kept is not None
+    assert ".partial" in kept.name
+    assert capfd.readouterr() == ("", "")
+    assert count_frames(option, kept) >= written - 1
+
+
+@pytest.mark.parametrize("option", TARGETS)
+def test_a_folder_that_vanishes(tmp_path, record, option, monkeypatch):
+    for module in (files, video):  # or they would look once a second
+        monkeypatch.setattr(module, "_LOOK_EVERY", 0.0)
+    folder = tmp_path / "deep"
+    sink = make_sink(Output(option, str(folder / TARGETS[option])), STREAM)
+    sink.write(record(0, people=1, ids=[1]))
+    sink.write(record(1, people=1, ids=[1]))
+    shutil.rmtree(folder)
+    with pytest.raises(SinkError, match="was removed while it was being written") as failed:
+        sink.write(record(2, people=1, ids=[1]))
+    assert "\n" not in str(failed.value)
+    assert sink.abandon() is None
+    sink.close()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("option", TARGETS)
+def test_a_place_where_nothing_can_be_made(tmp_path, record, option):
+    (tmp_path / "file").write_text("")
+    sink = make_sink(Output(option, str(tmp_path / "file" / TARGETS[option])), STREAM)
+    with pytest.raises(SinkError, match=r"can't be written: (Not a directory|File exists)"):
+        sink.write(record(0, people=1, ids=[1]))
+    assert sink.abandon() is None
+    sink.close()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("option", READERS)
+def test_numbers_that_are_not_finite(tmp_path, record, option, number):
+    sink = make_sink(Output(option, str(tmp_path / TARGETS[option])), STREAM)
+    sink.write(record(0, people=1, ids=[1]))
+    with pytest.raises(SinkError, match="frame 1: expected finite numbers in its poses, found NaN or infinity"):
+        sink.write(record(1, people=1, ids=[1], keypoint=number))
+    kept = sink.abandon()
+    assert kept is not None
+    assert count_frames(option, kept) == 1
+
+
+@pytest.mark.parametrize("option", [option for option in TARGETS if option not in ("--openpose", "--frames")])
+def test_a_limit_on_the_size_of_files(tmp_path, option):
+    """As `ulimit -f` sets it: the system's signal for it is ignored by Python."""
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+from conftest import make_record
+from sharpose.errors import SinkError
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
+from sharpose.skeleton import COCO17
+sink = make_sink(Output({option!r}, {str(tmp_path / TARGETS[option])!r}), SinkSettings("a", COCO17, tracked=True))
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+try:
+    for index in range(3000):
+        noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        sink.write(make_record(index, people=3, ids=[1, 2, 3], image=noise))
+except SinkError as error:
+    print(index, error)
+print(sink.abandon())
+"""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert signal.getsignal(signal.SIGXFSZ) is not signal.SIG_DFL or os.name != "posix"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    said, kept = done.stdout.splitlines()
+    assert said.endswith("can't be written: File too large")
+    written = int(said.split()[0])
+    assert written >= 1
+    assert count_frames(option, Path(kept)) >= written - 1

@@ -86,7 +86,7 @@ def receiver(scheme: str) -> tuple[str, Receiver]:
         return url, Receiver(url, {"rtsp_flags": "listen", "listen_timeout": "60", **probing})
     url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     # With that little to go by it may never meet the picture's size, which comes with a key frame.
-    return url, Receiver(f"{url}?timeout=3000000", {})
+    return url, Receiver(f"{url}?timeout=1500000", {})
 
 
 @pytest.fixture

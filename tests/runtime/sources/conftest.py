@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +10,6 @@ import av
 import cv2
 import numpy as np
 import pytest
-from live_stand_ins import Inner
-
-from sharpose.runtime.options import SourceOptions
-from sharpose.runtime.sources.live import Backoff, LiveSource
 
 VideoMaker = Callable[..., Path]
 
@@ -89,18 +85,3 @@ def shown() -> Callable[[Sequence[object]], list[int]]:
         return found
 
     return indices
-
-
-@pytest.fixture
-def made() -> Iterator[Callable[..., LiveSource]]:
-    """Makes sources without waits between attempts, and closes them at the end."""
-    sources: list[LiveSource] = []
-
-    def make(factory: Callable[[], Inner], options: SourceOptions | None = None, **more: object) -> LiveSource:
-        given: dict[str, object] = {"backoff": Backoff(uniform=lambda: 0.0), "sleep": lambda seconds: None}
-        sources.append(LiveSource("cam", factory, options, **(given | more)))  # type: ignore[arg-type]
-        return sources[-1]
-
-    yield make
-    for source in sources:
-        source.close()

@@ -12,7 +12,30 @@ from live_stand_ins import Clock, Factory, Inner, fail, frame, some, then
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceHealth
 from sharpose.runtime.options import FOREVER, SourceOptions
-from sharpose.runtime.sources.live import LiveSource
+from sharpose.runtime.sources import live
+from sharpose.runtime.sources.live import Backoff, LiveSource
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[..., LiveSource]]:
+    """Makes sources without waits between attempts, and closes them at the end."""
+    sources: list[LiveSource] = []
+
+    def make(factory: Callable[[], Inner], options: SourceOptions | None = None, **more: object) -> LiveSource:
+        given: dict[str, object] = {"backoff": Backoff(uniform=lambda: 0.0), "sleep": lambda seconds: None}
+        sources.append(LiveSource("cam", factory, options, **(given | more)))  # type: ignore[arg-type]
+        return sources[-1]
+
+    yield make
+    for source in sources:
+        source.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source waits for threads that hang, and for FFmpeg to notice silence, for a moment only."""
+    monkeypatch.setattr(live, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(live, "_CLOSE_SECONDS", 0.1)
 
 
 def test_without_reconnecting_an_end_is_an_end(made):
@@ -73,7 +96,7 @@ def test_waits_grow_while_it_is_away_and_attempts_are_counted(made):
     assert factory.calls == 5
 
 
-def test_it_tries_without_end_unless_told_otherwise(made):
+def test_it_retries_without_limit_by_default(made):
     enough = threading.Event()
     waits: list[float] = []
 
@@ -89,7 +112,7 @@ def test_it_tries_without_end_unless_told_otherwise(made):
     assert max(waits) == 30.0
 
 
-def test_a_flapping_stream_does_not_begin_anew_each_time(made):
+def test_a_flapping_stream_keeps_its_count_of_attempts(made):
     clock, waits = Clock(), []
 
     def short() -> Iterator[Frame]:
@@ -103,7 +126,7 @@ def test_a_flapping_stream_does_not_begin_anew_each_time(made):
     assert waits == [0.5, 1.0, 2.0]
 
 
-def test_a_healthy_stream_begins_anew(made):
+def test_a_healthy_stream_resets_the_waits(made):
     clock, waits = Clock(), []
 
     def long() -> Iterator[Frame]:
@@ -139,7 +162,7 @@ def test_unless_reconnecting_was_asked_for(made, reconnect):
     assert source.info.health.reconnects <= 1
 
 
-def test_a_users_mistake_is_not_tried_again(made):
+def test_a_users_mistake_is_not_retried(made):
     factory = Factory(InputError("no such option"))
     source = made(factory, SourceOptions(reconnect=FOREVER))
     with pytest.raises(InputError, match="no such option"):
@@ -215,3 +238,136 @@ def test_a_defect_inside_ends_the_source_and_hides_secrets(made):
     with pytest.raises(SourceError, match="cam: unexpected KeyError") as caught:
         list(source)
     assert "hunter2" not in str(caught.value)
+
+
+def test_waits_double_up_to_the_cap():
+    backoff = Backoff(0.5, 30.0, uniform=lambda: 0.0)
+    assert [backoff.next_wait() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert backoff.attempts == 9
+
+
+def test_jitter_shortens_a_wait_by_up_to_half():
+    draws = iter([0.0, 0.5, 0.999999])
+    backoff = Backoff(8.0, 8.0, uniform=lambda: next(draws))
+    assert [backoff.next_wait() for _ in range(3)] == pytest.approx([8.0, 6.0, 4.0], abs=1e-4)
+
+
+def test_only_a_healthy_connection_resets_the_waits():
+    backoff = Backoff(1.0, 30.0, healthy_after=5.0, uniform=lambda: 0.0)
+    backoff.next_wait()
+    backoff.next_wait()
+    backoff.delivered(4.9)
+    assert backoff.next_wait() == 4.0
+    backoff.delivered(5.0)
+    assert backoff.next_wait() == 1.0
+
+
+def test_years_of_trying_do_not_overflow():
+    backoff = Backoff(uniform=lambda: 0.0)
+    assert {backoff.next_wait() for _ in range(5000)} >= {0.5, 30.0}
+    assert backoff.next_wait() == 30.0
+
+
+def test_silence_is_a_loss_even_where_the_library_does_not_notice(made, impatient):
+    release, said = threading.Event(), []
+    hanging = Inner(then(2, lambda: release.wait(60)))
+    source = made(
+        Factory(hanging, Inner(some(2))), SourceOptions(buffer="all", timeout=0.2, reconnect=FOREVER), say=said.append
+    )
+    frames = iter(source)
+    assert [next(frames).index for _ in range(4)] == [0, 1, 2, 3]
+    assert said[0] == "cam: lost (no picture for 0.2 s); trying again"
+    assert not hanging.closed.is_set()  # its own thread has it
+    release.set()
+    assert hanging.closed.wait(10)
+
+
+def test_silence_without_reconnecting_is_an_error(made, impatient):
+    release = threading.Event()
+    source = made(
+        Factory(Inner(then(1, lambda: release.wait(60)))), SourceOptions(buffer="all", timeout=0.2, reconnect=0)
+    )
+    with pytest.raises(SourceError, match=r"cam: no picture for 0\.2 s; is it still there"):
+        list(source)
+    release.set()
+
+
+def test_skipped_frames_are_no_silence(made, monkeypatch):
+    monkeypatch.setattr(live, "_GRACE_SECONDS", 0.3)
+    inner = Inner(lambda: decode())
+    inner.progress = 0  # type: ignore[attr-defined]
+
+    def decode() -> Iterator[Frame]:
+        for _ in range(25):
+            time.sleep(0.05)
+            inner.progress += 1  # type: ignore[attr-defined]
+        yield frame(40)
+
+    source = made(Factory(inner), SourceOptions(buffer="all", timeout=0.2, reconnect=0))
+    assert [found.index for found in source] == [40]
+
+
+def test_a_late_answer_of_an_abandoned_attempt_is_dropped(made, impatient):
+    release, late = threading.Event(), Inner(some(3))
+    calls = 0
+
+    def factory() -> Inner:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            release.wait(60)
+            return late
+        return Inner(some(1))
+
+    source = made(factory, SourceOptions(buffer="all", timeout=0.2, reconnect=FOREVER))
+    assert next(iter(source)).index == 0
+    release.set()
+    assert late.closed.wait(10)
+
+
+def test_hanging_attempts_do_not_pile_up(made, impatient):
+    release, calls = threading.Event(), []
+
+    def factory() -> Inner:
+        calls.append(1)
+        release.wait(60)
+        raise SourceError("cam: too late")
+
+    source = made(factory, SourceOptions(timeout=0.01, reconnect=FOREVER))
+    time.sleep(1.5)  # ten times what an attempt takes
+    assert len(calls) <= 4
+    release.set()
+    source.close()
+
+
+@pytest.mark.parametrize("where", ["connecting", "reading"])
+def test_closing_does_not_wait_for_what_hangs(made, impatient, where):
+    release = threading.Event()
+
+    def factory() -> Inner:
+        if where == "connecting":
+            release.wait(60)
+        return Inner(then(1, lambda: release.wait(60)))
+
+    source = made(factory, SourceOptions(buffer="all", reconnect=FOREVER))
+    if where == "reading":
+        assert next(iter(source)).index == 0
+    began = time.monotonic()
+    source.close()
+    source.close()
+    assert time.monotonic() - began < 10
+    assert list(source) == []
+    assert source.queue.ended
+    release.set()
+
+
+def test_closing_ends_a_wait_for_the_next_attempt(made):
+    source = made(
+        Factory(Inner(some(1)), SourceError("cam: refused")),
+        sleep=None,
+        backoff=Backoff(600.0, 600.0, uniform=lambda: 0.0),
+    )
+    time.sleep(0.1)
+    source.close()
+    assert source.queue.ended
+    assert not any("supervisor of cam" in thread.name and thread.is_alive() for thread in threading.enumerate())

@@ -89,7 +89,7 @@ def test_silence_longer_than_the_timeout(server):
             time.sleep(0.05)
         assert said == [f"{server.url}: lost (no picture for 1 s); trying again"]
         assert not source.info.health.connected
-        time.sleep(3)  # new connections hang meanwhile
+        time.sleep(1.5)  # new connections hang meanwhile
         server.resume()
         read_until(frames, lambda frame: source.info.health.reconnects == 1)
         # What the server had made before it fell silent is not taken for new.
@@ -102,13 +102,13 @@ def test_a_slow_reader_gets_new_pictures(server):
     source = open_source(server.url, SourceOptions(timeout=5.0))
     with contextlib.closing(source):
         frames = iter(source)
-        read_until(frames, lambda frame: frame.index >= 30)
+        read_until(frames, lambda frame: frame.index >= 20)
         dropped, ages = source.info.health.dropped, []
-        for frame in itertools.islice(frames, 20):
+        for frame in itertools.islice(frames, 15):
             assert frame.arrived is not None
             ages.append(time.monotonic() - frame.arrived)
             time.sleep(0.16)  # four times the stream's interval
-        assert source.info.health.dropped - dropped > 30
+        assert source.info.health.dropped - dropped > 22
         assert sorted(ages)[len(ages) // 2] < 2 / 25  # not all: the machine may be busy
 
 

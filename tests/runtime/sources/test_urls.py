@@ -46,3 +46,23 @@ def test_what_is_a_url():
     assert is_url("udp://@:1234")
     assert not is_url("scene:people=3")
     assert not is_url("C:\\video.mp4")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "gst:rtspsrc location=rtsp://me:hunter2@cam/a latency=0 ! decodebin ! appsink",
+        'gst:rtspsrc location="rtsp://me:hunter2 hunter2@cam/a" latency=0 ! appsink',
+        "rtspsrc location=rtsp://cam/a user-id=me user-pw=hunter2 latency=0 ! decodebin ! appsink",
+        'rtspsrc location=rtsp://cam/a user-pw="hunter2 hunter2" latency=0 ! decodebin ! appsink',
+        "rtspsrc location=rtsp://cam/a user-pw='hunter2 hunter2' latency=0 ! appsink",
+        "souphttpsrc location=http://cam/a?token=hunter2 latency=0 ! appsink",
+        "rtspsrc location = rtsp://cam/a user-pw = hunter2 latency=0 ! appsink",
+    ],
+)
+def test_no_secret_of_a_pipeline_is_shown(spec):
+    redacted = redact_url(spec)
+    assert "hunter2" not in redacted
+    assert "latency=0 ! " in redacted
+    assert "appsink" in redacted
+    assert redact_url(redacted) == redacted

@@ -1,20 +1,18 @@
-from __future__ import annotations
+"""Videos: every frame in order, upright and at its time; `--start`, `--duration` and `--stride`."""
 
-import http.server
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from __future__ import annotations
 
 import av
 import numpy as np
 import pytest
-from damaged_files import saved, with_garbage
+from damaged_files import saved
 
 from sharpose.errors import SourceError
 from sharpose.runtime.options import SourceOptions
-from sharpose.runtime.sources.video import VideoSource
+from sharpose.runtime.sources import open_source
+from sharpose.runtime.sources.video import VideoSource, upright
 
-TURNED_CLOCKWISE = (0, 1 << 16, 0, -(1 << 16), 0, 0)
+ONE = 1 << 16  # in a display matrix
 
 
 def with_display_matrix(data: bytes, values: tuple[int, ...]) -> bytes:
@@ -74,10 +72,10 @@ def test_a_stream_that_does_not_begin_at_zero_begins_at_zero(tmp_path, make_vide
 
 
 def test_pictures_that_stand_on_their_side_are_turned(tmp_path, make_video):
-    upright = make_video(tmp_path / "upright.mp4", frames=3)
-    turned = saved(tmp_path / "turned.mp4", with_display_matrix(upright.read_bytes(), TURNED_CLOCKWISE))
-    for stored, frame in zip(VideoSource(str(upright)), VideoSource(turned), strict=True):
-        np.testing.assert_array_equal(frame.image, np.rot90(stored.image, -1))
+    stored = make_video(tmp_path / "stored.mp4", frames=3)
+    turned = saved(tmp_path / "turned.mp4", with_display_matrix(stored.read_bytes(), (0, ONE, 0, -ONE, 0, 0)))
+    for before, frame in zip(VideoSource(str(stored)), VideoSource(turned), strict=True):
+        np.testing.assert_array_equal(frame.image, np.rot90(before.image, -1))
         assert (frame.height, frame.width) == (64, 48)
 
 
@@ -113,74 +111,6 @@ def test_closing_in_the_middle_ends_it_without_a_warning(tmp_path, make_video):
     assert source.info.warnings == []
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[[bytes], str]]:
-    """Serves bytes over HTTP, without a length and without seeking, as a live stream is."""
-    bodies: dict[str, bytes] = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = bodies.get(self.path.split("?")[0])
-            self.send_response(404 if body is None else 200)
-            self.end_headers()
-            self.wfile.write(body or b"")
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-
-    def serve(body: bytes) -> str:
-        bodies["/live"] = body
-        return f"http://me:hunter2@127.0.0.1:{server.server_port}/live?token=hunter2"
-
-    yield serve
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_live_stream_goes_on_after_damage(tmp_path, make_video, served):
-    whole = make_video(tmp_path / "a.h264", frames=80, b_frames=0, format_name="h264").read_bytes()
-    for at in (0.3, 0.4, 0.5, 0.6):
-        whole = with_garbage(whole, at, 700)
-    source = VideoSource(served(whole))
-    assert 40 < len(list(source)) < 80
-    assert all(line.startswith("http://***@127.0.0.1:") and "hunter2" not in line for line in source.info.warnings)
-    assert ["the stream ended after" in line for line in source.info.warnings] == [
-        True,
-        False,
-    ]  # FFmpeg can't tell an end from a failure
-    assert "skipped" in source.info.warnings[1]
-
-
-def test_no_password_in_names_and_errors(served):
-    url = served(b"")
-    with pytest.raises(SourceError) as caught:
-        VideoSource(url.replace("live", "missing"))
-    assert "hunter2" not in str(caught.value)
-    assert str(caught.value).startswith("http://***@127.0.0.1:")
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
-
-
-def test_an_address_that_does_not_answer(unused_udp_port):
-    with pytest.raises(SourceError, match="no answer in time"):
-        VideoSource(f"udp://127.0.0.1:{unused_udp_port}", SourceOptions(timeout=0.3))
-
-
-@pytest.fixture
-def unused_udp_port() -> int:
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.mark.shared
 def test_crowd_holds_half_of_what_it_claims(shared_dir):
     source = VideoSource(str(shared_dir / "media" / "crowd.avi"))
@@ -201,4 +131,142 @@ def test_short_clips(shared_dir, name, shape, step):
     frames = list(source)
     assert [frame.image.shape for frame in frames] == [shape] * 5
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(5) * step, atol=1e-3)
+    assert source.info.warnings == []
+
+
+def matrix(a: int, b: int, c: int, d: int) -> bytes:
+    return np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], np.int32).tobytes()
+
+
+def shown_by_definition(image: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """Every stored pixel (p, q) put at (a·p + c·q, b·p + d·q), moved to begin at 0."""
+    q, p = np.indices(image.shape[:2])
+    x, y = a * p + c * q, b * p + d * q
+    x, y = x - x.min(), y - y.min()
+    out = np.zeros((y.max() + 1, x.max() + 1, 3), np.uint8)
+    out[y, x] = image
+    return out
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [(1, 0, 0, -1), (-1, 0, 0, 1), (-1, 0, 0, -1), (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0)],
+)
+def test_all_turns_and_mirrorings(signs: tuple[int, int, int, int]):
+    image = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
+    turned = upright(image, matrix(*(ONE * sign for sign in signs)))
+    np.testing.assert_array_equal(turned, shown_by_definition(image, *signs))
+    assert turned.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("nothing", [matrix(ONE, 0, 0, ONE), matrix(2 * ONE, 300, -300, 2 * ONE), b"", b"short"])
+def test_upright_needs_nothing(nothing: bytes):
+    image = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(upright(image, nothing), image)
+
+
+def test_a_slanted_matrix_is_the_nearest_quarter_turn():
+    image = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
+    turned = upright(image, matrix(ONE // 10, ONE, -ONE, ONE // 10))
+    np.testing.assert_array_equal(turned, shown_by_definition(image, 0, 1, -1, 0))
+
+
+CONTAINERS = [
+    ("a.mp4", "libx264", 3),
+    ("a.mkv", "libx264", 3),
+    ("a.ts", "libx264", 2),
+    ("a.avi", "mpeg4", 2),
+    ("a.avi", "mjpeg", 0),
+    ("a.h264", "libx264", 0),  # no stamps, no way to seek
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "b_frames"), CONTAINERS)
+@pytest.mark.parametrize("first", [0, 1, 11, 12, 13, 29, 59, 118])
+def test_start_is_exact_everywhere(tmp_path, make_video, shown, name, codec, b_frames, first):
+    path = make_video(tmp_path / name, frames=120, codec=codec, b_frames=b_frames)
+    source = VideoSource(str(path), SourceOptions(start=first / 25))
+    frames = list(source)
+    found = [index % 70 for index in range(first, 120)]
+    assert shown(frames) == found
+    assert [frame.index for frame in frames] == list(range(first, 120))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(first, 120) / 25, atol=2e-3)
+    assert source.info.warnings == []
+    source.close()
+
+
+@pytest.mark.parametrize(("name", "codec", "b_frames"), CONTAINERS)
+def test_duration_counts_from_the_start(tmp_path, make_video, name, codec, b_frames):
+    path = make_video(tmp_path / name, frames=120, codec=codec, b_frames=b_frames)
+    source = open_source(str(path), SourceOptions(start=1.0, duration=0.8))
+    assert [frame.index for frame in source] == list(range(25, 45))
+    assert (source.info.frame_count, source.info.warnings) == (None, [])
+
+
+def test_start_between_two_pictures_begins_with_the_later_one(tmp_path, make_video):
+    path = make_video(tmp_path / "vfr.mkv", frames=10, stamps=[0, 1, 2, 50, 51, 200, 201, 202, 203, 1000], b_frames=0)
+    source = open_source(str(path), SourceOptions(start=1.0, duration=7.1))
+    np.testing.assert_allclose([frame.time for frame in source], np.array([50, 51, 200, 201, 202]) / 25, atol=2e-3)
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_the_place_in_an_mp4_of_variable_rate(tmp_path, make_video, shown, b_frames):
+    stamps = np.cumsum(np.random.default_rng(4).integers(1, 9, 69)).tolist()
+    path = make_video(tmp_path / "vfr.mp4", frames=69, stamps=stamps, b_frames=b_frames)
+    frames = list(open_source(str(path), SourceOptions(start=(stamps[50] - stamps[0]) / 25)))
+    assert shown(frames) == [frame.index for frame in frames] == list(range(50, 69))
+
+
+def test_a_stream_that_does_not_begin_at_zero(tmp_path, make_video, shown):
+    path = make_video(tmp_path / "late.mkv", frames=60, stamps=range(2500, 2560), b_frames=0)
+    frames = list(open_source(str(path), SourceOptions(start=1.6)))
+    assert shown(frames) == list(range(40, 60))
+    assert frames[0].time == pytest.approx(1.6, abs=2e-3)
+
+
+def test_a_start_past_the_end(tmp_path, make_video):
+    path = make_video(tmp_path / "a.mp4")
+    with pytest.raises(SourceError, match=r"a\.mp4: ends before 99 s, where reading was to start"):
+        list(open_source(str(path), SourceOptions(start=99.0)))
+
+
+def test_stride_counts_from_the_first_frame_that_is_wanted(tmp_path, make_video, shown):
+    path = make_video(tmp_path / "a.mp4", frames=60)
+    source = open_source(str(path), SourceOptions(stride=7))
+    assert (source.info.frame_count, source.info.frame_rate) == (9, pytest.approx(25 / 7))
+    assert source.info.image_ids == frozenset(range(60))  # a boxes file may have the skipped frames too
+    frames = list(source)
+    assert shown(frames) == [frame.index for frame in frames] == list(range(0, 60, 7))
+    frames = list(open_source(str(path), SourceOptions(stride=10, start=0.2)))
+    assert [frame.index for frame in frames] == [5, 15, 25, 35, 45, 55]
+
+
+def test_skipped_frames_are_not_converted(tmp_path, make_video, monkeypatch):
+    source = VideoSource(str(make_video(tmp_path / "a.mp4", frames=40)), SourceOptions(stride=8))
+    converted = []
+    upright = source._upright
+    monkeypatch.setattr(source, "_upright", lambda picture: converted.append(1) or upright(picture))
+    assert len(list(source)) == 5
+    assert len(converted) == 5
+    assert source.progress == 40
+
+
+def test_an_early_end_is_still_said(tmp_path, indexed_mp4):
+    (tmp_path / "cut.mp4").write_bytes(indexed_mp4[: int(len(indexed_mp4) * 0.6)])
+    source = VideoSource(str(tmp_path / "cut.mp4"), SourceOptions(stride=3, start=0.2))
+    last = list(source)[-1].index
+    (warning,) = source.info.warnings
+    assert "its header claims 40 frames, but it ends after" in warning
+    assert last < int(warning.rpartition(" ")[2]) <= last + 3
+
+
+@pytest.mark.shared
+def test_crowd_from_its_middle(shared_dir):
+    path = str(shared_dir / "media" / "crowd.avi")
+    wanted = {frame.index: frame.image for frame in open_source(path) if frame.index in (200, 219)}
+    source = open_source(path, SourceOptions(start=8.0, duration=0.8))
+    part = list(source)
+    assert [frame.index for frame in part] == list(range(200, 220))
+    np.testing.assert_array_equal(part[0].image, wanted[200])
+    np.testing.assert_array_equal(part[-1].image, wanted[219])
     assert source.info.warnings == []

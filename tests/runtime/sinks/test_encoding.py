@@ -1,11 +1,14 @@
+"""Encoders: which are found and usable, and pictures of any size into one."""
+
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.options import VideoSettings
-from sharpose.runtime.sinks import encoding as encoders
-from sharpose.runtime.sinks.encoding import find_encoder, usable_encoders
+from sharpose.runtime.sinks import encoding
+from sharpose.runtime.sinks.encoding import find_encoder, letterbox, pad_even, usable_encoders
 
 CHIPS = ("nvenc", "videotoolbox", "qsv", "amf", "v4l2m2m")
 
@@ -18,13 +21,13 @@ def test_the_software_encoders_of_the_wheel_are_usable():
 
 def test_auto_takes_a_chip_where_there_is_one(monkeypatch):
     assert find_encoder(VideoSettings(encoder="auto")).family == "h264"
-    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: None)
+    monkeypatch.setattr(encoding, "_why_unusable", lambda encoder, settings: None)
     assert find_encoder(VideoSettings(encoder="auto")).name == "h264_nvenc"
     assert find_encoder(VideoSettings(encoder="h264")).name == "libx264"
 
 
 def test_auto_says_h264_where_no_chip_opens(monkeypatch):
-    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: "no" if encoder.hardware else None)
+    monkeypatch.setattr(encoding, "_why_unusable", lambda encoder, settings: "no" if encoder.hardware else None)
     assert find_encoder(VideoSettings(encoder="auto")).name == "libx264"
 
 
@@ -47,7 +50,7 @@ def test_a_preset_that_the_encoder_does_not_know():
 
 
 def test_a_quality_for_one_that_takes_a_bit_rate(monkeypatch):
-    monkeypatch.setattr(encoders, "_why_unusable", lambda encoder, settings: None)
+    monkeypatch.setattr(encoding, "_why_unusable", lambda encoder, settings: None)
     with pytest.raises(SinkError, match=r"h264_v4l2m2m: not usable here \(h264_v4l2m2m takes a bit rate, no crf\)"):
         find_encoder(VideoSettings(encoder="h264_v4l2m2m", crf=20))
 
@@ -64,3 +67,40 @@ def test_a_quality_for_one_that_takes_a_bit_rate(monkeypatch):
 def test_settings_that_can_not_be(settings, said):
     with pytest.raises(InputError, match=said):
         VideoSettings(**settings)
+
+
+def lit(image: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of what isn't black."""
+    rows, columns = np.nonzero(image.any(axis=(1, 2)))[0], np.nonzero(image.any(axis=(0, 2)))[0]
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((96, 96), (0, 48, 8, 56)),  # shrunk: bars left and right
+        ((20, 80), (16, 32, 0, 64)),  # shrunk: bars above and below
+        ((24, 32), (0, 48, 0, 64)),  # enlarged
+        ((1, 1000), (23, 24, 0, 64)),  # never thinner than a pixel
+    ],
+)
+def test_the_aspect_is_kept_and_the_picture_centred(size, expected):
+    boxed = letterbox(np.full((*size, 3), 200, np.uint8), 48, 64)
+    assert boxed.shape == (48, 64, 3)
+    assert lit(boxed) == expected
+    assert (boxed[boxed > 0] == 200).all()
+
+
+def test_the_same_size_is_the_same_picture():
+    image = np.zeros((48, 64, 3), np.uint8)
+    assert letterbox(image, 48, 64) is image
+
+
+def test_odd_sizes_repeat_their_edge():
+    image = np.arange(45, dtype=np.uint8).reshape(3, 5, 3)
+    padded = pad_even(image)
+    assert padded.shape == (4, 6, 3)
+    np.testing.assert_array_equal(padded[:3, :5], image)
+    np.testing.assert_array_equal(padded[3, :5], image[2])
+    np.testing.assert_array_equal(padded[:3, 5], image[:, 4])
+    assert pad_even(padded) is padded

@@ -1,0 +1,173 @@
+"""Folders with one file per frame: OpenPose JSON and annotated pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from sharpose.errors import InputError, SinkError
+from sharpose.runtime.sinks import folders
+from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, FolderSink, OpenPoseSink, PicturesSink
+from sharpose.skeleton import COCO17, MPII16
+
+
+def test_files_are_numbered_and_nothing_is_made_before(tmp_path):
+    results = FolderSink(tmp_path / "deep" / "out", stem="a", ending=".txt")
+    assert not (tmp_path / "deep").exists()
+    results.write_file(0, b"zero")
+    results.write_file(12, b"twelve")
+    assert {path.name: path.read_bytes() for path in results.path.iterdir()} == {
+        "a_000000000000.txt": b"zero",
+        "a_000000000012.txt": b"twelve",
+    }
+
+
+def test_two_runs_are_not_mixed(tmp_path):
+    (tmp_path / "a_000000000099.txt").write_text("older")
+    with pytest.raises(InputError, match=r"already holds files of this kind \(a_000000000099\.txt\)"):
+        FolderSink(tmp_path, stem="a", ending=".txt")
+    FolderSink(tmp_path, stem="b", ending=".txt").write_file(0, b"")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder, found a file"):
+        FolderSink(tmp_path / "file", stem="a", ending=".txt")
+
+
+def test_no_half_file_has_a_name(tmp_path, monkeypatch):
+    results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+    results.write_file(0, b"whole")
+
+    def nearly_full(descriptor: int, data: bytes) -> int:
+        if len(data) < 4:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, bytes(data[:3]))
+
+    write = os.write
+    monkeypatch.setattr(folders.os, "write", nearly_full)
+    with pytest.raises(SinkError, match=r"a_000000000001\.txt: can't be written: No space left on device"):
+        results.write_file(1, b"too long")
+    assert [path.name for path in results.path.iterdir()] == ["a_000000000000.txt"]
+
+
+def test_a_first_file_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folders.os, "write", full)
+    results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+    with pytest.raises(SinkError):
+        results.write_file(0, b"x")
+    assert results.abandon() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_vanishes_is_not_made_again(tmp_path):
+    results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+    results.write_file(0, b"x")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(SinkError, match="out: was removed while it was being written"):
+        results.write_file(1, b"x")
+    assert results.abandon() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_failed_runs_are_marked(tmp_path):
+    for expected in ("out.partial", "out.partial2", "out.partial3"):
+        results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+        results.write_file(0, b"x")
+        assert results.abandon() == tmp_path / expected
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    results = FolderSink(tmp_path / "mine", stem="a", ending=".txt")
+    results.write_file(0, b"x")
+    assert results.abandon() == tmp_path / "mine"  # it was somebody's before
+
+
+# OpenPose's own table of its COCO model, as its documentation gives it.
+DOCUMENTED = (
+    "Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist RHip RKnee RAnkle LHip LKnee LAnkle REye LEye REar LEar"
+)
+
+
+def test_the_order_is_the_documented_one():
+    sides = {"R": "right_", "L": "left_"}
+    names = [
+        sides[name[0]] + name[1:].lower() if name[0] in sides and name[1].isupper() else name.lower()
+        for name in DOCUMENTED.split()
+    ]
+    assert list(OPENPOSE_COCO18) == names
+    assert set(OPENPOSE_COCO18) == {*COCO17.keypoints, "neck"}
+
+
+def test_what_a_file_says(tmp_path, record):
+    sink = OpenPoseSink(tmp_path / "poses", stem="walk")
+    given = record(3, people=2, ids=[5, 0])
+    sink.write(given)
+    sink.write(record(4, people=0))
+    sink.close()
+    assert sorted(path.name for path in sink.path.iterdir()) == [
+        "walk_000000000003_keypoints.json",
+        "walk_000000000004_keypoints.json",
+    ]
+    found = json.loads((sink.path / "walk_000000000003_keypoints.json").read_text())
+    assert found["version"] == 1.3
+    assert [person["person_id"] for person in found["people"]] == [[5], [-1]]
+    assert all(person[name] == [] for person in found["people"] for name in person if name.startswith(("face", "hand")))
+    for person, keypoints in zip(found["people"], given.poses.keypoints, strict=True):
+        points = np.reshape(person["pose_keypoints_2d"], (18, 3))
+        for name, point in zip(OPENPOSE_COCO18, points, strict=True):
+            if name != "neck":
+                np.testing.assert_allclose(point, keypoints[COCO17.keypoints.index(name)], atol=1e-3)
+        np.testing.assert_allclose(points[1, :2], (keypoints[5, :2] + keypoints[6, :2]) / 2, atol=2e-3)
+        assert points[1, 2] == pytest.approx(min(keypoints[5, 2], keypoints[6, 2]), abs=1e-5)
+    assert json.loads((sink.path / "walk_000000000004_keypoints.json").read_text()) == {"version": 1.3, "people": []}
+
+
+def test_there_is_no_neck_without_both_shoulders(tmp_path, record):
+    given = record(0, people=1)
+    given.poses.keypoints[0, 5, 2] = 0
+    sink = OpenPoseSink(tmp_path, stem="a")
+    sink.write(given)
+    (person,) = json.loads((tmp_path / "a_000000000000_keypoints.json").read_text())["people"]
+    points = np.reshape(person["pose_keypoints_2d"], (18, 3))
+    absent = [name for name, point in zip(OPENPOSE_COCO18, points, strict=True) if not point.any()]
+    assert absent == ["neck", "left_shoulder"]
+
+
+def test_other_skeletons(tmp_path):
+    with pytest.raises(InputError, match="made from the keypoints of coco17, this bundle has those of mpii16"):
+        OpenPoseSink(tmp_path, stem="a", skeleton=MPII16)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("jpg", 8), ("png", 0)])
+def test_the_annotated_picture_is_written(tmp_path, record, kind, tolerance):
+    rows, columns = np.mgrid[:48, :64]
+    image = np.stack([rows * 5, columns * 3, rows + columns], axis=2).astype(np.uint8)
+    sink = PicturesSink(tmp_path / "out", stem="walk", kind=kind)
+    for index in range(2):
+        given = record(index, image=image)
+        object.__setattr__(given, "draw", lambda image, poses: 255 - image)
+        sink.write(given)
+    sink.close()
+    assert sorted(path.name for path in sink.path.iterdir()) == [
+        f"walk_000000000000.{kind}",
+        f"walk_000000000001.{kind}",
+    ]
+    found = cv2.imread(str(sink.path / f"walk_000000000001.{kind}"))
+    assert np.abs(found.astype(int) - (255 - image)).max() <= tolerance
+
+
+def test_other_kinds(tmp_path):
+    with pytest.raises(InputError, match="expected pictures of the kind jpg or png, got 'gif'"):
+        PicturesSink(tmp_path, stem="a", kind="gif")
+
+
+def test_a_picture_too_large_for_its_kind(tmp_path, record):
+    sink = PicturesSink(tmp_path / "out", stem="a")
+    with pytest.raises(SinkError, match="a picture of 70000x1 can't be made a jpg"):
+        sink.write(record(image=np.zeros((1, 70000, 3), np.uint8)))
+    assert sink.abandon() is None
