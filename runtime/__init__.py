@@ -12,23 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sharpose.runtime.batch import Picture
     from sharpose.runtime.pipeline import PoseEstimator
-    from sharpose.runtime.result import Boxes, PoseResult, StageTimings
+    from sharpose.runtime.result import Boxes, Picture, PoseResult, StageTimings
 
 __all__ = ["Boxes", "Picture", "PoseEstimator", "PoseResult", "StageTimings"]
-
-_HOMES = {
-    "Boxes": "sharpose.runtime.result",
-    "Picture": "sharpose.runtime.batch",
-    "PoseEstimator": "sharpose.runtime.pipeline",
-    "PoseResult": "sharpose.runtime.result",
-    "StageTimings": "sharpose.runtime.result",
-}
 
 
 def __getattr__(name: str) -> object:
     """Import on first use: `sharpose-run --help` needs neither OpenCV nor an engine."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = "pipeline" if name == "PoseEstimator" else "result"
+    return getattr(import_module(f"sharpose.runtime.{home}"), name)

@@ -8,15 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.result import Boxes, Image, PoseResult
 
 __all__ = ["Frame", "FrameRecord", "Image", "Sink", "Source", "SourceHealth", "SourceInfo"]
-
-Image = npt.NDArray[np.uint8]
-"""A picture: uint8 [H, W, 3], BGR."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
-from sharpose.runtime.batch import Crowd, Picture
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, gather_patches, region_boxes
-from sharpose.runtime.result import Boxes, PoseResult, StageTimings
+from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
 
 __all__ = ["Picture", "PoseEstimator"]

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from sharpose.bundle import GainCurve
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
-from sharpose.runtime.batch import Crowd
 from sharpose.runtime.deadline.costs import StageCosts, next_batch, own_share
 from sharpose.runtime.deadline.history import PersonHistory, StreamHistory, carry_over
 from sharpose.runtime.deadline.priority import TURN_EVERY, Candidates, Prioritise, expected_gain, priority, with_turns
+from sharpose.runtime.result import Crowd
 from sharpose.similarity import body_area, box_iou, keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 
