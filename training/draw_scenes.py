@@ -111,7 +111,7 @@ def _document(entries: list[tuple[Entry, Entry]]) -> Entry:
 @click.option("--moments", type=click.IntRange(1, 100), default=4, show_default=True, help="Frames from each scene.")
 @click.option("--seed", type=click.IntRange(0), default=100_000, show_default=True, help="Seed of the first scene.")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes that draw.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Traceback of an error.")
 def command(output: Path, scenes: int, moments: int, seed: int, processes: int, debug: bool) -> None:
     """Draw people of the built-in scene as a COCO dataset: images/ and person_keypoints_train.json.
 

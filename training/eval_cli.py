@@ -64,11 +64,9 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=_FILE, help="Bundle to measure, as deployed.  [default: the package's own]")
+@click.option("--bundle", type=_FILE, help="Bundle folder to measure, as deployed; default: the one shipped.")
 @click.option("--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth), measured in PyTorch.")
-@click.option(
-    "--config", metavar="NAME|FILE", help="Configuration of the checkpoint.  [default: read off the checkpoint]"
-)
+@click.option("--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")
 @click.option(
     "--data",
     metavar="DIR|SCENE",
@@ -83,12 +81,17 @@ _FILE = click.Path(path_type=Path)
 @click.option("--ignore-weak", is_flag=True, help="Leave out labels of visibility 1.")
 @click.option("--head-boxes", type=_FILE, help="MPII's mpii_gt_val.mat, for official PCKh (needs SciPy).")
 @click.option("--flip-test", is_flag=True, help="Average heatmaps with those of the mirrored crop.")
-@click.option("--quality-threshold", type=float, help="Threshold of the gate in auto.  [default: the model's own]")
 @click.option(
-    "--device", default="cpu", show_default=True, help="Device as in sharpose-run; with --checkpoint, PyTorch's."
+    "--quality-threshold", type=float, help="Predicted quality below which auto refines; default: the model's."
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the engine's choice]")
-@click.option("--limit", type=click.IntRange(1), help="Number of pictures with people, from the first.  [default: all]")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Device to run on, as in sharpose-run; with --checkpoint, PyTorch's.",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; default: the engine's choice.")
+@click.option("--limit", type=click.IntRange(1), help="Number of pictures with people, from the first; default: all.")
 @click.option(
     "--choose-threshold",
     "promise",
@@ -98,9 +101,9 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split for --choose-threshold."
 )
-@click.option("--no-plots", is_flag=True, help="Draw no plots (then matplotlib isn't needed).")
+@click.option("--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
 @click.option("--output", type=_FILE, required=True, help="Folder for the report, results and plots.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses names that it doesn't know)
     """Measure poses on labelled pictures: AP, AR and PCK at refine never, auto and always, and how well quality is
     predicted. Writes report.md, metrics.json, results_MODE.json (COCO) and plots.

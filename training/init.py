@@ -222,7 +222,7 @@ def _groups(names: tuple[str, ...]) -> str:
 
 _LONGEST_WAVE = 10_000.0  # as transformers have it, in units of a region's side
 _LUMA = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, and two colour differences
-_COLOUR_PENALTY = 3.0  # colour is coarser than brightness: its waves count as so many times as short
+_COLOUR_PENALTY = 3.0  # colour is coarser than brightness: its frequencies count as three times as high
 
 
 def start_with_sines(model: SHaRPose) -> None:

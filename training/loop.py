@@ -166,7 +166,7 @@ class Trainer:
         """Write the state, then the model of the last step (averaged, where weights are).
 
         Raises:
-            TrainingError: the weights aren't numbers; nothing was written.
+            TrainingError: a weight is NaN or infinite; nothing was written.
             SinkError: something can't be written; the earlier files are untouched.
         """
         refuse_broken_weights(self.network, self.step)

@@ -65,9 +65,9 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--work-dir", type=_FOLDER, help="Folder for checkpoints, logs and pictures.")
 @click.option("--init", "init_file", type=_FOLDER, help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint.")
 @click.option("--resume", is_flag=True, help="Resume the run in --work-dir.")
-@click.option("--device", help="Device: cpu, cuda or cuda:INDEX.  [default: a GPU where there is one]")
+@click.option("--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
 @click.option("--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; TrainOptions refuses names that it doesn't know)
     """Train the model of CONFIG: a recipe's name (--list) or YAML file.
 

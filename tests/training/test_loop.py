@@ -64,9 +64,9 @@ def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
 def test_it_overfits(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     """Every keypoint of eight people within 5 % of their keypoints' diagonal, in both stages."""
     nano_values["data"]["train"][0]["limit"] = nano_values["data"]["evaluation"][0]["limit"] = 8
-    nano_values["schedule"] = {"epochs": 240, "policy": "constant", "warmup_steps": 10}
+    nano_values["schedule"] = {"epochs": 180, "policy": "constant", "warmup_steps": 10}
     nano_values["loss"] = {"cross_entropy": 0.1, "dense": 1.0, "quality_after_epoch": 0}
-    nano_values |= {"evaluate_every": 240, "checkpoint_every": 1000, "log_every": 40}
+    nano_values |= {"evaluate_every": 180, "checkpoint_every": 1000, "log_every": 30}
     run(make(nano_values, people_folder, tmp_path / "run"))
     (evaluation,) = records(tmp_path / "run", "evaluation")
     assert evaluation["coarse_pck_0.05"] > 0.95
@@ -80,7 +80,7 @@ def test_it_overfits(nano_values: dict[str, Any], people_folder: Path, tmp_path:
     assert loaded.config.name == "nano"
     assert not any("dense" in key for key in loaded.model.state_dict())
     for name in ("predictions", "regions"):
-        sheet = cv2.imread(str(tmp_path / "run" / "pictures" / f"epoch_0240_{name}.jpg"))
+        sheet = cv2.imread(str(tmp_path / "run" / "pictures" / f"epoch_0180_{name}.jpg"))
         assert sheet is not None
         assert sheet.shape == (2 * 128, 8 * 2 * 96 + 7 * 4, 3)
         assert np.std(sheet) > 10

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from sharpose.cli import main
+from sharpose.errors import ConfigError
 from sharpose.model import load_model
 from sharpose.training.checkpoint import RunFolder
+from sharpose.training.train_cli import command
 
 MODULE = [sys.executable, "-m", "sharpose.training.train_cli"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -50,27 +54,29 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
         "recipe.yaml",
         "pictures",
     }
-    again = train(*common, "--set", "drop_path=0.1")
-    assert again.returncode == 2
-    assert "holds a run already" in again.stderr
-    other = train(*common, "--resume")
-    assert other.returncode == 2
-    assert "has another drop_path" in other.stderr
-    started = train(
-        work / "recipe.yaml", "--data", people_folder, "--work-dir", tmp_path / "b", "--init", work / "last.pth"
-    )
-    assert started.returncode == 0, started.stderr
-    assert "SHaRPose weights: set 50 tensors" in started.stderr
+    for more, message in (
+        ([*common, "--set", "drop_path=0.1"], "holds a run already"),
+        ([*common, "--resume"], "has another drop_path"),
+    ):
+        refused = CliRunner().invoke(command, [str(argument) for argument in more])
+        assert isinstance(refused.exception, ConfigError)
+        assert message in str(refused.exception)
+    others = [work / "recipe.yaml", "--data", people_folder, "--work-dir", tmp_path / "b", "--init", work / "last.pth"]
+    started = CliRunner().invoke(command, [str(argument) for argument in others], catch_exceptions=False)
+    assert started.exit_code == 0
+    assert "SHaRPose weights: set 50 tensors" in started.output
     assert losses(tmp_path / "b")[0] < losses(work)[0]
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
-    for name, launcher in (("one", MODULE), ("two", [*TORCHRUN, "-m", "sharpose.training.train_cli"])):
-        arguments = [nano_recipe, "--data", people_folder, "--work-dir", tmp_path / name, "--device", "cpu"]
-        arguments += ["--set", "loss.cross_entropy=0.1", "--set", "loss.dense=0.5", "--set", "loss.fine_from_epoch=1"]
-        done = train(*arguments, launcher=launcher, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr[-2000:]
+    arguments = [nano_recipe, "--data", people_folder, "--device", "cpu", "--set", "loss.cross_entropy=0.1"]
+    arguments += ["--set", "loss.dense=0.5", "--set", "loss.fine_from_epoch=1", "--work-dir"]
+    alone = CliRunner().invoke(command, [*map(str, arguments), str(tmp_path / "one")], catch_exceptions=False)
+    assert alone.exit_code == 0
+    launcher = [*TORCHRUN, "-m", "sharpose.training.train_cli"]
+    done = train(*arguments, tmp_path / "two", launcher=launcher, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 6
     assert two == pytest.approx(one, abs=1e-5)
@@ -136,9 +142,6 @@ def test_mistakes_are_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    from sharpose.cli import main
-    from sharpose.training.train_cli import command
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -154,11 +157,7 @@ def test_mistakes_are_one_line(
     assert message in line
 
 
-def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    from click.testing import CliRunner
-
-    from sharpose.training.train_cli import command
-
+def test_the_recipes_are_listed() -> None:
     result = CliRunner().invoke(command, ["--list"])
     assert result.exit_code == 0
     assert "sharpose_small_coco_256x192" in result.output.splitlines()

@@ -123,7 +123,7 @@ def make_crop(
 
 _HALF_BODY_PADDING = 1.5  # growth around half a body, in place of the box's padding
 _LOWER_WORDS = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot")
-_FEW = 2  # a half with no more keypoints than this gives way to the other
+_FEW = 2  # the other half is taken where one has no more keypoints than this
 _UPPER_BELOW = 0.5  # a standard NORMAL number below it picks the upper half: 69 % of the time, as released
 
 

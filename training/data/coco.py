@@ -56,12 +56,16 @@ class CocoDataset(FileDataset):
         else:
             people = _detected_people(boxes, files, skeleton.num_keypoints)
         if not people:
-            raise SourceError(f"{path}: nobody in it has labelled keypoints" if boxes is None else f"{boxes}: no boxes")
+            raise SourceError(
+                f"{path}: expected people with labelled keypoints, found none"
+                if boxes is None
+                else f"{boxes}: expected boxes, found none"
+            )
         super().__init__(path.stem, skeleton, people, weak_weight)
 
 
 def _read(path: Path, skeleton: Skeleton) -> dict[str, Any]:
-    """A COCO keypoint document, checked as far as it is used."""
+    """A COCO keypoint document, checked."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:

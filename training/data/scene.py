@@ -66,4 +66,6 @@ class SceneDataset:
                 annotation_id=number,
                 source=f"scene seed {self._seed}, picture {number}",
             )
-        raise InputError(f"scene dataset: nobody in view in {_ATTEMPTS} pictures, seed {self._seed}, index {number}")
+        raise InputError(
+            f"scene dataset: expected a person in view, found none in {_ATTEMPTS} pictures: seed {self._seed}, index {number}"
+        )

@@ -198,7 +198,7 @@ def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_
 
 
 def _load_scene(spec: str, skeleton: Skeleton, limit: int | None) -> EvaluationData:
-    """Frames of the built-in scene, with people of whom at least one keypoint is in the picture."""
+    """Frames of the built-in scene, with the people who have a keypoint in the picture."""
     if skeleton != COCO17:
         raise SourceError(f"the scene has {COCO17.name} keypoints, the model {skeleton.name}")
     scene = Scene(parse_scene(spec))
@@ -231,7 +231,7 @@ def _load_scene(spec: str, skeleton: Skeleton, limit: int | None) -> EvaluationD
                 }
             )
     if not people:
-        raise SourceError(f"{spec}: nobody is in view")
+        raise SourceError(f"{spec}: expected people in view, found none")
     document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
     image_ids = tuple(item["id"] for item in images)
     return EvaluationData(

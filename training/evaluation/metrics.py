@@ -162,7 +162,7 @@ def measure_gain(
     fine_oks: Doubles,
     measured_on: str,
 ) -> GainCurve | None:
-    """The mean gain in OKS of people of like quality.
+    """The mean gain in OKS of refining people of similar predicted quality.
 
     Means of few people are mostly chance, so each is drawn towards the mean of all as far as the bins' differences are
     explained by chance (empirical Bayes). Where quality doesn't predict the gain, the curve is level.

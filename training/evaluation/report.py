@@ -125,7 +125,7 @@ def choice_lines(choice: ThresholdChoice) -> str:
         f"Promise {choice.promise}: threshold {choice.threshold:.5f}, chosen on {choice.pictures[0]} pictures "
         f"({choice.chosen_value:.3g} {unit}, refining {choice.chosen_on.refine_rate:.1%}). On the other "
         f"{choice.pictures[1]} pictures: {choice.held_out_value:.3g} {unit}, 95% bootstrap interval {low:.3g} to "
-        f"{high:.3g}, refining {choice.checked_on.refine_rate:.1%}: {verdict}, as far as their number tells."
+        f"{high:.3g}, refining {choice.checked_on.refine_rate:.1%}: {verdict} there."
     )
 
 
@@ -189,7 +189,7 @@ def _mode_table(evaluation: Evaluation, auto: str) -> tuple[list[str], list[list
 def _calibration_line(evaluation: Evaluation) -> str:
     found = evaluation.calibration
     if not found.people:
-        return "Predicted quality can't be compared: nobody is labelled."
+        return "Predicted quality can't be compared: no labelled people."
     rank = "undefined" if math.isnan(found.rank_correlation) else f"{found.rank_correlation:.3f}"
     return (
         f"Predicted quality against true OKS of the coarse pose, {found.people} people: rank correlation {rank}, mean "
@@ -199,7 +199,7 @@ def _calibration_line(evaluation: Evaluation) -> str:
 
 def _gain_line(gain: GainCurve) -> str:
     steps = ", ".join(f"{by:+.3f} at {quality:.2f}" for quality, by in zip(gain.quality, gain.gain, strict=True))
-    return f"What refining gains in OKS by predicted quality: {steps}."
+    return f"Gain in OKS of refining, by predicted quality: {steps}."
 
 
 def _points(value: float) -> str:

@@ -90,7 +90,7 @@ def test_wrong_files_are_named(coco_folder: Path) -> None:
     with pytest.raises(SourceError, match="annotations"):
         CocoDataset(labels, coco_folder, COCO17)
     labels.write_text('{"images": [], "annotations": []}')
-    with pytest.raises(SourceError, match="nobody"):
+    with pytest.raises(SourceError, match="found none"):
         CocoDataset(labels, coco_folder, COCO17)
 
 

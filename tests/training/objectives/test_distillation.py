@@ -131,7 +131,7 @@ def test_a_student_learns_from_it(
     path = write_graph(tmp_path / "k.onnx", [keypoints[None]])
     nano_values["teacher"] = {"onnx": str(path), "weight": 1.0}
     nano_values["loss"] = {"mse": 1e-6, "quality_after_epoch": 100}
-    nano_values["schedule"] = {"epochs": 20, "policy": "constant", "warmup_steps": 2}
+    nano_values["schedule"] = {"epochs": 8, "policy": "constant", "warmup_steps": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(nano_values))
     arguments = ["--data", people_folder, "--work-dir", tmp_path / "run", "--device", "cpu"]
     result = CliRunner().invoke(command, [str(item) for item in (tmp_path / "recipe.yaml", *arguments)])

@@ -50,7 +50,7 @@ def test_only_hidden_patches_count(nano_config: ModelConfig, monkeypatch: Any) -
 
 def test_what_it_learns_starts_a_training(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
     nano_values |= {"pretrain": {"decoder_width": 64}, "drop_path": 0.1}
-    nano_values["schedule"] = {"epochs": 30, "policy": "constant", "warmup_steps": 5}
+    nano_values["schedule"] = {"epochs": 16, "policy": "constant", "warmup_steps": 3}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(nano_values))
     common = ["--data", str(people_folder), "--device", "cpu"]
     work = tmp_path / "pretrained"
