@@ -115,7 +115,7 @@ class Validator:
         autocast: Callable[[], AbstractContextManager[object]],
         epoch: int,
     ) -> Validation:
-        """One pass with the weights as they are; the network is in evaluation mode meanwhile."""
+        """Measure the network with its present weights, in evaluation mode."""
         was_training = network.training
         network.eval()
         terms: dict[str, float] = {}

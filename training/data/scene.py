@@ -66,6 +66,5 @@ class SceneDataset:
                 annotation_id=number,
                 source=f"scene seed {self._seed}, picture {number}",
             )
-        raise InputError(
-            f"scene dataset: expected a person in view, found none in {_ATTEMPTS} pictures: seed {self._seed}, index {number}"
-        )
+        where = f"seed {self._seed}, index {number}"
+        raise InputError(f"scene dataset, {where}: expected a person in view, found none in {_ATTEMPTS} pictures")

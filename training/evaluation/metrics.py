@@ -21,6 +21,7 @@ __all__ = ["MODES", "PCK_FRACTIONS", "Calibration", "Evaluation", "correct_keypo
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 PCK_FRACTIONS = (0.05, 0.1)
 """Of the diagonal of the box around the labelled keypoints."""
@@ -42,12 +43,7 @@ def keypoint_diagonals(labels: Floats) -> Doubles:
     return np.where(diagonal > 0, diagonal, np.nan)
 
 
-def correct_keypoints(
-    keypoints: Floats,
-    labels: Floats,
-    units: Doubles,
-    fraction: float,
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def correct_keypoints(keypoints: Floats, labels: Floats, units: Doubles, fraction: float) -> tuple[Bools, Bools]:
     """Which keypoints are close enough, and which count.
 
     Args:
@@ -64,12 +60,7 @@ def correct_keypoints(
     return counted & (distance <= fraction * np.nan_to_num(units)[:, None]), counted
 
 
-def pck(
-    keypoints: Floats,
-    labels: Floats,
-    units: Doubles,
-    fraction: float,
-) -> float:
+def pck(keypoints: Floats, labels: Floats, units: Doubles, fraction: float) -> float:
     """The share of counted keypoints that are correct, 0 to 1; NaN where none counts. See `correct_keypoints`."""
     correct, counted = correct_keypoints(keypoints, labels, units, fraction)
     return float(correct.sum() / counted.sum()) if counted.any() else float("nan")
@@ -156,12 +147,7 @@ def rank_correlation(first: Doubles, second: Doubles) -> float:
 _LEAST_PEOPLE = 20  # in a bin; two bins at least
 
 
-def measure_gain(
-    quality: Floats,
-    coarse_oks: Doubles,
-    fine_oks: Doubles,
-    measured_on: str,
-) -> GainCurve | None:
+def measure_gain(quality: Floats, coarse_oks: Doubles, fine_oks: Doubles, measured_on: str) -> GainCurve | None:
     """The mean gain in OKS of refining people of similar predicted quality.
 
     Means of few people are mostly chance, so each is drawn towards the mean of all as far as the bins' differences are

@@ -39,8 +39,7 @@ def test_boxes_are_cut_to_the_picture_as_the_field_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"iscrowd": 1}, {"num_keypoints": 0}, {"keypoints": [0] * 51}, {"area": 0}, {"bbox": [10, 10, 0, 5]}],
+    "changes", [{"iscrowd": 1}, {"num_keypoints": 0}, {"keypoints": [0] * 51}, {"area": 0}, {"bbox": [10, 10, 0, 5]}]
 )
 def test_people_that_do_not_count_are_left_out(coco_folder: Path, changes: dict[str, object]) -> None:
     edit(coco_folder, 4, **changes)

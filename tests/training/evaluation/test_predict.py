@@ -44,12 +44,7 @@ def test_predictions_are_what_the_pipeline_hands_out(tiny_bundle: Path, noisy: E
     threshold = float(np.median(predictions.quality))
     for mode in MODES:
         gated = predictions.gated(mode, threshold)
-        with PoseEstimator.from_bundle(
-            tiny_bundle,
-            refine=mode,
-            quality_threshold=threshold,
-            threads=1,
-        ) as estimator:
+        with PoseEstimator.from_bundle(tiny_bundle, refine=mode, quality_threshold=threshold, threads=1) as estimator:
             for image_id in range(2):
                 rows = people.image_ids == image_id
                 poses = estimator(noisy.read(image_id), people.boxes_xyxy[rows])
