@@ -179,7 +179,7 @@ class RestreamSink:
                 return
             if time.monotonic() - began > _LONGEST_PAUSE:  # it had worked for a while
                 pause = _FIRST_PAUSE
-            self._say(f"{self.name}: connection lost ({why}), trying again in {pause:.0f} s")
+            self._say(f"{self.name}: connection lost ({why}), reconnecting in {pause:.0f} s")
             with self._changed:
                 self._waiting = True
                 self.dropped += len(self._queue)
@@ -215,7 +215,7 @@ class RestreamSink:
                 noted = True
                 if self._connected_once:
                     self.reconnects += 1
-                    self._say(f"{self.name}: connected again")
+                    self._say(f"{self.name}: reconnected")
                 self._connected_once = True
             entry = self._next()
         container.mux(pictures.finish())

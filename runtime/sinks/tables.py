@@ -154,9 +154,7 @@ class MotSink(LineSink):
 
     def __init__(self, path: str | Path, *, tracked: bool, clock: Callable[[], float] = time.monotonic) -> None:
         if not tracked:
-            raise InputError(
-                f"{path}: MOT text says who is who from frame to frame, and nobody is tracked; add --track"
-            )
+            raise InputError(f"{path}: MOT text needs track ids; add --track")
         super().__init__(path, clock=clock)
 
     def write(self, record: FrameRecord) -> None:

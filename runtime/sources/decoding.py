@@ -19,7 +19,10 @@ from av.video.stream import VideoStream
 
 from sharpose.errors import InputError, SourceError, one_line
 
-__all__ = ["Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
+__all__ = ["NO_ANSWER", "Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
+
+
+NO_ANSWER = "no answer in time"
 
 
 def open_stream(
@@ -274,7 +277,7 @@ class Decoder:
 
 
 def _reason(error: BaseException) -> str:
-    return "no answer in time" if isinstance(error, av.error.ExitError) else one_line(error)
+    return NO_ANSWER if isinstance(error, av.error.ExitError) else one_line(error)
 
 
 # A step back by more than this is a restart of the stamps (concatenated files), not jitter.

@@ -12,6 +12,7 @@ from dataclasses import replace
 from sharpose.errors import SharposeError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceHealth, SourceInfo
 from sharpose.runtime.options import FOREVER, SourceOptions
+from sharpose.runtime.sources.decoding import NO_ANSWER
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text
 
@@ -107,14 +108,17 @@ class LiveSource:
                 raise SourceError(f"{self.info.name}: ended before it was open")
 
     def _supervise(self) -> None:
-        while not self._closing.is_set():
+        failure: SharposeError | None = None
+        again = True
+        while again and not self._closing.is_set():
             with self._changed:
                 self._heard = self._clock()
                 connection = self._connection = _Connection(self, self._factory)
-            silence = self._watch(connection)
-            if self._closing.is_set() or self._is_over(connection, silence):
-                break
-        self._end(None)
+            hang = self._watch(connection)
+            failure, again = self._after(connection, hang)
+        self.info.health.connected = False
+        self.queue.finish(None if self._closing.is_set() else failure)
+        self._wake()
 
     def _watch(self, connection: _Connection) -> str | None:
         """Wait for the end of an attempt; where it hangs, the reason to abandon it."""
@@ -128,7 +132,7 @@ class LiveSource:
                 if until is not None and now >= until and not self._has_progressed(connection):
                     self._connection = None
                     self._hung.append(connection)
-                    return "no answer in time" if connection.source is None else self._silence()
+                    return NO_ANSWER if connection.source is None else self._silence()
                 if self._is_past_duration(now):
                     return None
                 self._changed.wait(0.5 if until is None else min(0.5, max(0.01, until - now)))
@@ -143,29 +147,30 @@ class LiveSource:
             self._heard = self._clock()
         return progressed
 
-    def _is_over(self, connection: _Connection, silence: str | None) -> bool:
-        """After an attempt has ended: end the source, or wait for the next attempt."""
+    def _after(self, connection: _Connection, hang: str | None) -> tuple[SharposeError | None, bool]:
+        """After an attempt: the error to end the source on, if any; and whether, after a wait, to make another."""
         now = self._clock()
         limit = self._options.reconnect
         failure = connection.failure
-        why = silence or connection.reason
-        if why == "no answer in time" and connection.frames:
+        why = hang or connection.reason
+        if why == NO_ANSWER and connection.frames:
             why = self._silence()
-        if silence is not None:
+        if hang is not None:
             failure = SourceError(f"{self.info.name}: {why}; is it still there?")
+        if self._closing.is_set() or self._is_past_duration(now):
+            return None, False
         wanted = self.info.live and limit != 0 and (self._ever_opened or limit is not None)
-        if self._is_past_duration(now):
-            return self._end(None)
         if not wanted or not isinstance(failure, SourceError | None):
-            return self._end(failure)
+            return failure, False
         self.info.health.connected = False
         self._backoff.delivered(self._heard - self._timeline.connected_at if connection.frames else 0.0)
         if limit is not None and limit != FOREVER and self._backoff.attempts >= limit:
             tries = f"{limit} attempt{'s'[: limit > 1]}"
-            return self._end(SourceError(f"{self.info.name}: lost ({why}), and not back after {tries}"))
+            return SourceError(f"{self.info.name}: lost ({why}), and not back after {tries}"), False
         if self._lost_at is None:
             self._lost_at = now
-            self._say(f"{self.info.name}: {'lost' if self._timeline.begun else 'not there yet'} ({why}); trying again")
+            line = f"lost ({why}); reconnecting" if self._timeline.begun else f"not there yet ({why}); retrying"
+            self._say(f"{self.info.name}: {line}")
         if connection.frames:
             gc.collect()  # decoders that an error's traceback still holds
         self._sleep(min(self._backoff.next_wait(), self._seconds_left(now)))
@@ -174,7 +179,7 @@ class LiveSource:
             if len(self._hung) < _MAX_HUNG:
                 break
             self._closing.wait(0.2)
-        return False
+        return None, True
 
     def _seconds_left(self, now: float) -> float:
         """Of the duration that was asked for."""
@@ -186,13 +191,7 @@ class LiveSource:
         return self.info.live and self._seconds_left(now) <= 0.0
 
     def _silence(self) -> str:
-        return f"no picture for {self._options.silence:g} s"
-
-    def _end(self, failure: SharposeError | None) -> bool:
-        self.info.health.connected = False
-        self.queue.finish(failure)
-        self._wake()
-        return True
+        return f"no frame for {self._options.silence:g} s"
 
     def _wake(self) -> None:
         with self._changed:

@@ -110,7 +110,7 @@ def test_a_stream_that_comes_back_in_another_size(
     assert times == sorted(times)
     assert len(lines) - 1 <= frames_of(tmp_path / "o.mp4") <= len(lines)
     said = [entry["message"] for entry in run.log]
-    assert any("lost" in line and "trying again" in line for line in said)
+    assert any("lost" in line and "reconnecting" in line for line in said)
     assert any("now 640x480 instead of 320x240" in line for line in said)
     assert "hunter2" not in (tmp_path / "log").read_text() + (tmp_path / "o.jsonl").read_text()
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import result_readers as readers
-from video_reading import decoded, plain
+from video_files import decoded, plain
 
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks import video

@@ -188,8 +188,8 @@ def test_a_receiver_that_goes_away_is_found_again(record, write):
     assert sink.reconnects == 1
     assert 0.8 <= waits[0] <= 1.2
     assert said[0].startswith(f"{url}: connection lost (")
-    assert said[0].endswith("), trying again in 1 s")
-    assert said[1] == f"{url}: connected again"
+    assert said[0].endswith("), reconnecting in 1 s")
+    assert said[1] == f"{url}: reconnected"
     assert len(sink.warnings) == 1
     assert f"{sink.dropped} of " in sink.warnings[0]
 

@@ -194,7 +194,7 @@ def test_mot_text_without_people(tmp_path, record):
 
 
 def test_nobody_is_tracked(tmp_path, record):
-    with pytest.raises(InputError, match=r"out\.txt: .* nobody is tracked; add --track"):
+    with pytest.raises(InputError, match=r"out\.txt: MOT text needs track ids; add --track"):
         MotSink(tmp_path / "out.txt", tracked=False)
     sink = MotSink(tmp_path / "out.txt", tracked=True)
     with pytest.raises(SinkError, match="frame 0: expected people with ids, got none"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_reading import decoded, plain
+from video_files import decoded, plain
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.options import VideoSettings

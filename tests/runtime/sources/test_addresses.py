@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from damaged_files import with_garbage
+from video_files import with_garbage
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
@@ -194,7 +194,7 @@ def test_a_stream_over_udp_that_stops_and_comes_back(udp_port):
     assert second.time > first[-1].time + 0.5  # less than the timeout: a busy machine decodes late
     assert second.arrived is not None
     assert source.info.health.reconnects == 1
-    assert said[0] == f"udp://127.0.0.1:{udp_port}: lost (no picture for 1 s); trying again"
+    assert said[0] == f"udp://127.0.0.1:{udp_port}: lost (no frame for 1 s); reconnecting"
     assert "now 80x96 instead of 64x48" in said[1]
 
 
@@ -261,5 +261,5 @@ def test_a_camera_that_sends_jpegs_over_http(http_camera):
         last = next(frame for frame in frames if source.info.health.reconnects)
         assert last.time > first.time
     assert said[0].startswith("http://***@127.0.0.1:")
-    assert said[0].endswith("); trying again")
+    assert said[0].endswith("); reconnecting")
     assert "hunter2" not in "".join(said)

@@ -116,7 +116,7 @@ def test_pulled_out_and_plugged_in_again(capture):
     times = [frame.time for frame in found]
     assert times == sorted(times)
     assert said[0] == (
-        "camera 1: lost (stopped delivering pictures after frame 3; is it still connected?); trying again"
+        "camera 1: lost (stopped delivering pictures after frame 3; is it still connected?); reconnecting"
     )
     assert said[1].startswith("camera 1: back after ")
     assert capture.made[0].released

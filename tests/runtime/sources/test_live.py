@@ -81,7 +81,7 @@ def test_time_index_and_size_go_on_over_a_reconnect(made):
     assert [entry.image.shape[:2] for entry in found] == [(4, 6)] * 3 + [(8, 10)] * 3
     assert source.info.health.reconnects >= 1
     assert said[:2] == [
-        "cam: lost (the stream ended); trying again",
+        "cam: lost (the stream ended); reconnecting",
         "cam: back after 3.0 s, now 10x8 instead of 6x4",
     ]
 
@@ -157,7 +157,7 @@ def test_unless_reconnecting_was_asked_for(made, reconnect):
     factory = Factory(SourceError("cam: refused"), SourceError("cam: refused"), Inner(some(2)))
     source = made(factory, SourceOptions(buffer="all", reconnect=reconnect), say=said.append)
     assert next(iter(source)).index == 0
-    assert said[0] == "cam: not there yet (refused); trying again"
+    assert said[0] == "cam: not there yet (refused); retrying"
     assert said[1].startswith("cam: there after ")
     assert source.info.health.reconnects <= 1
 
@@ -276,7 +276,7 @@ def test_silence_is_a_loss_even_where_the_library_does_not_notice(made, impatien
     )
     frames = iter(source)
     assert [next(frames).index for _ in range(4)] == [0, 1, 2, 3]
-    assert said[0] == "cam: lost (no picture for 0.2 s); trying again"
+    assert said[0] == "cam: lost (no frame for 0.2 s); reconnecting"
     assert not hanging.closed.is_set()  # its own thread has it
     release.set()
     assert hanging.closed.wait(10)
@@ -287,7 +287,7 @@ def test_silence_without_reconnecting_is_an_error(made, impatient):
     source = made(
         Factory(Inner(then(1, lambda: release.wait(60)))), SourceOptions(buffer="all", timeout=0.2, reconnect=0)
     )
-    with pytest.raises(SourceError, match=r"cam: no picture for 0\.2 s; is it still there"):
+    with pytest.raises(SourceError, match=r"cam: no frame for 0\.2 s; is it still there"):
         list(source)
     release.set()
 

@@ -70,7 +70,7 @@ def test_killed_and_back_with_another_size(server):
         assert source.info.health.reconnects == 1
         assert source.info.health.connected
     assert said[0].startswith(f"{server.url}: lost (")
-    assert said[0].endswith("; trying again")
+    assert said[0].endswith("; reconnecting")
     assert said[1].startswith(f"{server.url}: back after ")
     assert said[1].endswith(", now 160x120 instead of 320x240")
     assert len(said) == 2
@@ -87,7 +87,7 @@ def test_silence_longer_than_the_timeout(server):
         until = time.monotonic() + PATIENCE
         while not said and time.monotonic() < until:
             time.sleep(0.05)
-        assert said == [f"{server.url}: lost (no picture for 1 s); trying again"]
+        assert said == [f"{server.url}: lost (no frame for 1 s); reconnecting"]
         assert not source.info.health.connected
         time.sleep(1.5)  # new connections hang meanwhile
         server.resume()

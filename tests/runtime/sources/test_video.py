@@ -5,7 +5,7 @@ from __future__ import annotations
 import av
 import numpy as np
 import pytest
-from damaged_files import saved
+from video_files import saved
 
 from sharpose.errors import SourceError
 from sharpose.runtime.options import SourceOptions

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from damaged_files import cut, saved, with_garbage
+from video_files import cut, saved, with_garbage
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame

@@ -1,4 +1,4 @@
-"""What tests write as video, and how they read it back."""
+"""Videos that tests write, read back, cut short and damage."""
 
 from __future__ import annotations
 
@@ -37,3 +37,18 @@ def decoded(path: Path) -> tuple[list[np.ndarray], list[float], Header]:
         )
         frames = list(container.decode(stream))
         return [frame.to_ndarray(format="bgr24") for frame in frames], [float(frame.time) for frame in frames], header
+
+
+def cut(data: bytes, share: float) -> bytes:
+    return data[: int(len(data) * share)]
+
+
+def with_garbage(data: bytes, at: float, size: int) -> bytes:
+    start = int(len(data) * at)
+    garbage = np.random.default_rng(1).integers(0, 255, size, dtype=np.uint8).tobytes()
+    return data[:start] + garbage + data[start + size :]
+
+
+def saved(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
