@@ -1,1 +1,5 @@
-"""Engines: run one graph. Inputs are checked once, in `base`; the backends stay thin."""
+"""Engines: compiled graphs, and what runs them. Inputs are checked once, in `base`; the backends stay thin."""
+
+from typing import Any, TypeAlias
+
+Untyped: TypeAlias = Any  # what comes from a module without types: TensorRT, the CUDA bindings, libcuda

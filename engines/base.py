@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.bundle import GraphEntry, TensorEntry
+from sharpose.bundle import GraphEntry
 from sharpose.errors import EngineError, InputError
 
 __all__ = [
@@ -18,15 +18,12 @@ __all__ = [
     "HostArray",
     "Runner",
     "TensorSpec",
-    "Untyped",
     "Value",
     "check_inputs",
-    "check_outputs",
     "check_signature",
     "specs",
 ]
 
-Untyped: TypeAlias = Any  # what comes from a module without types: TensorRT, the CUDA bindings
 HostArray = npt.NDArray[np.generic]
 
 
@@ -48,11 +45,6 @@ class TensorSpec:
     dtype: np.dtype[np.generic]
     shape: tuple[int | str, ...]
 
-    @classmethod
-    def from_entry(cls, entry: TensorEntry) -> TensorSpec:
-        """The spec that `bundle.json` declares."""
-        return cls(entry.name, np.dtype(entry.dtype), entry.shape)
-
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape where the dynamic axes have these sizes."""
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
@@ -68,10 +60,11 @@ class TensorSpec:
 
 def specs(entry: GraphEntry) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
     """The declared inputs and outputs of a bundle's graph, by name."""
-    return (
-        {item.name: TensorSpec.from_entry(item) for item in entry.inputs},
-        {item.name: TensorSpec.from_entry(item) for item in entry.outputs},
+    inputs, outputs = (
+        {item.name: TensorSpec(item.name, np.dtype(item.dtype), item.shape) for item in items}
+        for items in (entry.inputs, entry.outputs)
     )
+    return inputs, outputs
 
 
 class Runner(abc.ABC):
@@ -121,7 +114,9 @@ class Runner(abc.ABC):
         if self._closed:
             raise EngineError("this engine was closed")
         sizes = check_inputs(inputs, self.inputs, self.max_batch, self.min_batch)
-        check_outputs(outputs, self.outputs)
+        unknown = sorted(set(outputs) - set(self.outputs))
+        if unknown:
+            raise EngineError(f"engine outputs: expected some of {sorted(self.outputs)}, got {unknown}")
         return self._run(inputs, sizes, outputs, keep_on_device)
 
     def close(self) -> None:
@@ -175,13 +170,6 @@ def check_inputs(
             if axes.setdefault(axis, size) != size:
                 raise InputError(f"engine input {name}: axis {axis} is {size}, but another input has {axes[axis]}")
     return axes
-
-
-def check_outputs(wanted: Sequence[str], declared: Mapping[str, TensorSpec]) -> None:
-    """Raise `EngineError` for an output that the graph doesn't have."""
-    unknown = sorted(set(wanted) - set(declared))
-    if unknown:
-        raise EngineError(f"engine outputs: expected some of {sorted(declared)}, got {unknown}")
 
 
 def check_signature(what: str, found: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> None:

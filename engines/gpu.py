@@ -6,8 +6,8 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
 __all__ = ["DRIVER_LIBRARY", "Gpu", "probe_gpu", "probe_gpus"]
@@ -37,21 +37,7 @@ class Gpu:
     driver: str
 
 
-class _Function(Protocol):
-    def __call__(self, *arguments: object) -> int: ...
-
-
-class DriverLibrary(Protocol):
-    """libcuda, whose functions are found by name."""
-
-    def __getattr__(self, name: str) -> _Function: ...
-
-
-def _load_driver(name: str) -> DriverLibrary:
-    return ctypes.CDLL(name)
-
-
-def probe_gpus(load: Callable[[str], DriverLibrary] = _load_driver) -> tuple[Gpu, ...]:
+def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
     """Every GPU that the driver shows.
 
     Args:
@@ -83,7 +69,7 @@ def probe_gpus(load: Callable[[str], DriverLibrary] = _load_driver) -> tuple[Gpu
     return tuple(_describe(driver, index, text) for index in range(count.value))
 
 
-def probe_gpu(index: int = 0, load: Callable[[str], DriverLibrary] = _load_driver) -> Gpu:
+def probe_gpu(index: int = 0, load: Callable[[str], Untyped] = ctypes.CDLL) -> Gpu:
     """The GPU with a number; `EngineError` as `probe_gpus`, or if there are not so many."""
     gpus = probe_gpus(load)
     if index >= len(gpus):
@@ -92,7 +78,7 @@ def probe_gpu(index: int = 0, load: Callable[[str], DriverLibrary] = _load_drive
     return gpus[index]
 
 
-def _describe(driver: DriverLibrary, index: int, driver_text: str) -> Gpu:
+def _describe(driver: Untyped, index: int, driver_text: str) -> Gpu:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(_NAME_BYTES)
     _check("cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), index))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sharpose.bundle import GraphEntry
-from sharpose.engines.base import Runner, TensorSpec, Untyped, Value, check_signature, specs
+from sharpose.engines import Untyped
+from sharpose.engines.base import Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.load import Device, parse_device
 from sharpose.errors import EngineError, one_line
 

@@ -25,28 +25,34 @@ from sharpose.errors import EngineError
 if TYPE_CHECKING:
     from sharpose.engines.load import Device
 
-__all__ = [
-    "ALL_DEVICES",
-    "Check",
-    "Finding",
-    "check_bindings",
-    "check_gpu",
-    "check_onnxruntime",
-    "check_opencv",
-    "check_packages",
-    "check_python",
-    "check_tensorrt",
-    "check_video",
-    "command",
-    "examine",
-    "findings_of",
-    "import_problem",
-    "installed",
-    "main",
-    "obstacles",
-]
+__all__ = ["ALL_DEVICES", "Finding", "command", "examine", "findings_of", "main", "obstacles"]
 
 ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt"})
+_ON_ORT = ALL_DEVICES - {"tensorrt"}
+_ON_GPU = ALL_DEVICES - {"cpu"}
+_ON_TENSORRT = frozenset({"tensorrt"})
+
+_OLDEST_PYTHON = (3, 10)
+_PACKAGES = ("numpy", "pydantic", "click", "rich")
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+_DECODERS = ("h264", "hevc", "vp9", "av1")
+_SYSTEM_OPENCV = (
+    "sudo apt install python3-opencv, make the venv with --system-site-packages, pip uninstall opencv-python-headless"
+)
+_PROVIDERS = {
+    "CPUExecutionProvider": ("cpu", 'pip install --force-reinstall "sharpose[cpu]"'),
+    "CUDAExecutionProvider": ("cuda", 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]"'),
+    "TensorrtExecutionProvider": (
+        "ort-tensorrt",
+        'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" and TensorRT\'s libraries',
+    ),
+}
+# An ONNX file of one Identity: the smallest session that a provider can prove itself with.
+_IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08"
+    "080112040a02080142040a00100d"
+)
+_NAME_WIDTH = 22
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,9 @@ class Finding:
     needed_by: frozenset[str] = frozenset()
 
 
-Check = Callable[[], Iterable[Finding]]
-
-
-def findings_of(name: str, check: Check, needed_by: frozenset[str] = frozenset()) -> Iterator[Finding]:
+def findings_of(
+    name: str, check: Callable[[], Iterable[Finding]], needed_by: frozenset[str] = frozenset()
+) -> Iterator[Finding]:
     """Run a check. One that fails is itself a finding, so that one broken package doesn't hide all the others.
 
     Args:
@@ -82,28 +87,12 @@ def findings_of(name: str, check: Check, needed_by: frozenset[str] = frozenset()
     try:
         yield from check()
     except Exception as error:  # whatever a half-installed package raises when it is asked
-        reason = " ".join(str(error).split()) or type(error).__name__
-        yield Finding(
-            name,
-            False,
-            f"{name} couldn't be looked at: {reason}",
-            f"reinstall {name}, then run sharpose-doctor again",
-            needed_by,
-        )
+        text = f"{name} couldn't be looked at: {_words(error)}"
+        yield Finding(name, False, text, f"reinstall {name}, then run sharpose-doctor again", needed_by)
 
 
-_OLDEST_PYTHON = (3, 10)
-_PACKAGES = ("numpy", "pydantic", "click", "rich")
-_OPENCV = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
-_DECODERS = ("h264", "hevc", "vp9", "av1")
-_SYSTEM_OPENCV = (
-    "sudo apt install python3-opencv, make the venv with --system-site-packages, pip uninstall opencv-python-headless"
-)
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def installed(package: str) -> str | None:
@@ -112,6 +101,17 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def import_problem(name: str, load: Callable[[str], object] = import_module) -> str | None:
+    """Why a module can't be imported, or None."""
+    try:
+        load(name)
+    except Exception as error:  # a broken package raises what it likes
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return "not installed"
+        return f"doesn't load ({_words(error)})"
+    return None
 
 
 def check_python() -> Iterator[Finding]:
@@ -136,30 +136,14 @@ def check_packages() -> Iterator[Finding]:
         yield Finding(name, problem is None, text, f"pip install --force-reinstall {name}", ALL_DEVICES)
 
 
-def import_problem(name: str) -> str | None:
-    """Why a module can't be imported, or None."""
-    try:
-        import_module(name)
-    except Exception as error:  # a broken package raises what it likes
-        if isinstance(error, ModuleNotFoundError) and error.name == name:
-            return "not installed"
-        return f"doesn't load ({' '.join(str(error).split()) or type(error).__name__})"
-    return None
-
-
 def check_opencv() -> Iterator[Finding]:
     """OpenCV and what it was built with."""
     distributions = [name for name in _OPENCV if installed(name) is not None]
     try:
         import cv2
     except ImportError as error:
-        yield Finding(
-            "OpenCV",
-            False,
-            f"doesn't load ({' '.join(str(error).split())})" if distributions else "not installed",
-            "pip install --force-reinstall opencv-python-headless",
-            ALL_DEVICES,
-        )
+        text = f"doesn't load ({_words(error)})" if distributions else "not installed"
+        yield Finding("OpenCV", False, text, "pip install --force-reinstall opencv-python-headless", ALL_DEVICES)
         return
     origin = " and ".join(distributions) or "the system's"
     yield Finding("OpenCV", True, f"{cv2.__version__}, {origin}", needed_by=ALL_DEVICES)
@@ -196,7 +180,7 @@ def check_video() -> Iterator[Finding]:
         import av
     except ImportError as error:
         there = installed("av") is not None
-        text = f"doesn't load ({' '.join(str(error).split())})" if there else "not installed"
+        text = f"doesn't load ({_words(error)})" if there else "not installed"
         yield Finding("PyAV", False, text, reinstall if there else "pip install av", ALL_DEVICES)
         return
     codec_version = ".".join(map(str, av.library_versions.get("libavcodec", ())))
@@ -244,44 +228,22 @@ def _hardware_decoders() -> Iterator[Finding]:
         yield Finding(name, False, f"FFmpeg knows {', '.join(built) or 'none'}, none opens here; the CPU decodes")
 
 
-_ON_ORT = frozenset({"cpu", "cuda", "ort-tensorrt"})
-_ON_GPU = frozenset({"cuda", "tensorrt", "ort-tensorrt"})
-_PROVIDERS = {
-    "CPUExecutionProvider": ("cpu", 'pip install --force-reinstall "sharpose[cpu]"'),
-    "CUDAExecutionProvider": ("cuda", 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]"'),
-    "TensorrtExecutionProvider": (
-        "ort-tensorrt",
-        'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" and TensorRT\'s libraries',
-    ),
-}
-_BINDINGS = {
-    "cuda-python": ("cuda.bindings.driver", "pip install cuda-bindings"),
-    "pycuda": ("pycuda.driver", 'pip install "sharpose[pycuda]" (it compiles, and wants the CUDA toolkit)'),
-}
-# An ONNX file of one Identity: the smallest session that a provider can prove itself with.
-_IDENTITY = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08"
-    "080112040a02080142040a00100d"
-)
-
-
 def check_onnxruntime() -> Iterator[Finding]:
     """ONNX Runtime, and the providers that a session really gets, whatever the package lists."""
     packages = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed(name) is not None]
     try:
         import onnxruntime as ort
     except ImportError as error:
-        text = f"doesn't load ({' '.join(str(error).split())})" if packages else "not installed"
+        text = f"doesn't load ({_words(error)})" if packages else "not installed"
         yield Finding("ONNX Runtime", False, text, 'pip install "sharpose[cpu]", or "sharpose[gpu]"', _ON_ORT)
         return
-    yield Finding(
-        "ONNX Runtime", True, f"{ort.__version__}, {' and '.join(packages) or 'own build'}", needed_by=_ON_ORT
-    )
+    origin = " and ".join(packages) or "own build"
+    yield Finding("ONNX Runtime", True, f"{ort.__version__}, {origin}", needed_by=_ON_ORT)
     if len(packages) > 1:
         yield Finding(
             "ONNX Runtime packages",
             False,
-            f"{' and '.join(packages)} overwrite each other's files",
+            f"{origin} overwrite each other's files",
             'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" (or [cpu])',
         )
     listed = ort.get_available_providers()
@@ -317,8 +279,9 @@ def check_gpu(device: Device) -> Iterator[Finding]:
 
     try:
         gpus = probe_gpus()
-    except EngineError as error:
-        yield Finding("GPU", False, *_split(error), needed_by=_ON_GPU)
+    except EngineError as error:  # its message says what is wrong, a colon, and what mends it
+        text, _, mend = str(error).partition(": ")
+        yield Finding("GPU", False, text, mend or "check nvidia-smi", _ON_GPU)
         return
     for gpu in gpus:
         text = f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}"
@@ -330,54 +293,36 @@ def check_gpu(device: Device) -> Iterator[Finding]:
 
 def check_tensorrt() -> Iterator[Finding]:
     """TensorRT's flavours whose libraries load."""
-    from sharpose.engines.tensorrt.library import find_flavour, installed_flavours
+    from sharpose.engines.tensorrt.library import HOW_TO_INSTALL, installed_flavours
 
     found, reasons = installed_flavours()
     for flavour in found:
-        yield Finding("TensorRT", True, str(flavour), needed_by=frozenset({"tensorrt"}))
+        yield Finding("TensorRT", True, str(flavour), needed_by=_ON_TENSORRT)
     if not found:
-        try:
-            find_flavour()
-        except EngineError as error:
-            mend = str(error).rpartition("). ")[2]
-            yield Finding("TensorRT", False, "; ".join(reasons), mend, frozenset({"tensorrt"}))
+        yield Finding("TensorRT", False, "; ".join(reasons), HOW_TO_INSTALL, _ON_TENSORRT)
 
 
 def check_bindings() -> Iterator[Finding]:
     """Either of pycuda and cuda-python is enough."""
-    from sharpose.engines.cuda.device import installed_bindings
+    from sharpose.engines.cuda.device import import_binding, installed_bindings
 
-    there = installed_bindings()
-    needed = frozenset({"tensorrt"})
-    loaded, reasons = [], []
-    for name in there:
-        problem = import_problem(_BINDINGS[name][0])
-        if problem is None:
-            loaded.append(name)
-        else:
-            reasons.append(f"{name} {problem}")
-    if loaded:
-        versions = [f"{name} {_binding_version(name)}" for name in loaded]
-        yield Finding("CUDA bindings", True, ", ".join(versions + reasons), needed_by=needed)
+    name = "CUDA bindings"
+    problems = {binding: import_problem(binding, import_binding) for binding in installed_bindings()}
+    reasons = [f"{binding} {problem}" for binding, problem in problems.items() if problem is not None]
+    versions = [f"{binding} {_binding_version(binding)}" for binding, problem in problems.items() if problem is None]
+    if versions:
+        yield Finding(name, True, ", ".join(versions + reasons), needed_by=_ON_TENSORRT)
+    elif reasons:
+        mend = "install NVIDIA's driver; the bindings load its libcuda"
+        yield Finding(name, False, "; ".join(reasons), mend, _ON_TENSORRT)
     else:
-        mend = _BINDINGS["cuda-python"][1] if not there else "install NVIDIA's driver; the bindings load its libcuda"
-        yield Finding(
-            "CUDA bindings", False, "; ".join(reasons) or "neither cuda-python nor pycuda is installed", mend, needed
-        )
+        text = "neither cuda-python nor pycuda is installed"
+        yield Finding(name, False, text, "pip install cuda-bindings", _ON_TENSORRT)
 
 
 def _binding_version(binding: str) -> str:
     names = {"cuda-python": ("cuda-bindings", "cuda-python"), "pycuda": ("pycuda",)}[binding]
     return next((found for name in names if (found := installed(name)) is not None), "of unknown version")
-
-
-def _split(error: EngineError) -> tuple[str, str]:
-    """What is wrong and what mends it: an engine's message says them in that order, with a colon between."""
-    text, _, mend = str(error).partition(": ")
-    return text, mend or "check nvidia-smi"
-
-
-_NAME_WIDTH = 22
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -395,7 +340,8 @@ def command(device_text: str, as_json: bool, debug: bool) -> int:
     findings = examine(device)
     in_the_way = obstacles(findings, device)
     if as_json:
-        _print_json(device, findings, in_the_way)
+        listed = [asdict(item) | {"needed_by": sorted(item.needed_by)} for item in findings]
+        print(json.dumps({"device": str(device), "can_run": not in_the_way, "findings": listed}, indent=2))
     else:
         _print_lines(device, findings, in_the_way)
     return EXIT_REFUSED if in_the_way else 0
@@ -403,35 +349,21 @@ def command(device_text: str, as_json: bool, debug: bool) -> int:
 
 def examine(device: Device) -> list[Finding]:
     """Look at everything. A package that is broken is a finding, never an error."""
-    on_tensorrt = frozenset({"tensorrt"})
     return [
         *findings_of("Python", check_python, ALL_DEVICES),
         *findings_of("packages", check_packages, ALL_DEVICES),
         *findings_of("OpenCV", check_opencv, ALL_DEVICES),
         *findings_of("PyAV", check_video, ALL_DEVICES),
-        *findings_of("ONNX Runtime", check_onnxruntime, ALL_DEVICES - on_tensorrt),
-        *findings_of("GPU", partial(check_gpu, device), ALL_DEVICES - {"cpu"}),
-        *findings_of("TensorRT", check_tensorrt, on_tensorrt),
-        *findings_of("CUDA bindings", check_bindings, on_tensorrt),
+        *findings_of("ONNX Runtime", check_onnxruntime, _ON_ORT),
+        *findings_of("GPU", partial(check_gpu, device), _ON_GPU),
+        *findings_of("TensorRT", check_tensorrt, _ON_TENSORRT),
+        *findings_of("CUDA bindings", check_bindings, _ON_TENSORRT),
     ]
 
 
 def obstacles(findings: Sequence[Finding], device: Device) -> list[Finding]:
     """The findings that keep `device` from running."""
     return [finding for finding in findings if not finding.found and device.kind in finding.needed_by]
-
-
-def _print_json(device: Device, findings: Sequence[Finding], in_the_way: Sequence[Finding]) -> None:
-    print(
-        json.dumps(
-            {
-                "device": str(device),
-                "can_run": not in_the_way,
-                "findings": [asdict(item) | {"needed_by": sorted(item.needed_by)} for item in findings],
-            },
-            indent=2,
-        )
-    )
 
 
 def _print_lines(device: Device, findings: Sequence[Finding], in_the_way: Sequence[Finding]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import Untyped
+from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import Untyped
+from sharpose.engines import Untyped
 from sharpose.engines.cuda.device import (
     OUT_OF_MEMORY,
     CudaBuffer,

@@ -15,7 +15,8 @@ import numpy as np
 
 import sharpose
 from sharpose.bundle import Bundle, GraphEntry, Precision
-from sharpose.engines.base import TensorSpec, Untyped, check_signature, specs
+from sharpose.engines import Untyped
+from sharpose.engines.base import TensorSpec, check_signature, specs
 from sharpose.engines.gpu import Gpu, probe_gpu
 from sharpose.engines.load import STAGES
 from sharpose.engines.tensorrt.cache import (

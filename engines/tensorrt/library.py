@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from sharpose.engines.base import Untyped
+from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
 __all__ = [
+    "HOW_TO_INSTALL",
     "BuildOptions",
     "FlavourName",
     "TensorRtFlavour",
@@ -31,7 +32,7 @@ FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 
 _OLDEST: dict[str, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 2)}  # RTX 1.2: REQUIRE_USER_ALLOCATION
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-_HOW_TO_GET_IT = (
+HOW_TO_INSTALL = (
     "JetPack has it; for desktops see https://developer.nvidia.com/tensorrt, or install TensorRT-RTX: pip install "
     "tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings, then pip install --no-deps --no-build-isolation "
     "tensorrt-rtx-cu13"
@@ -74,7 +75,7 @@ def find_flavour(name: str | None = None) -> TensorRtFlavour:
         raise EngineError(f"TensorRT flavour: expected {' or '.join(get_args(FlavourName))}, got {name!r}")
     found, reasons = installed_flavours(tuple(item for item in get_args(FlavourName) if name in (None, item)))
     if not found:
-        raise EngineError(f"TensorRT can't be used ({'; '.join(reasons)}). {_HOW_TO_GET_IT}")
+        raise EngineError(f"TensorRT can't be used ({'; '.join(reasons)}). {HOW_TO_INSTALL}")
     return found[0]
 
 

@@ -156,13 +156,9 @@ class _EngineLoader:
 
 
 @contextlib.contextmanager
-def build_bar(console: Console | None = None) -> Iterator[OnBuildProgress]:
-    """A progress bar of builds while the block runs; yields what to call with their progress.
-
-    Args:
-        console: Where to show it; stderr if None.
-    """
-    console = console or Console(stderr=True)
+def build_bar() -> Iterator[OnBuildProgress]:
+    """A progress bar of builds on stderr, where that is a terminal; yields what to call with their progress."""
+    console = Console(stderr=True)
     columns = (
         TextColumn("building {task.description} engine"),
         BarColumn(),

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import GraphEntry
-from sharpose.engines.base import Runner, TensorSpec, Untyped, Value, check_signature, specs
+from sharpose.engines import Untyped
+from sharpose.engines.base import Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.cuda.device import CudaBuffer, CudaDevice, CudaGraph, CudaStream
 from sharpose.engines.tensorrt.build import numpy_dtype
 from sharpose.engines.tensorrt.library import TensorRtFlavour, because, collect_errors, tensorrt_logger

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,19 @@ def fine_sum(inputs: Arrays) -> Arrays:
 
 def _by_name(items):
     return {item.name: item for item in items}
+
+
+@pytest.fixture
+def live() -> Iterator[Callable[[HostCuda], dict[str, int]]]:
+    """Counts what of a device is still allocated, by kind, when garbage has been collected."""
+
+    def count(cuda: HostCuda) -> dict[str, int]:
+        gc.collect()
+        return dict(+cuda.live)
+
+    gc.freeze()  # a second a collection, else, with torch loaded
+    yield count
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Inputs and outputs are checked once, here, before any backend sees them."""
+"""Inputs are checked once, here, before any backend sees them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sharpose.bundle import GraphEntry, TensorEntry
-from sharpose.engines.base import TensorSpec, Value, check_inputs, check_outputs, specs
-from sharpose.errors import EngineError, InputError
+from sharpose.engines.base import TensorSpec, Value, check_inputs, specs
+from sharpose.errors import InputError
 
 MAX_BATCH = 4
 ROWS = TensorSpec("rows", np.dtype(np.int32), ("M",))
@@ -92,13 +92,6 @@ def test_a_dynamic_axis_is_one_to_max_batch(rows: int) -> None:
 def test_inputs_that_share_an_axis_agree() -> None:
     message = refused(good() | {"patches": np.zeros((3, 2, 3), np.uint8)})
     assert message == "engine input patches: axis M is 3, but another input has 2"
-
-
-def test_an_output_that_the_graph_lacks_is_refused() -> None:
-    check_outputs((), DECLARED)
-    check_outputs(("order", "rows"), DECLARED)
-    with pytest.raises(EngineError, match=r"expected some of \['features', 'order', .*got \['heat', 'maps'\]"):
-        check_outputs(("rows", "maps", "heat"), DECLARED)
 
 
 def test_specs_are_what_the_bundle_declares() -> None:

@@ -20,7 +20,7 @@ from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.engines.tensorrt.cache import BuiltFor, Sidecar, write_engine
 from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour
 from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
-from sharpose.errors import EngineError
+from sharpose.errors import BundleError, EngineError
 
 GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
 
@@ -144,7 +144,7 @@ def test_another_weight_or_option_or_version_rebuilds(machine, bundle, settings)
     assert len(machine.built) == 8
 
 
-def test_an_engine_that_does_not_load_is_built_anew_once(machine, bundle, settings):
+def test_an_engine_that_does_not_load_is_rebuilt_once(machine, bundle, settings):
     _load(bundle, settings)
     machine.unloadable = {b"coarse 1"}
     _load(bundle, settings)
@@ -171,12 +171,12 @@ def test_the_bundles_own_engines_are_used_whatever_their_options(machine, bundle
     assert (machine.built, machine.loaded) == ([], ["own coarse", "own fine"])
 
 
-def test_the_bundles_own_engines_are_passed_over_where_options_were_asked_for(machine, bundle, settings, tmp_path):
+def test_the_bundles_own_engines_are_skipped_where_options_were_asked_for(machine, bundle, settings, tmp_path):
     _load(_own(machine, bundle, tmp_path), dataclasses.replace(settings, options=BuildOptions(max_batch=16)))
     assert machine.built == ["coarse", "fine"]
 
 
-def test_a_foreign_gpus_engines_are_passed_over(machine, bundle, settings, tmp_path):
+def test_a_foreign_gpus_engines_are_skipped(machine, bundle, settings, tmp_path):
     _load(_own(machine, bundle, tmp_path, Gpu(0, "NVIDIA A10", "8.6", "")), settings)
     assert machine.built == ["coarse", "fine"]
     assert any("built for GPU NVIDIA A10 (8.6), not NVIDIA H100 (9.0)" in line for line in settings.lines)
@@ -188,6 +188,17 @@ def test_a_bundles_engine_that_does_not_load_stays_and_the_cache_builds_another(
     _load(copy, settings)
     assert (machine.built, machine.loaded) == (["coarse"], ["coarse 1", "own fine"])
     assert (copy.path / "engines" / "coarse.json").exists()
+
+
+def test_half_graphs_are_preferred_where_the_bundle_has_them(machine, bundle, settings):
+    graphs = bundle.manifest.graphs | {"fp16": bundle.manifest.graphs["fp32"]}
+    both = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
+    _load(both, settings)
+    _load(both, dataclasses.replace(settings, precision="fp32"))
+    said = [line.split(", ")[1] for line in settings.lines if "graphs, NVIDIA" in line]
+    assert said == ["fp16 graphs", "fp32 graphs"]
+    with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
+        _load(bundle, dataclasses.replace(settings, precision="fp16"))
 
 
 def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, settings):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 from host_cuda import HostCuda
@@ -72,12 +70,11 @@ def test_what_is_wrong_is_refused_before_the_device_sees_it(engines, cuda):
     assert cuda.log == []
 
 
-def test_close_frees_everything(engines, cuda):
+def test_close_frees_everything(engines, cuda, live):
     coarse, fine = engines
     coarse.run({"image": _image(2)}, ["quality"])
     for engine in (coarse, fine, coarse):
         engine.close()
-    gc.collect()
-    assert not +cuda.live
+    assert live(cuda) == {}
     with pytest.raises(EngineError, match="closed"):
         coarse.run({"image": _image(2)}, ["quality"])

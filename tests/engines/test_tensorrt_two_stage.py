@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 from host_cuda import HostCuda
@@ -193,20 +191,15 @@ def test_the_fine_stage_wants_a_coarse_batch_that_succeeded(small_engines):
     stages.close()
 
 
-def _live(cuda):
-    gc.collect()
-    return {kind: count for kind, count in cuda.live.items() if count}
-
-
 @pytest.mark.parametrize("use_graphs", [False, True])
-def test_close_frees_everything_and_may_be_called_twice(small_engines, use_graphs):
+def test_close_frees_everything_and_may_be_called_twice(small_engines, use_graphs, live):
     stages, cuda, coarse, fine = _make(small_engines, use_graphs=use_graphs)
     stages.run_coarse(3)
     stages.run_fine(np.array([0, 2], np.int32))
     stages.close()
     stages.close()
     assert (coarse.closed, fine.closed, cuda.closed) == (1, 1, True)
-    assert _live(cuda) == {}
+    assert live(cuda) == {}
     with pytest.raises(EngineError, match="closed"):
         stages.run_coarse(1)
     with pytest.raises(EngineError, match="closed"):
@@ -224,23 +217,23 @@ def test_arrays_that_were_handed_out_outlive_the_engines(small_engines):
 
 
 @pytest.mark.parametrize("fail_after", range(19))
-def test_an_allocation_that_fails_leaves_nothing_behind(small_engines, fail_after):
+def test_an_allocation_that_fails_leaves_nothing_behind(small_engines, fail_after, live):
     cuda = HostCuda(fail_after=fail_after)
     coarse, fine = small_engines(cuda)
     with pytest.raises(EngineError, match="out of memory"):
         TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
     assert (coarse.closed, fine.closed, cuda.closed) == (1, 1, True)
-    assert _live(cuda) == {}
+    assert live(cuda) == {}
 
 
-def test_stages_that_do_not_fit_each_other_are_refused(small_engines):
+def test_stages_that_do_not_fit_each_other_are_refused(small_engines, live):
     cuda = HostCuda()
     coarse, fine = small_engines(cuda)
     half = coarse.outputs["region_features"]
     coarse.outputs["region_features"] = type(half)(half.name, np.dtype("float16"), half.shape)
     with pytest.raises(EngineError, match="coarse gives region_features float16"):
         TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
-    assert _live(cuda) == {}
+    assert live(cuda) == {}
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])

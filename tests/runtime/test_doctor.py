@@ -15,8 +15,7 @@ from sharpose.engines.gpu import Gpu
 from sharpose.engines.load import Device, parse_device
 from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import EngineError
-from sharpose.runtime import doctor as doctor_gpu
-from sharpose.runtime import doctor as doctor_host
+from sharpose.runtime import doctor
 from sharpose.runtime.doctor import ALL_DEVICES, Finding, command, examine, findings_of, obstacles
 
 _NO_DRIVER = "no GPU driver (libcuda.so.1 can't be loaded): install NVIDIA's driver, or use --device cpu"
@@ -110,8 +109,8 @@ def test_a_package_that_does_not_load_is_in_the_way_and_hides_nothing(
 
 
 def test_numpy_that_is_not_installed_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_host, "_PACKAGES", ("numpy", "no_such_package_here"))
-    found = _by_name(list(doctor_host.check_packages()))
+    monkeypatch.setattr(doctor, "_PACKAGES", ("numpy", "no_such_package_here"))
+    found = _by_name(list(doctor.check_packages()))
     assert found["numpy"].found
     missing = found["no_such_package_here"]
     assert (missing.found, missing.text) == (False, "not installed")
@@ -131,15 +130,15 @@ def test_a_check_that_fails_is_a_finding() -> None:
 
 def test_two_opencv_packages_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"opencv-python": "4.10", "opencv-python-headless": "4.10"}
-    monkeypatch.setattr(doctor_host, "installed", both.get)
-    conflict = _by_name(list(doctor_host.check_opencv()))["OpenCV packages"]
+    monkeypatch.setattr(doctor, "installed", both.get)
+    conflict = _by_name(list(doctor.check_opencv()))["OpenCV packages"]
     assert not conflict.found
     assert "pip uninstall opencv-python opencv-python-headless" in (conflict.mend or "")
 
 
 def test_both_onnxruntimes_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_gpu, "installed", {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}.get)
-    assert not _by_name(list(doctor_gpu.check_onnxruntime()))["ONNX Runtime packages"].found
+    monkeypatch.setattr(doctor, "installed", {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}.get)
+    assert not _by_name(list(doctor.check_onnxruntime()))["ONNX Runtime packages"].found
 
 
 _BUILD = """
@@ -150,16 +149,16 @@ _BUILD = """
 
 
 def test_opencvs_build_information_is_read() -> None:
-    assert doctor_host._build_option(_BUILD, "GStreamer") == "YES (1.20.3)"
-    assert doctor_host._build_option(_BUILD, "GUI") == "GTK3"
-    assert doctor_host._build_option(_BUILD.replace("YES (1.20.3)", "NO"), "GStreamer") is None
-    assert doctor_host._build_option(_BUILD.replace("GTK3", "NONE"), "GUI") is None
-    assert doctor_host._build_option("", "GUI") is None
+    assert doctor._build_option(_BUILD, "GStreamer") == "YES (1.20.3)"
+    assert doctor._build_option(_BUILD, "GUI") == "GTK3"
+    assert doctor._build_option(_BUILD.replace("YES (1.20.3)", "NO"), "GStreamer") is None
+    assert doctor._build_option(_BUILD.replace("GTK3", "NONE"), "GUI") is None
+    assert doctor._build_option("", "GUI") is None
 
 
 def test_a_missing_encoder_is_said_but_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_host, "_has_codec", lambda name, mode: mode == "r")
-    encoder = _by_name(list(doctor_host.check_video()))["H.264 encoder"]
+    monkeypatch.setattr(doctor, "_has_codec", lambda name, mode: mode == "r")
+    encoder = _by_name(list(doctor.check_video()))["H.264 encoder"]
     assert (encoder.found, encoder.needed_by) == (False, frozenset())
     assert "--only-binary av av" in (encoder.mend or "")
 
@@ -171,7 +170,7 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
         pytest.skip("this ONNX Runtime has the CUDA provider")
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    found = _by_name(list(doctor_gpu.check_onnxruntime()))
+    found = _by_name(list(doctor.check_onnxruntime()))
     assert found["provider cpu"].found
     assert not found["provider cuda"].found
     assert "its libraries don't load" in found["provider cuda"].text
@@ -181,10 +180,10 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
 def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Gpu(0, "NVIDIA Something", "8.9", "560.35 (CUDA 12.6)")
     monkeypatch.setattr(gpu_module, "probe_gpus", lambda: (card,))
-    (first,) = doctor_gpu.check_gpu(Device("tensorrt", 0))
+    (first,) = doctor.check_gpu(Device("tensorrt", 0))
     assert (first.name, first.found) == ("GPU 0", True)
     assert first.text == "NVIDIA Something, compute capability 8.9, driver 560.35 (CUDA 12.6)"
-    _, wrong = doctor_gpu.check_gpu(Device("cuda", 1))
+    _, wrong = doctor.check_gpu(Device("cuda", 1))
     assert (wrong.found, wrong.text) == (False, "expected GPU 1, the driver shows 1")
     assert "cuda" in wrong.needed_by
 
@@ -192,10 +191,10 @@ def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyP
 def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     flavour = tensorrt_flavour.TensorRtFlavour("tensorrt_rtx", "1.7.1", None)
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((flavour,), ()))
-    (found,) = doctor_gpu.check_tensorrt()
+    (found,) = doctor.check_tensorrt()
     assert (found.found, found.text) == (True, "TensorRT-RTX 1.7.1")
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((), ("TensorRT is not installed",)))
-    (missing,) = doctor_gpu.check_tensorrt()
+    (missing,) = doctor.check_tensorrt()
     assert missing.text == "TensorRT is not installed"
     assert (missing.mend or "").startswith("JetPack has it; ")
 
@@ -204,16 +203,16 @@ def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) 
     from sharpose.engines.cuda import device as cuda_device
 
     monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ("cuda-python", "pycuda"))
-    problems = {"cuda.bindings.driver": None, "pycuda.driver": "doesn't load (libcuda.so.1)"}
-    monkeypatch.setattr(doctor_gpu, "import_problem", problems.__getitem__)
-    (found,) = doctor_gpu.check_bindings()
+    problems = {"cuda-python": None, "pycuda": "doesn't load (libcuda.so.1)"}
+    monkeypatch.setattr(doctor, "import_problem", lambda name, load: problems[name])
+    (found,) = doctor.check_bindings()
     assert found.found
     assert "pycuda doesn't load (libcuda.so.1)" in found.text
-    problems["cuda.bindings.driver"] = "doesn't load (no driver)"
-    (broken,) = doctor_gpu.check_bindings()
+    problems["cuda-python"] = "doesn't load (no driver)"
+    (broken,) = doctor.check_bindings()
     assert not broken.found
     monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ())
-    (missing,) = doctor_gpu.check_bindings()
+    (missing,) = doctor.check_bindings()
     assert (missing.found, missing.mend) == (False, "pip install cuda-bindings")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sharpose.errors import SinkError
-from sharpose.files import GrowingFile, atomic_file, mark_partial, replacing
+from sharpose.files import GrowingFile, atomic_file, cache_folder, mark_partial, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -215,3 +215,12 @@ def test_what_can_not_be_renamed(tmp_path):
     (tmp_path / "out.partial.json").mkdir()
     with pytest.raises(SinkError, match=r"out\.json: expected to rename this incomplete file"):
         mark_partial(tmp_path / "out.json")
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("/x/y", "/x/y/sharpose"), ("", ".cache/sharpose"), ("rel", ".cache/sharpose")]
+)
+def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    assert str(cache_folder()).endswith(expected)
+    assert cache_folder().is_absolute()

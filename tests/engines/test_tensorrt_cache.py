@@ -1,13 +1,20 @@
+"""The cache of engines: what is found, built and believed, by one process or several, and where one is killed."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import cache_stand_ins
 import pytest
 from cache_stand_ins import GPU, OPTIONS, REQUEST, Builder
 
-from sharpose.engines.tensorrt.cache import EngineCache, cache_folder
+from sharpose.engines.tensorrt.cache import EngineCache
 from sharpose.errors import EngineError
 
 
@@ -47,7 +54,7 @@ def test_an_engine_is_built_once_and_found_from_then_on(cache):
     ],
     ids=str,
 )
-def test_a_stale_key_is_built_anew_beside_the_other(cache, change):
+def test_a_stale_key_is_rebuilt_beside_the_other(cache, change):
     cache.obtain(REQUEST, Builder())
     other = dataclasses.replace(REQUEST, **change)
     assert cache.obtain(other, Builder(other)).sidecar == Builder(other)()[1]
@@ -62,7 +69,7 @@ def test_another_driver_or_gpu_number_is_the_same_engine(cache):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "missing"])
-def test_a_damaged_plan_is_built_anew(cache, damage):
+def test_a_damaged_plan_is_rebuilt(cache, damage):
     build = Builder()
     path = cache.obtain(REQUEST, build).path
     data = path.read_bytes()
@@ -76,7 +83,7 @@ def test_a_damaged_plan_is_built_anew(cache, damage):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"schema_version": 2}', '{"schema_version": 1}'])
-def test_a_sidecar_that_says_nothing_useful_is_built_anew(cache, text):
+def test_a_sidecar_that_says_nothing_useful_is_rebuilt(cache, text):
     build = Builder()
     engine = cache.obtain(REQUEST, build)
     engine.path.with_suffix(".json").write_text(text)
@@ -91,7 +98,7 @@ def test_an_unknown_key_in_a_sidecar_is_not_believed(cache):
     assert build.count == 2
 
 
-def test_a_foreign_engine_under_the_right_name_is_built_anew(cache):
+def test_a_foreign_engine_under_the_right_name_is_rebuilt(cache):
     foreign = dataclasses.replace(REQUEST, gpu=dataclasses.replace(GPU, name="NVIDIA A10", compute_capability="8.6"))
     engine = cache.obtain(foreign, Builder(foreign))
     for path in (engine.path, engine.path.with_suffix(".json")):
@@ -118,7 +125,7 @@ def test_the_bundles_own_engine_is_taken_first(cache, tmp_path):
     assert not cache.folder.exists()
 
 
-def test_the_bundles_own_engine_is_passed_over_where_it_does_not_fit(cache, tmp_path):
+def test_the_bundles_own_engine_is_skipped_where_it_does_not_fit(cache, tmp_path):
     own = _own_folder(tmp_path, dataclasses.replace(REQUEST, flavour_version="10.1.0"))
     build = Builder()
     assert cache.obtain(REQUEST, build, own).path.parent == cache.folder
@@ -163,10 +170,86 @@ def test_a_cache_that_can_not_be_made_says_so(tmp_path):
         EngineCache(file / "cache").obtain(REQUEST, Builder())
 
 
+SCRIPT = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+from sharpose.engines.tensorrt.cache import EngineCache
+spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
+helpers = importlib.util.module_from_spec(spec)
+sys.modules["helpers"] = helpers
+spec.loader.exec_module(helpers)
+say = lambda line: print(line, flush=True)
+cache = EngineCache(Path(sys.argv[2]), say)
+mode = sys.argv[3]
+builder = helpers.Builder()
+
+def build():
+    say("BUILD")
+    if mode == "wait":
+        sys.stdin.readline()
+    if mode == "die in build":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return builder()
+
+if mode.startswith("die at sync"):
+    syncs, real = [], os.fsync
+    def fsync(file):
+        syncs.append(file)
+        if len(syncs) == int(mode.split()[-1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(file)
+    os.fsync = fsync
+
+say("GOT " + cache.obtain(helpers.REQUEST, build).path.name)
+"""
+
+
+def _process(folder: Path, mode: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, cache_stand_ins.__file__, str(folder), mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_at_once_build_once(tmp_path):
+    first = _process(tmp_path, "wait")
+    assert "building it" in first.stdout.readline()
+    assert first.stdout.readline() == "BUILD\n"
+    second = _process(tmp_path, "wait")
+    assert second.stdout.readline() == "coarse engine: another process is building it; waiting\n"
+    first_said, _ = first.communicate("go\n")
+    second_said, _ = second.communicate("go\n")
+    assert first_said.strip() == f"GOT {REQUEST.name}.plan"
+    assert second_said.strip() == f"GOT {REQUEST.name}.plan"  # and no BUILD
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
 @pytest.mark.parametrize(
-    ("variable", "expected"), [("/x/y", "/x/y/sharpose"), ("", ".cache/sharpose"), ("rel", ".cache/sharpose")]
+    ("mode", "left"),
+    [("die in build", set()), ("die at sync 1", {".unfinished"}), ("die at sync 3", {".plan", ".unfinished"})],
 )
-def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    assert str(cache_folder()).endswith(expected)
-    assert cache_folder().is_absolute()
+def test_a_killed_build_leaves_nothing_that_is_believed(tmp_path, mode, left):
+    process = _process(tmp_path, mode)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert {path.suffix for path in tmp_path.iterdir()} == left | {".lock"}
+    cache, build = EngineCache(tmp_path), Builder()
+    assert cache.find(REQUEST) is None
+    assert cache.obtain(REQUEST, build).plan == b"plan 1 " * 1000
+    assert build.count == 1
+    assert {path.suffix for path in tmp_path.iterdir()} == {".lock", ".plan", ".json"}
+
+
+def test_who_waits_for_a_killed_build_builds_itself(tmp_path):
+    first = _process(tmp_path, "wait")
+    while first.stdout.readline() != "BUILD\n":
+        pass
+    second = _process(tmp_path, "build")
+    assert "waiting" in second.stdout.readline()
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    said, _ = second.communicate()
+    assert "BUILD" in said
+    assert f"GOT {REQUEST.name}.plan" in said
