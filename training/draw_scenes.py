@@ -23,8 +23,9 @@ from sharpose.cli import main as run_command
 from sharpose.errors import SinkError
 from sharpose.files import atomic_file
 from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Sample
+from sharpose.training.data.sample import Sample
 
 __all__ = ["command", "cut_people", "main"]
 
@@ -87,7 +88,7 @@ def _draw(seed: int, moments: int, folder: Path) -> list[tuple[Entry, Entry]]:
                 "category_id": 1,
                 "iscrowd": 0,
                 "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-                "area": round((x2 - x1) * (y2 - y1) * UNLABELLED_AREA_SHARE, 2),
+                "area": round((x2 - x1) * (y2 - y1) * BODY_SHARE, 2),
                 "keypoints": [float(value) for value in np.round(person.keypoints, 2).reshape(-1)],
                 "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
             }

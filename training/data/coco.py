@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from sharpose.errors import SourceError
 from sharpose.runtime.boxes import BoxesFile
+from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, FileDataset, Person
+from sharpose.training.data.sample import FileDataset, Person
 
 __all__ = ["CocoDataset", "clean_box"]
 
@@ -112,7 +113,7 @@ def _labelled_people(document: dict[str, Any], files: dict[int, Path], path: Pat
         box = clean_box(item["bbox"], width, height)
         if box is None or item.get("area", 1) <= 0:
             continue
-        area = float(item.get("area", item["bbox"][2] * item["bbox"][3] * UNLABELLED_AREA_SHARE))
+        area = float(item.get("area", item["bbox"][2] * item["bbox"][3] * BODY_SHARE))
         keypoints[keypoints[:, 2] <= 0] = 0
         people.append(Person(int(item["image_id"]), int(item["id"]), files[item["image_id"]], box, keypoints, area))
     return people
@@ -125,6 +126,6 @@ def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> l
     for image_id, file in files.items():
         boxes = detections.for_image(image_id)
         for box, score in zip(boxes.xyxy, boxes.scores, strict=True):
-            area = float(np.prod(box[2:] - box[:2])) * UNLABELLED_AREA_SHARE
+            area = float(np.prod(box[2:] - box[:2])) * BODY_SHARE
             people.append(Person(image_id, _NOBODY, file, box, np.zeros((joints, 3), np.float32), area, float(score)))
     return people

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import SourceError
+from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import MPII16
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, FileDataset, Person
+from sharpose.training.data.sample import FileDataset, Person
 
 __all__ = ["MpiiDataset", "head_segment"]
 
@@ -92,7 +93,7 @@ def _person(index: int, entry: dict[str, Any], images: Path, numbers: dict[str, 
         file=images / name,
         box_xyxy=np.concatenate([center - half, center + half]).astype(np.float32),
         keypoints=np.column_stack([(joints - 1) * labelled[:, None], 2.0 * labelled]).astype(np.float32),
-        area=(2 * half) ** 2 * UNLABELLED_AREA_SHARE,
+        area=(2 * half) ** 2 * BODY_SHARE,
         head_size=head_size,
     )
 

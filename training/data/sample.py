@@ -14,10 +14,7 @@ import numpy.typing as npt
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import Skeleton
 
-__all__ = ["UNLABELLED_AREA_SHARE", "FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
-
-UNLABELLED_AREA_SHARE = 0.53
-"""Share of its box that a person is taken to cover where the area isn't labelled, as COCO-style tools do."""
+__all__ = ["FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
 
 _WEAK = 1  # COCO visibility of labels that may come from a model
 

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from sharpose.errors import InputError, SourceError
 from sharpose.scene import Scene, parse_scene
+from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17, MPII16, Skeleton
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mpii import MpiiDataset, head_segment
-from sharpose.training.data.sample import UNLABELLED_AREA_SHARE, Person, read_image
+from sharpose.training.data.sample import Person, read_image
 
 __all__ = ["DataFiles", "EvaluationData", "People", "find_data", "load_data"]
 
@@ -214,7 +215,7 @@ def _load_scene(spec: str, skeleton: Skeleton, limit: int | None) -> EvaluationD
             if size.min() < 1 or not labelled.any():
                 continue
             keypoints = points * labelled[:, None]
-            area = float(np.prod(size)) * UNLABELLED_AREA_SHARE
+            area = float(np.prod(size)) * BODY_SHARE
             number = len(people) + 1
             placed = np.concatenate([box[:2], box[:2] + size])
             people.append(Person(frame.index, number, Path(name), placed, keypoints, area))
@@ -248,7 +249,7 @@ def _complete(document: dict[str, Any], ignore_weak: bool) -> dict[str, Any]:
             keypoints[keypoints[:, 2] == _WEAK] = 0
         count = int((keypoints[:, 2] > 0).sum()) if item.get("num_keypoints") != 0 else 0
         width, height = item["bbox"][2:]
-        defaults = {"category_id": 1, "iscrowd": 0, "area": width * height * UNLABELLED_AREA_SHARE}
+        defaults = {"category_id": 1, "iscrowd": 0, "area": width * height * BODY_SHARE}
         annotations.append({**defaults, **item, "keypoints": keypoints.ravel().tolist(), "num_keypoints": count})
     categories = {item["category_id"] for item in annotations}
     if len(categories) != 1:
