@@ -30,6 +30,8 @@ def _size(text: str) -> tuple[int, int]:
 
 _FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(0, min_open=True)
+_COUNT = click.IntRange(1)
+_SHARE = click.FloatRange(0, 1)
 _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
@@ -45,24 +47,21 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "--refine",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
-    help="People that the fine stage refines: those of low predicted quality, everybody or nobody.",
+    help="People to refine: those of low predicted quality, everybody or nobody.",
 )
 @option(
-    _MODEL,
-    "--quality-threshold",
-    type=float,
-    help="Predicted quality below which people are refined; default: the bundle's.",
+    _MODEL, "--quality-threshold", type=float, help="Quality below which people are refined; default: the bundle's."
 )
 @option(
     _MODEL,
     "--deadline",
     type=_SECONDS,
     metavar="MS",
-    help="Milliseconds for a frame's poses: refine only what fits, those first who are expected to gain most.",
+    help="Milliseconds per frame: refine as many people as fit, largest expected gain first.",
 )
-@option(_MODEL, "--max-people", type=click.IntRange(1), help="People per frame at most, the best boxes first.")
-@option(_MODEL, "--device", default="cpu", help="Device to run on: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
-@option(_MODEL, "--threads", type=click.IntRange(1), help="CPU threads of the engine; default: the engine's choice.")
+@option(_MODEL, "--max-people", type=_COUNT, help="People per frame at most, the best boxes first.")
+@option(_MODEL, "--device", default="cpu", help="Device: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
+@option(_MODEL, "--threads", type=_COUNT, help="CPU threads of the engine; default: the engine's choice.")
 @option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
 @option(
     _MODEL,
@@ -87,24 +86,19 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _PEOPLE,
     "--detector-sha256",
     metavar="HASH",
-    help="SHA-256 of a named detector that has none in the table; `trust` accepts what is downloaded first.",
+    help="SHA-256 of a named detector; `trust` accepts the first download.",
 )
-@option(
-    _PEOPLE,
-    "--detector-table",
-    type=_FILE,
-    help="Table of your own named detectors (YAML); default: ~/.config/sharpose/detectors.yaml.",
-)
+@option(_PEOPLE, "--detector-table", type=_FILE, help="Detector table; default: ~/.config/sharpose/detectors.yaml.")
 @option(
     _PEOPLE,
     "--detect-every",
-    type=click.IntRange(1),
+    type=_COUNT,
     default=1,
     metavar="N",
-    help="Interval in frames between detections; in between, boxes follow the poses.",
+    help="Detection interval in frames; boxes follow poses in between.",
 )
-@option(_PEOPLE, "--conf", type=click.FloatRange(0, 1), help="Confidence threshold of detections; default: 0.3.")
-@option(_PEOPLE, "--iou", type=click.FloatRange(0, 1), help="IoU threshold of non-maximum suppression; default: 0.65.")
+@option(_PEOPLE, "--conf", type=_SHARE, help="Confidence threshold of detections; default: 0.3.")
+@option(_PEOPLE, "--iou", type=_SHARE, help="IoU threshold of non-maximum suppression; default: 0.65.")
 @option(_PEOPLE, "--classes", metavar="IDS|NAMES", help="Classes to detect, by COCO's ids or names; default: person.")
 @option(_PEOPLE, "--boxes", metavar="FILE", help="File of people's boxes: COCO detection-results JSON.")
 @option(_PEOPLE, "--full-frame", is_flag=True, help="One box over the whole frame: one person fills the picture.")
@@ -134,7 +128,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _SOURCE, "--rtsp-transport", type=click.Choice(["tcp", "udp"]), help="Transport protocol of RTSP; default: tcp."
 )
-@option(_SOURCE, "--stride", type=click.IntRange(1), default=1, help="Frame stride: process every Nth frame.")
+@option(_SOURCE, "--stride", type=_COUNT, default=1, help="Frame stride: process every Nth frame.")
 @option(_SOURCE, "--start", type=click.FloatRange(0), metavar="S", help="Seconds of a video to skip.")
 @option(_SOURCE, "--duration", type=_SECONDS, metavar="S", help="Seconds to read.")
 @option(
@@ -143,7 +137,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="KIND",
     help="Hardware decoder: auto, cuda, vaapi, another of FFmpeg's, or jetson (GStreamer); default: none.",
 )
-@option(_SOURCE, "--stdin-size", type=_size, metavar="HxW", help="Size of the raw BGR frames on standard input (`-`).")
+@option(_SOURCE, "--stdin-size", type=_size, metavar="HxW", help="Size of the raw BGR frames on standard input.")
 @option(_SOURCE, "--stdin-rate", type=_SECONDS, help="Frames per second on standard input; default: 25.")
 @option(
     _RESULTS,
@@ -159,12 +153,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default="h264",
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works) or one of FFmpeg's by name.",
 )
-@option(
-    _RESULTS,
-    "--crf",
-    type=click.IntRange(0, 51),
-    help="Constant rate factor of the video, 0 (best) to 51; default: the encoder's.",
-)
+@option(_RESULTS, "--crf", type=click.IntRange(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
 @option(_RESULTS, "--bitrate", type=click.IntRange(1000), metavar="BITS", help="Bits per second, instead of --crf.")
 @option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
 @option(_RESULTS, "--json", "json_file", metavar="FILE", help="JSON Lines, one per frame, written as the run goes.")
@@ -173,26 +162,15 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_RESULTS, "--openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
 @option(_RESULTS, "--mot", metavar="FILE", help="MOT challenge text; needs --track.")
 @option(_RESULTS, "--frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
-@option(
-    _RESULTS,
-    "--frames-format",
-    type=click.Choice(["jpg", "png"]),
-    default="jpg",
-    help="Format of the --frames pictures.",
-)
+@option(_RESULTS, "--frames-format", type=click.Choice(["jpg", "png"]), default="jpg", help="Format of --frames.")
 @option(_RESULTS, "--show", is_flag=True, help="Window with the annotated video; q ends the run.")
-@option(
-    _RESULTS,
-    "--serve",
-    metavar="HOST:PORT",
-    help="Web page with the annotated video, /metrics and /healthz; HOST defaults to 127.0.0.1.",
-)
+@option(_RESULTS, "--serve", metavar="HOST:PORT", help="Web page, /metrics and /healthz; HOST defaults to 127.0.0.1.")
 @option(
     _RESULTS,
     "--serve-token",
     envvar="SHARPOSE_SERVE_TOKEN",
     metavar="TOKEN",
-    help="Token that clients of --serve must give; default: $SHARPOSE_SERVE_TOKEN.",
+    help="Token for --serve; default: $SHARPOSE_SERVE_TOKEN.",
 )
 @option(_PICTURE, "--kpt-thr", type=float, default=0.3, help="Score threshold of drawn keypoints.")
 @option(_PICTURE, "--draw-status", is_flag=True, help="Frame rate and number of people in the picture.")

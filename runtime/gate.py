@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,9 @@ Refine = Literal["auto", "always", "never"]
 
 def check_refine(refine: str) -> Refine:
     """`refine` if it is one of the modes; raises `InputError` otherwise."""
-    for mode in get_args(Refine):
-        if refine == mode:
-            return mode  # type: ignore[no-any-return]
-    raise InputError(f"refine: expected one of {', '.join(get_args(Refine))}, got {refine!r}")
+    if refine not in get_args(Refine):
+        raise InputError(f"refine: expected one of {', '.join(get_args(Refine))}, got {refine!r}")
+    return cast("Refine", refine)
 
 
 def gate(quality: npt.NDArray[np.float32], threshold: float, refine: Refine) -> npt.NDArray[np.int32]:
