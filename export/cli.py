@@ -3,156 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import click
 
-from sharpose.bundle import Precision
+from sharpose.bundle import Precision, gpu_precision
+from sharpose.cli import SectionedCommand, option
 from sharpose.cli import main as run_command
-from sharpose.errors import ExportError
+from sharpose.errors import ExportError, ParityError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sharpose.bundle import Bundle, Precision
-    from sharpose.config import ModelConfig
-    from sharpose.export.bundle import ExportOptions
+    from sharpose.bundle import Bundle
+    from sharpose.engines.tensorrt.library import BuildOptions
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import LoadedModel
 
-__all__ = ["BuildChoices", "command", "main", "parse_precisions", "parse_size", "refuse_given", "tensorrt_options"]
+__all__ = ["CommandOptions", "command", "main"]
 
-_Command = TypeVar("_Command", bound=Callable[..., object])
-
-
-def parse_size(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """`HEIGHTxWIDTH` to two numbers, as a click callback."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 256x192, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def parse_precisions(
-    context: click.Context, parameter: click.Parameter, text: str | None
-) -> tuple[Precision, ...] | None:
-    """`fp32,fp16` to a tuple in the toolkit's own order, whatever order was typed; as a click callback."""
-    if text is None:
-        return None
-    asked = [part.strip() for part in text.split(",")]
-    known: tuple[Precision, ...] = get_args(Precision)
-    unknown = [part for part in asked if part not in known]
-    if unknown or len(set(asked)) != len(asked):
-        raise click.BadParameter(f"expected one or more of {', '.join(known)}, with commas between, got {text!r}")
-    return tuple(precision for precision in known if precision in asked)
-
-
-@dataclass
-class BuildChoices:
-    """What was asked of TensorRT's builder; None where nothing was said."""
-
-    tensorrt: bool = False
-    min_batch: int | None = None
-    opt_batch: int | None = None
-    workspace: int | None = None
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-
-    def check(self) -> None:
-        """Raise `UsageError` where a builder's option comes without `--tensorrt`."""
-        if self.tensorrt:
-            return
-        for name, value in vars(self).items():
-            if value not in (None, False):
-                raise click.UsageError(f"--{name.replace('_', '-')} needs --tensorrt")
-
-
-def _store(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    assert parameter.name is not None
-    setattr(context.ensure_object(BuildChoices), parameter.name, value)
-
-
-def tensorrt_options(command: _Command) -> _Command:
-    """The builder's options; their values come as the context's `BuildChoices`."""
-    options = [
-        click.option(
-            "--tensorrt",
-            is_flag=True,
-            expose_value=False,
-            callback=_store,
-            help="Build TensorRT engines into the bundle's folder engines/ (fp16 if it holds fp16).",
-        ),
-        click.option(
-            "--min-batch", type=click.IntRange(1), expose_value=False, callback=_store, help="Engines: smallest batch."
-        ),
-        click.option(
-            "--opt-batch",
-            type=click.IntRange(1),
-            expose_value=False,
-            callback=_store,
-            help="Engines: the batch to be fastest at.",
-        ),
-        click.option(
-            "--workspace",
-            type=click.IntRange(1),
-            metavar="MIB",
-            expose_value=False,
-            callback=_store,
-            help="Engines: most scratch memory that a layer may use.",
-        ),
-        click.option(
-            "--optimization-level",
-            type=click.IntRange(0, 5),
-            expose_value=False,
-            callback=_store,
-            help="Engines: 0 builds fastest, 5 runs fastest.",
-        ),
-        click.option(
-            "--timing-cache",
-            type=click.Path(path_type=Path),
-            expose_value=False,
-            callback=_store,
-            help="Engines: file of kernel timings to read and write back.",
-        ),
-        click.option(
-            "--hardware-compatible",
-            is_flag=True,
-            expose_value=False,
-            callback=_store,
-            help="Engines for other GPUs, too.",
-        ),
-        click.option(
-            "--version-compatible",
-            is_flag=True,
-            expose_value=False,
-            callback=_store,
-            help="Engines for later TensorRT, too.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None:
-    """Raise `UsageError` for the first of the parameters that the user gave a value for."""
-    for name in names:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = next(item for item in context.command.params if item.name == name).opts[0]
-            raise click.UsageError(f"{option} and --bundle exclude each other: {why}")
-
-
-_MAX_BATCH = 16
-_EXPORT_ONLY = (
+_FOR_EXPORT = (
     "checkpoint",
-    "config_name",
+    "config",
     "output",
     "size",
     "alpha",
@@ -164,235 +39,329 @@ _EXPORT_ONLY = (
     "strict_parity",
     "overwrite",
 )
+_FOR_ENGINES = (
+    "min_batch",
+    "opt_batch",
+    "workspace",
+    "optimization_level",
+    "timing_cache",
+    "hardware_compatible",
+    "version_compatible",
+)
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """The command line of `sharpose-export`, whose help says what each option is; None where nothing was given.
+
+    Raises:
+        click.UsageError: something is missing, or options exclude each other.
+    """
+
+    checkpoint: Path | None
+    config: str | None
+    output: Path | None
+    bundle: Path | None
+    precision: tuple[Precision, ...] | None
+    size: tuple[int, int] | None
+    max_batch: int | None
+    alpha: float | None
+    quality_threshold: float | None
+    opset: int | None
+    store_weights: Literal["fp32", "fp16"] | None
+    random_weights: bool
+    seed: int | None
+    images: Path | None
+    strict_parity: bool
+    overwrite: bool
+    tensorrt: bool
+    min_batch: int | None
+    opt_batch: int | None
+    workspace: int | None
+    optimization_level: int | None
+    timing_cache: Path | None
+    hardware_compatible: bool
+    version_compatible: bool
+    verify: bool
+    labels: Path | None
+    debug: bool
+
+    def __post_init__(self) -> None:
+        if (found := self._given(_FOR_ENGINES)) and not self.tensorrt:
+            raise click.UsageError(f"{found} needs --tensorrt")
+        if self.labels is not None and not (self.verify and self.images is not None):
+            raise click.UsageError("--labels needs --verify and the pictures' folder as --images")
+        if self.bundle is not None:
+            if found := self._given(_FOR_EXPORT):
+                raise click.UsageError(f"{found} and --bundle exclude each other: an existing bundle isn't exported")
+            if not self.tensorrt and not self.verify:
+                raise click.UsageError("--bundle needs --tensorrt, to build engines, or --verify, to compare them")
+            if not self.tensorrt and self._given(("precision", "max_batch")):
+                raise click.UsageError("--precision and --max-batch need --tensorrt where nothing is exported")
+            return
+        if self.output is None:
+            raise click.UsageError("expected --output DIR, or --bundle DIR to work on an existing bundle")
+        if self.checkpoint is None and not self.random_weights:
+            raise click.UsageError("expected --checkpoint FILE; or --random-weights to try the tools out without one")
+        if self.checkpoint is not None and self.random_weights:
+            raise click.UsageError("--checkpoint and --random-weights exclude each other")
+        if self.random_weights and self.config is None:
+            raise click.UsageError("--random-weights needs --config NAME|FILE")
+        if "fp32" not in self.exported:
+            if self.store_weights == "fp16":
+                raise click.UsageError("--store-weights fp16 is for fp32 graphs: add fp32 to --precision")
+            if self.verify:
+                raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
+
+    def _given(self, names: tuple[str, ...]) -> str | None:
+        """The first of some options that was given, as it is typed."""
+        found = next((name for name in names if getattr(self, name) not in (None, False)), None)
+        return None if found is None else f"--{found.replace('_', '-')}"
+
+    @property
+    def exported(self) -> tuple[Precision, ...]:
+        """The precisions to export."""
+        return self.precision or ("fp32",)
+
+    def engine_precision(self, available: tuple[Precision, ...]) -> Precision:
+        """The precision to build engines in: the one asked for with `--bundle`, else fp16 where there is one, or fp32.
+
+        Raises:
+            ExportError: more than one was asked for.
+        """
+        if self.bundle is None or self.precision is None:
+            return gpu_precision(available)
+        if len(self.precision) > 1:
+            raise ExportError(f"--precision {','.join(self.precision)}: engines are built in one precision; give one")
+        return self.precision[0]
+
+    def build_options(self, max_batch: int) -> BuildOptions:
+        """The engine builder's options; raises `EngineError` where the batch sizes are out of order."""
+        from sharpose.engines.tensorrt.library import BuildOptions
+
+        return BuildOptions(
+            max_batch=max_batch,
+            min_batch=self.min_batch or 1,
+            opt_batch=self.opt_batch,
+            workspace_mib=self.workspace,
+            optimization_level=self.optimization_level,
+            timing_cache=self.timing_cache,
+            hardware_compatible=self.hardware_compatible,
+            version_compatible=self.version_compatible,
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 256x192, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    """`fp32,fp16` in the toolkit's own order, whatever order was typed."""
+    asked = [part.strip() for part in text.split(",")]
+    known: tuple[Precision, ...] = get_args(Precision)
+    if not set(asked) <= set(known) or len(set(asked)) != len(asked):
+        raise click.BadParameter(f"expected one or more of {', '.join(known)}, with commas between, got {text!r}")
+    return tuple(precision for precision in known if precision in asked)
+
+
 _FILE = click.Path(path_type=Path)
+_MAX_BATCH = 16
+_MODEL, _BUNDLE, _PARITY, _ENGINES = "Model", "Bundle", "Parity with PyTorch", "TensorRT engines"
+_VERIFY = "Comparison of engines"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth).")
-@click.option(
-    "--config", "config_name", metavar="NAME|FILE", help="Model configuration; read off the checkpoint if left out."
+@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@option(_MODEL, "--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth).")
+@option(_MODEL, "--config", metavar="NAME|FILE", help="Model configuration; default: read off the checkpoint.")
+@option(_MODEL, "--random-weights", is_flag=True, help="Seeded random weights instead of a checkpoint.")
+@option(_MODEL, "--seed", type=int, help="Seed of the random weights; default: 0.")
+@option(
+    _MODEL, "--size", type=_size, metavar="HxW", help="Crop size in pixels, if not the one that the model has learned."
 )
-@click.option("--output", type=_FILE, help="Folder to write the bundle to.")
-@click.option(
-    "--bundle", "bundle_folder", type=_FILE, help="Export nothing: work on this bundle, with --tensorrt or --verify."
+@option(
+    _MODEL,
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the regions that the fine stage sees; default: the configuration's.",
 )
-@click.option(
+@option(
+    _MODEL,
+    "--quality-threshold",
+    type=float,
+    help="Predicted quality below which people are refined; default: the configuration's.",
+)
+@option(_BUNDLE, "--output", type=_FILE, help="Folder to write the bundle to.")
+@option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle.")
+@option(
+    _BUNDLE, "--bundle", type=_FILE, help="Existing bundle to work on with --tensorrt or --verify; nothing is exported."
+)
+@option(
+    _BUNDLE,
     "--precision",
-    "precisions",
-    callback=parse_precisions,
+    type=_precisions,
     metavar="LIST",
-    help="Precisions of the graphs: fp32 (the default; ONNX Runtime on a CPU runs these), fp16, int8 (experimental, "
-    "calibrated on --images), or several: fp32,fp16. "
-    "With --bundle --tensorrt: the one to build.",
+    help="Precisions of the graphs, with commas between: fp32 (for ONNX Runtime on a CPU), fp16, int8 (experimental, "
+    "calibrated on --images); default: fp32. With --bundle and --tensorrt: the one to build.",
 )
-@click.option(
-    "--size", callback=parse_size, metavar="HxW", help="Use the model at another crop size than it was trained at."
-)
-@click.option("--max-batch", type=click.IntRange(1), help="Most people in one run.  [default: 16, or the bundle's]")
-@click.option("--alpha", type=click.FloatRange(0, 1, min_open=True), help="Share of regions that the fine stage sees.")
-@click.option("--quality-threshold", type=float, help="Refine crops whose predicted quality is below it.")
-@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset, 18 to 22.")
-@click.option(
+@option(
+    _BUNDLE,
     "--store-weights",
     type=click.Choice(["fp32", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="fp16 halves the file: float32 graphs cast the rounded weights when they are loaded.",
+    help="Precision that the weights of fp32 graphs are stored in; fp16 halves the file, and loading casts the rounded "
+    "weights back; default: fp32.",
 )
-@click.option("--random-weights", is_flag=True, help="Export seeded random weights instead of a checkpoint.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
-@click.option("--images", type=_FILE, help="Folder of pictures to compare on; else the built-in scene.")
-@click.option("--strict-parity", is_flag=True, help="Also fail where keypoints move, regions differ or gates flip.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
-@tensorrt_options
-@click.option("--verify", is_flag=True, help="Compare every engine of this machine with the float32 ONNX graphs.")
-@click.option(
-    "--labels", type=_FILE, help="With --verify: COCO keypoints of the pictures in --images, to measure AP with."
+@option(_BUNDLE, "--max-batch", type=click.IntRange(1), help="People in a run at most; default: 16, or the bundle's.")
+@option(_BUNDLE, "--opset", type=int, help="ONNX opset, 18 to 22; default: 20.")
+@option(_PARITY, "--images", type=_FILE, help="Folder of pictures to compare on; default: the built-in scene.")
+@option(
+    _PARITY, "--strict-parity", is_flag=True, help="Fail also where keypoints move, regions differ or the gate flips."
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def command(
-    context: click.Context,
-    checkpoint: Path | None,
-    config_name: str | None,
-    output: Path | None,
-    bundle_folder: Path | None,
-    precisions: tuple[Precision, ...] | None,
-    size: tuple[int, int] | None,
-    max_batch: int | None,
-    alpha: float | None,
-    quality_threshold: float | None,
-    opset: int,
-    store_weights: Literal["fp32", "fp16"],
-    random_weights: bool,
-    seed: int,
-    images: Path | None,
-    strict_parity: bool,
-    overwrite: bool,
-    verify: bool,
-    labels: Path | None,
-    debug: bool,
-) -> int:
+@option(
+    _ENGINES,
+    "--tensorrt",
+    is_flag=True,
+    help="Build engines into the bundle's folder engines/, in fp16 if the bundle holds it.",
+)
+@option(_ENGINES, "--min-batch", type=click.IntRange(1), help="Smallest batch; default: 1.")
+@option(_ENGINES, "--opt-batch", type=click.IntRange(1), help="Batch to be fastest at; default: 4, or the largest.")
+@option(
+    _ENGINES,
+    "--workspace",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="Scratch memory in MiB that a layer may use; default: TensorRT's choice.",
+)
+@option(
+    _ENGINES,
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="Builder optimization level: 0 builds fastest, 5 runs fastest; default: TensorRT's choice.",
+)
+@option(_ENGINES, "--timing-cache", type=_FILE, help="File of kernel timings to read and to write back.")
+@option(_ENGINES, "--hardware-compatible", is_flag=True, help="Engines that also run on other GPUs.")
+@option(_ENGINES, "--version-compatible", is_flag=True, help="Engines that also run in later versions of TensorRT.")
+@option(_VERIFY, "--verify", is_flag=True, help="Compare every engine of this machine with the fp32 ONNX graphs.")
+@option(_VERIFY, "--labels", type=_FILE, help="COCO keypoints of the pictures in --images, to measure AP with.")
+@option("Help", "--debug", is_flag=True, help="Traceback of an error.")
+def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refuses names that it doesn't know)
     """Turn a SHaRPose checkpoint into a bundle: two ONNX graphs, their weights, and a parity report.
 
     --tensorrt builds engines for this machine's TensorRT, --verify compares all engines that this machine can run; both
-    also work on a bundle that is there (--bundle DIR), without PyTorch.
+    also work on an existing bundle (--bundle DIR), without PyTorch.
     """
-    choices = context.ensure_object(BuildChoices)
-    choices.check()
-    if labels is not None and not (verify and images is not None):
-        raise click.UsageError("--labels needs --verify and the pictures' folder as --images")
-    if bundle_folder is not None:
-        refuse_given(context, _EXPORT_ONLY, "a bundle that is there isn't exported again")
-        return _on_bundle(bundle_folder, choices, max_batch, precisions, verify, images, labels)
-    if output is None:
-        raise click.UsageError("expected --output DIR, or --bundle DIR to work on a bundle that is there")
-    if checkpoint is None and not random_weights:
-        raise click.UsageError("expected --checkpoint FILE; or --random-weights to try the tools out without one")
-    if checkpoint is not None and random_weights:
-        raise click.UsageError("--checkpoint and --random-weights exclude each other")
-    if random_weights and config_name is None:
-        raise click.UsageError("--random-weights needs --config NAME|FILE")
-    precisions = precisions or ("fp32",)
-    if store_weights == "fp16" and "fp32" not in precisions:
-        raise click.UsageError("--store-weights fp16 is for fp32 graphs: add fp32 to --precision")
-    if verify and "fp32" not in precisions:
-        raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
-    from sharpose.export.bundle import check_output
-
-    # All of these before the seconds that loading takes.
-    check_output(output, overwrite=overwrite)
-    _require_packages()
-    if choices.tensorrt:
-        from sharpose.export.tensorrt import check_tensorrt
-
-        check_tensorrt(choices, max_batch or _MAX_BATCH)
-
+    options = CommandOptions(**values)
     from rich.console import Console
 
     from sharpose.bundle import open_bundle
-    from sharpose.config import load_config
-    from sharpose.export.bundle import ExportOptions
 
     console = Console()
-    changes: dict[str, object] = {}
-    if alpha is not None:
-        changes["alpha"] = alpha
-    if quality_threshold is not None:
-        changes["quality_threshold"] = quality_threshold
-    config = load_config(config_name).replace(changes) if config_name is not None else None
-    loaded = _load(checkpoint, config, size, changes, seed, console)
-    options = ExportOptions(
-        precisions=precisions,
-        max_batch=max_batch or _MAX_BATCH,
-        opset=opset,
-        store_weights=store_weights,
-        gate_chosen_by="the model's configuration" if quality_threshold is None else "--quality-threshold",
-        strict_parity=strict_parity,
-        overwrite=overwrite,
-    )
-    _export(loaded, output, _pictures(images, loaded.config.crop_size), options, console)
-    if choices.tensorrt or verify:
-        _build_and_verify(open_bundle(output), choices, max_batch, None, verify, images, labels, console)
+    folder = options.bundle or _export(options, console)
+    if options.tensorrt or options.verify:
+        bundle = open_bundle(folder)
+        if options.tensorrt:
+            _build(bundle, options, console)
+        if options.verify:
+            _verify(bundle, options, console)
     return 0
 
 
-def _load(
-    checkpoint: Path | None,
-    config: ModelConfig | None,
-    size: tuple[int, int] | None,
-    changes: dict[str, object],
-    seed: int,
-    console: Console,
-) -> LoadedModel:
-    from sharpose.model import load_model, random_model
-
-    if checkpoint is not None:
-        loaded = load_model(checkpoint, config, size=size, changes=changes)
-    else:
-        assert config is not None
-        loaded = random_model(config.replace({"crop_size": size}) if size else config, seed)
-        console.print("weights: random, so the poses mean nothing")
-    for note in loaded.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-    return loaded
-
-
-def _export(
-    loaded: LoadedModel, output: Path, pictures: ParityPictures, options: ExportOptions, console: Console
-) -> None:
-    from sharpose.export.bundle import ParityReportError, export_bundle
+def _export(options: CommandOptions, console: Console) -> Path:
+    """Write the bundle and return its folder."""
+    _require_packages()
+    from sharpose.export.bundle import ExportOptions, ParityReportError, check_output, export_bundle
     from sharpose.export.parity import print_parity
 
+    assert options.output is not None
+    max_batch = options.max_batch or _MAX_BATCH
+    check_output(options.output, overwrite=options.overwrite)  # before the seconds that loading takes
+    if options.tensorrt:
+        _check_tensorrt(options, max_batch)
+    loaded = _load(options, console)
+    export_options = ExportOptions(
+        precisions=options.exported,
+        max_batch=max_batch,
+        opset=20 if options.opset is None else options.opset,
+        store_weights=options.store_weights or "fp32",
+        gate_chosen_by=("the model's configuration" if options.quality_threshold is None else "--quality-threshold"),
+        strict_parity=options.strict_parity,
+        overwrite=options.overwrite,
+    )
+    pictures = _pictures(options.images, loaded.config.crop_size)
     try:
-        reports = export_bundle(
-            loaded,
-            output,
-            pictures,
-            options,
-            say=lambda step: console.print(f"… {step}", highlight=False, markup=False),
-        ).parity
+        reports = export_bundle(loaded, options.output, pictures, export_options, say=_say(console)).parity
     except ParityReportError as failure:
         for precision, report in failure.reports.items():
             print_parity(precision, report, console)
         raise
     for precision, report in reports.items():
         print_parity(precision, report, console)
-    console.print(f"wrote {output}: run it with  sharpose-run SOURCE --bundle {output}", markup=False, soft_wrap=True)
+    done = f"wrote {options.output}: run it with  sharpose-run SOURCE --bundle {options.output}"
+    console.print(done, markup=False, soft_wrap=True)
+    return options.output
 
 
-def _on_bundle(
-    folder: Path,
-    choices: BuildChoices,
-    max_batch: int | None,
-    precisions: tuple[Precision, ...] | None,
-    verify: bool,
-    images: Path | None,
-    labels: Path | None,
-) -> int:
-    """`--bundle`: nothing here imports PyTorch."""
-    if not choices.tensorrt and not verify:
-        raise click.UsageError("--bundle needs --tensorrt, to build engines, or --verify, to compare them")
-    if not choices.tensorrt and (precisions is not None or max_batch is not None):
-        raise click.UsageError("--precision and --max-batch need --tensorrt where nothing is exported")
-    from rich.console import Console
+def _load(options: CommandOptions, console: Console) -> LoadedModel:
+    from sharpose.config import load_config
+    from sharpose.model import load_model, random_model
 
-    from sharpose.bundle import open_bundle
-
-    _build_and_verify(open_bundle(folder), choices, max_batch, precisions, verify, images, labels, Console())
-    return 0
+    given = {"alpha": options.alpha, "quality_threshold": options.quality_threshold}
+    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    config = load_config(options.config).replace(changes) if options.config is not None else None
+    if options.checkpoint is not None:
+        loaded = load_model(options.checkpoint, config, size=options.size, changes=changes)
+    else:
+        assert config is not None
+        loaded = random_model(
+            config.replace({"crop_size": options.size}) if options.size else config, options.seed or 0
+        )
+        console.print("weights: random, so the poses mean nothing")
+    for note in loaded.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    return loaded
 
 
-def _build_and_verify(
-    bundle: Bundle,
-    choices: BuildChoices,
-    max_batch: int | None,
-    precisions: tuple[Precision, ...] | None,
-    verify: bool,
-    images: Path | None,
-    labels: Path | None,
-    console: Console,
-) -> None:
-    if choices.tensorrt:
-        from sharpose.export.tensorrt import build_engines, engine_precision
+def _check_tensorrt(options: CommandOptions, max_batch: int) -> None:
+    """Raise `EngineError` now for what would stop a build after the minutes of an export."""
+    from sharpose.engines.tensorrt.build import gpu_for_build
+    from sharpose.engines.tensorrt.library import check_options, find_flavour
 
-        build_engines(bundle, choices, max_batch, engine_precision(bundle.precisions, precisions), console)
-    if not verify:
-        return
-    from sharpose.errors import ParityError
+    flavour = find_flavour()
+    check_options(options.build_options(max_batch), flavour)
+    gpu_for_build(flavour)
+
+
+def _build(bundle: Bundle, options: CommandOptions, console: Console) -> None:
+    """Build the engines of both graphs into the bundle's folder, with a progress bar on stderr."""
+    from sharpose.engines.tensorrt.build import ENGINES_FOLDER, build_bundle_engines
+    from sharpose.engines.tensorrt.load import build_bar
+
+    precision = options.engine_precision(bundle.precisions)
+    build_options = options.build_options(options.max_batch or bundle.manifest.max_batch)
+    folder = bundle.path / ENGINES_FOLDER
+    with build_bar() as on_progress:
+        build_bundle_engines(bundle, folder, precision, build_options, on_progress)
+    console.print(f"built {precision} engines in {folder}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     from sharpose.export.pictures import load_labels
     from sharpose.export.verify import print_verification, verify_bundle
 
     crop_size, labelled = bundle.model.crop_size, None
-    if labels is not None and images is not None:
-        labelled = load_labels(labels, images, bundle.model.skeleton)
-    pictures = _pictures(images, crop_size) if labelled is None else labelled.crops(crop_size)
-    result = verify_bundle(
-        bundle, pictures, labelled, say=lambda step: console.print(f"… running {step}", highlight=False)
-    )
+    if options.labels is not None and options.images is not None:
+        labelled = load_labels(options.labels, options.images, bundle.model.skeleton)
+    pictures = _pictures(options.images, crop_size) if labelled is None else labelled.crops(crop_size)
+    result = verify_bundle(bundle, pictures, labelled, say=_say(console))
     print_verification(result, console)
     if result.failures:
         raise ParityError("engines differ from the float32 graphs: " + "; ".join(result.failures))
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda step: console.print(f"… {step}", highlight=False, markup=False)
 
 
 def _pictures(images: Path | None, crop_size: tuple[int, int]) -> ParityPictures:
@@ -402,12 +371,8 @@ def _pictures(images: Path | None, crop_size: tuple[int, int]) -> ParityPictures
 
 
 def _require_packages() -> None:
-    for module, extra in (
-        ("torch", "export"),
-        ("onnxscript", "export"),
-        ("onnx", "export"),
-        ("onnxruntime", "cpu,export"),
-    ):
+    extras = {"torch": "export", "onnxscript": "export", "onnx": "export", "onnxruntime": "cpu,export"}
+    for module, extra in extras.items():
         try:
             __import__(module)
         except ImportError:

@@ -40,7 +40,7 @@ def available_engines(
 
     Args:
         bundle: The bundle.
-        say: Told what is being built.
+        say: Called with a line about what is being built.
     """
     for device in ("cpu", *_gpu_devices()):
         for precision in bundle.precisions:
@@ -123,7 +123,7 @@ def verify_bundle(
         bundle: The bundle.
         pictures: Crops to compare on.
         labels: Pictures to measure average precision on.
-        say: Told what is being run.
+        say: Called with a line about what is being run.
 
     Raises:
         BundleError: the bundle has no float32 graphs.
@@ -136,7 +136,7 @@ def verify_bundle(
         )
     if len(pictures.crops) == 0:
         raise ExportError(f"{pictures.origin}: no crops to verify on")
-    say(f"float32 reference on {pictures.origin}")
+    say(f"running the float32 reference on {pictures.origin}")
     stages = open_stages(bundle, "cpu", "fp32")
     reference = run_stages(stages, pictures.crops, (1,))
     reference_precision = _average_precision(bundle, stages, labels)
@@ -149,7 +149,7 @@ def verify_bundle(
             unusable.append(found)
             continue
         device, stages = found
-        say(f"{device}, {stages.precision}")
+        say(f"running {device}, {stages.precision}")
         report = compare(
             reference,
             run_stages(stages, pictures.crops, sizes, reference),

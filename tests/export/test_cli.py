@@ -1,4 +1,6 @@
-"""`sharpose-export` on the command line."""
+"""`sharpose-export` on the command line: exports, mistakes, and what goes together."""
+
+from __future__ import annotations
 
 import json
 import signal
@@ -6,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import onnx
@@ -16,8 +19,11 @@ from reference_model import reference_state
 
 from sharpose.bundle import open_bundle
 from sharpose.cli import main
+from sharpose.engines.tensorrt import library as tensorrt_flavour
+from sharpose.errors import EngineError, ExportError
 from sharpose.export import bundle as bundle_export
-from sharpose.export.cli import command
+from sharpose.export import cli as export_cli
+from sharpose.export.cli import CommandOptions, command
 from sharpose.model import SHaRPose
 
 TINY = ["--random-weights", "--config", "sharpose_tiny_coco_256x192"]
@@ -225,3 +231,107 @@ def test_what_is_not_installed_is_named(export, monkeypatch, tmp_path):
     code, streams = export(*TINY, "--output", tmp_path / "bundle")
     assert code == 2
     assert streams.err == 'error: sharpose-export needs onnxscript: pip install "sharpose[export]"\n'
+
+
+def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_info:
+        main(command, arguments)
+    assert exit_info.value.code == 2
+    message: str = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected --output DIR, or --bundle DIR"),
+        (["--output", "x"], "expected --checkpoint FILE; or --random-weights"),
+        (["--bundle", "x"], "--bundle needs --tensorrt, to build engines, or --verify"),
+        (["--bundle", "x", "--verify", "--output", "y"], "--output and --bundle exclude each other"),
+        (["--bundle", "x", "--verify", "--checkpoint", "y"], "--checkpoint and --bundle exclude each other"),
+        (["--bundle", "x", "--verify", "--random-weights"], "--random-weights and --bundle exclude each other"),
+        (["--bundle", "x", "--verify", "--seed", "0"], "--seed and --bundle exclude each other"),
+        (["--bundle", "x", "--verify", "--precision", "fp16"], "--precision and --max-batch need --tensorrt"),
+        (["--bundle", "x", "--verify"], "bundle x: expected a folder written by sharpose-export, found nothing there"),
+        (["--bundle", "x", "--verify", "--labels", "y"], "--labels needs --verify and the pictures' folder"),
+        (["--output", "x", "--labels", "y", "--images", "z"], "--labels needs --verify"),
+        (["--output", "x", "--workspace", "64"], "--workspace needs --tensorrt"),
+        (["--output", "x", "--version-compatible"], "--version-compatible needs --tensorrt"),
+        (["--output", "x", "--precision", "fp64"], "expected one or more of fp32, fp16, int8"),
+        (
+            ["--output", "x", "--precision", "fp16", "--verify", "--checkpoint", "c"],
+            "--verify compares with fp32 graphs",
+        ),
+        (["--output", "x", "--tensorrt", "--optimization-level", "6"], "6 is not in the range 0<=x<=5"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in _error(arguments, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _options(*arguments: str) -> CommandOptions:
+    return CommandOptions(**command.make_context("sharpose-export", list(arguments)).params)
+
+
+def test_precisions_come_in_the_toolkits_order() -> None:
+    given = ("--output", "x", "--checkpoint", "y")
+    assert _options(*given, "--precision", "fp16, fp32").exported == ("fp32", "fp16")
+    assert _options(*given, "--precision", "fp16").exported == ("fp16",)
+    assert _options(*given).exported == ("fp32",)
+    for wrong in ("", "fp16,", "fp16,fp16", "FP32"):
+        with pytest.raises(click.BadParameter, match="expected one or more of"):
+            _options(*given, "--precision", wrong)
+
+
+def test_engines_are_fp16_where_the_bundle_is() -> None:
+    build = ("--bundle", "x", "--tensorrt")
+    assert _options(*build).engine_precision(("fp32", "fp16")) == "fp16"
+    assert _options(*build).engine_precision(("fp32",)) == "fp32"
+    assert _options(*build, "--precision", "fp32").engine_precision(("fp32", "fp16")) == "fp32"
+    exported = _options("--output", "x", "--checkpoint", "y", "--tensorrt", "--precision", "fp32,fp16")
+    assert exported.engine_precision(("fp32", "fp16")) == "fp16"
+    with pytest.raises(ExportError, match="engines are built in one precision; give one"):
+        _options(*build, "--precision", "fp32,fp16").engine_precision(("fp32", "fp16"))
+
+
+def test_the_builder_is_told_what_was_asked() -> None:
+    build = ("--bundle", "x", "--tensorrt")
+    words = "--opt-batch 2 --workspace 64 --optimization-level 0 --timing-cache file --hardware-compatible"
+    options = _options(*build, *words.split()).build_options(8)
+    assert (options.min_batch, options.opt_batch, options.max_batch) == (1, 2, 8)
+    assert (options.workspace_mib, options.optimization_level) == (64, 0)
+    assert options.timing_cache == Path("file")
+    assert (options.hardware_compatible, options.version_compatible) == (True, False)
+    with pytest.raises(EngineError, match="min 9"):
+        _options(*build, "--min-batch", "9").build_options(8)
+
+
+def test_without_tensorrt_an_export_with_engines_stops_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((), ("TensorRT is not installed",)))
+    arguments = ["--config", "sharpose_tiny_coco_256x192", "--random-weights", "--output", str(tmp_path / "bundle")]
+    message = _error([*arguments, "--tensorrt"], capsys)
+    assert "TensorRT can't be used (TensorRT is not installed)" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_early_check_asks_for_a_gpu_where_the_build_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    flavour = tensorrt_flavour.TensorRtFlavour("tensorrt", "10.13.0", None)
+    monkeypatch.setattr(tensorrt_flavour, "find_flavour", lambda name=None: flavour)
+
+    def no_gpu(index: int = 0) -> None:
+        raise EngineError("no GPU driver")
+
+    monkeypatch.setattr("sharpose.engines.tensorrt.build.probe_gpu", no_gpu)
+    with pytest.raises(EngineError, match=r"TensorRT 10\.13\.0 needs a GPU to build engines: no GPU driver"):
+        export_cli._check_tensorrt(_options("--bundle", "x", "--tensorrt"), 8)
