@@ -115,7 +115,8 @@ class CommandOptions:
 
     def _given(self, names: tuple[str, ...]) -> str | None:
         """The first of some options that was given, as it is typed."""
-        found = next((name for name in names if getattr(self, name) not in (None, False)), None)
+        values = {name: getattr(self, name) for name in names}
+        found = next((name for name, value in values.items() if value is not None and value is not False), None)
         return None if found is None else f"--{found.replace('_', '-')}"
 
     @property
@@ -314,9 +315,8 @@ def _load(options: CommandOptions, console: Console) -> LoadedModel:
         loaded = load_model(options.checkpoint, config, size=options.size, changes=changes)
     else:
         assert config is not None
-        loaded = random_model(
-            config.replace({"crop_size": options.size}) if options.size else config, options.seed or 0
-        )
+        config = config.replace({"crop_size": options.size}) if options.size else config
+        loaded = random_model(config, options.seed or 0)
         console.print("weights: random, so the poses mean nothing")
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False)

@@ -257,6 +257,7 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--bundle", "x", "--verify", "--labels", "y"], "--labels needs --verify and the pictures' folder"),
         (["--output", "x", "--labels", "y", "--images", "z"], "--labels needs --verify"),
         (["--output", "x", "--workspace", "64"], "--workspace needs --tensorrt"),
+        (["--output", "x", "--optimization-level", "0"], "--optimization-level needs --tensorrt"),
         (["--output", "x", "--version-compatible"], "--version-compatible needs --tensorrt"),
         (["--output", "x", "--precision", "fp64"], "expected one or more of fp32, fp16, int8"),
         (
