@@ -1,19 +1,37 @@
-"""The parity report says how far graphs are from the model, and what is beyond tolerance."""
+"""Comparing two runs: the numbers of the report, what is beyond tolerance, and graphs against the model."""
+
+from __future__ import annotations
+
+import io
+import math
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper
 from reference_model import reference_crops
+from rich.console import Console
 
-from sharpose.bundle import open_bundle
+from sharpose.bundle import OutputParity, ParityReport, open_bundle
+from sharpose.config import ModelConfig, load_config
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.export.onnx import save_graphs
-from sharpose.export.parity import batch_sizes, failures, measure_parity, run_stages, strict_failures, tolerance_for
+from sharpose.export.parity import (
+    StageRuns,
+    batch_sizes,
+    compare,
+    failures,
+    measure_parity,
+    print_parity,
+    run_stages,
+    strict_failures,
+    tolerance_for,
+)
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
 from sharpose.model.graphs import TorchStages
-from sharpose.runtime.stages import EngineStages
+from sharpose.runtime.stages import Arrays, EngineStages
 
 STAGES = ("coarse", "fine")
 FP32 = tolerance_for("fp32")
@@ -125,3 +143,210 @@ def test_strict_refuses_what_else_moved(good):
 )
 def test_ruined_graphs_fail_without_strict(good, change):
     assert len(failures(good.model_copy(update=change), FP32)) == 1
+
+
+_PEOPLE = 4
+
+
+@pytest.fixture(scope="module")
+def config() -> ModelConfig:
+    return load_config("sharpose_tiny_coco_256x192")
+
+
+def _runs(config: ModelConfig) -> StageRuns:
+    order = np.tile(np.arange(config.num_regions, dtype=np.int32), (_PEOPLE, 1))
+    keypoints = np.zeros((_PEOPLE, config.num_keypoints, 3), np.float32)
+    heatmaps = np.linspace(0, 1, _PEOPLE * 4, dtype=np.float32).reshape(_PEOPLE, 1, 2, 2)
+    quality = np.array([0.5, 0.98, 0.995, 1.5], np.float32)
+    coarse: Arrays = {"keypoints": keypoints, "quality": quality, "region_order": order, "heatmaps": heatmaps}
+    fine: Arrays = {"keypoints": keypoints.copy(), "heatmaps": heatmaps.copy()}
+    return StageRuns(coarse, fine, {name: value.copy() for name, value in fine.items()})
+
+
+def _compare(config: ModelConfig, reference: StageRuns, actual: StageRuns) -> ParityReport:
+    return compare(
+        reference, actual, config, 0.99, tolerance_for("fp16"), pictures="arrays", judged="a test", sizes=(1,)
+    )
+
+
+def _changed(runs: StageRuns, name: str, value: npt.NDArray[np.generic]) -> StageRuns:
+    return StageRuns(runs.coarse | {name: value}, runs.fine, runs.whole)
+
+
+def test_equal_runs_agree_in_everything(config: ModelConfig) -> None:
+    report = _compare(config, _runs(config), _runs(config))
+    assert (report.region_set_agreement, report.gate_agreement, report.gate_flips) == (1.0, 1.0, 0)
+    assert report.gate_near_threshold == 2
+    assert report.keypoint_pixels_max == 0
+    assert report.failures == ()
+    assert {(item.graph, item.output) for item in report.outputs} >= {("coarse", "quality"), ("fine", "heatmaps")}
+
+
+def test_an_order_within_the_selected_regions_does_not_matter(config: ModelConfig) -> None:
+    runs = _runs(config)
+    order = runs.coarse["region_order"].copy()
+    order[0, :2] = order[0, 1::-1]
+    assert _compare(config, runs, _changed(runs, "region_order", order)).region_set_agreement == 1.0
+    order[1, 0], order[1, -1] = order[1, -1], order[1, 0]
+    assert _compare(config, runs, _changed(runs, "region_order", order)).region_set_agreement == 0.75
+
+
+def test_gate_flips_are_told_apart_by_how_near_they_are(config: ModelConfig) -> None:
+    runs = _runs(config)
+    report = _compare(config, runs, _changed(runs, "quality", np.array([1.2, 0.999, 0.995, 1.5], np.float32)))
+    assert (report.gate_flips, report.gate_flips_near_threshold, report.gate_near_threshold) == (2, 1, 2)
+    assert report.gate_agreement == 0.5
+
+
+def test_keypoints_are_measured_in_pixels_over_both_stages(config: ModelConfig) -> None:
+    runs = _runs(config)
+    moved = runs.whole["keypoints"].copy()
+    moved[..., 0] += 3
+    moved[..., 1] -= 4
+    report = _compare(config, runs, StageRuns(runs.coarse, runs.fine, runs.whole | {"keypoints": moved}))
+    assert report.keypoint_pixels_max == 5.0
+    assert report.keypoint_pixels_median == 2.5  # half of them, those of the coarse stage, stayed
+    assert "keypoints moved 2.5 px" in report.failures[0]
+
+
+def test_differences_of_heatmaps_fail_with_their_range(config: ModelConfig) -> None:
+    runs = _runs(config)
+    report = _compare(config, runs, _changed(runs, "heatmaps", runs.coarse["heatmaps"] * np.float32(1.5)))
+    assert report.failures == ("coarse heatmaps off by 0.5, more than 0.02 of its range 1",)
+
+
+class _Recorder:
+    """Stages that give recognisable numbers and remember what they were given."""
+
+    def __init__(self, config: ModelConfig, offset: int) -> None:
+        self.config, self.max_batch = config, 8
+        self.offset = offset
+        self.batches: list[int] = []
+        self.features: list[float] = []
+
+    def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
+        self.batches.append(len(crops))
+        order = np.tile(np.arange(self.config.num_regions, dtype=np.int32), (len(crops), 1))
+        features = np.full((len(crops), 1), self.offset, np.float32) + crops[:, 0, 0, :1]
+        return {"region_order": order, "region_features": features, "region_embeddings": features}
+
+    def fine(self, inputs: Arrays) -> Arrays:
+        self.features += [float(value) for value in inputs["region_features"][:, 0].astype(np.float64)]
+        return {"keypoints": inputs["region_features"]}
+
+    def close(self) -> None:
+        pass
+
+
+def test_crops_run_in_batches_and_fine_is_judged_on_the_references_outputs(config: ModelConfig) -> None:
+    crops = np.zeros((6, *config.crop_size, 3), np.uint8)
+    crops[:, 0, 0, 0] = np.arange(6)
+    exact, other = _Recorder(config, 0), _Recorder(config, 100)
+    reference = run_stages(exact, crops, (1, 3))
+    actual = run_stages(other, crops, (1, 3), reference)
+    assert other.batches == [1, 3, 1, 1]
+    assert actual.fine["keypoints"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert actual.whole["keypoints"][:, 0].tolist() == [100, 101, 102, 103, 104, 105]
+    assert exact.features == [0, 1, 2, 3, 4, 5]
+
+
+def test_batches_are_no_larger_than_the_bundle_takes() -> None:
+    assert batch_sizes(16) == (1, 3, 8)
+    assert batch_sizes(4) == (1, 3)
+    assert batch_sizes(1) == (1,)
+
+
+def _report(**changes: object) -> ParityReport:
+    heatmaps = OutputParity(
+        graph="fine", output="heatmaps", max_abs_difference=1e-6, mean_abs_difference=1e-7, reference_range=2.0
+    )
+    values: dict[str, object] = {
+        "pictures": "none",
+        "crops": 16,
+        "batch_sizes": (1,),
+        "outputs": (heatmaps,),
+        "region_set_agreement": 1.0,
+        "gate_agreement": 1.0,
+        "keypoint_pixels_median": 0.0,
+        "keypoint_pixels_p99": 0.0,
+        "keypoint_pixels_max": 0.0,
+        "tolerance": 1e-3,
+    }
+    return ParityReport.model_validate(values | changes)
+
+
+def _off_by(difference: float, output: str = "heatmaps") -> ParityReport:
+    item = OutputParity(
+        graph="coarse", output=output, max_abs_difference=difference, mean_abs_difference=0.0, reference_range=2.0
+    )
+    return _report(outputs=(item,))
+
+
+def test_a_good_report_passes_even_strictly() -> None:
+    assert failures(_report(), tolerance_for("fp32")) == []
+    assert strict_failures(_report(), tolerance_for("fp32")) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "within", "beyond"),
+    [("fp32", "cpu", 0.0019, 0.0021), ("fp32", "cuda:0", 0.019, 0.021), ("fp16", "cpu", 0.039, 0.041)],
+)
+def test_heatmaps_may_be_off_by_a_share_of_their_range(
+    precision: str, device: str, within: float, beyond: float
+) -> None:
+    tolerance = tolerance_for("fp16" if precision == "fp16" else "fp32", device)
+    assert failures(_off_by(within), tolerance) == []
+    (line,) = failures(_off_by(beyond), tolerance)
+    assert line.startswith("coarse heatmaps off by")
+
+
+def test_nan_is_beyond_every_tolerance() -> None:
+    assert failures(_off_by(math.nan, "quality"), tolerance_for("fp16"))
+    assert failures(_report(keypoint_pixels_median=math.nan), tolerance_for("fp16"))
+
+
+def test_outputs_that_are_not_poses_are_only_reported() -> None:
+    assert failures(_off_by(47.0, "region_order"), tolerance_for("fp32")) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_lost_regions_and_moved_keypoints_fail(precision: str) -> None:
+    tolerance = tolerance_for("fp16" if precision == "fp16" else "fp32")
+    assert failures(_report(region_set_agreement=0.5), tolerance)[0].startswith("region sets agree on 50.0%")
+    assert failures(_report(keypoint_pixels_median=2.0), tolerance)[0].startswith("keypoints moved 2 px")
+
+
+def test_strict_adds_small_moves_and_keeps_what_failed_already() -> None:
+    report = _report(
+        region_set_agreement=0.9, keypoint_pixels_median=0.04, keypoint_pixels_p99=0.5, failures=("in ONNX Runtime: x",)
+    )
+    lines = strict_failures(report, tolerance_for("fp32"))
+    assert lines[0] == "in ONNX Runtime: x"
+    assert len(lines) == 4
+    assert len(strict_failures(report, tolerance_for("fp16"))) == 2  # the regions: 95 % must agree
+
+
+def test_gates_may_flip_near_the_threshold_in_half_only() -> None:
+    near = _report(gate_flips=2, gate_flips_near_threshold=2, gate_near_threshold=3)
+    far = _report(gate_flips=2, gate_flips_near_threshold=1, gate_near_threshold=3)
+    assert strict_failures(near, tolerance_for("fp16")) == []
+    assert strict_failures(near, tolerance_for("fp32")) == ["2 gate decisions flipped"]
+    assert strict_failures(far, tolerance_for("fp16")) == [
+        "1 gate decisions flipped further than 0.02 from the threshold"
+    ]
+
+
+def test_the_table_names_every_output_and_what_it_means_for_poses(tiny_bundle):
+    report = open_bundle(tiny_bundle).manifest.parity["fp32"]
+    changed = report.model_copy(
+        update={"keypoint_pixels_p99": 0.25, "region_set_agreement": 0.75, "pictures": "blocks of colour"}
+    )
+    out = io.StringIO()
+    print_parity("fp32", changed, Console(file=out, width=200))
+    text = " ".join(out.getvalue().split())
+    for item in report.outputs:
+        assert f"{item.graph} {item.output}" in text
+        assert f"{item.max_abs_difference:.2e}" in text
+    assert "blocks of colour" in text
+    assert "2.5e-01 px at the 99th percentile" in text
+    assert "75.0%" in text
