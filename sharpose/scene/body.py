@@ -16,45 +16,25 @@ _LIMB_SIDES = np.array([1.0, -1.0, 1.0, -1.0])
 
 @dataclass(frozen=True)
 class Body:
-    """A person's build. Lengths are metres; `girth`, `belly` and `shape` are factors around 1.
+    """A person's build. Lengths are metres; `girth`, `belly` and `shape` are factors around 1."""
 
-    Attributes:
-        stature: Height of the standing person, bare-headed.
-        head: Chin to top of the head.
-        neck: Base of the neck to the middle of the head.
-        trunk: Hip line to the base of the neck.
-        shoulder_half: Half the distance between the shoulder joints.
-        hip_half: Half the distance between the hip joints.
-        upper_arm: Shoulder to elbow.
-        forearm: Elbow to wrist.
-        hand: Wrist to fingertips.
-        thigh: Hip to knee.
-        shank: Knee to ankle.
-        ankle: Ankle above the ground.
-        foot: Heel to toes.
-        girth: Thickness of limbs and trunk.
-        belly: Thickness of the waist.
-        shape: Waist to hips: above 1 hourglass, below 1 straight.
-        child: Whether this is a child.
-    """
-
-    stature: float
-    head: float
-    neck: float
-    trunk: float
-    shoulder_half: float
-    hip_half: float
-    upper_arm: float
-    forearm: float
-    hand: float
-    thigh: float
-    shank: float
-    ankle: float
-    foot: float
-    girth: float
-    belly: float
-    shape: float
-    child: bool
+    stature: float  # height of the standing person, bare-headed
+    head: float  # chin to top of the head
+    neck: float  # base of the neck to the middle of the head
+    trunk: float  # hip line to the base of the neck
+    shoulder_half: float  # half the distance between the shoulder joints
+    hip_half: float  # half the distance between the hip joints
+    upper_arm: float  # shoulder to elbow
+    forearm: float  # elbow to wrist
+    hand: float  # wrist to fingertips
+    thigh: float  # hip to knee
+    shank: float  # knee to ankle
+    ankle: float  # ankle above the ground
+    foot: float  # heel to toes
+    girth: float  # thickness of limbs and trunk
+    belly: float  # thickness of the waist
+    shape: float  # waist to hips: above 1 hourglass, below 1 straight
+    child: bool  # whether this is a child
 
 
 def sample_body(rng: np.random.Generator) -> Body:
@@ -180,22 +160,8 @@ class Joints:
 
     def moved(self, offset: Array) -> Joints:
         """All joints shifted by `offset` [3]."""
-        return replace(
-            self,
-            pelvis=self.pelvis + offset,
-            waist=self.waist + offset,
-            neck=self.neck + offset,
-            head=self.head + offset,
-            shoulders=self.shoulders + offset,
-            elbows=self.elbows + offset,
-            wrists=self.wrists + offset,
-            fingers=self.fingers + offset,
-            hips=self.hips + offset,
-            knees=self.knees + offset,
-            ankles=self.ankles + offset,
-            heels=self.heels + offset,
-            toes=self.toes + offset,
-        )
+        points = {name: value + offset for name, value in vars(self).items() if "frame" not in name}
+        return replace(self, **points)
 
 
 def solve(body: Body, pose: Pose, yaw: float) -> Joints:

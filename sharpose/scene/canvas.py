@@ -15,37 +15,30 @@ Array = npt.NDArray[np.float64]
 _NEAR = 0.25
 
 
+def _rotation(angle: npt.ArrayLike, axis: int) -> Array:
+    a = np.asarray(angle, np.float64)
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix = np.zeros((*a.shape, 3, 3))
+    matrix[..., axis, axis] = 1.0
+    matrix[..., first, first] = matrix[..., second, second] = np.cos(a)
+    matrix[..., second, first] = np.sin(a)
+    matrix[..., first, second] = -matrix[..., second, first]
+    return matrix
+
+
 def rot_x(angle: npt.ArrayLike) -> Array:
     """Rotations [..., 3, 3] about x by `angle` [...] radians; positive turns up towards forward."""
-    a = np.asarray(angle, np.float64)
-    matrix = np.zeros((*a.shape, 3, 3))
-    matrix[..., 0, 0] = 1.0
-    matrix[..., 1, 1] = matrix[..., 2, 2] = np.cos(a)
-    matrix[..., 2, 1] = np.sin(a)
-    matrix[..., 1, 2] = -matrix[..., 2, 1]
-    return matrix
+    return _rotation(angle, 0)
 
 
 def rot_y(angle: npt.ArrayLike) -> Array:
     """Rotations [..., 3, 3] about y; positive turns forward towards left."""
-    a = np.asarray(angle, np.float64)
-    matrix = np.zeros((*a.shape, 3, 3))
-    matrix[..., 1, 1] = 1.0
-    matrix[..., 0, 0] = matrix[..., 2, 2] = np.cos(a)
-    matrix[..., 0, 2] = np.sin(a)
-    matrix[..., 2, 0] = -matrix[..., 0, 2]
-    return matrix
+    return _rotation(angle, 1)
 
 
 def rot_z(angle: npt.ArrayLike) -> Array:
     """Rotations [..., 3, 3] about z; positive turns left towards up."""
-    a = np.asarray(angle, np.float64)
-    matrix = np.zeros((*a.shape, 3, 3))
-    matrix[..., 2, 2] = 1.0
-    matrix[..., 0, 0] = matrix[..., 1, 1] = np.cos(a)
-    matrix[..., 1, 0] = np.sin(a)
-    matrix[..., 0, 1] = -matrix[..., 1, 0]
-    return matrix
+    return _rotation(angle, 2)
 
 
 def unit(vector: Array) -> Array:
@@ -56,21 +49,13 @@ def unit(vector: Array) -> Array:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera above the origin of the ground, looking along -Z and `pitch` radians down.
+    """A pinhole camera above the origin of the ground, looking along -Z and `pitch` radians down."""
 
-    Attributes:
-        focal: Focal length in pixels.
-        cx: Principal point x in pixels.
-        cy: Principal point y in pixels.
-        height: Metres above the ground.
-        pitch: Radians below the horizontal.
-    """
-
-    focal: float
-    cx: float
-    cy: float
-    height: float
-    pitch: float
+    focal: float  # focal length in pixels
+    cx: float  # principal point x in pixels
+    cy: float  # principal point y in pixels
+    height: float  # metres above the ground
+    pitch: float  # radians below the horizontal
 
     @property
     def horizon(self) -> float:

@@ -17,21 +17,13 @@ __all__ = ["Ground", "Person", "cast_for_scene", "cast_person"]
 
 @dataclass(frozen=True)
 class Person:
-    """One of the cast.
+    """One of the cast."""
 
-    Attributes:
-        body: Their build.
-        looks: Skin, hair, clothes.
-        hair: What the hair behind the head is covered with.
-        actor: What they do.
-        seat: What they sit on, or None.
-    """
-
-    body: Body
-    looks: Looks
-    hair: Material
-    actor: Actor
-    seat: Sprite | None
+    body: Body  # their build
+    looks: Looks  # skin, hair, clothes
+    hair: Material  # what the hair behind the head is covered with
+    actor: Actor  # what they do
+    seat: Sprite | None  # what they sit on, or None
 
 
 @dataclass(frozen=True)

@@ -208,48 +208,25 @@ _MUTED: tuple[Color, ...] = (
 
 @dataclass(frozen=True)
 class Looks:
-    """How a person is dressed.
-
-    Attributes:
-        skin: Skin colour.
-        hair: Hair colour.
-        hair_style: `bald`, `short`, `crop`, `curly`, `bob`, `long`, `bun` or `ponytail`.
-        hat: `none`, `cap`, `beanie` or `sunhat`.
-        hat_color: Its colour.
-        glasses: `none`, `clear` or `dark`.
-        beard: Whether there is one.
-        eyes: Iris colour.
-        top: `tank`, `tshirt`, `long`, `jacket` or `dress`.
-        bottom: `trousers`, `leggings`, `shorts` or `skirt`.
-        loose: How far clothes stand off the body, 0 to 1.
-        hem: How far down the thighs a skirt or shorts reach, as a share of the thigh.
-        skin_cover: Material of bare limbs.
-        trunk: Material around the trunk.
-        sleeve: Material of the sleeves.
-        legs: Material of trousers, shorts or skirt.
-        waist: Material of the part below the waist (around the body).
-        shoe: Material of the shoes.
-        sole: Colour of the soles.
-        sock: Material of the socks.
-    """
+    """How a person is dressed."""
 
     skin: Color
     hair: Color
-    hair_style: str
-    hat: str
+    hair_style: str  # `bald`, `short`, `crop`, `curly`, `bob`, `long`, `bun` or `ponytail`
+    hat: str  # `none`, `cap`, `beanie` or `sunhat`
     hat_color: Color
-    glasses: str
+    glasses: str  # `none`, `clear` or `dark`
     beard: bool
-    eyes: Color
-    top: str
-    bottom: str
-    loose: float
-    hem: float
-    skin_cover: Material
-    trunk: Material
+    eyes: Color  # iris colour
+    top: str  # `tank`, `tshirt`, `long`, `jacket` or `dress`
+    bottom: str  # `trousers`, `leggings`, `shorts` or `skirt`
+    loose: float  # how far clothes stand off the body, 0 to 1
+    hem: float  # how far down the thighs a skirt or shorts reach, as a share of the thigh
+    skin_cover: Material  # material of bare limbs
+    trunk: Material  # material around the trunk
     sleeve: Material
-    legs: Material
-    waist: Material
+    legs: Material  # material of trousers, shorts or skirt
+    waist: Material  # material of the part below the waist (around the body)
     shoe: Material
     sole: Color
     sock: Material

@@ -207,23 +207,11 @@ def _bending(pose: Pose, time: float) -> None:
 
 
 _GESTURE_EDITS: dict[str, Callable[[Pose, float], None]] = {
-    "wave": _wave,
-    "high_wave": _high_wave,
-    "hands_on_hips": _hands_on_hips,
-    "hand_on_hip": _hand_on_hip,
-    "arms_raised": _arms_raised,
-    "arms_wide": _arms_wide,
-    "arms_crossed": _arms_crossed,
-    "phone_call": _phone_call,
-    "reading_phone": _reading_phone,
-    "pointing": _pointing,
-    "pointing_aside": _pointing_aside,
-    "clapping": _clapping,
-    "pockets": _pockets,
-    "thinking": _thinking,
-    "stretching": _stretching,
-    "talking": _talking,
-    "bending": _bending,
+    edit.__name__[1:]: edit
+    for edit in (
+        *(_wave, _high_wave, _hands_on_hips, _hand_on_hip, _arms_raised, _arms_wide, _arms_crossed, _phone_call),
+        *(_reading_phone, _pointing, _pointing_aside, _clapping, _pockets, _thinking, _stretching, _talking, _bending),
+    )
 }
 GESTURES = ("idle", *_GESTURE_EDITS)
 """What a standing person can do; one-sided ones are done with the left arm, `Pose.mirrored` gives the right."""
@@ -346,17 +334,11 @@ _SOLE = 0.012
 
 @dataclass(frozen=True)
 class Path:
-    """A closed way on the ground, walked at a constant speed.
+    """A closed way on the ground, walked at a constant speed."""
 
-    Attributes:
-        points: [k, 2] world x, z in metres, the last equal to the first.
-        lengths: [k] metres walked at each point.
-        headings: [k, 2] unit direction of walking.
-    """
-
-    points: Array
-    lengths: Array
-    headings: Array
+    points: Array  # [k, 2] world x, z in metres, the last equal to the first
+    lengths: Array  # [k] metres walked at each point
+    headings: Array  # [k, 2] unit direction of walking
 
     @classmethod
     def through(cls, points: Array) -> Path:
@@ -408,35 +390,20 @@ def _slot_gesture(seed: tuple[int, ...], slot: int) -> tuple[str, bool, float]:
 
 @dataclass(frozen=True)
 class Actor:
-    """What one person does over time.
+    """What one person does over time."""
 
-    Attributes:
-        seed: Numbers that start this person's random choices.
-        kind: `walk`, `run`, `stand`, `sit`, `freeze` or an exercise's name.
-        body: Their build.
-        spot: World x, z [2] where they stay; ignored on a path.
-        yaw: Which way they face there, radians; 0 is towards the camera.
-        turning: Radians a second that they turn on the spot.
-        path: Where they walk, or None.
-        speed: Metres a second along it.
-        offset: Metres along the path, and seconds into the motion, at time 0.
-        vigour: How large their steps are, around 1.
-        style: [8] numbers in 0..1 that make the motion their own.
-        habit: Small constant angles added to every pose, degrees [Pose.SIZE].
-    """
-
-    seed: tuple[int, ...]
-    kind: str
-    body: Body
-    spot: Array
-    yaw: float
-    turning: float
-    path: Path | None
-    speed: float
-    offset: float
-    vigour: float
-    style: Array
-    habit: Array
+    seed: tuple[int, ...]  # numbers that start this person's random choices
+    kind: str  # `walk`, `run`, `stand`, `sit`, `freeze` or an exercise's name
+    body: Body  # their build
+    spot: Array  # world x, z [2] where they stay; ignored on a path
+    yaw: float  # which way they face there, radians; 0 is towards the camera
+    turning: float  # radians a second that they turn on the spot
+    path: Path | None  # where they walk, or None
+    speed: float  # metres a second along it
+    offset: float  # metres along the path, and seconds into the motion, at time 0
+    vigour: float  # how large their steps are, around 1
+    style: Array  # [8] numbers in 0..1 that make the motion their own
+    habit: Array  # small constant angles added to every pose, degrees [Pose.SIZE]
 
     def joints(self, time: float) -> Joints:
         """Where the joints are at `time` seconds, in world metres."""

@@ -31,31 +31,18 @@ def chain(count: int) -> Links:
 
 @dataclass
 class Piece:
-    """One part, ready to be drawn.
+    """One part, ready to be drawn."""
 
-    Attributes:
-        label: Which part of the body it is.
-        depth: How far away its middle is, metres.
-        order: Sort key in metres; larger is drawn earlier.
-        bounds: Picture x1, y1, x2, y2 that it spans.
-        outlines: float32 [k, 16, 2], the picture outlines of its sections.
-        links: Pairs of sections that are joined by their hull.
-        start: Picture x, y [2] of the middle of the first section.
-        end: Likewise of the last one.
-        material: What covers it.
-        facing: Which angle of a material that goes around the body faces the viewer.
-    """
-
-    label: str
-    depth: float
-    order: float
-    bounds: tuple[float, float, float, float]
-    outlines: npt.NDArray[np.float32]
-    links: Links
-    start: Array
-    end: Array
-    material: Material
-    facing: float
+    label: str  # which part of the body it is
+    depth: float  # how far away its middle is, metres
+    order: float  # sort key in metres; larger is drawn earlier
+    bounds: tuple[float, float, float, float]  # picture x1, y1, x2, y2 that it spans
+    outlines: npt.NDArray[np.float32]  # float32 [k, 16, 2], the picture outlines of its sections
+    links: Links  # pairs of sections that are joined by their hull
+    start: Array  # picture x, y [2] of the middle of the first section
+    end: Array  # likewise of the last one
+    material: Material  # what covers it
+    facing: float  # which angle of a material that goes around the body faces the viewer
 
     def draw(self, canvas: Canvas, light: Light, owner: int) -> None:
         """Fill it on `canvas` and claim its pixels for `owner`."""

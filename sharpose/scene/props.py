@@ -22,25 +22,15 @@ _METAL: tuple[Color, ...] = ((60, 60, 62), (120, 120, 120), (70, 90, 60))
 
 @dataclass(frozen=True)
 class Sprite:
-    """A prop as it looks in the picture.
+    """A prop as it looks in the picture."""
 
-    Attributes:
-        x: Left edge in picture pixels.
-        y: Top edge.
-        colors: uint8 [h, w, 3], BGR.
-        mask: uint8 [h, w], opacity.
-        depth: Metres from the camera.
-        spot: World x, z [2] of its middle.
-        radius: Metres from there to its rim, for its shadow.
-    """
-
-    x: int
-    y: int
-    colors: Texture
-    mask: npt.NDArray[np.uint8]
-    depth: float
-    spot: Array
-    radius: float
+    x: int  # left edge in picture pixels
+    y: int  # top edge
+    colors: Texture  # uint8 [h, w, 3], BGR
+    mask: npt.NDArray[np.uint8]  # uint8 [h, w], opacity
+    depth: float  # metres from the camera
+    spot: Array  # world x, z [2] of its middle
+    radius: float  # metres from there to its rim, for its shadow
 
 
 class _Builder:
