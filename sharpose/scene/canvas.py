@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NOBODY", "Array", "Camera", "Canvas", "Color", "Texture", "rot_x", "rot_y", "rot_z", "unit"]
+__all__ = ["CIRCLE", "NOBODY", "Array", "Camera", "Canvas", "Color", "Texture", "rot_x", "rot_y", "rot_z", "unit"]
 
 Array = npt.NDArray[np.float64]
 
@@ -92,6 +92,10 @@ class Camera:
         angle = self.pitch + np.arctan(slope)
         return float(self.height / np.tan(max(angle, 1e-3)))
 
+
+_ANGLES = np.arange(16) * 2 * np.pi / 16
+CIRCLE: Array = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+"""[16, 2], a unit circle."""
 
 Color = tuple[float, float, float]
 """Blue, green, red in 0..255."""

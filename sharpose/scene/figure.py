@@ -1,16 +1,221 @@
-"""From joints to the rounded parts of a dressed body (all but the head)."""
+"""A person as rounded parts, projected and filled as lit, textured shapes, and the order in which they are drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
 import numpy as np
+import numpy.typing as npt
 
 from sharpose.scene.body import Body, Joints
-from sharpose.scene.canvas import Array, Camera, unit
-from sharpose.scene.head import add_back_hair
-from sharpose.scene.looks import Looks, Material
-from sharpose.scene.parts import Parts, Piece
+from sharpose.scene.canvas import CIRCLE, Array, Camera, Canvas, unit
+from sharpose.scene.looks import Light, Looks, Material
 
-__all__ = ["ARMS", "LABELS", "figure"]
+__all__ = ["ARMS", "LABELS", "Layer", "figure", "painter_order"]
+
+Links = tuple[tuple[int, int], ...]
+
+
+@cache
+def chain(count: int) -> Links:
+    """Links that join each of `count` sections to the next."""
+    return tuple((index, index + 1) for index in range(count - 1))
+
+
+@dataclass
+class Piece:
+    """One part, ready to be drawn."""
+
+    label: str  # which part of the body it is
+    depth: float  # how far away its middle is, metres
+    order: float  # sort key in metres; larger is drawn earlier
+    bounds: tuple[float, float, float, float]  # picture x1, y1, x2, y2 that it spans
+    outlines: npt.NDArray[np.float32]  # float32 [k, 16, 2], the picture outlines of its sections
+    links: Links  # pairs of sections that are joined by their hull
+    start: Array  # picture x, y [2] of the middle of the first section
+    end: Array  # likewise of the last one
+    material: Material  # what covers it
+    facing: float  # which angle of a material that goes around the body faces the viewer
+
+    def draw(self, canvas: Canvas, light: Light, owner: int) -> None:
+        """Fill it on `canvas` and claim its pixels for `owner`."""
+        axis = self.end - self.start
+        length = float(np.hypot(axis[0], axis[1]))
+        dx, dy = (float(axis[0] / length), float(axis[1] / length)) if length > 1e-3 else (0.0, 1.0)
+        across = (dy, -dx)
+        points = self.outlines.reshape(-1, 2)
+        turned = points @ np.array(((across[0], dx), (across[1], dy)), np.float32)
+        (s0, a0), (s1, a1) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
+        texture = self.material.lit(light, across, self.facing)
+        rows, columns = texture.shape[:2]
+        per_column, per_row = (s1 - s0) / columns, (a1 - a0) / rows
+        s0, a0 = s0 + 0.5 * per_column, a0 + 0.5 * per_row
+        to_picture = np.array(
+            [
+                [across[0] * per_column, dx * per_row, across[0] * s0 + dx * a0],
+                [across[1] * per_column, dy * per_row, across[1] * s0 + dy * a0],
+            ]
+        )
+        canvas.textured(self.outlines, self.links, self.bounds, texture, to_picture, owner)
+
+
+@dataclass
+class _Plan:
+    label: str
+    first: int
+    last: int
+    rings: bool
+    links: Links
+    material: Material
+    bias: float
+    facing: float
+
+
+class Parts:
+    """Collects the parts of one person; projects them all at once."""
+
+    def __init__(self) -> None:
+        self._plans: list[_Plan] = []
+        self._centers: list[Array] = []
+        self._radii: list[Array] = []
+        self._rings: list[Array] = []
+        self._balls_so_far = 0
+        self._rings_so_far = 0
+
+    def balls(
+        self, label: str, centers: Array, radii: Array, material: Material, bias: float, links: Links | None = None
+    ) -> None:
+        """A part through balls.
+
+        Args:
+            label: Which part of the body it is.
+            centers: [k, 3] metres.
+            radii: [k] metres.
+            material: What covers it.
+            bias: Metres added to its depth.
+            links: Which balls are joined; each to the next where not given.
+        """
+        first = self._balls_so_far
+        self._centers.append(centers)
+        self._radii.append(radii)
+        self._balls_so_far += len(centers)
+        links = links or chain(len(centers))
+        self._plans.append(_Plan(label, first, self._balls_so_far, False, links, material, bias, 0.0))
+
+    def rings(
+        self,
+        label: str,
+        centers: Array,
+        left: Array,
+        forward: Array,
+        material: Material,
+        bias: float,
+        facing: float,
+    ) -> None:
+        """A part through elliptic rings.
+
+        Args:
+            label: Which part of the body it is.
+            centers: [k, 3] metres.
+            left: [k, 3], half axes to the left.
+            forward: [k, 3], half axes forwards.
+            material: What covers it.
+            bias: Metres added to its depth.
+            facing: Which angle of a material that goes around the body faces the viewer.
+        """
+        first = self._rings_so_far
+        ring = CIRCLE[None, :, 0:1] * left[:, None, :] + CIRCLE[None, :, 1:2] * forward[:, None, :]
+        self._rings.append(ring + centers[:, None, :])
+        self._rings_so_far += len(centers)
+        links = chain(len(centers))
+        self._plans.append(_Plan(label, first, self._rings_so_far, True, links, material, bias, facing))
+
+    def project(self, camera: Camera) -> list[Piece]:
+        """All parts as `camera` sees them, in the order they were added."""
+        ball_xy, ball_depth = camera.project(np.concatenate(self._centers))
+        radius = np.concatenate(self._radii) * camera.focal / ball_depth
+        balls = (ball_xy[:, None, :] + radius[:, None, None] * CIRCLE).astype(np.float32)
+        ring_points, ring_depth = camera.project(np.concatenate(self._rings))
+        # Balls first, then rings.
+        shift = len(balls)
+        outlines = np.concatenate([balls, ring_points.astype(np.float32)])
+        middles = np.concatenate([ball_xy, ring_points.mean(axis=1)])
+        depths = np.concatenate([ball_depth, ring_depth.mean(axis=1)])
+        low, high = outlines.min(axis=1).tolist(), outlines.max(axis=1).tolist()
+        pieces = []
+        for plan in self._plans:
+            first, last = (plan.first + shift, plan.last + shift) if plan.rings else (plan.first, plan.last)
+            (lefts, tops), (rights, bottoms) = zip(*low[first:last], strict=True), zip(*high[first:last], strict=True)
+            depth = float(depths[first:last].sum()) / (last - first)
+            pieces.append(
+                Piece(
+                    label=plan.label,
+                    depth=depth,
+                    order=depth + plan.bias,
+                    bounds=(min(lefts), min(tops), max(rights), max(bottoms)),
+                    outlines=outlines[first:last],
+                    links=plan.links,
+                    start=middles[first],
+                    end=middles[last - 1],
+                    material=plan.material,
+                    facing=plan.facing,
+                )
+            )
+        return pieces
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One thing to draw.
+
+    Attributes:
+        depth: How far away its middle is, metres.
+        order: Sort key among things that are not loose, metres; larger is drawn earlier.
+        bounds: Picture x1, y1, x2, y2 that it spans.
+        loose: Whether it may come anywhere between the others (arms), so that only true depths count.
+        index: Whatever the caller knows it by.
+    """
+
+    depth: float
+    order: float
+    bounds: tuple[float, float, float, float]
+    loose: bool
+    index: int
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def painter_order(layers: Sequence[Layer]) -> list[int]:
+    """Indices of `layers`, farthest first.
+
+    Legs go under shirts whatever their depth, so trunk, legs and head have sort keys of their own. Arms are then put
+    where they contradict the true depths of what they overlap least.
+    """
+    fixed = sorted((layer for layer in layers if not layer.loose), key=lambda layer: -layer.order)
+    slots: list[tuple[int, float, int]] = []
+    for arm in layers:
+        if not arm.loose:
+            continue
+        # Cost of drawing it before everything, then moved past one thing after the other.
+        gains = [other.depth - arm.order if _overlap(arm.bounds, other.bounds) else 0.0 for other in fixed]
+        best, best_slot, total = 0.0, 0, 0.0
+        for slot, gain in enumerate(gains, start=1):
+            total += gain
+            if total >= best:
+                best, best_slot = total, slot
+        slots.append((best_slot, -arm.order, arm.index))
+    slots.sort()
+    result: list[int] = []
+    for slot in range(len(fixed) + 1):
+        result += [index for at, _, index in slots if at == slot]
+        if slot < len(fixed):
+            result.append(fixed[slot].index)
+    return result
+
 
 _SIDE = ("left", "right")
 LABELS = (
@@ -30,7 +235,7 @@ def _between(start: Array, end: Array, *shares: float) -> Array:
 def figure(body: Body, looks: Looks, hair: Material, joints: Joints, camera: Camera) -> list[Piece]:
     """The parts of a person in picture coordinates, unsorted; of the head only the `hair` that falls behind it."""
     parts = Parts()
-    add_back_hair(parts, body, looks, joints, hair, camera)
+    _back_hair(parts, body, looks, joints, hair, camera)
     for side in range(2):
         _leg(parts, body, looks, joints, side)
     _trunk(parts, body, looks, joints, camera)
@@ -211,3 +416,24 @@ def _hand(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> 
     radii = np.array([0.17, 0.215, 0.2, 0.1, 0.075, 0.095, 0.095, 0.095, 0.075, 0.075, 0.075]) * size
     links = ((0, 1), (1, 2), (3, 4), (5, 8), (6, 9), (7, 10))
     parts.balls(f"{name}_hand", centers, radii, looks.skin_cover, -0.033 * body.stature, links)
+
+
+# In head heights (chin to top): left, up and forward from the middle of the head, and the radius.
+_BACK_HAIR: dict[str, tuple[tuple[float, float, float, float], ...]] = {
+    "long": ((0, 0.0, -0.14, 0.38), (0, -0.45, -0.2, 0.36), (0, -0.95, -0.22, 0.25)),
+    "bob": ((0, 0.0, -0.1, 0.39), (0, -0.36, -0.1, 0.35)),
+    "ponytail": ((0, 0.2, -0.44, 0.11), (0, -0.05, -0.6, 0.13), (0, -0.6, -0.56, 0.06)),
+    "bun": ((0, 0.34, -0.36, 0.17), (0, 0.38, -0.42, 0.17)),
+}
+
+
+def _back_hair(parts: Parts, body: Body, looks: Looks, joints: Joints, material: Material, camera: Camera) -> None:
+    """The hair that falls behind the head."""
+    hair = _BACK_HAIR.get(looks.hair_style)
+    if hair is None:
+        return
+    table = np.array(hair)
+    centers = joints.head + body.head * table[:, :3] @ joints.head_frame.T
+    # From behind it comes after the head, else before it.
+    bias = -0.16 if camera.towards(joints.head) @ joints.head_frame[:, 2] < -0.2 else 0.01
+    parts.balls("hair", centers, table[:, 3] * body.head, material, bias * body.stature)

@@ -9,30 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.scene.body import Body, Joints
-from sharpose.scene.canvas import Array, Camera, Canvas, Color
-from sharpose.scene.looks import Light, Looks, Material, ball, mixed
-from sharpose.scene.parts import CIRCLE, Parts
+from sharpose.scene.canvas import CIRCLE, Array, Camera, Canvas, Color
+from sharpose.scene.looks import Light, Looks, ball, mixed
 
-__all__ = [
-    "EAR_COVERING",
-    "SKULL",
-    "Ellipsoid",
-    "HeadView",
-    "add_back_hair",
-    "cross",
-    "draw_ears",
-    "draw_features",
-    "draw_glasses",
-    "draw_head",
-    "draw_nose",
-    "face_keypoints",
-    "hull",
-]
+__all__ = ["EAR_COVERING", "HeadView", "draw_head", "face_keypoints"]
 
 _RIM: Array = np.stack([np.cos(np.arange(32) * np.pi / 16), np.sin(np.arange(32) * np.pi / 16)], axis=1)
 
 
-def cross(a: Array, b: Array) -> Array:
+def _cross(a: Array, b: Array) -> Array:
     """The cross product of vectors [..., 3]; numpy's own takes ten times as long for a few."""
     return np.stack(
         [
@@ -44,25 +29,25 @@ def cross(a: Array, b: Array) -> Array:
     )
 
 
-def hull(points: Array) -> Array:
+def _hull(points: Array) -> Array:
     """The convex hull [k, 2] of picture points."""
     return np.asarray(cv2.convexHull(points.astype(np.float32))[:, 0], np.float64)
 
 
 @dataclass(frozen=True)
-class Ellipsoid:
+class _Ellipsoid:
     """An ellipsoid in head heights: its middle [3] and half axes [3] to the left, up and forwards."""
 
     center: Array
     axes: Array
 
     @classmethod
-    def of(cls, center: tuple[float, float, float], axes: tuple[float, float, float]) -> Ellipsoid:
+    def of(cls, center: tuple[float, float, float], axes: tuple[float, float, float]) -> _Ellipsoid:
         """From plain numbers."""
         return cls(np.array(center), np.array(axes))
 
 
-SKULL = Ellipsoid.of((0.0, 0.08, 0.0), (0.345, 0.42, 0.43))
+_SKULL = _Ellipsoid.of((0.0, 0.08, 0.0), (0.345, 0.42, 0.43))
 """The skull without jaw and nose."""
 
 
@@ -116,19 +101,19 @@ class HeadView:
         to_picture = np.array([[step[0], 0, low[0] + step[0] / 2], [0, step[1], low[1] + step[1] / 2]])
         canvas.textured_polygon(outline, texture, to_picture, owner)
 
-    def rim_directions(self, ellipsoid: Ellipsoid) -> tuple[Array, Array]:
+    def rim_directions(self, ellipsoid: _Ellipsoid) -> tuple[Array, Array]:
         """The direction to the viewer [3] and the rim that they see [32, 3], both as on a unit ball."""
         view = self.view / ellipsoid.axes
         view = view / np.sqrt(view @ view)
-        first = cross(view, np.array((0.0, 1.0, 0.0) if abs(view[1]) < 0.9 else (1.0, 0.0, 0.0)))
+        first = _cross(view, np.array((0.0, 1.0, 0.0) if abs(view[1]) < 0.9 else (1.0, 0.0, 0.0)))
         first /= np.sqrt(first @ first)
-        return view, _RIM[:, :1] * first + _RIM[:, 1:] * cross(view, first)
+        return view, _RIM[:, :1] * first + _RIM[:, 1:] * _cross(view, first)
 
-    def on(self, ellipsoid: Ellipsoid, directions: Array) -> Array:
+    def on(self, ellipsoid: _Ellipsoid, directions: Array) -> Array:
         """Picture points [k, 2] of `directions` [k, 3] of the unit ball, on an ellipsoid."""
         return self.project(ellipsoid.center + directions * ellipsoid.axes)
 
-    def rim(self, ellipsoid: Ellipsoid) -> Array:
+    def rim(self, ellipsoid: _Ellipsoid) -> Array:
         """The outline [32, 2] of an ellipsoid in the picture."""
         return self.on(ellipsoid, self.rim_directions(ellipsoid)[1])
 
@@ -136,7 +121,7 @@ class HeadView:
         self,
         canvas: Canvas,
         curve: Array,
-        ellipsoid: Ellipsoid,
+        ellipsoid: _Ellipsoid,
         color: Color,
         owner: int,
         extent: Array | None = None,
@@ -147,7 +132,7 @@ class HeadView:
         # Points behind the horizon slide to the rim; what is enclosed there then has no area.
         shown = curve - np.minimum(curve @ view, 0)[:, None] * view
         shown /= np.sqrt((shown * shown).sum(axis=1, keepdims=True))
-        winding = float(cross(shown, np.roll(shown, -1, axis=0)).sum(axis=0) @ view)
+        winding = float(_cross(shown, np.roll(shown, -1, axis=0)).sum(axis=0) @ view)
         if winding > 0.02:
             self.fill(canvas, self.on(ellipsoid, shown), color, owner, extent)
 
@@ -172,7 +157,7 @@ def face_keypoints(body: Body, joints: Joints, camera: Camera) -> tuple[Array, n
     return points, _FACE_NORMALS @ view > _SEEN
 
 
-def draw_ears(canvas: Canvas, view: HeadView, looks: Looks, owner: int, *, near: bool) -> None:
+def _draw_ears(canvas: Canvas, view: HeadView, looks: Looks, owner: int, *, near: bool) -> None:
     """Draw the ears on the near or far side of the head."""
     for side, ear in zip((1.0, -1.0), _EARS, strict=True):
         if (side * view.view[0] > -0.02) != near:
@@ -187,19 +172,19 @@ def draw_ears(canvas: Canvas, view: HeadView, looks: Looks, owner: int, *, near:
             canvas.polygon(inner, mixed(looks.skin, (20, 20, 60), 0.3))
 
 
-def draw_nose(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
+def _draw_nose(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
     """Draw the nose."""
     shade = 0.90 if view.ahead > 0.3 else 0.96
     b, g, r = looks.skin
-    canvas.polygon(hull(view.project(_NOSE_SHAPE)), (b * shade * 0.95, g * shade * 0.97, r * shade), owner)
+    canvas.polygon(_hull(view.project(_NOSE_SHAPE)), (b * shade * 0.95, g * shade * 0.97, r * shade), owner)
 
 
-def draw_features(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
+def _draw_features(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
     """Draw nose, eyes, brows and mouth, where the face is turned to the viewer."""
     pixels = view.pixels
     dark = mixed(looks.skin, (20, 20, 40), 0.6)
     if view.ahead >= 0.1:
-        draw_nose(canvas, view, looks, owner)
+        _draw_nose(canvas, view, looks, owner)
     if view.ahead > 0.2 and pixels > 16:
         for x in (0.035, -0.035):
             canvas.polygon(view.disc((x, -0.135, 0.455), 0.022, 0.014, 0.0), dark)
@@ -230,7 +215,7 @@ def draw_features(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> N
         canvas.line(lips, mixed(dark, (30, 20, 90), 0.5), 0.018 * pixels)
 
 
-def draw_glasses(canvas: Canvas, view: HeadView, looks: Looks) -> None:
+def _draw_glasses(canvas: Canvas, view: HeadView, looks: Looks) -> None:
     """Draw glasses, if there are any."""
     if looks.glasses == "none" or view.ahead < -0.3 or view.pixels < 14:
         return
@@ -250,7 +235,6 @@ def draw_glasses(canvas: Canvas, view: HeadView, looks: Looks) -> None:
         canvas.line(view.project(np.array([(0.05, 0.045, 0.44), (-0.05, 0.045, 0.44)])), frame, 0.026 * view.pixels)
 
 
-# All below is in head heights (chin to top), as (left, up, forward) from the middle of the head.
 _JAW = np.array(
     [(0.0, -0.365, 0.2), (0.15, -0.21, 0.06), (-0.15, -0.21, 0.06), (0.2, -0.03, 0.17), (-0.2, -0.03, 0.17)]
 )
@@ -283,25 +267,6 @@ _HAIR_AXES = {
     "long": (0.385, 0.425, 0.43),
 }
 
-_BACK_HAIR: dict[str, tuple[tuple[float, float, float, float], ...]] = {
-    "long": ((0, 0.0, -0.14, 0.38), (0, -0.45, -0.2, 0.36), (0, -0.95, -0.22, 0.25)),
-    "bob": ((0, 0.0, -0.1, 0.39), (0, -0.36, -0.1, 0.35)),
-    "ponytail": ((0, 0.2, -0.44, 0.11), (0, -0.05, -0.6, 0.13), (0, -0.6, -0.56, 0.06)),
-    "bun": ((0, 0.34, -0.36, 0.17), (0, 0.38, -0.42, 0.17)),
-}
-
-
-def add_back_hair(parts: Parts, body: Body, looks: Looks, joints: Joints, material: Material, camera: Camera) -> None:
-    """Add the hair that falls behind the head to a body's parts."""
-    hair = _BACK_HAIR.get(looks.hair_style)
-    if hair is None:
-        return
-    table = np.array(hair)
-    centers = joints.head + body.head * table[:, :3] @ joints.head_frame.T
-    # From behind it comes after the head, else before it.
-    bias = -0.16 if camera.towards(joints.head) @ joints.head_frame[:, 2] < -0.2 else 0.01
-    parts.balls("hair", centers, table[:, 3] * body.head, material, bias * body.stature)
-
 
 def _direction(azimuth: Array, elevation: Array) -> Array:
     """Unit vectors [k, 3] in head axes of angles in degrees."""
@@ -327,51 +292,51 @@ def _curve(half: tuple[tuple[float, float], ...], *, ring: bool) -> Array:
 _FACE_CURVES = {style: _curve(line, ring=False) for style, line in _FACES.items()}
 _HAT_CURVES = {style: _curve(line, ring=True) for style, line in _BRIMS.items()}
 _BEARD_CURVE = _curve(_BEARD, ring=False)
-_BEARD_JAW = Ellipsoid(SKULL.center - np.array([0.0, 0.14, 0.0]), SKULL.axes)
-_HAIR = {style: Ellipsoid.of(_HAIR_CENTER, axes) for style, axes in _HAIR_AXES.items()}
+_BEARD_JAW = _Ellipsoid(_SKULL.center - np.array([0.0, 0.14, 0.0]), _SKULL.axes)
+_HAIR = {style: _Ellipsoid.of(_HAIR_CENTER, axes) for style, axes in _HAIR_AXES.items()}
 
 
 def draw_head(canvas: Canvas, view: HeadView, looks: Looks, head_owner: int, hair_owner: int) -> None:
     """Draw a whole head but for the hair that falls behind it; skin and hair claim labels of their own."""
-    draw_ears(canvas, view, looks, head_owner, near=False)
+    _draw_ears(canvas, view, looks, head_owner, near=False)
     if looks.hat == "cap" and view.ahead < 0:
         _visor(canvas, view, looks.hat_color, head_owner)
     if view.ahead < 0.1:
-        draw_nose(canvas, view, looks, head_owner)
+        _draw_nose(canvas, view, looks, head_owner)
     _skull(canvas, view, looks, head_owner, hair_owner)
     if view.ahead > -0.3:
         if looks.beard:
             view.patch(canvas, _BEARD_CURVE, _BEARD_JAW, mixed(looks.hair, looks.skin, 0.15), head_owner)
-        draw_features(canvas, view, looks, head_owner)
+        _draw_features(canvas, view, looks, head_owner)
     if looks.hair_style not in EAR_COVERING:
-        draw_ears(canvas, view, looks, head_owner, near=True)
-    draw_glasses(canvas, view, looks)
+        _draw_ears(canvas, view, looks, head_owner, near=True)
+    _draw_glasses(canvas, view, looks)
     _hat(canvas, view, looks, head_owner)
 
 
 def _skull(canvas: Canvas, view: HeadView, looks: Looks, owner: int, hair_owner: int) -> None:
-    rim = view.rim(SKULL)
+    rim = view.rim(_SKULL)
     jaw = (view.project(_JAW)[:, None, :] + (_JAW_RADII * view.pixels)[:, None, None] * CIRCLE).reshape(-1, 2)
     whole = np.concatenate([rim, jaw])
     if looks.hair_style == "bald":
-        view.fill(canvas, hull(whole), looks.skin, owner)
+        view.fill(canvas, _hull(whole), looks.skin, owner)
         return
     hair = view.rim(_HAIR[looks.hair_style])
     if view.ahead < 0:
-        view.fill(canvas, hull(whole), looks.skin, owner)
+        view.fill(canvas, _hull(whole), looks.skin, owner)
         view.fill(canvas, hair, looks.hair, hair_owner)
     else:
         view.fill(canvas, hair, looks.hair, hair_owner)
-        view.fill(canvas, hull(jaw), looks.skin, owner, whole)
+        view.fill(canvas, _hull(jaw), looks.skin, owner, whole)
     if view.ahead < -0.15:
         _temple(canvas, view, looks, owner, whole)
     else:
-        view.patch(canvas, _FACE_CURVES[looks.hair_style], SKULL, looks.skin, owner, whole)
+        view.patch(canvas, _FACE_CURVES[looks.hair_style], _SKULL, looks.skin, owner, whole)
 
 
 def _temple(canvas: Canvas, view: HeadView, looks: Looks, owner: int, extent: Array) -> None:
     """The sliver of face that is seen from behind."""
-    towards, rim = view.rim_directions(SKULL)
+    towards, rim = view.rim_directions(_SKULL)
     table = np.array(_FACES[looks.hair_style][:-3], np.float64)
     azimuth, elevation = np.degrees(np.arctan2(np.abs(rim[:, 0]), rim[:, 2])), np.degrees(np.arcsin(rim[:, 1]))
     below = elevation < np.interp(azimuth, table[:, 0], table[:, 1])
@@ -379,7 +344,7 @@ def _temple(canvas: Canvas, view: HeadView, looks: Looks, owner: int, extent: Ar
     curve = _FACE_CURVES[looks.hair_style]
     points = np.concatenate([curve[(curve @ towards > 0) & (curve[:, 1] > -0.66)], rim[inside]])
     if inside.any() and len(points) > 2:
-        view.fill(canvas, hull(view.on(SKULL, points)), looks.skin, owner, extent)
+        view.fill(canvas, _hull(view.on(_SKULL, points)), looks.skin, owner, extent)
 
 
 def _visor(canvas: Canvas, view: HeadView, color: Color, owner: int) -> None:
@@ -398,12 +363,12 @@ def _hat(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
     if hat == "sunhat":
         brim = np.stack([0.66 * CIRCLE[:, 0], np.full(len(CIRCLE), 0.2), 0.70 * CIRCLE[:, 1]], axis=1)
         canvas.polygon(view.project(brim), mixed(color, (0, 0, 0), 0.12), owner)
-    _crown(canvas, view, _HAT_CURVES[hat], Ellipsoid(hair.center, hair.axes * 1.05), color, owner)
+    _crown(canvas, view, _HAT_CURVES[hat], _Ellipsoid(hair.center, hair.axes * 1.05), color, owner)
     if hat == "cap" and view.ahead >= 0:
         _visor(canvas, view, color, owner)
 
 
-def _crown(canvas: Canvas, view: HeadView, curve: Array, ellipsoid: Ellipsoid, color: Color, owner: int) -> None:
+def _crown(canvas: Canvas, view: HeadView, curve: Array, ellipsoid: _Ellipsoid, color: Color, owner: int) -> None:
     """Fill the visible part of an ellipsoid above `curve` [k, 3], a ring around the top."""
     towards, rim = view.rim_directions(ellipsoid)
     azimuth = np.degrees(np.arctan2(curve[:, 0], curve[:, 2]))
@@ -411,4 +376,4 @@ def _crown(canvas: Canvas, view: HeadView, curve: Array, ellipsoid: Ellipsoid, c
     height = np.interp(np.degrees(np.arctan2(rim[:, 0], rim[:, 2])), azimuth[order], curve[order, 1], period=360)
     points = np.concatenate([curve[curve @ towards > -0.02], rim[rim[:, 1] >= height]])
     if len(points) > 2:
-        view.fill(canvas, hull(view.on(ellipsoid, points)), color, owner)
+        view.fill(canvas, _hull(view.on(ellipsoid, points)), color, owner)

@@ -11,10 +11,9 @@ import numpy.typing as npt
 from sharpose.scene.body import Body, Joints
 from sharpose.scene.canvas import NOBODY, Array, Camera, Canvas
 from sharpose.scene.cast import Person
-from sharpose.scene.figure import ARMS, LABELS, figure
+from sharpose.scene.figure import ARMS, LABELS, Layer, figure, painter_order
 from sharpose.scene.head import EAR_COVERING, HeadView, draw_head, face_keypoints
 from sharpose.scene.looks import Light, Looks
-from sharpose.scene.parts import Layer, painter_order
 from sharpose.scene.props import Sprite
 
 __all__ = ["LABEL_STRIDE", "SceneFrame", "Stage", "body_keypoints", "effects", "owner_label", "seen_on"]

@@ -1,4 +1,4 @@
-"""The built-in scene: its words and its determinism."""
+"""Scenes: what may be asked of them, single people, and the order in which parts are drawn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from scene_stage import digest
+from scene_stage import KEYPOINT, camera, check_frame, digest
 
 from sharpose.errors import ConfigError, InputError
-from sharpose.scene import Scene, SceneConfig, parse_scene
+from sharpose.scene import Scene, SceneConfig, draw_person_sample, parse_scene
+from sharpose.scene.figure import Layer, painter_order
+from sharpose.scene.props import PROPS, make_prop
 
 SMALL = SceneConfig(seed=4, people=4, frames=40, height=180, width=320)
 
@@ -110,3 +112,50 @@ def test_seeds_differ():
     for index, one in enumerate(pictures):
         for other in pictures[:index]:
             assert np.abs(one.image.astype(int) - other.image).mean() > 5
+
+
+def test_arms_go_between_what_they_overlap():
+    def layer(index: int, depth: float, *, order: float | None = None, loose: bool = False) -> Layer:
+        return Layer(depth, depth if order is None else order, (0, 0, 1, 1), loose, index)
+
+    trunk, thigh = layer(0, 4.0), layer(1, 3.95, order=4.1)
+    assert painter_order([trunk, thigh, layer(2, 3.7, loose=True)]) == [1, 0, 2]
+    assert painter_order([trunk, thigh, layer(2, 4.3, loose=True)]) == [2, 1, 0]
+
+
+@pytest.mark.parametrize("name", PROPS)
+def test_every_prop_is_drawn_where_it_stands(name: str):
+    spot = np.array([0.3, -5.0])
+    prop = make_prop(np.random.default_rng(3), name, camera(), spot)
+    assert prop.mask.max() == 255
+    foot = camera().project(np.array([0.3, 0.0, -5.0]))[0]
+    assert prop.x < foot[0] < prop.x + prop.mask.shape[1]
+    assert prop.y < foot[1] <= prop.y + prop.mask.shape[0] + 2
+
+
+def test_samples_are_repeatable_varied_and_well_formed():
+    framed = []
+    views = set()
+    for seed in range(24):
+        frame = draw_person_sample(seed, (128, 96))
+        check_frame(frame, 128, 96)
+        assert frame.ids.tolist() == [0]
+        framed.append((frame.keypoints[0, :, 2] > 0).mean())
+        left, right = (frame.keypoints[0, KEYPOINT[f"{side}_shoulder"], 0] for side in ("left", "right"))
+        views.add(bool(left > right))
+    assert np.mean(framed) > 0.8
+    assert min(framed) < 1
+    assert views == {True, False}
+    assert digest(draw_person_sample(5, (128, 96))) == digest(draw_person_sample(5, (128, 96)))
+
+
+def test_a_sample_with_companions_labels_them_all():
+    counts = [len(draw_person_sample(seed, (128, 160), companions=2).ids) for seed in range(6)]
+    assert max(counts) == 3
+    assert draw_person_sample(1, (128, 160), companions=2).ids[0] == 0
+
+
+@pytest.mark.parametrize(("seed", "size", "companions"), [(-1, (128, 96), 0), (0, (63, 96), 0), (0, (128, 96), 9)])
+def test_samples_refuse_bad_arguments(seed: int, size: tuple[int, int], companions: int):
+    with pytest.raises(InputError, match="expected"):
+        draw_person_sample(seed, size, companions=companions)
