@@ -1,1 +1,1 @@
-"""One YAML file a model; read by `sharpose.config.load_config`."""
+"""Model configurations, one YAML file per model (`sharpose.config.load_config`); recipes and detectors."""

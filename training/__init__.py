@@ -1,1 +1,1 @@
-"""Training and evaluation. Beside the library, and never imported by it."""
+"""Training and evaluation, which the rest of the library never imports."""

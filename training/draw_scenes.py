@@ -29,11 +29,11 @@ from sharpose.training.data.sample import Sample
 
 __all__ = ["command", "cut_people", "main"]
 
-_SIZES = ((720, 1280), (540, 960), (480, 640), (360, 640))  # of the scenes, height and width
+_SIZES = ((720, 1280), (540, 960), (480, 640), (360, 640))  # height and width of the scenes
 _MOST_PEOPLE = 6
-_SECONDS = 120.0  # of a scene that moments are taken from
+_SECONDS = 120.0  # length of a scene
 _FPS = 25.0
-_MARGIN = 0.4  # of the box, on every side, that is kept for augmentation
+_MARGIN = 0.4  # kept around the box on every side, in its sizes, for augmentation
 _LONGEST = 320  # pixels of a person's longer side; larger ones are made smaller
 _SHORTEST = 48  # people smaller than this are left out
 _JPEG_QUALITY = 90

@@ -51,7 +51,7 @@ def training_progress(
 
 
 class JsonLinesLog:
-    """One line a record: `{"kind": "train", "step": 50, …}`.
+    """One line for each record: `{"kind": "train", "step": 50, …}`.
 
     Args:
         path: The file; made if missing, else appended to.

@@ -179,7 +179,7 @@ _SCALE = 2  # crops are small, lines are not
 _COLUMNS = 8
 _GAP = 4
 _DIMMED = 0.3
-_QUALITY = 88  # of the JPEG
+_QUALITY = 88  # JPEG
 
 
 def write_sheets(shown: Shown, folder: Path, name: str, config: ModelConfig) -> None:

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class AugmentSpec(BaseModel):
-    """How crops vary. The defaults are the released recipes'; `none()` varies nothing."""
+    """Settings of the augmentation. The defaults are the released recipes'; `none()` turns it off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -78,7 +78,7 @@ def make_crop(
 
     Args:
         sample: The person.
-        spec: What may vary.
+        spec: The augmentation.
         crop_size: `(height, width)`.
         skeleton: Skeleton of the keypoints, for mirror pairs and halves of the body.
         rng: The only source of chance.
@@ -128,7 +128,7 @@ _UPPER_BELOW = 0.5  # a standard NORMAL number below it picks the upper half: 69
 
 
 def upper_body(skeleton: Skeleton) -> npt.NDArray[np.bool_]:
-    """Which keypoints lie above the hips, by their names: bool [J]."""
+    """Mask of the keypoints above the hips, by their names: bool [J]."""
     return np.array([not any(word in name for word in _LOWER_WORDS) for name in skeleton.keypoints])
 
 

@@ -58,7 +58,7 @@ _SUBSTITUTES = 100  # pictures tried in place of one that can't be decoded
 
 @dataclass(frozen=True)
 class _Place:
-    """Which batch: `epoch`, and the `[start, stop)` positions of its people in that epoch's order."""
+    """Place of a batch: `epoch`, and the `[start, stop)` positions of its people in that epoch's order."""
 
     epoch: int
     start: int
@@ -144,7 +144,7 @@ class CropLoader:
 
     Args:
         dataset: The people.
-        spec: How crops vary.
+        spec: The augmentation.
         crop_size: `(height, width)`.
         heatmap_size: `(h, w)` of targets; None makes none.
         sigma: Standard deviation of the targets in heatmap pixels.
@@ -159,7 +159,7 @@ class CropLoader:
         pin_memory: Put batches into page-locked memory.
 
     Attributes:
-        undecodable: How often each picture failed to decode, by message.
+        undecodable: Number of times that each picture failed to decode, by message.
 
     Raises:
         InputError: an argument is out of range, or there are fewer people than a global batch.
@@ -212,7 +212,7 @@ class CropLoader:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        """What is left of the current epoch.
+        """The remaining batches of the current epoch.
 
         Raises:
             SourceError: too many pictures can't be decoded; the last is named.

@@ -1,1 +1,1 @@
-"""How good poses are, how well quality is predicted, and which threshold to gate by."""
+"""Evaluation: accuracy of poses, calibration of predicted quality, and the choice of the gate's threshold."""

@@ -77,7 +77,7 @@ class EvaluationData:
 
     Attributes:
         name: For reports.
-        skeleton: What the labels are of.
+        skeleton: Skeleton of the labels.
         people: The boxes and their labels.
         image_ids: The pictures that count, with people or without.
         document: COCO keypoint labels, as pycocotools takes them; None where there is no AP (MPII).

@@ -48,8 +48,8 @@ class GateCurve:
 
     Attributes:
         thresholds: Ascending; the first refines nobody, the last everybody.
-        matches: Of each threshold, the matches of every picture by id.
-        refined: Of each threshold, float64 [n]: the share of a person's passes that were refined.
+        matches: For each threshold, the matches of every picture by id.
+        refined: For each threshold, float64 [n]: share of a person's passes that were refined.
         image_ids: int64 [n], the people's pictures.
     """
 
@@ -85,7 +85,7 @@ def candidate_thresholds(quality: npt.NDArray[np.float32], count: int = CURVE_PO
 
     Args:
         quality: float32, of all passes.
-        count: How many shares, 0 and 1 included; equal qualities make fewer thresholds.
+        count: Number of shares, 0 and 1 included; equal qualities make fewer thresholds.
     """
     values = np.sort(quality[np.isfinite(quality)].astype(np.float32), axis=None)
     if not len(values):
@@ -288,7 +288,7 @@ def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve |
     Args:
         folder: The bundle.
         threshold: Crops of lower predicted quality are refined.
-        chosen_by: How it was chosen, for people to read.
+        chosen_by: Description of the choice, for people to read.
         gain: Gain of refining by predicted quality; None if unknown.
 
     Raises:

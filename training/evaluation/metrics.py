@@ -24,7 +24,7 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 PCK_FRACTIONS = (0.05, 0.1)
-"""Of the diagonal of the box around the labelled keypoints."""
+"""Distances, in diagonals of the box around the labelled keypoints, within which a keypoint is correct."""
 
 
 def keypoint_diagonals(labels: Floats) -> Doubles:
@@ -44,7 +44,7 @@ def keypoint_diagonals(labels: Floats) -> Doubles:
 
 
 def correct_keypoints(keypoints: Floats, labels: Floats, units: Doubles, fraction: float) -> tuple[Bools, Bools]:
-    """Which keypoints are close enough, and which count.
+    """Masks of the correct keypoints and of those that count.
 
     Args:
         keypoints: float32 [n, J, 2 or more], in pixels.

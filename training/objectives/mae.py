@@ -24,7 +24,7 @@ from sharpose.training.objectives.network import TrainedNetwork
 __all__ = ["MaeOutput", "MaeRecipe", "MaskedAutoencoder", "mae_objective"]
 
 _LEARNT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.", "backbone.pos_embed_list.")
-_HEAD_WIDTH = 32  # of the decoder's attention heads
+_HEAD_WIDTH = 32  # channels of an attention head of the decoder
 _SMALL = 1e-6  # a patch of one colour has no contrast to divide by
 
 
