@@ -59,7 +59,7 @@ def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
     if code != 0:
         raise EngineError(
             f"a GPU driver is installed, but it can't start (cuInit gave CUDA error {code}): check nvidia-smi; "
-            "after an update of the driver the machine wants a restart"
+            "restart the machine after an update of the driver"
         )
     version = ctypes.c_int()
     _check("cuDriverGetVersion", driver.cuDriverGetVersion(ctypes.byref(version)))

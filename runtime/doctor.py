@@ -263,7 +263,7 @@ def _loads(provider: str) -> bool:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # ONNX Runtime prints when it falls back to another provider; --json wants stdout for itself.
+    # ONNX Runtime prints when it falls back to another provider; stdout is for --json alone.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -190,5 +190,5 @@ class CudaPythonDevice:
 
     def _primary(self) -> _PrimaryContext:
         if self._context is None:
-            raise EngineError("this GPU memory was closed")
+            raise EngineError("this CUDA device was closed")
         return self._context

@@ -124,9 +124,9 @@ class CudaDevice(Protocol):
 def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
     """The bytes of a copy between a host array and a buffer; raises `ValueError` if it would run over."""
     if not host.flags.c_contiguous:
-        raise ValueError("a copy to or from a device wants a C-contiguous array")
+        raise ValueError("a copy to or from a device: expected a C-contiguous array")
     if host.nbytes > buffer.nbytes:
-        raise ValueError(f"a copy of {host.nbytes} bytes, but the device buffer has {buffer.nbytes}")
+        raise ValueError(f"a copy to or from a device: expected at most {buffer.nbytes} bytes, got {host.nbytes}")
     return host.nbytes
 
 
@@ -134,7 +134,7 @@ def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
 _MODULES = {"cuda-python": ("cuda.bindings.driver", "cuda.cuda"), "pycuda": ("pycuda.driver",)}
 _INSTALL = {
     "cuda-python": "pip install cuda-bindings",
-    "pycuda": 'pip install "sharpose[pycuda]", which compiles it and wants the CUDA toolkit',
+    "pycuda": 'pip install "sharpose[pycuda]", which compiles it and needs the CUDA toolkit',
 }
 CUDA_BINDINGS = tuple(_MODULES)
 

@@ -134,7 +134,7 @@ class PycudaDevice:
     def active(self) -> Iterator[None]:
         """See `CudaDevice.active`."""
         if self._context is None:
-            raise EngineError("this GPU memory was closed")
+            raise EngineError("this CUDA device was closed")
         with _errors(self._module, "context push"):
             self._context.push()
         try:

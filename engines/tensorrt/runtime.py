@@ -29,7 +29,7 @@ class TensorRtEngine:
         entry: What the bundle declares of the graph; the engine must agree.
         what: Names the engine in errors.
         specialize: TensorRT-RTX compiles kernels for exactly the shapes that are set, before the first run with them;
-            a CUDA graph would otherwise keep the general ones for ever.
+            a CUDA graph would otherwise keep the general ones.
 
     Attributes:
         inputs: Declared inputs by name.
@@ -117,7 +117,7 @@ def _scratch_bytes(engine: Untyped) -> int:
         size = getattr(engine, name, None)
         if size is not None:
             return int(size)
-    raise EngineError("this TensorRT doesn't say how much scratch memory an engine wants; expected 10.3 or later")
+    raise EngineError("this TensorRT doesn't say how much scratch memory an engine needs; expected 10.3 or later")
 
 
 class ExecutionContext:
@@ -170,8 +170,8 @@ class DeviceResources:
 
     Attributes:
         stream: Where all work is put.
-        buffers: By the tensor's name, large enough for whichever engine wants most.
-        scratch: Likewise; None if no engine wants any.
+        buffers: By the tensor's name, large enough for the engine that needs most.
+        scratch: Likewise; None if no engine needs any.
     """
 
     stream: CudaStream
@@ -291,8 +291,7 @@ class ContextPool:
         """A context with the shapes set for these sizes."""
         if self._single is None:
             if key not in self._contexts:
-                self._contexts[key] = self._new_context()
-                self._set_shapes(self._contexts[key], sizes)
+                self._contexts[key] = self._new_context(sizes)
             return self._contexts[key]
         if key != self._single_sizes:
             self._single_sizes = None  # until all are set
@@ -304,13 +303,15 @@ class ContextPool:
         for name, spec in self._engine.inputs.items():
             context.set_input_shape(name, spec.shape_at(sizes))
 
-    def _new_context(self) -> ExecutionContext:
+    def _new_context(self, sizes: Mapping[str, int] | None = None) -> ExecutionContext:
         context = self._engine.create_context()
         try:
             if self._gpu.scratch is not None:
                 context.set_scratch(self._gpu.scratch.address, self._gpu.scratch.nbytes)
             for name in (*self._engine.inputs, *self._engine.outputs):
                 context.set_tensor_address(name, self._gpu.buffers[name].address)
+            if sizes is not None:
+                self._set_shapes(context, sizes)
         except BaseException:
             context.close()
             raise

@@ -26,8 +26,8 @@ class TensorRtTwoStage:
     of the outputs only keypoints, quality and region order are read back. The contexts of both stages compute in the
     same scratch memory, as they run in turn.
 
-    The fine stage always sees the carried tensors at their full length, as it takes only the rows it is told to: the
-    rows behind the last person are never looked at. So its shapes change with the number of rows alone.
+    The fine stage always sees the carried tensors at their full length, as it reads only the rows that are asked for,
+    never those behind the last person. So its shapes change with the number of rows alone.
 
     With CUDA graphs, batches are padded to a few sizes and each is captured once, copies included: a coarse graph for
     every N, a fine one for every M.
@@ -101,7 +101,7 @@ class TensorRtTwoStage:
             raise InputError(f"run_fine: expected rows in [0, {self._people}), got {rows.tolist()}")
         batch = self.fine_buckets.fit(count)
         self._rows[:count] = rows
-        self._rows[count:batch] = 0  # padding refines the first person again, whom there always is
+        self._rows[count:batch] = 0  # padding refines the first person again: there always is one
 
         def upload() -> None:
             self._gpu.upload("rows", self._rows[:batch])

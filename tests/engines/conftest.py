@@ -29,6 +29,8 @@ class HostContext:
         self.executed_once_since_shape = False
 
     def set_input_shape(self, name, shape):
+        if self.engine.refuse_shapes:
+            raise EngineError(f"{self.engine.name}: the shape was refused")
         spec = self.engine.inputs[name]
         for axis, size in zip(spec.shape, shape, strict=True):
             if isinstance(axis, str):
@@ -79,6 +81,7 @@ class HostEngine:
         self.contexts_made = 0
         self.closed = 0
         self.fail = False
+        self.refuse_shapes = False
         self.capturable = True
         self.made: list[HostContext] = []
 

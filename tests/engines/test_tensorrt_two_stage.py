@@ -91,6 +91,18 @@ def test_shapes_are_set_only_when_they_change(small_engines):
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
+def test_shapes_that_were_refused_are_set_again(small_engines, use_graphs):
+    stages, _, coarse, _ = _make(small_engines, use_graphs=use_graphs)
+    totals = _fill(stages, 3)
+    coarse.refuse_shapes = True
+    with pytest.raises(EngineError, match="the shape was refused"):
+        stages.run_coarse(3)
+    coarse.refuse_shapes = False
+    np.testing.assert_array_equal(stages.run_coarse(3).keypoints[:, 0, 0], totals)
+    stages.close()
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
 def test_a_steady_state_frame_allocates_nothing(small_engines, use_graphs):
     stages, cuda, coarse, fine = _make(small_engines, use_graphs=use_graphs)
 
