@@ -65,13 +65,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
 class Messages:
     """What a run says to its user. Results never go through it.
 
-    Plain messages go to standard error, the closing table to standard output. With `json_logs` all of it is one JSON
-    object a line on standard error: `time` (UTC, ISO 8601), `level` (`info`, `warning` or `error`), `message`, and
-    what belongs to it.
+    Plain messages go to standard error, the closing table to standard output. With `json_logs` all go to standard
+    error, a JSON object per line: `time` (UTC, ISO 8601), `level` (`info`, `warning`, `error`), `message` and numbers.
 
     Args:
-        quiet: Leave out everything but warnings and errors.
-        json_logs: JSON for people who collect logs.
+        quiet: Only warnings and errors.
+        json_logs: JSON instead of text.
         stream: Where messages go; standard error if None.
     """
 
@@ -129,9 +128,8 @@ class Messages:
     def _say(self, level: str, message: str, plain: str, **fields: object) -> None:
         if self.json_logs:
             now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-            print(
-                json.dumps({"time": now, "level": level, "message": message, **fields}), file=self._stream, flush=True
-            )
+            entry = json.dumps({"time": now, "level": level, "message": message, **fields})
+            print(entry, file=self._stream, flush=True)
         else:
             self._console.print(plain, highlight=False, markup=False, soft_wrap=True)
 

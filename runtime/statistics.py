@@ -1,4 +1,4 @@
-"""The numbers of a stream: counted by the run; read by the closing table, the JSON logs and the pages of --serve."""
+"""The numbers of a stream: counted by the run; read by the closing table, the JSON logs and --serve."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 RECENT = 300
 """Newest frames that the page's percentiles and refine rate look back on."""
 
-_KEPT = 10_000  # durations that are kept: streams may run for days
+_KEPT = 10_000  # durations that percentiles of a whole run look back on: streams may run for days
 _RATE_SECONDS = 5.0  # that the page's frame rate looks back on
 _PERCENTILES = (50, 95, 99)
 

@@ -129,8 +129,8 @@ class ServeServer:
 
     `/` is the page; `/snapshot.jpg[?stream=NAME]` the newest annotated picture; `/state.json` the page's numbers;
     `/metrics` the same for Prometheus; `/healthz` is 200 while all is well and 503, with the reason, where a live
-    stream is silent or all streams have failed. Clients cost the run nothing but what their pictures cost to draw and
-    encode, once each, in the clients' own threads.
+    stream is silent or all streams have failed. Pictures are drawn and encoded for clients only, once each, in their
+    threads.
 
     Args:
         address: `HOST:PORT`, `:PORT` or `PORT`; without a host 127.0.0.1. Port 0 takes one that is free.

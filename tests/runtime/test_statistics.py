@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -198,6 +199,18 @@ def test_a_snapshot_does_not_change(make: Callable[..., StreamStatistics]) -> No
     assert (numbers.frames, numbers.people) == (1, 1)
     assert [len(numbers.durations[name]) for name in ("read", AGE)] == [1, 1]
     assert statistics.snapshot().frames == 2
+
+
+def test_snapshots_of_another_thread_are_consistent(make: Callable[..., StreamStatistics]) -> None:
+    statistics, one = make(), record(2, 1, stages={"read": 0.001})
+    run = threading.Thread(target=lambda: [statistics.add(one, write_seconds=0.25) for _ in range(3000)])
+    run.start()
+    while run.is_alive():
+        numbers = statistics.snapshot()
+        assert numbers.people == 2 * numbers.frames == 2 * numbers.refined
+        assert len(numbers.durations["read"]) == len(numbers.durations["write"]) == numbers.frames
+    run.join()
+    assert statistics.snapshot().frames == 3000
 
 
 def test_the_table_says_it_all(hundred_frames: StreamSnapshot) -> None:
