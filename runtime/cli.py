@@ -142,6 +142,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _RESULTS,
     "--output",
+    "to_output",  # `to_…`: RunOptions.outputs
     multiple=True,
     metavar="FILE|URL",
     help="Annotated video: a .mp4, .mkv or .mov file, or an rtsp://, rtmp://, udp:// or srt:// address to stream to. "
@@ -156,12 +157,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_RESULTS, "--crf", type=click.IntRange(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
 @option(_RESULTS, "--bitrate", type=click.IntRange(1000), metavar="BITS", help="Bits per second, instead of --crf.")
 @option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
-@option(_RESULTS, "--json", "json_file", metavar="FILE", help="JSON Lines, one per frame, written as the run goes.")
-@option(_RESULTS, "--coco", "coco_file", metavar="FILE", help="COCO keypoint results.")
-@option(_RESULTS, "--csv", "csv_file", metavar="FILE", help="CSV, a row per person and frame.")
-@option(_RESULTS, "--openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
-@option(_RESULTS, "--mot", metavar="FILE", help="MOT challenge text; needs --track.")
-@option(_RESULTS, "--frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
+@option(_RESULTS, "--json", "to_json", metavar="FILE", help="JSON Lines, one per frame, written as the run goes.")
+@option(_RESULTS, "--coco", "to_coco", metavar="FILE", help="COCO keypoint results.")
+@option(_RESULTS, "--csv", "to_csv", metavar="FILE", help="CSV, a row per person and frame.")
+@option(_RESULTS, "--openpose", "to_openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
+@option(_RESULTS, "--mot", "to_mot", metavar="FILE", help="MOT challenge text; needs --track.")
+@option(_RESULTS, "--frames", "to_frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
 @option(_RESULTS, "--frames-format", type=click.Choice(["jpg", "png"]), default="jpg", help="Format of --frames.")
 @option(_RESULTS, "--show", is_flag=True, help="Window with the annotated video; q ends the run.")
 @option(_RESULTS, "--serve", metavar="HOST:PORT", help="Web page, /metrics and /healthz; HOST defaults to 127.0.0.1.")
@@ -186,7 +187,8 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses ref
 
     People are found by --detector, --boxes or --full-frame; the scene brings its own boxes.
     """
-    options = RunOptions(reading=_take(SourceOptions, values), video=_take(VideoSettings, values), **values)
+    reading, video, outputs = _take(SourceOptions, values), _take(VideoSettings, values), _take_outputs(values)
+    options = RunOptions(reading=reading, video=video, outputs=outputs, **values)
     from sharpose.runtime.assemble import run_with
 
     return run_with(options)
@@ -198,6 +200,17 @@ _Options = TypeVar("_Options", SourceOptions, VideoSettings)
 def _take(kind: type[_Options], values: dict[str, Any]) -> _Options:
     """The options that are fields of `kind`, which are taken out of `values`."""
     return kind(**{field.name: values.pop(field.name) for field in fields(kind) if field.name in values})
+
+
+def _take_outputs(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Option and target of every parameter `to_…`, which are taken out of `values`, in the order of the help."""
+    found = []
+    for parameter in command.params:
+        if parameter.name is not None and parameter.name.startswith("to_"):
+            given = values.pop(parameter.name)
+            targets = given if isinstance(given, tuple) else (given,)
+            found += [(parameter.opts[0], target) for target in targets if target is not None]
+    return tuple(found)
 
 
 def main() -> NoReturn:

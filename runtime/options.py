@@ -163,6 +163,9 @@ class VideoSettings:
 class RunOptions:
     """The command line of `sharpose-run`; its help says what each option is.
 
+    Attributes:
+        outputs: Option (`--json`) and target of each output, in the order of the help.
+
     Raises:
         click.UsageError: options exclude one another, or one would do nothing.
     """
@@ -191,13 +194,7 @@ class RunOptions:
     full_frame: bool
     track: bool
     smooth: bool
-    output: tuple[str, ...]
-    json_file: str | None
-    coco_file: str | None
-    csv_file: str | None
-    openpose: str | None
-    mot: str | None
-    frames: str | None
+    outputs: tuple[tuple[str, str], ...]
     frames_format: str
     show: bool
     serve: str | None
@@ -223,7 +220,7 @@ class RunOptions:
             raise click.UsageError("--detect-every is for --detector, which isn't given")
         if self.smooth and not self.track:
             raise click.UsageError("--smooth follows people from frame to frame: give --track as well")
-        if self.mot is not None and not self.track:
+        if "--mot" in dict(self.outputs) and not self.track:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
         if self.serve_token is not None and self.serve is None and "SHARPOSE_SERVE_TOKEN" not in os.environ:
             raise click.UsageError("--serve-token is for --serve, which isn't given")
@@ -232,17 +229,3 @@ class RunOptions:
                 raise click.UsageError(f"{name} is for --device tensorrt, got --device {self.device}")
         if self.quiet and self.json_logs:
             raise click.UsageError("--quiet and --json-logs exclude each other: give one")
-
-    @property
-    def outputs(self) -> list[tuple[str, str]]:
-        """Each output's option and target, in the order of `--help`."""
-        named = {
-            "--json": self.json_file,
-            "--coco": self.coco_file,
-            "--csv": self.csv_file,
-            "--openpose": self.openpose,
-            "--mot": self.mot,
-            "--frames": self.frames,
-        }
-        given = [(option, target) for option, target in named.items() if target is not None]
-        return [*(("--output", target) for target in self.output), *given]
