@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,16 +57,8 @@ class BoxesFile:
                 number that is not finite or a negative size, or holds entries but not one person.
         """
         path = Path(path)
-        document = _read_json(path)
-        listed: frozenset[int] = frozenset()
-        if isinstance(document, dict):
-            listed = _listed_images(document, path)
-            document = _annotations(document, path)
-        if not isinstance(document, list):
-            raise BoxesError(f"{path}: expected a list {_FORMAT}, got a JSON {_json_type(document)}")
-
-        people = list(_people(document, path))
-        entries = cast("list[dict[str, Any]]", document)
+        entries, listed = _read_entries(path)
+        people = list(_people(entries, path))
         others = {entry["category_id"] for entry in entries if "category_id" in entry} - {PERSON_CATEGORY}
         if others and not people:
             raise BoxesError(
@@ -102,41 +94,34 @@ class BoxesFile:
             )
 
 
-def _read_json(path: Path) -> object:
-    """The file's document. Python's reader lets NaN and Infinity through: they are refused later, with their entry."""
+def _read_entries(path: Path) -> tuple[list[Any], frozenset[int]]:
+    """The file's entries, unchecked, and the ids that an annotation file lists under `images`."""
     try:
-        return json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes())
     except OSError as error:
         raise BoxesError(f"{path}: can't read the boxes file: {error.strerror or error}") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # also bad UTF-8, an integer of thousands of digits
+    except (ValueError, RecursionError) as error:  # also bad UTF-8, an integer of thousands of digits
         raise BoxesError(f"{path}: expected JSON, a list {_FORMAT}; it does not parse: {error}") from error
-
-
-def _annotations(document: dict[str, Any], path: Path) -> list[object]:
-    annotations = document.get("annotations")
-    if not isinstance(annotations, list):
-        raise BoxesError(
-            f'{path}: expected a list {_FORMAT} or a COCO annotation file, got a dict without a list "annotations"; '
-            f"keys found: {reprlib.repr(sorted(document))}"
-        )
-    return annotations
-
-
-def _listed_images(document: dict[str, Any], path: Path) -> frozenset[int]:
-    """The ids under `images` of an annotation file."""
-    images = document.get("images", [])
-    if not isinstance(images, list):
-        raise BoxesError(f'{path}: "images": expected a list, got a JSON {_json_type(images)}')
+    if isinstance(document, dict):
+        entries, images = document.get("annotations"), document.get("images", [])
+        if not isinstance(images, list):
+            raise BoxesError(f'{path}: "images": expected a list, got a JSON {_json_type(images)}')
+        if not isinstance(entries, list):
+            raise BoxesError(
+                f"{path}: expected a list {_FORMAT} or a COCO annotation file, got a dict without a list "
+                f'"annotations"; keys found: {reprlib.repr(sorted(document))}'
+            )
+    elif isinstance(document, list):
+        entries, images = document, []
+    else:
+        raise BoxesError(f"{path}: expected a list {_FORMAT}, got a JSON {_json_type(document)}")
     for index, image in enumerate(images):
         if not isinstance(image, dict) or type(image.get("id")) is not int:
             raise BoxesError(f'{path}: image {index}: expected a dict with an integer "id", got {reprlib.repr(image)}')
-    return frozenset(image["id"] for image in images)
+    return entries, frozenset(image["id"] for image in images)
 
 
-def _people(entries: list[object], path: Path) -> Iterator[int]:
+def _people(entries: list[Any], path: Path) -> Iterator[int]:
     """Indices of the entries that are people, their keys and types checked (not yet their numbers)."""
     for index, entry in enumerate(entries):
         if type(entry) is not dict:

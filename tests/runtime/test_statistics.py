@@ -203,7 +203,12 @@ def test_a_snapshot_does_not_change(make: Callable[..., StreamStatistics]) -> No
 
 def test_snapshots_of_another_thread_are_consistent(make: Callable[..., StreamStatistics]) -> None:
     statistics, one = make(), record(2, 1, stages={"read": 0.001})
-    run = threading.Thread(target=lambda: [statistics.add(one, write_seconds=0.25) for _ in range(3000)])
+
+    def count() -> None:
+        for _ in range(3000):
+            statistics.add(one, write_seconds=0.25)
+
+    run = threading.Thread(target=count)
     run.start()
     while run.is_alive():
         numbers = statistics.snapshot()
