@@ -37,29 +37,17 @@ GATE_MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Limits.
+    """Limits."""
 
-    Attributes:
-        share_of_range: Of its own range that a heatmap or a quality may be off by.
-        rounding: What either may be off by in any case (an untrained quality hardly has a range).
-        region_sets: Least share of crops with the same set of selected regions.
-        pixels_median: Most that keypoints may move at the median, in crop pixels.
-        strict_region_sets: The same for `--strict-parity`, as the next two.
-        strict_pixels_median: In crop pixels.
-        strict_pixels_p99: At the 99th percentile, in crop pixels.
-        strict_flips_near: Whether gate decisions may flip within `GATE_MARGIN` of the threshold.
-        enforced: Whether anything is refused; int8 is experimental, and only reported.
-    """
-
-    share_of_range: float
-    rounding: float
-    region_sets: float
-    pixels_median: float
-    strict_region_sets: float
-    strict_pixels_median: float
-    strict_pixels_p99: float
-    strict_flips_near: bool
-    enforced: bool = True
+    share_of_range: float  # of its own range that a heatmap or a quality may be off by
+    rounding: float  # what either may be off by in any case (an untrained quality hardly has a range)
+    region_sets: float  # least share of crops with the same set of selected regions
+    pixels_median: float  # most that keypoints may move at the median, in crop pixels
+    strict_region_sets: float  # the same for `--strict-parity`, as the next two
+    strict_pixels_median: float  # in crop pixels
+    strict_pixels_p99: float  # at the 99th percentile, in crop pixels
+    strict_flips_near: bool  # whether gate decisions may flip within `GATE_MARGIN` of the threshold
+    enforced: bool = True  # whether anything is refused; int8 is experimental, and only reported
 
 
 _FP32 = Tolerance(1e-3, 1e-5, 0.75, 0.25, 1.0, 0.01, 0.1, False)

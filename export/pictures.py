@@ -36,17 +36,12 @@ MAX_CROPS = 64
 """Most crops that are taken from a user's pictures."""
 
 
+@dataclass(frozen=True)
 class ParityPictures:
-    """Crops and where they came from.
+    """Crops and where they came from."""
 
-    Attributes:
-        crops: uint8 [n, H, W, 3], RGB.
-        origin: A few words for the report.
-    """
-
-    def __init__(self, crops: npt.NDArray[np.uint8], origin: str) -> None:
-        self.crops = crops
-        self.origin = origin
+    crops: npt.NDArray[np.uint8]  # uint8 [n, H, W, 3], RGB
+    origin: str  # a few words for the report
 
 
 def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPictures:

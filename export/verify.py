@@ -69,38 +69,23 @@ def _gpu_devices() -> list[str]:
 
 @dataclass(frozen=True)
 class VerifiedEngine:
-    """One engine's result.
+    """One engine's result."""
 
-    Attributes:
-        device: As the user writes it.
-        precision: Of the graphs that it ran.
-        report: How far it is from the reference.
-        average_precision: COCO keypoint AP on the labelled pictures, if there are any.
-    """
-
-    device: str
-    precision: Precision
-    report: ParityReport
-    average_precision: float | None
+    device: str  # as the user writes it
+    precision: Precision  # of the graphs that it ran
+    report: ParityReport  # how far it is from the reference
+    average_precision: float | None  # COCO keypoint AP on the labelled pictures, if there are any
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The results of all engines.
+    """The results of all engines."""
 
-    Attributes:
-        pictures: What the crops were taken from.
-        crops: How many.
-        engines: One result an engine.
-        unusable: A line for each device that should be here and can't be used.
-        average_precision: The reference's.
-    """
-
-    pictures: str
-    crops: int
-    engines: tuple[VerifiedEngine, ...]
-    unusable: tuple[str, ...]
-    average_precision: float | None
+    pictures: str  # what the crops were taken from
+    crops: int  # how many
+    engines: tuple[VerifiedEngine, ...]  # one result an engine
+    unusable: tuple[str, ...]  # A line for each device that should be here and can't be used
+    average_precision: float | None  # the reference's
 
     @property
     def failures(self) -> list[str]:

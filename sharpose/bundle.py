@@ -181,15 +181,10 @@ _ADDED_LATER = frozenset({"gate.gain"})  # bundles that were written before lack
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all there and are those that `bundle.json` was written for.
+    """A bundle whose files are all there and are those that `bundle.json` was written for."""
 
-    Attributes:
-        path: The folder.
-        manifest: What `bundle.json` says.
-    """
-
-    path: Path
-    manifest: Manifest
+    path: Path  # the folder
+    manifest: Manifest  # what `bundle.json` says
 
     @property
     def model(self) -> ModelConfig:

@@ -15,14 +15,7 @@ import numpy.typing as npt
 from sharpose.errors import InputError
 from sharpose.skeleton import Skeleton
 
-__all__ = [
-    "CocoScores",
-    "PictureMatches",
-    "average_precision",
-    "coco_evaluation",
-    "coco_scores",
-    "match_pictures",
-]
+__all__ = ["CocoScores", "PictureMatches", "average_precision", "coco_evaluation", "coco_scores", "match_pictures"]
 
 
 @dataclass(frozen=True)
@@ -90,19 +83,12 @@ _RECALLS = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class PictureMatches:
-    """pycocotools' matching in one picture, at its ten OKS thresholds.
+    """pycocotools' matching in one picture, at its ten OKS thresholds."""
 
-    Attributes:
-        scores: float64 [d], of the poses.
-        hits: bool [10, d], poses that match a label that counts.
-        misses: bool [10, d], poses that match nothing (the others don't count).
-        labels: How many labelled people count.
-    """
-
-    scores: npt.NDArray[np.float64]
-    hits: npt.NDArray[np.bool_]
-    misses: npt.NDArray[np.bool_]
-    labels: int
+    scores: npt.NDArray[np.float64]  # float64 [d], of the poses
+    hits: npt.NDArray[np.bool_]  # bool [10, d], poses that match a label that counts
+    misses: npt.NDArray[np.bool_]  # bool [10, d], poses that match nothing (the others don't count)
+    labels: int  # how many labelled people count
 
 
 def match_pictures(

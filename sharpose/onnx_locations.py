@@ -13,35 +13,17 @@ from sharpose.errors import BundleError
 
 __all__ = ["external_data_locations"]
 
-_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_TRAINING_INITIALIZATION, _TRAINING_ALGORITHM = 1, 2
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
-_FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
-_NODE_ATTRIBUTE = 5
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
-_SPARSE_VALUES, _SPARSE_INDICES = 1, 2
-_TENSOR_EXTERNAL_DATA = 13
-_ENTRY_KEY, _ENTRY_VALUE = 1, 2
-
-_GRAPH, _NODE, _ATTRIBUTE, _SPARSE, _TENSOR, _FUNCTION = "graph", "node", "attribute", "sparse", "tensor", "function"
-_TRAINING = "training"
+# Kind of message: its fields that lead to tensors, by number, and what they hold.
 _CHILDREN: dict[str, dict[int, str]] = {
-    "model": {_MODEL_GRAPH: _GRAPH, _MODEL_TRAINING: _TRAINING, _MODEL_FUNCTIONS: _FUNCTION},
-    _TRAINING: {_TRAINING_INITIALIZATION: _GRAPH, _TRAINING_ALGORITHM: _GRAPH},
-    _GRAPH: {_GRAPH_NODE: _NODE, _GRAPH_INITIALIZER: _TENSOR, _GRAPH_SPARSE_INITIALIZER: _SPARSE},
-    _FUNCTION: {_FUNCTION_NODE: _NODE, _FUNCTION_ATTRIBUTE: _ATTRIBUTE},
-    _NODE: {_NODE_ATTRIBUTE: _ATTRIBUTE},
-    _ATTRIBUTE: {
-        _ATTRIBUTE_TENSOR: _TENSOR,
-        _ATTRIBUTE_TENSORS: _TENSOR,
-        _ATTRIBUTE_GRAPH: _GRAPH,
-        _ATTRIBUTE_GRAPHS: _GRAPH,
-        _ATTRIBUTE_SPARSE: _SPARSE,
-        _ATTRIBUTE_SPARSES: _SPARSE,
-    },
-    _SPARSE: {_SPARSE_VALUES: _TENSOR, _SPARSE_INDICES: _TENSOR},
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},  # initialization, algorithm
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},  # values, indices
 }
+_EXTERNAL_DATA = 13  # of a tensor: entries of a key (field 1) and a value (field 2)
 
 
 def external_data_locations(model: bytes) -> frozenset[str]:
@@ -55,11 +37,11 @@ def external_data_locations(model: bytes) -> frozenset[str]:
     while pending:
         kind, message = pending.pop()
         for field, payload in _length_delimited_fields(message):
-            if kind == _TENSOR:
-                if field == _TENSOR_EXTERNAL_DATA:
+            if kind == "tensor":
+                if field == _EXTERNAL_DATA:
                     entry = dict(_length_delimited_fields(payload))
-                    if bytes(entry.get(_ENTRY_KEY, b"")) == b"location":
-                        found.add(bytes(entry.get(_ENTRY_VALUE, b"")).decode("utf-8", "replace"))
+                    if bytes(entry.get(1, b"")) == b"location":
+                        found.add(bytes(entry.get(2, b"")).decode("utf-8", "replace"))
             elif field in _CHILDREN[kind]:
                 pending.append((_CHILDREN[kind][field], payload))
     return frozenset(found)

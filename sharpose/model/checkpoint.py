@@ -126,12 +126,8 @@ def resize_state_dict(state: Mapping[str, Tensor], old: ModelConfig, new: ModelC
     Raises:
         ConfigError: the configurations differ in more than crop size.
     """
-    if (old.width, old.depth, old.head, old.head_hidden_width * (old.head == "mlp")) != (
-        new.width,
-        new.depth,
-        new.head,
-        new.head_hidden_width * (new.head == "mlp"),
-    ):
+    old_kind, new_kind = ((one.width, one.depth, one.head, _head_hidden(one)) for one in (old, new))
+    if old_kind != new_kind:
         raise ConfigError(f"can't resample {old.name} to {new.name}: they differ in more than the crop size")
     resized = dict(state)
     for stage, scale in enumerate((1, FINE_PER_SIDE)):
@@ -168,19 +164,12 @@ _METADATA_TYPES: list[Any] = [
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights.
+    """A model with its weights."""
 
-    Attributes:
-        model: In evaluation mode, float32, on the CPU.
-        config: Its configuration.
-        source: Where the weights came from, for people to read.
-        notes: What was assumed or converted on the way; to be said to the user.
-    """
-
-    model: SHaRPose
-    config: ModelConfig
-    source: str
-    notes: tuple[str, ...]
+    model: SHaRPose  # in evaluation mode, float32, on the CPU
+    config: ModelConfig  # its configuration
+    source: str  # where the weights came from, for people to read
+    notes: tuple[str, ...]  # what was assumed or converted on the way; to be said to the user
 
 
 def load_model(

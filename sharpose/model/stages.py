@@ -19,21 +19,13 @@ RELEVANCE_DECAY = 0.99
 
 
 class CoarseOutput(NamedTuple):
-    """What the coarse stage finds.
+    """What the coarse stage finds."""
 
-    Attributes:
-        heatmaps: [B, J, h, w].
-        quality: [B], predicted OKS of this pose.
-        region_order: int64 [B, R], all regions, most relevant first.
-        region_features: [B, R, C], final normalised features.
-        region_embeddings: [B, R, C], the tokens as they entered the first block.
-    """
-
-    heatmaps: Tensor
-    quality: Tensor
-    region_order: Tensor
-    region_features: Tensor
-    region_embeddings: Tensor
+    heatmaps: Tensor  # [B, J, h, w]
+    quality: Tensor  # [B], predicted OKS of this pose
+    region_order: Tensor  # int64 [B, R], all regions, most relevant first
+    region_features: Tensor  # [B, R, C], final normalised features
+    region_embeddings: Tensor  # [B, R, C], the tokens as they entered the first block
 
 
 class CoarseStage(nn.Module):
@@ -149,17 +141,11 @@ def cut_patches(image: Tensor, region_order: Tensor, selected: int, columns: int
 
 
 class PoseOutput(NamedTuple):
-    """Heatmaps after both stages.
+    """Heatmaps after both stages."""
 
-    Attributes:
-        heatmaps: [B, J, h, w], the fine stage's where it ran.
-        refined: bool [B].
-        coarse: All that the coarse stage gave.
-    """
-
-    heatmaps: Tensor
-    refined: Tensor
-    coarse: CoarseOutput
+    heatmaps: Tensor  # [B, J, h, w], the fine stage's where it ran
+    refined: Tensor  # bool [B]
+    coarse: CoarseOutput  # all that the coarse stage gave
 
 
 class SHaRPose(nn.Module):

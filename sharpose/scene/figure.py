@@ -149,40 +149,21 @@ class Parts:
             first, last = (plan.first + shift, plan.last + shift) if plan.rings else (plan.first, plan.last)
             (lefts, tops), (rights, bottoms) = zip(*low[first:last], strict=True), zip(*high[first:last], strict=True)
             depth = float(depths[first:last].sum()) / (last - first)
-            pieces.append(
-                Piece(
-                    label=plan.label,
-                    depth=depth,
-                    order=depth + plan.bias,
-                    bounds=(min(lefts), min(tops), max(rights), max(bottoms)),
-                    outlines=outlines[first:last],
-                    links=plan.links,
-                    start=middles[first],
-                    end=middles[last - 1],
-                    material=plan.material,
-                    facing=plan.facing,
-                )
-            )
+            bounds = min(lefts), min(tops), max(rights), max(bottoms)
+            shape = outlines[first:last], plan.links, middles[first], middles[last - 1]
+            pieces.append(Piece(plan.label, depth, depth + plan.bias, bounds, *shape, plan.material, plan.facing))
         return pieces
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One thing to draw.
+    """One thing to draw."""
 
-    Attributes:
-        depth: How far away its middle is, metres.
-        order: Sort key among things that are not loose, metres; larger is drawn earlier.
-        bounds: Picture x1, y1, x2, y2 that it spans.
-        loose: Whether it may come anywhere between the others (arms), so that only true depths count.
-        index: Whatever the caller knows it by.
-    """
-
-    depth: float
-    order: float
-    bounds: tuple[float, float, float, float]
-    loose: bool
-    index: int
+    depth: float  # how far away its middle is, metres
+    order: float  # sort key among things that are not loose, metres; larger is drawn earlier
+    bounds: tuple[float, float, float, float]  # picture x1, y1, x2, y2 that it spans
+    loose: bool  # whether it may come anywhere between the others (arms), so that only true depths count
+    index: int  # whatever the caller knows it by
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

@@ -13,19 +13,7 @@ import numpy.typing as npt
 from sharpose.scene.body import Body
 from sharpose.scene.canvas import Color, Texture
 
-__all__ = [
-    "PATTERNS",
-    "Light",
-    "Looks",
-    "Material",
-    "ball",
-    "cloth",
-    "mixed",
-    "plain",
-    "random_color",
-    "sample_looks",
-    "smooth_noise",
-]
+__all__ = ["Light", "Looks", "Material", "ball", "mixed", "plain", "random_color", "sample_looks", "smooth_noise"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -33,18 +21,8 @@ _ROWS, _COLUMNS = 64, 48
 _DIRECTIONS = 32
 _AROUND = 192
 PATTERNS = (
-    "plain",
-    "plain",
-    "stripes",
-    "pinstripes",
-    "checks",
-    "logo",
-    "number",
-    "blocks",
-    "dots",
-    "buttons",
-    "jacket",
-)
+    "plain", "plain", "stripes", "pinstripes", "checks", "logo", "number", "blocks", "dots", "buttons", "jacket"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,7 @@ import numpy as np
 from sharpose.scene.body import Body, Joints, Pose, solve
 from sharpose.scene.canvas import Array
 
-__all__ = [
-    "EXERCISES",
-    "GESTURES",
-    "Actor",
-    "Path",
-    "flat_feet",
-    "gesture",
-    "oval",
-    "random_pose",
-    "running",
-    "seated",
-    "shuttle",
-    "standing",
-    "walking",
-]
+__all__ = ["EXERCISES", "GESTURES", "Actor", "Path", "gesture", "oval", "shuttle"]
 
 
 def _periodic(samples: Sequence[float]) -> Array:

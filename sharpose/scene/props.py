@@ -64,13 +64,8 @@ class _Builder:
             points = corners[list(face)]
             normal = points.mean(axis=0) - middle
             if normal @ (eye - points.mean(axis=0)) > 0:
-                b, g, r = color
-                self._shapes.append(
-                    (
-                        self._camera.project(points)[0],
-                        (min(b * light, 255.0), min(g * light, 255.0), min(r * light, 255.0)),
-                    )
-                )
+                b, g, r = (min(value * light, 255.0) for value in color)
+                self._shapes.append((self._camera.project(points)[0], (b, g, r)))
 
     def sprite(self, rng: np.random.Generator, spot: Array, radius: float) -> Sprite:
         """What was collected."""
@@ -180,16 +175,7 @@ def _car(rng: np.random.Generator, builder: _Builder) -> float:
     dark, glass = (30.0, 30.0, 32.0), (120.0, 105.0, 92.0)
     builder.box((0, 0.58, 0), (4.1, 0.55, 1.7), color)
     side = 0.86
-    body = [
-        (-2.05, 0.45),
-        (-2.0, 0.85),
-        (-1.2, 0.92),
-        (-0.6, 1.38),
-        (0.7, 1.42),
-        (1.35, 0.95),
-        (2.0, 0.84),
-        (2.06, 0.45),
-    ]
+    body = (-2.05, 0.45), (-2.0, 0.85), (-1.2, 0.92), (-0.6, 1.38), (0.7, 1.42), (1.35, 0.95), (2.0, 0.84), (2.06, 0.45)
     builder.shape(np.array([(x, y, side) for x, y in body]), color)
     builder.shape(np.array([(x, y, side) for x, y in ((-1.05, 0.92), (-0.56, 1.3), (0.02, 1.32), (0.02, 0.92))]), glass)
     builder.shape(np.array([(x, y, side) for x, y in ((0.1, 0.92), (0.1, 1.32), (0.66, 1.34), (1.15, 0.92))]), glass)

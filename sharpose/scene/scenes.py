@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,13 +48,8 @@ class SceneConfig:
     fps: float = 25.0
 
     def __post_init__(self) -> None:
-        limits: dict[str, tuple[int, int | None]] = {
-            "seed": (0, None),
-            "people": (0, MAX_PEOPLE),
-            "frames": (1, None),
-            "height": (MIN_SIZE, MAX_SIZE),
-            "width": (MIN_SIZE, MAX_SIZE),
-        }
+        size = (MIN_SIZE, MAX_SIZE)
+        limits = {"seed": (0, None), "people": (0, MAX_PEOPLE), "frames": (1, None), "height": size, "width": size}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             wanted = f"expected a whole number of {low} or more" + ("" if high is None else f" and at most {high}")
@@ -67,33 +62,26 @@ class SceneConfig:
             raise ConfigError(f"scene fps: expected a number above 0, got {fps!r}")
 
 
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError("expected a whole number such as 3")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("expected a number such as 25") from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
-        raise ValueError("expected HEIGHTxWIDTH such as 720x1280")
-    return int(height), int(width)
-
-
-_READERS: dict[str, Callable[[str], int | float | tuple[int, int]]] = {
-    "seed": _whole,
-    "people": _whole,
-    "frames": _whole,
-    "size": _size,
-    "fps": _positive,
+_KEYS = {
+    "seed": "a whole number such as 3",
+    "people": "a whole number such as 3",
+    "frames": "a whole number such as 3",
+    "size": "HEIGHTxWIDTH such as 720x1280",
+    "fps": "a number such as 25",
 }
+
+
+def _read(key: str, text: str) -> dict[str, int | float]:
+    """The fields that a setting gives; raises `ValueError` for a malformed value."""
+    if key == "fps":
+        return {key: float(text)}
+    names = ("height", "width") if key == "size" else (key,)
+    parts = text.lower().split("x") if key == "size" else [text]
+    if len(parts) != len(names) or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError
+    return {name: int(part) for name, part in zip(names, parts, strict=True)}
+
+
 _EXAMPLE = "scene:seed=0,people=5,frames=150,size=720x1280"
 
 
@@ -108,23 +96,24 @@ def parse_scene(spec: str) -> SceneConfig:
     name, colon, settings = spec.partition(":")
     if name != "scene" or (colon and not settings.strip()):
         raise ConfigError(f"scene: expected 'scene' or settings such as {_EXAMPLE!r}, got {spec!r}")
-    found: dict[str, int | float | tuple[int, int]] = {}
-    known = ", ".join(_READERS)
+    found: dict[str, int | float] = {}
+    seen: set[str] = set()
+    known = ", ".join(_KEYS)
     for setting in settings.split(",") if colon else []:
         key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals or not key:
             raise ConfigError(f"scene: expected key=value with a key of {known}, got {setting!r} in {spec!r}")
-        if key not in _READERS:
+        if key not in _KEYS:
             raise ConfigError(f"scene: unknown key {key!r} in {spec!r}: expected one of {known}")
-        if key in found:
+        if key in seen:
             raise ConfigError(f"scene: key {key!r} stands more than once in {spec!r}: say each of {known} once")
+        seen.add(key)
         try:
-            found[key] = _READERS[key](text)
-        except ValueError as error:
-            raise ConfigError(f"scene: {key}: {error}, got {text!r} in {spec!r} (keys: {known})") from None
-    size = found.pop("size", None)
-    if isinstance(size, tuple):
-        return SceneConfig(height=size[0], width=size[1], **found)  # type: ignore[arg-type]
+            found |= _read(key, text)
+        except ValueError:
+            raise ConfigError(
+                f"scene: {key}: expected {_KEYS[key]}, got {text!r} in {spec!r} (keys: {known})"
+            ) from None
     return SceneConfig(**found)  # type: ignore[arg-type]
 
 
@@ -198,9 +187,7 @@ class Scene:
         Raises:
             InputError: there is no such frame.
         """
-        if not 0 <= index < len(self):
-            raise InputError(f"scene frame index: expected 0 to {len(self) - 1}, got {index}")
-        return self._stage.render(index, index / self.config.fps)
+        return self._render(self._stage, index)
 
     def without_people(self, index: int) -> SceneFrame:
         """Frame `index` as it would be without anybody: the same place, props, camera noise.
@@ -208,11 +195,12 @@ class Scene:
         Raises:
             InputError: there is no such frame.
         """
+        return self._render(replace(self._stage, people=()), index)
+
+    def _render(self, stage: Stage, index: int) -> SceneFrame:
         if not 0 <= index < len(self):
             raise InputError(f"scene frame index: expected 0 to {len(self) - 1}, got {index}")
-        stage = self._stage
-        empty = Stage(stage.background, stage.camera, stage.light, (), stage.props, stage.effects)
-        return empty.render(index, index / self.config.fps)
+        return stage.render(index, index / self.config.fps)
 
 
 _SAMPLE_KINDS = {"walk": 0.24, "run": 0.1, "stand": 0.28, "exercise": 0.14, "freeze": 0.17, "sit": 0.07}

@@ -171,21 +171,12 @@ def effects(seed: tuple[int, ...], height: int, width: int) -> Effects:
 
 @dataclass(frozen=True)
 class Stage:
-    """A place with its camera and cast.
+    """A place with its camera and cast."""
 
-    Attributes:
-        background: uint8 [H, W, 3], BGR, without people and props.
-        camera: Who looks.
-        light: From where people are lit.
-        people: The cast; their index is their id.
-        props: What stands about.
-        effects: What the camera does to the picture.
-    """
-
-    background: npt.NDArray[np.uint8]
+    background: npt.NDArray[np.uint8]  # [H, W, 3], BGR, without people and props
     camera: Camera
     light: Light
-    people: tuple[Person, ...]
+    people: tuple[Person, ...]  # their index is their id
     props: tuple[Sprite, ...]
     effects: Effects
 
