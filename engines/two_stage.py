@@ -12,9 +12,10 @@ import numpy.typing as npt
 from sharpose.engines.base import Runner, Value
 from sharpose.errors import EngineError
 
-__all__ = ["BatchBuckets", "CoarseOutput", "HostTwoStage", "TwoStage"]
+__all__ = ["CARRIED", "BatchBuckets", "CoarseOutput", "HostTwoStage", "TwoStage"]
 
-_CARRIED = ("region_features", "region_embeddings")  # from the coarse to the fine stage, never read on the host
+CARRIED = ("region_order", "region_features", "region_embeddings")
+"""Outputs of the coarse stage that are inputs of the fine one."""
 
 
 class BatchBuckets:
@@ -123,10 +124,10 @@ class HostTwoStage:
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
-        outputs = self._coarse.run(
-            {"image": self.crops[:people]}, ("keypoints", "quality", "region_order", *_CARRIED), keep_on_device=_CARRIED
-        )
-        self._carried = {name: outputs[name] for name in ("region_order", *_CARRIED)}
+        wanted = ("keypoints", "quality", *CARRIED)
+        # Of what is carried, the host reads the order of the regions alone.
+        outputs = self._coarse.run({"image": self.crops[:people]}, wanted, keep_on_device=CARRIED[1:])
+        self._carried = {name: outputs[name] for name in CARRIED}
         return CoarseOutput(
             keypoints=cast("npt.NDArray[np.float32]", outputs["keypoints"]),
             quality=cast("npt.NDArray[np.float32]", outputs["quality"]),

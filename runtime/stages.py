@@ -16,15 +16,13 @@ from sharpose.bundle import Bundle, Precision, gpu_precision
 from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
 from sharpose.engines.load import parse_device
+from sharpose.engines.two_stage import CARRIED
 from sharpose.runtime.gate import gather_patches
 
-__all__ = ["CARRIED", "Arrays", "EngineStages", "Stages", "fine_inputs", "open_stages"]
+__all__ = ["Arrays", "EngineStages", "Stages", "fine_inputs", "open_stages"]
 
 Arrays: TypeAlias = dict[str, HostArray]
 """Inputs or outputs by the names that the bundle's graphs have for them."""
-
-CARRIED = ("region_order", "region_features", "region_embeddings")
-"""Outputs of the coarse stage that are inputs of the fine stage."""
 
 
 class Stages(Protocol):

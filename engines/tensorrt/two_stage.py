@@ -10,12 +10,10 @@ import numpy.typing as npt
 from sharpose.engines.base import TensorSpec
 from sharpose.engines.cuda.device import CudaDevice
 from sharpose.engines.tensorrt.runtime import ContextPool, DeviceResources, TensorRtEngine
-from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
+from sharpose.engines.two_stage import CARRIED, BatchBuckets, CoarseOutput
 from sharpose.errors import EngineError, InputError
 
 __all__ = ["TensorRtTwoStage"]
-
-_CARRIED = ("region_order", "region_features", "region_embeddings")
 
 
 class TensorRtTwoStage:
@@ -138,7 +136,7 @@ class TensorRtTwoStage:
 
 
 def _check_fit(coarse: TensorRtEngine, fine: TensorRtEngine) -> None:
-    for name in _CARRIED:
+    for name in CARRIED:
         given, taken = coarse.outputs[name], fine.inputs[name]
         if (given.dtype, given.shape[1:]) != (taken.dtype, taken.shape[1:]):
             raise EngineError(f"the stages don't fit each other: coarse gives {given}, fine takes {taken}")

@@ -22,6 +22,8 @@ from sharpose.engines.onnxrt import OnnxRuntimeRunner, create_session
 from sharpose.errors import EngineError, InputError
 
 MAX_BATCH = 4
+Array = npt.NDArray[Any]
+Both = tuple[dict[str, Array], dict[str, Array]]
 NO_GPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
 
 
@@ -241,12 +243,6 @@ def stages(bundle: Bundle) -> tuple[OnnxRuntimeRunner, OnnxRuntimeRunner]:
         OnnxRuntimeRunner(*bundle.graph(stage), bundle.manifest.max_batch, threads=1) for stage in ("coarse", "fine")
     )
     return coarse, fine
-
-
-Array = npt.NDArray[Any]
-
-
-Both = tuple[dict[str, Array], dict[str, Array]]
 
 
 REFINED = {1: [0], 3: [0, 2], 8: [1, 2, 4, 7]}
