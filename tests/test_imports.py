@@ -1,8 +1,9 @@
-"""Who may import whom (docs/architecture.md), read from the source; and a runtime without PyTorch."""
+"""The shape of the tree (docs/architecture.md): who may import whom, no import circles, short files."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Folder: what of ours it may import. `model` stands for sharpose.model, `sharpose` for the torch-free rest of it.
+# Our folders that each folder may import. `model` is sharpose/model, `sharpose` the torch-free rest of sharpose/.
 ALLOWED = {
     "sharpose": {"sharpose"},
     "model": {"sharpose", "model"},
@@ -25,6 +26,8 @@ ALLOWED = {
     "examples": {"sharpose", "engines", "runtime"},
 }
 MAY_IMPORT_TORCH = {"model", "export", "training", "benchmarks"}
+PRODUCT = ("sharpose", "engines", "runtime", "export", "training")
+MOST_LINES = 500  # of a file
 
 
 def python_files() -> Iterator[tuple[str, Path]]:
@@ -35,18 +38,32 @@ def python_files() -> Iterator[tuple[str, Path]]:
                 yield folder, path
 
 
-def imported_modules(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def product_files() -> list[Path]:
+    return [path for folder in PRODUCT for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts if parts[0] == "sharpose" else ("sharpose", *parts))
+    return name.removesuffix(".__init__")
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        yield from imported_by(node)
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"relative import: {ast.unparse(node)}"
+        assert node.module is not None
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def folder_of(module: str) -> str | None:
-    """The folder of ours that a module belongs to, None for other people's."""
+    """The folder of ours that a module belongs to; None for other packages."""
     parts = module.split(".")
     if parts[0] != "sharpose":
         return None
@@ -63,9 +80,9 @@ def test_every_folder_has_files() -> None:
     ("folder", "path"), [pytest.param(*item, id=str(item[1].relative_to(ROOT))) for item in python_files()]
 )
 def test_imports_follow_the_table(folder: str, path: Path) -> None:
-    # `from sharpose import PoseEstimator` is the one way down: the package's own file, on first use.
+    # The one exception: `from sharpose import PoseEstimator`, imported on first use.
     allowed = ALLOWED[folder] | ({"runtime"} if path == ROOT / "sharpose" / "__init__.py" else set())
-    for module in imported_modules(path):
+    for module in imported_modules(ast.parse(path.read_text("utf-8"))):
         target = folder_of(module)
         assert target is None or target in allowed, f"{path}: {folder} may not import {module}"
         if module.split(".")[0] in {"torch", "onnxscript"}:
@@ -73,10 +90,53 @@ def test_imports_follow_the_table(folder: str, path: Path) -> None:
         assert module.split(".")[0] not in {"mmcv", "mmpose", "timm", "torchvision"}, f"{path}: {module}"
 
 
-def test_the_table_catches_a_forbidden_import(tmp_path: Path) -> None:
-    file = tmp_path / "bad.py"
-    file.write_text("def f():\n    from sharpose.model.backbone import Block\n    import torch\n")
-    assert [folder_of(module) for module in imported_modules(file)] == ["model", None]
+def test_the_table_catches_a_forbidden_import() -> None:
+    tree = ast.parse("def f():\n    from sharpose.model.backbone import Block\n    import torch\n")
+    assert [folder_of(module) for module in imported_modules(tree)] == ["model", None]
+
+
+def test_no_import_circles() -> None:
+    """Among imports at module level, and among those for type checkers within a folder."""
+    assert find_circle({module_name(path): path.read_text("utf-8") for path in product_files()}) == []
+
+
+def test_a_circle_is_found() -> None:
+    a, b = "from sharpose.x.b import B", "from sharpose.x.a import A"
+    typed = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {b}"
+    assert set(find_circle({"sharpose.x.a": a, "sharpose.x.b": b})) == {"sharpose.x.a", "sharpose.x.b"}
+    assert find_circle({"sharpose.x.a": a, "sharpose.x.b": typed})
+    assert not find_circle({"sharpose.x.a": a.replace(".x.b", ".y.b"), "sharpose.y.b": typed})
+    assert not find_circle({"sharpose.x.a": a, "sharpose.x.b": f"def f():\n    {b}"})
+
+
+def find_circle(sources: dict[str, str]) -> list[str]:
+    """The modules of an import circle, in order; empty if there is none."""
+    graph: dict[str, set[str]] = {name: set() for name in sources}
+    for name, source in sources.items():
+        for imported, for_types in module_level_imports(ast.parse(source)):
+            module = imported if imported in sources else imported.rpartition(".")[0]
+            same_folder = module.rpartition(".")[0] == name.rpartition(".")[0]
+            if module in sources and module != name and (same_folder or not for_types):
+                graph[name].add(module)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def module_level_imports(node: ast.AST, for_types: bool = False) -> Iterator[tuple[str, bool]]:
+    """Imports outside functions, and whether each is under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from ((module, for_types) for module in imported_by(child))
+            guarded = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+            yield from module_level_imports(child, for_types or guarded)
+
+
+def test_files_are_short() -> None:
+    lines = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in product_files()}
+    assert {str(path): count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_the_runtime_works_without_torch() -> None:
@@ -96,7 +156,7 @@ def test_the_runtime_works_without_torch() -> None:
 
 
 def test_help_needs_nothing_heavy() -> None:
-    """`sharpose-run --help` has to answer at once: only click and the standard library."""
+    """`sharpose-run --help` imports only click and the standard library."""
     program = (
         "import sys\n"
         "import sharpose.runtime.cli\n"
@@ -109,7 +169,7 @@ def test_help_needs_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", ["sharpose.runtime", "sharpose.engines.tensorrt.build", "sharpose.training.data"])
 def test_a_checkout_can_be_imported_from_its_root(name: str) -> None:
-    """Whether or not anything is installed: `-S` leaves out site-packages, `-c` has the root on the path."""
+    """Without an installation: `-S` leaves out site-packages, `-c` puts the root on the path."""
     program = f"import importlib.util, sharpose; print(importlib.util.find_spec({name!r}).origin)"
     done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
