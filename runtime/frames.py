@@ -72,6 +72,8 @@ class SourceInfo:
         live: Whether it is a camera or a stream, which doesn't wait for a slow reader.
         health: Connection, dropped frames and reconnects; never changes for files.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
+        progress: Frames read so far, skipped ones included, where they are counted.
+        end_reason: Why a live stream ended, where that is known; None as long as it hasn't.
     """
 
     name: str
@@ -81,6 +83,8 @@ class SourceInfo:
     live: bool = False
     health: SourceHealth = field(default_factory=SourceHealth)
     warnings: list[str] = field(default_factory=list)
+    progress: int = 0
+    end_reason: str | None = None
 
 
 class Source(Protocol):

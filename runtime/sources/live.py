@@ -140,8 +140,9 @@ class LiveSource:
 
     def _has_progressed(self, connection: _Connection) -> bool:
         """Whether the inner source decoded anything since the last call, skipped frames included."""
-        progress = getattr(connection.source, "progress", 0)
-        progressed = bool(progress != self._progress and progress)
+        source = connection.source  # which its thread lets go of
+        progress = 0 if source is None else source.info.progress
+        progressed = progress not in (0, self._progress)
         self._progress = progress
         if progressed:
             self._heard = self._clock()
@@ -312,7 +313,7 @@ class _Connection:
                 end = getattr(frames, "close", None)
                 if end is not None:  # a generator notes its warnings when it is closed
                     end()
-                self.reason = getattr(source, "end_reason", None) or self.reason
+                self.reason = source.info.end_reason or self.reason
         finally:
             source.close()
 

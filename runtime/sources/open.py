@@ -88,8 +88,8 @@ def open_source(
     elif jetson:
         read = partial(GstreamerSource, name, jetson_pipeline(spec, options.rtsp_transport or "tcp"))
     else:
-        read = partial(_open_address, spec, options, Hardware(options.hwaccel, name, say))
-        return LiveSource(name, read, options, say=say)
+        hardware = Hardware(options.hwaccel, name, say)
+        return LiveSource(name, partial(_open_address, spec, options, hardware), options, say=say)
     return LiveSource(name, lambda: _trimmed(read(), options), options, say=say)
 
 
@@ -161,9 +161,6 @@ class TrimmedSource:
         stride: Hand out every `stride`-th frame.
         start: Seconds to skip.
         duration: Seconds to read; all if None.
-
-    Attributes:
-        progress: Frames that were read, skipped ones included.
     """
 
     def __init__(self, source: Source, *, stride: int = 1, start: float = 0.0, duration: float | None = None) -> None:
@@ -171,7 +168,6 @@ class TrimmedSource:
         self._stride = stride
         self._start = start
         self._duration = duration
-        self.progress = 0
         count, rate = source.info.frame_count, source.info.frame_rate
         whole = start == 0.0 and duration is None and count is not None
         self.info = replace(  # image_ids stay those of all frames: a boxes file may have the skipped ones too
@@ -184,7 +180,7 @@ class TrimmedSource:
         """The frames. Raises what the source raises."""
         wanted = 0
         for frame in self._source:
-            self.progress += 1
+            self.info.progress += 1
             if frame.time < self._start:
                 continue
             if self._duration is not None and frame.time >= self._start + self._duration:

@@ -55,10 +55,6 @@ class VideoSource:
         options: How to read: `timeout`, `stride` and, where it isn't live, `start` and `duration`.
         hardware: What decodes; the CPU if None.
 
-    Attributes:
-        progress: Pictures decoded so far, skipped ones included.
-        end_reason: Why a live stream ended; None as long as it hasn't.
-
     Raises:
         SourceError: it can't be opened, or holds no video.
     """
@@ -70,8 +66,6 @@ class VideoSource:
         self.info = SourceInfo(redact_url(spec))
         if not is_url(spec) and Path(spec).is_file() and Path(spec).stat().st_size == 0:
             raise SourceError(f"{self.info.name}: expected a video, found an empty file")
-        self.progress = 0
-        self.end_reason: str | None = None
         self._gaps = GapWatch()
         self._started = False
         self._closed = False
@@ -120,7 +114,7 @@ class VideoSource:
             for timed in self._timed():
                 arrived = time.monotonic() if self.info.live else None
                 last = timed
-                self.progress += 1
+                self.info.progress += 1
                 if self._is_past(timed.time):
                     return
                 self._gaps.see(timed.time)
@@ -135,7 +129,7 @@ class VideoSource:
                     raise SourceError(f"{self.info.name}: ends before {start:g} s, where reading was to start")
                 why = f": {self._decoder.cut}" if self._decoder.cut else ""
                 raise SourceError(f"{self.info.name}: expected a video, but not one frame of it can be decoded{why}")
-            self.end_reason = self._decoder.cut or "the stream ended"
+            self.info.end_reason = self._decoder.cut or "the stream ended"
             if last is not None:
                 self._warn_of_early_end(last)
         finally:

@@ -295,12 +295,11 @@ def test_silence_without_reconnecting_is_an_error(made, impatient):
 def test_skipped_frames_are_no_silence(made, monkeypatch):
     monkeypatch.setattr(live, "_GRACE_SECONDS", 0.3)
     inner = Inner(lambda: decode())
-    inner.progress = 0  # type: ignore[attr-defined]
 
     def decode() -> Iterator[Frame]:
         for _ in range(25):
             time.sleep(0.05)
-            inner.progress += 1  # type: ignore[attr-defined]
+            inner.info.progress += 1
         yield frame(40)
 
     source = made(Factory(inner), SourceOptions(buffer="all", timeout=0.2, reconnect=0))

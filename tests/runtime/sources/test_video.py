@@ -248,7 +248,7 @@ def test_skipped_frames_are_not_converted(tmp_path, make_video, monkeypatch):
     monkeypatch.setattr(source, "_upright", lambda picture: converted.append(1) or upright(picture))
     assert len(list(source)) == 5
     assert len(converted) == 5
-    assert source.progress == 40
+    assert source.info.progress == 40
 
 
 def test_an_early_end_is_still_said(tmp_path, indexed_mp4):
