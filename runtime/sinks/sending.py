@@ -33,16 +33,6 @@ class _Input:
         return os.read(_STANDARD_INPUT, size)
 
 
-def _first_line() -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(_STANDARD_INPUT, 1)
-        if not byte:
-            return b""
-        line += byte
-    return line
-
-
 def _say(line: str) -> None:
     print(line.replace("\n", " "), flush=True)
 
@@ -69,9 +59,12 @@ def _send(target: str, pipe: str, form: str, options: Mapping[str, str]) -> None
 
 def main() -> int:
     """Sends until standard input ends; 0 if all was taken."""
-    line = _first_line()
-    if not line:
-        return 0
+    line = b""
+    while not line.endswith(b"\n"):  # byte by byte: what follows is PyAV's
+        byte = os.read(_STANDARD_INPUT, 1)
+        if not byte:
+            return 0
+        line += byte
     try:
         order = json.loads(line)
         _send(order["target"], order["pipe"], order["format"], order["options"])
