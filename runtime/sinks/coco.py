@@ -11,7 +11,7 @@ from pathlib import Path
 from sharpose.errors import SinkError
 from sharpose.files import mark_partial, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.base import people_of, strict_json
+from sharpose.runtime.sinks.people import people_of, strict_json
 
 __all__ = ["CocoSink", "TwinFile"]
 

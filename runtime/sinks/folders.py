@@ -12,7 +12,7 @@ import numpy as np
 from sharpose.errors import InputError, SinkError
 from sharpose.files import removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.base import Person, people_of, strict_json
+from sharpose.runtime.sinks.people import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
 
 __all__ = ["OPENPOSE_COCO18", "FolderSink", "OpenPoseSink", "PicturesSink"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from sharpose.errors import InputError, SinkError
 from sharpose.files import GrowingFile
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.base import people_of, strict_json
+from sharpose.runtime.sinks.people import people_of, strict_json
 from sharpose.skeleton import Skeleton
 
 __all__ = ["CsvSink", "JsonLinesSink", "MotSink"]

@@ -139,7 +139,7 @@ class VideoSource:
         start = self._options.start or 0.0
         if start <= 0.0 or self.info.live:
             return _counted(self._decoder, self._clock())
-        timed = _sought(self._container, self._stream, self._decoder, self._clock(), start)
+        timed = _seek(self._container, self._stream, self._decoder, self._clock(), start)
         if timed is None:
             self._container.close()
             self._open()
@@ -231,7 +231,7 @@ def _counted(pictures: Iterable[VideoFrame], clock: FrameClock, first_index: int
         yield _Timed(index, clock.seconds(picture.pts, picture.dts), picture)
 
 
-def _sought(
+def _seek(
     container: InputContainer, stream: VideoStream, decoder: Decoder, clock: FrameClock, start: float
 ) -> Iterator[_Timed] | None:
     """The pictures from a key frame at or before `start` seconds on.
@@ -275,7 +275,7 @@ def _sought(
     return None
 
 
-def _index_at(container: InputContainer, stream: VideoStream, time: float, sought_stamp: int) -> int:
+def _index_at(container: InputContainer, stream: VideoStream, time: float, stamp: int) -> int:
     """The index of the key frame at `time`, which seeking to a stamp led to."""
     assert stream.time_base is not None
     assert stream.average_rate is not None
@@ -286,7 +286,7 @@ def _index_at(container: InputContainer, stream: VideoStream, time: float, sough
     steps = {later - earlier for earlier, later in itertools.pairwise(stamps)}
     if len(steps) == 1:  # headers lie about the rate, this can't
         return round(time / float(steps.pop() * stream.time_base))
-    return max(0, int(entries.search_timestamp(sought_stamp)))
+    return max(0, int(entries.search_timestamp(stamp)))
 
 
 def upright(image: Image, matrix: bytes) -> Image:

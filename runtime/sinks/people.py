@@ -58,8 +58,8 @@ def people_of(record: FrameRecord) -> list[Person]:
     )
     nothing = [None] * len(poses)
     return [
-        Person(xyxy, bbox, score, points, quality, refined, wanted, track_id)
-        for xyxy, bbox, score, points, quality, refined, wanted, track_id in zip(
+        Person(*values)
+        for values in zip(
             _rounded(poses.boxes.xyxy, _PIXEL_DECIMALS).tolist(),
             _rounded(poses.boxes.xywh, _PIXEL_DECIMALS).tolist(),
             _rounded(poses.scores, _SCORE_DECIMALS).tolist(),
