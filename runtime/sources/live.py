@@ -248,8 +248,8 @@ class LiveSource:
         if self._timeline.begun:
             self.info.health.reconnects += 1
         if self._lost_at is not None:
-            back = "back" if self._timeline.begun else "there"
-            line = f"{self.info.name}: {back} after {now - self._lost_at:.1f} s"
+            what = "reconnected" if self._timeline.begun else "connected"
+            line = f"{self.info.name}: {what} after {now - self._lost_at:.1f} s"
             if before is not None and before != size:
                 line += f", now {size[0]}x{size[1]} instead of {before[0]}x{before[1]}"
         self._lost_at = None

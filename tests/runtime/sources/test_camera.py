@@ -118,7 +118,7 @@ def test_pulled_out_and_plugged_in_again(capture):
     assert said[0] == (
         "camera 1: lost (stopped delivering pictures after frame 3; is it still connected?); reconnecting"
     )
-    assert said[1].startswith("camera 1: back after ")
+    assert said[1].startswith("camera 1: reconnected after ")
     assert capture.made[0].released
     assert source.info.health.reconnects >= 1
 

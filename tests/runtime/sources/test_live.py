@@ -82,7 +82,7 @@ def test_time_index_and_size_go_on_over_a_reconnect(made):
     assert source.info.health.reconnects >= 1
     assert said[:2] == [
         "cam: lost (the stream ended); reconnecting",
-        "cam: back after 3.0 s, now 10x8 instead of 6x4",
+        "cam: reconnected after 3.0 s, now 10x8 instead of 6x4",
     ]
 
 
@@ -158,7 +158,7 @@ def test_unless_reconnecting_was_asked_for(made, reconnect):
     source = made(factory, SourceOptions(buffer="all", reconnect=reconnect), say=said.append)
     assert next(iter(source)).index == 0
     assert said[0] == "cam: not there yet (refused); retrying"
-    assert said[1].startswith("cam: there after ")
+    assert said[1].startswith("cam: connected after ")
     assert source.info.health.reconnects <= 1
 
 

@@ -71,7 +71,7 @@ def test_killed_and_back_with_another_size(server):
         assert source.info.health.connected
     assert said[0].startswith(f"{server.url}: lost (")
     assert said[0].endswith("; reconnecting")
-    assert said[1].startswith(f"{server.url}: back after ")
+    assert said[1].startswith(f"{server.url}: reconnected after ")
     assert said[1].endswith(", now 160x120 instead of 320x240")
     assert len(said) == 2
 
