@@ -29,7 +29,7 @@ _WEIGHTS = "weights.bin"
 
 
 class ParityReportError(ParityError):
-    """A parity check that said no, with the reports that there are by then, the failed one last."""
+    """A failed parity check, with the reports made so far, the failed one last."""
 
     def __init__(self, message: str, reports: dict[Precision, ParityReport]) -> None:
         super().__init__(message)
@@ -42,13 +42,13 @@ class ExportOptions:
 
     Attributes:
         precisions: The precisions to hold graphs in; their common weights are stored once.
-        max_batch: Most people in one run of a graph.
+        max_batch: The most people in one run of a graph.
         opset: ONNX opset.
         store_weights: `fp16` rounds the weights of float32 graphs to halves and stores them so; they are cast when a
             graph is loaded. Parity is with the model as it was given, within the tolerance of halves.
         gate_chosen_by: How the quality threshold was found, for people to read.
         strict_parity: Also refuse moved keypoints, differing regions and flipped gates.
-        overwrite: Replace a bundle that is there.
+        overwrite: Replace an existing bundle.
     """
 
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -80,7 +80,7 @@ def export_bundle(
         output: The folder to make.
         pictures: Crops to measure parity on.
         options: How to export.
-        say: Told what is being done, step by step.
+        say: Called with a line about each step.
 
     Returns:
         The manifest, parity report included.
@@ -171,7 +171,7 @@ def _measure(
             OnnxRuntimeRunner(folder / entry.file, entry, options.max_batch) for entry in (pair.coarse, pair.fine)
         )
         graphs = EngineStages(model.config, precision, *runners)
-        half = TorchStages(models[precision]) if precision == "fp16" else None
+        half = TorchStages(models[precision], max_batch=options.max_batch) if precision == "fp16" else None
         report = measure_parity(reference, graphs, pictures, half, rounded=rounded)
         reports[precision] = report
         tolerance = tolerance_for("fp16" if rounded else precision)

@@ -24,6 +24,7 @@ __all__ = [
     "Tolerance",
     "batch_sizes",
     "compare",
+    "compare_stages",
     "failures",
     "measure_parity",
     "print_parity",
@@ -132,7 +133,7 @@ class StageRuns:
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """The sizes of batch that crops are run in, in turn."""
+    """The batch sizes that crops are run in, in turn: 1, 3 and 8 up to the largest."""
     return tuple(size for size in _BATCH_SIZES if size <= max_batch)
 
 
@@ -181,13 +182,13 @@ def compare(
     """The report on how far `actual` is from `reference`, with what is beyond tolerance in `failures`.
 
     Args:
-        reference: What is right.
-        actual: What is judged.
-        config: The model's.
-        threshold: The gate's.
+        reference: The outputs to compare with.
+        actual: The outputs to judge.
+        config: The model's configuration.
+        threshold: The gate's threshold of predicted quality.
         tolerance: The limits.
-        pictures: What the crops were taken from.
-        judged: What ran, against what.
+        pictures: Where the crops came from, for the report.
+        judged: What ran, against what, for the report.
         sizes: The batch sizes that were used.
     """
     outputs = [
@@ -260,6 +261,22 @@ def _join(batches: list[Arrays]) -> Arrays:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
+def compare_stages(
+    reference: StageRuns,
+    stages: Stages,
+    pictures: ParityPictures,
+    threshold: float,
+    tolerance: Tolerance,
+    judged: str,
+) -> ParityReport:
+    """Run stages on pictures in batches of 1, 3 and 8, and `compare` them with the reference's outputs on these."""
+    sizes = batch_sizes(stages.max_batch)
+    runs = run_stages(stages, pictures.crops, sizes, reference)
+    return compare(
+        reference, runs, stages.config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
+    )
+
+
 def measure_parity(
     reference: StageRuns, graphs: EngineStages, pictures: ParityPictures, half: Stages | None, *, rounded: bool = False
 ) -> ParityReport:
@@ -276,22 +293,15 @@ def measure_parity(
         half: The half model in PyTorch where the graphs are half, else None.
         rounded: Whether float32 graphs hold weights that were rounded to halves: they are judged as halves are.
     """
-    config, sizes = graphs.config, batch_sizes(graphs.max_batch)
-    tolerance = tolerance_for("fp16" if rounded else graphs.precision)
-
-    def report_on(stages: Stages, judged: str) -> ParityReport:
-        runs = run_stages(stages, pictures.crops, sizes, reference)
-        threshold = config.quality_threshold
-        return compare(
-            reference, runs, config, threshold, tolerance, pictures=pictures.origin, judged=judged, sizes=sizes
-        )
-
+    threshold, tolerance = graphs.config.quality_threshold, tolerance_for("fp16" if rounded else graphs.precision)
     weights = ", weights rounded to float16," if rounded else ""
-    report = report_on(graphs, f"ONNX Runtime on the CPU{weights} against PyTorch")
+    judged = f"ONNX Runtime on the CPU{weights} against PyTorch"
+    report = compare_stages(reference, graphs, pictures, threshold, tolerance, judged)
     if half is None:
         return report
     of_graphs = [f"in ONNX Runtime: {line}" for line in report.failures]
-    report = report_on(half, "PyTorch in float16 against PyTorch in float32")
+    judged = "PyTorch in float16 against PyTorch in float32"
+    report = compare_stages(reference, half, pictures, threshold, tolerance, judged)
     return report.model_copy(update={"failures": (*report.failures, *of_graphs)})
 
 

@@ -41,7 +41,7 @@ class ParityPictures:
     """Crops and where they came from."""
 
     crops: npt.NDArray[np.uint8]  # uint8 [n, H, W, 3], RGB
-    origin: str  # a few words for the report
+    origin: str  # where they came from, for the report
 
 
 def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPictures:
@@ -94,7 +94,7 @@ class LabelledPictures:
     Attributes:
         document: The labels, as COCO's file has them.
         pictures: File and labelled boxes, float32 [n, 4] xyxy, by image id; only pictures with labelled people.
-        origin: A few words for the report.
+        origin: Where they came from, for the report.
     """
 
     document: dict[str, Any]
@@ -123,7 +123,7 @@ class LabelledPictures:
 
 
 def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictures:
-    """COCO keypoint labels and the pictures that they speak of.
+    """COCO keypoint labels and the pictures that they are for.
 
     Args:
         labels: COCO `person_keypoints` JSON.

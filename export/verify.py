@@ -13,7 +13,7 @@ from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
 from sharpose.errors import BundleError, EngineError, ExportError
-from sharpose.export.parity import batch_sizes, compare, run_stages, tolerance_for
+from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.stages import EngineStages, open_stages
@@ -128,23 +128,16 @@ def verify_bundle(
     stages.close()
     engines: list[VerifiedEngine] = []
     unusable: list[str] = []
-    sizes = batch_sizes(bundle.manifest.max_batch)
+    threshold = bundle.manifest.gate.quality_threshold
     for found in available_engines(bundle, say):
         if isinstance(found, str):
             unusable.append(found)
             continue
         device, stages = found
         say(f"running {device}, {stages.precision}")
-        report = compare(
-            reference,
-            run_stages(stages, pictures.crops, sizes, reference),
-            bundle.model,
-            bundle.manifest.gate.quality_threshold,
-            tolerance_for(stages.precision, device),
-            pictures=pictures.origin,
-            judged=f"{device} in {stages.precision} against the float32 ONNX graphs",
-            sizes=sizes,
-        )
+        judged = f"{device} in {stages.precision} against the float32 ONNX graphs"
+        tolerance = tolerance_for(stages.precision, device)
+        report = compare_stages(reference, stages, pictures, threshold, tolerance, judged)
         precision = _average_precision(bundle, stages, labels)
         engines.append(VerifiedEngine(device, stages.precision, report, precision))
         stages.close()
@@ -175,7 +168,7 @@ def print_verification(verification: Verification, console: Console) -> None:
     table.add_row("same regions", *(f"{report.region_set_agreement:.1%}" for report in reports))
     table.add_row("gate flips", *(f"{report.gate_flips} of {report.crops}" for report in reports))
     table.add_row(
-        "… near the threshold",
+        "of those near the threshold",
         *(f"{report.gate_flips_near_threshold} of {report.gate_near_threshold}" for report in reports),
     )
     if verification.average_precision is not None:

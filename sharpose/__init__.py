@@ -15,7 +15,7 @@ __all__ = ["PoseEstimator", "__version__"]
 
 __version__ = "0.1.0"
 
-# In a checkout `runtime/`, `engines/`, … lie beside this package's folder, not in it.
+# In a checkout `runtime/`, `engines/` and the others lie beside this package's folder, not in it.
 _FOLDER = Path(__file__).resolve().parent
 if not (_FOLDER / "runtime").is_dir():
     __path__.append(str(_FOLDER.parent))

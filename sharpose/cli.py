@@ -100,7 +100,7 @@ class _SectionedOption(click.Option):
 
 
 def option(section: str, *names: str, **settings: Any) -> Callable[[_Decorated], _Decorated]:  # noqa: ANN401
-    """`click.option` that stands under a heading; click refuses settings that it doesn't know."""
+    """`click.option` under a heading of the help; click refuses settings that it doesn't know."""
     return click.option(*names, cls=_SectionedOption, section=section, **settings)
 
 

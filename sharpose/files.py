@@ -201,7 +201,10 @@ class GrowingFile:
                 self._looked = self._clock()
             elif self._clock() - self._looked >= _LOOK_EVERY:
                 self._looked = self._clock()
-                self._check_name()
+                status = os.fstat(self._descriptor)
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                    self._removed = True
+                    raise removed_error(self.path)
             write_all(self._descriptor, entry)
         except OSError as error:
             self._take_back()
@@ -223,13 +226,6 @@ class GrowingFile:
         with contextlib.suppress(SinkError):  # what led here was reported
             self.close()
         return mark_partial(self.path) if self.made and not self._removed else None
-
-    def _check_name(self) -> None:
-        assert self._descriptor is not None
-        status = os.fstat(self._descriptor)
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-            self._removed = True
-            raise removed_error(self.path)
 
     def _take_back(self) -> None:
         """Undoes a half-written entry; a pipe can't take anything back."""

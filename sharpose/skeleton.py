@@ -46,7 +46,7 @@ class Skeleton:
                     )
         mirrored = [index for pair in self.flip_pairs for index in pair]
         if len(set(mirrored)) != len(mirrored):
-            raise ConfigError(f"skeleton {self.name!r}: a keypoint stands in more than one flip pair")
+            raise ConfigError(f"skeleton {self.name!r}: a keypoint is in more than one flip pair")
 
     @property
     def num_keypoints(self) -> int:

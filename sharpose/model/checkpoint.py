@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpose.config import ModelConfig, parse_config
-from sharpose.errors import CheckpointError, ConfigError
+from sharpose.errors import CheckpointError, ConfigError, one_line
 from sharpose.model.stages import SHaRPose
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
@@ -255,8 +255,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             ) from error
         raise CheckpointError(f"checkpoint {file}: not a PyTorch checkpoint") from error
     except Exception as error:  # a damaged file breaks torch's reader in many ways, struct.error and IndexError too
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise CheckpointError(f"checkpoint {file}: not a readable PyTorch checkpoint ({reason})") from error
+        raise CheckpointError(
+            f"checkpoint {file}: not a readable PyTorch checkpoint ({one_line(error)[:160]})"
+        ) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         found = sorted(map(str, content))[:_NAMED] if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(f"checkpoint {file}: expected a mapping with 'state_dict' and 'meta', got {found}")
@@ -278,7 +279,7 @@ def _check_beginning(file: Path) -> None:
         with file.open("rb") as content:
             beginning = content.read(8)
     except OSError as error:
-        raise CheckpointError(f"checkpoint {file}: can't be read ({error.strerror})") from error
+        raise CheckpointError(f"checkpoint {file}: can't be read ({one_line(error)})") from error
     if not beginning.startswith(_BEGINNINGS):
         raise CheckpointError(f"checkpoint {file}: expected a PyTorch checkpoint, got a file that begins {beginning!r}")
 

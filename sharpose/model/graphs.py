@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpose.config import ModelConfig
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, one_line
 from sharpose.model.decode import HeatmapDecoder
 from sharpose.model.stages import SHaRPose
 from sharpose.tokens import PATCH_SIZE
@@ -143,7 +143,7 @@ class TorchStages:
             self._device = torch.device(device) if device else next(model.parameters()).device
             self._coarse, self._fine = CoarseGraph(model).to(self._device), FineGraph(model).to(self._device)
         except (RuntimeError, AssertionError) as error:
-            raise EngineError(f"device {device}: PyTorch can't use it ({' '.join(str(error).split())[:120]})") from None
+            raise EngineError(f"device {device}: PyTorch can't use it ({one_line(error)[:120]})") from None
 
     def coarse(self, crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.generic]]:
         """The outputs of `coarse.onnx` by name, on uint8 crops [n, H, W, 3], RGB."""

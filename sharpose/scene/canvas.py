@@ -137,7 +137,7 @@ class Canvas:
         self.bounds = _NOTHING
 
     def new_bounds(self) -> None:
-        """Start to measure `bounds` afresh."""
+        """Measure `bounds` from here on."""
         self.bounds = _NOTHING
 
     def _claim(self, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int] | None:

@@ -106,7 +106,7 @@ def parse_scene(spec: str) -> SceneConfig:
         if key not in _KEYS:
             raise ConfigError(f"scene: unknown key {key!r} in {spec!r}: expected one of {known}")
         if key in seen:
-            raise ConfigError(f"scene: key {key!r} stands more than once in {spec!r}: say each of {known} once")
+            raise ConfigError(f"scene: key {key!r} is given more than once in {spec!r}: give each of {known} once")
         seen.add(key)
         try:
             found |= _read(key, text)
