@@ -155,6 +155,17 @@ def test_the_runtime_works_without_torch() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "PoseEstimator\n", "")
 
 
+def test_bundles_are_evaluated_and_verified_without_torch() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "import sharpose.training.evaluation.run, sharpose.training.eval_cli\n"
+        "import sharpose.export.cli, sharpose.export.verify\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_needs_nothing_heavy() -> None:
     """`sharpose-run --help` imports only click and the standard library."""
     program = (

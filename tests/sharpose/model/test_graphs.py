@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from sharpose.config import ModelConfig
+from sharpose.errors import EngineError
 from sharpose.heatmap import decode_heatmaps
 from sharpose.model import SHaRPose, random_model
-from sharpose.model.graphs import CoarseGraph, FineGraph, Normalise
+from sharpose.model.graphs import COARSE_OUTPUTS, CoarseGraph, FineGraph, Normalise, TorchStages
 from sharpose.runtime.gate import gather_patches
+from sharpose.runtime.stages import fine_inputs
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,19 @@ def test_both_graphs_and_the_gather_are_the_model(model, crops, coarse, rows, na
     decoded = decode_heatmaps(heatmaps.numpy(), nano_config.crop_size)
     assert np.median(np.abs(keypoints.numpy() - decoded)) < 1e-3
     assert (keypoints[..., 2].numpy() == decoded[..., 2]).all()
+
+
+def test_stages_on_arrays_are_the_graphs_and_leave_the_model_as_it_was(model, crops, coarse, nano_config):
+    stages = TorchStages(model, max_batch=4)
+    for training in (True, False):
+        model.train(training)
+        found = stages.coarse(crops)
+        assert model.training is model.backbone.training is training
+    assert list(found) == COARSE_OUTPUTS
+    for name, value in found.items():
+        np.testing.assert_allclose(value, coarse[name].numpy(), atol=1e-6)
+    fine = stages.fine(fine_inputs(crops, found, nano_config))
+    assert list(fine) == ["keypoints", "heatmaps"]
+    assert fine["keypoints"].shape == (3, nano_config.num_keypoints, 3)
+    with pytest.raises(EngineError, match="device nowhere: PyTorch can't use it"):
+        TorchStages(model, "nowhere")
