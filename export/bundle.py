@@ -1,4 +1,4 @@
-"""A model becomes a bundle: graphs, shared weights, parity, manifest, all or nothing."""
+"""Writing a bundle from a model: graphs, shared weights, parity report and manifest, all or nothing."""
 
 from __future__ import annotations
 

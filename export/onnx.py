@@ -1,4 +1,4 @@
-"""From a model to its two ONNX graphs: precisions, one file of weights for both, weights stored as halves."""
+"""Exporting a model to its two ONNX graphs: precisions, one file of weights for both, weights stored as float16."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def save_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights: st
 
 
 def round_to_half(model: SHaRPose) -> SHaRPose:
-    """A copy of a float32 model whose parameters are those that a half can say.
+    """A copy of a float32 model with its parameters rounded to float16.
 
     Raises:
         ExportError: a parameter is too large for a half.
@@ -88,15 +88,15 @@ def round_to_half(model: SHaRPose) -> SHaRPose:
 
 
 def store_as_half(model: onnx.ModelProto) -> int:
-    """Let a graph keep as halves what halves say exactly: the weights of a model that `round_to_half` made.
+    """Store weights as float16 where that is exact, as in the graphs of a model that `round_to_half` made.
 
-    Constants of the graph's own (normalisation, decoding) are no halves and stay as they are, as do small tensors.
+    The graph's own constants (normalisation, decoding) and small tensors stay as they are.
 
     Args:
         model: Changed in place; its tensors lie in it, not in a file.
 
     Returns:
-        How many tensors are halves now.
+        How many tensors are float16 now.
     """
     graph = model.graph
     casts = []

@@ -1,4 +1,4 @@
-"""`--verify`: does every engine of this machine say what the bundle's float32 ONNX graphs say? Torch-free."""
+"""`--verify`: compare every engine of this machine with the bundle's float32 ONNX graphs. Torch-free."""
 
 from __future__ import annotations
 

@@ -78,10 +78,7 @@ class GraphPair(_Strict):
 
 
 class GainCurve(_Strict):
-    """What refining a person gains in OKS on average, by the quality that the coarse stage predicted: a broken line.
-
-    Before its first quality and after its last it is level.
-    """
+    """Mean gain in OKS from refining a person, by predicted quality: piecewise linear, constant beyond its ends."""
 
     quality: tuple[float, ...] = Field(min_length=1, description="ascending")
     gain: tuple[float, ...] = Field(description="as many; below 0 where the fine stage does harm")
@@ -99,11 +96,11 @@ class GainCurve(_Strict):
 
 
 class Gate(_Strict):
-    """Who is refined: crops whose predicted quality is below the threshold; and what that is known to gain."""
+    """Who is refined: crops whose predicted quality is below the threshold; and what refining gains."""
 
     quality_threshold: float = Field(allow_inf_nan=False)
     chosen_by: str
-    gain: GainCurve | None = Field(default=None, description="tells who goes first where a deadline leaves no time")
+    gain: GainCurve | None = Field(default=None, description="decides who is refined first within a deadline")
 
 
 class OutputParity(_Strict):
@@ -176,12 +173,12 @@ def _is_plain_name(name: str) -> bool:
 
 _CHUNK = 1 << 20  # bytes
 
-_ADDED_LATER = frozenset({"gate.gain"})  # bundles that were written before lack them, and are none the worse
+_ADDED_LATER = frozenset({"gate.gain"})  # optional: older bundles lack them
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all there and are those that `bundle.json` was written for."""
+    """A bundle whose files are complete and match `bundle.json`."""
 
     path: Path  # the folder
     manifest: Manifest  # what `bundle.json` says
@@ -275,7 +272,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Keys that fell back to a default; that is for YAML files and for code, a bundle says everything."""
+    """Keys that fell back to a default: fine in YAML and in code, but a bundle must state everything."""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
             key = ".".join((*path, name))

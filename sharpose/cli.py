@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 EXIT_REFUSED = 1
-"""A check said no."""
+"""A check failed."""
 EXIT_USER = 2
-"""The user's mistake, or unusable input."""
+"""A usage error, or unusable input."""
 EXIT_FAILED = 3
-"""Something failed on the way, and partial results were kept."""
+"""Something failed during the run; partial results were kept."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C."""
 EXIT_TERMINATED = 143

@@ -30,7 +30,7 @@ class ExportError(SharposeError):
 
 
 class ParityError(SharposeError):
-    """The exported graphs do not reproduce the PyTorch model: a check that said no."""
+    """The exported graphs do not reproduce the PyTorch model: a check failed."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Which files an ONNX graph wants beside it, read from its bytes without the onnx package.
+"""The external data files of an ONNX graph, read from its bytes without the onnx package.
 
 The runtime must know before an engine opens anything: a graph may name any path as the place of its weights. Only the
 few fields of the protobuf message on the way to `TensorProto.external_data` are looked at (onnx.proto3, stable field

@@ -100,11 +100,11 @@ def pose_oks(
     """Object keypoint similarity of n pairs of poses.
 
     Args:
-        poses: As `keypoint_similarity` takes them, like all but the weights.
-        others: Likewise.
-        areas: Likewise.
-        sigmas: Likewise.
-        weights: [n, J], how much a keypoint counts, 0 or more; for OKS as COCO has it, which ones are labelled.
+        poses: float32 [n, J, 2 or more].
+        others: float32 [n, J, 2 or more], or [1, J, 2 or more].
+        areas: float64 [n], see `keypoint_similarity`.
+        sigmas: The skeleton's J constants.
+        weights: [n, J], weights of the keypoints, 0 or more; in COCO's OKS, whether they are labelled.
 
     Returns:
         float64 [n], 0 to 1; NaN where no keypoint counts.
