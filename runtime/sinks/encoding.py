@@ -23,7 +23,7 @@ from sharpose.errors import SinkError, one_line
 from sharpose.runtime.frames import Image
 from sharpose.runtime.options import VideoSettings
 
-__all__ = ["PictureEncoder", "VideoEncoder", "find_encoder", "letterbox", "pad_even", "usable_encoders"]
+__all__ = ["PictureEncoder", "find_encoder", "letterbox", "pad_even", "usable_encoders"]
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
-__all__ = ["PLACEHOLDER", "Output", "SinkSettings", "fill", "make_sink", "outputs_of_streams"]
+__all__ = ["Output", "SinkSettings", "fill", "make_sink", "outputs_of_streams"]
 
-PLACEHOLDER = "{source}"
+_PLACEHOLDER = "{source}"
 
 
 def fill(target: str, name: str) -> str:
     """`target` with `{source}` replaced by `name`."""
-    return target.replace(PLACEHOLDER, name)
+    return target.replace(_PLACEHOLDER, name)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
     """
     if len(names) > 1:
         for output in outputs:
-            if PLACEHOLDER not in output.target:
+            if _PLACEHOLDER not in output.target:
                 raise InputError(
-                    f"{output.option} {output.name}: {len(names)} sources can't share one output; put {PLACEHOLDER} "
+                    f"{output.option} {output.name}: {len(names)} sources can't share one output; put {_PLACEHOLDER} "
                     "into its name, which stands for the source's"
                 )
     filled = [[replace(output, target=fill(output.target, name)) for output in outputs] for name in names]

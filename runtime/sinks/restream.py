@@ -24,7 +24,7 @@ from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 from sharpose.runtime.sources.urls import redact_url
 
-__all__ = ["RESTREAM_SCHEMES", "RestreamSink", "Sender"]
+__all__ = ["RESTREAM_SCHEMES", "RestreamSink"]
 
 # TCP passes firewalls, and tells when the receiver has gone.
 _RTSP = ("nut", "rtsp", {"rtsp_transport": "tcp"})

@@ -19,7 +19,7 @@ from sharpose.runtime.frames import FrameRecord, Image
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 
-__all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoSink"]
+__all__ = ["VIDEO_SUFFIXES", "VideoSink"]
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The suffixes that can be written, with FFmpeg's names for the containers."""
@@ -40,9 +40,6 @@ class VideoSink:
         live: The source has no end: no index is gathered for the end of the file, so memory doesn't grow. (The index
             takes about 110 bytes per frame.)
         clock: Monotonic seconds; a removed file is noticed within one.
-
-    Attributes:
-        encoder: FFmpeg's name of the encoder.
 
     Raises:
         InputError: the path has another suffix, or the rate is not positive.
@@ -66,7 +63,6 @@ class VideoSink:
             raise InputError(f"expected a positive frame rate, got {frame_rate}")
         self._settings = settings or VideoSettings()
         self._encoder = find_encoder(self._settings)
-        self.encoder = self._encoder.name
         self._rate = frame_rate
         self._live = live
         self._clock = clock

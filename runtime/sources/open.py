@@ -29,7 +29,7 @@ from sharpose.runtime.sources.raw import RawSource
 from sharpose.runtime.sources.urls import RTSP, is_url, redact_url, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
-__all__ = ["SceneSource", "TrimmedSource", "is_scene", "local_path", "open_source", "source_names"]
+__all__ = ["SceneSource", "is_scene", "local_path", "open_source", "source_names"]
 
 _EXPECTED = (
     "expected a video, a picture, a folder or glob of pictures, a camera's index, a URL, a GStreamer pipeline "
