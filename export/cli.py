@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 import click
 
 from sharpose.bundle import Precision, gpu_precision
-from sharpose.cli import SectionedCommand, option
+from sharpose.cli import SectionedCommand, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.errors import ExportError, ParityError
 
@@ -275,6 +275,7 @@ def _export(options: CommandOptions, console: Console) -> Path:
     from sharpose.export.bundle import ExportOptions, ParityReportError, check_output, export_bundle
     from sharpose.export.parity import print_parity
 
+    interruptible()
     assert options.output is not None
     max_batch = options.max_batch or _MAX_BATCH
     check_output(options.output, overwrite=options.overwrite)  # before the seconds that loading takes
@@ -338,6 +339,7 @@ def _build(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     from sharpose.engines.tensorrt.build import ENGINES_FOLDER, build_bundle_engines
     from sharpose.engines.tensorrt.load import build_bar
 
+    interruptible()
     precision = options.engine_precision(bundle.precisions)
     build_options = options.build_options(options.max_batch or bundle.manifest.max_batch)
     folder = bundle.path / ENGINES_FOLDER

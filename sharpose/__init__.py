@@ -5,9 +5,9 @@ from sharpose import PoseEstimator
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import os
 
+TYPE_CHECKING = False  # as type checkers take it; importing typing and pathlib takes long, and signals may come early
 if TYPE_CHECKING:
     from sharpose.runtime.pipeline import PoseEstimator
 
@@ -15,10 +15,13 @@ __all__ = ["PoseEstimator", "__version__"]
 
 __version__ = "0.1.0"
 
+# ONNX Runtime writes a device id and an event for its makers into the user's cache, unless told before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # In a checkout `runtime/`, `engines/` and the others lie beside this package's folder, not in it.
-_FOLDER = Path(__file__).resolve().parent
-if not (_FOLDER / "runtime").is_dir():
-    __path__.append(str(_FOLDER.parent))
+_FOLDER = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120
+if not os.path.isdir(os.path.join(_FOLDER, "runtime")):  # noqa: PTH112, PTH118
+    __path__.append(os.path.dirname(_FOLDER))  # noqa: PTH120
 
 
 def __getattr__(name: str) -> object:

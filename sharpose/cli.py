@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import signal
@@ -23,6 +25,7 @@ __all__ = [
     "EXIT_USER",
     "SectionedCommand",
     "Terminated",
+    "interruptible",
     "main",
     "option",
 ]
@@ -39,6 +42,9 @@ EXIT_TERMINATED = 143
 """SIGTERM."""
 
 
+_FULL = frozenset((errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF))  # what writing to standard output may end on
+
+
 class Terminated(BaseException):
     """SIGTERM, as an exception, so that `finally` blocks run."""
 
@@ -51,7 +57,10 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         arguments: The command line; the process's own if None.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _terminate)
+    if (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):  # else the entry point ends at once while modules are imported
+        interruptible()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal can't show
@@ -70,9 +79,13 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         _say(error.format_message() if isinstance(error, click.ClickException) else str(error))
         sys.exit(error.exit_code)
     except (BrokenPipeError, SystemExit):  # the reader of our output went away; click makes a SystemExit(1) of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into the pipe once more
+        _drop_output()
         sys.exit(EXIT_FAILED)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+            _drop_output()
+            _say(f"standard output can't be written: {error.strerror}")
+            sys.exit(EXIT_FAILED)
         if "--debug" in arguments:
             traceback.print_exc()
         _say(f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)")
@@ -80,8 +93,23 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def interruptible() -> None:
+    """Let Ctrl-C and SIGTERM raise from now on, so that `finally` blocks run.
+
+    Called by commands once their imports are done: an exception in the middle of an import may be swallowed there.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _drop_output() -> None:
+    """Send standard output to nowhere, else Python tries once more to write what is left, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _say(message: str) -> None:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 

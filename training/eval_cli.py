@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sharpose.cli import EXIT_REFUSED
+from sharpose.cli import EXIT_REFUSED, interruptible
 from sharpose.cli import main as run_command
 
 __all__ = ["EvalOptions", "command", "main"]
@@ -111,6 +111,7 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses
     options = EvalOptions(**values)
     from sharpose.training.evaluation.run import run_evaluation
 
+    interruptible()
     return 0 if run_evaluation(options) else EXIT_REFUSED
 
 

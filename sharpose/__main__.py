@@ -1,0 +1,82 @@
+"""Entry points of the commands; `python -m sharpose run …` is `sharpose-run …`.
+
+Ctrl-C or SIGTERM while modules are still being imported ends a command as it does later, with 130 or 143 and one line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
+
+__all__ = ["doctor", "evaluate", "export", "run", "train"]
+
+_MODULES = {
+    "run": "sharpose.runtime.cli",
+    "export": "sharpose.export.cli",
+    "train": "sharpose.training.train_cli",
+    "eval": "sharpose.training.eval_cli",
+    "doctor": "sharpose.runtime.doctor",
+}
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Nothing has been opened or written yet."""
+    interrupted = signum == signal.SIGINT
+    os.write(2, b"error: interrupted\n" if interrupted else b"error: terminated\n")
+    os._exit(130 if interrupted else 143)
+
+
+def _start(name: str) -> NoReturn:
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed by the caller: the next file that is opened must not become standard output
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
+    from importlib import import_module
+
+    import_module(_MODULES[name]).main()
+    raise AssertionError("commands end by SystemExit")
+
+
+def run() -> NoReturn:
+    """`sharpose-run`."""
+    _start("run")
+
+
+def export() -> NoReturn:
+    """`sharpose-export`."""
+    _start("export")
+
+
+def train() -> NoReturn:
+    """`sharpose-train`."""
+    _start("train")
+
+
+def evaluate() -> NoReturn:
+    """`sharpose-eval`."""
+    _start("eval")
+
+
+def doctor() -> NoReturn:
+    """`sharpose-doctor`."""
+    _start("doctor")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in _MODULES:
+        print(f"error: expected a command, one of {', '.join(_MODULES)}: python -m sharpose run …", file=sys.stderr)
+        sys.exit(2)
+    _start(sys.argv.pop(1))

@@ -1,0 +1,97 @@
+"""Commands as processes: signals at any moment, standard output that is closed or full, and what is left in a home."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUN = [sys.executable, "-m", "sharpose", "run"]
+SHORT = ["scene:people=1,frames=3,size=360x640", "--refine", "never"]
+
+
+def lines_of(file: Path) -> int:
+    return sum(1 for line in file.read_text().splitlines() if json.loads(line))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("seconds", [0.1, 0.25, 0.5, 0.9])
+def test_a_signal_while_modules_are_imported(tmp_path: Path, number: int, code: int, seconds: float) -> None:
+    """Whatever is imported at that moment: one line and the agreed code, also where an import would swallow it."""
+    command = [*RUN, "scene:people=1,frames=100000,size=360x640", "--refine", "never", "--quiet", "--json", "out.jsonl"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stderr is not None
+    _wait_for_the_handler(process.pid)
+    time.sleep(seconds)
+    process.send_signal(number)
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == code
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 1
+    if (tmp_path / "out.jsonl").exists():
+        lines_of(tmp_path / "out.jsonl")
+
+
+def _wait_for_the_handler(pid: int) -> None:
+    """Until Python itself has started: before, nothing of ours can answer."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        caught = next(
+            line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+        )
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.002)
+    raise AssertionError("the command caught no SIGTERM within 30 seconds")
+
+
+def test_a_closed_standard_output(tmp_path: Path) -> None:
+    command = " ".join([*RUN, *SHORT, "--json", "out.jsonl", ">&-"])
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert lines_of(tmp_path / "out.jsonl") == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", *SHORT, "--json", "out.jsonl"], ["doctor"], ["run", "--help"], ["export", "--help"]]
+)
+def test_a_full_standard_output(tmp_path: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "sharpose", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "error: standard output can't be written: No space left on device"
+    assert "Traceback" not in done.stderr
+    if "--json" in arguments:
+        assert lines_of(tmp_path / "out.jsonl") == 3
+
+
+def test_nothing_is_left_in_the_home(tmp_path: Path) -> None:
+    """ONNX Runtime would write an id of the device and an event for its makers into the cache."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name not in {"ORT_DISABLE_TELEMETRY"}}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": ""}
+    done = subprocess.run([*RUN, *SHORT, "--quiet", "--json", "o.jsonl"], env=environment, check=False, cwd=tmp_path)
+    assert done.returncode == 0
+    assert [str(path) for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_a_home_that_cannot_be_written_adds_no_foreign_line(tmp_path: Path) -> None:
+    environment = os.environ | {"HOME": "/proc/1", "XDG_CACHE_HOME": "/proc/1"}
+    command = [*RUN, *SHORT, "--json-logs", "--json", "o.jsonl"]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0
+    assert all("message" in json.loads(line) for line in done.stderr.splitlines())
+
+
+def test_a_command_that_is_not_there() -> None:
+    done = subprocess.run([*RUN[:3], "fly"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: expected a command, one of run, export, train, eval, doctor")
