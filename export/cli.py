@@ -169,7 +169,6 @@ def _precisions(text: str) -> tuple[Precision, ...]:
 
 
 _FILE = click.Path(path_type=Path)
-_MAX_BATCH = 16
 _MODEL, _BUNDLE, _PARITY, _ENGINES = "Model", "Bundle", "Parity with PyTorch", "TensorRT engines"
 _VERIFY = "Comparison of engines"
 
@@ -277,7 +276,7 @@ def _export(options: CommandOptions, console: Console) -> Path:
 
     interruptible()
     assert options.output is not None
-    max_batch = options.max_batch or _MAX_BATCH
+    max_batch = options.max_batch or ExportOptions.max_batch
     check_output(options.output, overwrite=options.overwrite)  # before the seconds that loading takes
     if options.tensorrt:
         _check_tensorrt(options, max_batch)
@@ -285,9 +284,9 @@ def _export(options: CommandOptions, console: Console) -> Path:
     export_options = ExportOptions(
         precisions=options.exported,
         max_batch=max_batch,
-        opset=20 if options.opset is None else options.opset,
-        store_weights=options.store_weights or "fp32",
-        gate_chosen_by=("the model's configuration" if options.quality_threshold is None else "--quality-threshold"),
+        opset=ExportOptions.opset if options.opset is None else options.opset,
+        store_weights=options.store_weights or ExportOptions.store_weights,
+        gate_chosen_by=ExportOptions.gate_chosen_by if options.quality_threshold is None else "--quality-threshold",
         strict_parity=options.strict_parity,
         overwrite=options.overwrite,
     )
