@@ -46,7 +46,7 @@ def noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def frame(picture: np.ndarray, index: int) -> Frame:
-    noisy = cv2.add(picture, noise(picture.shape, index % 16), dtype=cv2.CV_8U)
+    noisy = np.asarray(cv2.add(picture, noise(picture.shape, index % 16), dtype=cv2.CV_8U), np.uint8)
     return Frame(noisy, index, index / RATE, index)
 
 
