@@ -15,13 +15,13 @@ import onnx
 import sharpose
 from sharpose.bundle import MANIFEST_NAME, Gate, GraphPair, Manifest, ParityReport, Precision, file_sha256
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
+from sharpose.engines.stages import EngineStages
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
 from sharpose.export.parity import batch_sizes, measure_parity, run_stages, strict_failures, tolerance_for
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import LoadedModel, SHaRPose
 from sharpose.model.graphs import TorchStages
-from sharpose.runtime.stages import EngineStages
 
 __all__ = ["ExportOptions", "ParityReportError", "atomic_folder", "check_output", "export_bundle"]
 

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from sharpose.bundle import OutputParity, ParityReport, Precision
 from sharpose.config import ModelConfig
+from sharpose.engines.stages import Arrays, EngineStages, Stages, fine_inputs
 from sharpose.engines.two_stage import CARRIED
 from sharpose.export.pictures import ParityPictures
-from sharpose.runtime.stages import Arrays, EngineStages, Stages, fine_inputs
 
 __all__ = [
     "GATE_MARGIN",

@@ -22,7 +22,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from sharpose.runtime.stages import Arrays, Stages, fine_inputs
+from sharpose.engines.stages import Arrays, Stages, fine_inputs
 
 __all__ = ["quantise_graphs"]
 

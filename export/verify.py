@@ -10,13 +10,13 @@ from rich.table import Table
 
 from sharpose.bundle import Bundle, OutputParity, ParityReport, Precision
 from sharpose.engines.gpu import probe_gpus
+from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
 from sharpose.errors import BundleError, EngineError, ExportError
 from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
-from sharpose.runtime.stages import EngineStages, open_stages
 
 __all__ = [
     "Verification",

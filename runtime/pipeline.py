@@ -19,9 +19,10 @@ from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
-from sharpose.runtime.gate import Refine, check_refine, gate, gather_patches, region_boxes
+from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
 from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
+from sharpose.tokens import gather_patches
 
 __all__ = ["Picture", "PoseEstimator"]
 

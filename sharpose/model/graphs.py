@@ -124,7 +124,7 @@ class FineGraph(nn.Module):
 
 
 class TorchStages:
-    """A PyTorch model as `sharpose.runtime.stages.Stages`, in the precision that it is in.
+    """A PyTorch model as `sharpose.engines.stages.Stages`, in the precision that it is in.
 
     Args:
         model: In evaluation mode while it runs, and then back in the mode that it was in.

@@ -30,7 +30,8 @@ from sharpose.export.onnx import (
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import LoadedModel, SHaRPose, random_model
 from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS
-from sharpose.runtime.gate import gate, gather_patches
+from sharpose.runtime.gate import gate
+from sharpose.tokens import gather_patches
 
 # The bundle's contract for sharpose_tiny_coco_256x192: J 17, R 48, K 24, C 192, P 16, s 2.
 CARRIED = [

@@ -16,6 +16,7 @@ from rich.console import Console
 from sharpose.bundle import OutputParity, ParityReport, open_bundle
 from sharpose.config import ModelConfig, load_config
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
+from sharpose.engines.stages import Arrays, EngineStages
 from sharpose.export.onnx import save_graphs
 from sharpose.export.parity import (
     StageRuns,
@@ -31,7 +32,6 @@ from sharpose.export.parity import (
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
 from sharpose.model.graphs import TorchStages
-from sharpose.runtime.stages import Arrays, EngineStages
 
 STAGES = ("coarse", "fine")
 FP32 = tolerance_for("fp32")

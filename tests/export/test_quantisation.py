@@ -11,9 +11,9 @@ from reference_model import reference_crops
 
 from sharpose.bundle import Bundle
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
+from sharpose.engines.stages import EngineStages
 from sharpose.export.parity import compare, failures, run_stages, tolerance_for
 from sharpose.export.quantisation import quantise_graphs
-from sharpose.runtime.stages import EngineStages
 
 
 def _quantised(graph: onnx.GraphProto) -> set[str]:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.engines.stages import Arrays, Stages, fine_inputs
 from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
 from sharpose.heatmap import decode_heatmaps
 from sharpose.runtime.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.stages import Arrays, Stages, fine_inputs
 from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData

@@ -14,8 +14,8 @@ from rich.progress import Progress
 
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.config import load_config
+from sharpose.engines.stages import Stages, open_stages
 from sharpose.errors import InputError, SinkError
-from sharpose.runtime.stages import Stages, open_stages
 from sharpose.training.evaluation.data import DataFiles, EvaluationData, load_data
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,

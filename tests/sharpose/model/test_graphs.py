@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from sharpose.config import ModelConfig
+from sharpose.engines.stages import fine_inputs
 from sharpose.errors import EngineError
 from sharpose.heatmap import decode_heatmaps
 from sharpose.model import SHaRPose, random_model
 from sharpose.model.graphs import COARSE_OUTPUTS, CoarseGraph, FineGraph, Normalise, TorchStages
-from sharpose.runtime.gate import gather_patches
-from sharpose.runtime.stages import fine_inputs
+from sharpose.tokens import gather_patches
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from sharpose.model import PoseOutput, SHaRPose, random_model
 from sharpose.model.decode import HeatmapDecoder
 from sharpose.model.graphs import Normalise
 from sharpose.model.stages import RELEVANCE_DECAY, cut_patches
-from sharpose.runtime.gate import gather_patches
-from sharpose.tokens import fine_patch_index
+from sharpose.tokens import fine_patch_index, gather_patches
 
 
 def explicit_coarse(model, image, rows):

@@ -11,10 +11,10 @@ import pytest
 
 from sharpose.bundle import open_bundle
 from sharpose.config import load_config
+from sharpose.engines.stages import Arrays, open_stages
 from sharpose.model import random_model
 from sharpose.model.graphs import TorchStages
 from sharpose.runtime import PoseEstimator
-from sharpose.runtime.stages import Arrays, open_stages
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.metrics import MODES

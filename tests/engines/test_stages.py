@@ -9,8 +9,8 @@ import pytest
 from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
+from sharpose.engines.stages import CARRIED, fine_inputs, open_stages
 from sharpose.errors import BundleError, EngineError
-from sharpose.runtime.stages import CARRIED, fine_inputs, open_stages
 
 
 def test_inputs_and_outputs_have_the_names_of_the_graphs(tiny_bundle: Path) -> None:

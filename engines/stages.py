@@ -17,7 +17,7 @@ from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
 from sharpose.engines.load import parse_device
 from sharpose.engines.two_stage import CARRIED
-from sharpose.runtime.gate import gather_patches
+from sharpose.tokens import gather_patches
 
 __all__ = ["Arrays", "EngineStages", "Stages", "fine_inputs", "open_stages"]
 
