@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -61,6 +62,8 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     ):  # else the entry point ends at once while modules are imported
         interruptible()
+    if sys.stdout is None:  # closed by the caller, and not through an entry point of `sharpose.__main__`
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal can't show

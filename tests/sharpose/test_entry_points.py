@@ -51,8 +51,9 @@ def _wait_for_the_handler(pid: int) -> None:
     raise AssertionError("the command caught no SIGTERM within 30 seconds")
 
 
-def test_a_closed_standard_output(tmp_path: Path) -> None:
-    command = " ".join([*RUN, *SHORT, "--json", "out.jsonl", ">&-"])
+@pytest.mark.parametrize("start", ["-m sharpose run", "-c 'from sharpose.runtime.cli import main; main()'"])
+def test_a_closed_standard_output(tmp_path: Path, start: str) -> None:
+    command = " ".join([sys.executable, start, *SHORT, "--json", "out.jsonl", ">&-"])
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert lines_of(tmp_path / "out.jsonl") == 3
