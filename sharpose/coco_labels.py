@@ -1,0 +1,355 @@
+"""COCO keypoint labels, read strictly once for every tool: finite numbers, known pictures, whole boxes. Torch-free.
+
+pycocotools takes what it is given and scores nonsense with a number, so nothing else reads such a file. Who is left out
+(another category, no keypoints, no box) is counted with the reason; what can't be meant is refused with its place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sharpose.errors import SourceError
+from sharpose.skeleton import Skeleton
+
+__all__ = ["UNLABELLED_AREA_SHARE", "CocoLabels", "LabelledPerson", "LabelledPicture", "read_coco_labels"]
+
+UNLABELLED_AREA_SHARE = 0.53
+"""Share of its box that a person is taken to cover where nobody has labelled the area, as COCO-style tools do."""
+
+_PERSON = 1  # COCO's category id, for files that name no categories
+_WEAK = 1  # COCO visibility of labels that are hidden, or that come from a model
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture of the file.
+
+    Attributes:
+        image_id: As in the file.
+        file_name: Path below the folder of pictures.
+        width: Pixels; None where the file doesn't say.
+        height: Likewise.
+    """
+
+    image_id: int
+    file_name: str
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True)
+class LabelledPerson:
+    """A person of the file.
+
+    Attributes:
+        annotation_id: 1 and up in the file's order: ids of files repeat, or are 0, which pycocotools miscounts.
+        image_id: The picture's.
+        bbox_xywh: `x, y, width, height` in picture pixels, neither size negative.
+        keypoints: float64 [J, 3]: `x, y` in picture pixels and COCO visibility; all 0 where it is 0.
+        area: Square pixels of the picture that the person covers.
+        is_crowd: Whether the box holds many people that nobody told apart.
+    """
+
+    annotation_id: int
+    image_id: int
+    bbox_xywh: tuple[float, float, float, float]
+    keypoints: npt.NDArray[np.float64]
+    area: float
+    is_crowd: bool
+
+    @property
+    def num_keypoints(self) -> int:
+        """How many keypoints have a label."""
+        return int((self.keypoints[:, 2] > 0).sum())
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the person can be trained on and scored: one person with keypoints and a box."""
+        return not self.is_crowd and self.num_keypoints > 0 and min(self.bbox_xywh[2:]) > 0
+
+
+@dataclass(frozen=True)
+class CocoLabels:
+    """The people of a file.
+
+    Attributes:
+        path: Where it was read from.
+        skeleton: What the keypoints are.
+        pictures: By image id, in the file's order.
+        people: All of the person category who have keypoints, crowds and unlabelled ones too (evaluation ignores
+            poses that are found in them).
+        left_out: How many annotations were left out, by reason.
+        notes: What was assumed, a line each.
+    """
+
+    path: Path
+    skeleton: Skeleton
+    pictures: dict[int, LabelledPicture]
+    people: list[LabelledPerson]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> list[LabelledPerson]:
+        """The people to train on and to score."""
+        return [person for person in self.people if person.is_labelled]
+
+    @property
+    def summary(self) -> str:
+        """One line: `labels.json: 44 people used, 3 left out (2 crowd, 1 without keypoints)`."""
+        reasons = self.left_out + Counter(_why(person) for person in self.people if not person.is_labelled)
+        used = len(self.labelled)
+        line = f"{self.path.name}: {used} {'person' if used == 1 else 'people'} used"
+        if reasons:
+            why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            line += f", {reasons.total()} left out ({why})"
+        return line
+
+    def document(self, *, ignore_weak: bool = False) -> dict[str, Any]:
+        """The labels as pycocotools takes them, with every key that it reads.
+
+        Args:
+            ignore_weak: Labels of visibility 1 count as missing.
+        """
+        annotations = []
+        for person in self.people:
+            keypoints = person.keypoints
+            if ignore_weak:
+                keypoints = np.where(keypoints[:, 2:] == _WEAK, 0, keypoints)
+            annotations.append(
+                {
+                    "id": person.annotation_id,
+                    "image_id": person.image_id,
+                    "category_id": _PERSON,
+                    "iscrowd": int(person.is_crowd),
+                    "bbox": list(person.bbox_xywh),
+                    "area": person.area,
+                    "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+                    "keypoints": keypoints.ravel().tolist(),
+                }
+            )
+        images = [
+            {"id": item.image_id, "file_name": item.file_name, "width": item.width, "height": item.height}
+            for item in self.pictures.values()
+        ]
+        return {"images": images, "annotations": annotations, "categories": [{"id": _PERSON, "name": "person"}]}
+
+
+def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
+    """Read and check a COCO keypoint file.
+
+    Annotations of other categories than people, and people without `keypoints`, are left out and counted. An `area`
+    that is missing or 0 becomes 0.53 of the box, with a note.
+
+    Args:
+        path: COCO `person_keypoints` JSON.
+        skeleton: What its keypoints must be.
+
+    Raises:
+        SourceError: the file can't be read, or an entry can't be meant: the message names the annotation and its key.
+    """
+    document = _parse(path)
+    pictures = _pictures(path, document["images"])
+    person_category = _person_category(path, document)
+    people: list[LabelledPerson] = []
+    left_out: Counter[str] = Counter()
+    ids: Counter[int] = Counter()
+    without_area = 0
+    for index, entry in enumerate(document["annotations"]):
+        place = f"{path}: annotation {_name_of(entry, index)}"
+        if not isinstance(entry, dict):
+            raise SourceError(f"{place}: expected an object, got {reprlib.repr(entry)}")
+        if not person_category(place, entry):
+            left_out["of other categories"] += 1
+            continue
+        if entry.get("keypoints") is None:
+            left_out["without keypoints"] += 1
+            continue
+        item = _checked(_Annotation, entry, place)
+        if item.image_id not in pictures:
+            raise SourceError(f"{place}: image_id: expected the id of a listed picture, got {item.image_id}")
+        if item.num_keypoints == 0 and not item.iscrowd:
+            keypoints = np.zeros((skeleton.num_keypoints, 3))
+        else:
+            keypoints = _keypoints(item, place, skeleton)
+        ids[item.id] += 1
+        width, height = item.bbox[2:]
+        if min(width, height) < 0:
+            raise SourceError(f"{place}: bbox: expected a width and height of 0 or more, got {width} x {height}")
+        without_area += not item.area
+        people.append(
+            LabelledPerson(
+                annotation_id=len(people) + 1,
+                image_id=item.image_id,
+                bbox_xywh=(item.bbox[0], item.bbox[1], width, height),
+                keypoints=keypoints,
+                area=item.area or width * height * UNLABELLED_AREA_SHARE,
+                is_crowd=bool(item.iscrowd),
+            )
+        )
+    notes = []
+    if without_area:
+        share = f"{UNLABELLED_AREA_SHARE:g} of the box"
+        notes.append(f"{path.name}: area is missing or 0 in {without_area} annotations: taken as {share}")
+    if repeated := sum(count for count in ids.values() if count > 1):
+        notes.append(f"{path.name}: {repeated} annotations share their ids with others: numbered anew")
+    return CocoLabels(path, skeleton, pictures, people, left_out, notes)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return value
+
+
+def _whole(value: object) -> object:
+    """640.0 and "640" as 640, as other tools write sizes."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    return value
+
+
+_Finite = Annotated[float, AfterValidator(_finite)]
+_Size = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=1_000_000)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Picture(_Entry):
+    id: int
+    file_name: Annotated[str, Field(min_length=1)]
+    width: _Size | None = None
+    height: _Size | None = None
+
+
+class _Annotation(_Entry):
+    id: int
+    image_id: int
+    bbox: Annotated[list[_Finite], Field(min_length=4, max_length=4)]
+    keypoints: list[float | None]
+    area: Annotated[_Finite, Field(ge=0)] | None = None
+    iscrowd: Annotated[int, Field(ge=0, le=1)] | bool = 0
+    num_keypoints: int | None = None
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path}: can't read the labels ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: expected COCO keypoint JSON; it does not parse ({error})") from None
+    for key in ("images", "annotations"):
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise SourceError(f"{path}: expected COCO keypoint labels, an object with the lists images and annotations")
+    assert isinstance(document, dict)
+    return document
+
+
+def _pictures(path: Path, entries: list[Any]) -> dict[int, LabelledPicture]:
+    pictures: dict[int, LabelledPicture] = {}
+    for index, entry in enumerate(entries):
+        place = f"{path}: picture {_name_of(entry, index)}"
+        item = _checked(_Picture, entry, place)
+        other = pictures.get(item.id)
+        if other is not None and other.file_name != item.file_name:
+            raise SourceError(
+                f"{place}: id: expected one file for each picture id, got {other.file_name} and {item.file_name}"
+            )
+        pictures[item.id] = LabelledPicture(item.id, item.file_name, item.width, item.height)
+    return pictures
+
+
+def _person_category(path: Path, document: dict[str, Any]) -> Callable[[str, dict[str, Any]], bool]:
+    """A test whether an annotation is of a person; it refuses categories that the file doesn't list."""
+    listed = document.get("categories")
+    names: dict[int, str] = {}
+    if listed:
+        if not isinstance(listed, list):
+            raise SourceError(f"{path}: categories: expected a list, got {reprlib.repr(listed)}")
+        for index, entry in enumerate(listed):
+            if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+                raise SourceError(
+                    f"{path}: category {_name_of(entry, index)}: expected an object with an integer id, "
+                    f"got {reprlib.repr(entry)}"
+                )
+            names[entry["id"]] = str(entry.get("name", ""))
+    named = [number for number, name in names.items() if name.lower() in {"person", "people", "human"}]
+    if len(named) > 1:
+        raise SourceError(f"{path}: categories: expected one named person, got the ids {named}")
+    if named:
+        person = named[0]
+    elif len(names) == 1:
+        (person,) = names
+    else:
+        person = _PERSON
+
+    def is_person(place: str, entry: dict[str, Any]) -> bool:
+        category = entry.get("category_id", person)
+        if type(category) is not int:
+            raise SourceError(f"{place}: category_id: expected an integer, got {reprlib.repr(category)}")
+        if names and category not in names:
+            raise SourceError(f"{place}: category_id: expected one of {sorted(names)}, got {category}")
+        return category == person
+
+    return is_person
+
+
+def _keypoints(item: _Annotation, place: str, skeleton: Skeleton) -> npt.NDArray[np.float64]:
+    """float64 [J, 3], 0 where there is no label."""
+    joints = skeleton.num_keypoints
+    if len(item.keypoints) != 3 * joints:
+        raise SourceError(
+            f"{place}: keypoints: expected {joints} keypoints ({skeleton.name}), got {len(item.keypoints) / 3:g}"
+        )
+    points = np.array([np.nan if value is None else value for value in item.keypoints], np.float64).reshape(-1, 3)
+    visibility = points[:, 2]
+    known = np.isin(visibility, (0, 1, 2))
+    usable = known & (np.isfinite(points[:, :2]).all(axis=1) | (visibility == 0))
+    if not usable.all():
+        joint = int(np.argmin(usable))
+        x, y, v = item.keypoints[3 * joint : 3 * joint + 3]
+        raise SourceError(
+            f"{place}: keypoints: {skeleton.keypoints[joint]}: expected finite x, y and a visibility of 0, 1 or 2, "
+            f"got {x}, {y}, {v}"
+        )
+    points[visibility == 0] = 0
+    return points
+
+
+def _checked(model: type[Any], entry: object, place: str) -> Any:  # noqa: ANN401 (the model's own type)
+    try:
+        return model.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function-")))
+        if first["type"] == "missing":
+            raise SourceError(f"{place}: {key}: expected this key, found none") from None
+        what = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        raise SourceError(f"{place}: {key or 'entry'}: {what}, got {reprlib.repr(first['input'])}") from None
+
+
+def _why(person: LabelledPerson) -> str:
+    if person.is_crowd:
+        return "crowd"
+    return "without labelled keypoints" if person.num_keypoints == 0 else "with a box without area"
+
+
+def _name_of(entry: object, index: int) -> str:
+    number = entry.get("id") if isinstance(entry, dict) else None
+    return str(number) if type(number) is int else f"number {index} (no id)"
