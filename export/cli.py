@@ -299,6 +299,7 @@ def _export(options: CommandOptions, console: Console) -> Path:
         raise
     for precision, report in reports.items():
         print_parity(precision, report, console)
+    _print_usage(pictures, console)
     done = f"wrote {options.output}: run it with  sharpose-run SOURCE --bundle {options.output}"
     console.print(done, markup=False, soft_wrap=True)
     return options.output
@@ -357,8 +358,14 @@ def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     pictures = _pictures(options.images, crop_size) if labelled is None else labelled.crops(crop_size)
     result = verify_bundle(bundle, pictures, labelled, say=_say(console))
     print_verification(result, console)
+    _print_usage(pictures, console)
     if result.failures:
         raise ParityError("engines differ from the float32 graphs: " + "; ".join(result.failures))
+
+
+def _print_usage(pictures: ParityPictures, console: Console) -> None:
+    for line in pictures.usage:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(console: Console) -> Callable[[str], None]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.coco_ap import coco_scores
+from sharpose.coco_labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
 from sharpose.errors import ExportError
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.runtime.result import Boxes
@@ -42,6 +44,7 @@ class ParityPictures:
 
     crops: npt.NDArray[np.uint8]  # uint8 [n, H, W, 3], RGB
     origin: str  # where they came from, for the report
+    usage: Sequence[str] = ()  # how many pictures or people are used, how many are left out and why, a line each
 
 
 def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPictures:
@@ -75,7 +78,9 @@ def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
                 break
     finally:
         source.close()
-    return ParityPictures(np.stack(crops), f"{len(crops)} pictures of {folder.name}")
+    left_out = +Counter({f"after the first {MAX_CROPS}": (source.info.frame_count or 0) - len(crops)})
+    usage = usage_line(str(folder), len(crops), left_out, "pictures")
+    return ParityPictures(np.stack(crops), f"{len(crops)} pictures of {folder.name}", [usage])
 
 
 def crop_people(
@@ -92,14 +97,22 @@ class LabelledPictures:
     """Pictures whose people are labelled.
 
     Attributes:
-        document: The labels, as COCO's file has them.
+        labels: The labels.
         pictures: File and labelled boxes, float32 [n, 4] xyxy, by image id; only pictures with labelled people.
         origin: Where they came from, for the report.
+        left_out: How many people of the file are not used, by reason.
     """
 
-    document: dict[str, Any]
+    labels: CocoLabels
     pictures: dict[int, tuple[Path, npt.NDArray[np.float32]]]
     origin: str
+    left_out: Counter[str]
+
+    @property
+    def usage(self) -> list[str]:
+        """What was assumed, and how many people are used, how many are left out and why; a line each."""
+        used = sum(len(boxes) for _, boxes in self.pictures.values())
+        return [*(f"note: {n}" for n in self.labels.notes), usage_line(self.labels.path.name, used, self.left_out)]
 
     def crops(self, crop_size: tuple[int, int]) -> ParityPictures:
         """The labelled people, up to 64 of them, as crops."""
@@ -108,7 +121,7 @@ class LabelledPictures:
             crops.extend(crop_people(_read(path), boxes, crop_size))
             if len(crops) >= MAX_CROPS:
                 break
-        return ParityPictures(np.stack(crops[:MAX_CROPS]), self.origin)
+        return ParityPictures(np.stack(crops[:MAX_CROPS]), self.origin, self.usage)
 
     def average_precision(self, estimator: PoseEstimator) -> float:
         """COCO keypoint AP (OKS 0.50 to 0.95) of an estimator that is given the labelled boxes."""
@@ -116,10 +129,15 @@ class LabelledPictures:
         for image_id, (path, boxes) in self.pictures.items():
             poses = estimator(_read(path), Boxes.from_xyxy(boxes))
             results += [
-                {"image_id": image_id, "category_id": 1, "keypoints": keypoints.ravel().tolist(), "score": float(score)}
+                {
+                    "image_id": image_id,
+                    "category_id": self.labels.category_id,
+                    "keypoints": keypoints.ravel().tolist(),
+                    "score": float(score),
+                }
                 for keypoints, score in zip(poses.keypoints, poses.scores, strict=True)
             ]
-        return coco_scores(self.document, results, estimator.skeleton, list(self.pictures)).ap
+        return coco_scores(self.labels.document(), results, estimator.skeleton, list(self.pictures)).ap
 
 
 def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictures:
@@ -131,42 +149,38 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
         skeleton: What the labels must be of.
 
     Raises:
-        ExportError: pycocotools is missing, the file is not COCO keypoints or of another skeleton, a picture is
-            missing, or nobody is labelled.
+        ExportError: pycocotools is missing, or nobody is labelled in a picture that can be read.
+        SourceError: the file is not COCO keypoints, or of another skeleton.
     """
     try:
         import pycocotools.coco  # noqa: F401
     except ImportError:
         raise ExportError("--labels needs pycocotools: pip install pycocotools") from None
-    try:
-        content = json.loads(labels.read_text("utf-8"))
-        files = {int(item["id"]): str(item["file_name"]) for item in content["images"]}
-        people = [item for item in content["annotations"] if item["num_keypoints"] > 0 and not item.get("iscrowd")]
-        counts = {len(item["keypoints"]) // 3 for item in people}
-        boxes: dict[int, list[list[float]]] = {}
-        for item in people:
-            left, top, width, height = item["bbox"]
-            boxes.setdefault(int(item["image_id"]), []).append([left, top, left + width, top + height])
-    except OSError as error:
-        raise ExportError(f"--labels {labels}: can't be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"--labels {labels}: expected COCO keypoint annotations ({error!r})") from error
-    if not people:
-        raise ExportError(f"--labels {labels}: nobody in it has labelled keypoints")
-    if counts != {skeleton.num_keypoints}:
-        found = ", ".join(map(str, sorted(counts)))
-        raise ExportError(f"--labels {labels}: expected {skeleton.num_keypoints} keypoints a person, got {found}")
-    pictures = {}
-    for image_id, xyxy in boxes.items():
-        path = images / files.get(image_id, "")
-        if not path.is_file():
-            raise ExportError(f"--labels {labels}: picture {path} is missing; give its folder as --images")
-        pictures[image_id] = path, np.array(xyxy, np.float32)
-    return LabelledPictures(content, pictures, f"the labelled people of {labels.name}")
+    content = read_coco_labels(labels, skeleton)
+    people: dict[int, list[LabelledPerson]] = {}
+    for person in content.labelled:
+        people.setdefault(person.image_id, []).append(person)
+    left_out, pictures, lost = Counter(content.not_used), {}, None
+    for image_id, of_picture in people.items():
+        path = images / content.pictures[image_id].file_name
+        try:
+            _read(path)
+        except ExportError as error:
+            lost = lost or error
+            left_out["whose picture can't be read"] += len(of_picture)
+            continue
+        corners = np.array([person.bbox_xywh for person in of_picture])
+        corners[:, 2:] += corners[:, :2]
+        pictures[image_id] = path, corners.astype(np.float32)
+    if not pictures:
+        raise ExportError(f"--labels {labels}: {lost or 'nobody in it has labelled keypoints'}")
+    return LabelledPictures(content, pictures, f"the labelled people of {labels.name}", left_out)
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if not path.is_file():
+        raise ExportError(f"picture {path} is missing; give its folder as --images")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)  # labels are in the file's pixels
     if image is None:
         raise ExportError(f"picture {path}: can't be decoded")
     return np.asarray(image, np.uint8)

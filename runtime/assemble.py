@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -71,12 +71,14 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if options.serve is not None:
             server = ServeServer(options.serve, options.serve_token, say=messages.info)
             to_close.callback(server.close)
-        boxes = _BoxSources(options, names, say=messages.info)
+        boxes = _BoxSources(options, names, messages)
         streams: list[Stream] = []
         for index, spec in enumerate(options.sources):
             source = open_source(spec, options.reading, say=messages.warning)
             to_close.callback(source.close)
             box_source = boxes.make(index, source)
+            if source.info.id_note and options.boxes is None and any(one.option == "--coco" for one in outputs[index]):
+                messages.warning(source.info.id_note)
             sinks = _make_sinks(options, names[index], outputs[index], source, estimator, stop, messages)
             statistics = StreamStatistics(source.info)
             if server is not None:
@@ -100,7 +102,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
         outcome = _go(Run(streams, estimator, draw, deadline, messages.warning), stop, messages, warm_up)
         if any(stream.statistics.frames for stream in streams):
             for name in outcome.complete:
-                messages.wrote(name)
+                messages.result(f"wrote {name}")
         return stop.exit_code or (EXIT_FAILED if outcome.failures else 0)
 
 
@@ -122,6 +124,9 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
         total = StreamSnapshot.total(numbers)
         if total.frames:
             messages.summary(total, warm_up=warm_up, deadline=deadline)
+            for stream in job.streams:
+                if isinstance(stream.boxes, FileBoxes):
+                    messages.result(stream.boxes.summary)
 
 
 def _check_outputs(options: RunOptions, names: Sequence[str], outputs: Sequence[Sequence[Output]]) -> None:
@@ -203,11 +208,11 @@ class _BoxSources:
     Args:
         options: Of the run.
         names: Of the sources, which `{source}` in the name of a boxes file stands for.
-        say: Called with a line for the user.
+        messages: For lines to the user.
     """
 
-    def __init__(self, options: RunOptions, names: Sequence[str], *, say: Callable[[str], None]) -> None:
-        self._options, self._names, self._say = options, names, say
+    def __init__(self, options: RunOptions, names: Sequence[str], messages: Messages) -> None:
+        self._options, self._names, self._say, self._warn = options, names, messages.info, messages.warning
         self._detector: Detector | None = None
 
     def make(self, index: int, source: Source) -> BoxSource:
@@ -220,7 +225,12 @@ class _BoxSources:
         options, kind = self._options, self._kind(source)
         check_detector_options(kind, conf=options.conf, iou=options.iou, classes=options.classes)
         if kind == "boxes":
-            return FileBoxes(self._read_boxes(index, source), options.conf)
+            file, pictures = self._read_boxes(index, source), source.info.pictures
+            ids = None if pictures is None else file.ids_of(pictures)
+            for note in (None if file.has_names else source.info.id_note, file.note):
+                if note is not None:
+                    self._warn(note)
+            return FileBoxes(file, options.conf, ids)
         if kind == "full-frame":
             return FullFrame()
         if kind == "scene":
@@ -267,8 +277,10 @@ class _BoxSources:
                 "name, which stands for the source's"
             )
         file, info = BoxesFile.load(path), source.info
+        if info.pictures is not None:
+            return file  # `ids_of` checks them
         if info.image_ids is not None:
             file.check_image_ids(info.image_ids)
         elif info.frame_count is not None:  # a claim, and headers claim too much rather than too little
-            file.check_image_ids(frozenset(range(info.frame_count)))
+            file.check_image_ids(range(info.frame_count))
         return file

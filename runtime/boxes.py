@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import reprlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.coco_labels import PERSON_NAMES, usage_line
 from sharpose.errors import BoxesError
-from sharpose.runtime.frames import Frame
-from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.frames import Frame, ImageId
+from sharpose.runtime.result import LARGEST_COORDINATE, Boxes, PoseResult
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
@@ -25,15 +28,17 @@ PERSON_CATEGORY = 1
 """COCO's category id for people."""
 
 _FORMAT = '[{"image_id": 0, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, …]'
+_ID_TYPES = frozenset({int, str})
 _NUMBER_TYPES = frozenset({int, float})  # exact types: bool is an int to isinstance
 
 
 class BoxesFile:
     """The people's boxes of all pictures of a source, by image id.
 
-    The file is COCO detection-results JSON: a list of `{"image_id": int, "category_id": 1, "bbox": [x, y, width,
+    The file is COCO detection-results JSON: a list of `{"image_id": id, "category_id": 1, "bbox": [x, y, width,
     height], "score": s}`. A COCO annotation file (a dict with `annotations`) is taken as well; its crowd regions are
-    left out. `image_id` is the 0-based frame index of a video; for a picture file, its stem where that is all digits.
+    left out. Where its `images` have a `file_name`, that says which picture an id is; else the id is the 0-based frame
+    index of a video, or a picture file's number: its stem where that is all digits. Ids may be strings.
 
     Entries of other categories than people are ignored. An entry without `category_id` counts as a person, one without
     `score` as certain (1.0), as in ground truth. A box of zero width or height is kept.
@@ -41,12 +46,28 @@ class BoxesFile:
     Attributes:
         path: Where it was read from.
         image_ids: Ids of the pictures with boxes, and of those that an annotation file lists without.
+        left_out: How many entries are no boxes of people, by reason.
+        note: What was assumed about the ids of a source's pictures, if anything.
     """
 
-    def __init__(self, path: Path, boxes: dict[int, Boxes], listed: Iterable[int] = ()) -> None:
+    def __init__(
+        self, path: Path, boxes: Boxes, rows: dict[ImageId, list[int]], names: Mapping[ImageId, str | None]
+    ) -> None:
         self.path = path
-        self._boxes = boxes
-        self.image_ids: frozenset[int] = frozenset(boxes).union(listed)
+        self.left_out: Counter[str] = Counter()
+        self.note: str | None = None
+        self._boxes, self._rows, self._names = boxes, rows, names
+        self.image_ids: frozenset[ImageId] = frozenset(rows).union(names)
+        self._spellings: dict[int, set[ImageId]] = {}  # of the numbers that are not, or not only, written as numbers
+        for image_id in self.image_ids:
+            if isinstance(image_id, str) and re.fullmatch("[0-9]{1,100}", image_id):
+                self._spellings.setdefault(int(image_id), {image_id}).add(image_id)
+        for number, spellings in self._spellings.items():
+            spellings |= self.image_ids & {number}
+        self._frames: dict[int, ImageId] = {}  # of videos, where the names count from 0 and the ids from 1
+        numbers = {image_id: re.findall("[0-9]{1,100}", Path(name or "").stem)[-1:] for image_id, name in names.items()}
+        if all(found and int(found[0]) + 1 == image_id for image_id, found in numbers.items()):
+            self._frames = {int(found[0]): image_id for image_id, found in numbers.items()}
 
     @classmethod
     def load(cls, path: str | Path) -> BoxesFile:
@@ -57,29 +78,118 @@ class BoxesFile:
                 number that is not finite or a negative size, or holds entries but not one person.
         """
         path = Path(path)
-        entries, listed = _read_entries(path)
-        people = list(_people(entries, path))
-        others = {entry["category_id"] for entry in entries if "category_id" in entry} - {PERSON_CATEGORY}
+        entries, names, person = _read_entries(path)
+        people = list(_people(entries, path, person))
+        others = {entry["category_id"] for entry in entries if "category_id" in entry} - {person}
         if others and not people:
             raise BoxesError(
-                f"{path}: none of its {len(entries)} entries is a person: expected category_id {PERSON_CATEGORY}, "
+                f"{path}: none of its {len(entries)} entries is a person: expected category_id {person}, "
                 f"found {reprlib.repr(sorted(others))}; number the categories as COCO does"
             )
         boxes = _check_numbers(people, entries, path)
-        rows: dict[int, list[int]] = {}
+        rows: dict[ImageId, list[int]] = {}
         for row, index in enumerate(people):
             rows.setdefault(entries[index]["image_id"], []).append(row)
-        return cls(path, {image: Boxes(boxes.xyxy[of], boxes.scores[of]) for image, of in rows.items()}, listed)
+        found = cls(path, boxes, rows, names)
+        categories = sum(entry.get("category_id", person) != person for entry in entries)
+        crowds = len(entries) - len(people) - categories
+        found.left_out = +Counter({"of other categories": categories, "crowd": crowds})
+        return found
+
+    @property
+    def has_names(self) -> bool:
+        """Whether it says which files its pictures are."""
+        return any(name is not None for name in self._names.values())
 
     def __len__(self) -> int:
         """How many boxes there are in all."""
-        return sum(len(boxes) for boxes in self._boxes.values())
+        return len(self._boxes)
 
-    def for_image(self, image_id: int) -> Boxes:
+    def for_image(self, image_id: ImageId) -> Boxes:
         """The boxes of one picture, in the file's order, if it has any."""
-        return self._boxes.get(image_id) or Boxes.empty()
+        rows = self._rows.get(self.id_of(image_id))
+        return Boxes.empty() if rows is None else Boxes(self._boxes.xyxy[rows], self._boxes.scores[rows])
 
-    def check_image_ids(self, expected: frozenset[int]) -> None:
+    def id_of_frame(self, index: int) -> ImageId:
+        """The id of a video's frame, as the file writes it. Raises `BoxesError` as `id_of` does."""
+        return self._frames.get(index, index + 1) if self._frames else self.id_of(index)
+
+    def id_of(self, image_id: ImageId) -> ImageId:
+        """A picture's id as the file writes it: `"007"` for 7. Raises `BoxesError` where it writes one in two ways."""
+        spellings = self._spellings.get(image_id) if isinstance(image_id, int) else None
+        if not spellings:
+            return image_id
+        if len(spellings) > 1:
+            found = " and ".join(sorted(map(repr, spellings)))
+            raise BoxesError(f"{self.path}: image_id: expected one way to write {image_id}, got {found}")
+        return next(iter(spellings))
+
+    def ids_of(self, pictures: Mapping[Path, int]) -> list[ImageId]:
+        """The ids of picture files, as the file writes them; one that it doesn't know gets a number that is free.
+
+        Args:
+            pictures: The files, and the numbers that they have where no file name says another.
+
+        Raises:
+            BoxesError: none of the pictures is in the file, or it isn't clear which one an id is.
+        """
+        found = self._ids_by_name(list(pictures))
+        if found is None:
+            self.check_image_ids(
+                frozenset(pictures.values()) | {path.stem for path in pictures} | {p.name for p in pictures}
+            )
+            found = {}
+            for path, number in pictures.items():
+                own = (name for name in (path.stem, path.name) if name in self.image_ids)
+                found[path] = next(own, self.id_of(number))
+        elif len(found) < len(pictures):
+            lost = next(path for path in pictures if path not in found)
+            self.note = (
+                f"{self.path}: {len(pictures) - len(found)} pictures are not in it, such as {lost}: nobody is in them"
+            )
+        taken = {*self.image_ids, *found.values()}
+        free = max((number for number in taken if isinstance(number, int)), default=-1)
+        ids: list[ImageId] = []
+        for path, number in pictures.items():
+            if path not in found and number in taken:
+                number = free = free + 1
+            ids.append(found.get(path, number))
+            taken.add(ids[-1])
+        return ids
+
+    def _ids_by_name(self, pictures: Sequence[Path]) -> dict[Path, ImageId] | None:
+        """The ids of pictures by `file_name`: the whole path where names repeat. None where the names say nothing."""
+        listed: dict[str, list[tuple[list[str], ImageId]]] = {}
+        for image_id, name in self._names.items():
+            if name is not None:
+                parts = re.split(r"[/\\]", name)
+                for key in {parts[-1], Path(parts[-1]).stem}:
+                    listed.setdefault(key, []).append((parts, image_id))
+        if not listed:
+            return None
+        owners: dict[ImageId, Path] = {}
+        for path in pictures:
+            same = listed.get(path.name) or listed.get(path.stem, [])
+            depths = [_common_tail(path.parts, parts) for parts, _ in same]
+            best = [image_id for (_, image_id), depth in zip(same, depths, strict=True) if depth == max(depths)]
+            if not best:
+                continue
+            if len(best) > 1 or best[0] in owners:
+                what = f"the ids {best}" if len(best) > 1 else f"the id {best[0]!r}, as {owners[best[0]]} has"
+                raise BoxesError(f"{self.path}: file_name: expected one id for each picture, got {what} for {path}")
+            owners[best[0]] = path
+        if owners:
+            return {path: image_id for image_id, path in owners.items()}
+        if all(path.stem.isdecimal() and int(path.stem) in self.image_ids for path in pictures):
+            self.note = f"{self.path}: its file names are of other pictures: those here go by their numbers"
+            return None
+        names = [name for name in self._names.values() if name is not None]
+        raise BoxesError(
+            f"{self.path}: none of the pictures that it lists is in the source: it lists {reprlib.repr(names)}, "
+            f"the source has {reprlib.repr([path.name for path in pictures])}"
+        )
+
+    def check_image_ids(self, expected: Collection[ImageId]) -> None:
         """Make sure that the file belongs to the source whose pictures have the ids `expected`.
 
         An empty file passes: nobody was detected.
@@ -87,55 +197,77 @@ class BoxesFile:
         Raises:
             BoxesError: none of the file's image ids is in `expected`.
         """
-        if self.image_ids and self.image_ids.isdisjoint(expected):
+        known = self.image_ids | self._spellings.keys() | self._frames.keys()
+        in_range = isinstance(expected, range)
+        if known and not any((not in_range or isinstance(one, int)) and one in expected for one in known):
             raise BoxesError(
                 f"{self.path}: none of its image ids occurs in the source: the file has {_span(self.image_ids)}, the "
                 f"source {_span(expected)}; image_id is a video's 0-based frame index, or a picture's all-digit stem"
             )
 
 
-def _read_entries(path: Path) -> tuple[list[Any], frozenset[int]]:
-    """The file's entries, unchecked, and the ids that an annotation file lists under `images`."""
+def _common_tail(path: Sequence[str], other: Sequence[str]) -> int:
+    """How many names two paths share, from the last one."""
+    pairs = zip(reversed(path), reversed(other), strict=False)
+    return next((depth for depth, (one, two) in enumerate(pairs) if one != two), min(len(path), len(other)))
+
+
+def _read_entries(path: Path) -> tuple[list[Any], dict[ImageId, str | None], int]:
+    """The file's entries, unchecked, the file names by id that an annotation file lists, and the category of people."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise BoxesError(f"{path}: can't read the boxes file: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # also bad UTF-8, an integer of thousands of digits
         raise BoxesError(f"{path}: expected JSON, a list {_FORMAT}; it does not parse: {error}") from error
-    if isinstance(document, dict):
-        entries, images = document.get("annotations"), document.get("images", [])
-        if not isinstance(images, list):
-            raise BoxesError(f'{path}: "images": expected a list, got a JSON {_json_type(images)}')
-        if not isinstance(entries, list):
-            raise BoxesError(
-                f"{path}: expected a list {_FORMAT} or a COCO annotation file, got a dict without a list "
-                f'"annotations"; keys found: {reprlib.repr(sorted(document))}'
-            )
-    elif isinstance(document, list):
-        entries, images = document, []
-    else:
+    if isinstance(document, list):
+        return document, {}, PERSON_CATEGORY
+    if not isinstance(document, dict):
         raise BoxesError(f"{path}: expected a list {_FORMAT}, got a JSON {_json_type(document)}")
+    entries, images = document.get("annotations"), document.get("images", [])
+    if not isinstance(images, list):
+        raise BoxesError(f'{path}: "images": expected a list, got a JSON {_json_type(images)}')
+    if not isinstance(entries, list):
+        raise BoxesError(
+            f"{path}: expected a list {_FORMAT} or a COCO annotation file, got a dict without a list "
+            f'"annotations"; keys found: {reprlib.repr(sorted(document))}'
+        )
+    names: dict[ImageId, str | None] = {}
     for index, image in enumerate(images):
-        if not isinstance(image, dict) or type(image.get("id")) is not int:
-            raise BoxesError(f'{path}: image {index}: expected a dict with an integer "id", got {reprlib.repr(image)}')
-    return entries, frozenset(image["id"] for image in images)
+        if not isinstance(image, dict) or type(image.get("id")) not in _ID_TYPES:
+            raise BoxesError(f'{path}: image {index}: expected a dict with an "id", got {reprlib.repr(image)}')
+        name = image.get("file_name")
+        if not isinstance(name, str | None):
+            raise BoxesError(f'{path}: image {index}: "file_name": expected a string, got {reprlib.repr(name)}')
+        if names.setdefault(image["id"], name) != name:
+            raise BoxesError(
+                f'{path}: image {index}: "id": expected one file for an id, got {names[image["id"]]} and {name}'
+            )
+    categories = document.get("categories")
+    named = [
+        item["id"]
+        for item in (categories if isinstance(categories, list) else [])
+        if isinstance(item, dict) and type(item.get("id")) is int and str(item.get("name")).lower() in PERSON_NAMES
+    ]
+    return entries, names, named[0] if len(named) == 1 else PERSON_CATEGORY
 
 
-def _people(entries: list[Any], path: Path) -> Iterator[int]:
+def _people(entries: list[Any], path: Path, person: int) -> Iterator[int]:
     """Indices of the entries that are people, their keys and types checked (not yet their numbers)."""
     for index, entry in enumerate(entries):
         if type(entry) is not dict:
             raise _entry_error(path, index, f"expected a dict as in {_FORMAT}, got a JSON {_json_type(entry)}")
-        category = entry.get("category_id", PERSON_CATEGORY)
+        category = entry.get("category_id", person)
         if type(category) is not int:
             raise _entry_error(path, index, f'"category_id": expected an integer, got {reprlib.repr(category)}')
-        if category != PERSON_CATEGORY or entry.get("iscrowd"):
+        if category != person or entry.get("iscrowd"):
             continue
         for key in ("image_id", "bbox"):
             if key not in entry:
                 raise _entry_error(path, index, f'no "{key}"; keys found: {reprlib.repr(sorted(entry))}')
-        if type(entry["image_id"]) is not int:
-            raise _entry_error(path, index, f'"image_id": expected an integer, got {reprlib.repr(entry["image_id"])}')
+        if type(entry["image_id"]) not in _ID_TYPES:
+            found = reprlib.repr(entry["image_id"])
+            raise _entry_error(path, index, f'"image_id": expected an integer or a string, got {found}')
         bbox = entry["bbox"]
         if type(bbox) is not list or len(bbox) != 4 or not _NUMBER_TYPES.issuperset(map(type, bbox)):
             raise _entry_error(
@@ -155,6 +287,7 @@ def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path)
         score32 = scores.astype(np.float32)
     for key, bad, expected in (
         ("bbox", ~np.isfinite(xyxy).all(axis=1), "finite numbers"),
+        ("bbox", (np.abs(xyxy) > LARGEST_COORDINATE).any(axis=1), f"pixels within ±{LARGEST_COORDINATE:.0e}"),
         ("score", ~np.isfinite(score32), "a finite number"),
         ("bbox", (xywh[:, 2:] < 0).any(axis=1), "[x, y, width, height] with width and height not negative"),
     ):
@@ -182,12 +315,15 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "number")
 
 
-def _span(ids: frozenset[int]) -> str:
+def _span(ids: Collection[ImageId]) -> str:
     """`3 ids from 0 to 9`, for messages."""
     if not ids:
         return "none"
+    strings = sorted(one for one in ids if isinstance(one, str)) if not isinstance(ids, range) else []
+    if strings:
+        return f"{len(ids)} ids such as {strings[0]!r:.80}"
     if len(ids) == 1:
-        return f"only {min(ids)}"
+        return f"only {next(iter(ids))}"
     return f"{len(ids)} ids from {min(ids)} to {max(ids)}"
 
 
@@ -208,20 +344,51 @@ class _Memoryless:
         """Do nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FileBoxes(_Memoryless):
-    """The boxes of a file for the frame's `image_id`; those that score less than `conf` are left out."""
+    """The boxes of a file for the frames that pass; those that score less than `conf` are left out.
+
+    Attributes:
+        file: The file.
+        conf: Lowest score; None for any.
+        ids: The file's ids of the frames by index, where they are picture files.
+        used: How many boxes were handed out.
+        left_out: How many of those frames' boxes were not used, by reason.
+    """
 
     file: BoxesFile
     conf: float | None = None
+    ids: Sequence[ImageId] | None = None
+    used: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def identified(self, frame: Frame) -> Frame:
+        """The frame with the id that the file has for it."""
+        return replace(
+            frame, image_id=self.file.id_of_frame(frame.index) if self.ids is None else self.ids[frame.index]
+        )
 
     def boxes_for(self, frame: Frame) -> Boxes:
-        """The file's boxes for this frame, if it has any."""
+        """The file's boxes for this frame, which `identified` has made, if it has any."""
         boxes = self.file.for_image(frame.image_id)
-        if self.conf is None:
-            return boxes
-        sure = boxes.scores >= self.conf
-        return Boxes(boxes.xyxy[sure], boxes.scores[sure])
+        if self.conf is not None:
+            sure = boxes.scores >= self.conf
+            self.left_out["below --conf"] += int((~sure).sum())
+            boxes = Boxes(boxes.xyxy[sure], boxes.scores[sure])
+        self.used += len(boxes)
+        return boxes
+
+    def leave_out(self, count: int, reason: str) -> None:
+        """Count boxes that were handed out and are not used, after all."""
+        self.used -= count
+        self.left_out[reason] += count
+
+    @property
+    def summary(self) -> str:
+        """One line: how many boxes of the file were used, how many were left out and why."""
+        elsewhere = {"in frames that did not come": len(self.file) - self.used - self.left_out.total()}
+        left_out = +(self.file.left_out + self.left_out + Counter(elsewhere))
+        return usage_line(str(self.file.path), self.used, left_out, "boxes")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_PEOPLE, "--conf", type=_SHARE, help="Confidence threshold of detections; default: 0.3.")
 @option(_PEOPLE, "--iou", type=_SHARE, help="IoU threshold of non-maximum suppression; default: 0.65.")
 @option(_PEOPLE, "--classes", metavar="IDS|NAMES", help="Classes to detect, by COCO's ids or names; default: person.")
-@option(_PEOPLE, "--boxes", metavar="FILE", help="File of people's boxes: COCO detection-results JSON.")
+@option(_PEOPLE, "--boxes", metavar="FILE", help="File of people's boxes: COCO detection results, or annotations.")
 @option(_PEOPLE, "--full-frame", is_flag=True, help="One box over the whole frame: one person fills the picture.")
 @option(_PEOPLE, "--track", is_flag=True, help="Track people: give each an id that stays.")
 @option(_PEOPLE, "--smooth", is_flag=True, help="Smooth each track's keypoints (One-Euro filter).")

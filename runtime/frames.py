@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,11 @@ from typing import Protocol
 
 from sharpose.runtime.result import Boxes, Image, PoseResult
 
-__all__ = ["Frame", "FrameRecord", "Image", "Sink", "Source", "SourceHealth", "SourceInfo"]
+__all__ = ["Frame", "FrameRecord", "Image", "ImageId", "Sink", "Source", "SourceHealth", "SourceInfo"]
+
+
+ImageId = int | str
+"""What a boxes file, and COCO results, call a picture."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Frame:
         index: 0-based position in the source.
         time: Seconds since the source's first frame, never decreasing.
         image_id: What a boxes file calls this picture: `index` for a video; for a picture file its stem where that is
-            all digits, else `index`.
+            all digits, else `index`; with a boxes file, as that file writes it.
         boxes: The boxes that the source itself knows (the built-in scene does), or None.
         arrived: `time.monotonic()` when it reached this process, for live sources; None for files.
     """
@@ -30,7 +34,7 @@ class Frame:
     image: Image
     index: int
     time: float
-    image_id: int
+    image_id: ImageId
     boxes: Boxes | None = None
     arrived: float | None = None
 
@@ -69,6 +73,8 @@ class SourceInfo:
         frame_count: How many frames it claims to hold (a claim: headers lie), or None.
         frame_rate: Frames per second that will be handed out, according to its header, or None.
         image_ids: The image ids that will come, where that is known before reading, else None.
+        pictures: The picture files by frame index with their image ids, where the source is one of pictures.
+        id_note: What is unusual about the pictures' image ids, for a user who uses them.
         live: Whether it is a camera or a stream, which doesn't wait for a slow reader.
         health: Connection, dropped frames and reconnects; never changes for files.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
@@ -79,12 +85,14 @@ class SourceInfo:
     name: str
     frame_count: int | None = None
     frame_rate: float | None = None
-    image_ids: frozenset[int] | None = None
+    image_ids: Collection[int] | None = None
     live: bool = False
     health: SourceHealth = field(default_factory=SourceHealth)
     warnings: list[str] = field(default_factory=list)
     progress: int = 0
     end_reason: str | None = None
+    pictures: Mapping[Path, int] | None = None
+    id_note: str | None = None
 
 
 class Source(Protocol):

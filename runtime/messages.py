@@ -104,12 +104,12 @@ class Messages:
         """Something failed."""
         self._say("error", line, f"error: {line}")
 
-    def wrote(self, name: str) -> None:
-        """A result is complete."""
+    def result(self, line: str) -> None:
+        """What a run has done: a file that is complete, how many boxes it used."""
         if self.json_logs:
-            self.info(f"wrote {name}")
+            self.info(line)
         elif not self.quiet:
-            self._results.print(f"wrote {name}", highlight=False, markup=False, soft_wrap=True)
+            self._results.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def summary(
         self, numbers: StreamSnapshot, *, stream: str | None = None, warm_up: float = 0.0, deadline: bool = False

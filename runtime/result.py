@@ -13,7 +13,16 @@ import numpy.typing as npt
 from sharpose.errors import InputError
 from sharpose.geometry import CropFrames, crop_frames, extract_crops
 
-__all__ = ["KEYPOINT_SCORE_FLOOR", "Boxes", "Crowd", "Image", "Picture", "PoseResult", "StageTimings"]
+__all__ = [
+    "KEYPOINT_SCORE_FLOOR",
+    "LARGEST_COORDINATE",
+    "Boxes",
+    "Crowd",
+    "Image",
+    "Picture",
+    "PoseResult",
+    "StageTimings",
+]
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
@@ -21,7 +30,7 @@ Image = npt.NDArray[np.uint8]
 # Keypoints scoring at most this do not count towards a pose's score (released COCO evaluation).
 KEYPOINT_SCORE_FLOOR = 0.2
 
-_LARGEST_COORDINATE = 1e12  # far beyond any picture, and far from where float32 sizes overflow
+LARGEST_COORDINATE = 1e12  # far beyond any picture, and far from where float32 sizes overflow
 
 
 def _as_float32(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
@@ -59,9 +68,9 @@ class Boxes:
         scores = _as_float32("box scores", self.scores, (len(xyxy),))
         if not np.isfinite(xyxy).all() or not np.isfinite(scores).all():
             raise InputError("boxes_xyxy and their scores must be finite numbers, got NaN or infinity")
-        if xyxy.size and np.abs(xyxy).max() > _LARGEST_COORDINATE:
+        if xyxy.size and np.abs(xyxy).max() > LARGEST_COORDINATE:
             raise InputError(
-                f"boxes_xyxy: expected pixels within ±{_LARGEST_COORDINATE:.0e}, got {np.abs(xyxy).max():.3g}"
+                f"boxes_xyxy: expected pixels within ±{LARGEST_COORDINATE:.0e}, got {np.abs(xyxy).max():.3g}"
             )
         bad = np.flatnonzero((xyxy[:, 2] < xyxy[:, 0]) | (xyxy[:, 3] < xyxy[:, 1]))
         if bad.size:

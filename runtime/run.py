@@ -294,9 +294,13 @@ class _Loop:
                 return None
             began = time.perf_counter()
             boxes = stream.boxes
+            if isinstance(boxes, FileBoxes):
+                frame = boxes.identified(frame)
             people = boxes.boxes_for(frame)
             if stream.max_people is not None:
-                people = people.best(stream.max_people)
+                found, people = len(people), people.best(stream.max_people)
+                if isinstance(boxes, FileBoxes):
+                    boxes.leave_out(found - len(people), "after --max-people")
             if not isinstance(boxes, FileBoxes) or frame.image_id in boxes.file.image_ids:
                 running.ids_met = True
         except Exception as error:
@@ -352,7 +356,7 @@ class _Loop:
         boxes, frames = running.stream.boxes, running.stream.statistics.frames
         try:
             if not (self._stop or running.ids_met) and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
-                boxes.file.check_image_ids(frozenset(range(frames)))
+                boxes.file.check_image_ids(range(frames))
                 raise BoxesError(f"{boxes.file.path}: none of its image ids occurs in the source")
             running.sinks.close()
         except Exception as error:

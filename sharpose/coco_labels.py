@@ -10,24 +10,37 @@ import json
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sharpose.errors import SourceError
+from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
 
-__all__ = ["UNLABELLED_AREA_SHARE", "CocoLabels", "LabelledPerson", "LabelledPicture", "read_coco_labels"]
+__all__ = [
+    "PERSON_NAMES",
+    "CocoLabels",
+    "Finite",
+    "LabelEntry",
+    "LabelledPerson",
+    "LabelledPicture",
+    "checked_entry",
+    "clean_box",
+    "read_coco_labels",
+    "usage_line",
+]
 
-UNLABELLED_AREA_SHARE = 0.53
-"""Share of its box that a person is taken to cover where nobody has labelled the area, as COCO-style tools do."""
+PERSON_NAMES = frozenset({"person", "people", "human"})
+"""What files call the category of people, in any case."""
 
 _PERSON = 1  # COCO's category id, for files that name no categories
+_MOST = 1e12  # pixels, far below what float32 holds
 _WEAK = 1  # COCO visibility of labels that are hidden, or that come from a model
 
 
@@ -53,9 +66,10 @@ class LabelledPerson:
     """A person of the file.
 
     Attributes:
-        annotation_id: 1 and up in the file's order: ids of files repeat, or are 0, which pycocotools miscounts.
+        annotation_id: As in the file, where ids may repeat.
         image_id: The picture's.
         bbox_xywh: `x, y, width, height` in picture pixels, neither size negative.
+        box_xyxy: float32 [4], the box cut to its picture (where the size of that is known); None if nothing is left.
         keypoints: float64 [J, 3]: `x, y` in picture pixels and COCO visibility; all 0 where it is 0.
         area: Square pixels of the picture that the person covers.
         is_crowd: Whether the box holds many people that nobody told apart.
@@ -64,6 +78,7 @@ class LabelledPerson:
     annotation_id: int
     image_id: int
     bbox_xywh: tuple[float, float, float, float]
+    box_xyxy: npt.NDArray[np.float32] | None
     keypoints: npt.NDArray[np.float64]
     area: float
     is_crowd: bool
@@ -76,7 +91,7 @@ class LabelledPerson:
     @property
     def is_labelled(self) -> bool:
         """Whether the person can be trained on and scored: one person with keypoints and a box."""
-        return not self.is_crowd and self.num_keypoints > 0 and min(self.bbox_xywh[2:]) > 0
+        return not self.is_crowd and self.num_keypoints > 0 and self.box_xyxy is not None
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class CocoLabels:
 
     Attributes:
         path: Where it was read from.
-        skeleton: What the keypoints are.
+        category_id: The file's number for people.
         pictures: By image id, in the file's order.
         people: All of the person category who have keypoints, crowds and unlabelled ones too (evaluation ignores
             poses that are found in them).
@@ -94,7 +109,7 @@ class CocoLabels:
     """
 
     path: Path
-    skeleton: Skeleton
+    category_id: int
     pictures: dict[int, LabelledPicture]
     people: list[LabelledPerson]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -106,15 +121,14 @@ class CocoLabels:
         return [person for person in self.people if person.is_labelled]
 
     @property
+    def not_used(self) -> Counter[str]:
+        """How many annotations are not of people to train on or to score, by reason."""
+        return self.left_out + Counter(_why(person) for person in self.people if not person.is_labelled)
+
+    @property
     def summary(self) -> str:
         """One line: `labels.json: 44 people used, 3 left out (2 crowd, 1 without keypoints)`."""
-        reasons = self.left_out + Counter(_why(person) for person in self.people if not person.is_labelled)
-        used = len(self.labelled)
-        line = f"{self.path.name}: {used} {'person' if used == 1 else 'people'} used"
-        if reasons:
-            why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            line += f", {reasons.total()} left out ({why})"
-        return line
+        return usage_line(self.path.name, len(self.labelled), self.not_used)
 
     def document(self, *, ignore_weak: bool = False) -> dict[str, Any]:
         """The labels as pycocotools takes them, with every key that it reads.
@@ -123,15 +137,15 @@ class CocoLabels:
             ignore_weak: Labels of visibility 1 count as missing.
         """
         annotations = []
-        for person in self.people:
+        for number, person in enumerate(self.people, 1):  # ids may repeat, or be 0, which pycocotools miscounts
             keypoints = person.keypoints
             if ignore_weak:
                 keypoints = np.where(keypoints[:, 2:] == _WEAK, 0, keypoints)
             annotations.append(
                 {
-                    "id": person.annotation_id,
+                    "id": number,
                     "image_id": person.image_id,
-                    "category_id": _PERSON,
+                    "category_id": self.category_id,
                     "iscrowd": int(person.is_crowd),
                     "bbox": list(person.bbox_xywh),
                     "area": person.area,
@@ -143,7 +157,11 @@ class CocoLabels:
             {"id": item.image_id, "file_name": item.file_name, "width": item.width, "height": item.height}
             for item in self.pictures.values()
         ]
-        return {"images": images, "annotations": annotations, "categories": [{"id": _PERSON, "name": "person"}]}
+        return {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": self.category_id, "name": "person"}],
+        }
 
 
 def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
@@ -161,7 +179,7 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
     """
     document = _parse(path)
     pictures = _pictures(path, document["images"])
-    person_category = _person_category(path, document)
+    person_category, listed = _categories(path, document)
     people: list[LabelledPerson] = []
     left_out: Counter[str] = Counter()
     ids: Counter[int] = Counter()
@@ -170,14 +188,19 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
         place = f"{path}: annotation {_name_of(entry, index)}"
         if not isinstance(entry, dict):
             raise SourceError(f"{place}: expected an object, got {reprlib.repr(entry)}")
-        if not person_category(place, entry):
+        category = entry.get("category_id", person_category)
+        if type(category) is not int or (listed and category not in listed):
+            what = f"one of {sorted(listed)}" if listed else "an integer"
+            raise SourceError(f"{place}: category_id: expected {what}, got {reprlib.repr(category)}")
+        if category != person_category:
             left_out["of other categories"] += 1
             continue
         if entry.get("keypoints") is None:
             left_out["without keypoints"] += 1
             continue
-        item = _checked(_Annotation, entry, place)
-        if item.image_id not in pictures:
+        item = checked_entry(_Annotation, entry, place)
+        picture = pictures.get(item.image_id)
+        if picture is None:
             raise SourceError(f"{place}: image_id: expected the id of a listed picture, got {item.image_id}")
         if item.num_keypoints == 0 and not item.iscrowd:
             keypoints = np.zeros((skeleton.num_keypoints, 3))
@@ -190,26 +213,49 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
         without_area += not item.area
         people.append(
             LabelledPerson(
-                annotation_id=len(people) + 1,
+                annotation_id=item.id,
                 image_id=item.image_id,
                 bbox_xywh=(item.bbox[0], item.bbox[1], width, height),
+                box_xyxy=clean_box(item.bbox, picture.width or math.inf, picture.height or math.inf),
                 keypoints=keypoints,
-                area=item.area or width * height * UNLABELLED_AREA_SHARE,
+                area=item.area or width * height * BODY_SHARE,
                 is_crowd=bool(item.iscrowd),
             )
         )
     notes = []
     if without_area:
-        share = f"{UNLABELLED_AREA_SHARE:g} of the box"
+        share = f"{BODY_SHARE:g} of the box"
         notes.append(f"{path.name}: area is missing or 0 in {without_area} annotations: taken as {share}")
     if repeated := sum(count for count in ids.values() if count > 1):
         notes.append(f"{path.name}: {repeated} annotations share their ids with others: numbered anew")
-    return CocoLabels(path, skeleton, pictures, people, left_out, notes)
+    return CocoLabels(path, person_category, pictures, people, left_out, notes)
+
+
+def clean_box(bbox_xywh: Sequence[float], width: float, height: float) -> npt.NDArray[np.float32] | None:
+    """A labelled box, cut to its picture: float32 [4] xyxy, or None where nothing is left of it."""
+    x, y, w, h = (float(value) for value in bbox_xywh)
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2, y2 = min(width - 1.0, x1 + max(0.0, w)), min(height - 1.0, y1 + max(0.0, h))
+    if x2 <= x1 or y2 <= y1:
+        return None
+    return np.array([x1, y1, x2, y2], np.float32)
+
+
+def usage_line(name: str, used: int, left_out: Counter[str], noun: str = "people") -> str:
+    """`labels.json: 44 people used, 3 left out (2 crowd, 1 without keypoints)`."""
+    one = {"people": "person", "boxes": "box", "pictures": "picture"}[noun]
+    line = f"{name}: {used} {one if used == 1 else noun} used"
+    if left_out:
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        line += f", {left_out.total()} left out ({why})"
+    return line
 
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("expected a finite number")
+    if abs(value) >= _MOST:
+        raise ValueError(f"expected a number below {_MOST:g}")
     return value
 
 
@@ -222,27 +268,31 @@ def _whole(value: object) -> object:
     return value
 
 
-_Finite = Annotated[float, AfterValidator(_finite)]
+Finite = Annotated[float, AfterValidator(_finite)]
+"""A number that is neither infinite nor NaN."""
+
 _Size = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=1_000_000)]
 
 
-class _Entry(BaseModel):
+class LabelEntry(BaseModel):
+    """Base of what stands in a label file; keys that nobody knows are ignored."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class _Picture(_Entry):
+class _Picture(LabelEntry):
     id: int
     file_name: Annotated[str, Field(min_length=1)]
     width: _Size | None = None
     height: _Size | None = None
 
 
-class _Annotation(_Entry):
+class _Annotation(LabelEntry):
     id: int
     image_id: int
-    bbox: Annotated[list[_Finite], Field(min_length=4, max_length=4)]
+    bbox: Annotated[list[Finite], Field(min_length=4, max_length=4)]
     keypoints: list[float | None]
-    area: Annotated[_Finite, Field(ge=0)] | None = None
+    area: Annotated[Finite, Field(ge=0)] | None = None
     iscrowd: Annotated[int, Field(ge=0, le=1)] | bool = 0
     num_keypoints: int | None = None
 
@@ -265,7 +315,7 @@ def _pictures(path: Path, entries: list[Any]) -> dict[int, LabelledPicture]:
     pictures: dict[int, LabelledPicture] = {}
     for index, entry in enumerate(entries):
         place = f"{path}: picture {_name_of(entry, index)}"
-        item = _checked(_Picture, entry, place)
+        item = checked_entry(_Picture, entry, place)
         other = pictures.get(item.id)
         if other is not None and other.file_name != item.file_name:
             raise SourceError(
@@ -275,39 +325,34 @@ def _pictures(path: Path, entries: list[Any]) -> dict[int, LabelledPicture]:
     return pictures
 
 
-def _person_category(path: Path, document: dict[str, Any]) -> Callable[[str, dict[str, Any]], bool]:
-    """A test whether an annotation is of a person; it refuses categories that the file doesn't list."""
-    listed = document.get("categories")
+def _categories(path: Path, document: dict[str, Any]) -> tuple[int, set[int]]:
+    """The category that means people, and all that the file lists.
+
+    It is the one named person, else the only one there is, else COCO's.
+    """
+    listed = document.get("categories") or []
+    if not isinstance(listed, list):
+        raise SourceError(f"{path}: categories: expected a list, got {reprlib.repr(listed)}")
     names: dict[int, str] = {}
-    if listed:
-        if not isinstance(listed, list):
-            raise SourceError(f"{path}: categories: expected a list, got {reprlib.repr(listed)}")
-        for index, entry in enumerate(listed):
-            if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-                raise SourceError(
-                    f"{path}: category {_name_of(entry, index)}: expected an object with an integer id, "
-                    f"got {reprlib.repr(entry)}"
-                )
-            names[entry["id"]] = str(entry.get("name", ""))
-    named = [number for number, name in names.items() if name.lower() in {"person", "people", "human"}]
+    for index, entry in enumerate(listed):
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+            raise SourceError(
+                f"{path}: category {_name_of(entry, index)}: expected an object with an integer id, "
+                f"got {reprlib.repr(entry)}"
+            )
+        names[entry["id"]] = str(entry.get("name", ""))
+    named = [number for number, name in names.items() if name.lower() in PERSON_NAMES]
     if len(named) > 1:
         raise SourceError(f"{path}: categories: expected one named person, got the ids {named}")
-    if named:
-        person = named[0]
-    elif len(names) == 1:
-        (person,) = names
-    else:
-        person = _PERSON
-
-    def is_person(place: str, entry: dict[str, Any]) -> bool:
-        category = entry.get("category_id", person)
-        if type(category) is not int:
-            raise SourceError(f"{place}: category_id: expected an integer, got {reprlib.repr(category)}")
-        if names and category not in names:
-            raise SourceError(f"{place}: category_id: expected one of {sorted(names)}, got {category}")
-        return category == person
-
-    return is_person
+    used = (
+        {entry.get("category_id") for entry in document["annotations"] if isinstance(entry, dict)} if not names else {}
+    )
+    found = named or list(names) or [number for number in used if type(number) is int]
+    if len(found) > 1 and _PERSON not in found:
+        raise SourceError(
+            f"{path}: expected people of one category, got category ids {sorted(found)}; name one person in categories"
+        )
+    return (found[0] if len(found) == 1 else _PERSON), set(names)
 
 
 def _keypoints(item: _Annotation, place: str, skeleton: Skeleton) -> npt.NDArray[np.float64]:
@@ -320,7 +365,7 @@ def _keypoints(item: _Annotation, place: str, skeleton: Skeleton) -> npt.NDArray
     points = np.array([np.nan if value is None else value for value in item.keypoints], np.float64).reshape(-1, 3)
     visibility = points[:, 2]
     known = np.isin(visibility, (0, 1, 2))
-    usable = known & (np.isfinite(points[:, :2]).all(axis=1) | (visibility == 0))
+    usable = known & ((np.abs(points[:, :2]) < _MOST).all(axis=1) | (visibility == 0))
     if not usable.all():
         joint = int(np.argmin(usable))
         x, y, v = item.keypoints[3 * joint : 3 * joint + 3]
@@ -332,7 +377,11 @@ def _keypoints(item: _Annotation, place: str, skeleton: Skeleton) -> npt.NDArray
     return points
 
 
-def _checked(model: type[Any], entry: object, place: str) -> Any:  # noqa: ANN401 (the model's own type)
+Model = TypeVar("Model", bound=LabelEntry)
+
+
+def checked_entry(model: type[Model], entry: object, place: str) -> Model:
+    """An entry of a label file as `model`. Raises `SourceError` with its place and the first key that is wrong."""
     try:
         return model.model_validate(entry)
     except ValidationError as error:
@@ -347,7 +396,9 @@ def _checked(model: type[Any], entry: object, place: str) -> Any:  # noqa: ANN40
 def _why(person: LabelledPerson) -> str:
     if person.is_crowd:
         return "crowd"
-    return "without labelled keypoints" if person.num_keypoints == 0 else "with a box without area"
+    if person.num_keypoints == 0:
+        return "without labelled keypoints"
+    return "with a box without area" if min(person.bbox_xywh[2:]) <= 0 else "with a box outside of the picture"
 
 
 def _name_of(entry: object, index: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,14 +12,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpose.config import ModelConfig, describe_validation_error, load_config
-from sharpose.errors import ConfigError
+from sharpose.errors import ConfigError, SourceError
 from sharpose.files import atomic_file
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.augment import AugmentSpec
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mixed import CachedDataset, MixedDataset, SampleCache, Subset
 from sharpose.training.data.mpii import MpiiDataset
-from sharpose.training.data.sample import PoseDataset
+from sharpose.training.data.sample import FileDataset, PoseDataset
 from sharpose.training.data.scene import SceneDataset
 from sharpose.training.objectives.distillation import DistillationRecipe
 from sharpose.training.objectives.mae import MaeRecipe
@@ -240,7 +240,9 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise ConfigError(f"--set {change}: no {key} in the recipe")
 
 
-def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: int) -> PoseDataset:
+def training_dataset(
+    recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: int, say: Callable[[str], None] = lambda line: None
+) -> PoseDataset:
     """The people to train on, mixed by weight where there are several datasets.
 
     Args:
@@ -248,15 +250,16 @@ def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: i
         root: Folder that paths are relative to.
         skeleton: The model's.
         seed: Seed of the mixture's order.
+        say: Called with a line for each file of labels: how many people are used, how many are left out and why.
 
     Raises:
-        SourceError: labels can't be read.
+        SourceError: labels can't be read, or more pictures are missing than the recipe allows.
         ConfigError: a dataset has another skeleton.
     """
     cache = SampleCache(recipe.cache_mib << 20)
     parts: list[tuple[PoseDataset, float]] = []
     for part in recipe.train:
-        dataset = _dataset(part, root, skeleton)
+        dataset = _dataset(part, recipe, root, skeleton, say)
         is_constant = not isinstance(part, ScenePart) or part.repeat
         parts.append((CachedDataset(dataset, cache) if is_constant and cache.limit else dataset, part.weight))
     if len(parts) == 1 and recipe.people_per_epoch is None:
@@ -264,9 +267,11 @@ def training_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton, seed: i
     return MixedDataset(parts, length=recipe.people_per_epoch, seed=seed)
 
 
-def evaluation_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton) -> PoseDataset | None:
+def evaluation_dataset(
+    recipe: DataRecipe, root: Path, skeleton: Skeleton, say: Callable[[str], None] = lambda line: None
+) -> PoseDataset | None:
     """The people to evaluate on, each once; None where the recipe has none. Errors as in `training_dataset`."""
-    datasets = [_dataset(part, root, skeleton) for part in recipe.evaluation]
+    datasets = [_dataset(part, recipe, root, skeleton, say) for part in recipe.evaluation]
     if not datasets:
         return None
     if len(datasets) == 1:
@@ -274,7 +279,9 @@ def evaluation_dataset(recipe: DataRecipe, root: Path, skeleton: Skeleton) -> Po
     return MixedDataset([(dataset, len(dataset)) for dataset in datasets])
 
 
-def _dataset(part: DatasetPart, root: Path, skeleton: Skeleton) -> PoseDataset:
+def _dataset(
+    part: DatasetPart, recipe: DataRecipe, root: Path, skeleton: Skeleton, say: Callable[[str], None]
+) -> PoseDataset:
     dataset: PoseDataset
     if isinstance(part, CocoPart):
         dataset = CocoDataset(root / part.annotations, root / part.images, skeleton, weak_weight=part.weak_weight)
@@ -286,4 +293,12 @@ def _dataset(part: DatasetPart, root: Path, skeleton: Skeleton) -> PoseDataset:
         raise ConfigError(
             f"dataset {dataset.name}: expected the model's skeleton {skeleton.name}, got {dataset.skeleton.name}"
         )
+    if isinstance(dataset, FileDataset):
+        for line in (*(f"note: {note}" for note in dataset.notes), dataset.summary):
+            say(line)
+        if len(dataset.missing) > recipe.max_undecodable:
+            raise SourceError(
+                f"{dataset.path}: {len(dataset.missing)} of its pictures are missing, more than the "
+                f"{recipe.max_undecodable} that data.max_undecodable allows; the first: {min(dataset.missing)}"
+            )
     return dataset if part.limit is None else Subset(dataset, range(min(part.limit, len(dataset))))

@@ -114,8 +114,8 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
         if ranks.is_first:
             folder.prepare(resume=options.resume)
         skeleton = recipe.model.skeleton
-        train = training_dataset(recipe.data, data_folder, skeleton, recipe.seed)
-        evaluation = evaluation_dataset(recipe.data, data_folder, skeleton)
+        train = training_dataset(recipe.data, data_folder, skeleton, recipe.seed, say)
+        evaluation = evaluation_dataset(recipe.data, data_folder, skeleton, say)
         torch.manual_seed(recipe.seed)
         model = SHaRPose(recipe.model)
         if not options.resume:

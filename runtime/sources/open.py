@@ -214,7 +214,7 @@ class SceneSource:
 
         config = parse_scene(spec)
         self._scene = Scene(config)
-        self.info = SourceInfo(spec, config.frames, float(config.fps), frozenset(range(config.frames)))
+        self.info = SourceInfo(spec, config.frames, float(config.fps), range(config.frames))
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames, `boxes` set."""

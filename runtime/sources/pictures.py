@@ -33,7 +33,8 @@ def is_picture(path: Path) -> bool:
 class PictureSource:
     """Picture files in natural order (2 before 10), one per second.
 
-    A frame's `image_id` is the file's stem where that is all digits, else its index.
+    A frame's `image_id` is the file's stem where that is all digits, else its index, or a number that is free where
+    a stem has that already. Where two stems are the same number, all ids are indices.
 
     Args:
         spec: A picture file, a folder (not its subfolders), or a glob (`**` reaches into subfolders).
@@ -42,22 +43,15 @@ class PictureSource:
         paths: The files, in order.
 
     Raises:
-        SourceError: there is no picture, or two would have the same image id.
+        SourceError: there is no picture.
     """
 
     def __init__(self, spec: str) -> None:
         self.paths = _find_pictures(spec)
-        owners: dict[int, Path] = {}
-        for index, path in enumerate(self.paths):
-            image_id = int(path.stem) if re.fullmatch("[0-9]+", path.stem) else index
-            other = owners.setdefault(image_id, path)
-            if other is not path:
-                raise SourceError(
-                    f"{other} and {path} would both have the image id {image_id} "
-                    "(the name where it is a number, else the position); rename one of them"
-                )
-        self._ids = list(owners)
-        self.info = SourceInfo(spec, len(self.paths), frame_rate=1.0, image_ids=frozenset(owners))
+        self._ids, note = _number(self.paths)
+        pictures = dict(zip(self.paths, self._ids, strict=True))
+        ids = frozenset(self._ids)
+        self.info = SourceInfo(spec, len(self.paths), frame_rate=1.0, image_ids=ids, pictures=pictures, id_note=note)
 
     def __iter__(self) -> Iterator[Frame]:
         """The pictures. Raises `SourceError` at the first that can't be read."""
@@ -69,6 +63,26 @@ class PictureSource:
 
     def close(self) -> None:
         """Nothing stays open between pictures."""
+
+
+def _number(paths: list[Path]) -> tuple[list[int], str | None]:
+    """Image ids, no two alike, and a line about those that are not what a name or a position says."""
+    stems = [int(path.stem) if re.fullmatch("[0-9]+", path.stem) else None for path in paths]
+    owners: dict[int, Path] = {}
+    for path, stem in zip(paths, stems, strict=True):
+        if stem is not None and owners.setdefault(stem, path) is not path:
+            note = f"{owners[stem]} and {path} have the same number: image ids are positions, from 0"
+            return list(range(len(paths))), note
+    free = max([len(paths) - 1, *owners])
+    ids, moved = [], []
+    for index, (path, stem) in enumerate(zip(paths, stems, strict=True)):
+        number = index if stem is None else stem
+        if stem is None and index in owners:
+            number = free = free + 1
+            moved.append(f"{path} has the image id {number}, as {owners[index]} has its position {index}")
+        ids.append(number)
+    more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+    return ids, moved[0] + more if moved else None
 
 
 def _find_pictures(spec: str) -> list[Path]:

@@ -78,7 +78,7 @@ class VideoSource:
         if claimed is not None:
             self.info.frame_count = None if partial else -(-claimed // stride)
             if partial or stride > 1:  # of the whole video: a boxes file may have the skipped frames too
-                self.info.image_ids = frozenset(range(claimed))
+                self.info.image_ids = range(claimed)
 
     def _open(self) -> None:
         remote = is_url(self._spec)

@@ -26,7 +26,9 @@ def test_a_folders_pictures_are_crops_in_rgb(tmp_path):
 def test_no_more_than_a_limit(tmp_path):
     for index in range(MAX_CROPS + 3):
         write(tmp_path, f"{index:03}.png", (1, 2, 3), (8, 8))
-    assert len(folder_pictures(tmp_path, CROP).crops) == MAX_CROPS == 64
+    pictures = folder_pictures(tmp_path, CROP)
+    assert len(pictures.crops) == MAX_CROPS == 64
+    assert pictures.usage == [f"{tmp_path}: 64 pictures used, 3 left out (3 after the first 64)"]
 
 
 def test_what_is_no_folder_of_pictures(tmp_path):

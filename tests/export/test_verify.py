@@ -17,7 +17,7 @@ from reference_model import reference_crops
 from sharpose.bundle import Bundle, Precision, file_sha256, open_bundle
 from sharpose.cli import main as run_command
 from sharpose.engines.stages import EngineStages, open_stages
-from sharpose.errors import BundleError, EngineError, ExportError
+from sharpose.errors import BundleError, EngineError, ExportError, SourceError
 from sharpose.export import verify as verify_engines
 from sharpose.export.cli import command
 from sharpose.export.pictures import ParityPictures, load_labels
@@ -146,6 +146,7 @@ def test_average_precision_is_that_of_the_whole_pipeline(two_precisions: Bundle,
     crops = labels.crops(two_precisions.model.crop_size)
     assert crops.crops.shape == (2, *two_precisions.model.crop_size, 3)
     result = verify_bundle(two_precisions, crops, labels)
+    assert crops.usage == ["labels.json: 2 people used"]
     assert result.average_precision == pytest.approx(1.0)
     precisions = {item.precision: item.average_precision for item in result.engines if item.device == "cpu"}
     assert precisions["fp32"] == pytest.approx(1.0)
@@ -154,20 +155,24 @@ def test_average_precision_is_that_of_the_whole_pipeline(two_precisions: Bundle,
 
 def test_labels_that_do_not_fit_are_refused(two_precisions: Bundle, images: Path, tmp_path: Path) -> None:
     skeleton = two_precisions.model.skeleton
-    with pytest.raises(ExportError, match=r"expected 17 keypoints a person, got 12"):
+    with pytest.raises(SourceError, match=r"annotation 1: keypoints: expected 17 keypoints \(coco17\), got 12"):
         load_labels(_labels(tmp_path, two_precisions, images, joints=12), images, skeleton)
     good = _labels(tmp_path, two_precisions, images)
     with pytest.raises(ExportError, match=r"picture .*1\.png is missing; give its folder as --images"):
         load_labels(good, tmp_path, skeleton)
     content = json.loads(good.read_text("utf-8"))
+    content["images"][0]["file_name"] = "absent.png"
+    good.write_text(json.dumps(content), "utf-8")
+    (usage,) = load_labels(good, images, skeleton).usage
+    assert usage == "labels.json: 1 person used, 1 left out (1 whose picture can't be read)"
     content["annotations"] = []
     good.write_text(json.dumps(content), "utf-8")
     with pytest.raises(ExportError, match="nobody in it has labelled keypoints"):
         load_labels(good, images, skeleton)
     good.write_text("[]", "utf-8")
-    with pytest.raises(ExportError, match="expected COCO keypoint annotations"):
+    with pytest.raises(SourceError, match="expected COCO keypoint labels"):
         load_labels(good, images, skeleton)
-    with pytest.raises(ExportError, match="can't be read"):
+    with pytest.raises(SourceError, match="can't read the labels"):
         load_labels(tmp_path / "none.json", images, skeleton)
 
 

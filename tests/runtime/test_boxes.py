@@ -123,8 +123,11 @@ def test_a_bad_annotation_is_named_by_its_place_in_the_file(tmp_path: Path) -> N
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "0.5"}', '"score": expected a number'),
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": false}', '"score": expected a number'),
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": null}', '"score": expected a number'),
-        ('{"image_id": 1.5, "bbox": [1, 2, 3, 4], "score": 1}', '"image_id": expected an integer, got 1.5'),
-        ('{"image_id": "000001", "bbox": [1, 2, 3, 4], "score": 1}', "\"image_id\": expected an integer, got '000001'"),
+        ('{"image_id": 1.5, "bbox": [1, 2, 3, 4], "score": 1}', '"image_id": expected an integer or a string, got 1.5'),
+        (
+            '{"image_id": 1, "bbox": [1, 2, 1e20, 4], "score": 1}',
+            '"bbox": expected pixels within ±1e+12, got [1, 2, 1e+',
+        ),
         ('{"image_id": true, "bbox": [1, 2, 3, 4], "score": 1}', '"image_id": expected an integer'),
         ('{"image_id": 1, "category_id": "1", "bbox": [1, 2, 3, 4]}', '"category_id": expected an integer'),
     ],
@@ -152,7 +155,15 @@ def test_bad_entry_is_refused_and_named(tmp_path: Path, entry: str, expected: st
         (b'{"boxes": [1]}', "keys found: ['boxes']"),
         (b'{"annotations": {"1": 2}}', "without a list"),
         (b'{"annotations": [], "images": 3}', '"images": expected a list'),
-        (b'{"annotations": [], "images": [{"id": 1}, {"id": "2"}]}', "image 1"),
+        (b'{"annotations": [], "images": [{"id": 1}, {"id": 2.5}]}', "image 1"),
+        (
+            b'{"annotations": [], "images": [{"id": 1, "file_name": 5}]}',
+            'image 0: "file_name": expected a string, got 5',
+        ),
+        (
+            b'{"annotations": [], "images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}',
+            'image 1: "id": expected one file for an id, got a and b',
+        ),
     ],
 )
 def test_bad_file_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -200,6 +211,99 @@ def test_many_entries_keep_their_places(tmp_path: Path) -> None:
     np.testing.assert_array_equal(boxes.for_image(17).xyxy[:, 0], np.arange(17, 100_000, 1000))
     entries[99_998]["bbox"] = [1, 1, float("nan"), 1]
     assert "entry 99998:" in refused(write(tmp_path, entries))
+
+
+def named(folder: Path, names: dict[int | str, str]) -> BoxesFile:
+    """An annotation file whose pictures have names, with a box in each; its place is `x`."""
+    images = [{"id": image_id, "file_name": name} for image_id, name in names.items()]
+    entries = [{"image_id": image_id, "bbox": [place, 0, 5, 5]} for place, image_id in enumerate(names)]
+    return BoxesFile.load(write(folder, {"images": images, "annotations": entries}))
+
+
+def paths(*names: str) -> dict[Path, int]:
+    return {Path("/data") / name: index for index, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(
+    ("listed", "pictures", "ids"),
+    [
+        ({1: "moon.jpg", 2: "kite.jpg", 3: "lamp.jpg"}, ["kite.jpg", "lamp.jpg", "moon.jpg"], [2, 3, 1]),
+        ({"m": "moon.jpg", "k": "kite.jpg"}, ["kite.jpg", "moon.jpg"], ["k", "m"]),
+        ({1: "x/0.jpg", 2: "y/0.jpg"}, ["y/0.jpg", "x/0.jpg"], [2, 1]),
+        ({1: "x\\0.jpg", 2: "x\\1.jpg"}, ["1.jpg", "0.jpg"], [2, 1]),
+        ({1: "kite.jpg", 2: "moon.jpg"}, ["moon.png", "kite.png"], [2, 1]),
+        ({1: "kite.jpg", 2: "moon.jpg"}, ["new.jpg", "other.jpg", "moon.jpg"], [0, 3, 2]),
+    ],
+)
+def test_file_names_say_which_picture_an_id_is(
+    tmp_path: Path, listed: dict[int | str, str], pictures: list[str], ids: list[int | str]
+) -> None:
+    boxes = named(tmp_path, listed)
+    assert boxes.ids_of(paths(*pictures)) == ids
+    assert (boxes.note is not None) == ("new.jpg" in pictures)
+    assert len(boxes.for_image(ids[-1])) == 1
+
+
+def test_file_names_that_say_nothing_clear_are_refused(tmp_path: Path) -> None:
+    for listed, pictures, message in (
+        ({1: "moon.jpg"}, ["kite.jpg"], "none of the pictures that it lists is in the source"),
+        ({1: "x/0.jpg", 2: "y/0.jpg"}, ["0.jpg"], r"expected one id for each picture, got the ids \[1, 2\] for"),
+        ({1: "0.jpg"}, ["x/0.jpg", "y/0.jpg"], "got the id 1, as /data/x/0.jpg has for /data/y/0.jpg"),
+    ):
+        with pytest.raises(BoxesError, match=message):
+            named(tmp_path, listed).ids_of(paths(*pictures))
+    renamed = named(tmp_path, {1: "moon.jpg", 2: "kite.jpg"})
+    assert renamed.ids_of({Path("1.jpg"): 1, Path("2.jpg"): 2}) == [1, 2]
+    assert "go by their numbers" in str(renamed.note)
+
+
+def test_string_ids_are_taken_as_they_stand(tmp_path: Path) -> None:
+    strings = BoxesFile.load(write(tmp_path, [{**GOOD, "image_id": one} for one in ("007", "kite", "lamp.jpg")]))
+    assert strings.ids_of({Path("7.jpg"): 7, Path("kite.jpg"): 1, Path("lamp.jpg"): 2}) == ["007", "kite", "lamp.jpg"]
+    moment = Frame(np.zeros((48, 64, 3), np.uint8), index=7, time=0.1, image_id=7)
+    found = FileBoxes(strings).identified(moment)
+    assert found.image_id == "007"
+    assert len(FileBoxes(strings).boxes_for(found)) == 1
+    with pytest.raises(BoxesError, match="3 ids such as '007'"):
+        strings.check_image_ids(range(5))
+    twice = BoxesFile.load(write(tmp_path, [{**GOOD, "image_id": one} for one in ("7", 7)]))
+    with pytest.raises(BoxesError, match="image_id: expected one way to write 7, got '7' and 7"):
+        FileBoxes(twice).identified(moment)
+
+
+def test_frames_of_a_video_go_by_names_that_count_from_zero(tmp_path: Path) -> None:
+    boxes = named(tmp_path, {number + 1: f"frame_{number:06d}.PNG" for number in range(3)})
+    assert [boxes.id_of_frame(index) for index in range(4)] == [1, 2, 3, 4]
+    assert boxes.for_image(boxes.id_of_frame(2)).xyxy[0, 0] == 2
+    plain = named(tmp_path, {number: f"frame_{number + 1:06d}.PNG" for number in range(3)})
+    assert [plain.id_of_frame(index) for index in range(3)] == [0, 1, 2]
+
+
+def test_people_are_the_category_of_that_name(tmp_path: Path) -> None:
+    document = {
+        "images": [{"id": 7}],
+        "categories": [{"id": 1, "name": "horse"}, {"id": 2, "name": "Person"}],
+        "annotations": [{**GOOD, "bbox": [1, 2, 3, 4]}, {**GOOD, "category_id": 2}, {**GOOD, "category_id": 2}],
+    }
+    boxes = BoxesFile.load(write(tmp_path, document))
+    assert boxes.for_image(7).xyxy[:, 0].tolist() == [10.5, 10.5]
+    assert boxes.left_out == {"of other categories": 1}
+
+
+def test_boxes_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    entries = [GOOD, {**GOOD, "score": 0.1}, {**GOOD, "image_id": 8}, {**GOOD, "category_id": 3}]
+    boxes = FileBoxes(BoxesFile.load(write(tmp_path, [*entries, {**GOOD, "iscrowd": 1}, GOOD])), conf=0.5)
+    assert len(boxes.boxes_for(frame())) == 2
+    boxes.leave_out(1, "after --max-people")
+    head, _, why = boxes.summary.partition(" left out ")
+    assert head == f"{tmp_path / 'boxes.json'}: 1 box used, 5"
+    assert sorted(why.strip("()").split(", ")) == [
+        "1 after --max-people",
+        "1 below --conf",
+        "1 crowd",
+        "1 in frames that did not come",
+        "1 of other categories",
+    ]
 
 
 def frame(boxes: Boxes | None = None) -> Frame:

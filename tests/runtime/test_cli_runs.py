@@ -96,6 +96,7 @@ def test_a_video_with_a_boxes_file(sharpose_run: Run, tmp_path: Path, video: Pat
     assert frames_of(tmp_path / "o.mp4") == 6
     results = json.loads((tmp_path / "o.json").read_text())
     assert [entry["image_id"] for entry in results] == [0, 0, 0, 2, 2]
+    assert f"{boxes}: 5 boxes used, 1 left out (1 in frames that did not come)" in done.stdout.splitlines()
     assert results[3]["keypoints"] == [value for point in people[2][0]["keypoints"] for value in point]
 
     best = sharpose_run(video, "--boxes", boxes, "--max-people", 1, "--json", "best.jsonl")
@@ -228,6 +229,40 @@ def thirty_boxes(path: Path, frames: int, size: tuple[int, int]) -> Path:
         path,
         [(f, (*corners[f, i].tolist(), 50.0, 110.0), float(i + 1) / 30) for f in range(frames) for i in range(30)],
     )
+
+
+def test_pictures_of_an_annotation_file_go_by_their_file_names(sharpose_run: Run, tmp_path: Path) -> None:
+    """As labelling tools write it: ids from 1 in the order of labelling; here one of them is a string."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("kite", "lamp", "moon", "new"):
+        cv2.imwrite(str(tmp_path / "pictures" / f"{name}.png"), np.full((90, 120, 3), 90, np.uint8))
+    ids = {"moon": 1, "kite": "two", "lamp": 3}
+    labels = {
+        "images": [{"id": image_id, "file_name": f"{name}.png"} for name, image_id in ids.items()],
+        "annotations": [
+            {"image_id": image_id, "category_id": 1, "bbox": [place, 5, 40, 60]}
+            for place, image_id in enumerate(ids.values())
+        ],
+    }
+    (tmp_path / "b.json").write_text(json.dumps(labels))
+    done = sharpose_run("pictures", "--boxes", "b.json", "--stride", 2, *outputs(tmp_path)[2:])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "warning: b.json: 1 pictures are not in it, such as pictures/new.png: nobody is in them\n"
+    assert [[person["bbox"][0] for person in people] for people in people_of(tmp_path / "o.jsonl")] == [[1], [0]]
+    assert [entry["image_id"] for entry in json.loads((tmp_path / "o.json").read_text())] == ["two", 1]
+    assert "b.json: 2 boxes used, 1 left out (1 in frames that did not come)" in done.stdout.splitlines()
+
+
+def test_picture_ids_matter_only_where_they_are_used(sharpose_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("1", "2", "photo"):
+        cv2.imwrite(str(tmp_path / "pictures" / f"{name}.png"), np.full((90, 120, 3), 90, np.uint8))
+    done = sharpose_run("pictures", "--full-frame", "--json", "o.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = sharpose_run("pictures", "--full-frame", "--coco", "o.json")
+    expected = "warning: pictures/photo.png has the image id 3, as pictures/2.png has its position 2\n"
+    assert (done.returncode, done.stderr) == (0, expected)
+    assert [entry["image_id"] for entry in json.loads((tmp_path / "o.json").read_text())] == [1, 2, 3]
 
 
 @pytest.mark.slow

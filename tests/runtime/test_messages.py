@@ -20,7 +20,7 @@ def say_all(messages: Messages) -> None:
     messages.info("a [bold]note")
     messages.warning("a warning")
     messages.error("an error")
-    messages.wrote("out.mp4")
+    messages.result("wrote out.mp4")
     messages.summary(StreamSnapshot(frames=3, people=4, refined=1, seconds=2.0), stream="door")
     messages.summary(StreamSnapshot(frames=3, people=4, refined=1, seconds=2.0))
 

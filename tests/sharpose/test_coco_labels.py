@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharpose.coco_labels import UNLABELLED_AREA_SHARE, CocoLabels, read_coco_labels
+from sharpose.coco_labels import CocoLabels, clean_box, read_coco_labels
 from sharpose.errors import SourceError
+from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17
 
 Change = Callable[[dict[str, Any]], object]
@@ -81,7 +82,7 @@ def test_an_area_that_nobody_labelled_is_a_share_of_the_box(read, area: float | 
         labels["annotations"][1]["area"] = area
 
     labels = read(drop)
-    assert [person.area for person in labels.people] == pytest.approx([500, 1200 * UNLABELLED_AREA_SHARE, 500])
+    assert [person.area for person in labels.people] == pytest.approx([500, 1200 * BODY_SHARE, 500])
     assert labels.notes == ["labels.json: area is missing or 0 in 1 annotations: taken as 0.53 of the box"]
 
 
@@ -100,19 +101,28 @@ def test_who_is_left_out_is_counted(read) -> None:
             {**labels["annotations"][0], "iscrowd": 1},
             {**labels["annotations"][0], "keypoints": [0] * 51},
             {**labels["annotations"][0], "bbox": [1, 2, 0, 4]},
+            {**labels["annotations"][0], "bbox": [101, 2, 20, 4]},
         ]
 
     labels = read(change)
     assert len(labels.labelled) == 3
     head, _, reasons = labels.summary.partition(" left out ")
-    assert head == "labels.json: 3 people used, 5"
+    assert head == "labels.json: 3 people used, 6"
     assert sorted(reasons.strip("()").split(", ")) == [
         "1 crowd",
         "1 of other categories",
+        "1 with a box outside of the picture",
         "1 with a box without area",
         "1 without keypoints",
         "1 without labelled keypoints",
     ]
+
+
+def test_boxes_are_cut_to_the_picture_as_the_field_does() -> None:
+    assert clean_box([-5, -7, 30, 40], 120, 90) == pytest.approx([0, 0, 30, 40])  # width and height aren't shortened
+    assert clean_box([100, 50, 60, 80], 120, 90) == pytest.approx([100, 50, 119, 89])
+    assert clean_box([119, 10, 5, 5], 120, 90) is None
+    assert clean_box([10, 10, -3, 5], 120, 90) is None
 
 
 def test_another_number_for_people(read) -> None:
@@ -126,7 +136,7 @@ def test_another_number_for_people(read) -> None:
 
     labels = read(renumber)
     assert labels.summary == "labels.json: 2 people used, 1 left out (1 of other categories)"
-    assert {entry["category_id"] for entry in labels.document()["annotations"]} == {1}
+    assert {entry["category_id"] for entry in labels.document()["annotations"]} == {5}
 
     def only(labels: dict[str, Any]) -> None:
         labels["categories"] = [{"id": 4, "name": "dancer"}]
@@ -134,6 +144,12 @@ def test_another_number_for_people(read) -> None:
             entry["category_id"] = 4
 
     assert len(read(only).people) == 3
+
+    def unlisted(labels: dict[str, Any]) -> None:
+        only(labels)
+        del labels["categories"]
+
+    assert read(unlisted).category_id == 4
 
 
 def test_an_unlabelled_keypoint_needs_no_place(read) -> None:
@@ -168,6 +184,7 @@ def _keypoint(index: int, value: object) -> Change:
         (_keypoint(3, None), "annotation 41: keypoints: left_eye: expected finite x, y and a visibility of 0, 1 or 2"),
         (_keypoint(4, math.nan), "annotation 41: keypoints: left_eye: expected finite x, y"),
         (_keypoint(4, math.inf), "annotation 41: keypoints: left_eye: expected finite x, y"),
+        (_keypoint(4, 1e30), "annotation 41: keypoints: left_eye: expected finite x, y"),
         (_keypoint(5, 3), "annotation 41: keypoints: left_eye: expected finite x, y and a visibility of 0, 1 or 2"),
         (_keypoint(4, "x"), "annotation 41: keypoints.4: expected a valid number, got 'x'"),
         (_set("keypoints", [1, 2, 2]), "annotation 41: keypoints: expected 17 keypoints (coco17), got 1"),
@@ -179,6 +196,7 @@ def _keypoint(index: int, value: object) -> Change:
         (_set("bbox", [1, 2, 10**400, 4]), "annotation 41: bbox.2: "),
         (_set("area", -1), "annotation 41: area: expected greater than or equal to 0, got -1"),
         (_set("area", math.inf), "annotation 41: area: expected a finite number, got inf"),
+        (_set("bbox", [1, 2, 1e30, 4]), "annotation 41: bbox.2: expected a number below 1e+12, got 1e+30"),
         (_set("image_id", 3), "annotation 41: image_id: expected the id of a listed picture, got 3"),
         (_set("image_id", "7"), "annotation 41: image_id: expected a valid integer, got '7'"),
         (_set("id", "41"), "annotation number 1 (no id): id: expected a valid integer, got '41'"),

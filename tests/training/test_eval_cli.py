@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from pycocotools.coco import COCO
 
 from sharpose.bundle import open_bundle
 from sharpose.config import load_config
-from sharpose.errors import InputError, SharposeError
+from sharpose.errors import InputError, SharposeError, SourceError
 from sharpose.model import random_model, save_checkpoint
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
@@ -134,3 +137,57 @@ def test_mistakes_are_found_before_the_work(tiny_bundle: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output"):
         run("--bundle", tiny_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
+
+
+def labelled_pictures(folder: Path) -> dict[str, Any]:
+    """COCO labels of three people, one a picture of noise; the pictures are written into `folder`."""
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (96, 72, 3), np.uint8))
+    points = [value for joint in range(17) for value in (10 + joint, 12 + 4 * joint, 2)]
+    person = {"category_id": 1, "iscrowd": 0, "bbox": [5, 5, 60, 85], "area": 3000, "keypoints": points}
+    return {
+        "images": [{"id": number, "file_name": f"{number}.png", "width": 72, "height": 96} for number in range(3)],
+        "annotations": [{"id": 7, "image_id": number, **person} for number in range(3)],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+
+
+def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path) -> None:
+    labels = labelled_pictures(tmp_path)
+    labels["annotations"] += [
+        {**labels["annotations"][0], "iscrowd": 1},
+        {**labels["annotations"][0], "keypoints": None},
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
+    output = tmp_path / "out"
+    result = run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", output)
+    assert result.return_value == 0
+    (line,) = [line for line in result.output.splitlines() if line.startswith("labels: ")]
+    assert line.startswith("labels: 1 person used, 4 left out (")
+    assert line in (output / "report.md").read_text()
+    subject = json.loads((output / "metrics.json").read_text())["subject"]
+    assert subject["left_out"] == {
+        "crowd": 1,
+        "without keypoints": 1,
+        "whose picture is missing": 1,
+        "whose picture can't be read": 1,
+    }
+    assert subject["pictures"] == 1
+    assert len(subject["notes"]) == 3  # ids that repeat, and the two pictures
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(SharposeError, match=r"1\.png: can't be decoded"):
+        run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", output)
+
+
+def test_a_label_that_is_no_number_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    labels = labelled_pictures(tmp_path)
+    labels["annotations"][1]["keypoints"][3] = None
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
+    with pytest.raises(SourceError, match=r"labels\.json: annotation 7: keypoints: left_eye: expected finite x, y"):
+        run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.json").exists()

@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from sharpose.cli import main
-from sharpose.errors import ConfigError
+from sharpose.errors import ConfigError, SourceError
 from sharpose.model import load_model
 from sharpose.training.checkpoint import RunFolder
 from sharpose.training.train_cli import command
@@ -155,6 +155,37 @@ def test_mistakes_are_one_line(
     assert caught.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
+
+
+def test_labels_are_checked_and_counted_before_the_first_step(
+    nano_recipe: Path, people_folder: Path, tmp_path: Path
+) -> None:
+    labels = json.loads((people_folder / "people.json").read_text())
+    labels["annotations"][2]["keypoints"][-1] = 0
+    labels["annotations"][3]["iscrowd"] = 1
+    labels["images"][4]["file_name"] = "absent.png"
+    (tmp_path / "images").symlink_to(people_folder / "images")
+    arguments = [str(nano_recipe), "--data", str(tmp_path), "--set", "schedule.epochs=1", "--work-dir"]
+    (tmp_path / "people.json").write_text(json.dumps(labels))
+    done = CliRunner().invoke(command, [*arguments, str(tmp_path / "run")], catch_exceptions=False)
+    assert done.exit_code == 0
+    counts = "people.json: 14 people used, 2 left out (1 crowd, 1 whose picture is missing)"
+    lines = done.output.splitlines()
+    assert lines.index(counts) < next(place for place, line in enumerate(lines) if line.startswith("nano: 14 people"))
+    assert f"note: missing: {tmp_path / 'images' / 'absent.png'}" in lines
+
+    refused = CliRunner().invoke(command, [*arguments, str(tmp_path / "b"), "--set", "data.max_undecodable=0"])
+    assert "people.json: 1 of its pictures are missing, more than the 0 that data.max_undecodable allows" in str(
+        refused.exception
+    )
+    labels["annotations"][5]["keypoints"][0] = None
+    labels["annotations"][5]["keypoints"][2] = 2
+    (tmp_path / "people.json").write_text(json.dumps(labels))
+    refused = CliRunner().invoke(command, [*arguments, str(tmp_path / "c")])
+    assert isinstance(refused.exception, SourceError)
+    assert refused.exception.exit_code == 2
+    assert "people.json: annotation 5: keypoints: nose: expected finite x, y" in str(refused.exception)
+    assert not (tmp_path / "c" / "train.jsonl").exists()
 
 
 def test_the_recipes_are_listed() -> None:

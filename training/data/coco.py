@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sharpose.coco_labels import CocoLabels, read_coco_labels
 from sharpose.errors import SourceError
 from sharpose.runtime.boxes import BoxesFile
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.sample import FileDataset, Person
 
-__all__ = ["CocoDataset", "clean_box"]
+__all__ = ["CocoDataset"]
 
 _NOBODY = -1  # annotation id of a detection
 
@@ -33,10 +32,10 @@ class CocoDataset(FileDataset):
         weak_weight: Trust in labels of visibility 1; as in others if None. 0 leaves them out.
 
     Attributes:
-        document: The file's content.
+        labels: The file's content.
 
     Raises:
-        SourceError: the file can't be read, or isn't COCO keypoints of this skeleton.
+        SourceError: the file can't be read or isn't COCO keypoints of this skeleton, or nobody in it can be used.
         BoxesError: the detections file can't be used.
     """
 
@@ -49,77 +48,40 @@ class CocoDataset(FileDataset):
         boxes: Path | None = None,
         weak_weight: float | None = None,
     ) -> None:
-        path = Path(annotations)
-        self.document = _read(path, skeleton)
-        files = {int(item["id"]): Path(images) / str(item["file_name"]) for item in self.document["images"]}
+        self.labels = read_coco_labels(Path(annotations), skeleton)
+        files = {number: Path(images) / item.file_name for number, item in self.labels.pictures.items()}
         if boxes is None:
-            people = _labelled_people(self.document, files, path)
+            people, left_out = _labelled_people(self.labels, files), self.labels.not_used
         else:
-            people = _detected_people(boxes, files, skeleton.num_keypoints)
-        if not people:
-            raise SourceError(
-                f"{path}: expected people with labelled keypoints, found none"
-                if boxes is None
-                else f"{boxes}: expected boxes, found none"
-            )
-        super().__init__(path.stem, skeleton, people, weak_weight)
+            people, left_out = _detected_people(boxes, files, skeleton.num_keypoints)
+        super().__init__(
+            self.labels.path.stem,
+            skeleton,
+            people,
+            weak_weight,
+            path=boxes or self.labels.path,
+            left_out=left_out,
+            notes=self.labels.notes,
+        )
 
 
-def _read(path: Path, skeleton: Skeleton) -> dict[str, Any]:
-    """A COCO keypoint document, checked."""
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SourceError(f"{path}: can't read the labels ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected COCO keypoint JSON; it does not parse ({error})") from None
-    joints = skeleton.num_keypoints
-    try:
-        images = {int(item["id"]) for item in document["images"] if item["file_name"]}
-        for item in document["annotations"]:
-            if len(item["keypoints"]) != 3 * joints:
-                raise SourceError(
-                    f"{path}: annotation {item['id']}: expected {joints} keypoints ({skeleton.name}), "
-                    f"got {len(item['keypoints']) / 3:g}"
-                )
-            if len(item["bbox"]) != 4 or item["image_id"] not in images:
-                raise SourceError(f"{path}: annotation {item['id']}: expected a box [x, y, w, h] in a listed picture")
-    except (KeyError, TypeError, ValueError) as error:
-        raise SourceError(f"{path}: expected COCO keypoints with images and annotations ({error!r})") from None
-    assert isinstance(document, dict)
-    return document
-
-
-def clean_box(bbox_xywh: list[float], width: int, height: int) -> npt.NDArray[np.float32] | None:
-    """A labelled box, cut to its picture: float32 [4] xyxy, or None where nothing is left of it."""
-    x, y, w, h = (float(value) for value in bbox_xywh)
-    x1, y1 = max(0.0, x), max(0.0, y)
-    x2, y2 = min(width - 1.0, x1 + max(0.0, w)), min(height - 1.0, y1 + max(0.0, h))
-    if x2 <= x1 or y2 <= y1:
-        return None
-    return np.array([x1, y1, x2, y2], np.float32)
-
-
-def _labelled_people(document: dict[str, Any], files: dict[int, Path], path: Path) -> list[Person]:
-    sizes = {int(item["id"]): (item.get("width"), item.get("height")) for item in document["images"]}
+def _labelled_people(labels: CocoLabels, files: dict[int, Path]) -> list[Person]:
     people = []
-    for item in document["annotations"]:
-        keypoints = np.array(item["keypoints"], np.float32).reshape(-1, 3)
-        if item.get("iscrowd") or item.get("num_keypoints") == 0 or not (keypoints[:, 2] > 0).any():
-            continue
-        width, height = sizes[item["image_id"]]
-        if not isinstance(width, int) or not isinstance(height, int):
-            raise SourceError(f"{path}: picture {item['image_id']}: expected its width and height, which boxes need")
-        box = clean_box(item["bbox"], width, height)
-        if box is None or item.get("area", 1) <= 0:
-            continue
-        area = float(item.get("area", item["bbox"][2] * item["bbox"][3] * BODY_SHARE))
-        keypoints[keypoints[:, 2] <= 0] = 0
-        people.append(Person(int(item["image_id"]), int(item["id"]), files[item["image_id"]], box, keypoints, area))
+    for person in labels.labelled:
+        picture = labels.pictures[person.image_id]
+        if picture.width is None or picture.height is None:
+            key = "height" if picture.height is None else "width"
+            raise SourceError(
+                f"{labels.path}: picture {picture.image_id}: {key}: expected pixels, which boxes are cut to, found none"
+            )
+        assert person.box_xyxy is not None
+        keypoints = person.keypoints.astype(np.float32)
+        file = files[person.image_id]
+        people.append(Person(person.image_id, person.annotation_id, file, person.box_xyxy, keypoints, person.area))
     return people
 
 
-def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> list[Person]:
+def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> tuple[list[Person], Counter[str]]:
     detections = BoxesFile.load(boxes_file)
     detections.check_image_ids(frozenset(files))
     people = []
@@ -128,4 +90,5 @@ def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> l
         for box, score in zip(boxes.xyxy, boxes.scores, strict=True):
             area = float(np.prod(box[2:] - box[:2])) * BODY_SHARE
             people.append(Person(image_id, _NOBODY, file, box, np.zeros((joints, 3), np.float32), area, float(score)))
-    return people
+    elsewhere = Counter({"in pictures that the labels don't list": len(detections) - len(people)})
+    return people, +(detections.left_out + elsewhere)

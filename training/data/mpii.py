@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from sharpose.coco_labels import Finite, LabelEntry, checked_entry
 from sharpose.errors import SourceError
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import MPII16
@@ -26,6 +29,7 @@ class MpiiDataset(FileDataset):
     """People of `train.json`, `valid.json` or `trainval.json`.
 
     Coordinates are one-based in the file and zero-based here. The box is the square of 200 pixels a unit of scale.
+    People without a scale above 0, or without a labelled joint, are left out and counted.
 
     Args:
         annotations: The JSON list: `image`, `center`, `scale`, `joints` [16][2], `joints_vis` [16]; the head's box as
@@ -42,13 +46,13 @@ class MpiiDataset(FileDataset):
         entries = _read_entries(path)
         if head_boxes is not None:
             for entry, box in zip(entries, _read_head_boxes(Path(head_boxes), len(entries)), strict=True):
-                entry["head_box"] = box
-        numbers = {name: index for index, name in enumerate(dict.fromkeys(str(entry["image"]) for entry in entries))}
-        try:
-            people = [_person(index, entry, Path(images), numbers) for index, entry in enumerate(entries)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"{path}: expected MPII entries with center, scale and 16 joints ({error!r})") from None
-        super().__init__(path.stem, MPII16, people)
+                entry.head_box = box
+        numbers = {name: index for index, name in enumerate(dict.fromkeys(entry.image for entry in entries))}
+        people = [_person(index, entry, Path(images), numbers) for index, entry in enumerate(entries)]
+        placed = [person for person in people if person.area > 0]
+        labelled = [person for person in placed if person.keypoints[:, 2].any()]
+        counts = {"without scale": len(people) - len(placed), "without labelled joints": len(placed) - len(labelled)}
+        super().__init__(path.stem, MPII16, labelled, path=path, left_out=Counter(counts))
 
 
 def head_segment(keypoints: npt.NDArray[np.float32]) -> float | None:
@@ -58,42 +62,51 @@ def head_segment(keypoints: npt.NDArray[np.float32]) -> float | None:
     return float(np.linalg.norm(keypoints[_HEAD_TOP, :2] - keypoints[_NECK, :2]))
 
 
-def _read_entries(path: Path) -> list[dict[str, Any]]:
+_Pair = Annotated[list[Finite], Field(min_length=2, max_length=2)]
+_JOINTS = len(MPII16.keypoints)
+
+
+class _Entry(LabelEntry):
+    image: Annotated[str, Field(min_length=1)]
+    center: _Pair
+    scale: Finite
+    joints: Annotated[list[_Pair], Field(min_length=_JOINTS, max_length=_JOINTS)]
+    joints_vis: Annotated[list[Finite | bool], Field(min_length=_JOINTS, max_length=_JOINTS)]
+    head_box: Annotated[list[Finite], Field(min_length=4, max_length=4)] | None = None
+
+
+def _read_entries(path: Path) -> list[_Entry]:
     try:
         entries = json.loads(path.read_bytes())
     except OSError as error:
         raise SourceError(f"{path}: can't read the labels ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: expected MPII's JSON; it does not parse ({error})") from None
-    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "image" in e for e in entries):
+    if not isinstance(entries, list) or not entries:
         raise SourceError(f"{path}: expected MPII's list of people, each with image, center, scale and joints")
-    return entries
+    return [checked_entry(_Entry, entry, f"{path}: entry {index}") for index, entry in enumerate(entries)]
 
 
-def _person(index: int, entry: dict[str, Any], images: Path, numbers: dict[str, int]) -> Person:
-    scale = float(entry["scale"])
-    x, y = (float(value) for value in entry["center"])
+def _person(index: int, entry: _Entry, images: Path, numbers: dict[str, int]) -> Person:
+    x, y = entry.center
     if x != -1:  # -1 marks a missing centre
-        y += _FEET_SHIFT * scale
-    half = 0.5 * _PIXELS_A_SCALE * scale
+        y += _FEET_SHIFT * entry.scale
+    half = 0.5 * _PIXELS_A_SCALE * entry.scale
     center = np.array([x, y]) - 1
-    joints = np.asarray(entry["joints"], np.float64)
-    seen = np.asarray(entry["joints_vis"], np.float64).reshape(-1)
-    if joints.shape != (len(MPII16.keypoints), 2) or len(seen) != len(joints):
-        raise ValueError(f"joints {list(joints.shape)} and joints_vis {list(seen.shape)} of {entry['image']}")
+    joints = np.asarray(entry.joints, np.float64)
+    seen = np.asarray(entry.joints_vis, np.float64)
     labelled = seen > 0
     head_size = None
-    if entry.get("head_box") is not None:
-        x1, y1, x2, y2 = (float(value) for value in entry["head_box"])
+    if entry.head_box is not None:
+        x1, y1, x2, y2 = entry.head_box
         head_size = _HEAD_BOX_SHARE * float(np.hypot(x2 - x1, y2 - y1))
-    name = str(entry["image"])
     return Person(
-        image_id=numbers[name],
+        image_id=numbers[entry.image],
         annotation_id=index,
-        file=images / name,
+        file=images / entry.image,
         box_xyxy=np.concatenate([center - half, center + half]).astype(np.float32),
         keypoints=np.column_stack([(joints - 1) * labelled[:, None], 2.0 * labelled]).astype(np.float32),
-        area=(2 * half) ** 2 * BODY_SHARE,
+        area=(2 * max(half, 0.0)) ** 2 * BODY_SHARE,
         head_size=head_size,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.coco_labels import usage_line
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import Skeleton
 
 __all__ = ["FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
 
+_NAMED = 3  # missing pictures in messages
 _WEAK = 1  # COCO visibility of labels that may come from a model
 
 
@@ -104,22 +108,52 @@ class Person:
 
 
 class FileDataset:
-    """People whose pictures are files: the same in every epoch.
+    """People whose pictures are files: the same in every epoch. Those whose picture is missing are left out.
 
     Args:
         name: For messages.
         skeleton: Skeleton of the keypoints.
         people: The people, in the dataset's order.
         weak_weight: Trust in labels of visibility 1; as in others if None.
+        path: File that they were read from, for messages.
+        left_out: How many people of the file are not in `people`, by reason.
+        notes: What was assumed in reading them, a line each.
+
+    Attributes:
+        missing: The pictures that are not there.
+
+    Raises:
+        SourceError: nobody is left.
     """
 
     def __init__(
-        self, name: str, skeleton: Skeleton, people: Sequence[Person], weak_weight: float | None = None
+        self,
+        name: str,
+        skeleton: Skeleton,
+        people: Sequence[Person],
+        weak_weight: float | None = None,
+        *,
+        path: Path,
+        left_out: Counter[str] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.skeleton = skeleton
-        self.people = people
+        self.path = path
+        self.missing = _missing({person.file for person in people})
+        self.people = [person for person in people if person.file not in self.missing]
+        without_picture = len(people) - len(self.people)
+        self.left_out = +(Counter(left_out) + Counter({"whose picture is missing": without_picture}))
+        self.notes = [*notes, *(f"missing: {file}" for file in sorted(self.missing)[:_NAMED])]
         self._weak_weight = weak_weight
+        if not self.people:
+            first = f"; the first picture that is missing: {min(self.missing)}" if self.missing else ""
+            raise SourceError(f"{path}: expected people to use; {self.summary.partition(': ')[2]}{first}")
+
+    @property
+    def summary(self) -> str:
+        """One line: how many people are used, how many are left out and why."""
+        return usage_line(self.path.name, len(self.people), self.left_out)
 
     def __len__(self) -> int:
         return len(self.people)
@@ -134,6 +168,19 @@ class FileDataset:
         return Sample(
             image, person.box_xyxy, person.keypoints, weights, person.image_id, person.annotation_id, str(person.file)
         )
+
+
+def _missing(files: set[Path]) -> set[Path]:
+    """Those that are not there; a folder is listed once, as asking for each file takes minutes over a network."""
+    there: dict[Path, set[str]] = {}
+    for folder in {file.parent for file in files}:
+        try:
+            there[folder] = {entry.name for entry in folder.iterdir()}
+        except (OSError, ValueError):  # a null character in the name is a ValueError
+            there[folder] = set()
+    listed = {file for file in files if file.name in there[file.parent]}
+    # a file system may take names in another case or form than it lists
+    return {file for file in files - listed if not os.path.exists(file)}  # noqa: PTH110 (Path.exists can raise)
 
 
 class UndecodableImageError(SourceError):

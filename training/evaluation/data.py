@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _LAYOUTS = (
     ("annotations/mpii_val.json", "images"),
     ("annotations/valid.json", "images"),
 )
+_AFTER_LIMIT = "in pictures after the limit"
 _WEAK = 1
 
 
@@ -70,6 +72,11 @@ class People:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def only(self, rows: npt.NDArray[np.bool_]) -> People:
+        """Those of some rows, bool [n]."""
+        arrays = {name: value[rows] for name, value in vars(self).items() if name != "labelled"}
+        return replace(self, **arrays)
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -83,6 +90,8 @@ class EvaluationData:
         document: COCO keypoint labels, as pycocotools takes them; None where there is no AP (MPII).
         read: Reads a picture by id: uint8 [H, W, 3] BGR; raises `SourceError` where it can't be decoded.
         head_unit: Definition of `people.head_sizes`, for reports.
+        left_out: How many people (or boxes) of the file are not in `people`, by reason.
+        notes: What was assumed in reading the labels, a line each.
     """
 
     name: str
@@ -92,6 +101,27 @@ class EvaluationData:
     document: dict[str, Any] | None
     read: Callable[[int], npt.NDArray[np.uint8]]
     head_unit: str = ""
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+
+    def without(self, unreadable: Mapping[int, str]) -> EvaluationData:
+        """The data but for the pictures that can't be read, whose messages are given by image id.
+
+        Raises:
+            SourceError: nobody is left.
+        """
+        if not unreadable:
+            return self
+        lost = np.isin(self.people.image_ids, list(unreadable))
+        if lost.all():
+            raise SourceError(f"{self.name}: expected pictures that can be read; {next(iter(unreadable.values()))}")
+        return replace(
+            self,
+            people=self.people.only(~lost),
+            image_ids=tuple(number for number in self.image_ids if number not in unreadable),
+            left_out=self.left_out + Counter({"whose picture can't be read": int(lost.sum())}),
+            notes=(*self.notes, *unreadable.values()),
+        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +185,6 @@ def _load_coco(
     where: DataFiles, skeleton: Skeleton, *, boxes: Path | None, limit: int | None, ignore_weak: bool
 ) -> EvaluationData:
     dataset = CocoDataset(where.annotations, where.images, skeleton, boxes=boxes)
-    document = _complete(dataset.document, ignore_weak)
     people = sorted(dataset.people, key=lambda person: person.image_id)  # stable: the file's order in a picture
     if ignore_weak:
         for person in people:
@@ -163,14 +192,20 @@ def _load_coco(
     files = {person.image_id: person.file for person in people}
     with_people = list(files)[:limit]
     counted = set(with_people)
-    every = sorted(int(item["id"]) for item in document["images"])
+    missing = {
+        number for number, item in dataset.labels.pictures.items() if where.images / item.file_name in dataset.missing
+    }
+    every = sorted(set(dataset.labels.pictures) - missing)
+    used = [person for person in people if person.image_id in counted]
     return EvaluationData(
         name=where.annotations.stem,
         skeleton=skeleton,
-        people=People.of([person for person in people if person.image_id in counted], labelled=boxes is None),
+        people=People.of(used, labelled=boxes is None),
         image_ids=tuple(every if limit is None else with_people),
-        document=document,
+        document=dataset.labels.document(ignore_weak=ignore_weak),
         read=lambda image_id: read_image(files[image_id]),
+        left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(people) - len(used)}),
+        notes=tuple(dataset.notes),
     )
 
 
@@ -195,6 +230,8 @@ def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_
         document=None,
         read=lambda image_id: read_image(files[image_id]),
         head_unit="0.6 of the head box's diagonal" if exact else "neck to head top (no head boxes given: not official)",
+        left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(dataset.people) - len(people)}),
+        notes=tuple(dataset.notes),
     )
 
 
@@ -238,23 +275,6 @@ def _load_scene(spec: str, skeleton: Skeleton, limit: int | None) -> EvaluationD
     return EvaluationData(
         spec, skeleton, People.of(people), image_ids, document, lambda index: scene.frame(index).image
     )
-
-
-def _complete(document: dict[str, Any], ignore_weak: bool) -> dict[str, Any]:
-    """A copy with all that pycocotools reads, and weak labels dropped."""
-    annotations = []
-    for item in document["annotations"]:
-        keypoints: npt.NDArray[np.float64] = np.array(item["keypoints"], np.float64).reshape(-1, 3)
-        if ignore_weak:
-            keypoints[keypoints[:, 2] == _WEAK] = 0
-        count = int((keypoints[:, 2] > 0).sum()) if item.get("num_keypoints") != 0 else 0
-        width, height = item["bbox"][2:]
-        defaults = {"category_id": 1, "iscrowd": 0, "area": width * height * BODY_SHARE}
-        annotations.append({**defaults, **item, "keypoints": keypoints.ravel().tolist(), "num_keypoints": count})
-    categories = {item["category_id"] for item in annotations}
-    if len(categories) != 1:
-        raise SourceError(f"labels: expected people of one category, got category ids {sorted(categories)}")
-    return {"images": document["images"], "annotations": annotations, "categories": [{"id": categories.pop()}]}
 
 
 def _refuse(what: str, options: Mapping[str, Path | bool | None]) -> None:

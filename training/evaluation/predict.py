@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from sharpose.runtime.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
+from sharpose.training.data.sample import UndecodableImageError
 from sharpose.training.evaluation.data import EvaluationData
 
 __all__ = ["GatedPoses", "Predictions", "coco_results", "predict"]
@@ -47,6 +48,7 @@ class Predictions:
         quality: float32 [n, passes], predicted quality; the second pass is the mirrored crop's, in a flip test.
         poses: float32 [n, 2, J, 3], coarse and fine; in a flip test [n, 2, 2, J, 3], the mirrored pass last. `x, y` in
             picture pixels and score.
+        unreadable: What is wrong with the pictures that can't be read, by image id; their boxes are not among the n.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -54,6 +56,7 @@ class Predictions:
     frame_areas: npt.NDArray[np.float64]
     quality: npt.NDArray[np.float32]
     poses: npt.NDArray[np.float32]
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
@@ -80,7 +83,7 @@ def predict(
     flip_test: bool = False,
     on_people: Callable[[int], None] = lambda people: None,
 ) -> Predictions:
-    """Both stages on every box.
+    """Both stages on every box whose picture can be read.
 
     Args:
         stages: The model.
@@ -89,7 +92,6 @@ def predict(
         on_people: Called with the number of people of each finished batch.
 
     Raises:
-        SourceError: a picture can't be decoded: without it, results would not be comparable.
         EngineError: an engine failed.
     """
     people, crop_size = data.people, stages.config.crop_size
@@ -100,12 +102,17 @@ def predict(
     poses = np.zeros((len(people), *(2,) * passes, joints, 3), np.float32)
     crops = np.zeros((stages.max_batch, *crop_size, 3), np.uint8)
     image_id, image = None, np.zeros((1, 1, 3), np.uint8)
+    unreadable: dict[int, str] = {}
     for start in range(0, len(people), stages.max_batch):
         stop = min(start + stages.max_batch, len(people))
         for row in range(start, stop):
             if people.image_ids[row] != image_id:
                 image_id = int(people.image_ids[row])
-                image = data.read(image_id)
+                try:
+                    image = data.read(image_id)
+                except UndecodableImageError as error:
+                    unreadable[image_id] = str(error)
+                    image = np.zeros((1, 1, 3), np.uint8)
             one = CropFrames(frames.center[row : row + 1], frames.size[row : row + 1], frames.crop_size)
             extract_crops(image, one, crops[row - start : row - start + 1])
         batch = crops[: stop - start]
@@ -122,7 +129,9 @@ def predict(
         index = (slice(None), *stages_of_passes)
         poses[index] = keypoints_to_image(poses[index], frames)
     areas = frames.size.astype(np.float64).prod(axis=1)
-    return Predictions(people.boxes_xyxy, people.box_scores, areas, quality, poses)
+    kept = ~np.isin(people.image_ids, list(unreadable))
+    boxes, scores = people.boxes_xyxy[kept], people.box_scores[kept]
+    return Predictions(boxes, scores, areas[kept], quality[kept], poses[kept], unreadable)
 
 
 def _run_both(stages: Stages, crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import GainCurve
+from sharpose.coco_labels import usage_line
 from sharpose.errors import InputError, SinkError
 from sharpose.training.evaluation.gate import GatePoint, ThresholdChoice
 from sharpose.training.evaluation.metrics import Calibration, Evaluation
@@ -48,6 +50,8 @@ class Subject:
     pictures: int
     people: int
     head_unit: str = ""
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line for each fact."""
@@ -57,6 +61,12 @@ class Subject:
             f"flip test: {'yes, each pass gated by itself' if self.flip_test else 'no'}",
         ]
         return [*lines, f"PCKh unit: {self.head_unit}"] if self.head_unit else lines
+
+    def closing_lines(self) -> list[str]:
+        """What was assumed, and the line that says how many people were used and how many were left out."""
+        noun = "people" if self.boxes == "labelled" else "boxes"
+        used = usage_line(self.data, self.people, Counter(self.left_out), noun)
+        return [*(f"note: {note}" for note in self.notes), used]
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -92,7 +102,7 @@ def as_markdown(
     """The whole report."""
     parts = [
         "# Evaluation",
-        "\n".join(f"* {line}" for line in subject.lines()),
+        "\n".join(f"* {line}" for line in [*subject.lines(), *subject.closing_lines()]),
         _markdown(*_mode_table(evaluation, f"auto (below {evaluation.threshold:.4g})")),
     ]
     if any(mode.pckh for mode in evaluation.modes):

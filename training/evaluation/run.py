@@ -93,6 +93,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
         with _progress("estimating poses", len(data.people)) as advance:
             predictions = predict(measured.stages, data, flip_test=options.flip_test, on_people=advance)
+        data = data.without(predictions.unreadable)
     finally:
         measured.stages.close()
 
@@ -121,6 +122,8 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     _write(options, subject, evaluation, predictions, points, choice)
     if choice is not None:
         _write_choice(options, choice, evaluation.gain, subject, console)
+    for line in subject.closing_lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {options.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
     if no_choice is not None:
         raise no_choice
@@ -162,6 +165,8 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
         pictures=len(data.image_ids),
         people=len(data.people),
         head_unit=data.head_unit,
+        left_out=dict(data.left_out),
+        notes=data.notes,
     )
 
 

@@ -64,14 +64,22 @@ def test_digits_are_ids(tmp_path):
     assert source.info.image_ids == {2, 12, 785}
 
 
-@pytest.mark.parametrize(("one", "two"), [("1.jpg", "01.png"), ("1.jpg", "b.jpg")])
-def test_two_pictures_of_one_id(tmp_path, one, two):
-    save(tmp_path / one)
-    save(tmp_path / two)
-    with pytest.raises(SourceError, match="would both have the image id 1") as caught:
-        PictureSource(str(tmp_path))
-    assert one in str(caught.value)
-    assert two in str(caught.value)
+@pytest.mark.parametrize(
+    ("names", "ids", "note"),
+    [
+        (["a.jpg", "b.jpg"], [0, 1], None),
+        (["7.jpg", "b.jpg"], [7, 1], None),
+        (["01.png", "1.jpg", "b.jpg"], [0, 1, 2], "01.png have the same number: image ids are positions, from 0"),
+        (["1.jpg", "2.jpg", "b.jpg"], [1, 2, 3], "b.jpg has the image id 3, as {}2.jpg has its position 2"),
+        (["1.jpg", "2.jpg", "9.jpg", "b.jpg", "c.jpg", "4.jpg"], [1, 2, 4, 9, 10, 5], "b.jpg has the image id 10, as"),
+    ],
+)
+def test_no_two_pictures_have_one_id(tmp_path, names, ids, note):
+    for name in names:
+        save(tmp_path / name)
+    source = PictureSource(str(tmp_path))
+    assert [frame.image_id for frame in source] == list(source.info.pictures.values()) == ids
+    assert source.info.id_note is None if note is None else note.format(f"{tmp_path}/") in source.info.id_note
 
 
 def test_one_file(tmp_path):

@@ -234,7 +234,7 @@ def test_stride_counts_from_the_first_frame_that_is_wanted(tmp_path, make_video,
     path = make_video(tmp_path / "a.mp4", frames=60)
     source = open_source(str(path), SourceOptions(stride=7))
     assert (source.info.frame_count, source.info.frame_rate) == (9, pytest.approx(25 / 7))
-    assert source.info.image_ids == frozenset(range(60))  # a boxes file may have the skipped frames too
+    assert source.info.image_ids == range(60)  # a boxes file may have the skipped frames too
     frames = list(source)
     assert shown(frames) == [frame.index for frame in frames] == list(range(0, 60, 7))
     frames = list(open_source(str(path), SourceOptions(stride=10, start=0.2)))

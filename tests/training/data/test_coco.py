@@ -10,7 +10,7 @@ import pytest
 
 from sharpose.errors import BoxesError, SourceError
 from sharpose.skeleton import COCO17, MPII16
-from sharpose.training.data.coco import CocoDataset, clean_box
+from sharpose.training.data.coco import CocoDataset
 
 
 def edit(folder: Path, number: int, **changes: object) -> None:
@@ -21,7 +21,7 @@ def edit(folder: Path, number: int, **changes: object) -> None:
 
 def test_a_sample_is_what_the_file_says(coco_dataset: CocoDataset) -> None:
     sample = coco_dataset.load(2)
-    label = coco_dataset.document["annotations"][2]
+    label = coco_dataset.labels.document()["annotations"][2]
     assert len(coco_dataset) == 13
     assert (sample.image_id, sample.annotation_id, coco_dataset.people[2].area) == (2, 102, 3000.0)
     assert sample.box_xyxy.tolist() == [15, 5, 85, 85]
@@ -31,21 +31,42 @@ def test_a_sample_is_what_the_file_says(coco_dataset: CocoDataset) -> None:
     assert sample.source.endswith("2.png")
 
 
-def test_boxes_are_cut_to_the_picture_as_the_field_does() -> None:
-    assert clean_box([-5, -7, 30, 40], 120, 90) == pytest.approx([0, 0, 30, 40])  # width and height aren't shortened
-    assert clean_box([100, 50, 60, 80], 120, 90) == pytest.approx([100, 50, 119, 89])
-    assert clean_box([119, 10, 5, 5], 120, 90) is None
-    assert clean_box([10, 10, -3, 5], 120, 90) is None
-
-
 @pytest.mark.parametrize(
-    "changes", [{"iscrowd": 1}, {"num_keypoints": 0}, {"keypoints": [0] * 51}, {"area": 0}, {"bbox": [10, 10, 0, 5]}]
+    ("changes", "why"),
+    [
+        ({"iscrowd": 1}, "crowd"),
+        ({"num_keypoints": 0}, "without labelled keypoints"),
+        ({"keypoints": [0] * 51}, "without labelled keypoints"),
+        ({"keypoints": None}, "without keypoints"),
+        ({"bbox": [10, 10, 0, 5]}, "with a box without area"),
+        ({"bbox": [200, 10, 20, 5]}, "with a box outside of the picture"),
+    ],
 )
-def test_people_that_do_not_count_are_left_out(coco_folder: Path, changes: dict[str, object]) -> None:
+def test_people_that_do_not_count_are_left_out_and_counted(
+    coco_folder: Path, changes: dict[str, object], why: str
+) -> None:
     edit(coco_folder, 4, **changes)
     dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17)
     assert 104 not in [person.annotation_id for person in dataset.people]
     assert len(dataset) == 12
+    assert dataset.summary == f"labels.json: 12 people used, 1 left out (1 {why})"
+
+
+def test_people_whose_picture_is_missing_are_left_out_and_counted(coco_folder: Path) -> None:
+    (coco_folder / "4.png").unlink()
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17)
+    assert dataset.summary == "labels.json: 12 people used, 1 left out (1 whose picture is missing)"
+    assert dataset.notes == [f"missing: {coco_folder / '4.png'}"]
+    with pytest.raises(SourceError, match=r"0 people used, 13 left out .*the first picture that is missing: .*0\.png"):
+        CocoDataset(coco_folder / "labels.json", coco_folder / "elsewhere", COCO17)
+
+
+def test_a_picture_without_a_size_is_refused(coco_folder: Path) -> None:
+    document = json.loads((coco_folder / "labels.json").read_text())
+    del document["images"][3]["height"]
+    (coco_folder / "labels.json").write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=r"labels\.json: picture 3: height: expected pixels.*found none"):
+        CocoDataset(coco_folder / "labels.json", coco_folder, COCO17)
 
 
 def test_weak_labels_weigh_what_was_asked(coco_folder: Path) -> None:
@@ -61,6 +82,7 @@ def test_detections_replace_labelled_boxes(coco_folder: Path) -> None:
     boxes = [
         {"image_id": 3, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5},
         {"image_id": 3, "category_id": 2, "bbox": [1, 2, 30, 40], "score": 0.9},
+        {"image_id": 99, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.9},
     ]
     (coco_folder / "boxes.json").write_text(json.dumps(boxes))
     dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=coco_folder / "boxes.json")
@@ -68,6 +90,7 @@ def test_detections_replace_labelled_boxes(coco_folder: Path) -> None:
     assert (person.image_id, person.score, person.annotation_id) == (3, 0.5, -1)
     assert person.box_xyxy.tolist() == [1, 2, 31, 42]
     assert not dataset.load(0).weights.any()
+    assert dataset.left_out == {"of other categories": 1, "in pictures that the labels don't list": 1}
 
 
 def test_detections_of_other_pictures_are_refused(coco_folder: Path) -> None:
@@ -78,7 +101,7 @@ def test_detections_of_other_pictures_are_refused(coco_folder: Path) -> None:
 
 def test_wrong_files_are_named(coco_folder: Path) -> None:
     labels = coco_folder / "labels.json"
-    with pytest.raises(SourceError, match=r"annotation 100: expected 16 keypoints \(mpii16\), got 17"):
+    with pytest.raises(SourceError, match=r"annotation 100: keypoints: expected 16 keypoints \(mpii16\), got 17"):
         CocoDataset(labels, coco_folder, MPII16)
     with pytest.raises(SourceError, match="can't read the labels"):
         CocoDataset(coco_folder / "none.json", coco_folder, COCO17)
@@ -89,7 +112,7 @@ def test_wrong_files_are_named(coco_folder: Path) -> None:
     with pytest.raises(SourceError, match="annotations"):
         CocoDataset(labels, coco_folder, COCO17)
     labels.write_text('{"images": [], "annotations": []}')
-    with pytest.raises(SourceError, match="found none"):
+    with pytest.raises(SourceError, match="expected people to use; 0 people used"):
         CocoDataset(labels, coco_folder, COCO17)
 
 

@@ -30,7 +30,8 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 def dataset(folder: Path, entries: list[dict[str, Any]]) -> MpiiDataset:
     (folder / "valid.json").write_text(json.dumps(entries))
-    cv2.imwrite(str(folder / "a.png"), np.full((100, 130, 3), 90, np.uint8))
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(folder / name), np.full((100, 130, 3), 90, np.uint8))
     return MpiiDataset(folder / "valid.json", folder)
 
 
@@ -62,9 +63,15 @@ def test_the_neck_to_the_top_of_the_head() -> None:
     [
         ({}, "expected MPII's list"),
         ([], "expected MPII's list"),
-        ([{"center": [1, 2]}], "expected MPII's list"),
-        ([entry(joints=[[1, 2]])], "16 joints"),
-        ([entry(scale=None)], "scale"),
+        ([{"center": [1, 2]}], r"valid\.json: entry 0: image: expected this key, found none"),
+        ([entry(), 5], r"valid\.json: entry 1: entry: .*got 5"),
+        ([entry(), entry(joints=[[1, 2]])], "entry 1: joints: List should have at least 16 items"),
+        ([entry(joints=[[1, 2]] * 15 + [[1, None]])], "entry 0: joints.15.1: expected a valid number, got None"),
+        ([entry(joints=[[1, 2]] * 15 + [[1, float("nan")]])], "entry 0: joints.15.1: expected a finite number"),
+        ([entry(scale=None)], "entry 0: scale: expected a valid number, got None"),
+        ([entry(center=[1])], "entry 0: center: List should have at least 2 items"),
+        ([entry(head_box=[1, 2, 3])], "entry 0: head_box: List should have at least 4 items"),
+        ([entry(joints_vis=[0] * 16), entry(scale=-1)], r"0 people used, 2 left out"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, entries: Any, message: str) -> None:

@@ -45,9 +45,24 @@ def test_coco_labels_are_completed_and_every_picture_counts(where: DataFiles) ->
     assert data.document is not None
     label = data.document["annotations"][0]
     assert (label["num_keypoints"], label["iscrowd"], label["area"]) == (2, 0, pytest.approx(636))
-    assert data.document["categories"] == [{"id": 7}]
+    assert data.document["categories"] == [{"id": 7, "name": "person"}]
+    assert data.left_out == {}
     assert data.read(2)[0, 0].tolist() == [2, 2, 2]
-    assert load_data(where, COCO17, limit=1).image_ids == (1,)
+    limited = load_data(where, COCO17, limit=1)
+    assert limited.image_ids == (1,)
+    assert limited.left_out == {"in pictures after the limit": 1}
+
+
+def test_pictures_that_are_missing_do_not_count(where: DataFiles) -> None:
+    (where.images / "2.png").unlink()
+    data = load_data(where, COCO17)
+    assert data.image_ids == (1, 3)
+    assert data.left_out == {"whose picture is missing": 1}
+    assert data.notes[-1] == f"missing: {where.images / '2.png'}"
+    rest = data.without({3: "3.png: broken"})  # nobody is in it
+    assert (rest.image_ids, len(rest.people)) == ((1,), 1)
+    with pytest.raises(SourceError, match=r"expected pictures that can be read; 1\.png: broken"):
+        data.without({1: "1.png: broken"})
 
 
 def test_weak_labels_can_be_left_out(where: DataFiles) -> None:
@@ -91,6 +106,8 @@ def mpii(tmp_path: Path, **changes: Any) -> DataFiles:
     joints = [[10.0 + 2 * joint, 20.0] for joint in range(16)]
     entry = {"image": "1.png", "center": [30, 30], "scale": 0.2, "joints": joints, "joints_vis": [1] * 16, **changes}
     (tmp_path / "valid.json").write_text(json.dumps([entry, {**entry, "image": "2.png"}]))
+    for number in (1, 2):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((60, 60, 3), number, np.uint8))
     return DataFiles(tmp_path / "valid.json", tmp_path)
 
 
