@@ -18,6 +18,7 @@ from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
+from sharpose.locks import EngineLock
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
 from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimings
@@ -31,7 +32,8 @@ class PoseEstimator:
     """Poses of the people in pictures, from a bundle, without PyTorch.
 
     All people share one coarse batch, and those whose predicted quality is below the threshold one fine batch; more
-    than the bundle's max batch are run in chunks. Buffers are allocated once. Not thread-safe: one per thread.
+    than the bundle's max batch are run in chunks. Buffers are allocated once. Threads may share one: their calls wait
+    for each other. A process may not use one that was made before it was forked.
 
     Attributes:
         bundle: The bundle it runs.
@@ -57,6 +59,7 @@ class PoseEstimator:
         threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
         self.quality_threshold = _check_threshold(threshold)
         self._stages = stages
+        self._lock = EngineLock("estimator")
         self._max_batch = stages.max_batch
         self._selected = bundle.model.num_selected
         self.scheduler = scheduler
@@ -135,7 +138,7 @@ class PoseEstimator:
 
         Raises:
             InputError: the picture or the boxes have a wrong type, shape or value.
-            EngineError: an engine failed.
+            EngineError: an engine failed, or this process was forked from the one that made the estimator.
         """
         boxes = boxes_xyxy if isinstance(boxes_xyxy, Boxes) else Boxes.from_xyxy(boxes_xyxy)
         chosen = None if rows is None else _check_rows(rows, len(boxes))
@@ -161,6 +164,10 @@ class PoseEstimator:
         return self._estimate(pictures, None)
 
     def _estimate(self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None) -> list[PoseResult]:
+        with self._lock:
+            return self._estimate_alone(pictures, chosen)
+
+    def _estimate_alone(self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None) -> list[PoseResult]:
         regions = self._selected if self.keep_regions else None
         crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton.num_keypoints, regions)
         plan = None
@@ -227,11 +234,12 @@ class PoseEstimator:
         Returns:
             Seconds it took.
         """
-        started = time.perf_counter()
-        self._run_black(people)
-        if self.scheduler is not None:
-            self.scheduler.costs.calibrate(self._run_black, self._now)
-        return time.perf_counter() - started
+        with self._lock:
+            started = time.perf_counter()
+            self._run_black(people)
+            if self.scheduler is not None:
+                self.scheduler.costs.calibrate(self._run_black, self._now)
+            return time.perf_counter() - started
 
     def _run_black(self, people: int) -> StageTimings:
         """Both stages for so many people in a black picture."""
@@ -241,8 +249,10 @@ class PoseEstimator:
         return self(image, boxes, rows=range(people)).timings
 
     def close(self) -> None:
-        """Free the engines. May be called twice."""
-        self._stages.close()
+        """Free the engines, once no call is under way. May be called twice; does nothing in a forked process."""
+        if not self._lock.forked:
+            with self._lock:
+                self._stages.close()
 
     def __enter__(self) -> PoseEstimator:
         return self

@@ -26,6 +26,7 @@ __all__ = ["DeadlineScheduler", "RefinementPlan"]
 # that what is kept is likely to be better. Of 17 keypoints, a single one that goes far makes it 0.94.
 _STILL_POSE = (0.8, 0.97)
 _STILL_BOX = 0.8  # IoU
+_FORGET = 60.0  # seconds after which a stream without pictures has ended
 _USUAL_RATE = 0.1  # how fast the usual priority follows a chunk's
 
 
@@ -37,7 +38,9 @@ class DeadlineScheduler:
     their earlier refinement, so that others get their turn. Where time is ample, everybody is refined who would be
     without a deadline, in the same batches.
 
-    One belongs to one estimator: it learns what that one's batches cost, first in `PoseEstimator.warm_up`.
+    One belongs to one estimator: it learns what that one's batches cost, first in `PoseEstimator.warm_up`. Only calls
+    of that estimator make it thread-safe: they wait for each other. A stream without a picture for a minute is
+    forgotten.
 
     Args:
         clock: Seconds; `Picture.deadline` is in its terms.
@@ -56,6 +59,7 @@ class DeadlineScheduler:
         self.usual_priority: float | None = None
         self.until_turn = TURN_EVERY - 1
         self._streams: dict[int, StreamHistory] = {}
+        self._called: dict[int, float] = {}  # when each stream had its last picture
         self._costs: StageCosts | None = None
 
     def attach(self, stages: TwoStage) -> None:
@@ -90,6 +94,10 @@ class DeadlineScheduler:
                 raise InputError(
                     f"pictures: expected one of a stream where deadlines are kept, got {times} of {stream}"
                 )
+        now = self.clock()
+        self._called |= {picture.stream: now for picture in crowd.pictures}
+        for stream in [stream for stream, called in self._called.items() if now - called > _FORGET]:
+            del self._streams[stream], self._called[stream]
         histories = [self._streams.setdefault(picture.stream, StreamHistory()) for picture in crowd.pictures]
         return RefinementPlan(self, crowd, histories, skeleton, threshold, measured_gain)
 

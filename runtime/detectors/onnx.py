@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from sharpose.engines.load import parse_device
 from sharpose.engines.onnxrt import create_session
 from sharpose.errors import DetectorError, EngineError, InputError, one_line
+from sharpose.locks import check_process
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.frames import Image
 from sharpose.runtime.result import Boxes
@@ -88,6 +90,8 @@ def check_detector_options(
 class Detector:
     """A detector of people in ONNX Runtime, of one of the families in `detectors/families.py`; see `from_onnx`.
 
+    Thread-safe: it remembers nothing. A process may not use one that was made before it was forked.
+
     Attributes:
         path: The ONNX file.
         family: The family it belongs to.
@@ -104,7 +108,7 @@ class Detector:
         if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
             raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
         self.path, self.conf, self.iou, self.classes = path, conf, overlap, tuple(classes)
-        self._session = session
+        self._session, self._made_in = session, os.getpid()
         self._input, self._dtype, self.input_size = _check_input(path, session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
         self.family = self._recognise()
@@ -166,7 +170,7 @@ class Detector:
 
         Raises:
             InputError: `image_bgr` is not such a picture.
-            EngineError: the run failed, or not one score was finite.
+            EngineError: the run failed, not one score was finite, or this process was forked since it was made.
             DetectorError: the outputs are not what the family promises: another shape, or scores above 1.
         """
         if image_bgr.dtype != np.uint8 or image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or not image_bgr.size:
@@ -200,6 +204,7 @@ class Detector:
             raise DetectorError(f"detector {self.path}: {error}") from None
 
     def _run(self, tensor: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+        check_process(f"detector {self.path}", self._made_in)
         import onnxruntime as ort
 
         quiet = ort.RunOptions()

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
+from sharpose.locks import one_thread
 from sharpose.runtime.boxes import BoxSource
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
@@ -43,7 +44,8 @@ class FollowPoses:
 
     A followed box is where the person's sure keypoints are, padded as the detected box was around the pose in its
     frame. People whose pose has collapsed, whose box has left the picture, or who have slid onto somebody else are
-    dropped; new people come with the next detection. One is made per stream; the detector within may be shared.
+    dropped; new people come with the next detection. One per stream, and a second thread at a time is refused
+    (`InputError`); the detector within may be shared.
 
     Args:
         source: The detector or another source.
@@ -63,6 +65,7 @@ class FollowPoses:
         self._frame_size: tuple[int, int] | None = None
         self._followed: _Followed | None = None
 
+    @one_thread
     def boxes_for(self, frame: Frame) -> Boxes:
         """Detected boxes every N-th frame, else those that follow the poses; scores are those of the detection."""
         size = frame.height, frame.width
@@ -74,6 +77,7 @@ class FollowPoses:
         self._since += 1
         return followed.boxes
 
+    @one_thread
     def observe(self, frame: Frame, poses: PoseResult) -> None:
         """Follow the poses found in the boxes of the last `boxes_for`; there may be fewer, the best only."""
         self.source.observe(frame, poses)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
+from sharpose.locks import one_thread
 from sharpose.runtime.result import PoseResult
 
 __all__ = ["Smoother"]
@@ -44,7 +45,8 @@ class Smoother:
 
     A keypoint's cut-off frequency is `min_cutoff + beta * speed`, with the speed in the person's sizes per second, so
     near and far people are treated alike. People without a track id pass as they are. A keypoint that was unsure and
-    becomes sure elsewhere is taken at once, not drawn across the picture. Scores and boxes are left alone.
+    becomes sure elsewhere is taken at once, not drawn across the picture. Scores and boxes are left alone. One per
+    stream; a second thread at a time is refused (`InputError`).
 
     Args:
         min_cutoff: Hz; lower is steadier at rest.
@@ -62,6 +64,7 @@ class Smoother:
         self._state = _State.empty(0)
         self._frame_size: tuple[int, int] | None = None
 
+    @one_thread
     def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
         """Smooth the poses of the next frame.
 

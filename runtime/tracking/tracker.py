@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
+from sharpose.locks import one_thread
 from sharpose.runtime.result import PoseResult
 from sharpose.runtime.tracking.assignment import best_pairs
 from sharpose.similarity import body_area, box_iou, box_nearness, pose_oks
@@ -73,6 +74,7 @@ class Tracker:
     Five rounds a frame: known people with good boxes; known people still in sight with the poor boxes (a half-hidden
     person scores low); people not yet confirmed with the good boxes left; known, then unconfirmed people with good
     boxes nearby. In each round the best pairs in total are taken. Time is the frames' own, so any frame rate works.
+    One per stream; a second thread at a time is refused.
 
     Args:
         settings: Thresholds and times.
@@ -87,6 +89,7 @@ class Tracker:
         self._frame_size: tuple[int, int] | None = None
         self._last_id = 0
 
+    @one_thread
     def update(self, poses: PoseResult, time: float, frame_size: tuple[int, int] | None = None) -> PoseResult:
         """Track the people of the next frame.
 
@@ -100,7 +103,7 @@ class Tracker:
             The same with `track_ids`: from 1 up, 0 for people who are not (yet) followed.
 
         Raises:
-            InputError: there are not as many keypoints as sigmas.
+            InputError: there are not as many keypoints as sigmas, or another thread is inside.
         """
         if self._sigmas is not None and poses.keypoints.shape[1] != len(self._sigmas):
             raise InputError(f"tracker: expected {len(self._sigmas)} keypoints, got {poses.keypoints.shape[1]}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from stand_in_stages import MAX_BATCH, PICTURE, some_boxes, stub_estimator
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.two_stage import CoarseOutput
 from sharpose.errors import BundleError, EngineError, InputError
 from sharpose.geometry import crop_frames
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
@@ -342,6 +345,81 @@ def test_warming_up_runs_both_stages(bundle: Bundle, people: int) -> None:
     assert sum(stages.coarse_batches) == people
     assert sum(map(len, stages.fine_rows)) == people
     assert (stages.crops[: min(people, MAX_BATCH)] == 0).all()
+
+
+def test_eight_threads_on_one_estimator_get_their_own_people(bundle: Bundle, photo: npt.NDArray[np.uint8]) -> None:
+    with real_estimator(bundle, 4, "always", keep_regions=True) as estimator:
+        # Each with other people, and other numbers of them; two with several pictures at once.
+        boxes = [np.roll(SEVEN, -index, axis=0)[: 1 + index % 5] for index in range(8)]
+        expected = [estimator(photo, of) for of in boxes]
+        wrong: list[object] = []
+        start = threading.Barrier(8)
+
+        def work(index: int) -> None:
+            try:
+                start.wait(30)
+                for _ in range(3):
+                    many = index < 2
+                    found = estimator.estimate([Picture(photo, Boxes.from_xyxy(boxes[index]))] * (2 if many else 1))
+                    for one in found:
+                        assert one.boxes.xyxy.tolist() == boxes[index].tolist()
+                        np.testing.assert_allclose(one.quality, expected[index].quality, atol=1e-5)
+                        np.testing.assert_allclose(one.keypoints, expected[index].keypoints, atol=1e-2)
+                        np.testing.assert_allclose(one.regions_xyxy, expected[index].regions_xyxy, atol=1e-3)
+            except BaseException as error:
+                wrong.append((index, error))
+
+        threads = [threading.Thread(target=work, args=[index]) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+        assert wrong == []
+
+
+def test_closing_waits_for_the_call_of_another_thread(bundle: Bundle) -> None:
+    estimator, stages = stub_estimator(bundle)
+    entered, leave = threading.Event(), threading.Event()
+    run_coarse = stages.run_coarse
+
+    def slowly(people: int) -> CoarseOutput:
+        entered.set()
+        leave.wait(30)
+        return run_coarse(people)
+
+    stages.run_coarse = slowly  # type: ignore[method-assign]
+    calling = threading.Thread(target=lambda: estimator(PICTURE, some_boxes(1)))
+    closing = threading.Thread(target=estimator.close)
+    calling.start()
+    assert entered.wait(30)
+    closing.start()
+    closing.join(0.1)
+    assert stages.closed == 0
+    leave.set()
+    calling.join(30)
+    closing.join(30)
+    assert stages.closed == 1
+
+
+def test_an_estimator_made_before_a_fork_is_refused_after_it(bundle: Bundle, photo: npt.NDArray[np.uint8]) -> None:
+    """ONNX Runtime's threads aren't in the child: its first run, or freeing it, would hang now and then."""
+    with real_estimator(bundle, 2, "never") as estimator:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                estimator(photo, SEVEN)
+            except BaseException as error:
+                os.write(writing, f"{type(error).__name__}: {error}".encode())
+            estimator.close()
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            line = said.read()
+        assert os.waitpid(child, 0)[1] == 0
+        assert line.startswith("EngineError: estimator: expected to be called in process")
+        assert len(estimator(photo, SEVEN)) == 7  # the parent's is whole
 
 
 def test_a_with_block_closes_the_engines(bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sharpose.bundle import Bundle, open_bundle
 from sharpose.errors import InputError
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
 from sharpose.runtime.deadline import DeadlineScheduler
+from sharpose.runtime.deadline.history import StreamHistory
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +219,15 @@ def test_streams_are_remembered_apart(bundle: Bundle) -> None:
     setting.stages.qualities = [0.5, 0.5]
     one, other = setting.estimator.estimate([setting.picture(apart(1), 2.5, stream=stream) for stream in (0, 7)])
     assert (who(one.carried), who(other.carried)) == ([0], [])
+
+
+def test_streams_that_have_ended_are_forgotten(bundle: Bundle) -> None:
+    setting = Setting(bundle)
+    for stream in range(100):
+        setting.estimator.estimate([setting.picture(apart(1), None, stream=stream)])
+        setting.clock.now += 10
+    histories = [one for one in gc.get_objects() if type(one) is StreamHistory and one.people]
+    assert 1 < len(histories) < 20  # those of the last minute
 
 
 def test_a_late_picture_holds_nobody_up(bundle: Bundle) -> None:
