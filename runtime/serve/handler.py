@@ -1,125 +1,31 @@
-"""One client's requests to the server of --serve: who is let in, and what each address answers."""
+"""One client's requests to the server of --serve, and what each address answers."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import hmac
-import ipaddress
 import json
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from sharpose.errors import InputError
+from sharpose.runtime.serve.access import Access, Connections
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
 from sharpose.runtime.statistics import AGE, RECENT, STAGES, WRITE, StreamSnapshot
 
-__all__ = [
-    "Access",
-    "Connections",
-    "Handler",
-    "Site",
-    "is_loopback",
-    "split_host",
-    "state_json",
-    "status_of",
-    "trouble",
-]
+__all__ = ["Handler", "Site", "state_json", "status_of", "trouble"]
 
-_YEAR = 365 * 24 * 3600
 _FRAME_WAIT = 10.0  # seconds that a browser's request for the next picture stays open
 _NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
 _TEXT = "text/plain; charset=utf-8"
+_PIECE = 1 << 16  # bytes of an answer that a client must take in `Connections.seconds`
 _COUNTS = ("frames", "people", "refined", "wanted", "deferred", "dropped", "reconnects")
-
-
-def split_host(host_header: str) -> str:
-    """The host of a `Host` header, in lower case, without port and brackets."""
-    host = re.sub(r":[0-9]*$", "", host_header.strip().lower())
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host.rstrip(".")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only mean this machine: an address of it, `localhost`, or a name below `.localhost`."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class Access:
-    """Decides who is let in.
-
-    A browser that came with the token once gets a cookie: a hash of the token, so that it outlives a restart.
-
-    Args:
-        token: What a client must know; None lets everybody in.
-        host: Where the server listens.
-        port: Its port; cookies don't keep ports apart, so their names must.
-
-    Raises:
-        InputError: the token is empty or holds what can't be sent in a header.
-    """
-
-    def __init__(self, token: str | None, *, host: str, port: int) -> None:
-        if token is not None and not (token and all("!" <= character <= "~" for character in token)):
-            raise InputError(
-                "--serve-token: expected printable ASCII characters without spaces, got "
-                + ("others" if token else "an empty token")
-            )
-        self.open = token is None
-        self._host = host.lower()
-        self._only_loopback = is_loopback(self._host)
-        self._token = (token or "").encode()
-        self._cookie_name = f"sharpose_{port}"
-        self._cookie = hmac.new(self._token, b"sharpose --serve", hashlib.sha256).hexdigest()
-
-    def right_host(self, host_header: str | None) -> bool:
-        """Whether the `Host` header can come from somebody who meant this server.
-
-        A web page elsewhere can let its own name point to 127.0.0.1 (DNS rebinding); the name gives it away.
-        """
-        if not host_header:
-            return False
-        host = split_host(host_header)
-        return not self._only_loopback or is_loopback(host) or host == self._host
-
-    def _right_token(self, token: str | None) -> bool:
-        return token is not None and hmac.compare_digest(token.encode("utf-8", "replace"), self._token)
-
-    def may(self, headers: Message, token: str | None) -> bool:
-        """Whether a request with these headers, and this token in its address, is let in."""
-        if self.open or self._right_token(token):
-            return True
-        scheme, _, bearer = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._right_token(bearer.strip()):
-            return True
-        # By hand: http.cookies gives up at the first cookie it doesn't like, and other programs on this host set some.
-        pairs = (pair.strip().partition("=") for pair in headers.get("Cookie", "").split(";"))
-        return any(
-            name == self._cookie_name and hmac.compare_digest(value.encode("utf-8", "replace"), self._cookie.encode())
-            for name, _, value in pairs
-        )
-
-    def set_cookie(self) -> str:
-        """The `Set-Cookie` header that lets a browser in from now on.
-
-        Lax, since a strict one would not be sent after a click on a link in a chat; nothing here changes anything.
-        """
-        return f"{self._cookie_name}={self._cookie}; Path=/; Max-Age={_YEAR}; HttpOnly; SameSite=Lax"
 
 
 def _load_page() -> tuple[bytes, str]:
@@ -197,54 +103,6 @@ def _stream_json(name: str, numbers: StreamSnapshot, silent_after: float) -> dic
     }
 
 
-class Connections:
-    """The open connections of a server, `most` at a time, and until when each has time. Thread-safe.
-
-    Attributes:
-        request_seconds: For the next request to come in whole, however its bytes trickle.
-        answer_seconds: For its answer to be made and taken.
-    """
-
-    request_seconds = 30.0
-    answer_seconds = 60.0
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._deadlines: dict[socket.socket, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
-    def add(self, connection: socket.socket) -> bool:
-        """Take a new connection in; False where there are too many."""
-        with self._lock:
-            if len(self._deadlines) >= self._most:
-                return False
-            self._deadlines[connection] = time.monotonic() + self.request_seconds
-        return True
-
-    def remove(self, connection: socket.socket) -> None:
-        """Forget a connection that ends."""
-        with self._lock:
-            self._deadlines.pop(connection, None)
-
-    def extend(self, connection: socket.socket, seconds: float) -> None:
-        """Give a connection so many seconds from now on."""
-        with self._lock:
-            if connection in self._deadlines:
-                self._deadlines[connection] = time.monotonic() + seconds
-
-    def cut(self, *, all_of_them: bool = False) -> None:
-        """End those whose time is over, or all, under the feet of the threads that serve them."""
-        now = time.monotonic()
-        with self._lock:
-            over = [one for one, deadline in self._deadlines.items() if all_of_them or deadline < now]
-        for connection in over:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
 @dataclass
 class Site:
     """What a server answers from.
@@ -290,17 +148,17 @@ class Handler(BaseHTTPRequestHandler):
     """GET and HEAD of a handful of paths; nothing that a client sends comes back in an answer or a log."""
 
     protocol_version = "HTTP/1.1"
-    timeout = 30  # seconds without a byte
     disable_nagle_algorithm = True
 
     def __init__(self, site: Site, *connection: Any) -> None:  # noqa: ANN401 (the base class's)
         self._site = site
+        self.timeout = site.connections.seconds  # without a byte
         super().__init__(*connection)  # answers all requests
 
     def do_GET(self) -> None:
         """Answer."""
         site = self._site
-        site.connections.extend(self.connection, Connections.answer_seconds)
+        site.connections.extend(self.connection, Connections.making_seconds)
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # a body nobody asked for must not be read as the next request
         try:
@@ -313,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # answers are sent last, so nothing was sent yet
             site.report(error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"this answer could not be made\n", _TEXT)
-        site.connections.extend(self.connection, Connections.request_seconds)
+        site.connections.extend(self.connection)
 
     do_HEAD = do_GET  # noqa: N815  (`_answer` leaves the body out)
 
@@ -345,7 +203,15 @@ class Handler(BaseHTTPRequestHandler):
                 HTTPStatus.FORBIDDEN,
                 "this server listens on this machine only: open it as localhost, or start it with --serve HOST:PORT",
             )
-        if not self._site.access.may(self.headers, query.get("token")):
+        if parts.path != "/healthz" and not self._site.connections.may_ask_for_all(self.connection):
+            self.close_connection = True
+            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients", Retry_After="5")
+        let_in = self._site.access.may(self.headers, query.get("token"), str(self.client_address[0]))
+        if let_in is None:
+            raise _RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens came from your address: wait", Retry_After="10"
+            )
+        if not let_in:
             raise _RefusedError(
                 HTTPStatus.UNAUTHORIZED,
                 "this server needs its token: add ?token=TOKEN to the address, or send Authorization: Bearer TOKEN",
@@ -420,8 +286,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (common | {name.replace("_", "-"): value for name, value in headers.items()}).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        for begin in range(0, len(body) if self.command != "HEAD" else 0, _PIECE):
+            self._site.connections.extend(self.connection)
+            self.wfile.write(body[begin : begin + _PIECE])
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What http.server answers to a request that is no HTTP, without repeating the request."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import socketserver
@@ -15,7 +14,8 @@ from http.server import ThreadingHTTPServer
 from typing import TypeAlias
 
 from sharpose.errors import InputError
-from sharpose.runtime.serve.handler import Access, Connections, Handler, Site, is_loopback
+from sharpose.runtime.serve.access import Access, Connections, is_loopback
+from sharpose.runtime.serve.handler import Handler, Site
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
 from sharpose.runtime.statistics import StreamStatistics
 
@@ -24,10 +24,6 @@ __all__ = ["Address", "ServeServer", "parse_address"]
 _LOOPBACK = "127.0.0.1"
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
 _POLL = 0.1  # seconds until it is noticed that the server should end
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 17\r\nRetry-After: 5\r\n"
-    b"Cache-Control: no-store\r\nConnection: close\r\n\r\ntoo many clients\n"
-)
 
 
 @dataclass(frozen=True)
@@ -97,15 +93,10 @@ class _Listener(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: _Request, client_address: object) -> None:
-        """Start a thread for a new connection, or turn it away."""
+        """Start a thread for a new connection."""
         assert isinstance(request, socket.socket)
-        if self.site.connections.add(request):
-            super().process_request(request, client_address)
-            return
-        with contextlib.suppress(OSError):
-            request.setblocking(False)
-            request.send(_FULL)
-        self.shutdown_request(request)
+        self.site.connections.add(request)
+        super().process_request(request, client_address)
 
     def shutdown_request(self, request: _Request) -> None:
         """Forget a connection that ends."""
@@ -137,7 +128,8 @@ class ServeServer:
         token: What clients must know; None lets everybody in who can reach the address.
         say: Called with a line on where the page is, and on dangers.
         silent_after: A live stream without a frame for so many seconds isn't well.
-        max_clients: Connections at a time; a browser that looks needs two.
+        max_clients: Connections at a time, a few for `/healthz` not counted; a browser that looks needs two.
+        client_seconds: In which a client must send its request, and take each piece of the answer.
 
     Attributes:
         address: Where it listens.
@@ -145,8 +137,8 @@ class ServeServer:
         connections: Open now.
 
     Raises:
-        InputError: the address can't be understood or listened on, the token is empty or not printable ASCII, or
-            prometheus-client is not installed.
+        InputError: the address can't be understood or listened on; the token is empty, not printable ASCII, or shorter
+            than 16 characters where others can reach the address; or prometheus-client is not installed.
     """
 
     def __init__(
@@ -157,6 +149,7 @@ class ServeServer:
         say: Callable[[str], None],
         silent_after: float = 10.0,
         max_clients: int = 32,
+        client_seconds: float = 5.0,
     ) -> None:
         try:
             from sharpose.runtime.serve.metrics import Metrics
@@ -174,7 +167,7 @@ class ServeServer:
             self._listener.server_close()
             raise
         self._streams = ServedStreams()
-        self.connections = Connections(max_clients)
+        self.connections = Connections(max_clients, client_seconds)
         metrics = Metrics(self._streams.snapshots)
         self._listener.site = Site(access, self._streams, metrics.text, self.connections, silent_after, say)
         # A browser elsewhere can't go to 0.0.0.0.
