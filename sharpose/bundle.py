@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sharpose.config import ModelConfig, describe_validation_error
 from sharpose.errors import BundleError, ConfigError
+from sharpose.files import read_json
 from sharpose.onnx_locations import external_data_locations
+from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
 __all__ = [
     "MANIFEST_NAME",
@@ -148,11 +150,38 @@ class Manifest(_Strict):
     source: str = Field(description="where the weights came from, for people to read")
     model: ModelConfig
     gate: Gate
-    max_batch: int = Field(gt=0)
+    max_batch: int = Field(gt=0, le=4096)
     weights: str
     files: dict[str, str]
     graphs: dict[Precision, GraphPair] = Field(min_length=1)
     parity: dict[Precision, ParityReport]
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Manifest:
+        height, width = self.model.crop_size
+        most = max(1, _CROP_BYTES // (height * width * 3))
+        if self.max_batch > most:
+            raise ValueError(
+                f"max_batch: expected at most {most} crops of {height}x{width} ({_CROP_BYTES >> 20} MiB), "
+                f"got {self.max_batch}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_are_the_models(self) -> Manifest:
+        coarse, fine = _signatures(self.model)
+        for precision, pair in self.graphs.items():
+            for stage, graph, (inputs, outputs) in (("coarse", pair.coarse, coarse), ("fine", pair.fine, fine)):
+                for what, items, wanted in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
+                    found = {item.name: item.shape for item in items}
+                    if found != wanted or len(items) != len(wanted):
+                        differing = next((name for name in wanted if found.get(name) != wanted[name]), "too many")
+                        raise ValueError(
+                            f"graphs.{precision}.{stage}.{what}: not those of a {self.model.name} (crop_size, width, "
+                            f"alpha, keypoints): {differing}: expected {reprlib.repr(wanted.get(differing))}, "
+                            f"got {reprlib.repr(found.get(differing))}"
+                        )
+        return self
 
     @model_validator(mode="after")
     def _files_are_listed(self) -> Manifest:
@@ -161,17 +190,43 @@ class Manifest(_Strict):
             named |= {pair.coarse.file, pair.fine.file}
         for name in sorted(named | set(self.files)):
             if not _is_plain_name(name):
-                raise ValueError(f"file name {name!r} leaves the bundle's folder; expected a plain name")
+                raise ValueError(f"file name {reprlib.repr(name)} leaves the bundle's folder; expected a plain name")
         if named != set(self.files):
             raise ValueError(f"files lists {sorted(self.files)}, but the graphs and weights are {sorted(named)}")
         return self
 
 
+_Shapes = dict[str, tuple[int | str, ...]]
+
+
+def _signatures(model: ModelConfig) -> tuple[tuple[_Shapes, _Shapes], tuple[_Shapes, _Shapes]]:
+    """Shapes of the coarse graph's inputs and outputs, and of the fine graph's."""
+    joints, regions, heatmap = model.num_keypoints, model.num_regions, model.heatmap_size
+    carried: _Shapes = {
+        "region_order": ("N", regions),
+        "region_features": ("N", regions, model.width),
+        "region_embeddings": ("N", regions, model.width),
+    }
+    patches = ("M", PATCHES_PER_REGION * model.num_selected, 3 * PATCH_SIZE**2)
+
+    def poses(axis: str) -> _Shapes:
+        return {"keypoints": (axis, joints, 3), "heatmaps": (axis, joints, *heatmap)}
+
+    coarse: _Shapes = {"image": ("N", *model.crop_size, 3)}
+    fine: _Shapes = {"rows": ("M",), "patches": patches, **carried}
+    return (coarse, {"quality": ("N",), **poses("N"), **carried}), (fine, poses("M"))
+
+
 def _is_plain_name(name: str) -> bool:
-    return bool(name) and name not in {".", "..", MANIFEST_NAME} and not set(name) & set("/\\:\0")
+    if not name or name in {".", "..", MANIFEST_NAME} or len(name.encode()) > _NAME_BYTES:
+        return False
+    return not set(name) & set("/\\:\0")
 
 
 _CHUNK = 1 << 20  # bytes
+_CROP_BYTES = 1 << 30  # of max_batch crops, which an engine holds at once
+_GRAPH_BYTES = 2 << 30  # of an ONNX file, which can't be longer
+_NAME_BYTES = 255  # of a file's name, as file systems have it
 
 _ADDED_LATER = frozenset({"gate.gain"})  # optional: older bundles lack them
 
@@ -233,6 +288,8 @@ def open_bundle(path: str | Path) -> Bundle:
         if file.resolve().parent != folder.resolve():
             raise BundleError(f"bundle {folder}: {name} is a link that leaves the folder")
         try:
+            if name != manifest.weights and file.stat().st_size > _GRAPH_BYTES:
+                raise BundleError(f"bundle {folder}: {name}: expected a graph of at most {_GRAPH_BYTES} bytes")
             actual = file_sha256(file)
         except OSError as error:
             raise BundleError(f"bundle {folder}: {name} can't be read ({error.strerror})") from error
@@ -251,14 +308,11 @@ def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_NAME
     if not file.is_file():
         raise BundleError(f"bundle {folder}: no {MANIFEST_NAME} in it; expected a folder written by sharpose-export")
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"bundle {folder}: {MANIFEST_NAME} can't be read as JSON ({error})") from error
+    values = read_json(file, lambda reason: BundleError(f"bundle {folder}: {MANIFEST_NAME}: {reason}"))
     version = values.get("schema_version") if isinstance(values, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:  # True and 1.0 equal 1
         raise BundleError(
-            f"bundle {folder}: expected schema_version {SCHEMA_VERSION}, got {version!r}; "
+            f"bundle {folder}: expected schema_version {SCHEMA_VERSION}, got {reprlib.repr(version)}; "
             "export it again with this version"
         )
     try:

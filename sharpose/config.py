@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sharpose.errors import ConfigError
+from sharpose.files import parse_yaml, read_yaml
 from sharpose.skeleton import Skeleton, get_skeleton
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE, region_grid, selected_regions
 
@@ -31,22 +33,26 @@ def _refuse_abs(value: object) -> object:
     return value
 
 
+_Side = Annotated[int, Field(le=2048)]
+_MOST_WEIGHTS = 1 << 32
+
+
 class ModelConfig(BaseModel):
     """A SHaRPose model. Sizes are `(height, width)` in pixels; names as in the paper (AAAI'24, section 3)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=200)
     skeleton: Annotated[Skeleton, BeforeValidator(_known_skeleton)]
-    crop_size: tuple[int, int]
-    width: int = Field(gt=0, description="token width C")
-    depth: int = Field(gt=0, description="transformer blocks, shared by both stages")
-    heads: int = Field(gt=0, description="attention heads")
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    crop_size: tuple[_Side, _Side]
+    width: int = Field(gt=0, le=8192, description="token width C")
+    depth: int = Field(gt=0, le=256, description="transformer blocks, shared by both stages")
+    heads: int = Field(gt=0, le=1024, description="attention heads")
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     alpha: float = Field(gt=0, le=1, description="share of the regions that the fine stage looks at")
     quality_threshold: float = Field(description="a crop whose predicted quality is below it is refined")
     head: Literal["linear", "mlp"] = "linear"
-    head_hidden: int | None = Field(default=None, gt=0, description="hidden width of an mlp head")
+    head_hidden: int | None = Field(default=None, gt=0, le=1 << 16, description="hidden width of an mlp head")
     quality_activation: Annotated[Literal["gelu", "sigmoid"], BeforeValidator(_refuse_abs)] = "gelu"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
@@ -62,6 +68,11 @@ class ModelConfig(BaseModel):
             raise ValueError("head_hidden goes with head: mlp, got head: linear")
         if min(self.pixel_std) <= 0:
             raise ValueError(f"pixel_std must be positive, got {list(self.pixel_std)}")
+        weights = self.depth * self.width * (4 * self.width + 2 * self.mlp_hidden)
+        if weights > _MOST_WEIGHTS:
+            raise ValueError(
+                f"width, depth and mlp_ratio: expected at most {_MOST_WEIGHTS} weights in the blocks, got {weights}"
+            )
         return self
 
     @property
@@ -109,12 +120,25 @@ class ModelConfig(BaseModel):
 
 def describe_validation_error(error: ValidationError) -> str:
     """The first problem of a pydantic error and how many follow, in one line."""
-    problems = error.errors(include_url=False, include_context=False)
+    problems = error.errors(include_url=False)
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    context, found = first.get("ctx", {}), reprlib.repr(first["input"])
+    place = ".".join(map(str, first["loc"]))[:300]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
-    return f"{where}: {message}{more}"
+    match first["type"]:
+        case "extra_forbidden":
+            message = "unknown key"
+        case "missing":
+            message = "missing key"
+        case "less_than_equal":
+            message = f"expected at most {context['le']}, got {found}"
+        case "too_long":
+            message = f"expected at most {context['max_length']} entries, got {context['actual_length'] or 'more'}"
+        case "value_error":
+            message = str(context["error"])
+        case _:
+            message = first["msg"]
+    return f"{place}: {message}{more}" if place else f"{message}{more}"
 
 
 def parse_config(values: object, *, source: str) -> ModelConfig:
@@ -137,26 +161,18 @@ def load_config(name_or_path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: there is no such name or file, it isn't YAML, or its values are not valid.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigError('reading a YAML configuration needs PyYAML: pip install "sharpose[export]"') from None
-
     text = str(name_or_path)
+
+    def failure(reason: str) -> ConfigError:
+        return ConfigError(f"configuration {text}: {reason}")
+
     if text in list_configs():
         content = resources.files("sharpose.configs").joinpath(f"{text}.yaml").read_text("utf-8")
+        values = parse_yaml(content, failure)
+    elif Path(name_or_path).is_file():
+        values = read_yaml(Path(name_or_path), failure)
     else:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ConfigError(f"no configuration {text!r}: expected a YAML file or one of {', '.join(list_configs())}")
-        try:
-            content = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration {text}: can't be read as text ({error})") from error
-    try:
-        values = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"configuration {text}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"no configuration {text!r}: expected a YAML file or one of {', '.join(list_configs())}")
     if not isinstance(values, dict):
         raise ConfigError(f"configuration {text}: expected a mapping of keys to values, got {type(values).__name__}")
     return parse_config(values, source=text)

@@ -1,28 +1,41 @@
-"""Files that are whole at every moment, replaced or growing; locks between processes; the cache folder."""
+"""Files: JSON and YAML read with limits, files that are whole at every moment, locks, the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sharpose.errors import EngineError, SharposeError, SinkError, one_line
 
 __all__ = [
+    "LABELS_LIMIT",
     "UNFINISHED",
     "GrowingFile",
     "atomic_file",
     "cache_folder",
     "file_lock",
     "mark_partial",
+    "parse_yaml",
+    "read_json",
+    "read_yaml",
     "removed_error",
     "replacing",
     "write_all",
 ]
+
+LABELS_LIMIT = 2 << 30
+"""Bytes of the longest files of boxes and labels; COCO's own have 0.5 GB."""
+
+_JSON_LIMIT, _YAML_LIMIT = 1 << 20, 1 << 18  # bytes; ours have some 10 kB
+_YAML_DEPTH, _YAML_VALUES = 50, 100_000  # values with what aliases repeat
+_DIGITS = "4300 digits"  # CPython's limit, which its message tells programmers how to lift
 
 UNFINISHED = ".unfinished"
 """Ending of temporary files; one that a killed process left may be removed."""
@@ -75,6 +88,96 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise SinkError(
             f"{path}: can't be written ({one_line(error)[:160]}){kept}; free some space and go on with --resume"
         ) from error
+
+
+def read_json(path: Path, failure: Callable[[str], SharposeError], limit: int = _JSON_LIMIT) -> Any:  # noqa: ANN401
+    """What a JSON file says; memory follows what is read, never what the file claims.
+
+    Args:
+        path: A file, or a pipe.
+        failure: Makes the error from its reason, such as `not JSON (Expecting value: line 1 column 1)`.
+        limit: Bytes of the longest file that is read.
+
+    Raises:
+        SharposeError: the file can't be read, is too long or nested too deeply, or isn't JSON.
+    """
+    content = _read(path, failure, limit)
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise failure("JSON nested too deeply") from None
+    except MemoryError:
+        raise failure(f"its {len(content)} bytes of JSON don't fit into this machine's memory") from None
+    except ValueError as error:  # also bad UTF-8, and an integer of thousands of digits
+        raise failure(f"not JSON ({_words(error)})") from error
+
+
+def read_yaml(path: Path, failure: Callable[[str], SharposeError]) -> Any:  # noqa: ANN401 (whatever YAML says)
+    """What a YAML file says; see `read_json`."""
+    try:
+        text = _read(path, failure, _YAML_LIMIT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise failure(f"not UTF-8 ({error})") from error
+    return parse_yaml(text, failure)
+
+
+def parse_yaml(text: str, failure: Callable[[str], SharposeError]) -> Any:  # noqa: ANN401 (whatever YAML says)
+    """What a YAML text says.
+
+    Raises:
+        SharposeError: PyYAML isn't installed, the text isn't YAML, is nested too deeply, or its aliases explode.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise failure("reading YAML needs PyYAML: pip install pyyaml") from None
+    starts, ends = (yaml.SequenceStartEvent, yaml.MappingStartEvent), (yaml.SequenceEndEvent, yaml.MappingEndEvent)
+    values, sizes = 0, dict[str, int]()
+    opened: list[tuple[str | None, int]] = []  # the anchor of each collection around, and the values before it
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                if any(anchor == event.anchor for anchor, _ in opened):
+                    raise failure(f"alias *{event.anchor} stands inside of what it repeats")
+                values += sizes.get(event.anchor, 1)
+            elif isinstance(event, starts):
+                opened.append((event.anchor, values))
+                values += 1
+            elif isinstance(event, ends):
+                anchor, before = opened.pop()
+                sizes |= {anchor: values - before} if anchor else {}
+            elif isinstance(event, yaml.ScalarEvent):
+                values += 1
+                sizes |= {event.anchor: 1} if event.anchor else {}
+            if len(opened) > _YAML_DEPTH or values > _YAML_VALUES:
+                raise failure(
+                    f"expected at most {_YAML_DEPTH} levels and {_YAML_VALUES} values (aliases counted as what they "
+                    f"repeat), got more in line {event.start_mark.line + 1}"
+                )
+        return yaml.safe_load(text)
+    except SharposeError:
+        raise
+    except Exception as error:  # dates, numbers and tags that don't fit break PyYAML's constructors in many ways
+        raise failure(f"not valid YAML ({_words(error)})") from error
+
+
+def _read(path: Path, failure: Callable[[str], SharposeError], limit: int) -> bytearray:
+    content = bytearray()
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size  # 0 for a pipe
+            while max(size, len(content)) <= limit and (chunk := file.read(1 << 20)):
+                content += chunk
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise failure(f"can't be read ({one_line(error)})") from error
+    if max(size, len(content)) > limit:
+        raise failure(f"expected at most {limit} bytes, got {size if size > limit else 'more'}")
+    return content
+
+
+def _words(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return f"an integer of more than {_DIGITS}" if _DIGITS in words else words[:300]
 
 
 def _to_disk(path: Path) -> None:

@@ -23,6 +23,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},  # values, indices
 }
+_DEPTH = 100  # as protobuf's own readers have it
 _EXTERNAL_DATA = 13  # of a tensor: entries of a key (field 1) and a value (field 2)
 
 
@@ -33,17 +34,21 @@ def external_data_locations(model: bytes) -> frozenset[str]:
         BundleError: the bytes are not a protobuf message.
     """
     found: set[str] = set()
-    pending = [("model", memoryview(model))]
-    while pending:
-        kind, message = pending.pop()
-        for field, payload in _length_delimited_fields(message):
-            if kind == "tensor":
-                if field == _EXTERNAL_DATA:
-                    entry = dict(_length_delimited_fields(payload))
-                    if bytes(entry.get(1, b"")) == b"location":
-                        found.add(bytes(entry.get(2, b"")).decode("utf-8", "replace"))
-            elif field in _CHILDREN[kind]:
-                pending.append((_CHILDREN[kind][field], payload))
+    opened = [("model", _length_delimited_fields(memoryview(model)))]
+    while opened:
+        kind, fields = opened[-1]
+        field, payload = next(fields, (None, memoryview(b"")))
+        if field is None:
+            opened.pop()
+        elif kind == "tensor":
+            if field == _EXTERNAL_DATA:
+                entry = dict(_length_delimited_fields(payload))
+                if bytes(entry.get(1, b"")) == b"location":
+                    found.add(bytes(entry.get(2, b"")).decode("utf-8", "replace"))
+        elif field in _CHILDREN[kind]:
+            opened.append((_CHILDREN[kind][field], _length_delimited_fields(payload)))
+            if len(opened) > _DEPTH:
+                raise BundleError(f"not an ONNX file: messages are nested in more than {_DEPTH} levels")
     return frozenset(found)
 
 

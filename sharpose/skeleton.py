@@ -11,6 +11,8 @@ from sharpose.errors import ConfigError
 
 __all__ = ["COCO17", "MPII16", "SKELETONS", "Skeleton", "get_skeleton"]
 
+_MOST = 1024  # keypoints; COCO-WholeBody has 133
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -32,6 +34,9 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         count = len(self.keypoints)
+        for what, number, most in (("keypoint", count, _MOST), ("limb", len(self.limbs), 4 * _MOST)):
+            if number > most or not count:
+                raise ConfigError(f"skeleton {self.name!r}: {what}s: expected 1 to {most}, got {number}")
         if len(set(self.keypoints)) != count:
             raise ConfigError(f"skeleton {self.name!r}: keypoint names must be unique, got {list(self.keypoints)}")
         if len(self.sigmas) != count:

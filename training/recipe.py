@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sharpose.config import ModelConfig, describe_validation_error, load_config
 from sharpose.errors import ConfigError, SourceError
-from sharpose.files import atomic_file
+from sharpose.files import atomic_file, parse_yaml, read_yaml
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.augment import AugmentSpec
 from sharpose.training.data.coco import CocoDataset
@@ -165,18 +165,18 @@ def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
     """
     text = str(name_or_path)
     folder = Path()
+
+    def failure(reason: str) -> ConfigError:
+        return ConfigError(f"recipe {text}: {reason}")
+
     if text in list_recipes():
         content = resources.files("sharpose.configs").joinpath("recipes").joinpath(f"{text}.yaml").read_text("utf-8")
+        values = parse_yaml(content, failure)
+    elif Path(name_or_path).is_file():
+        values = read_yaml(Path(name_or_path), failure)
+        folder = Path(name_or_path).parent
     else:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ConfigError(f"no recipe {text!r}: expected a YAML file or one of {', '.join(list_recipes())}")
-        try:
-            content = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"recipe {text}: can't be read as text ({error})") from error
-        folder = path.parent
-    values = _parse(content, f"recipe {text}")
+        raise ConfigError(f"no recipe {text!r}: expected a YAML file or one of {', '.join(list_recipes())}")
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {text}: expected a mapping of keys to values, got {type(values).__name__}")
     for change in changes:
@@ -207,20 +207,13 @@ def _model(name: str, folder: Path) -> ModelConfig:
     return load_config(beside if beside.is_file() else name)
 
 
-def _parse(text: str, what: str) -> Any:  # noqa: ANN401 (whatever YAML says)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{what}: not valid YAML ({' '.join(str(error).split())})") from error
-
-
 def _apply(values: dict[str, Any], change: str) -> None:
     """Set one `a.b.c=value`; a number in the key counts list entries."""
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {change}: expected key=value")
     parts = key.split(".")
-    value = _parse(text, f"--set {change}")
+    value = parse_yaml(text, lambda reason: ConfigError(f"--set {change}: {reason}"))
     if isinstance(value, str):  # YAML reads 1e-4 as a string
         with contextlib.suppress(ValueError):
             value = float(value)

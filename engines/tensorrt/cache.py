@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sharpose.config import describe_validation_error
 from sharpose.engines.gpu import Gpu
 from sharpose.errors import EngineError
-from sharpose.files import UNFINISHED, cache_folder, file_lock, replacing
+from sharpose.files import UNFINISHED, cache_folder, file_lock, read_json, replacing
 
 __all__ = [
     "BuiltFor",
@@ -32,6 +33,7 @@ __all__ = [
 
 _SCHEMA = 1
 _KEY_DIGITS = 24
+_SIDECAR_LIMIT = 64 << 20  # bytes; TensorRT describes every layer
 
 
 class UnusableEngineError(EngineError):
@@ -123,23 +125,22 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path]:
 def read_engine(folder: Path, name: str) -> StoredEngine:
     """Read a plan and check it against its sidecar; raises `UnusableEngineError` with the reason."""
     plan_path, sidecar_path = _paths(folder, name)
-    try:
-        values = json.loads(sidecar_path.read_text("utf-8"))
-        plan = plan_path.read_bytes()
-    except FileNotFoundError as error:
-        raise UnusableEngineError(f"{error.filename}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UnusableEngineError(f"{plan_path}: it or its sidecar can't be read ({error})") from error
+    values = read_json(sidecar_path, lambda reason: UnusableEngineError(f"{sidecar_path}: {reason}"), _SIDECAR_LIMIT)
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != _SCHEMA:
-        raise UnusableEngineError(f"{sidecar_path}: expected schema_version {_SCHEMA}, got {version!r}")
+        raise UnusableEngineError(f"{sidecar_path}: expected schema_version {_SCHEMA}, got {reprlib.repr(version)}")
     try:
         sidecar = Sidecar.model_validate(values)
     except ValidationError as error:
         raise UnusableEngineError(f"{sidecar_path}: {describe_validation_error(error)}") from error
+    try:
+        size = plan_path.stat().st_size
+        plan = plan_path.read_bytes() if size == sidecar.plan_bytes else b""
+    except OSError as error:
+        raise UnusableEngineError(f"{plan_path}: can't be read ({error.strerror})") from error
     if len(plan) != sidecar.plan_bytes or hashlib.sha256(plan).hexdigest() != sidecar.plan_sha256:
         raise UnusableEngineError(
-            f"{plan_path}: truncated or changed ({len(plan)} bytes, its sidecar expects {sidecar.plan_bytes})"
+            f"{plan_path}: truncated or changed ({size} bytes, its sidecar expects {sidecar.plan_bytes})"
         )
     return StoredEngine(plan, sidecar, plan_path)
 

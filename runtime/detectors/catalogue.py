@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sharpose.bundle import file_sha256
 from sharpose.config import describe_validation_error
 from sharpose.errors import DetectorError
-from sharpose.files import cache_folder, file_lock
+from sharpose.files import cache_folder, file_lock, parse_yaml, read_yaml
 
 __all__ = ["MOTION", "download", "find_detector", "how_to_find_people", "is_file_name", "load_table", "user_table_path"]
 
@@ -106,29 +106,24 @@ def load_table(own: Path | None = None) -> dict[str, DetectorEntry]:
         DetectorError: PyYAML isn't installed, or a table can't be read or isn't valid.
     """
     ours = resources.files("sharpose.configs").joinpath("detectors/detectors.yaml").read_text("utf-8")
-    table = _parse(ours, "the built-in table of detectors")
+    source = "the built-in table of detectors"
+
+    def failure(reason: str) -> DetectorError:
+        return DetectorError(f"{source}: {reason}")
+
+    table = _checked(parse_yaml(ours, failure), failure)
     path = own or user_table_path()
     if own is None and not path.exists():
         return table
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise DetectorError(f"table of detectors {path}: can't be read ({reason})") from error
-    return table | _parse(text, f"table of detectors {path}")
+    source = f"table of detectors {path}"
+    return table | _checked(read_yaml(path, failure), failure)
 
 
-def _parse(text: str, source: str) -> dict[str, DetectorEntry]:
+def _checked(values: object, failure: Callable[[str], DetectorError]) -> dict[str, DetectorEntry]:
     try:
-        import yaml
-    except ImportError:
-        raise DetectorError("detectors by name need PyYAML: pip install pyyaml, or give --detector FILE.onnx") from None
-    try:
-        return _Table.model_validate(yaml.safe_load(text)).detectors
-    except yaml.YAMLError as error:
-        raise DetectorError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
+        return _Table.model_validate(values).detectors
     except ValidationError as error:
-        raise DetectorError(f"{source}: {describe_validation_error(error)}") from error
+        raise failure(describe_validation_error(error)) from error
 
 
 def find_detector(

@@ -111,7 +111,7 @@ def point_outside(folder: Path) -> None:
         ),
         pytest.param(
             bundle_with(lambda folder: shutil.copy(folder / "fine.onnx", folder / "bundle.json")),
-            "can't be read as JSON",
+            "bundle.json: not JSON",
             id="broken json",
         ),
     ],

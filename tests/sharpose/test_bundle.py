@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,31 @@ def test_no_bundle(tmp_path, bundle):
         (lambda values: values["model"].update(quality_activation="abs"), "'abs'"),
         (lambda values: values["model"]["skeleton"]["sigmas"].pop(), "expected 17 sigmas"),
         (lambda values: values["files"].update({"weights.bin": "00"}), "weights.bin is damaged"),
+        (lambda values: values.update(max_batch=10_000_000), "max_batch: expected at most 4096, got 10000000"),
+        (lambda values: values.update(max_batch=10**400), "max_batch: "),
+        (
+            lambda values: values["model"].update(crop_size=[1 << 40, 192]),
+            "model.crop_size.0: expected at most 2048, got 1099511627776",
+        ),
+        (
+            lambda values: values["model"].update(crop_size=[512, 384]),
+            "coarse.inputs: not those of a sharpose_tiny_coco_256x192 (crop_size, width, alpha, keypoints): "
+            "image: expected ('N', 512, 384, 3), got ('N', 256, 192, 3)",
+        ),
+        (
+            lambda values: values["graphs"]["fp32"]["fine"]["inputs"][1].update(shape=["M", 10**9, 768]),
+            "patches: expected ('M', 96, 768), got ('M', 1000000000, 768)",
+        ),
+        (lambda values: values["graphs"]["fp32"]["coarse"]["inputs"].clear(), "got None"),
+        (lambda values: values["model"].update(width=192 * 1000), "model.width: expected at most 8192, got 192000"),
+        (lambda values: values["model"].update(depth=256, width=7680), "at most 4294967296 weights"),
+        (lambda values: values["model"].update(name="x" * 1000), "model.name: "),
+        (lambda values: values.update(weights="x" * 300), "expected a plain name"),
+        (
+            lambda values: values["model"]["skeleton"].update(keypoints=[str(n) for n in range(2000)]),
+            "keypoints: expected 1 to 1024, got 2000",
+        ),
+        (lambda values: values["model"]["skeleton"].update(keypoints=[]), "keypoints: expected 1 to 1024, got 0"),
     ],
 )
 def test_a_changed_description(bundle, change, words):
@@ -199,6 +225,21 @@ def test_a_changed_description(bundle, change, words):
 def test_a_description_that_is_none(bundle, content, words):
     (bundle / "bundle.json").write_bytes(content)
     refused(bundle, words)
+
+
+def test_a_sparse_description_is_refused_by_its_size(bundle):
+    os.truncate(bundle / "bundle.json", 6 << 30)
+    refused(bundle, "bundle.json: expected at most 1048576 bytes, got 6442450944")
+
+
+def test_more_crops_than_an_engine_can_hold(values):
+    changed = copy(values)
+    changed["model"]["crop_size"] = [2048, 2048]
+    changed["max_batch"] = 86
+    with pytest.raises(ValidationError) as refused:
+        Manifest.model_validate(changed)
+    words = "max_batch: expected at most 85 crops of 2048x2048 (1024 MiB), got 86"
+    assert describe_validation_error(refused.value) == words
 
 
 @pytest.fixture(scope="module")

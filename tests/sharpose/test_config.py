@@ -114,7 +114,7 @@ def test_a_file_is_read_like_a_shipped_one(tmp_path):
         (b"- 1\n- 2\n", "expected a mapping of keys to values, got list"),
         (b"", "got NoneType"),
         (b"just words", "got str"),
-        (b"\xff\xfe\x00", "can't be read as text"),
+        (b"\xff\xfe\x00", "not UTF-8"),
         (b"1: 2\n", "mine.yaml"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment: replaced, growing, partial."""
+"""Files: documents read with limits, and files that are whole at every moment: replaced, growing, partial."""
 
 from __future__ import annotations
 
@@ -11,8 +11,87 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpose.errors import SinkError
-from sharpose.files import GrowingFile, atomic_file, cache_folder, mark_partial, replacing
+from sharpose.errors import ConfigError, SinkError
+from sharpose.files import (
+    GrowingFile,
+    atomic_file,
+    cache_folder,
+    mark_partial,
+    parse_yaml,
+    read_json,
+    read_yaml,
+    replacing,
+)
+
+
+def explosion(levels: int) -> str:
+    """Aliases that repeat nine times what repeats nine times …"""
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", r"not JSON \(Expecting value: line 1 column 1"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 200_000, "JSON nested too deeply"),
+        (b"[%s]" % (b"1" * 5000), r"not JSON \(an integer of more than 4300 digits\)"),
+        (b" " * (1 << 20) + b"1", "expected at most 1048576 bytes, got 1048577"),
+    ],
+)
+def test_json_that_is_none(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^a: {words}"):
+        read_json(file, lambda reason: ConfigError(f"a: {reason}"))
+
+
+def test_a_document_that_is_no_file(tmp_path: Path) -> None:
+    for path, words in (
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "a\0b", "can't be read"),
+        (Path("/dev/zero"), "expected at most 10 bytes, got more"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read_json(path, ConfigError, 10)
+    sparse = tmp_path / "sparse.json"
+    sparse.touch()
+    os.truncate(sparse, 6 << 30)
+    for read in (read_json, read_yaml):
+        with pytest.raises(ConfigError, match="got 6442450944"):
+            read(sparse, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1, 2", "not valid YAML"),
+        ("a: \0", "not valid YAML"),
+        ("a: 2001-99-99", "not valid YAML"),
+        ("a: !!timestamp x", "not valid YAML"),
+        ("a: !!int ''", "not valid YAML"),
+        ("a: " + "1" * 5000, "an integer of more than 4300 digits"),
+        ("a: " + "1:" * 2000 + "1.5", "not valid YAML"),
+        ("[" * 100_000, "at most 50 levels"),
+        (explosion(20), "at most 50 levels and 100000 values"),
+        ("\n".join(f"- [{', '.join(['x'] * 1000)}]" for _ in range(101)), "in line 100"),
+        ("a: &a [*a]", r"alias \*a stands inside of what it repeats"),
+        ("a: &a {<<: *a}", r"alias \*a stands inside of what it repeats"),
+    ],
+)
+def test_yaml_that_is_none(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        parse_yaml(text, ConfigError)
+    assert len(str(refused.value)) < 500
+
+
+def test_aliases_and_merge_keys_within_limits_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("\ufeffa: &a {b: 1}\nc: {<<: *a, d: [*a, *a]}\n")
+    assert read_yaml(file, ConfigError) == {"a": {"b": 1}, "c": {"b": 1, "d": [{"b": 1}, {"b": 1}]}}
 
 
 def names(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Where a graph takes its weights from, read from its bytes; against the onnx package and against damage."""
 
 import random
+import tracemalloc
 
 import numpy as np
 import onnx
@@ -157,3 +158,27 @@ def test_damage_of_an_exported_graph(tiny_bundle):
             external_data_locations(bytes(damaged[: rng.randrange(len(damaged))]))
         except BundleError:
             continue
+
+
+def field(number, payload):
+    size, length = b"", len(payload)
+    while length > 0x7F:
+        size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + payload
+
+
+def test_messages_nested_too_deeply():
+    graph = b""
+    for _ in range(50):
+        graph = field(1, field(5, field(6, graph)))  # a node with an attribute that is a graph
+    with pytest.raises(BundleError, match="nested in more than 100 levels"):
+        external_data_locations(field(7, graph))
+
+
+def test_many_empty_nodes_take_no_memory():
+    model = field(7, field(1, b"") * 100_000)
+    tracemalloc.start()
+    assert external_data_locations(model) == frozenset()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20

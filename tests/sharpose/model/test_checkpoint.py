@@ -205,7 +205,7 @@ def test_tensors_of_strange_shapes(released, key, value):
 
 def test_a_configuration_inside_that_is_broken(released):
     refused(released(meta={"sharpose_config": {"name": "x"}}), "missing key", error=ConfigError)
-    refused(released(meta={"sharpose_config": 3}), "the whole", error=ConfigError)
+    refused(released(meta={"sharpose_config": 3}), "valid dictionary", error=ConfigError)
 
 
 class Evil:
