@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sharpose.errors import CheckpointError
+from sharpose.model.checkpoint import read_checkpoint
 from sharpose.model.stages import SHaRPose
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 __all__ = ["init_from_file", "scale_heatmaps", "sine_positions", "start_with_dct", "start_with_sines"]
 
-_HOLDERS = ("state_dict", "model", "model_ema")  # keys under which files keep their tensors
 _PREFIXES = ("module.", "encoder.")
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
 _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
@@ -64,7 +64,9 @@ def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:
     Raises:
         CheckpointError: the file can't be read, or its transformer has another width or depth.
     """
-    return init_from_state(model, _read(Path(path)), str(path))
+    state, _, notes = read_checkpoint(path, "--init", [argparse.Namespace])  # MAE's files hold their command line
+    report = init_from_state(model, state, str(path))
+    return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
 def init_from_state(model: SHaRPose, state: Mapping[str, Tensor], name: str) -> InitReport:
@@ -85,26 +87,6 @@ def init_from_state(model: SHaRPose, state: Mapping[str, Tensor], name: str) -> 
         f"--init {name}: expected a SHaRPose, ViTPose or MAE checkpoint (patch_embed and blocks of a vision "
         f"transformer), got tensors like {', '.join(sorted(tensors)[:3]) or 'none'}"
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"--init {path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's files hold their command line
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"--init {path}: refused, it isn't a plain file of tensors") from error
-    except Exception as error:  # a damaged file breaks torch's reader in many ways
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise CheckpointError(f"--init {path}: not a readable PyTorch file ({reason})") from error
-    for holder in _HOLDERS:
-        if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
-            content = content[holder]
-            break
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"--init {path}: expected tensors by name, got {type(content).__name__}")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> InitReport:

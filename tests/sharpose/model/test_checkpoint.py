@@ -1,8 +1,14 @@
 """Checkpoints: what is read, what is refused, and what the shapes of their tensors tell."""
 
+import argparse
+import collections
+import datetime
+import json
 import os
 import pickle
 import random
+import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -173,7 +179,8 @@ def test_no_file_and_a_folder(tmp_path):
     [
         ([torch.ones(2)], "got list"),
         (torch.ones(2), "got Tensor"),
-        ({"model": {}}, "['model']"),
+        ({"model": {}}, "not a SHaRPose checkpoint"),
+        ({"weights": 3, "epoch": 1}, "got ['epoch', 'weights']"),
         ({"state_dict": 3}, "'state_dict'"),
         ({"state_dict": {"a": 3}, "meta": {}}, "expected tensors by name"),
         ({"state_dict": {3: torch.ones(2)}, "meta": {}}, "expected tensors by name"),
@@ -208,6 +215,130 @@ def test_a_configuration_inside_that_is_broken(released):
     refused(released(meta={"sharpose_config": 3}), "valid dictionary", error=ConfigError)
 
 
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda state: state, "the file itself, a bare state dict"),
+        (lambda state: {"model": state, "epoch": 3}, "read from 'model'"),
+        (lambda state: {"model_state_dict": state}, "read from 'model_state_dict'"),
+        (lambda state: {"ema": {"module": state}}, "read from 'ema.module'"),
+        (
+            lambda state: {"state_dict": state, "ema_state_dict": state},
+            "of 'state_dict' were read; the file holds 'ema_state_dict' too",
+        ),
+        (lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}}, "took module. off the names of "),
+        (lambda state: {"state_dict": {f"_orig_mod.{k}": v for k, v in state.items()}}, "took _orig_mod. off"),
+        (
+            lambda state: {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+            "took module. and _orig_mod. off",
+        ),
+        (
+            lambda state: {"state_dict": {k.replace("backbone.", "backbone._orig_mod."): v for k, v in state.items()}},
+            "took _orig_mod. off",
+        ),
+        (lambda state: {"state_dict": {f"ema_{k}": v for k, v in state.items()}}, "took ema_ off"),
+        (
+            lambda state: {"state_dict": state | {f"ema_{k.replace('.', '_')}": v + 1 for k, v in state.items()}},
+            "left out 50 tensors of an average that is kept beside the weights: ema_backbone_",
+        ),
+        (
+            lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()} | {"n_averaged": torch.ones(1)}},
+            "left out 1 tensors of an average",
+        ),
+        (lambda state: {"state_dict": state | {"epoch": 3}}, "left out 1 entries that are no tensors: epoch"),
+    ],
+)
+def test_what_other_tools_make_of_a_checkpoint_is_read_with_a_note(tmp_path, nano, nano_config, wrap, words):
+    torch.save(wrap(dict(nano.state_dict())), tmp_path / "other.pth")
+    loaded = load_model(tmp_path / "other.pth", nano_config)
+    assert words in "; ".join(loaded.notes)
+    assert all(torch.equal(value, nano.state_dict()[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_a_tensor_under_two_names(released, nano_config):
+    def change(state):
+        state["backbone._orig_mod.norm.weight"] = state["backbone.norm.weight"]
+
+    refused(released(change), "with and without _orig_mod.", config=nano_config)
+
+
+def write_safetensors(path, state):
+    """As the format's page has it: 8 bytes of length, JSON, numbers."""
+    header, numbers = {}, b""
+    for key, value in state.items():
+        end = len(numbers) + value.nbytes
+        header[key] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(numbers), end]}
+        numbers += value.numpy().tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_safetensors_are_read(tmp_path, nano, nano_config, name):
+    pytest.importorskip("safetensors")
+    write_safetensors(tmp_path / name, nano.state_dict())
+    loaded = load_model(tmp_path / name, nano_config)
+    assert torch.equal(loaded.model.backbone.norm.weight, nano.backbone.norm.weight)
+    content = (tmp_path / name).read_bytes()
+    for broken in (content[:-5], content[:100], content.replace(b"F32", b"F99")):
+        (tmp_path / "b.safetensors").write_bytes(broken)
+        refused(tmp_path / "b.safetensors", "not a readable safetensors file")
+
+
+def test_safetensors_without_the_library(tmp_path, nano, monkeypatch):
+    write_safetensors(tmp_path / "a.safetensors", nano.state_dict())
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    refused(tmp_path / "a.safetensors", 'pip install "sharpose[safetensors]"')
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.ones(1).expand(24), "an expanded one, [24] of 4 bytes"),
+        (lambda: torch.zeros(1).expand(10**12), "an expanded one, [1000000000000] of 4 bytes"),
+        (lambda: torch.ones(24, device="meta"), "meta device"),
+        (lambda: torch.ones(24).to_sparse(), "a sparse_coo one"),
+        (lambda: torch.ones(4, 6).to_sparse_csr(), "a sparse_csr one"),
+        (lambda: torch.ones(24, dtype=torch.complex64), "a complex64 one"),
+        (lambda: torch.quantize_per_tensor(torch.ones(24), 1.0, 0, torch.qint8), "a qint8 one"),
+    ],
+    ids=["expanded", "expanded by far", "meta", "sparse", "csr", "complex", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_plain_are_named(released, make, words):
+    refused(released(lambda state: state.update({"backbone.norm.weight": make()})), "backbone.norm.weight: ", words)
+
+
+def test_integers_are_no_weights(released):
+    change = {"backbone.norm.weight": torch.ones(24, dtype=torch.int8)}
+    refused(released(lambda state: state.update(change)), "not floating-point backbone.norm.weight (torch.int8)")
+
+
+def test_one_storage_behind_many_tensors(tmp_path):
+    block = torch.ones(1 << 20, dtype=torch.half)
+    torch.save({"state_dict": {f"backbone.blocks.{n}.x": block for n in range(200)}}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "expected tensors of their own, got 419430400 bytes of them in a file of")
+
+
+def test_a_zip_bomb(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10_000_000))
+    refused(tmp_path / "a.pth", "expected an archive without compression", "that unpack to 10000000")
+
+
+def test_a_sparse_file_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "a.pth").open("wb") as file:
+        file.truncate(20 << 30)
+    refused(tmp_path / "a.pth", "expected at most 17179869184 bytes, got 21474836480")
+
+
+def test_a_configuration_that_claims_more_than_the_file_holds(tmp_path, nano, nano_config):
+    claimed = nano_config.replace({"width": 6144, "depth": 2, "heads": 12})
+    meta = {"sharpose_config": claimed.model_dump(mode="json")}
+    torch.save({"state_dict": nano.state_dict(), "meta": meta}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "wrong shape backbone.blocks.0.attn.proj.bias (expected [6144], got [24])")
+
+
 class Evil:
     def __init__(self, path):
         self.path = path
@@ -228,10 +359,26 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, kind):
         torch.save({"meta": {}, "state_dict": {"backbone.norm.weight": evil}}, path)
     else:
         torch.save({"meta": evil, "state_dict": {}}, path, _use_new_zipfile_serialization=False)
-    refused(path, "refused", "could run code")
+    named = [] if kind == "pickle 4" else [f"holds {os.system.__module__}.system"]  # torch reads no further
+    refused(path, "refused", "could run code", *named)
     assert not witness.exists()
     pickle.loads(pickle.dumps(evil))
     assert witness.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (np.zeros(3), "multiarray._reconstruct"),
+        (np.uint8(1), "numpy.dtypes.UInt8DType"),
+        (collections.defaultdict(int), "collections.defaultdict"),
+        (datetime.datetime(2026, 1, 1), "datetime.datetime"),
+        (argparse.Namespace(lr=1), "argparse.Namespace"),
+    ],
+    ids=["array", "uint8", "defaultdict", "datetime", "Namespace"],
+)
+def test_the_type_that_is_refused_is_named(released, value, name):
+    refused(released(meta={"x": value}), f"{name}, and loading it could run code; save the state dict alone")
 
 
 @pytest.mark.filterwarnings("error")
