@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections import Counter
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from sharpose.coco_labels import PERSON_NAMES, usage_line
 from sharpose.errors import BoxesError
+from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.runtime.frames import Frame, ImageId
 from sharpose.runtime.result import LARGEST_COORDINATE, Boxes, PoseResult
 
@@ -214,12 +214,11 @@ def _common_tail(path: Sequence[str], other: Sequence[str]) -> int:
 
 def _read_entries(path: Path) -> tuple[list[Any], dict[ImageId, str | None], int]:
     """The file's entries, unchecked, the file names by id that an annotation file lists, and the category of people."""
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BoxesError(f"{path}: can't read the boxes file: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # also bad UTF-8, an integer of thousands of digits
-        raise BoxesError(f"{path}: expected JSON, a list {_FORMAT}; it does not parse: {error}") from error
+
+    def failure(reason: str) -> BoxesError:
+        return BoxesError(f"{path}: can't read the boxes file: {reason}; expected JSON, a list {_FORMAT}")
+
+    document = read_json(path, failure, LABELS_LIMIT)
     if isinstance(document, list):
         return document, {}, PERSON_CATEGORY
     if not isinstance(document, dict):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from sharpose.errors import SharposeError
+from sharpose.errors import SharposeError, one_line
 
 __all__ = [
     "EXIT_FAILED",
@@ -44,6 +45,7 @@ EXIT_TERMINATED = 143
 
 
 _FULL = frozenset((errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF))  # what writing to standard output may end on
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|bad allocation|failed to allocate", re.IGNORECASE)
 
 
 class Terminated(BaseException):
@@ -68,6 +70,8 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal can't show
     try:
+        if nul := next((argument for argument in arguments if "\0" in argument), None):
+            raise click.UsageError(f"argument {nul[:80]!r}: NUL can't stand in a name")
         code = command.main(args=arguments, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
@@ -91,6 +95,12 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
             sys.exit(EXIT_FAILED)
         if "--debug" in arguments:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.filename is not None:  # no fault of ours: a name too long, a full disk
+            _say(f"{os.fsdecode(error.filename)[:300]}: {error.strerror}")
+            sys.exit(EXIT_FAILED if error.errno in _FULL else EXIT_USER)
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            _say(f"out of memory: {one_line(error)[:200]}; give a smaller input, batch or model, or free some memory")
+            sys.exit(EXIT_FAILED)
         _say(f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)")
         sys.exit(EXIT_FAILED)
     sys.exit(code if isinstance(code, int) else 0)

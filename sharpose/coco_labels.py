@@ -6,7 +6,6 @@ pycocotools takes what it is given and scores nonsense with a number, so nothing
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections import Counter
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sharpose.errors import SourceError
+from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
 
@@ -298,12 +298,11 @@ class _Annotation(LabelEntry):
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SourceError(f"{path}: can't read the labels ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected COCO keypoint JSON; it does not parse ({error})") from None
+
+    def failure(reason: str) -> SourceError:
+        return SourceError(f"{path}: can't read the labels: {reason}; expected COCO keypoint JSON")
+
+    document = read_json(path, failure, LABELS_LIMIT)
     for key in ("images", "annotations"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise SourceError(f"{path}: expected COCO keypoint labels, an object with the lists images and annotations")

@@ -169,7 +169,7 @@ def _read(path: Path, failure: Callable[[str], SharposeError], limit: int) -> by
             while max(size, len(content)) <= limit and (chunk := file.read(1 << 20)):
                 content += chunk
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
-        raise failure(f"can't be read ({one_line(error)})") from error
+        raise failure(one_line(error)) from error
     if max(size, len(content)) > limit:
         raise failure(f"expected at most {limit} bytes, got {size if size > limit else 'more'}")
     return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -22,6 +22,8 @@ __all__ = ["Scene", "SceneConfig", "draw_person_sample", "parse_scene"]
 MAX_PEOPLE = 64
 MIN_SIZE = 64
 MAX_SIZE = 8192
+MAX_FPS = 10_000
+_LONG = 10**12
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,17 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         size = (MIN_SIZE, MAX_SIZE)
-        limits = {"seed": (0, None), "people": (0, MAX_PEOPLE), "frames": (1, None), "height": size, "width": size}
+        limits = {"seed": (0, _LONG), "people": (0, MAX_PEOPLE), "frames": (1, _LONG), "height": size, "width": size}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            wanted = f"expected a whole number of {low} or more" + ("" if high is None else f" and at most {high}")
+            wanted = f"expected a whole number of {low} or more and at most {high}"
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"scene {name}: {wanted}, got {value!r}")
-            if value < low or (high is not None and value > high):
-                raise ConfigError(f"scene {name}: {wanted}, got {value}")
+            if not low <= value <= high:
+                raise ConfigError(f"scene {name}: {wanted}, got {reprlib.repr(value)}")
         fps = self.fps
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
-            raise ConfigError(f"scene fps: expected a number above 0, got {fps!r}")
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
+            raise ConfigError(f"scene fps: expected a number above 0 and at most {MAX_FPS}, got {reprlib.repr(fps)}")
 
 
 _KEYS = {

@@ -1,5 +1,6 @@
 """One line for an error, and the agreed exit codes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -73,6 +74,33 @@ def test_a_defect_is_one_line_and_3(capsys):
     code, streams = run(throw(ZeroDivisionError("oh")), capsys)
     assert code == 3
     assert streams.err == "error: unexpected ZeroDivisionError: oh (a defect in this program; --debug shows where)\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (MemoryError(), 3, "out of memory: MemoryError; give a smaller input"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            3,
+            "out of memory: ",
+        ),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 9), 2, "error: xxxxxxxxx: File name too long\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), 3, "error: a: No space left on device\n"),
+    ],
+)
+def test_what_a_system_or_an_input_makes_fail_is_no_defect(capsys, error, code, words):
+    found, streams = run(throw(error), capsys)
+    assert found == code
+    assert words in streams.err
+    assert "defect" not in streams.err
+    assert streams.err.count("\n") == 1
+
+
+def test_nul_in_an_argument(capsys):
+    code, streams = run(lambda: 0, capsys, ["a\0b"])
+    assert code == 2
+    assert streams.err == "error: argument 'a\\x00b': NUL can't stand in a name\n"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])

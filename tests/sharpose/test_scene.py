@@ -57,7 +57,17 @@ def test_parse_scene_refuses_what_is_no_scene(spec: str):
 
 @pytest.mark.parametrize(
     "spec",
-    ["scene:people=65", "scene:frames=0", "scene:size=63x640", "scene:size=640x63", "scene:fps=0", "scene:fps=nan"],
+    [
+        "scene:people=65",
+        "scene:frames=0",
+        "scene:size=63x640",
+        "scene:size=640x63",
+        "scene:fps=0",
+        "scene:fps=nan",
+        "scene:fps=1e300",
+        "scene:frames=1" + "0" * 400,
+        "scene:seed=1" + "0" * 400,
+    ],
 )
 def test_values_out_of_range_are_refused_with_expected_and_got(spec: str):
     with pytest.raises(ConfigError, match=r"expected .* got"):

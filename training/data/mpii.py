@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from sharpose.coco_labels import Finite, LabelEntry, checked_entry
 from sharpose.errors import SourceError
+from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import MPII16
 from sharpose.training.data.sample import FileDataset, Person
@@ -76,12 +76,7 @@ class _Entry(LabelEntry):
 
 
 def _read_entries(path: Path) -> list[_Entry]:
-    try:
-        entries = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SourceError(f"{path}: can't read the labels ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected MPII's JSON; it does not parse ({error})") from None
+    entries = read_json(path, lambda reason: SourceError(f"{path}: can't read the labels: {reason}"), LABELS_LIMIT)
     if not isinstance(entries, list) or not entries:
         raise SourceError(f"{path}: expected MPII's list of people, each with image, center, scale and joints")
     return [checked_entry(_Entry, entry, f"{path}: entry {index}") for index, entry in enumerate(entries)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -170,15 +169,20 @@ def load_data(
         return _load_scene(where, skeleton, limit)
     if isinstance(where, str):
         where = find_data(Path(where))
-    try:
-        is_mpii = isinstance(json.loads(where.annotations.read_bytes()), list)
-    except (OSError, ValueError, RecursionError):
-        is_mpii = False  # the reader of COCO labels raises the error
-    if is_mpii:
+    if _holds_a_list(where.annotations):
         _refuse("MPII labels", {"boxes": boxes, "ignore-weak": ignore_weak})
         return _load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
     _refuse("COCO labels", {"head-boxes": head_boxes})
     return _load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
+
+
+def _holds_a_list(labels: Path) -> bool:
+    """Whether a JSON file begins as MPII's do; one that can't be read doesn't: COCO's reader raises the error."""
+    try:
+        with labels.open("rb") as file:
+            return file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    except (OSError, ValueError):
+        return False
 
 
 def _load_coco(
