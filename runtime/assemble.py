@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from sharpose.runtime.serve import ServeServer
 from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources.open import is_scene, local_path, open_source, source_names
+from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
 from sharpose.runtime.tracking.follow_poses import FollowPoses
@@ -52,6 +54,10 @@ def run_with(options: RunOptions) -> int:
     try:
         return _run(options, messages)
     except (SharposeError, click.ClickException) as error:
+        if isinstance(error, click.ClickException):  # an address may have been given where none is expected
+            error.message = redact_urls(error.message)
+        else:
+            error.args = (redact_urls(str(error)),)
         if not options.json_logs:
             raise
         if options.debug:
@@ -130,7 +136,18 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
 
 
 def _check_outputs(options: RunOptions, names: Sequence[str], outputs: Sequence[Sequence[Output]]) -> None:
-    """Refuse outputs that would overwrite what is read."""
+    """Refuse addresses where files are expected, and outputs that would overwrite what is read."""
+    files_of = {
+        "--bundle": options.bundle,
+        "--boxes": options.boxes,
+        "--detector": options.detector,
+        "--detector-table": options.detector_table,
+        "--engine-cache": options.engine_cache,
+    }
+    given = [*files_of.items(), *((option, target) for option, target in options.outputs if option != "--output")]
+    for option, file in given:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(file)):  # a `Path` has lost the second slash
+            raise InputError(f"{option}: expected a path on this machine, got an address")
     taken = {Path(local_path(source)).resolve(): "the source" for source in options.sources}
     if options.boxes is not None:
         files = [Path(fill(options.boxes, name)) for name in names]

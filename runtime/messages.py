@@ -7,6 +7,7 @@ import datetime
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TextIO
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sharpose.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from sharpose.runtime.frames import Frame, Source
+from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, print_summary, summary_of
 
 __all__ = ["Messages", "StopRequest", "stop_on_signals"]
@@ -63,7 +65,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class Messages:
-    """What a run says to its user. Results never go through it.
+    """What a run says to its user, without secrets of addresses. Results never go through it. Thread-safe.
 
     Plain messages go to standard error, the closing table to standard output. With `json_logs` all go to standard
     error, a JSON object per line: `time` (UTC, ISO 8601), `level` (`info`, `warning`, `error`), `message` and numbers.
@@ -77,6 +79,7 @@ class Messages:
     def __init__(self, *, quiet: bool = False, json_logs: bool = False, stream: TextIO | None = None) -> None:
         self.quiet, self.json_logs = quiet, json_logs
         self._stream = sys.stderr if stream is None else stream
+        self._lock = threading.Lock()
         self._console = Console(file=self._stream)
         self._results = Console()
 
@@ -126,10 +129,13 @@ class Messages:
             print_summary(numbers, self._results, warm_up=warm_up, deadline=deadline)
 
     def _say(self, level: str, message: str, plain: str, **fields: object) -> None:
+        message, plain = redact_urls(message), redact_urls(plain)
         if self.json_logs:
             now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
             entry = json.dumps({"time": now, "level": level, "message": message, **fields})
-            print(entry, file=self._stream, flush=True)
+            with self._lock:  # sources, sinks and the page say things in their own threads
+                self._stream.write(f"{entry}\n")
+                self._stream.flush()
         else:
             self._console.print(plain, highlight=False, markup=False, soft_wrap=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -69,7 +69,6 @@ def one_thread(
     refused with `InputError`, since the order of the frames would be left to chance.
     """
 
-    @wraps(method)
     def alone(self: _Self, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         # Taking and giving back the one entry are atomic; unlike a lock, a list can be copied and pickled.
         free: list[Any] = vars(self).setdefault("_free", [None])
@@ -85,4 +84,5 @@ def one_thread(
         finally:
             free.append(None)
 
+    update_wrapper(alone, method)
     return alone

@@ -152,8 +152,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def __init__(self, site: Site, *connection: Any) -> None:  # noqa: ANN401 (the base class's)
         self._site = site
-        self.timeout = site.connections.seconds  # without a byte
         super().__init__(*connection)  # answers all requests
+
+    def setup(self) -> None:
+        """Let a client be silent for as long as it has for a request."""
+        super().setup()
+        self.connection.settimeout(self._site.connections.seconds)
 
     def do_GET(self) -> None:
         """Answer."""

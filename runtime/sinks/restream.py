@@ -22,7 +22,7 @@ from sharpose.errors import InputError, SinkError, one_line
 from sharpose.runtime.frames import FrameRecord, Image
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
-from sharpose.runtime.sources.urls import redact_url
+from sharpose.runtime.sources.urls import lower_scheme, password_hint, redact_text, redact_url
 
 __all__ = ["RESTREAM_SCHEMES", "RestreamSink"]
 
@@ -85,7 +85,7 @@ class RestreamSink:
         if scheme not in RESTREAM_SCHEMES:
             known = " ".join(f"{known}://" for known in RESTREAM_SCHEMES)
             raise InputError(f"{self.name}: expected an address that begins with one of {known}")
-        self._target = target
+        self._target = lower_scheme(target)
         self._scheme = scheme
         self._settings = settings or VideoSettings()
         self._encoder = find_encoder(self._settings)
@@ -171,7 +171,9 @@ class RestreamSink:
                 why = one_line(error)
             if why == "protocol":
                 why = f"the FFmpeg inside PyAV was built without {self._scheme}://; take rtsp, rtmp or udp"
-            why = redact_url(why.replace(self._target, self.name))
+            why = redact_text(why.replace(self._target, self.name))
+            hint = password_hint(self._target)
+            why += f"; {hint}" if hint else ""
             if not self._connected_once:
                 self._failure = SinkError(f"{self.name}: can't be reached: {why}")
                 return

@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sharpose.errors import InputError, SourceError, one_line
+from sharpose.runtime.sources.urls import password_hint
 
 __all__ = ["NO_ANSWER", "Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
 
@@ -63,6 +64,8 @@ def open_stream(
             scheme = url.partition("://")[0]
             why = f"this FFmpeg has no {scheme}; receive it with another program and pipe it in, or use rtsp or udp"
         kind = "a stream" if path is None else "a video file"
+        hint = password_hint(url) if path is None else None
+        why += f"; {hint}" if hint else ""
         raise SourceError(f"{name}: expected {kind}, but it can't be opened as one: {why}") from None
     except RuntimeError:  # PyAV, where not one stream fits the accelerator; it names neither
         raise SourceError(f"{name}: the hardware decoder that was asked for can't decode its codec") from None

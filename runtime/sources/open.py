@@ -26,7 +26,7 @@ from sharpose.runtime.sources.decoding import Hardware
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.pictures import PictureSource, is_picture
 from sharpose.runtime.sources.raw import RawSource
-from sharpose.runtime.sources.urls import RTSP, is_url, redact_url, scheme_of
+from sharpose.runtime.sources.urls import RTSP, is_url, lower_scheme, redact_url, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
 __all__ = ["SceneSource", "is_scene", "local_path", "open_source", "source_names"]
@@ -65,6 +65,7 @@ def open_source(
     if kind in (Kind.VIDEO, Kind.PICTURES):
         spec = name = local_path(spec)
     else:
+        spec = lower_scheme(spec) if is_url(spec) else spec
         name = redact_url(spec)
     options.check(name, kind, *([Kind.REMOTE_FILE] if kind is Kind.STREAM and _is_http(spec) else []))
     jetson = options.hwaccel == "jetson"

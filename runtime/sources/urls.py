@@ -1,4 +1,4 @@
-"""Addresses of streams: what counts as one, FFmpeg's options for it, and how to show it without its password."""
+"""Addresses of streams: what counts as one, FFmpeg's options for it, and how to show it without its secrets."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import re
 
 from sharpose.runtime.options import SourceOptions
 
-__all__ = ["RTSP", "ffmpeg_options", "is_url", "redact_text", "redact_url", "scheme_of"]
+__all__ = [
+    "RTSP",
+    "ffmpeg_options",
+    "is_url",
+    "lower_scheme",
+    "password_hint",
+    "redact_text",
+    "redact_url",
+    "redact_urls",
+    "scheme_of",
+]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 # `password=…` in a query, and in the paths of cameras that take their login there.
 _SECRET_PARAMETER = re.compile(
     r"([A-Za-z0-9_.-]*(?:pass|pwd|psw|token|secret|auth|key|sig|credential|session|user|login)[A-Za-z0-9.-]*=)"
-    r"[^&;/?#\s]*",
+    r"[^&;/?#\s]*"
+    r"|(streamid=)[^&\s]*",  # SRT's, in which servers expect user and key
     re.IGNORECASE,
 )
+# Of RTMP: server and application. What follows is the stream key, the whole login of most services.
+_RTMP_SERVER = re.compile(r"[^/?#\s]*(?:/[^/?#\s]*(?=/[^/?#\s]))*/?")
 # In a pipeline a value ends at a blank unless it is quoted; then it may hold anything.
 _PIPELINE_URL = re.compile(r"""(?<=")[A-Za-z][A-Za-z0-9+.-]*://(?:\\.|[^"\\])*|[A-Za-z][A-Za-z0-9+.-]*://[^\s"]+""")
 _PIPELINE_SECRET = re.compile(
-    r"""((?<![A-Za-z0-9_-])[A-Za-z0-9_-]*(?:pass|pwd|pw|token|secret|credential|user|login)[A-Za-z0-9_-]*\s*=\s*)"""
+    r"""((?<![A-Za-z0-9_-])[A-Za-z0-9_-]*(?:pass|pwd|pw|token|secret|credential|user|login|stream-?key)[A-Za-z0-9_-]*\s*=\s*)"""
     r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'!]\S*)""",
     re.IGNORECASE,
 )
@@ -30,7 +43,8 @@ def is_url(spec: str) -> bool:
 
 
 def redact_url(spec: str) -> str:
-    """`spec` with its login and its secret parameters replaced by `***`; anything that is no URL stays as it is.
+    """`spec` with its login, its secret parameters and the stream key of RTMP, the last piece of its path and what
+    follows, replaced by `***`; anything that is no URL stays as it is.
 
     Passwords often hold characters that a URL should have escaped (`@ / ? #`), so everything up to the last `@` is
     replaced where there is a login: better to hide a piece of the path than to show a piece of a password. In a
@@ -41,7 +55,17 @@ def redact_url(spec: str) -> str:
 
 def redact_text(text: str) -> str:
     """`text` (a pipeline, a message of a library) with what is secret in its URLs and `name=value` pairs as `***`."""
-    return _PIPELINE_SECRET.sub(r"\1***", _PIPELINE_URL.sub(lambda found: _redact(found.group()), text))
+    return _PIPELINE_SECRET.sub(r"\1***", redact_urls(text))
+
+
+def redact_urls(text: str) -> str:
+    """`text` with what is secret in its URLs as `***`, and nothing else changed."""
+
+    def redact(found: re.Match[str]) -> str:
+        url = found.group().rstrip(":;,.')")
+        return _redact(url) + found.group()[len(url) :]  # the sentence's own
+
+    return _PIPELINE_URL.sub(redact, text)
 
 
 def _redact(url: str) -> str:
@@ -54,7 +78,12 @@ def _redact(url: str) -> str:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority or (":" in authority and "@" in rest):
         rest = "***@" + rest.rpartition("@")[2]
-    return begin + _SECRET_PARAMETER.sub(r"\1***", rest)
+    if "rtmp" in scheme_of(url):
+        server = _RTMP_SERVER.match(rest)
+        assert server is not None  # it may be empty
+        key = rest[server.end() :]
+        return begin + server.group() + (key if key.startswith("***") or not key else "***")
+    return begin + _SECRET_PARAMETER.sub(lambda found: f"{found[1] or found[2]}***", rest)
 
 
 # FFmpeg probes this much of a stream before it hands out the first packet. It keeps what it has probed, so this costs
@@ -68,6 +97,20 @@ RTSP = ("rtsp", "rtsps")
 def scheme_of(url: str) -> str:
     """The part before `://`, in lower case."""
     return url.partition("://")[0].lower()
+
+
+def lower_scheme(url: str) -> str:
+    """`url` with its scheme in lower case, the only one that FFmpeg knows."""
+    scheme, colon, rest = url.partition("://")
+    return scheme.lower() + colon + rest
+
+
+def password_hint(url: str) -> str | None:
+    """How to write a password, where that of `url` seems to hold what ends it too early: `#`, `/` or `?`; else None."""
+    authority, *rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
+    if "@" in authority or ":" not in authority.rpartition("]")[2] or "@" not in "".join(rest):
+        return None
+    return "a login ends at the first #, / or ?; in a password write # as %23, / as %2F and ? as %3F"
 
 
 def ffmpeg_options(url: str, options: SourceOptions) -> dict[str, str]:

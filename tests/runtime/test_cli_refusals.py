@@ -51,6 +51,33 @@ def test_a_wrong_command_line(refused: Callable[..., str], arguments: list[str],
 
 
 @pytest.mark.parametrize(
+    "option", ["--json", "--coco", "--csv", "--openpose", "--frames", "--boxes", "--detector", "--bundle"]
+)
+@pytest.mark.parametrize("url", ["rtmp://127.0.0.1:1/live/hunter2", "file:///tmp/hunter2"])
+def test_an_address_where_a_file_is_expected(
+    refused: Callable[..., str], tmp_path: Path, option: str, url: str
+) -> None:
+    line = refused(SCENE, option, url, bundle=None, to=[])
+    assert line == f"error: {option}: expected a path on this machine, got an address\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("RTSP://me:hunter2@127.0.0.1:1/", "can't be opened as one: Connection refused"),
+        ("rtsp://me:hunter2#x@127.0.0.1:1/", "write # as %23, / as %2F and ? as %3F"),
+        ("rtsp://me:1/hunter2@127.0.0.1:1/", "write # as %23, / as %2F and ? as %3F"),
+        ("rtmp://127.0.0.1:1/live/hunter2", "error: rtmp://127.0.0.1:1/live/***: expected a stream"),
+    ],
+)
+def test_secrets_of_a_source_that_is_not_there(refused: Callable[..., str], source: str, words: str) -> None:
+    line = refused(source, "--full-frame", "--timeout", 2)
+    assert words in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["in.mp4", "--output", "in.mp4"], "would overwrite the source"),

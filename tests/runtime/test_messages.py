@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import threading
 
 import pytest
 from run_stand_ins import StubSource
@@ -33,6 +34,27 @@ def test_plain(capsys: pytest.CaptureFixture[str]) -> None:
     assert out[0] == "wrote out.mp4"
     assert out[1].startswith("door: frames 3, people 4, refined 1 (25%), 1.5 frames a second")
     assert out[2].startswith("frames 3, people 4")
+
+
+def test_threads_do_not_mix_lines_and_no_secret_is_said() -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    messages = Messages(json_logs=True, stream=Stream())
+    messages.warning("rtmp://h/live/hunter2: lost (no rtsp://me:hunter2@h/1); retrying")
+    assert "hunter2" not in written[0]
+    assert "rtmp://h/live/***: lost (no rtsp://***@h/1); retrying" in written[0]
+    threads = [threading.Thread(target=messages.info, args=["x" * 100]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(written) == 9
+    assert all(json.loads(line) and line.endswith("\n") for line in written)  # each in one piece
 
 
 def test_quiet_leaves_only_trouble(capsys: pytest.CaptureFixture[str]) -> None:

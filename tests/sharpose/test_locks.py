@@ -96,7 +96,12 @@ class Following:
 def test_a_second_thread_inside_is_refused() -> None:
     following = Following()
     entered, leave = threading.Event(), threading.Event()
-    following.inside = lambda: entered.set() or leave.wait(30)
+
+    def stay() -> None:
+        entered.set()
+        leave.wait(30)
+
+    following.inside = stay
     thread = threading.Thread(target=following.update)
     thread.start()
     assert entered.wait(30)

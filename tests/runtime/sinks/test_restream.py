@@ -126,12 +126,25 @@ def test_nobody_there_ends_it_with_one_line(record):
             sink.write(record(index))
             time.sleep(0.05)
 
-    with pytest.raises(SinkError, match=r"rtmp://\*\*\*@127\.0\.0\.1:\d+/live/a: can't be reached: ") as failed:
+    with pytest.raises(SinkError, match=r"rtmp://\*\*\*@127\.0\.0\.1:\d+/live/\*\*\*: can't be reached: ") as failed:
         write_on()
     assert "secret" not in str(failed.value)
     assert "\n" not in str(failed.value)
     sink.close()
     assert sink.abandon() is None
+
+
+def test_capitals_work_and_a_password_that_ends_too_early_is_explained(record):
+    sink = RestreamSink(f"RTMP://user:my#secret@127.0.0.1:{free_port()}/live/a")
+    sink.write(record(0))
+    with pytest.raises(SinkError, match=r"write # as %23, / as %2F and [?] as %3F") as failed:
+        sink.close()
+    assert "secret" not in str(failed.value)
+    sink = RestreamSink(f"RTMP://127.0.0.1:{free_port()}/live/secret")
+    sink.write(record(0))
+    with pytest.raises(SinkError, match="can't be reached: Connection refused") as failed:
+        sink.close()
+    assert "secret" not in str(failed.value)
 
 
 def test_nobody_there_is_said_at_the_end_of_a_short_run(record):
@@ -187,9 +200,9 @@ def test_a_receiver_that_goes_away_is_found_again(record, write):
     assert second.size == (96, 128)
     assert sink.reconnects == 1
     assert 0.8 <= waits[0] <= 1.2
-    assert said[0].startswith(f"{url}: connection lost (")
+    assert said[0].startswith(f"{sink.name}: connection lost (")
     assert said[0].endswith("), reconnecting in 1 s")
-    assert said[1] == f"{url}: reconnected"
+    assert said[1] == f"{sink.name}: reconnected"
     assert len(sink.warnings) == 1
     assert f"{sink.dropped} of " in sink.warnings[0]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sharpose.runtime.sources import redact_url
-from sharpose.runtime.sources.urls import is_url
+from sharpose.runtime.sources.urls import is_url, password_hint, redact_urls
 
 SECRET = "hunter2"
 
@@ -21,6 +21,15 @@ SECRET = "hunter2"
         f"http://10.0.0.1/live.m3u8?access_token={SECRET}#t=3",
         f"rtsp://10.0.0.1/user=admin_password={SECRET}_channel=1_stream=0.sdp",
         f"https://bucket.example/a.mp4?X-Amz-Signature={SECRET}&X-Amz-Credential={SECRET}",
+        f"rtmp://live.example/app/{SECRET}",
+        f"RTMPS://live.example:443/app/{SECRET}?a={SECRET}",
+        f"rtmp://live.example/app/{SECRET}/",
+        f"rtmp://live.example/{SECRET}",
+        f"rtmp://me:{SECRET}@live.example/app/{SECRET}",
+        f"rtmp://live.example/app/{SECRET} playpath={SECRET}",
+        f"rtmpt://live.example/app/?key#{SECRET}",
+        f"srt://live.example:9000?streamid=#!::u=me,s={SECRET}&latency=200",
+        f"srt://live.example:9000?passphrase={SECRET}",
     ],
 )
 def test_no_secret_is_left(url: str):
@@ -33,6 +42,38 @@ def test_no_secret_is_left(url: str):
 def test_the_rest_stays_readable():
     assert redact_url("rtsp://me:pw@10.0.0.1:554/live?channel=2") == "rtsp://***@10.0.0.1:554/live?channel=2"
     assert redact_url("http://cam/video?pwd=x&channel=2") == "http://cam/video?pwd=***&channel=2"
+    assert redact_url("rtmp://127.0.0.1:1/live/sk-1") == "rtmp://127.0.0.1:1/live/***"
+    assert redact_url("rtmp://a.example/live/room/sk-1?x=1") == "rtmp://a.example/live/room/***"
+    assert redact_url("srt://h:9?streamid=k&latency=5") == "srt://h:9?streamid=***&latency=5"
+
+
+@pytest.mark.parametrize("url", ["rtmp://h/live/hunter2", "rtsp://u:hunter2@h/1"])
+def test_urls_within_a_message(url: str):
+    line = f"{url}: lost (it said 'no {url}'); retrying (password = 3)"
+    redacted = redact_urls(line)
+    assert SECRET not in redacted
+    assert redacted.endswith("; retrying (password = 3)")
+    assert redact_urls(redacted) == redacted
+    assert redact_urls(f"{redact_url(url)}: lost; retrying") == f"{redact_url(url)}: lost; retrying"
+
+
+@pytest.mark.parametrize(
+    ("url", "hinted"),
+    [
+        ("rtsp://u:pa#ss@h/1", True),
+        ("rtsp://u:pa/ss@h/1", True),
+        ("http://u:12?ss@h/1", True),
+        ("rtsp://u:pa%23ss@h/1", False),
+        ("rtsp://u:p@ss@h/1", False),
+        ("http://h/a@b", False),
+        ("http://[::1]/a@b", False),
+        ("http://h:80/a", False),
+    ],
+)
+def test_how_to_write_a_password(url: str, hinted: bool):
+    hint = password_hint(url)
+    assert (hint is not None) == hinted
+    assert hint is None or ("# as %23, / as %2F and ? as %3F" in hint and "ss" not in hint.replace("password", ""))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +98,9 @@ def test_what_is_a_url():
         'rtspsrc location=rtsp://cam/a user-pw="hunter2 hunter2" latency=0 ! decodebin ! appsink',
         "rtspsrc location=rtsp://cam/a user-pw='hunter2 hunter2' latency=0 ! appsink",
         "souphttpsrc location=http://cam/a?token=hunter2 latency=0 ! appsink",
+        "rtmpsrc location=rtmp://cam/a/hunter2 latency=0 ! decodebin ! appsink",
+        'rtmpsrc location="rtmp://cam/a/hunter2 app=a" latency=0 ! decodebin ! appsink',
+        "rtmp2src stream-key=hunter2 latency=0 ! decodebin ! appsink",
         "rtspsrc location = rtsp://cam/a user-pw = hunter2 latency=0 ! appsink",
     ],
 )
