@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TextIO
@@ -24,6 +25,8 @@ __all__ = ["Messages", "StopRequest", "stop_on_signals"]
 
 _EXIT_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
+_PATIENCE = 0.25  # seconds for the frames at hand
+
 
 class StopRequest:
     """Whether, and how, the run was asked to stop.
@@ -36,9 +39,19 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: int | None = None
         self.closed = False
+        self._signalled = 0.0
 
     def __bool__(self) -> bool:
         return self.closed or self.signal is not None
+
+    def note(self, signum: int) -> None:
+        """Ask by a signal."""
+        self.signal, self._signalled = signum, time.monotonic()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a signal asked so long ago that the frames at hand should not be waited for."""
+        return self.signal is not None and time.monotonic() - self._signalled > _PATIENCE
 
     @property
     def exit_code(self) -> int:
@@ -54,7 +67,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def handle(signum: int, frame: FrameType | None) -> None:
         if request:
             raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
-        request.signal = signum
+        request.note(signum)
 
     previous = {number: signal.signal(number, handle) for number in _EXIT_CODES}
     try:

@@ -25,7 +25,11 @@ from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimi
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import gather_patches
 
-__all__ = ["Picture", "PoseEstimator"]
+__all__ = ["EstimateStopped", "Picture", "PoseEstimator"]
+
+
+class EstimateStopped(Exception):  # noqa: N818 (no error)
+    """An estimate was given up, as its caller wanted."""
 
 
 class PoseEstimator:
@@ -145,11 +149,12 @@ class PoseEstimator:
         (result,) = self._estimate([Picture(image_bgr, boxes)], chosen)
         return result
 
-    def estimate(self, pictures: Sequence[Picture]) -> list[PoseResult]:
+    def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool] = lambda: False) -> list[PoseResult]:
         """Poses of the people in several pictures, in shared batches.
 
         Args:
             pictures: May differ in size and belong to several streams.
+            stop: Asked between batches whether to give up.
 
         Returns:
             A result for each picture, in order. The time of a batch is shared among its pictures by their people in it.
@@ -158,22 +163,32 @@ class PoseEstimator:
             InputError: a picture has a deadline and the estimator no scheduler; or it has one, and two pictures belong
                 to one stream.
             EngineError: an engine failed.
+            EstimateStopped: `stop` said so.
         """
         if self.scheduler is None and any(picture.deadline is not None for picture in pictures):
             raise InputError("deadline: expected none, as the estimator has no scheduler; give it a DeadlineScheduler")
-        return self._estimate(pictures, None)
+        return self._estimate(pictures, None, stop)
 
-    def _estimate(self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None) -> list[PoseResult]:
+    def _estimate(
+        self,
+        pictures: Sequence[Picture],
+        chosen: npt.NDArray[np.bool_] | None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[PoseResult]:
         with self._lock:
-            return self._estimate_alone(pictures, chosen)
+            return self._estimate_alone(pictures, chosen, stop)
 
-    def _estimate_alone(self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None) -> list[PoseResult]:
+    def _estimate_alone(
+        self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None, stop: Callable[[], bool]
+    ) -> list[PoseResult]:
         regions = self._selected if self.keep_regions else None
         crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton.num_keypoints, regions)
         plan = None
         if self.scheduler is not None and chosen is None:
             plan = self.scheduler.plan(crowd, self.skeleton, self.quality_threshold, self.bundle.manifest.gate.gain)
         for start in range(0, len(crowd), self._max_batch):
+            if start and stop():
+                raise EstimateStopped
             part = slice(start, min(start + self._max_batch, len(crowd)))
             self._run_chunk(crowd, part, None if chosen is None else chosen[part], plan)
         if plan is not None:

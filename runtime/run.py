@@ -19,7 +19,7 @@ from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError
 from sharpose.runtime.boxes import BoxSource, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.pipeline import Picture, PoseEstimator
+from sharpose.runtime.pipeline import EstimateStopped, Picture, PoseEstimator
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
@@ -309,7 +309,10 @@ class _Loop:
         return _Work(running, frame, people, began, time.perf_counter() - began)
 
     def _estimate(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
-        """Poses of all frames at hand in shared batches; where that fails, of each alone, to see whose fault it is."""
+        """Poses of all frames at hand in shared batches; where that fails, of each alone, to see whose fault it is.
+
+        None where the user asked to stop and there are too many people to wait for.
+        """
         limit = self._job.deadline
         for item in work:
             if item.frame.arrived is not None:
@@ -325,7 +328,10 @@ class _Loop:
                 )
                 for item in work
             ]
-            return list(zip(work, self._job.estimator.estimate(pictures), strict=True)) if work else []
+            estimate = self._job.estimator.estimate
+            return list(zip(work, estimate(pictures, stop=lambda: self._stop.is_overdue), strict=True)) if work else []
+        except EstimateStopped:
+            return []
         except Exception as error:
             if len(work) == 1:
                 self._fail(work[0].running, error)

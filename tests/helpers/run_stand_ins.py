@@ -52,7 +52,7 @@ class StubEstimator:
         self._fail_at = fail_at
         self._error = error or EngineError("the engine failed")
 
-    def estimate(self, pictures: Sequence[Picture]) -> list[PoseResult]:
+    def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool]) -> list[PoseResult]:
         return [self._poses(picture.boxes) for picture in pictures]
 
     def _poses(self, boxes: Boxes) -> PoseResult:

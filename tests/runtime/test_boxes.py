@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,7 +215,7 @@ def test_many_entries_keep_their_places(tmp_path: Path) -> None:
     assert "entry 99998:" in refused(write(tmp_path, entries))
 
 
-def named(folder: Path, names: dict[int | str, str]) -> BoxesFile:
+def named(folder: Path, names: Mapping[Any, str]) -> BoxesFile:
     """An annotation file whose pictures have names, with a box in each; its place is `x`."""
     images = [{"id": image_id, "file_name": name} for image_id, name in names.items()]
     entries = [{"image_id": image_id, "bbox": [place, 0, 5, 5]} for place, image_id in enumerate(names)]
@@ -272,10 +274,12 @@ def test_string_ids_are_taken_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_video_go_by_names_that_count_from_zero(tmp_path: Path) -> None:
-    boxes = named(tmp_path, {number + 1: f"frame_{number:06d}.PNG" for number in range(3)})
+    listed = {number + 1: f"frame_{number:06d}.PNG" for number in range(3)}
+    boxes = named(tmp_path, listed)
     assert [boxes.id_of_frame(index) for index in range(4)] == [1, 2, 3, 4]
     assert boxes.for_image(boxes.id_of_frame(2)).xyxy[0, 0] == 2
-    plain = named(tmp_path, {number: f"frame_{number + 1:06d}.PNG" for number in range(3)})
+    listed = {number: f"frame_{number + 1:06d}.PNG" for number in range(3)}
+    plain = named(tmp_path, listed)
     assert [plain.id_of_frame(index) for index in range(3)] == [0, 1, 2]
 
 

@@ -346,6 +346,26 @@ def test_a_video_that_ends_early_is_a_warning(sharpose_run: Run, tmp_path: Path)
     assert frames_of(tmp_path / "o.mp4") == frames
 
 
+def test_a_signal_is_answered_in_a_frame_of_thousands(
+    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "0.png"
+    cv2.imwrite(str(picture), np.full((90, 120, 3), 90, np.uint8))
+    boxes = write_boxes(tmp_path / "b.json", [(0, (1, 2, 50, 60), 0.5)] * 20_000)
+    arguments = [str(picture), "--boxes", str(boxes), "--bundle", str(tiny_bundle), "--json", str(tmp_path / "o.jsonl")]
+    process = subprocess.Popen([PROGRAM, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(4)  # by now it estimates, which takes minutes
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert time.monotonic() - asked < 5  # a second on an idle machine
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert not (tmp_path / "o.jsonl").exists() or lines_of(tmp_path / "o.jsonl") == []
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_cleanly(
     environment: dict[str, str], tiny_bundle: Path, tmp_path: Path, number: signal.Signals, code: int

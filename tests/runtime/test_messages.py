@@ -147,3 +147,14 @@ def test_the_second_ends_it_at_once(first: signal.Signals, second: signal.Signal
         block()
     assert stop.signal == first
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_is_overdue_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [50.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stop = StopRequest()
+    assert not stop.is_overdue
+    stop.note(signal.SIGINT)
+    assert (bool(stop), stop.is_overdue) == (True, False)
+    now[0] += 0.3
+    assert stop.is_overdue

@@ -20,6 +20,7 @@ from sharpose.errors import BundleError, EngineError, InputError
 from sharpose.geometry import crop_frames
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
 from sharpose.runtime.gate import Refine
+from sharpose.runtime.pipeline import EstimateStopped
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,16 @@ def assert_same(found: PoseResult, expected: PoseResult, atol: float) -> None:
     np.testing.assert_allclose(found.quality, expected.quality, rtol=0, atol=atol)
     np.testing.assert_array_equal(found.refined, expected.refined)
     np.testing.assert_array_equal(found.regions_xyxy, expected.regions_xyxy)
+
+
+def test_an_estimate_can_be_given_up_between_batches(bundle: Bundle) -> None:
+    answers = iter([False, True])
+    picture = Picture(np.zeros((64, 64, 3), np.uint8), Boxes.from_xyxy([[0, 0, 40, 60]] * 7))
+    with real_estimator(bundle, 2, "never") as estimator:
+        with pytest.raises(EstimateStopped):
+            estimator.estimate([picture], stop=lambda: next(answers))
+        assert next(answers, None) is None  # two batches of four ran
+        assert len(estimator.estimate([picture])[0]) == 7
 
 
 @pytest.mark.parametrize("max_batch", [2, 4, 16])

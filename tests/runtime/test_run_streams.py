@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -51,7 +51,7 @@ class Estimator:
         self.pictures: list[Picture] = []
         self._refuse = refuse
 
-    def estimate(self, pictures: Sequence[Picture]) -> list[PoseResult]:
+    def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool]) -> list[PoseResult]:
         values = [int(picture.image[0, 0, 0]) for picture in pictures]
         self.batches.append(values)
         if self._refuse in values:
