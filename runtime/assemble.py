@@ -15,10 +15,10 @@ from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import onnxruntime_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError, SharposeError, SinkError
-from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, SourceBoxes
+from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.detectors.catalogue import MOTION, find_detector, how_to_find_people, is_file_name
-from sharpose.runtime.detectors.motion import MotionBoxes
+from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.drawing.draw import StatusLine, draw_poses
 from sharpose.runtime.frames import Sink, Source
@@ -106,6 +106,8 @@ def _run(options: RunOptions, messages: Messages) -> int:
         )
         deadline = None if options.deadline is None else options.deadline / 1000
         outcome = _go(Run(streams, estimator, draw, deadline, messages.warning), stop, messages, warm_up)
+        for watch in boxes.watches:
+            watch.finish()
         if any(stream.statistics.frames for stream in streams):
             for name in outcome.complete:
                 messages.result(f"wrote {name}")
@@ -226,11 +228,15 @@ class _BoxSources:
         options: Of the run.
         names: Of the sources, which `{source}` in the name of a boxes file stands for.
         messages: For lines to the user.
+
+    Attributes:
+        watches: Those that wait for somebody to be found, to be finished at the end.
     """
 
     def __init__(self, options: RunOptions, names: Sequence[str], messages: Messages) -> None:
         self._options, self._names, self._say, self._warn = options, names, messages.info, messages.warning
         self._detector: Detector | None = None
+        self.watches: list[NobodyWatch] = []
 
     def make(self, index: int, source: Source) -> BoxSource:
         """The box source of the stream at `index`.
@@ -252,7 +258,13 @@ class _BoxSources:
             return FullFrame()
         if kind == "scene":
             return SourceBoxes()
-        found: BoxSource = MotionBoxes(self._say) if kind == "motion" else DetectorBoxes(self._load_detector())
+        found: NobodyWatch
+        if kind == "motion":
+            found = NobodyWatch(MotionBoxes(self._say), source.info.name, lambda: NOTHING_MOVED, self._warn)
+        else:
+            detector = self._load_detector()
+            found = NobodyWatch(DetectorBoxes(detector), source.info.name, detector.assumptions, self._warn)
+        self.watches.append(found)
         return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
 
     def _kind(self, source: Source) -> PeopleFrom:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,8 +22,20 @@ from sharpose.runtime.result import LARGEST_COORDINATE, Boxes, PoseResult
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
 
-__all__ = ["PERSON_CATEGORY", "BoxSource", "BoxesFile", "DetectorBoxes", "FileBoxes", "FullFrame", "SourceBoxes"]
+__all__ = [
+    "PERSON_CATEGORY",
+    "SEARCHED_FRAMES",
+    "BoxSource",
+    "BoxesFile",
+    "DetectorBoxes",
+    "FileBoxes",
+    "FullFrame",
+    "NobodyWatch",
+    "SourceBoxes",
+]
 
+SEARCHED_FRAMES = 30
+"""Frames without anybody after which a detector is suspected."""
 PERSON_CATEGORY = 1
 """COCO's category id for people."""
 
@@ -421,4 +433,41 @@ class DetectorBoxes(_Memoryless):
 
     def boxes_for(self, frame: Frame) -> Boxes:
         """What the detector finds, best first."""
-        return self.detector(frame.image)
+        return self.detector.find(frame.image)
+
+
+class NobodyWatch:
+    """Passes a detector's boxes on, and warns once of a stream in whose first 30 frames (or all) there are none.
+
+    Args:
+        source: Finds people in one stream.
+        stream: What to call it.
+        why: Makes the end of the warning: what may be wrong, and what to check.
+        warn: Called with the warning.
+    """
+
+    def __init__(self, source: BoxSource, stream: str, why: Callable[[], str], warn: Callable[[str], None]) -> None:
+        self._source, self._stream, self._why, self._warn = source, stream, why, warn
+        self._searched: int | None = 0  # frames; None once somebody was found, or the warning given
+
+    def boxes_for(self, frame: Frame) -> Boxes:
+        """The source's boxes."""
+        boxes = self._source.boxes_for(frame)
+        if self._searched is not None:
+            self._searched = None if len(boxes) else self._searched + 1
+            if self._searched == SEARCHED_FRAMES:
+                self._say(f"the first {self._searched} frames")
+        return boxes
+
+    def observe(self, frame: Frame, poses: PoseResult) -> None:
+        """Hand the poses on."""
+        self._source.observe(frame, poses)
+
+    def finish(self) -> None:
+        """Warn of a stream that ended before its 30th frame."""
+        if self._searched:
+            self._say("its only frame" if self._searched == 1 else f"all its {self._searched} frames")
+
+    def _say(self, where: str) -> None:
+        self._searched = None
+        self._warn(f"{self._stream}: nobody was found in {where}; {self._why()}")

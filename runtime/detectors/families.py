@@ -125,6 +125,14 @@ class Family(ABC):
         np.multiply(channels.transpose(2, 0, 1), np.float32(self.scale), out=tensor[0], casting="unsafe")
         return tensor
 
+    @property
+    def preprocessing(self) -> str:
+        """What `tensor` makes of a picture, in words."""
+        return (
+            f"{'RGB' if self.rgb else 'BGR'}, values 0 to {255 * self.scale:g}, no mean or std subtracted, the picture "
+            f"{'in the middle' if self.centred else 'in the top left'} on grey {PADDING_GREY}"
+        )
+
     @abstractmethod
     def decode(self, outputs: Outputs) -> Candidates:
         """The boxes in a graph's outputs. Raises `DetectorError` where their shapes are not those of the family."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,6 +15,7 @@ from sharpose.engines.load import parse_device
 from sharpose.engines.onnxrt import create_session
 from sharpose.errors import DetectorError, EngineError, InputError, one_line
 from sharpose.locks import check_process
+from sharpose.runtime.boxes import SEARCHED_FRAMES
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.frames import Image
 from sharpose.runtime.result import Boxes
@@ -90,7 +92,7 @@ def check_detector_options(
 class Detector:
     """A detector of people in ONNX Runtime, of one of the families in `detectors/families.py`; see `from_onnx`.
 
-    Thread-safe: it remembers nothing. A process may not use one that was made before it was forked.
+    Thread-safe. A process may not use one that was made before it was forked.
 
     Attributes:
         path: The ONNX file.
@@ -99,6 +101,7 @@ class Detector:
         conf: Lowest score of a box.
         iou: Highest overlap of two boxes of one class; the worse is dropped (not in end-to-end graphs).
         classes: The classes that are people.
+        best_score: Highest score of these classes so far.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class Detector:
         if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
             raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
         self.path, self.conf, self.iou, self.classes = path, conf, overlap, tuple(classes)
+        self.best_score = 0.0
         self._session, self._made_in = session, os.getpid()
+        self._searched: int | None = 0  # pictures; None once somebody was found, or the warning given
         self._input, self._dtype, self.input_size = _check_input(path, session.get_inputs())
         self._outputs = [output.name for output in session.get_outputs()]
         self.family = self._recognise()
@@ -159,6 +164,28 @@ class Detector:
         return cls(path, session, conf, iou, classes)
 
     def __call__(self, image_bgr: Image) -> Boxes:
+        """As `find`; where nobody was in the first 30 pictures, warns once of what was assumed (`UserWarning`)."""
+        boxes = self.find(image_bgr)
+        if self._searched is not None:
+            self._searched = None if len(boxes) else self._searched + 1
+            if self._searched == SEARCHED_FRAMES:
+                self._searched = None
+                warnings.warn(
+                    f"nobody was found in the first {SEARCHED_FRAMES} pictures; {self.assumptions()}", stacklevel=2
+                )
+        return boxes
+
+    def assumptions(self) -> str:
+        """Where it finds nobody: how it feeds its graph, and what to check."""
+        height, width = self.input_size
+        return (
+            f"the best score was {self.best_score:.2g}, with conf {self.conf:g}; {self.path.name} was taken for "
+            f"{self.family.name} and fed {height}x{width} (HxW), {self.family.preprocessing}: if people are "
+            "there, check that it was trained so (RTMDet wants a mean and std, which must be put into the graph), and "
+            "--conf and --classes"
+        )
+
+    def find(self, image_bgr: Image) -> Boxes:
         """The people in a picture.
 
         Args:
@@ -227,7 +254,9 @@ class Detector:
                 f"detector {self.path}: expected {self.family.name} scores from 0 to 1, got {top:g}; export a "
                 "detector (not a pose or mask model) with its sigmoid"
             )
-        people = finite & (scores >= self.conf) & np.isin(candidates.labels, self.classes)
+        wanted = finite & np.isin(candidates.labels, self.classes)
+        self.best_score = max(self.best_score, float(scores.max(where=wanted, initial=0)))
+        people = wanted & (scores >= self.conf)
         people &= np.isfinite(candidates.xyxy).all(axis=1)
         xyxy, scores, labels = candidates.xyxy[people], scores[people], candidates.labels[people]
         if self.family.overlapping:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import BoxesError
-from sharpose.runtime.boxes import BoxesFile, FileBoxes, FullFrame, SourceBoxes
+from sharpose.runtime.boxes import BoxesFile, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes
 
@@ -344,3 +344,30 @@ def test_coco_annotations_give_their_boxes(shared_dir: Path) -> None:
     assert len(boxes) == len(people) > 0
     one = people[0]
     np.testing.assert_allclose(boxes.for_image(one["image_id"]).xywh[0], one["bbox"], atol=1e-3)
+
+
+def watched(found_in: int | None, frames: int) -> list[str]:
+    """What is warned of a stream of so many frames, with somebody in one of them."""
+
+    class Finder:
+        def boxes_for(self, frame: Frame) -> Boxes:
+            return Boxes.from_xyxy([[0, 0, 9, 9]]) if frame.index == found_in else Boxes.empty()
+
+        def observe(self, frame: Frame, poses: object) -> None: ...
+
+    said: list[str] = []
+    watch = NobodyWatch(Finder(), "cam", lambda: "check it", said.append)
+    for index in range(frames):
+        frame = Frame(np.zeros((9, 9, 3), np.uint8), index, index / 25, index)
+        assert len(watch.boxes_for(frame)) == (index == found_in)
+    watch.finish()
+    return said
+
+
+def test_a_stream_without_anybody_is_warned_of_once() -> None:
+    assert watched(None, 100) == ["cam: nobody was found in the first 30 frames; check it"]
+    assert watched(60, 100) == ["cam: nobody was found in the first 30 frames; check it"]
+    assert watched(None, 3) == ["cam: nobody was found in all its 3 frames; check it"]
+    assert watched(None, 1) == ["cam: nobody was found in its only frame; check it"]
+    for quiet in (watched(None, 0), watched(0, 100), watched(29, 100), watched(2, 3)):
+        assert quiet == []

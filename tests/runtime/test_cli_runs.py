@@ -193,6 +193,29 @@ def test_a_detector(sharpose_run: Run, tmp_path: Path, video: Path) -> None:
     assert [[person["bbox"] for person in frame] for frame in people] == [[[60, 20, 40, 70], [10, 5, 40, 80]]] * 6
 
 
+@pytest.mark.parametrize("messages", ["--quiet", "--json-logs"])
+def test_nobody_found_is_a_warning_for_each_stream(
+    sharpose_run: Run, tmp_path: Path, video: Path, messages: str
+) -> None:
+    poor = np.array([[[8, 8, 40, 90, 0.05]]], np.float32)
+    detector = write_detector(tmp_path / "poor.onnx", dets=poor, labels=np.zeros((1, 1), np.int64))
+    long = write_video(tmp_path / "long.mp4", 33)
+    done = sharpose_run(video, long, "--detector", detector, "--json", "{source}.jsonl", messages)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "nobody was found" in line]
+    assert len(lines) == 2
+    assert any(
+        "nobody was found in the first 30 frames; the best score was 0.05, with conf 0.3" in line for line in lines
+    )
+    assert any("nobody was found in all its 6 frames; " in line for line in lines)
+    assert all(
+        "taken for end-to-end and fed 96x128 (HxW), BGR, values 0 to 255, no mean or std" in line for line in lines
+    )
+    moving = sharpose_run(video, "--detector", "motion", "--json", "m.jsonl", messages)
+    assert moving.returncode == 0
+    assert "nobody was found in all its 6 frames; --detector motion sees what moves" in moving.stderr
+
+
 def test_a_detector_of_the_users_own_table(sharpose_run: Run, tmp_path: Path, video: Path) -> None:
     pytest.importorskip("yaml")
     served = tmp_path / "served"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +274,76 @@ def test_classes_and_iou_reach_the_detector(tmp_path: Path) -> None:
     np.testing.assert_allclose(Detector.from_onnx(path, classes=(2,))(image).scores, [0.8], atol=1e-6)
     assert len(Detector.from_onnx(path, classes=(0, 2))(image)) == 3
     assert len(Detector.from_onnx(path, conf=0.75)(image)) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "assumed"),
+    [
+        ({"output": yolox_rows()}, "YOLOX and fed 96x128 (HxW), BGR, values 0 to 255, no mean or std subtracted"),
+        ({"output0": yolov8_columns()}, "YOLOv8-style and fed 96x128 (HxW), RGB, values 0 to 1, no mean"),
+        (
+            {"dets": np.array([[[0, 0, 9, 9, 0.05]]], np.float32), "labels": np.zeros((1, 1), np.int64)},
+            "the best score was 0.05, with conf 0.3; d.onnx was taken for end-to-end and fed 96x128 (HxW), BGR",
+        ),
+    ],
+)
+def test_thirty_pictures_without_anybody_are_warned_of_once(
+    tmp_path: Path, output: dict[str, np.ndarray], assumed: str
+) -> None:
+    detector = Detector.from_onnx(says(tmp_path / "d.onnx", **output))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(29):
+            detector(picture(*SIZE))
+        assert caught == []
+        for _ in range(70):
+            detector(picture(*SIZE))
+    (warning,) = caught
+    assert str(warning.message).startswith("nobody was found in the first 30 pictures; ")
+    assert assumed in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_no_warning_where_somebody_was_found(tmp_path: Path) -> None:
+    box = np.array([[[0, 0, 9, 9, 0.9]]], np.float32)
+    detector = Detector.from_onnx(says(tmp_path / "d.onnx", dets=box, labels=np.zeros((1, 1), np.int64)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(100):
+            detector(picture(*SIZE))
+    assert detector.best_score == pytest.approx(0.9)
+
+
+def test_eight_threads_and_a_forked_process(tmp_path: Path) -> None:
+    from detector_graphs import FED, finder
+
+    red, threshold = FED["yolox"]
+    detector = Detector.from_onnx(finder(tmp_path / "d.onnx", "yolox", threshold=threshold, red=red))
+    wrong: list[object] = []
+
+    def find(index: int) -> None:
+        image = picture(*SIZE)
+        image[10 : 40 + index, 20 : 60 + index] = (0, 0, 255)
+        for _ in range(50):
+            found = detector(image).xyxy.round().tolist()
+            if found != [[20, 10, 60 + index, 40 + index]]:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=find, args=[index]) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert wrong == []
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            detector(picture(*SIZE))
+        except BaseException as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert "d.onnx: expected to be called in process" in said.read()
+    assert os.waitpid(child, 0)[1] == 0
