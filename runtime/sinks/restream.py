@@ -113,9 +113,10 @@ class RestreamSink:
         if self._ended.is_set():
             raise SinkError(f"{self.name}: is closed, no picture can be added")
         self._written += 1
-        if self._waiting:  # nobody there: not worth drawing
-            self.dropped += 1
-            return
+        with self._changed:
+            if self._waiting:  # nobody there: not worth drawing
+                self.dropped += 1
+                return
         entry = record.picture, self._clock()
         with self._changed:
             if len(self._queue) >= _QUEUE_SIZE:

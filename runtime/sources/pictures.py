@@ -153,7 +153,8 @@ def read_picture(path: Path) -> tuple[Image, str | None]:
 
 
 _opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has it in a module of its own
-_capturing = threading.Lock()
+_capturing, _silencing = threading.Lock(), threading.Lock()
+_silenced: list[int] = []  # the log's own level, for each thread in `quiet_opencv`
 # How lines of libjpeg and libpng begin.
 _COMPLAINTS = (
     "Corrupt JPEG data",
@@ -167,13 +168,17 @@ _COMPLAINTS = (
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Silences OpenCV's own log."""
-    level = _opencv_log.getLogLevel()
-    _opencv_log.setLogLevel(0)
+    """Silences OpenCV's own log, which all threads share: the last one to leave sets its level back."""
+    with _silencing:
+        _silenced.append(_silenced[0] if _silenced else _opencv_log.getLogLevel())
+        _opencv_log.setLogLevel(0)
     try:
         yield
     finally:
-        _opencv_log.setLogLevel(level)
+        with _silencing:
+            level = _silenced.pop()
+            if not _silenced:
+                _opencv_log.setLogLevel(level)
 
 
 @contextmanager

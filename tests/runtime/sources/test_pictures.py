@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
-from sharpose.runtime.sources.pictures import PictureSource, captured_complaints, read_picture
+from sharpose.runtime.sources.pictures import PictureSource, captured_complaints, quiet_opencv, read_picture
 
 # 16x16 of C 0, M 200, Y 200, K 0: red.
 CMYK_JPEG = base64.b64decode(
@@ -223,3 +223,19 @@ def test_coco_pictures(shared_dir):
     assert len(frames) == source.info.frame_count == 49
     assert {frame.image_id for frame in frames} == source.info.image_ids
     assert {int(path.stem) for path in source.paths} == source.info.image_ids
+
+
+def test_opencvs_log_speaks_again_after_the_last_thread() -> None:
+    log = getattr(cv2.utils, "logging", cv2)
+    before = log.getLogLevel()
+    log.setLogLevel(3)
+    try:
+        first, second = quiet_opencv(), quiet_opencv()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert log.getLogLevel() == 0
+        second.__exit__(None, None, None)
+        assert log.getLogLevel() == 3
+    finally:
+        log.setLogLevel(before)
