@@ -305,6 +305,8 @@ def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path)
         if bad.any():
             index = people[int(np.argmax(bad))]
             raise _entry_error(path, index, f'"{key}": expected {expected}, got {reprlib.repr(entries[index][key])}')
+    if xywh.size and 0 < xywh.max() <= 1 and (xywh % 1).any():
+        raise BoxesError(f'{path}: "bbox": expected pixels, got numbers up to {xywh.max():g} (shares of the picture?)')
     return Boxes(xyxy, score32)
 
 

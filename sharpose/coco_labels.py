@@ -195,7 +195,7 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
         if category != person_category:
             left_out["of other categories"] += 1
             continue
-        if entry.get("keypoints") is None:
+        if entry.get("keypoints") in (None, []):
             left_out["without keypoints"] += 1
             continue
         item = checked_entry(_Annotation, entry, place)
@@ -221,6 +221,11 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
                 area=item.area or width * height * BODY_SHARE,
                 is_crowd=bool(item.iscrowd),
             )
+        )
+    placed = np.array([person.keypoints for person in people if person.is_labelled])[..., :2]
+    if placed.size and placed.max() <= 1:
+        raise SourceError(
+            f"{path}: keypoints: expected pixels, got numbers up to {placed.max():g} (shares of the picture?)"
         )
     notes = []
     if without_area:

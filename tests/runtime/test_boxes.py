@@ -178,6 +178,11 @@ def test_file_of_other_categories_only_is_refused(tmp_path: Path) -> None:
     assert "[0, 16]" in message
 
 
+def test_shares_of_the_picture_are_refused(tmp_path: Path) -> None:
+    message = refused(write(tmp_path, [{**GOOD, "bbox": [0.1, 0.2, 0.3, 1.0]}, {**GOOD, "bbox": [0, 0, 1, 1]}]))
+    assert '"bbox": expected pixels, got numbers up to 1' in message
+
+
 def test_unreadable_paths(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "missing.json")
     assert "directory" in refused(tmp_path)

@@ -98,6 +98,7 @@ def test_who_is_left_out_is_counted(read) -> None:
         labels["annotations"] += [
             {"id": 1, "image_id": 7, "category_id": 37, "bbox": "whatever", "keypoints": []},
             {"id": 2, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]},
+            {"id": 3, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "keypoints": []},
             {**labels["annotations"][0], "iscrowd": 1},
             {**labels["annotations"][0], "keypoints": [0] * 51},
             {**labels["annotations"][0], "bbox": [1, 2, 0, 4]},
@@ -107,14 +108,14 @@ def test_who_is_left_out_is_counted(read) -> None:
     labels = read(change)
     assert len(labels.labelled) == 3
     head, _, reasons = labels.summary.partition(" left out ")
-    assert head == "labels.json: 3 people used, 6"
+    assert head == "labels.json: 3 people used, 7"
     assert sorted(reasons.strip("()").split(", ")) == [
         "1 crowd",
         "1 of other categories",
         "1 with a box outside of the picture",
         "1 with a box without area",
-        "1 without keypoints",
         "1 without labelled keypoints",
+        "2 without keypoints",
     ]
 
 
@@ -223,6 +224,15 @@ def test_what_cannot_be_meant_is_refused_with_its_place(read, change: Change, me
     assert message in str(caught.value)
     assert "labels.json: " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_shares_of_the_picture_are_refused(read) -> None:
+    def share(labels: dict[str, Any]) -> None:
+        for entry in labels["annotations"]:
+            entry["keypoints"] = [v if place % 3 == 2 else v / 100 for place, v in enumerate(entry["keypoints"])]
+
+    with pytest.raises(SourceError, match=r"labels\.json: keypoints: expected pixels, got numbers up to 0\.36"):
+        read(share)
 
 
 @pytest.mark.parametrize("content", [b"", b"[1, 2", b"\xff\xfe", b"[" * 100_000, b"[]", b"7"])

@@ -174,7 +174,7 @@ def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path)
         "crowd": 1,
         "without keypoints": 1,
         "whose picture is missing": 1,
-        "whose picture can't be read": 1,
+        "whose picture can't be used": 1,
     }
     assert subject["pictures"] == 1
     assert len(subject["notes"]) == 3  # ids that repeat, and the two pictures

@@ -10,6 +10,7 @@ import numpy as np
 from sharpose.coco_labels import CocoLabels, read_coco_labels
 from sharpose.errors import SourceError
 from sharpose.runtime.boxes import BoxesFile
+from sharpose.runtime.frames import ImageId
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.sample import FileDataset, Person
@@ -76,17 +77,32 @@ def _labelled_people(labels: CocoLabels, files: dict[int, Path]) -> list[Person]
             )
         assert person.box_xyxy is not None
         keypoints = person.keypoints.astype(np.float32)
-        file = files[person.image_id]
-        people.append(Person(person.image_id, person.annotation_id, file, person.box_xyxy, keypoints, person.area))
+        people.append(
+            Person(
+                person.image_id,
+                person.annotation_id,
+                files[person.image_id],
+                person.box_xyxy,
+                keypoints,
+                person.area,
+                picture_size=(picture.width, picture.height),
+            )
+        )
     return people
 
 
 def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> tuple[list[Person], Counter[str]]:
     detections = BoxesFile.load(boxes_file)
-    detections.check_image_ids(frozenset(files))
+    ids: list[ImageId] = list(files)
+    if detections.has_names:  # its ids need not be those of the labels
+        by_file = dict(zip(files.values(), files, strict=True))
+        own = dict(zip(by_file, detections.ids_of(by_file), strict=True))
+        ids = [own[file] for file in files.values()]
+    else:
+        detections.check_image_ids(frozenset(files))
     people = []
-    for image_id, file in files.items():
-        boxes = detections.for_image(image_id)
+    for own_id, (image_id, file) in zip(ids, files.items(), strict=True):
+        boxes = detections.for_image(own_id)
         for box, score in zip(boxes.xyxy, boxes.scores, strict=True):
             area = float(np.prod(box[2:] - box[:2])) * BODY_SHARE
             people.append(Person(image_id, _NOBODY, file, box, np.zeros((joints, 3), np.float32), area, float(score)))

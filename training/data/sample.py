@@ -17,9 +17,9 @@ from sharpose.coco_labels import usage_line
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import Skeleton
 
-__all__ = ["FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
+__all__ = ["NAMED", "FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
 
-_NAMED = 3  # missing pictures in messages
+NAMED = 3  # pictures in messages, of all that can't be used
 _WEAK = 1  # COCO visibility of labels that may come from a model
 
 
@@ -95,6 +95,7 @@ class Person:
         area: Square picture pixels that the person covers, for OKS.
         score: Score of the box; 1 for a labelled one.
         head_size: PCKh's unit in picture pixels; None where it isn't known.
+        picture_size: `(width, height)` in pixels that the labels are for; None where it isn't known.
     """
 
     image_id: int
@@ -105,6 +106,18 @@ class Person:
     area: float
     score: float = 1.0
     head_size: float | None = None
+    picture_size: tuple[int, int] | None = None
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """The picture: uint8 [H, W, 3], BGR. Raises `UndecodableImageError` where it can't be read or used."""
+        image = read_image(self.file)
+        height, width = image.shape[:2]
+        if self.picture_size not in (None, (width, height)):
+            raise UndecodableImageError(
+                f"picture {self.file}: expected {self.picture_size} pixels (width, height), which its labels are for, "
+                f"got {(width, height)}"
+            )
+        return image
 
 
 class FileDataset:
@@ -144,7 +157,7 @@ class FileDataset:
         self.people = [person for person in people if person.file not in self.missing]
         without_picture = len(people) - len(self.people)
         self.left_out = +(Counter(left_out) + Counter({"whose picture is missing": without_picture}))
-        self.notes = [*notes, *(f"missing: {file}" for file in sorted(self.missing)[:_NAMED])]
+        self.notes = [*notes, *(f"missing: {file}" for file in sorted(self.missing)[:NAMED])]
         self._weak_weight = weak_weight
         if not self.people:
             first = f"; the first picture that is missing: {min(self.missing)}" if self.missing else ""
@@ -164,7 +177,7 @@ class FileDataset:
         weights = (person.keypoints[:, 2] > 0).astype(np.float32)
         if self._weak_weight is not None:
             weights[person.keypoints[:, 2] == _WEAK] = self._weak_weight
-        image = read_image(person.file)
+        image = person.read()
         return Sample(
             image, person.box_xyxy, person.keypoints, weights, person.image_id, person.annotation_id, str(person.file)
         )

@@ -18,7 +18,7 @@ from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17, MPII16, Skeleton
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mpii import MpiiDataset, head_segment
-from sharpose.training.data.sample import Person, read_image
+from sharpose.training.data.sample import NAMED, Person
 
 __all__ = ["DataFiles", "EvaluationData", "People", "find_data", "load_data"]
 
@@ -118,8 +118,8 @@ class EvaluationData:
             self,
             people=self.people.only(~lost),
             image_ids=tuple(number for number in self.image_ids if number not in unreadable),
-            left_out=self.left_out + Counter({"whose picture can't be read": int(lost.sum())}),
-            notes=(*self.notes, *unreadable.values()),
+            left_out=self.left_out + Counter({"whose picture can't be used": int(lost.sum())}),
+            notes=(*self.notes, *islice(unreadable.values(), NAMED)),
         )
 
 
@@ -193,8 +193,8 @@ def _load_coco(
     if ignore_weak:
         for person in people:
             person.keypoints[person.keypoints[:, 2] == _WEAK] = 0
-    files = {person.image_id: person.file for person in people}
-    with_people = list(files)[:limit]
+    by_picture = {person.image_id: person for person in people}
+    with_people = list(by_picture)[:limit]
     counted = set(with_people)
     missing = {
         number for number, item in dataset.labels.pictures.items() if where.images / item.file_name in dataset.missing
@@ -207,7 +207,7 @@ def _load_coco(
         people=People.of(used, labelled=boxes is None),
         image_ids=tuple(every if limit is None else with_people),
         document=dataset.labels.document(ignore_weak=ignore_weak),
-        read=lambda image_id: read_image(files[image_id]),
+        read=lambda image_id: by_picture[image_id].read(),
         left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(people) - len(used)}),
         notes=tuple(dataset.notes),
     )
@@ -220,8 +220,8 @@ def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_
             f"{where.annotations}: MPII labels need a model of {MPII16.name}, this one is {skeleton.name}"
         )
     dataset = MpiiDataset(where.annotations, where.images, head_boxes=head_boxes)
-    files = {person.image_id: person.file for person in dataset.people}
-    counted = set(list(files)[:limit])
+    by_picture = {person.image_id: person for person in dataset.people}
+    counted = set(list(by_picture)[:limit])
     people = sorted((item for item in dataset.people if item.image_id in counted), key=lambda item: item.image_id)
     exact = all(person.head_size is not None for person in people)
     if not exact:
@@ -232,7 +232,7 @@ def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_
         people=People.of(people),
         image_ids=tuple(dict.fromkeys(person.image_id for person in people)),
         document=None,
-        read=lambda image_id: read_image(files[image_id]),
+        read=lambda image_id: by_picture[image_id].read(),
         head_unit="0.6 of the head box's diagonal" if exact else "neck to head top (no head boxes given: not official)",
         left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(dataset.people) - len(people)}),
         notes=tuple(dataset.notes),

@@ -11,6 +11,7 @@ import pytest
 from sharpose.errors import BoxesError, SourceError
 from sharpose.skeleton import COCO17, MPII16
 from sharpose.training.data.coco import CocoDataset
+from sharpose.training.data.sample import UndecodableImageError
 
 
 def edit(folder: Path, number: int, **changes: object) -> None:
@@ -61,6 +62,15 @@ def test_people_whose_picture_is_missing_are_left_out_and_counted(coco_folder: P
         CocoDataset(coco_folder / "labels.json", coco_folder / "elsewhere", COCO17)
 
 
+def test_a_picture_of_another_size_than_its_labels_is_refused(coco_folder: Path) -> None:
+    document = json.loads((coco_folder / "labels.json").read_text())
+    document["images"][3].update(width=90, height=120)
+    (coco_folder / "labels.json").write_text(json.dumps(document))
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17)
+    with pytest.raises(UndecodableImageError, match=r"3\.png: expected \(90, 120\) pixels .*, got \(120, 90\)"):
+        dataset.load(3)
+
+
 def test_a_picture_without_a_size_is_refused(coco_folder: Path) -> None:
     document = json.loads((coco_folder / "labels.json").read_text())
     del document["images"][3]["height"]
@@ -91,6 +101,14 @@ def test_detections_replace_labelled_boxes(coco_folder: Path) -> None:
     assert person.box_xyxy.tolist() == [1, 2, 31, 42]
     assert not dataset.load(0).weights.any()
     assert dataset.left_out == {"of other categories": 1, "in pictures that the labels don't list": 1}
+
+
+def test_detections_go_by_file_name(coco_folder: Path) -> None:
+    images = [{"id": 1, "file_name": "3.png"}, {"id": 3, "file_name": "7.png"}]
+    entries = [{"image_id": 1, "bbox": [1, 2, 30, 40]}, {"image_id": 3, "bbox": [5, 2, 30, 40]}]
+    (coco_folder / "boxes.json").write_text(json.dumps({"images": images, "annotations": entries}))
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=coco_folder / "boxes.json")
+    assert [(person.image_id, person.box_xyxy[0]) for person in dataset.people] == [(3, 1), (7, 5)]
 
 
 def test_detections_of_other_pictures_are_refused(coco_folder: Path) -> None:
