@@ -55,7 +55,7 @@ def run_with(options: RunOptions) -> int:
         return _run(options, messages)
     except (SharposeError, click.ClickException) as error:
         if isinstance(error, click.ClickException):  # an address may have been given where none is expected
-            error.message = redact_urls(error.message)
+            vars(error)["message"] = redact_urls(error.message)
         else:
             error.args = (redact_urls(str(error)),)
         if not options.json_logs:

@@ -69,7 +69,7 @@ def one_thread(
     refused with `InputError`, since the order of the frames would be left to chance.
     """
 
-    def alone(self: _Self, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def alone(self: _Self, /, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         # Taking and giving back the one entry are atomic; unlike a lock, a list can be copied and pickled.
         free: list[Any] = vars(self).setdefault("_free", [None])
         try:
