@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from track_metrics import people, scores_of
 
 from sharpose.errors import InputError
+from sharpose.runtime.detectors.motion import MotionBoxes
 from sharpose.runtime.result import PoseResult
-from sharpose.runtime.tracking import Tracker, TrackerSettings
+from sharpose.runtime.tracking import Smoother, Tracker, TrackerSettings
+from sharpose.runtime.tracking.follow_poses import FollowPoses
 from sharpose.scene import Scene, SceneConfig
 from sharpose.skeleton import COCO17
 
@@ -177,3 +184,38 @@ def test_settings_out_of_range(values: dict[str, float]) -> None:
 def test_another_skeleton_is_refused() -> None:
     with pytest.raises(InputError, match="expected 16 keypoints, got 17"):
         Tracker(sigmas=[0.1] * 16).update(people([walker(1)]), 0)
+
+
+def test_eight_threads_on_one_tracker_are_refused_or_take_turns() -> None:
+    tracker = Tracker()
+    poses = people([[0, 0, 40, 90], [200, 0, 240, 90]])
+    refused: list[InputError] = []
+    wrong: list[object] = []
+    time = itertools.count()
+
+    def follow() -> None:
+        for _ in range(100):
+            try:
+                ids = tracker.update(poses, next(time) / 1000).track_ids
+            except InputError as error:
+                refused.append(error)
+            else:
+                if ids is None or ids.tolist() not in ([0, 0], [1, 2]):
+                    wrong.append(ids)
+
+    threads = [threading.Thread(target=follow) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert wrong == []
+    assert all("Tracker: called by two threads at a time" in str(error) for error in refused)
+
+
+@pytest.mark.parametrize(
+    "method", [Tracker.update, Smoother.update, FollowPoses.boxes_for, FollowPoses.observe, MotionBoxes.boxes_for]
+)
+def test_what_follows_a_stream_serves_one_thread(method: Callable[..., object]) -> None:
+    stand_in = SimpleNamespace(_free=[])  # another thread is inside
+    with pytest.raises(InputError, match="called by two threads at a time"):
+        method(stand_in)
