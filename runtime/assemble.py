@@ -253,6 +253,8 @@ class _BoxSources:
             for note in (None if file.has_names else source.info.id_note, file.note):
                 if note is not None:
                     self._warn(note)
+            if pictures is None and file.counts_from_one:
+                self._warn(f"{file.path}: its ids count from 1, its file names from 0: frames go by the names")
             return FileBoxes(file, options.conf, ids)
         if kind == "full-frame":
             return FullFrame()

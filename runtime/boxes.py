@@ -122,6 +122,11 @@ class BoxesFile:
         rows = self._rows.get(self.id_of(image_id))
         return Boxes.empty() if rows is None else Boxes(self._boxes.xyxy[rows], self._boxes.scores[rows])
 
+    @property
+    def counts_from_one(self) -> bool:
+        """Whether its names of a video's frames count from 0, as tools write them, but its ids from 1."""
+        return bool(self._frames)
+
     def id_of_frame(self, index: int) -> ImageId:
         """The id of a video's frame, as the file writes it. Raises `BoxesError` as `id_of` does."""
         return self._frames.get(index, index + 1) if self._frames else self.id_of(index)
@@ -152,8 +157,9 @@ class BoxesFile:
             )
             found = {}
             for path, number in pictures.items():
-                own = (name for name in (path.stem, path.name) if name in self.image_ids)
-                found[path] = next(own, self.id_of(number))
+                own = next((name for name in (path.stem, path.name) if name in self.image_ids), None)
+                is_clear = own is not None and not (own.isdecimal() and int(own) in self.image_ids)
+                found[path] = own if own is not None and is_clear else self.id_of(number)
         elif len(found) < len(pictures):
             lost = next(path for path in pictures if path not in found)
             self.note = (
@@ -332,11 +338,11 @@ def _span(ids: Collection[ImageId]) -> str:
     """`3 ids from 0 to 9`, for messages."""
     if not ids:
         return "none"
+    if len(ids) == 1:
+        return f"only {next(iter(ids))!r:.80}"
     strings = sorted(one for one in ids if isinstance(one, str)) if not isinstance(ids, range) else []
     if strings:
         return f"{len(ids)} ids such as {strings[0]!r:.80}"
-    if len(ids) == 1:
-        return f"only {next(iter(ids))}"
     return f"{len(ids)} ids from {min(ids)} to {max(ids)}"
 
 

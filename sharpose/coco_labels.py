@@ -286,7 +286,7 @@ class LabelEntry(BaseModel):
 
 
 class _Picture(LabelEntry):
-    id: int
+    id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     file_name: Annotated[str, Field(min_length=1)]
     width: _Size | None = None
     height: _Size | None = None
@@ -348,10 +348,8 @@ def _categories(path: Path, document: dict[str, Any]) -> tuple[int, set[int]]:
     named = [number for number, name in names.items() if name.lower() in PERSON_NAMES]
     if len(named) > 1:
         raise SourceError(f"{path}: categories: expected one named person, got the ids {named}")
-    used = (
-        {entry.get("category_id") for entry in document["annotations"] if isinstance(entry, dict)} if not names else {}
-    )
-    found = named or list(names) or [number for number in used if type(number) is int]
+    used = [entry.get("category_id") for entry in document["annotations"] if isinstance(entry, dict)]
+    found = named or list(names) or list({number for number in used if type(number) is int})
     if len(found) > 1 and _PERSON not in found:
         raise SourceError(
             f"{path}: expected people of one category, got category ids {sorted(found)}; name one person in categories"

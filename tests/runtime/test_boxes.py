@@ -273,6 +273,8 @@ def test_string_ids_are_taken_as_they_stand(tmp_path: Path) -> None:
     assert len(FileBoxes(strings).boxes_for(found)) == 1
     with pytest.raises(BoxesError, match="3 ids such as '007'"):
         strings.check_image_ids(range(5))
+    exact = BoxesFile.load(write(tmp_path, [{**GOOD, "image_id": one} for one in ("7", "07")]))
+    assert exact.ids_of({Path("07.jpg"): 0, Path("7.jpg"): 1}) == ["07", "7"]
     twice = BoxesFile.load(write(tmp_path, [{**GOOD, "image_id": one} for one in ("7", 7)]))
     with pytest.raises(BoxesError, match="image_id: expected one way to write 7, got '7' and 7"):
         FileBoxes(twice).identified(moment)
@@ -282,6 +284,7 @@ def test_frames_of_a_video_go_by_names_that_count_from_zero(tmp_path: Path) -> N
     listed = {number + 1: f"frame_{number:06d}.PNG" for number in range(3)}
     boxes = named(tmp_path, listed)
     assert [boxes.id_of_frame(index) for index in range(4)] == [1, 2, 3, 4]
+    assert boxes.counts_from_one
     assert boxes.for_image(boxes.id_of_frame(2)).xyxy[0, 0] == 2
     listed = {number: f"frame_{number + 1:06d}.PNG" for number in range(3)}
     plain = named(tmp_path, listed)

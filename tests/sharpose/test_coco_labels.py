@@ -209,6 +209,14 @@ def _keypoint(index: int, value: object) -> Change:
             lambda labels: labels["images"][1].update(id=7),
             "picture 7: id: expected one file for each picture id, got 0.jpg and 1.jpg",
         ),
+        (
+            lambda labels: labels["images"][1].update(id=10**30),
+            "picture 1000000000000000000000000000000: id: expected less",
+        ),
+        (
+            lambda labels: (labels.pop("categories"), labels["annotations"][1].update(category_id=[1])),
+            "annotation 41: category_id: expected an integer, got [1]",
+        ),
         (lambda labels: labels["images"][0].update(width=10.5), "picture 7: width: expected a valid integer, got 10.5"),
         (lambda labels: labels["images"][0].pop("file_name"), "picture 7: file_name: expected this key, found none"),
         (lambda labels: labels.pop("images"), "expected COCO keypoint labels, an object with the lists images and"),
