@@ -10,12 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 
 import sharpose
-from sharpose.bundle import MANIFEST_NAME, Gate, GraphPair, Manifest, ParityReport, Precision, file_sha256
+from sharpose.bundle import (
+    MANIFEST_NAME,
+    MAX_BATCH,
+    Gate,
+    GraphPair,
+    Manifest,
+    ParityReport,
+    Precision,
+    file_sha256,
+    largest_batch,
+)
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
-from sharpose.engines.stages import EngineStages
+from sharpose.engines.stages import Arrays, EngineStages
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
 from sharpose.export.parity import batch_sizes, measure_parity, run_stages, strict_failures, tolerance_for
@@ -60,8 +71,8 @@ class ExportOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise ExportError(f"max batch: expected at least 1, got {self.max_batch}")
+        if not 1 <= self.max_batch <= MAX_BATCH:
+            raise ExportError(f"max batch: expected 1 to {MAX_BATCH}, got {self.max_batch}")
         if not self.precisions or len(set(self.precisions)) != len(self.precisions):
             raise ExportError(f"precisions: expected each at most once, and one at least, got {self.precisions}")
 
@@ -90,6 +101,9 @@ def export_bundle(
         ParityError: the graphs differ from PyTorch beyond tolerance; nothing is left behind.
     """
     options = options or ExportOptions()
+    if options.max_batch > (most := largest_batch(loaded.config.crop_size)):
+        height, width = loaded.config.crop_size
+        raise ExportError(f"max batch: expected at most {most} crops of {height}x{width}, got {options.max_batch}")
     with atomic_folder(output, overwrite=options.overwrite) as folder:
         models: dict[Precision, SHaRPose] = {}
         graphs: dict[str, onnx.ModelProto] = {}
@@ -164,6 +178,7 @@ def _measure(
 ) -> dict[Precision, ParityReport]:
     """The parity report of every precision; raises `ParityReportError` at the first that is beyond tolerance."""
     reference = run_stages(TorchStages(model), pictures.crops, batch_sizes(options.max_batch))
+    _refuse_infinities(model, {"coarse": reference.coarse, "fine": reference.whole})
     reports: dict[Precision, ParityReport] = {}
     for precision, pair in pairs.items():
         rounded = precision == "fp32" and options.store_weights == "fp16"
@@ -179,6 +194,20 @@ def _measure(
         if failed:
             raise ParityReportError(f"parity of {precision} with PyTorch failed: " + "; ".join(failed), reports)
     return reports
+
+
+def _refuse_infinities(model: SHaRPose, outputs: dict[str, Arrays]) -> None:
+    for stage, arrays in outputs.items():
+        for name, values in arrays.items():
+            broken = int((~np.isfinite(values)).sum())
+            if broken:
+                key, largest = max(
+                    ((key, float(weight.abs().max())) for key, weight in model.state_dict().items()), key=lambda x: x[1]
+                )
+                raise ParityError(
+                    f"PyTorch itself gives NaN or infinity in {broken} of {values.size} values of {stage} {name}; the "
+                    f"largest weight is {largest:.3g}, in {key}"
+                )
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

@@ -169,6 +169,8 @@ def _precisions(text: str) -> tuple[Precision, ...]:
 
 
 _FILE = click.Path(path_type=Path)
+_BATCH = click.IntRange(1, 4096)  # as a bundle's
+_SEED = click.IntRange(-(1 << 63), (1 << 63) - 1)  # what PyTorch takes
 _MODEL, _BUNDLE, _PARITY, _ENGINES = "Model", "Bundle", "Parity with PyTorch", "TensorRT engines"
 _VERIFY = "Comparison of engines"
 
@@ -177,7 +179,7 @@ _VERIFY = "Comparison of engines"
 @option(_MODEL, "--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth).")
 @option(_MODEL, "--config", metavar="NAME|FILE", help="Model configuration; default: read off the checkpoint.")
 @option(_MODEL, "--random-weights", is_flag=True, help="Seeded random weights instead of a checkpoint.")
-@option(_MODEL, "--seed", type=int, help="Seed of the random weights; default: 0.")
+@option(_MODEL, "--seed", type=_SEED, help="Seed of the random weights; default: 0.")
 @option(
     _MODEL, "--size", type=_size, metavar="HxW", help="Crop size in pixels, if not the one that the model has learned."
 )
@@ -213,7 +215,7 @@ _VERIFY = "Comparison of engines"
     help="Precision that the weights of fp32 graphs are stored in; fp16 halves the file, and loading casts the rounded "
     "weights back; default: fp32.",
 )
-@option(_BUNDLE, "--max-batch", type=click.IntRange(1), help="People in a run at most; default: 16, or the bundle's.")
+@option(_BUNDLE, "--max-batch", type=_BATCH, help="People in a run at most, up to 4096; default: 16, or the bundle's.")
 @option(_BUNDLE, "--opset", type=int, help="ONNX opset, 18 to 22; default: 20.")
 @option(_PARITY, "--images", type=_FILE, help="Folder of pictures to compare on; default: the built-in scene.")
 @option(
@@ -225,8 +227,8 @@ _VERIFY = "Comparison of engines"
     is_flag=True,
     help="Build engines into the bundle's folder engines/, in fp16 if the bundle holds it.",
 )
-@option(_ENGINES, "--min-batch", type=click.IntRange(1), help="Smallest batch; default: 1.")
-@option(_ENGINES, "--opt-batch", type=click.IntRange(1), help="Batch to be fastest at; default: 4, or the largest.")
+@option(_ENGINES, "--min-batch", type=_BATCH, help="Smallest batch; default: 1.")
+@option(_ENGINES, "--opt-batch", type=_BATCH, help="Batch to be fastest at; default: 4, or the largest.")
 @option(
     _ENGINES,
     "--workspace",

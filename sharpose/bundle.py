@@ -21,6 +21,7 @@ from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
 __all__ = [
     "MANIFEST_NAME",
+    "MAX_BATCH",
     "SCHEMA_VERSION",
     "SHIPPED_BUNDLE",
     "Bundle",
@@ -35,12 +36,15 @@ __all__ = [
     "TensorEntry",
     "file_sha256",
     "gpu_precision",
+    "largest_batch",
     "open_bundle",
     "shipped_bundle",
 ]
 
 MANIFEST_NAME = "bundle.json"
 SCHEMA_VERSION = 1
+MAX_BATCH = 4096
+"""The most people in a run of any engine."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 """int8 is experimental."""
@@ -150,7 +154,7 @@ class Manifest(_Strict):
     source: str = Field(description="where the weights came from, for people to read")
     model: ModelConfig
     gate: Gate
-    max_batch: int = Field(gt=0, le=4096)
+    max_batch: int = Field(gt=0, le=MAX_BATCH)
     weights: str
     files: dict[str, str]
     graphs: dict[Precision, GraphPair] = Field(min_length=1)
@@ -159,7 +163,7 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _crops_fit(self) -> Manifest:
         height, width = self.model.crop_size
-        most = max(1, _CROP_BYTES // (height * width * 3))
+        most = largest_batch(self.model.crop_size)
         if self.max_batch > most:
             raise ValueError(
                 f"max_batch: expected at most {most} crops of {height}x{width} ({_CROP_BYTES >> 20} MiB), "
@@ -194,6 +198,11 @@ class Manifest(_Strict):
         if named != set(self.files):
             raise ValueError(f"files lists {sorted(self.files)}, but the graphs and weights are {sorted(named)}")
         return self
+
+
+def largest_batch(crop_size: tuple[int, int]) -> int:
+    """The largest max_batch of crops of `(height, width)`: an engine holds so many of them at once."""
+    return min(MAX_BATCH, max(1, _CROP_BYTES // (crop_size[0] * crop_size[1] * 3)))
 
 
 _Shapes = dict[str, tuple[int | str, ...]]

@@ -139,7 +139,7 @@ def parse_yaml(text: str, failure: Callable[[str], SharposeError]) -> Any:  # no
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in opened):
                     raise failure(f"alias *{event.anchor} stands inside of what it repeats")
-                values += sizes.get(event.anchor, 1)
+                values += sizes.get(str(event.anchor), 1)
             elif isinstance(event, starts):
                 opened.append((event.anchor, values))
                 values += 1
@@ -150,9 +150,10 @@ def parse_yaml(text: str, failure: Callable[[str], SharposeError]) -> Any:  # no
                 values += 1
                 sizes |= {event.anchor: 1} if event.anchor else {}
             if len(opened) > _YAML_DEPTH or values > _YAML_VALUES:
+                line = f" in line {event.start_mark.line + 1}" if event.start_mark is not None else ""
                 raise failure(
                     f"expected at most {_YAML_DEPTH} levels and {_YAML_VALUES} values (aliases counted as what they "
-                    f"repeat), got more in line {event.start_mark.line + 1}"
+                    f"repeat), got more{line}"
                 )
         return yaml.safe_load(text)
     except SharposeError:

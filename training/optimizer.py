@@ -98,9 +98,9 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: int = Field(gt=0)
+    epochs: int = Field(gt=0, le=10**6)
     policy: Literal["steps", "cosine", "linear", "constant"] = "steps"
-    warmup_steps: int = Field(default=500, ge=0)
+    warmup_steps: int = Field(default=500, ge=0, le=10**9)
     warmup_from: float = Field(default=0.001, gt=0, le=1, description="factor at the first step")
     step_epochs: tuple[int, ...] = Field(default=(170, 200), description="epochs done when the rate drops")
     step_factor: float = Field(default=0.1, gt=0, le=1)

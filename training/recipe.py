@@ -37,19 +37,24 @@ __all__ = [
 ]
 
 
+_MOST = 10**8  # people, epochs or steps
+_SEED = (1 << 63) - 1  # what PyTorch takes
+_File = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weight: float = Field(default=1.0, gt=0, description="share of an epoch, relative to the other datasets")
-    limit: int | None = Field(default=None, gt=0, description="number of people, from the first; all if null")
+    limit: int | None = Field(default=None, gt=0, le=_MOST, description="number of people, from the first; all if null")
 
 
 class CocoPart(_Part):
     """COCO-format keypoints; paths are relative to --data."""
 
     kind: Literal["coco"]
-    annotations: str
-    images: str
+    annotations: _File
+    images: _File
     weak_weight: float | None = Field(default=None, ge=0, le=1, description="weight of labels of visibility 1")
 
 
@@ -57,16 +62,16 @@ class MpiiPart(_Part):
     """MPII keypoints; paths are relative to --data."""
 
     kind: Literal["mpii"]
-    annotations: str
-    images: str
+    annotations: _File
+    images: _File
 
 
 class ScenePart(_Part):
     """The built-in scene: other people in every epoch, unless `repeat` is set."""
 
     kind: Literal["scene"]
-    seed: int = Field(default=0, ge=0)
-    length: int = Field(default=10_000, gt=0, description="people in an epoch")
+    seed: int = Field(default=0, ge=0, le=_SEED)
+    length: int = Field(default=10_000, gt=0, le=_MOST, description="people in an epoch")
     repeat: bool = Field(default=False, description="the same people in every epoch")
 
 
@@ -80,17 +85,17 @@ class DataRecipe(BaseModel):
 
     train: tuple[DatasetPart, ...] = Field(min_length=1)
     evaluation: tuple[DatasetPart, ...] = Field(default=(), description="no evaluations if empty")
-    people_per_epoch: int | None = Field(default=None, gt=0, description="all people if null")
+    people_per_epoch: int | None = Field(default=None, gt=0, le=_MOST, description="all people if null")
     augmentation: AugmentSpec = AugmentSpec()
     sigma: float = Field(default=DEFAULT_SIGMA, gt=0, description="standard deviation of a target in heatmap pixels")
-    cache_mib: int = Field(default=0, ge=0, description="memory for decoded pictures, of each worker")
+    cache_mib: int = Field(default=0, ge=0, le=1 << 20, description="memory for decoded pictures, of each worker")
     max_undecodable: int = Field(default=10, ge=0, description="number of pictures that may fail to decode")
 
 
 class StartRecipe(BaseModel):
     """Initial weights, where --init doesn't give them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     sine_positions: bool = Field(default=False, description="sines as initial position embeddings, not noise")
     dct_patches: bool = Field(default=False, description="a cosine transform as initial patch projection")
@@ -106,7 +111,9 @@ class Recipe(BaseModel):
 
     model: ModelConfig
     data: DataRecipe
-    batch_size: int = Field(gt=0, description="people in a step, over all processes and accumulated batches")
+    batch_size: int = Field(
+        gt=0, le=1 << 16, description="people in a step, over all processes and accumulated batches"
+    )
     schedule: Schedule
     optimizer: OptimizerRecipe = OptimizerRecipe()
     loss: LossRecipe = LossRecipe()
@@ -115,15 +122,17 @@ class Recipe(BaseModel):
     pretrain: MaeRecipe | None = Field(default=None, description="MAE pre-training, without labels")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block; rises linearly from 0")
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights (EMA)")
-    seed: int = Field(default=0, ge=0)
-    accumulate: int = Field(default=1, gt=0, description="batches in a step")
+    seed: int = Field(default=0, ge=0, le=_SEED)
+    accumulate: int = Field(default=1, gt=0, le=1 << 16, description="batches in a step")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
-    workers: int = Field(default=4, ge=0, description="processes that make batches; 0 for none")
-    evaluate_every: int = Field(default=10, gt=0, description="epochs")
-    checkpoint_every: int | None = Field(default=None, gt=0, description="steps, and evaluations; an epoch if null")
-    log_every: int = Field(default=50, gt=0, description="steps")
+    workers: int = Field(default=4, ge=0, le=1024, description="processes that make batches; 0 for none")
+    evaluate_every: int = Field(default=10, gt=0, le=_MOST, description="epochs")
+    checkpoint_every: int | None = Field(
+        default=None, gt=0, le=_MOST, description="steps, and evaluations; an epoch if null"
+    )
+    log_every: int = Field(default=50, gt=0, le=_MOST, description="steps")
     tensorboard: bool = False
 
     @model_validator(mode="after")
@@ -219,14 +228,14 @@ def _apply(values: dict[str, Any], change: str) -> None:
             value = float(value)
     place: Any = values
     for part in parts[:-1]:
-        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
+        if isinstance(place, list) and part in (entries := list(map(str, range(len(place))))):
+            place = place[entries.index(part)]
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
             place = None
-    if isinstance(place, list) and parts[-1].isdigit() and int(parts[-1]) < len(place):
-        place[int(parts[-1])] = value
+    if isinstance(place, list) and parts[-1] in (entries := list(map(str, range(len(place))))):
+        place[entries.index(parts[-1])] = value
     elif isinstance(place, dict):
         place[parts[-1]] = value
     else:

@@ -1,5 +1,6 @@
 """A bundle is written whole or not at all."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from reference_model import reference_crops
 
@@ -103,6 +105,23 @@ def test_failed_parity_keeps_the_bundle_that_was_there(loaded, pictures, traced,
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_weights_that_are_too_large_fail_with_a_number(loaded, pictures, traced, tmp_path):
+    traced()
+    huge = random_model(loaded.config, seed=0)
+    with torch.no_grad():
+        huge.model.backbone.norm.weight.fill_(1e38)
+    words = r"NaN or infinity in \d+ of \d+ values of coarse \w+; the largest weight is 1e\+38, in backbone.norm.weight"
+    with pytest.raises(ParityError, match=words):
+        export_bundle(huge, tmp_path / "bundle", pictures)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_crops_than_an_engine_can_hold(loaded, pictures, tmp_path):
+    large = dataclasses.replace(loaded, config=loaded.config.replace({"crop_size": (2048, 2048)}))
+    with pytest.raises(ExportError, match="expected at most 85 crops of 2048x2048, got 86"):
+        export_bundle(large, tmp_path / "bundle", pictures, ExportOptions(max_batch=86))
+
+
 def test_an_existing_output_is_refused_before_anything_is_done(loaded, pictures, traced, tmp_path):
     traced(lambda coarse, fine: pytest.fail("traced all the same"))
     (tmp_path / "bundle").mkdir()
@@ -134,7 +153,7 @@ def test_a_graph_that_breaks_onnxs_rules_is_refused(loaded, pictures, traced, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"max_batch": 0}, "at least 1, got 0"), ({"precisions": ()}, "precisions")]
+    ("options", "words"), [({"max_batch": 0}, "1 to 4096, got 0"), ({"precisions": ()}, "precisions")]
 )
 def test_options_that_make_no_sense(options, words):
     with pytest.raises(ExportError, match=words):

@@ -29,7 +29,9 @@ class DistillationRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    onnx: str = Field(description="file of an ONNX pose model, or a bundle's coarse.onnx")
+    onnx: str = Field(
+        max_length=4096, pattern=r"^[^\x00]+$", description="file of an ONNX pose model, or a bundle's coarse.onnx"
+    )
     weight: float = Field(default=1.0, gt=0, description="weight of the squared error to its heatmaps")
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD

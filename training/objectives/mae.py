@@ -34,8 +34,8 @@ class MaeRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     hidden: float = Field(default=0.75, gt=0, lt=1, description="share of the patches that are masked")
-    decoder_width: int = Field(default=128, gt=0, multiple_of=_HEAD_WIDTH)
-    decoder_depth: int = Field(default=2, gt=0)
+    decoder_width: int = Field(default=128, gt=0, le=8192, multiple_of=_HEAD_WIDTH)
+    decoder_depth: int = Field(default=2, gt=0, le=64)
 
 
 class MaeOutput(NamedTuple):
