@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import click
 
+from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import onnxruntime_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError, SharposeError, SinkError
+from sharpose.files import STDOUT
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.detectors.catalogue import MOTION, find_detector, how_to_find_people, is_file_name
@@ -27,7 +30,7 @@ from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, check_outputs, fill, make_sink, outputs_of_streams
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources.open import is_scene, local_path, open_source, source_names
 from sharpose.runtime.sources.urls import redact_urls
@@ -50,7 +53,8 @@ def run_with(options: RunOptions) -> int:
         SharposeError: it failed; with `--json-logs` that is said here, and its exit code returned.
         click.UsageError: an output would overwrite what is read, or nothing says where the people are.
     """
-    messages = Messages(quiet=options.quiet, json_logs=options.json_logs)
+    to_stdout = any(target == STDOUT for _, target in options.outputs)
+    messages = Messages(quiet=options.quiet, json_logs=options.json_logs, results_on_stderr=to_stdout)
     try:
         return _run(options, messages)
     except (SharposeError, click.ClickException) as error:
@@ -69,7 +73,13 @@ def run_with(options: RunOptions) -> int:
 def _run(options: RunOptions, messages: Messages) -> int:
     names = source_names(options.sources)
     outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], names)
-    _check_outputs(options, names, outputs)
+    _refuse_addresses(options)
+    check_outputs(
+        [output for of_stream in outputs for output in of_stream],
+        _files_read(options, names),
+        bundle=shipped_bundle() if options.bundle is None else options.bundle,
+        overwrite=options.overwrite,
+    )
     with contextlib.ExitStack() as to_close:
         estimator = to_close.enter_context(_make_estimator(options, messages))
         stop = to_close.enter_context(stop_on_signals())
@@ -122,7 +132,7 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
             return run(job, stop=stop, on_frame=on_frame)
     finally:
         for source in sources:
-            for warning in source.info.warnings:
+            for warning in [*source.info.failures, *source.info.warnings]:
                 messages.warning(warning)
         numbers = [stream.statistics.snapshot() for stream in job.streams]
         deadline = job.deadline is not None
@@ -137,8 +147,8 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
                     messages.result(stream.boxes.summary)
 
 
-def _check_outputs(options: RunOptions, names: Sequence[str], outputs: Sequence[Sequence[Output]]) -> None:
-    """Refuse addresses where files are expected, and outputs that would overwrite what is read."""
+def _refuse_addresses(options: RunOptions) -> None:
+    """Refuse addresses where files are expected."""
     files_of = {
         "--bundle": options.bundle,
         "--boxes": options.boxes,
@@ -150,25 +160,24 @@ def _check_outputs(options: RunOptions, names: Sequence[str], outputs: Sequence[
     for option, file in given:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(file)):  # a `Path` has lost the second slash
             raise InputError(f"{option}: expected a path on this machine, got an address")
-    taken = {Path(local_path(source)).resolve(): "the source" for source in options.sources}
+
+
+def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """Files and folders that the run reads, and what to call them."""
+    for source in options.sources:
+        path = Path("/dev/stdin" if source == "-" else local_path(source))
+        yield path, "the source"
+        if any(character in source for character in "*?["):
+            yield from ((Path(found), "the source") for found in glob.glob(str(path), recursive=True))  # noqa: PTH207
+    yield shipped_bundle() if options.bundle is None else options.bundle, "the bundle"
     if options.boxes is not None:
-        files = [Path(fill(options.boxes, name)) for name in names]
-    elif options.detector is not None and is_file_name(options.detector):
-        files = [Path(options.detector)]
+        files = {fill(options.boxes, name) for name in names}
     else:
-        files = []
-    taken = {path.resolve(): f"the input {path}" for path in files} | taken
-    for output in (output for of_stream in outputs for output in of_stream):
-        path = output.path
-        if path is None:
-            continue
-        where = path.resolve()
-        if where in taken:
-            raise click.UsageError(f"output {path} would overwrite {taken[where]}; give another name")
-        if options.bundle is not None and where.parent == options.bundle.resolve():
-            raise click.UsageError(f"output {path} lies in the bundle's folder; give another one")
-        if path.is_dir() and not output.is_folder:
-            raise click.UsageError(f"output {path} is a folder; expected a file name")
+        files = {options.detector} if options.detector is not None and is_file_name(options.detector) else set()
+    for name in files:
+        yield Path(name), f"the input {name}"
+    if options.detector_table is not None:
+        yield options.detector_table, f"the input {options.detector_table}"
 
 
 def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:

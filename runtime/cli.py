@@ -137,6 +137,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="KIND",
     help="Hardware decoder: auto, cuda, vaapi, another of FFmpeg's, or jetson (GStreamer); default: none.",
 )
+@option(
+    _SOURCE,
+    "--strict",
+    is_flag=True,
+    help="End at the first damaged frame or picture; default: pass over it, say so, and exit with 3 at the end.",
+)
 @option(_SOURCE, "--stdin-size", type=_size, metavar="HxW", help="Size of the raw BGR frames on standard input.")
 @option(_SOURCE, "--stdin-rate", type=_SECONDS, help="Frames per second on standard input; default: 25.")
 @option(
@@ -157,12 +163,19 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_RESULTS, "--crf", type=click.IntRange(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
 @option(_RESULTS, "--bitrate", type=click.IntRange(1000), metavar="BITS", help="Bits per second, instead of --crf.")
 @option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
-@option(_RESULTS, "--json", "to_json", metavar="FILE", help="JSON Lines, one per frame, written as the run goes.")
+@option(
+    _RESULTS,
+    "--json",
+    "to_json",
+    metavar="FILE",
+    help="JSON Lines, one per frame, written as the run goes. `-` is standard output, also of --csv and --mot.",
+)
 @option(_RESULTS, "--coco", "to_coco", metavar="FILE", help="COCO keypoint results.")
 @option(_RESULTS, "--csv", "to_csv", metavar="FILE", help="CSV, a row per person and frame.")
 @option(_RESULTS, "--openpose", "to_openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
 @option(_RESULTS, "--mot", "to_mot", metavar="FILE", help="MOT challenge text; needs --track.")
 @option(_RESULTS, "--frames", "to_frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
+@option(_RESULTS, "--overwrite/--no-overwrite", help="Replace result files that exist; without it they are refused.")
 @option(_RESULTS, "--frames-format", type=click.Choice(["jpg", "png"]), default="jpg", help="Format of --frames.")
 @option(_RESULTS, "--show", is_flag=True, help="Window with the annotated video; q ends the run.")
 @option(_RESULTS, "--serve", metavar="HOST:PORT", help="Web page, /metrics and /healthz; HOST defaults to 127.0.0.1.")

@@ -29,6 +29,7 @@ class Frame:
             all digits, else `index`; with a boxes file, as that file writes it.
         boxes: The boxes that the source itself knows (the built-in scene does), or None.
         arrived: `time.monotonic()` when it reached this process, for live sources; None for files.
+        damaged: Whether it was decoded from damaged data, so that it may show what never was.
     """
 
     image: Image
@@ -37,6 +38,7 @@ class Frame:
     image_id: ImageId
     boxes: Boxes | None = None
     arrived: float | None = None
+    damaged: bool = False
 
     @property
     def height(self) -> int:
@@ -73,11 +75,14 @@ class SourceInfo:
         frame_count: How many frames it claims to hold (a claim: headers lie), or None.
         frame_rate: Frames per second that will be handed out, according to its header, or None.
         image_ids: The image ids that will come, where that is known before reading, else None.
-        pictures: The picture files by frame index with their image ids, where the source is one of pictures.
+        pictures: The picture files by frame index with their image ids, where the source is one of pictures; of a file
+            with several, the second is `FILE/picture 2`.
         id_note: What is unusual about the pictures' image ids, for a user who uses them.
         live: Whether it is a camera or a stream, which doesn't wait for a slow reader.
         health: Connection, dropped frames and reconnects; never changes for files.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
+        failures: Lines for the user about what of a file could not be read, though others of its frames could: the run
+            isn't a whole one then; complete when iteration has ended.
         progress: Frames read so far, skipped ones included, where they are counted.
         end_reason: Why a live stream ended, where that is known; None as long as it hasn't.
     """
@@ -89,6 +94,7 @@ class SourceInfo:
     live: bool = False
     health: SourceHealth = field(default_factory=SourceHealth)
     warnings: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     progress: int = 0
     end_reason: str | None = None
     pictures: Mapping[Path, int] | None = None

@@ -87,14 +87,22 @@ class Messages:
         quiet: Only warnings and errors.
         json_logs: JSON instead of text.
         stream: Where messages go; standard error if None.
+        results_on_stderr: Whether the closing table goes there too, as standard output is a result.
     """
 
-    def __init__(self, *, quiet: bool = False, json_logs: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        json_logs: bool = False,
+        stream: TextIO | None = None,
+        results_on_stderr: bool = False,
+    ) -> None:
         self.quiet, self.json_logs = quiet, json_logs
         self._stream = sys.stderr if stream is None else stream
         self._lock = threading.Lock()
         self._console = Console(file=self._stream)
-        self._results = Console()
+        self._results = self._console if results_on_stderr else Console()
 
     @contextlib.contextmanager
     def progress(self, sources: Sequence[Source]) -> Iterator[Callable[[int, Frame], None]]:

@@ -51,8 +51,9 @@ _MEANT_FOR: dict[str, frozenset[Kind]] = {
     "stdin_size": frozenset((Kind.STDIN,)),
     "stdin_rate": frozenset((Kind.STDIN,)),
     "rtsp_transport": frozenset((Kind.RTSP,)),
+    "strict": frozenset((Kind.VIDEO, Kind.PICTURES, Kind.REMOTE_FILE)),
 }
-_OFF: dict[str, object] = {"reconnect": 0, "hwaccel": "none"}  # these fit every kind
+_OFF: dict[str, object] = {"reconnect": 0, "hwaccel": "none", "strict": False}  # these fit every kind
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class SourceOptions:
         stdin_size: Height and width of the raw frames on standard input.
         stdin_rate: Frames per second of the raw frames on standard input; 25 if None.
         rtsp_transport: `tcp` or `udp`; `tcp` if None.
+        strict: Whether a damaged video or picture is an error, rather than passed over.
         queue_size: Frames that `buffer="all"` holds before it drops the oldest.
 
     Raises:
@@ -88,6 +90,7 @@ class SourceOptions:
     stdin_size: tuple[int, int] | None = None
     stdin_rate: float | None = None
     rtsp_transport: _Transport | None = None
+    strict: bool = False
     queue_size: int = 32
 
     def __post_init__(self) -> None:
@@ -195,6 +198,7 @@ class RunOptions:
     track: bool
     smooth: bool
     outputs: tuple[tuple[str, str], ...]
+    overwrite: bool
     frames_format: str
     show: bool
     serve: str | None

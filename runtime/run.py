@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sharpose.cli import EXIT_FAILED, EXIT_USER
-from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError
+from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import BoxSource, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
 from sharpose.runtime.messages import StopRequest
@@ -97,7 +97,8 @@ class Outcome:
     """How a run ended that did not fail as a whole.
 
     Attributes:
-        failures: What failed while others went on, a line each (said to `Run.say` as well).
+        failures: What failed while others went on, a line each (said to `Run.say` as well, but for what sources say in
+            `SourceInfo.failures`).
         complete: Names of the outputs that are whole.
     """
 
@@ -261,7 +262,9 @@ class _Loop:
             for running in self._running:
                 self._leave(running)
         return Outcome(
-            self._failures + [line for running in self._running for line in running.sinks.failures],
+            self._failures
+            + [line for running in self._running for line in running.sinks.failures]
+            + [line for stream in self._job.streams for line in stream.source.info.failures],
             [name for running in self._running for name in running.sinks.complete],
         )
 
@@ -397,8 +400,9 @@ def _failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
     if not sinks.kept and not sinks.problems:
         # A path where nothing can be written is the user's mistake.
         return RunFailedError(str(error), EXIT_USER) if isinstance(error, SinkError) else error
-    # An engine that fails on the way is not the user's mistake.
-    code = EXIT_FAILED if isinstance(error, EngineError) else getattr(error, "exit_code", EXIT_FAILED)
+    # An engine, or a source, that fails on the way is not the user's mistake.
+    on_the_way = isinstance(error, EngineError | SourceError) and sinks.kept
+    code = EXIT_FAILED if on_the_way else getattr(error, "exit_code", EXIT_FAILED)
     line = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
     if sinks.kept:
         line += f"; the {frames} frames before it are kept in {', '.join(map(str, sinks.kept))}"

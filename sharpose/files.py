@@ -16,6 +16,7 @@ from sharpose.errors import EngineError, SharposeError, SinkError, one_line
 
 __all__ = [
     "LABELS_LIMIT",
+    "STDOUT",
     "UNFINISHED",
     "GrowingFile",
     "atomic_file",
@@ -39,6 +40,9 @@ _DIGITS = "4300 digits"  # CPython's limit, which its message tells programmers 
 
 UNFINISHED = ".unfinished"
 """Ending of temporary files; one that a killed process left may be removed."""
+
+STDOUT = "-"
+"""What `GrowingFile` takes for standard output."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -237,7 +241,8 @@ def mark_partial(path: Path) -> Path:
     Raises:
         SinkError: the file can't be renamed.
     """
-    if not path.is_file() or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+    devices = path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")  # which holds files
+    if not path.is_file() or devices or path.is_relative_to("/proc"):
         return path
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
@@ -274,12 +279,14 @@ class GrowingFile:
     newline, so a last line without one is not whole.
 
     Args:
-        path: Where it goes; a file that is there is replaced. May be a pipe or a device.
+        path: Where it goes; a file that is there is replaced. May be a pipe or a device; the text `-` is standard
+            output.
         clock: Seconds; a removed file is noticed within one.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stdout = path == STDOUT
+        self.path = Path("standard output" if self._stdout else path)
         self._clock = clock
         self._descriptor: int | None = None
         self._size = 0
@@ -299,11 +306,13 @@ class GrowingFile:
             SinkError: it can't be written, the file then holds the entries before it; or the file was removed.
         """
         try:
-            if self._descriptor is None:
+            if self._descriptor is None and self._stdout:
+                self._descriptor = os.dup(1)
+            elif self._descriptor is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(self.path, _CREATE, 0o666)
                 self._looked = self._clock()
-            elif self._clock() - self._looked >= _LOOK_EVERY:
+            elif not self._stdout and self._clock() - self._looked >= _LOOK_EVERY:
                 self._looked = self._clock()
                 status = os.fstat(self._descriptor)
                 if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
@@ -329,11 +338,13 @@ class GrowingFile:
         """Closes the file of a failed run and marks it as partial; its new path, or None where nothing is left."""
         with contextlib.suppress(SinkError):  # what led here was reported
             self.close()
-        return mark_partial(self.path) if self.made and not self._removed else None
+        if not self.made or self._removed:
+            return None
+        return self.path if self._stdout else mark_partial(self.path)
 
     def _take_back(self) -> None:
         """Undoes a half-written entry; a pipe can't take anything back."""
-        if self._descriptor is None:
+        if self._descriptor is None or self._stdout:
             return
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, self._size)

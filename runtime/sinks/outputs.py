@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sharpose.errors import InputError
+from sharpose.files import STDOUT
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
@@ -17,7 +21,7 @@ from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
-__all__ = ["Output", "SinkSettings", "fill", "make_sink", "outputs_of_streams"]
+__all__ = ["Output", "SinkSettings", "check_outputs", "fill", "identity_of", "make_sink", "outputs_of_streams"]
 
 _PLACEHOLDER = "{source}"
 
@@ -33,7 +37,8 @@ class Output:
 
     Attributes:
         option: The option it came with, such as `--json`.
-        target: A file, a folder or, for `--output`, a stream's address; `{source}` stands for the source's name.
+        target: A file, a folder, `-` for standard output or, for `--output`, a stream's address; `{source}` stands for
+            the source's name.
     """
 
     option: str
@@ -41,8 +46,13 @@ class Output:
 
     @property
     def path(self) -> Path | None:
-        """The file or folder that is written; None for an address."""
-        return None if self.option == "--output" and is_url(self.target) else Path(self.target)
+        """The file or folder that is written; None for an address and for standard output."""
+        return None if self.to_stdout or (self.option == "--output" and is_url(self.target)) else Path(self.target)
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether it is `-`, standard output (`./-` is a file)."""
+        return self.target == STDOUT
 
     @property
     def is_folder(self) -> bool:
@@ -53,6 +63,11 @@ class Output:
     def name(self) -> str:
         """The target without a password."""
         return self.target if self.path is not None else redact_url(self.target)
+
+    @property
+    def identity(self) -> Identity:
+        """What it is, whatever its name; see `identity_of`."""
+        return (self.target,) if self.path is None else identity_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -88,8 +103,15 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
         names: Of the sources, from `source_names`.
 
     Raises:
-        InputError: several sources would write into one output, or two outputs are the same.
+        InputError: several sources would write into one output, two outputs are the same, or one can't go to standard
+            output.
     """
+    for output in outputs:
+        if output.to_stdout and output.option not in _TO_STDOUT:
+            raise InputError(
+                f"{output.option} -: standard output takes {' '.join(sorted(_TO_STDOUT))} only; give a file's name "
+                "(./- for one that is called so)"
+            )
     if len(names) > 1:
         for output in outputs:
             if _PLACEHOLDER not in output.target:
@@ -98,9 +120,9 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
                     "into its name, which stands for the source's"
                 )
     filled = [[replace(output, target=fill(output.target, name)) for output in outputs] for name in names]
-    taken: dict[str, Output] = {}
+    taken: dict[Identity, Output] = {}
     for output in (output for of_one in filled for output in of_one):
-        where = output.target if output.path is None else str(output.path.resolve())
+        where = output.identity
         # Devices such as /dev/null take any number.
         if where in taken and not (output.path is not None and output.path.is_char_device()):
             raise InputError(
@@ -109,6 +131,87 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
             )
         taken[where] = output
     return filled
+
+
+def check_outputs(
+    outputs: Sequence[Output], inputs: Iterable[tuple[Path, str]], *, bundle: Path, overwrite: bool
+) -> None:
+    """Refuse outputs that would overwrite what is read, or, without `overwrite`, a file that exists.
+
+    Files are compared by what they are, not by name: hard links, bind mounts and /proc/self/fd lead to the same one.
+
+    Args:
+        outputs: Of all streams.
+        inputs: Files and folders of files, and what to call them (`the source`).
+        bundle: The bundle's folder.
+        overwrite: Whether files that exist may be replaced.
+
+    Raises:
+        InputError: one has to be refused.
+    """
+    some_exist = False
+    for output in outputs:
+        try:
+            some_exist |= output.path is None or output.path.exists()
+        except OSError as error:
+            raise InputError(
+                f"output {output.name}: expected a path that can be written to: {error.strerror}"
+            ) from None
+    read: dict[Identity, str] = {}
+    for path, name in inputs:
+        read.setdefault(identity_of(path), name)
+        with contextlib.suppress(OSError, ValueError):
+            for file in path.iterdir() if some_exist and path.is_dir() else ():
+                read.setdefault(identity_of(file), name)
+    for output in outputs:
+        target = output.path
+        found = read.get(_stdout_identity() if output.to_stdout else output.identity)
+        if found is not None:
+            raise InputError(f"output {output.name} would overwrite {found}; give another name")
+        if target is None:
+            continue
+        if identity_of(target.resolve().parent) == identity_of(bundle):
+            raise InputError(f"output {target} lies in the bundle's folder; give another one")
+        if target.is_dir() and not output.is_folder:
+            raise InputError(f"output {target} is a folder; expected a file name")
+        if target.is_file() and not (overwrite or output.is_folder or _is_descriptor(target)):
+            raise InputError(f"output {target} already exists; give another name, or --overwrite to replace it")
+
+
+Identity = tuple[object, ...]
+
+
+def identity_of(path: Path) -> Identity:
+    """The same for two paths exactly where they lead to the same file or folder, which needn't exist."""
+    missing: list[str] = []
+    where = path
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that can't be looked up stands for itself
+        if not path.exists():
+            where = path.resolve()
+        while not where.exists() and where != where.parent:
+            missing.append(where.name)
+            where = where.parent
+        return *_identity(where.stat()), *missing
+    return (str(path),)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def _stdout_identity() -> Identity:
+    """Of the file that a shell sends standard output to."""
+    try:
+        status = os.fstat(1)
+    except OSError:  # it is closed
+        return ()
+    return _identity(status) if stat.S_ISREG(status.st_mode) else ()
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether it names one of the process's open files, such as /dev/stdout, which a shell may have made just now."""
+    parts = path.absolute().parts
+    return parts[:2] == ("/", "proc") or (parts[:2] == ("/", "dev") and parts[2:3] != ("shm",))
 
 
 def make_sink(output: Output, settings: SinkSettings) -> Sink:
@@ -144,4 +247,5 @@ _MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
     "--mot": lambda target, settings: MotSink(target, tracked=settings.tracked),
     "--frames": lambda target, settings: PicturesSink(target, stem=settings.name, kind=settings.picture_kind),
 }
+_TO_STDOUT = frozenset(("--json", "--csv", "--mot"))
 _FOLDERS = frozenset(("--openpose", "--frames"))  # the options whose target is a folder

@@ -22,14 +22,14 @@ class LineSink(ABC):
     """A text file that gets all lines of a frame in one write, so that a killed run keeps every frame before.
 
     Args:
-        path: The file, or a pipe; created at the first record.
+        path: The file, or a pipe; created at the first record. The text `-` is standard output.
         clock: Monotonic seconds; a removed file is noticed within one.
     """
 
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.path = Path(path)
+        self._file = GrowingFile(path, clock=clock)
+        self.path = self._file.path
         self.name = str(self.path)
-        self._file = GrowingFile(self.path, clock=clock)
         self._begun = False
 
     def write(self, record: FrameRecord) -> None:
@@ -62,7 +62,8 @@ class JsonLinesSink(LineSink):
     """Writes `{"frame", "time", "width", "height", "people": [{"bbox", "score", "keypoints", "quality", "refined"}]}`.
 
     With tracking a person begins with `"id"` (null while the track is tentative); with a deadline it ends with
-    `"wanted"`: whether the gate asked for refinement, even if there was no time.
+    `"wanted"`: whether the gate asked for refinement, even if there was no time. A frame decoded from damaged data has
+    `"damaged": true` before its people.
     """
 
     def lines(self, record: FrameRecord) -> bytes:
@@ -79,6 +80,7 @@ class JsonLinesSink(LineSink):
             "time": round(frame.time, 6),
             "width": frame.width,
             "height": frame.height,
+            **({"damaged": True} if frame.damaged else {}),
             "people": people,
         }
         return strict_json(line, record) + b"\n"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple
 
 import av
 from av.codec.codec import Codec
@@ -20,10 +20,11 @@ from av.video.stream import VideoStream
 from sharpose.errors import InputError, SourceError, one_line
 from sharpose.runtime.sources.urls import password_hint
 
-__all__ = ["NO_ANSWER", "Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
+__all__ = ["NO_ANSWER", "Decoded", "Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
 
 
 NO_ANSWER = "no answer in time"
+_MOST_PIXELS = 80_000_000  # in a frame: 12K; a header can claim anything, and the decoder would take memory for it
 
 
 def open_stream(
@@ -88,8 +89,15 @@ def _video_stream(name: str, container: InputContainer) -> VideoStream:
         raise SourceError(f"{name}: expected a video stream, found {found} only")
     best = container.streams.best("video")
     stream = next((stream for stream in streams if best is not None and stream.index == best.index), streams[0])
-    if getattr(stream, "codec_context", None) is None:
+    codec = getattr(stream, "codec_context", None)
+    if codec is None:
         raise SourceError(f"{name}: its video codec is unknown to this FFmpeg; convert it to H.264 first")
+    if codec.width * codec.height > _MOST_PIXELS:
+        raise SourceError(
+            f"{name}: expected frames of at most {_MOST_PIXELS // 1_000_000} million pixels, but its header claims "
+            f"{codec.width}x{codec.height}; scale it down, or repair it"
+        )
+    codec.options = {"max_pixels": str(_MOST_PIXELS)}  # the size may change on the way
     return stream
 
 
@@ -169,6 +177,13 @@ class _Origin:
     packet: int
 
 
+class Decoded(NamedTuple):
+    """A picture of a stream; `damaged`: decoded from damaged data, or with the help of a picture that was."""
+
+    picture: VideoFrame
+    damaged: bool
+
+
 class Decoder:
     """Iterates over the pictures of a stream, in the order they are shown, and counts damage.
 
@@ -176,41 +191,48 @@ class Decoder:
         name: What to call the stream in errors.
         container: Open, at its beginning.
         stream: One of its video streams.
-        live: Lossy transport: damage is skipped and counted wherever it is, and is no error.
+        live: Lossy transport: damaged pieces are skipped and counted.
+        strict: Damage with good data after it is an error.
 
     Attributes:
         frames: Pictures handed out.
         skipped: Damaged pieces that were skipped: before the first key frame, or anywhere in a live stream.
         flagged: Packets that the container's own checks call damaged but that could be decoded.
         hidden: Packets that the container says are not to be shown.
+        broken: Damaged pieces with good data after them.
+        first_damage: Where the first of those was, and what.
+        lost: Packets in them whose pictures could not be decoded at all.
         cut: What was wrong with the data at the end (for a live stream: why it ended), or None.
     """
 
-    def __init__(self, name: str, container: InputContainer, stream: VideoStream, *, live: bool) -> None:
-        self.frames = 0
-        self.skipped = 0
-        self.flagged = 0
-        self.hidden = 0
-        self.cut: str | None = None
+    def __init__(
+        self, name: str, container: InputContainer, stream: VideoStream, *, live: bool, strict: bool = False
+    ) -> None:
         self._name = name
         self._container = container
         self._stream = stream
         self._live = live
-        self._packets_read = 0
-        self._key_seen = False
-        self._damaged_at: int | None = None
+        self._strict = strict
+        self.reset()
         # Frame threads would report damage late, and lose the pictures under way when it is found.
         stream.thread_type = "SLICE"
         stream.codec_context.copy_opaque = True
 
     def reset(self) -> None:
         """Reset all counts, after seeking; then iterate again."""
-        self.frames = self.skipped = self.flagged = self.hidden = self._packets_read = 0
-        self.cut = self._damaged_at = None
+        self.frames = self.skipped = self.flagged = self.hidden = self.broken = self.lost = self._failed = 0
+        self.cut: str | None = None
+        self.first_damage = ""
+        self._packets_read = self._last_good = 0
         self._key_seen = False
+        self._suspect: tuple[int, int | None] | None = None  # a packet that the container's checks flag, and its stamp
+        self._damaged_at: int | None = None  # the packet; until good data shows that it is not the end
+        self._held: list[VideoFrame] = []  # pictures since then
+        self._wrong_from: int | None = None  # packets whose pictures are damaged, up to the next key frame
+        self._wrong_until: int | None = None
 
-    def __iter__(self) -> Iterator[VideoFrame]:
-        """The pictures. Raises `SourceError` where reading fails or where good data follows damaged data."""
+    def __iter__(self) -> Iterator[Decoded]:
+        """The pictures. Raises `SourceError` where reading fails and, if strict, where good data follows damage."""
         for packet in self._packets():
             yield from self._decode(packet)
         yield from self._decode(None)
@@ -241,7 +263,7 @@ class Decoder:
                     f"{self._name}: reading broke off after {self.frames} frames: {_reason(error)}"
                 ) from None
 
-    def _decode(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
+    def _decode(self, packet: Packet[VideoStream] | None) -> Iterator[Decoded]:
         self._packets_read += 1
         number = self._packets_read
         if packet is not None:
@@ -253,24 +275,77 @@ class Decoder:
             pictures = self._stream.decode(packet)
         except av.FFmpegError as error:
             self._note_damage(number, _reason(error))
+            self._failed += self._damaged_at is not None
             return
-        if packet is not None and self._damaged_at is not None:
-            self._fail()
+        if packet is not None:
+            self._judge_flagged(packet, number)
+            yield from self._go_on()
+            self._last_good = number
+            if packet.is_keyframe and self._wrong_from is not None and self._wrong_until is None:
+                self._wrong_until = number
         for picture in pictures:
             origin = picture.opaque.packet if isinstance(picture.opaque, _Origin) else number
             if picture.is_corrupt:
                 self._note_damage(origin, "part of a picture is missing")
+                if self._damaged_at is None:
+                    continue
+                self._held.append(picture)
+                if self._last_good > origin:
+                    yield from self._go_on()
                 continue
             if self._damaged_at is not None and origin > self._damaged_at:
-                self._fail()
-            self.frames += 1
-            yield picture
+                yield from self._go_on()
+            if self._damaged_at is None:
+                yield self._counted(picture, origin)
+            else:
+                self._held.append(picture)
 
-    def _fail(self) -> NoReturn:
-        raise SourceError(
-            f"{self._name}: broken near frame {self.frames} ({self.cut}) with more video after it; "
-            "repair the file or encode it again"
+    def _judge_flagged(self, packet: Packet[VideoStream], number: int) -> None:
+        """A flagged packet is damaged, unless stamps restart after it: where files were glued, checks fail as well."""
+        if self._suspect is not None:
+            suspect, stamp = self._suspect
+            if packet.dts is not None and stamp is not None and packet.dts < stamp:
+                self._suspect = None
+            elif number > suspect + 1:
+                self._suspect = None
+                self._count_damage("the container's own check fails")
+                self._mark(suspect)
+        if packet.is_corrupt and self._key_seen and not self._live:
+            self._suspect = self._suspect or (number, packet.dts)
+
+    def _go_on(self) -> Iterator[Decoded]:
+        """Good data came: what was damaged before it is not the end."""
+        if self._damaged_at is None:
+            return
+        if self._strict:
+            raise SourceError(
+                f"{self._name}: broken near frame {self.frames} ({self.cut}) with more video after it; "
+                "repair the file or encode it again"
+            )
+        self._count_damage(self.cut)
+        self.lost += self._failed
+        self._failed = 0
+        self._mark(self._damaged_at)
+        held, self._held, self._damaged_at, self.cut = self._held, [], None, None
+        for picture in held:
+            origin = picture.opaque.packet if isinstance(picture.opaque, _Origin) else self._packets_read
+            yield self._counted(picture, origin)
+
+    def _count_damage(self, what: str | None) -> None:
+        self.broken += 1
+        self.first_damage = self.first_damage or f"near frame {self.frames} ({what})"
+
+    def _counted(self, picture: VideoFrame, origin: int) -> Decoded:
+        self.frames += 1
+        wrong = self._wrong_from is not None and self._wrong_from <= origin
+        return Decoded(
+            picture, picture.is_corrupt or (wrong and not (self._wrong_until and origin >= self._wrong_until))
         )
+
+    def _mark(self, packet: int) -> None:
+        """Pictures of this packet, and of those after it up to the next key frame, are damaged."""
+        if self._wrong_from is None or (self._wrong_until is not None and packet >= self._wrong_until):
+            self._wrong_from, self._wrong_until = packet, None
 
     def _note_damage(self, packet_number: int, what: str) -> None:
         if self._live or not self._key_seen:
@@ -283,8 +358,9 @@ def _reason(error: BaseException) -> str:
     return NO_ANSWER if isinstance(error, av.error.ExitError) else one_line(error)
 
 
-# A step back by more than this is a restart of the stamps (concatenated files), not jitter.
+# A step back by more than this is a restart of the stamps (concatenated files), even if it doesn't last.
 _RESTART_SECONDS = 1.0
+_ROUNDING = 1e-6  # seconds
 # A step this many times longer than every one before it is a hole, once that many frames were seen.
 _GAP_FACTOR = 4.0
 _GAP_AFTER = 10
@@ -309,6 +385,7 @@ class FrameClock:
         self._trust_pts = trust_pts
         self.origin: float | None = None
         self._last: float | None = None
+        self._stood_at: float | None = None  # the stamp, in seconds, of a step back that time stood still for
         self._faults = {"pts": 0, "dts": 0 if trust_pts else -1}
         self._last_stamp: dict[str, int | None] = {"pts": None, "dts": None}
 
@@ -318,23 +395,42 @@ class FrameClock:
         clock.origin = self.origin
         return clock
 
-    def seconds(self, pts: int | None, dts: int | None) -> float:
-        """The time of the next frame, whose stamps these are (None: it has none)."""
-        stamp = self._choose(pts, dts)
+    def seconds(
+        self, pts: int | None, dts: int | None, following: tuple[int | None, int | None] | None = None
+    ) -> float:
+        """The time of the next frame.
+
+        Args:
+            pts: Its presentation stamp, None where it has none.
+            dts: Its decoding stamp, likewise.
+            following: Both stamps of the frame after it, where that is known: they tell a step back that lasts, a new
+                start, from jitter. Else the time stands still for a frame before a new start.
+        """
+        kind = self._choose(pts, dts)
+        stamp = (pts, dts)[kind]
         last = 0.0 if self._last is None else self._last
         time = 0.0 if self._last is None else last + self._step
         if stamp is not None:
             raw = float(stamp * self._time_base)
+            after = None if following is None else following[kind]
             if self.origin is None or raw - self.origin < last - _RESTART_SECONDS:
                 self.origin = raw - time
+            elif raw - self.origin >= last - _ROUNDING:
+                self._stood_at = None
+            elif self._stood_at is not None and raw > self._stood_at:
+                self.origin, self._stood_at = self._stood_at - last, None
+            elif after is not None and raw < float(after * self._time_base) <= self.origin + last + _ROUNDING:
+                self.origin = raw - time
+            else:
+                self._stood_at = raw
             time = max(raw - self.origin, last)
             if self._last is not None and time > last:
                 self._step = time - last
         self._last = time
         return time
 
-    def _choose(self, pts: int | None, dts: int | None) -> int | None:
-        """The presentation stamp, unless those have run backwards more often than the decoding stamps did."""
+    def _choose(self, pts: int | None, dts: int | None) -> int:
+        """0 for the presentation stamp, 1 (the decoding stamp) where those have run backwards more often."""
         for kind, stamp in (("pts", pts), ("dts", dts)):
             last = self._last_stamp[kind]
             if stamp is not None:
@@ -342,9 +438,8 @@ class FrameClock:
                     self._faults[kind] += 1
                 self._last_stamp[kind] = stamp
         dts_known = self._last_stamp["dts"] is not None
-        if pts is None or (dts_known and self._faults["dts"] < self._faults["pts"]):
-            return dts  # None for what the decoder still held at the end
-        return pts
+        # The decoding stamp is None for what the decoder still held at the end.
+        return int(pts is None or (dts_known and self._faults["dts"] < self._faults["pts"]))
 
 
 class GapWatch:

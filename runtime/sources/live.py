@@ -213,7 +213,7 @@ class LiveSource:
             if not info.live:
                 self.info.frame_count, self.info.image_ids = info.frame_count, info.image_ids
                 self.queue.use("wait", _READ_AHEAD)
-            self.info.warnings = info.warnings
+            self.info.warnings, self.info.failures = info.warnings, info.failures
             self._heard = self._clock()
             self._ever_opened = True
             self._changed.notify_all()

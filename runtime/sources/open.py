@@ -73,7 +73,7 @@ def open_source(
     if kind is Kind.SCENE:
         return _trimmed(SceneSource(spec), options)
     if kind is Kind.PICTURES:
-        return _trimmed(PictureSource(spec), options)
+        return _trimmed(PictureSource(spec, strict=options.strict), options)
     if kind is Kind.VIDEO and jetson:
         return _trimmed(GstreamerSource(name, jetson_pipeline(spec, "tcp"), live=False), options)
     if kind is Kind.VIDEO:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ import numpy as np
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceInfo
+from sharpose.runtime.sources.picture_header import PictureHeader, read_header
 
 __all__ = ["PictureSource", "captured_complaints", "is_picture", "quiet_opencv", "read_picture"]
 
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".ts", ".mts", ".mpg", ".mpeg", ".wmv"))
+_MOST_PIXELS = 250_000_000  # in a picture; OpenCV would take memory for what a header claims
+_DECODED_BYTES = 200_000_000  # decoded at once, of files with several pictures
+_ANIMATIONS = hasattr(cv2, "imdecodeanimation")  # OpenCV 4.11 and later
+_NAMED = 10  # broken pictures that are named
 _EXPECTED = "expected pictures (" + " ".join(suffix[1:] for suffix in _PICTURE_SUFFIXES) + ")"
 
 
@@ -33,11 +39,14 @@ def is_picture(path: Path) -> bool:
 class PictureSource:
     """Picture files in natural order (2 before 10), one per second.
 
-    A frame's `image_id` is the file's stem where that is all digits, else its index, or a number that is free where
-    a stem has that already. Where two stems are the same number, all ids are indices.
+    All pictures of animated PNG and WebP (timed as they say) and of TIFF with pages are frames. A frame's `image_id` is
+    the file's stem where that is all digits, else its index, or a number that is free where a stem has that already.
+    Where two stems are the same number, all ids are indices.
 
     Args:
         spec: A picture file, a folder (not its subfolders), or a glob (`**` reaches into subfolders).
+        strict: Whether a picture that can't be read is an error. Else it is left out, and the others keep their indices
+            and ids.
 
     Attributes:
         paths: The files, in order.
@@ -46,20 +55,55 @@ class PictureSource:
         SourceError: there is no picture.
     """
 
-    def __init__(self, spec: str) -> None:
-        self.paths = _find_pictures(spec)
-        self._ids, note = _number(self.paths)
-        pictures = dict(zip(self.paths, self._ids, strict=True))
-        ids = frozenset(self._ids)
-        self.info = SourceInfo(spec, len(self.paths), frame_rate=1.0, image_ids=ids, pictures=pictures, id_note=note)
+    def __init__(self, spec: str, *, strict: bool = False) -> None:
+        self.paths, others = _find_pictures(spec)
+        self._strict = strict
+        self._durations = [_durations_of(path) for path in self.paths]
+        names: list[Path] = []
+        for path, durations in zip(self.paths, self._durations, strict=True):
+            names += [path, *(path / f"picture {number}" for number in range(2, len(durations) + 1))]
+        self._ids, note = _number(names)
+        self.info = SourceInfo(
+            spec,
+            len(names),
+            frame_rate=len(names) / sum(map(sum, self._durations)),
+            image_ids=frozenset(self._ids),
+            pictures=dict(zip(names, self._ids, strict=True)),
+            id_note=note,
+        )
+        if others:
+            what = "files that are not pictures" if len(others) > 1 else "file that is not a picture"
+            self.info.warnings.append(f"{spec}: left out {len(others)} {what}: {_suffixes(others)}")
 
     def __iter__(self) -> Iterator[Frame]:
-        """The pictures. Raises `SourceError` at the first that can't be read."""
-        for index, (path, image_id) in enumerate(zip(self.paths, self._ids, strict=True)):
-            image, complaint = read_picture(path)
-            if complaint is not None:
-                self.info.warnings.append(f"{path}: may be damaged ({complaint})")
-            yield Frame(image, index, float(index), image_id)
+        """The frames. Raises `SourceError` where no picture can be read; with `strict`, where one can't."""
+        index, time, read = 0, 0.0, 0
+        broken: list[SourceError] = []
+        try:
+            for path, durations in zip(self.paths, self._durations, strict=True):
+                try:
+                    for number, (image, complaint) in enumerate(_pictures_of(path, len(durations))):
+                        if complaint is not None:
+                            self.info.warnings.append(f"{path}: {complaint}")
+                        read += 1
+                        at = index + number
+                        yield Frame(image, at, time + sum(durations[:number]), self._ids[at])
+                except SourceError as error:
+                    if self._strict:
+                        raise
+                    broken.append(error)
+                index, time = index + len(durations), time + sum(durations)
+            if not read and len(broken) == 1:
+                raise broken[0]
+            if not read:
+                raise SourceError(
+                    f"{self.info.name}: none of {len(broken)} pictures can be read; the first: {broken[0]}"
+                )
+        finally:
+            if read and broken:
+                self.info.failures += [f"{error}; left out" for error in broken[:_NAMED]]
+                files = f"{len(self.paths)} picture file{'s'[: len(self.paths) > 1]}"
+                self.info.failures.append(f"{self.info.name}: {len(broken)} of {files} could not be read, or not whole")
 
     def close(self) -> None:
         """Nothing stays open between pictures."""
@@ -85,7 +129,16 @@ def _number(paths: list[Path]) -> tuple[list[int], str | None]:
     return ids, moved[0] + more if moved else None
 
 
-def _find_pictures(spec: str) -> list[Path]:
+def _durations_of(path: Path) -> tuple[float, ...]:
+    try:
+        with path.open("rb") as file:
+            return read_header(file).durations
+    except OSError:  # said when it is to be decoded
+        return PictureHeader().durations
+
+
+def _find_pictures(spec: str) -> tuple[list[Path], list[Path]]:
+    """The pictures, in order, and the other files that are not hidden."""
     path = Path(spec)
     if path.is_dir():
         try:
@@ -102,7 +155,12 @@ def _find_pictures(spec: str) -> list[Path]:
     pictures = sorted(filter(is_picture, found), key=_natural_key)
     if not pictures:
         raise SourceError(f"{spec}: {_EXPECTED}, but {where} {_describe(found)}")
-    return pictures
+    return pictures, [path for path in found if not (is_picture(path) or path.name.startswith("."))]
+
+
+def _suffixes(paths: list[Path]) -> str:
+    suffixes = sorted({path.suffix.lower() or "no suffix" for path in paths})
+    return ", ".join(suffixes[:5]) + ", …"[: 3 * (len(suffixes) > 5)]
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
@@ -116,25 +174,67 @@ def _describe(found: list[Path]) -> str:
     videos = sum(path.suffix.lower() in _VIDEO_SUFFIXES for path in found)
     if videos:
         return f"{videos} video{'s'[: videos > 1]}; give one video file at a time"
-    suffixes = sorted({path.suffix.lower() or "no suffix" for path in found})
-    return f"{len(found)} other file{'s'[: len(found) > 1]} ({', '.join(suffixes[:5])})"
+    return f"{len(found)} other file{'s'[: len(found) > 1]} ({_suffixes(found)})"
 
 
 def read_picture(path: Path) -> tuple[Image, str | None]:
-    """Reads a picture; grey, 16-bit, CMYK and transparent ones are converted.
+    """Reads a picture, or the first of a file; grey, 16-bit, CMYK and transparent ones are converted.
 
     Returns:
-        uint8 [H, W, 3], BGR, upright; and the decoder's first complaint, or None.
+        uint8 [H, W, 3], BGR, upright; and a complaint about it, or None.
 
     Raises:
-        SourceError: the file can't be read, or not as a picture.
+        SourceError: the file can't be read, or not as a picture, or it claims to be of more than 250 million pixels.
     """
+    return next(_pictures_of(path, 1))
+
+
+def _pictures_of(path: Path, expected: int) -> Iterator[tuple[Image, str | None]]:
+    """The first `expected` pictures of a file. Raises `SourceError` where it has fewer, after those."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: expected a picture that can be read: {error.strerror}") from None
     if not data:
         raise SourceError(f"{path}: expected a picture, found an empty file")
+    header = read_header(io.BytesIO(data))
+    pixels = header.width * header.height
+    if pixels > _MOST_PIXELS:
+        raise SourceError(
+            f"{path}: expected a picture of at most {_MOST_PIXELS // 1_000_000} million pixels, but its header claims "
+            f"{header.width}x{header.height}; scale it down, or repair it"
+        )
+    if expected == 1 or (not _ANIMATIONS and not path.suffix.lower().startswith(".tif")):
+        image, complaint = _decode_one(path, data)
+        if len(header.durations) > 1:
+            complaint = f"holds {len(header.durations)} pictures, and only the first is used"
+            complaint += "" if _ANIMATIONS else "; OpenCV 4.11 and later read all of them"
+        yield image, complaint
+        return
+    pages = [page for page in range(expected + len(header.previews)) if page not in header.previews][:expected]
+    chunk = max(1, _DECODED_BYTES // (3 * max(1, pixels)))
+    read = 0
+    for start in range(0, pages[-1] + 1, chunk):
+        images = _decode_pages(data, start, min(pages[-1] + 1, start + chunk))
+        for page, image in enumerate(images, start):
+            if page not in header.previews:
+                read += 1
+                yield np.ascontiguousarray(image, dtype=np.uint8), None
+        if len(images) < min(pages[-1] + 1, start + chunk) - start:
+            break
+    if read < expected:
+        raise SourceError(f"{path}: holds {expected} pictures, but only {read} of them can be decoded")
+
+
+def _decode_pages(data: bytes, start: int, stop: int) -> Sequence[Any]:
+    with quiet_opencv(), captured_complaints():
+        try:
+            return cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR, range=(start, stop))[1]
+        except cv2.error:
+            return ()
+
+
+def _decode_one(path: Path, data: bytes) -> tuple[Image, str | None]:
     image = None
     with quiet_opencv(), captured_complaints() as complaints:
         # Not imread: it can't open every name on every system. EXIF orientation is applied here too.
@@ -149,7 +249,7 @@ def read_picture(path: Path) -> tuple[Image, str | None]:
     # grey and says nothing.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         complaints.append("it ends early")
-    return np.ascontiguousarray(image, dtype=np.uint8), complaints[0] if complaints else None
+    return np.ascontiguousarray(image, dtype=np.uint8), f"may be damaged ({complaints[0]})" if complaints else None
 
 
 _opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has it in a module of its own

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceInfo
 from sharpose.runtime.options import SourceOptions
-from sharpose.runtime.sources.decoding import Decoder, FrameClock, GapWatch, Hardware, open_stream
+from sharpose.runtime.sources.decoding import Decoded, Decoder, FrameClock, GapWatch, Hardware, open_stream
 from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url
 
 if TYPE_CHECKING:
@@ -42,17 +42,19 @@ class _Timed:
     index: int
     time: float
     picture: VideoFrame
+    damaged: bool
 
 
 class VideoSource:
     """The frames of a video, upright, in the order they are shown. It can be iterated over once.
 
-    Damage with good data after it is an error; a file that only ends early is a warning. A live stream (an address
-    without a known length) drops damaged frames and goes on.
+    Damage in the middle is passed over: frames from there to the next key frame are marked `damaged`, and
+    `info.failures` has a line (with `strict` it is an error). A file that only ends early is a warning. A live stream
+    (an address without a known length) drops damaged frames and goes on.
 
     Args:
         spec: A file's path or an address.
-        options: How to read: `timeout`, `stride` and, where it isn't live, `start` and `duration`.
+        options: How to read: `timeout`, `stride` and, where it isn't live, `start`, `duration` and `strict`.
         hardware: What decodes; the CPU if None.
 
     Raises:
@@ -67,6 +69,7 @@ class VideoSource:
         if not is_url(spec) and Path(spec).is_file() and Path(spec).stat().st_size == 0:
             raise SourceError(f"{self.info.name}: expected a video, found an empty file")
         self._gaps = GapWatch()
+        self._damaged = 0  # frames
         self._started = False
         self._closed = False
         self._reformatter = VideoReformatter()
@@ -97,13 +100,15 @@ class VideoSource:
         except BaseException:
             self._container.close()
             raise
-        self._decoder = Decoder(self.info.name, self._container, self._stream, live=self.info.live)
+        self._decoder = Decoder(
+            self.info.name, self._container, self._stream, live=self.info.live, strict=self._options.strict
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames, `time` from the stream's stamps.
 
         Raises:
-            SourceError: not one frame can be decoded, reading fails, or the stream is broken in the middle.
+            SourceError: not one frame can be decoded, or reading fails; with `strict`, the stream is damaged.
         """
         if self._started:
             raise SourceError(f"{self.info.name}: a video can be read once; open it again")
@@ -115,12 +120,14 @@ class VideoSource:
                 arrived = time.monotonic() if self.info.live else None
                 last = timed
                 self.info.progress += 1
+                self._damaged += timed.damaged
                 if self._is_past(timed.time):
                     return
                 self._gaps.see(timed.time)
                 first_index = timed.index if first_index is None else first_index
                 if (timed.index - first_index) % self._options.stride == 0:
-                    yield Frame(self._upright(timed.picture), timed.index, timed.time, timed.index, arrived=arrived)
+                    image = self._upright(timed.picture)
+                    yield Frame(image, timed.index, timed.time, timed.index, arrived=arrived, damaged=timed.damaged)
                 if self._closed:
                     return
             if first_index is None:
@@ -128,6 +135,8 @@ class VideoSource:
                 if self._decoder.frames:
                     raise SourceError(f"{self.info.name}: ends before {start:g} s, where reading was to start")
                 why = f": {self._decoder.cut}" if self._decoder.cut else ""
+                if not self._stream.codec_context.width:
+                    why += "; its header claims no frame size that FFmpeg could decode"
                 raise SourceError(f"{self.info.name}: expected a video, but not one frame of it can be decoded{why}")
             self.info.end_reason = self._decoder.cut or "the stream ended"
             if last is not None:
@@ -138,7 +147,7 @@ class VideoSource:
     def _timed(self) -> Iterator[_Timed]:
         start = self._options.start or 0.0
         if start <= 0.0 or self.info.live:
-            return _counted(self._decoder, self._clock())
+            return _counted(self._decoder, self._clock(), ahead=not self.info.live)
         timed = _seek(self._container, self._stream, self._decoder, self._clock(), start)
         if timed is None:
             self._container.close()
@@ -171,9 +180,11 @@ class VideoSource:
 
     def _warn_of_early_end(self, last: _Timed) -> None:
         frames = last.index + 1
-        claimed = (self._stream.frames or 0) - self._decoder.hidden
+        claimed = (self._stream.frames or 0) - self._decoder.hidden - self._decoder.lost
         seconds = _claimed_seconds(self._stream)
         end = last.time + float((getattr(last.picture, "duration", 0) or 0) * (self._stream.time_base or 0))
+        if self._decoder.broken and not self._decoder.cut and end + _SHORT_SECONDS >= (seconds or 0.0):
+            return  # frames are missing where it is damaged
         if frames < claimed:
             self._warn(f"its header claims {claimed} frames, but it ends after {frames}")
         elif self._decoder.cut is not None:
@@ -191,12 +202,18 @@ class VideoSource:
         return image
 
     def _warn_of_damage(self) -> None:
-        skipped, flagged = self._decoder.skipped, self._decoder.flagged
+        skipped, flagged, broken = self._decoder.skipped, self._decoder.flagged, self._decoder.broken
+        if broken:
+            places = f"in {broken} places, first" if broken > 1 else "once,"
+            self.info.failures.append(
+                f"{self.info.name}: passed over damage {places} {self._decoder.first_damage}; frames lost: "
+                f"{self._decoder.lost}, frames that may be wrong, up to the next key frame: {self._damaged}"
+            )
         if skipped:
             self._warn(f"damaged pieces that were skipped: {skipped}")
-        if flagged and not self.info.warnings:
+        if flagged and not (broken or self.info.warnings):
             self._warn(f"damaged pieces whose frames may be wrong or missing: {flagged}")
-        if self._gaps.gap is not None and not self.info.warnings:
+        if self._gaps.gap is not None and not (broken or self.info.warnings):
             before, after = self._gaps.gap
             self._warn(f"frames may be missing between {before:.2f} s and {after:.2f} s")
 
@@ -225,10 +242,27 @@ _FULLY_INDEXED = ("avi", "mov,mp4,m4a,3gp,3g2,mj2")
 _MARGINS = (0.0, 2.0, 10.0, 60.0)
 
 
-def _counted(pictures: Iterable[VideoFrame], clock: FrameClock, first_index: int = 0) -> Iterator[_Timed]:
-    """Consecutive pictures with their places."""
-    for index, picture in enumerate(pictures, first_index):
-        yield _Timed(index, clock.seconds(picture.pts, picture.dts), picture)
+def _counted(
+    pictures: Iterable[Decoded], clock: FrameClock, first_index: int = 0, *, ahead: bool = True
+) -> Iterator[_Timed]:
+    """Consecutive pictures with their places; `ahead`: each waits for the next one, whose stamps say more."""
+    decoded = iter(pictures)
+    current = next(decoded, None)
+    for index in itertools.count(first_index):
+        if current is None:
+            return
+        picture, damaged = current
+        failure = following = None
+        if ahead:
+            try:
+                following = next(decoded, None)
+            except SourceError as error:  # after the picture at hand
+                failure = error
+        stamps = None if following is None else (following.picture.pts, following.picture.dts)
+        yield _Timed(index, clock.seconds(picture.pts, picture.dts, stamps), picture, damaged)
+        if failure is not None:
+            raise failure
+        current = following if ahead else next(decoded, None)
 
 
 def _seek(
@@ -252,7 +286,7 @@ def _seek(
     first = next(iter(decoder), None)
     if first is None:
         return None
-    clock.seconds(first.pts, first.dts)  # learns which stamp is second 0
+    clock.seconds(first.picture.pts, first.picture.dts)  # learns which stamp is second 0
     if clock.origin is None or not stream.time_base or not stream.average_rate:
         return None
     for margin in _MARGINS:
@@ -266,12 +300,12 @@ def _seek(
         decoder.reset()
         pictures = iter(decoder)
         first = next(pictures, None)
-        if first is not None and (first.pts is not None or first.dts is not None):
+        if first is not None and (first.picture.pts is not None or first.picture.dts is not None):
             there = clock.elsewhere()
-            time = there.seconds(first.pts, first.dts)
+            time = there.seconds(first.picture.pts, first.picture.dts)
             if time <= start + _SEEK_SLACK:
                 index = _index_at(container, stream, time, stamp)
-                return itertools.chain([_Timed(index, time, first)], _counted(pictures, there, index + 1))
+                return itertools.chain([_Timed(index, time, *first)], _counted(pictures, there, index + 1))
     return None
 
 

@@ -83,7 +83,23 @@ def test_secrets_of_a_source_that_is_not_there(refused: Callable[..., str], sour
         (["in.mp4", "--output", "in.mp4"], "would overwrite the source"),
         (["in.mp4", "--output", "sub/../link.mp4"], "would overwrite the source"),
         (["file://{here}/in.mp4", "--output", "in.mp4"], "would overwrite the source"),
+        (["in.mp4", "--output", "sub/hard.mp4", "--overwrite"], "would overwrite the source"),
+        (["in.mp4", "--output", "/proc/self/cwd/in.mp4"], "would overwrite the source"),
+        (["a[b].mp4", "--json", "a[b].mp4"], "would overwrite the source"),
+        (["pictures", "--json", "pictures/1.png", "--overwrite"], "would overwrite the source"),
+        (["pictures/*.png", "--json", "{here}/pictures/1.png", "--overwrite"], "would overwrite the source"),
+        (["pictures", "--frames", "pictures"], "would overwrite the source"),
         (["in.mp4", "--json", "out", "--coco", "out"], "are the same; give each its own"),
+        (["in.mp4", "--json", "folder/new/out", "--coco", "sub/new/out"], "are the same; give each its own"),
+        (["in.mp4", "--json", "one", "--coco", "sub/one"], "are the same; give each its own"),
+        (["in.mp4", "--json", "one"], "one already exists; give another name, or --overwrite"),
+        (
+            ["in.mp4", "--detector", "x", "--detector-table", "one", "--json", "sub/one"],
+            "would overwrite the input one",
+        ),
+        (["in.mp4", "--json", "a" * 300], "File name too long"),
+        (["in.mp4", "--coco", "-"], "--coco -: standard output takes --csv --json --mot only"),
+        (["in.mp4", "--json", "-", "--csv", "-"], "--csv - and --json - are the same; give each its own"),
         (["in.mp4", "--boxes", "boxes.json", "--coco", "boxes.json"], "would overwrite the input boxes.json"),
         (["in.mp4", "--detector", "d.onnx", "--json", "d.onnx"], "would overwrite the input d.onnx"),
         (["in.mp4", "--json", "bundle/bundle.json"], "lies in the bundle's folder"),
@@ -95,10 +111,19 @@ def test_outputs_never_overwrite_inputs(
 ) -> None:
     (tmp_path / "in.mp4").write_bytes(b"the user's only copy")
     (tmp_path / "link.mp4").symlink_to("in.mp4")
+    (tmp_path / "a[b].mp4").write_bytes(b"a name like a glob's")
     (tmp_path / "sub").mkdir()
+    (tmp_path / "folder").symlink_to("sub")
+    (tmp_path / "sub" / "hard.mp4").hardlink_to(tmp_path / "in.mp4")
+    (tmp_path / "one").write_text("result")
+    (tmp_path / "sub" / "one").hardlink_to(tmp_path / "one")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").write_bytes(b"a picture")
     arguments = [argument.format(here=tmp_path) for argument in arguments]
     assert words in refused(*arguments, "--bundle", "bundle", bundle=None, to=[])
     assert (tmp_path / "in.mp4").read_bytes() == b"the user's only copy"
+    assert (tmp_path / "one").read_text() == "result"
+    assert (tmp_path / "pictures" / "1.png").read_bytes() == b"a picture"
 
 
 def bundle_with(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:

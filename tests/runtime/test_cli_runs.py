@@ -419,3 +419,41 @@ def test_a_signal_ends_a_run_cleanly(
     assert frames_of(tmp_path / "o.mp4") == frames
     assert isinstance(json.loads((tmp_path / "o.json").read_text()), list)
     assert not list(tmp_path.glob("*.partial.*"))
+
+
+def test_a_scratch_in_a_video_and_a_broken_picture_end_with_3_and_whole_results(
+    sharpose_run: Run, tmp_path: Path
+) -> None:
+    data = write_video(tmp_path / "whole.mp4", 30, faststart=True).read_bytes()
+    middle = len(data) // 2
+    (tmp_path / "scratch.mp4").write_bytes(data[:middle] + bytes(6000) + data[middle + 6000 :])
+    arguments = ("--full-frame", "--refine", "never", "--json", "o.jsonl")
+    done = sharpose_run("scratch.mp4", *arguments)
+    assert done.returncode == 3, done.stderr
+    assert "warning: scratch.mp4: passed over damage once, near frame 1" in done.stderr
+    lines = lines_of(tmp_path / "o.jsonl")
+    assert len(lines) >= 28
+    assert 0 < sum(line.get("damaged") is True for line in lines) < 20
+    assert all("damaged" not in line for line in lines[:10])
+
+    strict = sharpose_run("scratch.mp4", *arguments, "--strict", "--overwrite")
+    assert strict.returncode == 3
+    assert "broken near frame" in strict.stderr
+    assert 10 < len(lines_of(tmp_path / "o.partial.jsonl")) < 20
+
+    (tmp_path / "pictures").mkdir()
+    for name in "ac":
+        cv2.imwrite(str(tmp_path / "pictures" / f"{name}.png"), np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "pictures" / "b.png").write_bytes(b"no picture")
+    done = sharpose_run("pictures", *arguments, "--overwrite")
+    assert done.returncode == 3, done.stderr
+    assert [line["frame"] for line in lines_of(tmp_path / "o.jsonl")] == [0, 2]
+    assert "warning: pictures: 1 of 3 picture files could not be read, or not whole" in done.stderr
+
+
+def test_standard_output_takes_results_alone(sharpose_run: Run, tmp_path: Path) -> None:
+    done = sharpose_run(SCENE, "--refine", "never", "--json", "-", "--csv", "o.csv")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["frame"] for line in done.stdout.splitlines()] == [0, 1, 2, 3]
+    assert "wrote standard output" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"o.csv"}

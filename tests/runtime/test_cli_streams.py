@@ -27,7 +27,7 @@ def test_streams_give_the_poses_of_processes_of_their_own(sharpose_run: Run, tmp
     assert (together.returncode, together.stderr) == (0, ""), together.stderr
     files = sorted((tmp_path / "together").glob("*.jsonl"))
     for scene, path in zip(scenes, files, strict=True):
-        alone = sharpose_run(scene, "--json", "alone.jsonl")
+        alone = sharpose_run(scene, "--json", "alone.jsonl", "--overwrite")
         assert alone.returncode == 0, alone.stderr
         lines, expected = lines_of(path), lines_of(tmp_path / "alone.jsonl")
         assert [line["frame"] for line in lines] == [line["frame"] for line in expected] == list(range(6))
@@ -51,7 +51,8 @@ def test_one_stream_that_breaks_leaves_the_others_whole(sharpose_run: Run, tmp_p
     for name in ("one", "two"):
         write_video(tmp_path / f"{name}.mp4", 20)
     done = sharpose_run(
-        "one.mp4", "broken.mp4", "two.mp4", "--full-frame", "--refine", "never", "--json", "out/{source}.jsonl"
+        *("one.mp4", "broken.mp4", "two.mp4", "--full-frame", "--refine", "never", "--strict"),
+        *("--json", "out/{source}.jsonl"),
     )
     assert done.returncode == 3, done.stderr
     (said,) = [line for line in done.stderr.splitlines() if "broken near frame" in line]

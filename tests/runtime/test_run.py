@@ -144,7 +144,7 @@ def test_an_engine_that_fails_at_once_is_the_users_to_mend(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "estimator", "words", "code"),
     [
-        (StubSource(fail_at=3), StubEstimator(), "stub: broken", 2),
+        (StubSource(fail_at=3), StubEstimator(), "stub: broken", 3),
         (StubSource(), StubEstimator(fail_at=3), "the engine failed", 3),
         (StubSource(), StubEstimator(fail_at=3, error=InputError("a bad picture")), "a bad picture", 2),
         (StubSource(), StubEstimator(fail_at=3, error=ValueError("a defect")), "unexpected ValueError: a defect", 3),
@@ -214,7 +214,7 @@ def test_a_sink_that_cannot_be_renamed_keeps_none_from_it(tmp_path: Path) -> Non
         "stub: broken; the 2 frames before it are kept in stub.partial.out; stub.out: can't be renamed"
     )
     assert last.calls == ["abandon"]
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 3
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated()])

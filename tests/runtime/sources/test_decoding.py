@@ -11,9 +11,10 @@ from sharpose.runtime.sources import SourceOptions, decoding, open_source
 from sharpose.runtime.sources.decoding import FrameClock, GapWatch, Hardware
 
 
-def times(stamps: list[tuple[int | None, int | None]], *, trust_pts: bool = True) -> list[float]:
+def times(stamps: list[tuple[int | None, int | None]], *, trust_pts: bool = True, ahead: bool = False) -> list[float]:
     clock = FrameClock(Fraction(1, 100), 0.04, trust_pts=trust_pts)
-    return [clock.seconds(pts, dts) for pts, dts in stamps]
+    following = [*stamps[1:], None] if ahead else [None] * len(stamps)
+    return [clock.seconds(*stamp, after) for stamp, after in zip(stamps, following, strict=True)]
 
 
 def test_time_counts_from_the_first_frame():
@@ -32,8 +33,22 @@ def test_stamps_that_begin_late_join_the_count():
     assert times([(None, None), (700, 700), (710, 710)]) == pytest.approx([0, 0.04, 0.14])
 
 
-def test_a_small_step_back_stands_still():
-    assert times([(0, None), (10, None), (8, None), (20, None)]) == pytest.approx([0, 0.1, 0.1, 0.2])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_small_step_back_stands_still(ahead):
+    assert times([(0, None), (10, None), (8, None), (20, None)], ahead=ahead) == pytest.approx([0, 0.1, 0.1, 0.2])
+
+
+GLUED = [(0, 0), (4, 4), (8, 8), (0, 0), (4, 4), (8, 8), (0, 0), (4, 4)]
+
+
+def test_a_step_back_that_lasts_is_a_new_start_however_short():
+    assert times(GLUED, ahead=True) == pytest.approx([0.04 * index for index in range(8)])
+    two_frames_each = [(0, 0), (4, 4)] * 3
+    assert times(two_frames_each, ahead=True) == pytest.approx([0.04 * index for index in range(6)])
+
+
+def test_time_stands_still_for_one_frame_where_the_next_is_not_known():
+    assert times(GLUED) == pytest.approx([0, 0.04, 0.08, 0.08, 0.12, 0.16, 0.16, 0.2])
 
 
 def test_stamps_that_restart_go_on():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SourceError
+from sharpose.runtime.sources import pictures
+from sharpose.runtime.sources.picture_header import read_header
 from sharpose.runtime.sources.pictures import PictureSource, captured_complaints, quiet_opencv, read_picture
 
 # 16x16 of C 0, M 200, Y 200, K 0: red.
@@ -53,7 +56,7 @@ def test_a_folder_in_natural_order(tmp_path):
     assert [(frame.index, frame.time, frame.image_id) for frame in frames] == [(i, float(i), i) for i in range(4)]
     assert (source.info.frame_count, source.info.image_ids, source.info.frame_rate) == (4, frozenset(range(4)), 1.0)
     assert source.info.name == str(tmp_path)
-    assert source.info.warnings == []
+    assert source.info.warnings == [f"{tmp_path}: left out 1 file that is not a picture: .txt"]
 
 
 def test_digits_are_ids(tmp_path):
@@ -110,7 +113,7 @@ def test_globs(tmp_path):
 def test_no_pictures_says_what_is_there(tmp_path, files, glob, found):
     for name in files:
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(SourceError, match=rf"expected pictures \(jpg jpeg png bmp webp tif tiff\), but {found}"):
+    with pytest.raises(SourceError, match=rf"expected pictures \(jpg jpeg jfif png bmp webp tif tiff\), but {found}"):
         PictureSource(f"{tmp_path}{glob}")
 
 
@@ -162,12 +165,151 @@ def test_what_can_not_be_decoded_is_named(tmp_path, capfd, suffix, content):
     save(tmp_path / "1.png")
     data = path.read_bytes()
     path.write_bytes({"cut": data[: len(data) // 2], "text": b"hello, world " * 9, "empty": b""}[content])
-    source = iter(PictureSource(str(tmp_path)))
+    source = iter(PictureSource(str(tmp_path), strict=True))
     assert next(source).image_id == 1
     with pytest.raises(SourceError, match=rf"3\{suffix}: expected a picture") as caught:
         next(source)
     assert "\n" not in str(caught.value)
+    left_out = PictureSource(str(tmp_path))
+    assert [frame.image_id for frame in left_out] == [1]
+    assert left_out.info.failures == [
+        f"{caught.value}; left out",
+        f"{tmp_path}: 1 of 2 picture files could not be read, or not whole",
+    ]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_broken_picture_is_left_out_and_the_others_keep_their_place(tmp_path):
+    for name in ("a.png", "c.png"):
+        save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    source = PictureSource(str(tmp_path))
+    assert [(frame.index, frame.time, frame.image_id) for frame in source] == [(0, 0.0, 0), (2, 2.0, 2)]
+    assert len(source.info.failures) == 2
+
+
+def test_not_one_picture_can_be_read(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(SourceError, match=r"none of 2 pictures can be read; the first: .*a\.png: expected a picture"):
+        list(PictureSource(str(tmp_path)))
+
+
+def test_a_jfif_is_a_picture(tmp_path):
+    save(tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "b.gif").write_bytes(b"x")
+    source = PictureSource(str(tmp_path))
+    assert len(list(source)) == 1
+    assert source.info.warnings == [f"{tmp_path}: left out 2 files that are not pictures: .gif, .txt"]
+
+
+several = pytest.mark.skipif(not hasattr(cv2, "imdecodeanimation"), reason="OpenCV before 4.11 has no animations")
+
+
+def save_animation(path: Path, shades: list[int], durations: list[int]) -> Path:
+    animation = cv2.Animation()
+    animation.frames = [np.full((20, 30, 3), shade, np.uint8) for shade in shades]
+    animation.durations = durations
+    assert cv2.imwriteanimation(str(path), animation)
+    return path
+
+
+@several
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_all_pictures_of_an_animation_in_its_time(tmp_path, suffix):
+    path = save_animation(tmp_path / f"a{suffix}", [10, 90, 200], [200, 600, 100])
+    source = PictureSource(str(path))
+    frames = list(source)
+    assert source.info.frame_count == 3
+    assert source.info.frame_rate == pytest.approx(3 / 0.9)
+    assert [round(float(frame.image.mean())) for frame in frames] == pytest.approx([10, 90, 200], abs=3)
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.2, 0.8])
+    assert [frame.image_id for frame in frames] == [0, 1, 2]
+    assert source.info.failures == source.info.warnings == []
+
+
+def save_pages(path: Path, shades: list[int]) -> Path:
+    assert cv2.imwritemulti(str(path), [np.full((20, 30, 3), shade, np.uint8) for shade in shades])
+    return path
+
+
+def test_all_pages_of_a_tiff_among_other_pictures(tmp_path):
+    save(tmp_path / "a.png")
+    save_pages(tmp_path / "b.tif", [10, 90, 200])
+    save(tmp_path / "c.png")
+    source = PictureSource(str(tmp_path))
+    frames = list(source)
+    assert source.info.frame_count == 5
+    assert [(frame.index, frame.time, frame.image_id) for frame in frames] == [(i, float(i), i) for i in range(5)]
+    assert [int(frame.image[0, 0, 0]) for frame in frames[1:4]] == [10, 90, 200]
+    assert list(source.info.pictures.values()) == list(range(5))
+
+
+def test_pages_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_DECODED_BYTES", 2 * 3 * 20 * 30)
+    path = save_pages(tmp_path / "b.tif", [10, 20, 30, 40, 50])
+    assert [int(frame.image[0, 0, 0]) for frame in PictureSource(str(path))] == [10, 20, 30, 40, 50]
+
+
+def test_a_tiff_that_lacks_a_page_is_not_whole(tmp_path):
+    path = save_pages(tmp_path / "b.tif", [10, 90, 200])
+    data = bytearray(path.read_bytes())
+    with path.open("rb") as file:
+        assert read_header(file).durations == (1.0,) * 3
+    offset = int.from_bytes(data[4:8], "little")  # of the first directory, whose end says where the second is
+    end = offset + 2 + 12 * int.from_bytes(data[offset : offset + 2], "little")
+    data[end : end + 4] = len(data).to_bytes(4, "little")
+    path.write_bytes(data)
+    source = PictureSource(str(path))
+    assert len(list(source)) == 1
+    assert source.info.failures[0] == f"{path}: holds 2 pictures, but only 1 of them can be decoded; left out"
+
+
+def test_the_thumbnail_in_a_tiff_is_no_picture(tmp_path):
+    path = save_pages(tmp_path / "b.tif", [10, 90])
+    data = bytearray(path.read_bytes())
+    offset = int.from_bytes(data[4:8], "little")
+    tags = int.from_bytes(data[offset : offset + 2], "little")
+    second = int.from_bytes(data[offset + 2 + 12 * tags :][:4], "little")
+    # Its NewSubfileType, or else its first tag, becomes NewSubfileType 1: a reduced picture.
+    found = data.find((254).to_bytes(2, "little") + b"\x04\0", second)
+    entry = found if found >= 0 else second + 2
+    data[entry : entry + 12] = b"".join(n.to_bytes(size, "little") for n, size in ((254, 2), (4, 2), (1, 4), (1, 4)))
+    path.write_bytes(data)
+    assert [int(frame.image[0, 0, 0]) for frame in PictureSource(str(path))] == [10]
+
+
+def claiming(suffix: str, size: int) -> bytes:
+    """A small picture whose header says that it is `size` wide and high."""
+    data = bytearray(cv2.imencode(suffix, gradient())[1].tobytes())
+    if suffix == ".png":
+        data[16:24] = 2 * size.to_bytes(4, "big")
+    elif suffix == ".bmp":
+        data[18:26] = 2 * size.to_bytes(4, "little")
+    elif suffix == ".jpg":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = 2 * size.to_bytes(2, "big")
+    elif suffix == ".tif":
+        offset = int.from_bytes(data[4:8], "little")
+        for entry in range(offset + 2, offset + 200, 12):
+            if int.from_bytes(data[entry : entry + 2], "little") in (256, 257):
+                data[entry + 2 : entry + 12] = b"\x04\0\x01\0\0\0" + size.to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif"])
+def test_a_size_that_is_only_claimed_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(claiming(suffix, 60000))
+    with pytest.raises(SourceError, match=r"at most 250 million pixels, but its header claims 60000x60000"):
+        list(PictureSource(str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif", ".webp"])
+def test_sizes_in_headers(suffix):
+    header = read_header(io.BytesIO(cv2.imencode(suffix, gradient())[1].tobytes()))
+    assert (header.width, header.height, header.durations) == (40, 24, (1.0,))
 
 
 def test_damage_inside_a_png_is_an_error_and_stays_off_the_terminal(tmp_path, capfd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import resource
 
 import av
 import numpy as np
@@ -13,6 +14,8 @@ from video_files import cut, saved, with_garbage
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
+from sharpose.runtime.options import SourceOptions
+from sharpose.runtime.sources import decoding
 from sharpose.runtime.sources.video import VideoSource
 
 
@@ -63,20 +66,44 @@ def test_a_header_that_claims_too_much(tmp_path, make_video):
 
 
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
-def test_garbage_in_the_middle_is_an_error(tmp_path, indexed_mp4, at):
-    path = saved(tmp_path / "broken.mp4", with_garbage(indexed_mp4, at, 6000))
-    with pytest.raises(SourceError, match=r"broken\.mp4: broken near frame \d+ .*more video after it") as caught:
-        list(VideoSource(path))
-    assert "\n" not in str(caught.value)
-    match = re.search(r"near frame (\d+)", str(caught.value))
+def test_garbage_in_the_middle_is_passed_over_and_marked(tmp_path, indexed_mp4, shown, at):
+    source = VideoSource(saved(tmp_path / "broken.mp4", with_garbage(indexed_mp4, at, 6000)))
+    frames = list(source)
+    assert shown(frames)[-1] == 39 or at == 0.8  # the last key frame is before the damage
+    first = next((frame.index for frame in frames if frame.damaged), len(frames))
+    assert shown(frames)[: min(first, 25)] == list(range(min(first, 25)))  # those before the damage are whole
+    (line,) = source.info.failures
+    match = re.match(r".*broken\.mp4: passed over damage once, near frame (\d+) \(.+\); frames lost: [1-9]", line)
     assert match is not None
     assert abs(int(match.group(1)) - 40 * at) < 10
+    assert f"up to the next key frame: {sum(frame.damaged for frame in frames)}" in line
+    assert source.info.warnings == []
 
 
-def test_damage_that_the_decoder_conceals_is_an_error(tmp_path, make_video):
-    whole = make_video(tmp_path / "whole.avi", codec="mpeg4").read_bytes()
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
+def test_garbage_in_the_middle_is_an_error_if_strict(tmp_path, indexed_mp4, shown, at):
+    path = saved(tmp_path / "broken.mp4", with_garbage(indexed_mp4, at, 6000))
+    frames: list[Frame] = []
+    with pytest.raises(SourceError, match=r"broken\.mp4: broken near frame \d+ .*more video after it") as caught:
+        frames.extend(VideoSource(path, SourceOptions(strict=True)))
+    assert "\n" not in str(caught.value)
+    assert shown(frames) == list(range(len(frames)))
+    assert not any(frame.damaged for frame in frames)
+
+
+def test_damage_that_the_decoder_conceals_is_marked_up_to_the_next_key_frame(tmp_path, make_video, shown):
+    no_cuts = {"sc_threshold": "1000000000"}
+    whole = make_video(tmp_path / "whole.avi", codec="mpeg4", b_frames=0, options=no_cuts).read_bytes()
+    path = saved(tmp_path / "a.avi", with_garbage(whole, 0.5, 300))
+    source = VideoSource(path)
+    frames = list(source)
+    damaged = [frame.index for frame in frames if frame.damaged]
+    assert damaged == list(range(damaged[0], damaged[-1] + 1))
+    assert (damaged[-1] + 1) % 12 == 0  # where the next group of pictures begins
+    assert shown(frames)[damaged[-1] + 1 :] == list(range(damaged[-1] + 1, 40))
+    assert len(source.info.failures) == 1
     with pytest.raises(SourceError, match=r"part of a picture is missing.* more video after it"):
-        list(VideoSource(saved(tmp_path / "a.avi", with_garbage(whole, 0.5, 300))))
+        list(VideoSource(path, SourceOptions(strict=True)))
 
 
 def test_frames_that_the_demuxer_skips_leave_a_warning(tmp_path, make_video, shown):
@@ -91,12 +118,20 @@ def test_frames_that_the_demuxer_skips_leave_a_warning(tmp_path, make_video, sho
     assert source.info.warnings == [f"{source.info.name}: {expected}"]
 
 
-def test_frames_before_the_damage_are_whole(tmp_path, indexed_mp4, shown):
-    frames: list[Frame] = []
-    with pytest.raises(SourceError):
-        frames.extend(VideoSource(saved(tmp_path / "broken.mp4", with_garbage(indexed_mp4, 0.5, 6000))))
-    assert len(frames) > 8
-    assert shown(frames) == list(range(len(frames)))
+def test_damage_and_an_early_end_are_both_said(tmp_path, indexed_mp4):
+    source = VideoSource(saved(tmp_path / "both.mp4", cut(with_garbage(indexed_mp4, 0.3, 2000), 0.7)))
+    assert list(source)
+    assert len(source.info.failures) == 1
+    assert "but it ends after" in source.info.warnings[0]
+
+
+def test_a_glued_transport_stream_is_not_damaged(tmp_path, make_video):
+    pieces = [make_video(tmp_path / f"{n}.ts", frames=n, b_frames=0).read_bytes() for n in (8, 9, 10)]
+    source = VideoSource(saved(tmp_path / "glued.ts", b"".join(pieces)))
+    frames = list(source)
+    assert [round(frame.time / 0.04, 3) for frame in frames] == list(range(27))
+    assert not any(frame.damaged for frame in frames)
+    assert source.info.failures == []
 
 
 def test_a_recording_that_begins_between_key_frames(tmp_path, make_video):
@@ -153,8 +188,26 @@ def test_not_one_decodable_frame(tmp_path, indexed_mp4):
 
 def test_ffmpeg_stays_silent(tmp_path, indexed_mp4, capfd):
     list(VideoSource(saved(tmp_path / "cut.mp4", cut(indexed_mp4, 0.6))))
-    with pytest.raises(SourceError):
-        list(VideoSource(saved(tmp_path / "broken.mp4", with_garbage(indexed_mp4, 0.5, 6000))))
+    list(VideoSource(saved(tmp_path / "broken.mp4", with_garbage(indexed_mp4, 0.5, 6000))))
     with pytest.raises(SourceError):
         VideoSource(saved(tmp_path / "none.mp4", b"nothing"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_frame_size_that_is_only_claimed_is_refused(tmp_path, indexed_mp4, monkeypatch):
+    path = saved(tmp_path / "a.mp4", indexed_mp4)
+    monkeypatch.setattr(decoding, "_MOST_PIXELS", 64 * 48 - 1)
+    with pytest.raises(SourceError, match=r"a\.mp4: expected frames of at most .* but its header claims 64x48"):
+        VideoSource(path)
+
+
+def test_more_samples_than_there_are_take_no_memory(tmp_path, indexed_mp4):
+    at = indexed_mp4.index(b"stts") + 8  # the number of entries, then samples and duration of each
+    data = indexed_mp4[: at + 4] + (1 << 28).to_bytes(4, "big") + indexed_mp4[at + 8 :]
+    path = saved(tmp_path / "a.mp4", data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for options in (SourceOptions(duration=0.4), SourceOptions(start=0.2), SourceOptions(stride=2)):
+        source = VideoSource(path, options)
+        assert list(source)
+        assert len(source.info.image_ids) > 1e8
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

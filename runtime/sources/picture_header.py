@@ -1,0 +1,164 @@
+"""What the header of a picture file says before anything is decoded: its size, and the pictures that it holds."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+__all__ = ["PictureHeader", "read_header"]
+
+_STILL = 1.0  # seconds that a picture which doesn't say it is shown for
+_SHORTEST = 0.01  # seconds; what is shorter counts as `_DEFAULT`, as in browsers
+_DEFAULT = 0.1
+_MAX_PAGES = 100_000
+_MAX_CHUNKS = 1_000_000
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a picture file claims to hold.
+
+    Attributes:
+        width: Of the largest picture in it, in pixels; 0 where the header isn't understood.
+        height: Likewise.
+        durations: Seconds that each of its pictures is shown: one for a still picture, several for animated PNG and
+            WebP and for TIFF with pages.
+        previews: Pages of a TIFF that are no pictures of their own (thumbnails, masks), by their number in the file.
+    """
+
+    width: int = 0
+    height: int = 0
+    durations: tuple[float, ...] = (_STILL,)
+    previews: frozenset[int] = frozenset()
+
+
+def read_header(file: BinaryIO) -> PictureHeader:
+    """Reads the header of a PNG, WebP, TIFF, JPEG or BMP, by its content; damaged and other ones say nothing.
+
+    Args:
+        file: Open for reading; only some bytes of it are read.
+    """
+    start = file.read(16)
+    try:
+        if start.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png(file)
+        if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+            return _webp(file)
+        if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _tiff(file, "<" if start[:2] == b"II" else ">", big=b"+" in start[:4])
+        if start.startswith(b"\xff\xd8"):
+            return _jpeg(file)
+        if start.startswith(b"BM"):
+            file.seek(18)
+            width, height = struct.unpack("<ii", file.read(8))
+            return PictureHeader(abs(width), abs(height))
+    except struct.error:  # the file is shorter than it should be
+        pass
+    return PictureHeader()
+
+
+def _png(file: BinaryIO) -> PictureHeader:
+    width = height = 0
+    durations: list[float] = []
+    animated = False
+    for kind, length in _chunks(file, 8, ">", extra=4):
+        if kind == b"IHDR":
+            width, height = struct.unpack(">II", file.read(8))
+        elif kind == b"fcTL" and length >= 26:
+            numerator, denominator = struct.unpack(">20xHH", file.read(24))
+            durations.append(_seconds(numerator / (denominator or 100)))
+        elif kind == b"acTL":
+            animated = True
+        elif kind == b"IDAT" and not animated:
+            break
+    return PictureHeader(width, height, tuple(durations) if animated and durations else (_STILL,))
+
+
+def _webp(file: BinaryIO) -> PictureHeader:
+    width = height = 0
+    durations: list[float] = []
+    for kind, length in _chunks(file, 12, "<"):
+        data = file.read(min(length, 16))
+        if kind == b"VP8X":
+            width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (4, 7))
+        elif kind == b"ANMF":
+            durations.append(_seconds(int.from_bytes(data[12:15], "little") / 1000))
+        elif kind == b"VP8 " and not width:
+            width, height = (size & 0x3FFF for size in struct.unpack("<6xHH", data[:10]))
+        elif kind == b"VP8L" and not width:
+            bits = int.from_bytes(data[1:5], "little")
+            width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        if kind in (b"VP8 ", b"VP8L"):
+            break
+    return PictureHeader(width, height, tuple(durations) or (_STILL,))
+
+
+def _chunks(file: BinaryIO, position: int, order: str, extra: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Kind and length of each chunk of a PNG (big endian, a sum of 4 bytes after each) or RIFF file."""
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        length, kind = struct.unpack(">I4s", head) if order == ">" else struct.unpack("<4sI", head)[::-1]
+        yield kind, length
+        position += 8 + length + (extra or length % 2)
+
+
+def _tiff(file: BinaryIO, order: str, *, big: bool) -> PictureHeader:
+    count_kind, entry_kind, offset_kind = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    size = 0, 0
+    previews: set[int] = set()
+    seen: set[int] = set()
+    file.seek(8 if big else 4)
+    offset = _unpack(file, order + offset_kind)
+    while offset and offset not in seen and len(seen) < _MAX_PAGES:
+        seen.add(offset)
+        file.seek(offset)
+        entries = {}
+        try:
+            for _ in range(min(_unpack(file, order + count_kind), 4096)):
+                layout = order + entry_kind
+                tag, kind, _, value = struct.unpack(layout, file.read(struct.calcsize(layout)))
+                number = {3: "H", 4: "I", 16: "Q"}.get(kind)
+                if tag in (254, 256, 257) and number is not None and (big or number != "Q"):
+                    entries[tag] = struct.unpack_from(order + number, value)[0]
+            following = _unpack(file, order + offset_kind)
+        except struct.error:  # cut off; the page counts, for it should be there
+            break
+        if entries.get(254, 0) & 0b101:  # a reduced picture, or a mask
+            previews.add(len(seen) - 1)
+        size = max(size, (entries.get(256, 0), entries.get(257, 0)), key=lambda one: one[0] * one[1])
+        offset = following
+    pages = len(seen) - len(previews)
+    if not pages:
+        return PictureHeader(*size)
+    return PictureHeader(*size, (_STILL,) * pages, frozenset(previews))
+
+
+def _unpack(file: BinaryIO, layout: str) -> int:
+    return int(struct.unpack(layout, file.read(struct.calcsize(layout)))[0])
+
+
+def _jpeg(file: BinaryIO) -> PictureHeader:
+    position = 2
+    while True:
+        file.seek(position)
+        marker, kind, length = struct.unpack(">BBH", file.read(4))
+        if marker != 0xFF:
+            return PictureHeader()
+        if kind == 0xFF:  # padding
+            position += 1
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">xHH", file.read(5))
+            return PictureHeader(width, height)
+        elif kind == 0xDA:
+            return PictureHeader()
+        else:
+            position += 2 + (length if not (0xD0 <= kind <= 0xD8 or kind == 0x01) else 0)
+
+
+def _seconds(duration: float) -> float:
+    return duration if duration >= _SHORTEST else _DEFAULT
