@@ -42,24 +42,15 @@ _MARGIN = 1.1  # the shortest deadline, as a multiple of the 95th percentile of 
 
 @dataclass
 class Policy:
-    """Totals of one way to choose who is refined.
+    """Totals of one way to choose who is refined."""
 
-    Attributes:
-        seconds: Time of every frame.
-        met: Share of the frames in time.
-        wanted: People that the gate wanted refined, over all frames. Of them
-        done: were refined,
-        carried: kept the refinement of an earlier frame,
-        deferred: kept their coarse pose.
-        oks: OKS of every frame by scene and person; NaN in frames where no keypoint is inside the picture.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    met: float = 1.0
-    wanted: int = 0
-    done: int = 0
-    carried: int = 0
-    deferred: int = 0
+    seconds: list[float] = field(default_factory=list)  # of every frame
+    met: float = 1.0  # share of the frames in time
+    wanted: int = 0  # people that the gate wanted refined, over all frames
+    done: int = 0  # of them, refined
+    carried: int = 0  # kept the refinement of an earlier frame
+    deferred: int = 0  # kept their coarse pose
+    # By scene and person, of every frame; NaN where no keypoint is inside the picture.
     oks: dict[Hashable, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def report(self) -> dict[str, object]:
@@ -101,25 +92,15 @@ def difference(first: Policy, second: Policy) -> Interval:
 
 @dataclass(frozen=True)
 class Case:
-    """One number of people under one deadline.
+    """One number of people under one deadline."""
 
-    Attributes:
-        people: Number of people in the scene.
-        share: Percentage of the gate's refinement time that the deadline leaves.
-        deadline_ms: The deadline in milliseconds.
-        frames: Number of frames.
-        policies: Totals by policy.
-        scheduled_less_random: OKS gained by the scheduler's choice over a random one.
-        chosen_less_random: The same without carrying refinements from earlier frames.
-    """
-
-    people: int
-    share: float
-    deadline_ms: float
-    frames: int
-    policies: dict[str, Policy]
-    scheduled_less_random: Interval
-    chosen_less_random: Interval
+    people: int  # number of people in the scene
+    share: float  # percentage of the gate's refinement time that the deadline leaves
+    deadline_ms: float  # the deadline in milliseconds
+    frames: int  # number of frames
+    policies: dict[str, Policy]  # totals by policy
+    scheduled_less_random: Interval  # OKS gained by the scheduler's choice over a random one
+    chosen_less_random: Interval  # the same without carrying refinements from earlier frames
 
 
 def scenes_with(people: int, frames: int, count: int) -> list[list[SceneFrame]]:
@@ -136,13 +117,7 @@ def scenes_with(people: int, frames: int, count: int) -> list[list[SceneFrame]]:
 
 
 class Benchmark:
-    """Runs scenes through one pair of engines.
-
-    Args:
-        bundle: The bundle.
-        stages: Its engines.
-        clock: Seconds, as deadlines are measured.
-    """
+    """Runs scenes through one bundle's engines; `clock` gives seconds, as deadlines are measured."""
 
     def __init__(self, bundle: Bundle, stages: TwoStage, clock: Callable[[], float]) -> None:
         self._clock = clock

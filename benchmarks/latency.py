@@ -27,25 +27,15 @@ OUTSIDE_ENGINES = ("crop", "gate", "gather", "map_back")
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the report.
+    """One row of the report."""
 
-    Attributes:
-        people: Number of people in the picture.
-        refined: Number of them that run through the fine stage.
-        iterations: Number of measured runs.
-        warm_up_ms: Total milliseconds of the warm-up runs.
-        percentiles: p50, p95 and p99 of every stage, in milliseconds.
-        people_per_second: `people` divided by the median end-to-end time.
-        own_share: Share of the mean end-to-end time that is spent outside the engines.
-    """
-
-    people: int
-    refined: int
-    iterations: int
-    warm_up_ms: float
-    percentiles: dict[str, tuple[float, float, float]]
-    people_per_second: float
-    own_share: float
+    people: int  # number of people in the picture
+    refined: int  # number of them that run through the fine stage
+    iterations: int  # number of measured runs
+    warm_up_ms: float  # total milliseconds of the warm-up runs
+    percentiles: dict[str, tuple[float, float, float]]  # p50, p95 and p99 of every stage, in milliseconds
+    people_per_second: float  # `people` divided by the median end-to-end time
+    own_share: float  # share of the mean end-to-end time that is spent outside the engines
 
 
 def measure(

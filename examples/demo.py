@@ -24,17 +24,11 @@ from sharpose.scene import Scene, SceneConfig
 
 @dataclass(frozen=True)
 class Photograph:
-    """A freely licensed photograph of one person; `photographs/ORIGIN.md` says where it is from.
+    """A freely licensed photograph of one person; `photographs/ORIGIN.md` says where it is from."""
 
-    Attributes:
-        file: File name.
-        box: The person, `x1, y1, x2, y2` in pixels, drawn by hand.
-        credit: Caption.
-    """
-
-    file: str
-    box: tuple[float, float, float, float]
-    credit: str
+    file: str  # file name
+    box: tuple[float, float, float, float]  # the person, `x1, y1, x2, y2` in pixels, drawn by hand
+    credit: str  # caption
 
 
 PHOTOGRAPHS = (
@@ -90,13 +84,7 @@ class SheetRow:
 
 
 def draw_sheet(title: str, columns: tuple[str, str], rows: Sequence[SheetRow], notes: Sequence[str]) -> Image:
-    """Draw a page: uint8 [height, width, 3], BGR.
-
-    Args:
-        title: Title of the page.
-        columns: Headings of the two columns.
-        rows: From top to bottom.
-        notes: Lines at the foot.
+    """Draw a page, uint8 [height, width, 3], BGR: a title, headings of two columns, rows, and lines at the foot.
 
     Raises:
         InputError: a row does not have the tiles of two columns.

@@ -40,9 +40,6 @@ class BatchCost:
 
     Args:
         buckets: The sizes that the engine really computes: a batch costs what the bucket does that it is padded to.
-
-    Attributes:
-        largest: The largest batch.
     """
 
     def __init__(self, buckets: BatchBuckets) -> None:
@@ -94,13 +91,7 @@ class BatchCost:
 
 
 class StageCosts:
-    """What the parts of a call cost.
-
-    Attributes:
-        coarse: Cropping people, the coarse stage and mapping its poses back.
-        fine: Gathering patches, the fine stage and mapping its poses back.
-        finish: What follows the last batch of a call, by people.
-    """
+    """What the parts of a call cost: each stage with its cropping and mapping back, and what follows the last batch."""
 
     def __init__(self, coarse: BatchBuckets, fine: BatchBuckets) -> None:
         self._sizes = sorted({*coarse.sizes, *fine.sizes})
@@ -113,12 +104,7 @@ class StageCosts:
         return full * cost(self.coarse.largest) + cost(rest)
 
     def calibrate(self, run: Callable[[int], StageTimings], clock: Callable[[], float]) -> None:
-        """Measure batches: a few sizes well, then the others once for their first-time cost.
-
-        Args:
-            run: Runs both stages for a number of people.
-            clock: Seconds.
-        """
+        """Measure batches: `run` both stages for a few numbers of people well, then for the others once."""
         every = self._sizes
         few = every
         if len(every) == every[-1] - every[0] + 1:  # no padding: every size is its own
@@ -141,15 +127,8 @@ def next_batch(count: int, seconds: float, cost: Callable[[int], float]) -> int:
     """How many of `count` people the next fine batch takes.
 
     Everybody where there is ample time. Otherwise the smallest batch that costs hardly more per person than the best
-    that fits: after each the clock is looked at, and a small batch is late by little.
-
-    Args:
-        count: How many people wait.
-        seconds: How much time there is; may be infinite or negative.
-        cost: Seconds that a batch of so many people takes; 0 if unknown.
-
-    Returns:
-        0 to `count`; 0 where not even one fits.
+    that fits: after each the clock is looked at, and a small batch is late by little. `seconds` may be infinite or
+    negative; `cost` gives the seconds that a batch of so many people takes, 0 if unknown.
     """
     if count <= 0 or seconds <= 0:
         return 0
@@ -168,17 +147,9 @@ def next_batch(count: int, seconds: float, cost: Callable[[int], float]) -> int:
 
 
 def own_share(own: npt.NDArray[np.float64], later: npt.NDArray[np.float64], capacity: float) -> int:
-    """How many people of a chunk may be refined, so that enough time is left for those of the chunks that follow.
+    """How many people of a chunk are among the `capacity` people of highest priority, in this and later chunks.
 
-    The `capacity` people of highest priority are refined, in whichever chunk they are.
-
-    Args:
-        own: float64 [n], priorities of the chunk's people, highest first.
-        later: float64 [m], expected priorities of the people in later chunks, whose coarse results are still to come.
-        capacity: How many people can be refined in the time that is left for all of them.
-
-    Returns:
-        0 to n.
+    `own` [n] are the chunk's priorities, highest first; `later` [m] those expected of people still to come.
     """
     rank = np.arange(len(own)) + (later[None, :] > own[:, None]).sum(axis=1)
     return int((rank + 1 <= capacity).sum())

@@ -20,50 +20,29 @@ _SAME_PLACE = 0.5  # similarity of a keypoint that has stayed with its body
 
 @dataclass
 class PersonHistory:
-    """A person of earlier frames.
+    """A person of earlier frames."""
 
-    Attributes:
-        box: float32 [4], `x1, y1, x2, y2`, where they were last seen.
-        time: When, in stream seconds.
-        still_box: float32 [4], where they were when they had last moved, or were refined.
-        still_pose: float32 [J, 3], their coarse pose then, picture pixels.
-        refined_pose: float32 [J, 3], their refined pose then; None where they have moved since.
-        still: Frames since they moved.
-        unseen: Frames since they were seen.
-        waited: Frames in which refinement was wanted since they last were refined.
-        priority: In the last frame; 0 where no refinement was wanted.
-    """
-
-    box: npt.NDArray[np.float32]
-    time: float
-    still_box: npt.NDArray[np.float32]
-    still_pose: npt.NDArray[np.float32]
-    refined_pose: npt.NDArray[np.float32] | None = None
-    still: int = 0
-    unseen: int = 0
-    waited: int = 0
-    priority: float = 0.0
+    box: npt.NDArray[np.float32]  # float32 [4], `x1, y1, x2, y2`, where they were last seen
+    time: float  # when, in stream seconds
+    still_box: npt.NDArray[np.float32]  # float32 [4], where they were when they had last moved, or were refined
+    still_pose: npt.NDArray[np.float32]  # float32 [J, 3], their coarse pose then, picture pixels
+    refined_pose: npt.NDArray[np.float32] | None = None  # [J, 3], refined then; None where they have moved since
+    still: int = 0  # frames since they moved
+    unseen: int = 0  # frames since they were seen
+    waited: int = 0  # frames in which refinement was wanted since they last were refined
+    priority: float = 0.0  # in the last frame; 0 where no refinement was wanted
 
 
 class StreamHistory:
-    """The people of one stream.
-
-    Attributes:
-        people: Those who were seen lately.
-    """
+    """The people of one stream."""
 
     def __init__(self) -> None:
-        self.people: list[PersonHistory] = []
+        self.people: list[PersonHistory] = []  # those who were seen lately
 
     def match(self, boxes_xyxy: npt.NDArray[np.float32], time: float) -> list[PersonHistory | None]:
-        """Who the people in a new frame are: those whose boxes overlap most first, each at most once.
+        """The person of each box [n, 4] in a frame at `time` (stream seconds), None for somebody new.
 
-        Args:
-            boxes_xyxy: float32 [n, 4].
-            time: The frame's, in stream seconds.
-
-        Returns:
-            For each box the person, or None for somebody new.
+        Those whose boxes overlap most are matched first, each at most once.
         """
         self.people = [person for person in self.people if 0 <= time - person.time <= _SECONDS_UNSEEN]
         found: list[PersonHistory | None] = [None] * len(boxes_xyxy)
@@ -97,17 +76,9 @@ def carry_over(
 ) -> npt.NDArray[np.float32]:
     """The refined pose of then, moved as the coarse pose as a whole has moved since.
 
-    The coarse keypoints' own motions are mostly noise, so their mean is taken. A keypoint that went far by itself, as a
-    hand does, is taken from the coarse pose of now.
-
-    Args:
-        coarse_then: float32 [J, 3], `x, y, score`.
-        fine_then: float32 [J, 3].
-        coarse_now: float32 [J, 3].
-        similarity: float64 [J], of the coarse poses' keypoints (`keypoint_similarity`).
-
-    Returns:
-        float32 [J, 3], with the scores of where each keypoint comes from.
+    Poses are [J, 3], `x, y, score`; `similarity` [J] is that of the coarse keypoints (`keypoint_similarity`). Their own
+    motions are mostly noise, so their mean is taken. A keypoint that went far by itself, as a hand does, is taken from
+    the coarse pose of now.
     """
     stayed = similarity >= _SAME_PLACE
     carried: npt.NDArray[np.float32] = coarse_now.copy()

@@ -26,19 +26,12 @@ _PATIENCE = 100.0  # frames of waiting that double a priority: among equals, the
 
 @dataclass(frozen=True)
 class Candidates:
-    """People whom the gate wants refined.
+    """People whom the gate wants refined."""
 
-    Attributes:
-        gain: float64 [n], see `expected_gain`.
-        waited: int64 [n], frames in which refinement was wanted since they last were refined.
-        still: int64 [n], frames since they moved.
-        carried: bool [n], who keeps an earlier refinement, as they haven't moved since.
-    """
-
-    gain: npt.NDArray[np.float64]
-    waited: npt.NDArray[np.int64]
-    still: npt.NDArray[np.int64]
-    carried: npt.NDArray[np.bool_]
+    gain: npt.NDArray[np.float64]  # float64 [n], see `expected_gain`
+    waited: npt.NDArray[np.int64]  # int64 [n], frames in which refinement was wanted since they last were refined
+    still: npt.NDArray[np.int64]  # int64 [n], frames since they moved
+    carried: npt.NDArray[np.bool_]  # bool [n], who keeps an earlier refinement, as they haven't moved since
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -59,16 +52,13 @@ def expected_gain(
     By the bundle's measured gain curve, where there is one. (Gain need not be highest where quality is lowest: who is
     mostly hidden stays so in a closer look.) Otherwise by what the coarse pose lacks in quality. Both are scaled by the
     detail that the coarse stage did not see: it looks at the crop at half size, so a person whose picture pixels are
-    larger than two crop pixels has nothing more to show.
+    larger than two crop pixels has nothing more to show. NaN where the quality is.
 
     Args:
         quality: float32 [n], predicted quality (OKS-like).
         threshold: The gate's; above 1 it counts as 1.
         pixels: float32 [n], picture pixels per crop pixel, along a side.
         measured: Gain by predicted quality; None where the bundle has none.
-
-    Returns:
-        float64 [n], above 0; NaN where the quality is.
     """
     detail = np.clip(2.0 * pixels.astype(np.float64) - 1.0, _LEAST_DETAIL, 1.0)
     gain: npt.NDArray[np.float64]
@@ -90,13 +80,7 @@ def priority(people: Candidates) -> npt.NDArray[np.float64]:
 
 
 def with_turns(order: npt.NDArray[np.int64], waited: npt.NDArray[np.int64], first: int) -> npt.NDArray[np.int64]:
-    """The order of refinement, in which every `TURN_EVERY`th is the person who has waited longest.
-
-    Args:
-        order: int64 [n], indices of people by priority.
-        waited: int64 [any], by index, how long they have waited.
-        first: How many go by priority before the first such turn.
-    """
+    """People in `order`, but every `TURN_EVERY`th, after the `first` ones, is who has `waited` (by person) longest."""
     left = order.tolist()
     found: list[int] = []
     while left:

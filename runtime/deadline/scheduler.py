@@ -78,13 +78,7 @@ class DeadlineScheduler:
     def plan(
         self, crowd: Crowd, skeleton: Skeleton, threshold: float, measured_gain: GainCurve | None = None
     ) -> RefinementPlan:
-        """Begin a call.
-
-        Args:
-            crowd: The call's people.
-            skeleton: Of their keypoints.
-            threshold: The gate's.
-            measured_gain: Gain by predicted quality, where the bundle has it.
+        """Begin a call with the gate's threshold and the bundle's gain curve, where it has one.
 
         Raises:
             InputError: two pictures belong to one stream.
@@ -151,12 +145,7 @@ class RefinementPlan:
         return float(deadlines[met].min(initial=math.inf)), met[self._crowd.owners]
 
     def open(self, part: slice, rows: npt.NDArray[np.int32]) -> None:
-        """Begin a chunk whose coarse stage has run.
-
-        Args:
-            part: Which people.
-            rows: Which of them, counted from the chunk's first, the gate wants refined.
-        """
+        """Begin the chunk `part`, whose coarse stage has run; of it the gate wants `rows` (from 0) refined."""
         scheduler, now = self._scheduler, self._scheduler.clock()
         self._costs.coarse.observe(part.stop - part.start, now - self._mark)
         self._mark, self._part = now, part
@@ -167,8 +156,7 @@ class RefinementPlan:
         self._priority[part] = 0.0
         self._priority[wanted] = self._rank(wanted)
         mean, usual = float(self._priority[part].mean()), scheduler.usual_priority
-        usual = mean if usual is None else (1 - _USUAL_RATE) * usual + _USUAL_RATE * mean
-        scheduler.usual_priority = usual
+        usual = scheduler.usual_priority = mean if usual is None else (1 - _USUAL_RATE) * usual + _USUAL_RATE * mean
         for person in range(part.stop, len(self._crowd)):
             if self._known[person] is None:
                 self._priority[person] = usual
@@ -219,8 +207,7 @@ class RefinementPlan:
         people, self._waiting = self._waiting[:count], self._waiting[count:]
         self._running = len(people)
         self._scheduler.until_turn = (self._scheduler.until_turn - len(people)) % TURN_EVERY
-        rows: npt.NDArray[np.int32] = np.sort(people - self._part.start).astype(np.int32)
-        return rows
+        return np.sort(people - self._part.start).astype(np.int32)
 
     def _allowed(self, now: float) -> tuple[int, float]:
         """How many of the open chunk may still be refined, and how many seconds there are for it."""

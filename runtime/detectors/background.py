@@ -41,13 +41,10 @@ class Background:
 
     Pictures are uint8 [H, W, 3], YCrCb, laid over the background; `visible`, uint8 [H, W], is 1 where they reach, else
     0: the camera may shake. What is seen first at a place is its background.
-
-    Attributes:
-        picture: The background, uint8 [H, W, 3].
     """
 
     def __init__(self, picture: Picture, visible: Mask) -> None:
-        self.picture = picture.copy()
+        self.picture = picture.copy()  # the background
         self._known = visible > 0
         self._mean: _Floats = picture.astype(np.float32)
         self._variance: _Floats = np.full(picture.shape[:2], _START_VARIANCE, np.float32)

@@ -40,19 +40,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a picture lies in a detector's input, its aspect kept.
+    """How a picture lies in a detector's input, its aspect kept."""
 
-    Attributes:
-        picture: Height and width of the picture.
-        input_size: Height and width of the detector's input.
-        scaled: Height and width of the picture as it lies in the input.
-        offset: Where its top left corner lies, y and x.
-    """
-
-    picture: tuple[int, int]
-    input_size: tuple[int, int]
-    scaled: tuple[int, int]
-    offset: tuple[int, int]
+    picture: tuple[int, int]  # height and width of the picture
+    input_size: tuple[int, int]  # height and width of the detector's input
+    scaled: tuple[int, int]  # height and width of the picture as it lies in the input
+    offset: tuple[int, int]  # where its top left corner lies, y and x
 
     @classmethod
     def fit(cls, picture: tuple[int, int], input_size: tuple[int, int], *, centred: bool) -> Letterbox:
@@ -80,43 +73,27 @@ class Letterbox:
         # Each axis by its own ratio: rounding the scaled size made them differ by up to a pixel at the far edge.
         scale = np.array([self.picture[1] / self.scaled[1], self.picture[0] / self.scaled[0]] * 2, np.float32)
         limit = np.array([self.picture[1], self.picture[0]] * 2, np.float32)
-        clipped: Floats = np.clip((xyxy - np.array([left, top] * 2, np.float32)) * scale, np.float32(0), limit)
-        return clipped
+        return np.asarray(np.clip((xyxy - np.array([left, top] * 2, np.float32)) * scale, np.float32(0), limit))
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """All boxes that a graph gives for a picture.
+    """All boxes that a graph gives for a picture."""
 
-    Attributes:
-        xyxy: float32 [n, 4], in input pixels.
-        scores: float32 [n], of each box's best class.
-        labels: int64 [n], that class.
-    """
-
-    xyxy: Floats
-    scores: Floats
-    labels: npt.NDArray[np.int64]
+    xyxy: Floats  # float32 [n, 4], in input pixels
+    scores: Floats  # float32 [n], of each box's best class
+    labels: npt.NDArray[np.int64]  # int64 [n], that class
 
 
 class Family(ABC):
-    """How to feed a detector and read its outputs; the values of each family are in the table above.
+    """How to feed a detector and read its outputs; the values of each family are in the table above."""
 
-    Attributes:
-        name: In messages.
-        rgb: Whether channels are RGB, else BGR.
-        scale: Factor for pixel values 0 to 255.
-        centred: Whether the picture lies in the middle of the input, else in the top left.
-        overlapping: Whether boxes still need non-maximum suppression.
-        classes: How many classes there are; None where the graph does not tell.
-    """
-
-    name: str
-    rgb: bool = False
-    scale: float = 1.0
-    centred: bool = False
-    overlapping: bool = True
-    classes: int | None = None
+    name: str  # in messages
+    rgb: bool = False  # else BGR
+    scale: float = 1.0  # factor for pixel values 0 to 255
+    centred: bool = False  # whether the picture lies in the middle of the input, else in the top left
+    overlapping: bool = True  # whether boxes still need non-maximum suppression
+    classes: int | None = None  # how many there are; None where the graph does not tell
 
     def tensor(self, canvas: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
         """The graph's input [1, 3, H, W] of `dtype` from a letterboxed picture uint8 [H, W, 3], BGR."""
@@ -140,17 +117,11 @@ class Family(ABC):
 
 @dataclass(frozen=True)
 class Yolox(Family):
-    """Box, objectness and class scores of one anchor per cell of three grids.
+    """Box, objectness and class scores of one anchor per cell of three grids."""
 
-    Attributes:
-        size: Height and width of the input.
-        classes: How many classes.
-        decoded: Whether boxes are input pixels already (exported with decoding in the graph), else relative to a cell.
-    """
-
-    size: tuple[int, int]
-    classes: int
-    decoded: bool = False
+    size: tuple[int, int]  # height and width of the input
+    classes: int  # how many classes
+    decoded: bool = False  # whether boxes are input pixels (decoded in the graph), else relative to a cell
     name = "YOLOX"
 
     def decode(self, outputs: Outputs) -> Candidates:
@@ -202,11 +173,7 @@ class EndToEnd(Family):
 
 
 def recognise(outputs: Outputs, size: tuple[int, int]) -> Family:
-    """The family of a graph, from its outputs for a plain grey picture.
-
-    Args:
-        outputs: All outputs by name, of one run.
-        size: Height and width of the input.
+    """The family of a graph, from its outputs by name for a plain grey picture of `size` (height, width).
 
     Raises:
         DetectorError: the outputs are of no known family; the message says what was found.

@@ -140,17 +140,13 @@ class CameraShake:
     """Finds the small motion (shift, turn, zoom) that lays a picture over the background.
 
     Corners of the background are tracked into the picture by optical flow; the motion that most of them agree on
-    (RANSAC) is the camera's, so that what people hide or carry doesn't matter.
-
-    Attributes:
-        matrix: float64 [2, 3], the affine map from background pixels to picture pixels, as last found.
-
-    Args:
-        margin: Pixels by which the background reaches beyond the first picture, on each side.
+    (RANSAC) is the camera's, so that what people hide or carry doesn't matter. The background reaches `margin` pixels
+    beyond the first picture, on each side.
     """
 
     def __init__(self, margin: int) -> None:
         self._margin = margin
+        # The affine map from background pixels to picture pixels, as last found.
         self.matrix: npt.NDArray[np.float64] = np.array([[1.0, 0.0, -margin], [0.0, 1.0, -margin]])
 
     def refer_to(self, background: Mask) -> None:
@@ -158,11 +154,9 @@ class CameraShake:
         self._background, self._points = background, _corners(background)
 
     def follow(self, picture: Mask) -> bool:
-        """Find the motion of a picture's light, uint8 [H, W].
+        """Find the motion of a picture's light, uint8 [H, W]; whether it is the same view.
 
-        Returns:
-            Whether it is the same view. Where too little can be recognised (a plain wall, the dark) the last motion is
-            kept and the answer is True.
+        Where too little can be recognised (a plain wall, the dark) the last motion is kept and the answer is True.
         """
         if len(self._points) < _MIN_POINTS:
             return True

@@ -41,19 +41,14 @@ _Values = npt.NDArray[np.float64]
 
 
 class PersonSize:
-    """The usual height of people by where they stand: a straight line, as a flat floor and a level camera give it.
-
-    Attributes:
-        known: Whether enough people were seen to tell.
-        aspect: Usual height to width.
-    """
+    """The usual height of people by where they stand: a straight line, as a flat floor and a level camera give it."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float, float]] = deque(maxlen=_SAMPLES)  # y of the feet, height, width
         self._new = 0
         self._slope = self._at_zero = self._usual = 0.0
-        self.known = False
-        self.aspect = 2.4
+        self.known = False  # whether enough people were seen to tell
+        self.aspect = 2.4  # usual height to width
 
     def height(self, feet: float) -> float:
         """Height in pixels of somebody whose feet are at y `feet`; 0 while nothing is known."""
@@ -103,14 +98,9 @@ def find_people(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The people in a foreground mask.
 
-    Args:
-        front: uint8 [H, W], 255 where something is in front; other values count as empty.
-        visible: uint8 [H, W], 1 where the picture reaches, else 0.
-        size: The usual size of people; learns from those who are alone.
-
-    Returns:
-        Boxes float32 [n, 4], x1, y1, x2, y2 in mask pixels, and scores float32 [n]: 0.9 for somebody alone, 0.6 in a
-        group, 0.3 for a fragment of somebody.
+    `front` [H, W] is 255 where something is in front; other values count as empty. `visible` [H, W] is 1 where the
+    picture reaches. `size` learns from those who are alone. Boxes [n, 4] are x1, y1, x2, y2 in mask pixels; scores [n]
+    are 0.9 for somebody alone, 0.6 in a group, 0.3 for a fragment of somebody.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(_joined(front, size), connectivity=8)
     boxes: list[_Box] = []
@@ -157,11 +147,9 @@ def _cut_by_border(visible: Mask, x1: int, y1: int, x2: int, y2: int) -> tuple[b
     """Whether a region lies at the picture's border: on any side, at its bottom."""
     rows, columns = visible.shape
     middle_x, middle_y = (x1 + x2) // 2, (y1 + y2) // 2
-    bottom = y2 + 1 >= rows or not visible[y2 + 1, middle_x]
-    left = x1 < 2 or not visible[middle_y, x1 - 2]
-    right = x2 + 1 >= columns or not visible[middle_y, x2 + 1]
-    top = y1 < 2 or not visible[y1 - 2, middle_x]
-    return left or right or top or bottom, bottom
+    bottom = bool(y2 + 1 >= rows or not visible[y2 + 1, middle_x])
+    left, right = x1 < 2 or not visible[middle_y, x1 - 2], x2 + 1 >= columns or not visible[middle_y, x2 + 1]
+    return bool(left or right or y1 < 2 or not visible[y1 - 2, middle_x] or bottom), bottom
 
 
 def _joined(front: Mask, size: PersonSize) -> Mask:

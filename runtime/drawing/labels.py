@@ -25,17 +25,11 @@ _HIDES_LABEL, _HIDES_FACE, _NEXT_BEST = 4.0, 1.0, 0.02
 
 @dataclass(frozen=True)
 class PersonMark:
-    """What a person's box and label show.
+    """What a person's box and label show."""
 
-    Attributes:
-        texts: What the label may say, the longest first.
-        colour: Of the box and the label.
-        chip: Colour of a small square in the label, where the label's doesn't tell how the pose was made; else None.
-    """
-
-    texts: tuple[str, ...]
-    colour: Colour
-    chip: Colour | None
+    texts: tuple[str, ...]  # what the label may say, the longest first
+    colour: Colour  # of the box and the label
+    chip: Colour | None  # of a small square in the label, where the label's colour says who it is
 
 
 def mark_of(poses: PoseResult, index: int) -> PersonMark:
@@ -73,12 +67,7 @@ def draw_label(canvas: Image, corners: Rect, mark: PersonMark, placer: LabelPlac
 
 
 class LabelPlacer:
-    """Finds places inside the picture, best where neither faces nor earlier labels are.
-
-    Args:
-        canvas: The picture.
-        faces: [m, 4], x1, y1, x2, y2.
-    """
+    """Finds places inside the picture, best where neither `faces` [m, 4] (x1, y1, x2, y2) nor earlier labels are."""
 
     def __init__(self, canvas: Image, faces: Floats) -> None:
         self._height, self._width = int(canvas.shape[0]), int(canvas.shape[1])
@@ -139,11 +128,7 @@ def faces_of(keypoints: Floats, skeleton: Skeleton, threshold: float) -> Floats:
 
 
 class StatusLine:
-    """`24.8 fps  5 people  2 refined  1 deferred`, for `draw_poses(status=)`.
-
-    Args:
-        frame_rate: Gives the frames per second, which can't be counted here, since not every frame is drawn.
-    """
+    """`24.8 fps  5 people  2 refined  1 deferred`, for `draw_poses(status=)`; `frame_rate` gives frames per second."""
 
     def __init__(self, frame_rate: Callable[[], float]) -> None:
         self._frame_rate = frame_rate

@@ -11,14 +11,9 @@ Values = npt.NDArray[np.float64]
 
 
 def best_pairs(values: Values, least: float) -> list[tuple[int, int]]:
-    """The pairs that are worth most together, each row and column in one pair at most.
+    """The pairs (row, column), rows ascending, that are worth most together; each row and column in one at most.
 
-    Args:
-        values: float64 [n, m], what a pair is worth; finite.
-        least: Pairs worth less are not made; above 0.
-
-    Returns:
-        `(row, column)`, rows ascending.
+    `values` [n, m] are finite; pairs worth less than `least` (above 0) are not made.
     """
     possible = values >= least
     pairs: list[tuple[int, int]] = []

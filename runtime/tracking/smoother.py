@@ -120,5 +120,4 @@ class Smoother:
 def _share(cutoff: Floats | float, seconds: Floats) -> Floats:
     """Weight of a new value in a low-pass of `cutoff` Hz after `seconds`: 0 to 1."""
     turns = 2 * np.pi * cutoff * seconds
-    share: Floats = turns / (1 + turns)
-    return share
+    return np.asarray(turns / (1 + turns))

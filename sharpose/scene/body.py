@@ -196,23 +196,7 @@ def solve(body: Body, pose: Pose, yaw: float) -> Joints:
     ankles = knees - lower[2:, :, 1] * body.shank
     sole = ankles - foot[:, :, 1] * body.ankle
     head = neck + (0.45 * chest_frame[:, 1] + 0.55 * head_frame[:, 1] + 0.10 * head_frame[:, 2]) * body.neck
-    return Joints(
-        pelvis=np.zeros(3),
-        waist=waist,
-        neck=neck,
-        head=head,
-        shoulders=shoulders,
-        elbows=elbows,
-        wrists=wrists,
-        fingers=wrists - lower[:2, :, 1] * body.hand,
-        hips=hips,
-        knees=knees,
-        ankles=ankles,
-        heels=sole - foot[:, :, 2] * (0.27 * body.foot),
-        toes=sole + foot[:, :, 2] * (0.73 * body.foot),
-        pelvis_frame=pelvis_frame,
-        chest_frame=chest_frame,
-        head_frame=head_frame,
-        forearm_frames=lower[:2],
-        foot_frames=foot,
-    )
+    fingers = wrists - lower[:2, :, 1] * body.hand
+    heels, toes = sole - foot[:, :, 2] * (0.27 * body.foot), sole + foot[:, :, 2] * (0.73 * body.foot)
+    points = np.zeros(3), waist, neck, head, shoulders, elbows, wrists, fingers, hips, knees, ankles, heels, toes
+    return Joints(*points, pelvis_frame, chest_frame, head_frame, lower[:2], foot)

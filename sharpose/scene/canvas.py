@@ -88,8 +88,7 @@ class Camera:
 
     def ground_depth(self, row: float) -> float:
         """How far away (metres along -Z) the ground at picture `row` is; only below the horizon."""
-        slope = (row - self.cy) / self.focal
-        angle = self.pitch + np.arctan(slope)
+        angle = self.pitch + np.arctan((row - self.cy) / self.focal)
         return float(self.height / np.tan(max(angle, 1e-3)))
 
 
@@ -122,19 +121,14 @@ def _span(points: npt.NDArray[np.floating]) -> tuple[float, float, float, float]
 
 
 class Canvas:
-    """A picture that is drawn back to front.
-
-    Attributes:
-        image: uint8 [H, W, 3], BGR.
-        owner: uint16 [H, W], the label of the surface in front at each pixel (`NOBODY`: background).
-        bounds: x1, y1, x2, y2 of all outlines filled for an owner since `new_bounds`, also outside the picture.
-    """
+    """A picture, uint8 [H, W, 3], BGR, that is drawn back to front."""
 
     def __init__(self, image: npt.NDArray[np.uint8]) -> None:
         self.image = image
         self.height, self.width = image.shape[:2]
+        # The label of the surface in front at each pixel (`NOBODY`: background).
         self.owner: npt.NDArray[np.uint16] = np.zeros((self.height, self.width), np.uint16)
-        self.bounds = _NOTHING
+        self.bounds = _NOTHING  # x1, y1, x2, y2 of all that was filled for an owner, also outside the picture
 
     def new_bounds(self) -> None:
         """Measure `bounds` from here on."""
@@ -178,15 +172,9 @@ class Canvas:
         to_picture: Array,
         owner: int,
     ) -> None:
-        """Fill the hulls of linked outlines with a texture; where they overlap no seam shows.
+        """Fill the hulls of linked pairs of outlines [k, points, 2] with a texture; where they overlap no seam shows.
 
-        Args:
-            outlines: float32 [k, points, 2], picture x, y.
-            links: Pairs of outlines, each pair filled together with what lies between.
-            bounds: x1, y1, x2, y2 that the outlines span.
-            texture: uint8 [rows, columns, 3].
-            to_picture: [2, 3], maps texture x, y to picture x, y.
-            owner: The label claimed.
+        `bounds` (x1, y1, x2, y2) are what the outlines span; `to_picture` [2, 3] maps texture x, y to picture x, y.
         """
         window = self._claim(*bounds)
         if window is None:
@@ -197,8 +185,7 @@ class Canvas:
         for first, second in links:
             hull = cv2.convexHull(np.concatenate([fixed[first], fixed[second]]))
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA, _SHIFT)
-        np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask > 127, casting="unsafe")
-        self._texture(window, mask, texture, to_picture)
+        self._texture(window, mask, texture, to_picture, owner)
 
     def textured_polygon(self, points: Array, texture: Texture, to_picture: Array, owner: int) -> None:
         """Fill one polygon [k, 2], convex or not, with a texture; arguments as in `textured`."""
@@ -208,24 +195,24 @@ class Canvas:
         x1, y1, x2, y2 = window
         mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
         cv2.fillPoly(mask, [_fixed(points, x1, y1)], 255, cv2.LINE_AA, _SHIFT)
-        np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask > 127, casting="unsafe")
-        self._texture(window, mask, texture, to_picture)
+        self._texture(window, mask, texture, to_picture, owner)
 
     def _texture(
-        self, window: tuple[int, int, int, int], mask: npt.NDArray[np.uint8], texture: Texture, to_picture: Array
+        self,
+        window: tuple[int, int, int, int],
+        mask: npt.NDArray[np.uint8],
+        texture: Texture,
+        to_picture: Array,
+        owner: int,
     ) -> None:
         x1, y1, x2, y2 = window
+        np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask > 127, casting="unsafe")
         matrix = to_picture.copy()
         matrix[:, 2] -= (x1, y1)
         # Nearest is several times faster, and textures are finer than small parts.
         scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-        colors = cv2.warpAffine(
-            texture,
-            matrix,
-            (x2 - x1, y2 - y1),
-            flags=cv2.INTER_NEAREST if scale < 2.2 else cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        flags = cv2.INTER_NEAREST if scale < 2.2 else cv2.INTER_LINEAR
+        colors = cv2.warpAffine(texture, matrix, (x2 - x1, y2 - y1), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         self._blend(x1, y1, colors, mask)
 
     def _blend(self, x: int, y: int, colors: cv2.typing.MatLike, mask: npt.NDArray[np.uint8]) -> None:
@@ -247,14 +234,7 @@ class Canvas:
         np.copyto(self.owner[y1:y2, x1:x2], owner, where=mask[inside] > 127, casting="unsafe")
 
     def shadow(self, center: Array, axis_x: Array, axis_y: Array, strength: float) -> None:
-        """Darken a soft ellipse.
-
-        Args:
-            center: Picture x, y of its middle.
-            axis_x: Picture offset [2] of one half axis.
-            axis_y: Picture offset [2] of the other half axis.
-            strength: 0 (nothing) to 1 (black in the middle).
-        """
+        """Darken a soft ellipse by its middle and half axes [2] in the picture; `strength` 1 is black in the middle."""
         corners = np.array([axis_x + axis_y, axis_x - axis_y, -axis_x - axis_y, -axis_x + axis_y]) + center
         window = self._inside(*_span(corners))
         if window is None:
@@ -270,11 +250,6 @@ class Canvas:
         cv2.multiply(target, cv2.merge([light, light, light]), dst=target, scale=1 / 255)
 
 
-def _blob(side: int = 65) -> npt.NDArray[np.uint8]:
-    """A round soft spot, 255 in the middle and 0 at the rim."""
-    line = np.linspace(-1.0, 1.0, side)
-    radius = np.sqrt(line[:, None] ** 2 + line[None, :] ** 2)
-    return np.asarray(255 * np.clip(1 - radius, 0, 1) ** 1.3, np.uint8)
-
-
-_BLOB = _blob()
+_LINE = np.linspace(-1.0, 1.0, 65)
+_BLOB = np.asarray(255 * np.clip(1 - np.sqrt(_LINE[:, None] ** 2 + _LINE**2), 0, 1) ** 1.3, np.uint8)
+"""A round soft spot, 255 in the middle and 0 at the rim."""

@@ -87,16 +87,7 @@ class Parts:
     def balls(
         self, label: str, centers: Array, radii: Array, material: Material, bias: float, links: Links | None = None
     ) -> None:
-        """A part through balls.
-
-        Args:
-            label: Which part of the body it is.
-            centers: [k, 3] metres.
-            radii: [k] metres.
-            material: What covers it.
-            bias: Metres added to its depth.
-            links: Which balls are joined; each to the next where not given.
-        """
+        """A part through balls in metres, joined by `links` or each to the next; `bias` is added to its depth."""
         first = self._balls_so_far
         self._centers.append(centers)
         self._radii.append(radii)
@@ -105,32 +96,14 @@ class Parts:
         self._plans.append(_Plan(label, first, self._balls_so_far, False, links, material, bias, 0.0))
 
     def rings(
-        self,
-        label: str,
-        centers: Array,
-        left: Array,
-        forward: Array,
-        material: Material,
-        bias: float,
-        facing: float,
+        self, label: str, centers: Array, left: Array, forward: Array, material: Material, bias: float, facing: float
     ) -> None:
-        """A part through elliptic rings.
-
-        Args:
-            label: Which part of the body it is.
-            centers: [k, 3] metres.
-            left: [k, 3], half axes to the left.
-            forward: [k, 3], half axes forwards.
-            material: What covers it.
-            bias: Metres added to its depth.
-            facing: Which angle of a material that goes around the body faces the viewer.
-        """
+        """A part through elliptic rings with half axes `left` and `forward` [k, 3]; `facing` as in `Piece`."""
         first = self._rings_so_far
         ring = CIRCLE[None, :, 0:1] * left[:, None, :] + CIRCLE[None, :, 1:2] * forward[:, None, :]
         self._rings.append(ring + centers[:, None, :])
         self._rings_so_far += len(centers)
-        links = chain(len(centers))
-        self._plans.append(_Plan(label, first, self._rings_so_far, True, links, material, bias, facing))
+        self._plans.append(_Plan(label, first, self._rings_so_far, True, chain(len(centers)), material, bias, facing))
 
     def project(self, camera: Camera) -> list[Piece]:
         """All parts as `camera` sees them, in the order they were added."""
@@ -291,13 +264,8 @@ def _trunk(parts: Parts, body: Body, looks: Looks, joints: Joints, camera: Camer
     collar = joints.neck + top * (0.006 * size)
     # A collar covers the neck from behind.
     bias = -0.03 * size if chest[:, 2] @ view > -0.15 else 0.05 * size
-    parts.balls(
-        "neck",
-        _between(collar - top * 0.03 * size, throat, 0, 1),
-        np.array([1.12, 1.0]) * radius,
-        looks.skin_cover,
-        bias,
-    )
+    ends = _between(collar - top * 0.03 * size, throat, 0, 1)
+    parts.balls("neck", ends, np.array([1.12, 1.0]) * radius, looks.skin_cover, bias)
 
 
 def _skirt(parts: Parts, body: Body, looks: Looks, joints: Joints, hips_wide: float, view: Array) -> None:
@@ -373,9 +341,8 @@ def _arm(parts: Parts, body: Body, looks: Looks, joints: Joints, side: int) -> N
     else:
         sleeve = np.array([0.031, 0.033, 0.0335]) * size * thick * (1 + 0.10 * looks.loose)
         parts.balls(f"{name}_upper_arm", _between(shoulder, elbow, 0.4, 0.7, 1), upper[1:], cover, -0.02 * size)
-        parts.balls(
-            f"{name}_upper_arm", _between(shoulder, elbow, 0.03, 0.3, 0.56), sleeve, looks.sleeve, -0.022 * size
-        )
+        covered = _between(shoulder, elbow, 0.03, 0.3, 0.56)
+        parts.balls(f"{name}_upper_arm", covered, sleeve, looks.sleeve, -0.022 * size)
     parts.balls(f"{name}_forearm", _between(elbow, wrist, 0, 0.28, 0.7, 0.99), lower, cover, -0.03 * size)
     _hand(parts, body, looks, joints, side)
 
@@ -410,10 +377,9 @@ _BACK_HAIR: dict[str, tuple[tuple[float, float, float, float], ...]] = {
 
 def _back_hair(parts: Parts, body: Body, looks: Looks, joints: Joints, material: Material, camera: Camera) -> None:
     """The hair that falls behind the head."""
-    hair = _BACK_HAIR.get(looks.hair_style)
-    if hair is None:
+    if looks.hair_style not in _BACK_HAIR:
         return
-    table = np.array(hair)
+    table = np.array(_BACK_HAIR[looks.hair_style])
     centers = joints.head + body.head * table[:, :3] @ joints.head_frame.T
     # From behind it comes after the head, else before it.
     bias = -0.16 if camera.towards(joints.head) @ joints.head_frame[:, 2] < -0.2 else 0.01

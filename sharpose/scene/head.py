@@ -19,14 +19,8 @@ _RIM: Array = np.stack([np.cos(np.arange(32) * np.pi / 16), np.sin(np.arange(32)
 
 def _cross(a: Array, b: Array) -> Array:
     """The cross product of vectors [..., 3]; numpy's own takes ten times as long for a few."""
-    return np.stack(
-        [
-            a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1],
-            a[..., 2] * b[..., 0] - a[..., 0] * b[..., 2],
-            a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0],
-        ],
-        axis=-1,
-    )
+    axes = ((1, 2), (2, 0), (0, 1))
+    return np.stack([a[..., i] * b[..., j] - a[..., j] * b[..., i] for i, j in axes], axis=-1)
 
 
 def _hull(points: Array) -> Array:
@@ -52,31 +46,17 @@ _SKULL = _Ellipsoid.of((0.0, 0.08, 0.0), (0.345, 0.42, 0.43))
 
 
 class HeadView:
-    """A head as a camera sees it. Its points are in head heights (chin to top): left, up, forward from the middle.
-
-    Args:
-        body: Whose head it is.
-        joints: Where it is.
-        camera: Who looks.
-        light: From where it is lit.
-
-    Attributes:
-        view: Direction to the viewer [3] in head axes.
-        ahead: How far the face is turned to the viewer: 1 fully, 0 in profile, -1 away.
-        depth: Metres from the camera.
-        pixels: Height of the head in pixels.
-        bounds: x1, y1, x2, y2 in the picture, roughly.
-    """
+    """A head as a camera sees it. Its points are in head heights (chin to top): left, up, forward from the middle."""
 
     def __init__(self, body: Body, joints: Joints, camera: Camera, light: Light) -> None:
         self._light = light
-        self.view: Array = camera.towards(joints.head) @ joints.head_frame
+        self.view: Array = camera.towards(joints.head) @ joints.head_frame  # direction to the viewer [3] in head axes
         xy, depth = camera.project(joints.head)
-        self.depth = float(depth)
-        self.pixels = float(camera.focal / depth * body.head)
-        self.ahead = float(self.view[2])
-        reach = 0.6 * self.pixels
-        self.bounds = (float(xy[0]) - reach, float(xy[1]) - reach, float(xy[0]) + reach, float(xy[1]) + reach)
+        self.depth = float(depth)  # metres from the camera
+        self.pixels = float(camera.focal / depth * body.head)  # height of the head
+        self.ahead = float(self.view[2])  # how far the face is turned to the viewer: 1 fully, 0 in profile, -1 away
+        x, y, reach = float(xy[0]), float(xy[1]), 0.6 * self.pixels
+        self.bounds = (x - reach, y - reach, x + reach, y + reach)  # roughly, in the picture
         # A head is small: one scale serves all of it.
         self._middle, (right, down) = xy, camera.picture_axes()
         self._to_picture: Array = self.pixels * np.stack([right @ joints.head_frame, down @ joints.head_frame], axis=1)
@@ -88,9 +68,8 @@ class HeadView:
     def disc(self, center: tuple[float, float, float], wide: float, high: float, turn: float) -> Array:
         """A flat ellipse on the face, facing `turn` (the sine of its azimuth)."""
         tangent = np.array([np.sqrt(1 - turn * turn), 0.0, -turn])
-        return self.project(
-            np.array(center) + CIRCLE[:, :1] * tangent * wide + CIRCLE[:, 1:] * np.array([0.0, high, 0.0])
-        )
+        upright = np.array([0.0, high, 0.0])
+        return self.project(np.array(center) + CIRCLE[:, :1] * tangent * wide + CIRCLE[:, 1:] * upright)
 
     def fill(self, canvas: Canvas, outline: Array, color: Color, owner: int, extent: Array | None = None) -> None:
         """Fill an outline [k, 2] with a colour lit like a ball over `extent` [k, 2] (or over itself)."""
@@ -118,13 +97,7 @@ class HeadView:
         return self.on(ellipsoid, self.rim_directions(ellipsoid)[1])
 
     def patch(
-        self,
-        canvas: Canvas,
-        curve: Array,
-        ellipsoid: _Ellipsoid,
-        color: Color,
-        owner: int,
-        extent: Array | None = None,
+        self, canvas: Canvas, curve: Array, ellipsoid: _Ellipsoid, color: Color, owner: int, extent: Array | None = None
     ) -> None:
         """Fill the visible part of what `curve` [k, 3] encloses (anticlockwise around it) on an ellipsoid."""
         view = self.view / ellipsoid.axes
@@ -158,7 +131,6 @@ def face_keypoints(body: Body, joints: Joints, camera: Camera) -> tuple[Array, n
 
 
 def _draw_ears(canvas: Canvas, view: HeadView, looks: Looks, owner: int, *, near: bool) -> None:
-    """Draw the ears on the near or far side of the head."""
     for side, ear in zip((1.0, -1.0), _EARS, strict=True):
         if (side * view.view[0] > -0.02) != near:
             continue
@@ -173,7 +145,6 @@ def _draw_ears(canvas: Canvas, view: HeadView, looks: Looks, owner: int, *, near
 
 
 def _draw_nose(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> None:
-    """Draw the nose."""
     shade = 0.90 if view.ahead > 0.3 else 0.96
     b, g, r = looks.skin
     canvas.polygon(_hull(view.project(_NOSE_SHAPE)), (b * shade * 0.95, g * shade * 0.97, r * shade), owner)
@@ -216,7 +187,6 @@ def _draw_features(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> 
 
 
 def _draw_glasses(canvas: Canvas, view: HeadView, looks: Looks) -> None:
-    """Draw glasses, if there are any."""
     if looks.glasses == "none" or view.ahead < -0.3 or view.pixels < 14:
         return
     frame = (24.0, 24.0, 28.0)
@@ -268,25 +238,16 @@ _HAIR_AXES = {
 }
 
 
-def _direction(azimuth: Array, elevation: Array) -> Array:
-    """Unit vectors [k, 3] in head axes of angles in degrees."""
-    a, e = np.radians(azimuth), np.radians(elevation)
-    return np.stack([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)], axis=1)
-
-
 def _curve(half: tuple[tuple[float, float], ...], *, ring: bool) -> Array:
     """A closed symmetric curve [k, 3] on the unit ball: a `ring` around the top, or one around a patch of the face."""
     table = np.array(half, np.float64)
     steps = np.linspace(0, len(table) - 1, 28)
     azimuth, elevation = (np.interp(steps, np.arange(len(table)), column) for column in table.T)
-    if ring:
-        azimuth, elevation = (
-            np.concatenate([azimuth, -azimuth[-2:0:-1]]),
-            np.concatenate([elevation, elevation[-2:0:-1]]),
-        )
-    else:
-        azimuth, elevation = np.concatenate([-azimuth, azimuth[::-1]]), np.concatenate([elevation, elevation[::-1]])
-    return _direction(azimuth, elevation)
+    other = slice(-2, 0, -1) if ring else slice(None, None, -1)
+    sign = 1 if ring else -1
+    azimuth = np.concatenate([sign * azimuth, -sign * azimuth[other]])
+    a, e = np.radians(azimuth), np.radians(np.concatenate([elevation, elevation[other]]))
+    return np.stack([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)], axis=1)
 
 
 _FACE_CURVES = {style: _curve(line, ring=False) for style, line in _FACES.items()}

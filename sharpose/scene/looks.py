@@ -51,15 +51,10 @@ def _profile(columns: int) -> tuple[Float32, Float32]:
 
 @dataclass(frozen=True)
 class Material:
-    """What a rounded part is covered with.
+    """What a rounded part is covered with."""
 
-    Attributes:
-        texture: float32 [rows, columns, 3], BGR, unlit. Rows run along the part.
-        around: Whether columns go once around the body, from the back over the right to the left and back.
-    """
-
-    texture: Float32
-    around: bool = False
+    texture: Float32  # [rows, columns, 3], BGR, unlit; rows run along the part
+    around: bool = False  # whether columns go once around the body, from the back over the right to the left and back
     _lit: dict[tuple[Light, int], Texture] = field(default_factory=dict, repr=False, compare=False)
 
     def lit(self, light: Light, direction: tuple[float, float], facing: float = 0.0) -> Texture:

@@ -41,13 +41,11 @@ def walking(phase: float, vigour: float) -> Pose:
     both = np.array([phase, phase + 0.5])
     swing = np.cos(2 * np.pi * both)
     pose.limbs[2:, 0] = 2 + vigour * (_at(_WALK_HIP, both) - 2)
-    pose.limbs[2:, 1] = 1.0
-    pose.limbs[2:, 2] = -5.0
+    pose.limbs[2:, 1:3] = (1.0, -5.0)
     pose.limbs[2:, 3] = 3 + vigour * (_at(_WALK_KNEE, both) - 3)
     pose.ankles[:] = _at(_WALK_ANKLE, both)
     pose.limbs[:2, 0] = 2 - 23 * vigour * swing
-    pose.limbs[:2, 1] = 8.0
-    pose.limbs[:2, 2] = 8.0
+    pose.limbs[:2, 1:3] = 8.0
     pose.limbs[:2, 3] = 20 - 12 * vigour * swing
     pose.trunk[:] = (3, 2.5 * swing[0], -4 * swing[0], 1, -2.5 * swing[0], 8 * vigour * swing[0])
     pose.head[:] = (-2, -4 * vigour * swing[0], 0)
@@ -63,8 +61,7 @@ def running(phase: float, vigour: float) -> Pose:
     pose.limbs[2:, 3] = vigour * _at(_RUN_KNEE, both) + 2
     pose.ankles[:] = _at(_RUN_ANKLE, both)
     pose.limbs[:2, 0] = 0 - 42 * vigour * swing
-    pose.limbs[:2, 1] = 14.0
-    pose.limbs[:2, 2] = 22.0
+    pose.limbs[:2, 1:3] = (14.0, 22.0)
     pose.limbs[:2, 3] = 88 - 14 * swing
     pose.trunk[:] = (9, 2 * swing[0], -7 * swing[0], 3, -2 * swing[0], 15 * vigour * swing[0])
     pose.head[:] = (-7, -7 * vigour * swing[0], 0)
@@ -91,123 +88,87 @@ def standing(time: float, sway: float) -> Pose:
     return flat_feet(pose)
 
 
-def _wave(pose: Pose, time: float) -> None:
-    beat = np.sin(2 * np.pi * 1.3 * time)
-    pose.limbs[0] = (12, 82 + 4 * beat, -84, 92 + 28 * beat)
-    pose.head[2] = -4
-    pose.spread[0] = 1
-
-
-def _high_wave(pose: Pose, time: float) -> None:
-    beat = np.sin(2 * np.pi * 1.1 * time)
-    pose.limbs[0] = (10, 148 + 14 * beat, -40, 22 + 12 * beat)
-    pose.spread[0] = 1
-
-
-def _hands_on_hips(pose: Pose, time: float) -> None:
-    pose.limbs[:2] = (-16, 46, 72, 98)
-    pose.trunk[5] += 5 * np.sin(0.9 * time)
-
-
-def _hand_on_hip(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (-16, 46, 72, 98)
-    pose.trunk[1] += 3 + np.sin(time)
-
-
-def _arms_raised(pose: Pose, time: float) -> None:
-    beat = np.sin(2 * np.pi * 0.8 * time)
-    pose.limbs[:2] = (4, 148 + 9 * beat, -20, 18)
-    pose.spread[:] = 1
-    pose.head[0] = -8
-
-
-def _arms_wide(pose: Pose, time: float) -> None:
-    pose.limbs[:2] = (8, 88 + 6 * np.sin(2 * time), -10, 12)
-    pose.spread[:] = 0.6
-
-
-def _arms_crossed(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (30, 8, 72, 104 + np.sin(time))
-    pose.limbs[1] = (34, 8, 74, 98)
-
-
-def _phone_call(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (52, 48, -2, 146 + 2 * np.sin(time))
-    pose.head[:] = (6, -12, 8)
-
-
-def _reading_phone(pose: Pose, time: float) -> None:
-    pose.limbs[:2] = (30, 4, 30, 98 + 2 * np.sin(1.7 * time))
-    pose.head[:] = (27, 2 * np.sin(time), 0)
-    pose.trunk[3] = 10
-
-
-def _pointing(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (84 + 3 * np.sin(1.5 * time), 22, 0, 6)
-    pose.head[1] = 14
-
-
-def _pointing_aside(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (18, 92 + 4 * np.sin(1.5 * time), 0, 8)
-    pose.head[1] = 42
-    pose.trunk[5] += 8
-
-
-def _clapping(pose: Pose, time: float) -> None:
-    beat = np.sin(2 * np.pi * 1.8 * time)
-    pose.limbs[:2] = (48, 4, 30 + 12 * beat, 80)
-    pose.spread[:] = 0.4
-
-
-def _pockets(pose: Pose, time: float) -> None:
-    pose.limbs[:2] = (-8, 20, 22, 38 + np.sin(time))
-
-
-def _thinking(pose: Pose, time: float) -> None:
-    pose.limbs[0] = (52, 2, 32, 140 + 2 * np.sin(time))
-    pose.limbs[1] = (26, 8, 72, 92)
-    pose.head[:] = (10, 4, -6)
-
-
-def _stretching(pose: Pose, time: float) -> None:
-    bend = np.sin(2 * np.pi * 0.35 * time)
-    pose.limbs[:2] = (0, 166, -10, 28)
-    pose.trunk[4] = 20 * bend
-    pose.trunk[1] = 4 * bend
-
-
-def _talking(pose: Pose, time: float) -> None:
-    beat, other = np.sin(2 * np.pi * 0.9 * time), np.sin(2 * np.pi * 0.6 * time + 1)
-    pose.limbs[0] = (28 + 10 * beat, 18, 5 + 14 * other, 78 + 16 * other)
-    pose.limbs[1] = (22 - 9 * other, 16, 4 - 12 * beat, 70 + 18 * beat)
-    pose.spread[:] = 0.6
-
-
-def _bending(pose: Pose, time: float) -> None:
-    pose.trunk[0] = 46 + 4 * np.sin(time)
-    pose.trunk[3] = 26
-    pose.limbs[:2] = (70, 6, 10, 16)
-    pose.limbs[2:, 0] = 56
-    pose.limbs[2:, 3] = 22
-    pose.head[0] = -14
-
-
-_GESTURE_EDITS: dict[str, Callable[[Pose, float], None]] = {
-    edit.__name__[1:]: edit
-    for edit in (
-        *(_wave, _high_wave, _hands_on_hips, _hand_on_hip, _arms_raised, _arms_wide, _arms_crossed, _phone_call),
-        *(_reading_phone, _pointing, _pointing_aside, _clapping, _pockets, _thinking, _stretching, _talking, _bending),
-    )
-}
-GESTURES = ("idle", *_GESTURE_EDITS)
+GESTURES = (
+    "idle", "wave", "high_wave", "hands_on_hips", "hand_on_hip", "arms_raised", "arms_wide", "arms_crossed",
+    "phone_call", "reading_phone", "pointing", "pointing_aside", "clapping", "pockets", "thinking", "stretching",
+    "talking", "bending",
+)  # fmt: skip
 """What a standing person can do; one-sided ones are done with the left arm, `Pose.mirrored` gives the right."""
 
 
 def gesture(name: str, time: float, sway: float) -> Pose:
     """The standing pose of gesture `name` at `time`."""
     pose = standing(time, sway)
-    if name != "idle":
-        _GESTURE_EDITS[name](pose, time)
+    match name:
+        case "wave":
+            beat = np.sin(2 * np.pi * 1.3 * time)
+            pose.limbs[0] = (12, 82 + 4 * beat, -84, 92 + 28 * beat)
+            pose.head[2] = -4
+            pose.spread[0] = 1
+        case "high_wave":
+            beat = np.sin(2 * np.pi * 1.1 * time)
+            pose.limbs[0] = (10, 148 + 14 * beat, -40, 22 + 12 * beat)
+            pose.spread[0] = 1
+        case "hands_on_hips":
+            pose.limbs[:2] = (-16, 46, 72, 98)
+            pose.trunk[5] += 5 * np.sin(0.9 * time)
+        case "hand_on_hip":
+            pose.limbs[0] = (-16, 46, 72, 98)
+            pose.trunk[1] += 3 + np.sin(time)
+        case "arms_raised":
+            beat = np.sin(2 * np.pi * 0.8 * time)
+            pose.limbs[:2] = (4, 148 + 9 * beat, -20, 18)
+            pose.spread[:] = 1
+            pose.head[0] = -8
+        case "arms_wide":
+            pose.limbs[:2] = (8, 88 + 6 * np.sin(2 * time), -10, 12)
+            pose.spread[:] = 0.6
+        case "arms_crossed":
+            pose.limbs[0] = (30, 8, 72, 104 + np.sin(time))
+            pose.limbs[1] = (34, 8, 74, 98)
+        case "phone_call":
+            pose.limbs[0] = (52, 48, -2, 146 + 2 * np.sin(time))
+            pose.head[:] = (6, -12, 8)
+        case "reading_phone":
+            pose.limbs[:2] = (30, 4, 30, 98 + 2 * np.sin(1.7 * time))
+            pose.head[:] = (27, 2 * np.sin(time), 0)
+            pose.trunk[3] = 10
+        case "pointing":
+            pose.limbs[0] = (84 + 3 * np.sin(1.5 * time), 22, 0, 6)
+            pose.head[1] = 14
+        case "pointing_aside":
+            pose.limbs[0] = (18, 92 + 4 * np.sin(1.5 * time), 0, 8)
+            pose.head[1] = 42
+            pose.trunk[5] += 8
+        case "clapping":
+            beat = np.sin(2 * np.pi * 1.8 * time)
+            pose.limbs[:2] = (48, 4, 30 + 12 * beat, 80)
+            pose.spread[:] = 0.4
+        case "pockets":
+            pose.limbs[:2] = (-8, 20, 22, 38 + np.sin(time))
+        case "thinking":
+            pose.limbs[0] = (52, 2, 32, 140 + 2 * np.sin(time))
+            pose.limbs[1] = (26, 8, 72, 92)
+            pose.head[:] = (10, 4, -6)
+        case "stretching":
+            bend = np.sin(2 * np.pi * 0.35 * time)
+            pose.limbs[:2] = (0, 166, -10, 28)
+            pose.trunk[4] = 20 * bend
+            pose.trunk[1] = 4 * bend
+        case "talking":
+            beat, other = np.sin(2 * np.pi * 0.9 * time), np.sin(2 * np.pi * 0.6 * time + 1)
+            pose.limbs[0] = (28 + 10 * beat, 18, 5 + 14 * other, 78 + 16 * other)
+            pose.limbs[1] = (22 - 9 * other, 16, 4 - 12 * beat, 70 + 18 * beat)
+            pose.spread[:] = 0.6
+        case "bending":
+            pose.trunk[0] = 46 + 4 * np.sin(time)
+            pose.trunk[3] = 26
+            pose.limbs[:2] = (70, 6, 10, 16)
+            pose.limbs[2:, 0] = 56
+            pose.limbs[2:, 3] = 22
+            pose.head[0] = -14
+        case _ if name != "idle":
+            raise KeyError(name)
     return flat_feet(pose)
 
 
@@ -271,11 +232,7 @@ def _kick(time: float, style: Array) -> Pose:
 
 
 EXERCISES: dict[str, Callable[[float, Array], Pose]] = {
-    "squat": _squat,
-    "lunge": _lunge,
-    "jumping_jack": _jumping_jack,
-    "dance": _dance,
-    "kick": _kick,
+    exercise.__name__[1:]: exercise for exercise in (_squat, _lunge, _jumping_jack, _dance, _kick)
 }
 """Cyclic motions of (time, style [8] in 0..1)."""
 
@@ -361,11 +318,6 @@ def oval(center: Array, radius_x: float, radius_z: float, clockwise: bool) -> Pa
     return Path.through(center + np.stack([radius_x * np.cos(angle), radius_z * np.sin(angle)], axis=1))
 
 
-def _smooth(share: float) -> float:
-    share = min(max(share, 0.0), 1.0)
-    return share * share * (3 - 2 * share)
-
-
 @lru_cache(maxsize=4096)
 def _slot_gesture(seed: tuple[int, ...], slot: int) -> tuple[str, bool, float]:
     """Which gesture fills time slot `slot`, whether it is mirrored, and its start in its own time."""
@@ -393,8 +345,7 @@ class Actor:
 
     def joints(self, time: float) -> Joints:
         """Where the joints are at `time` seconds, in world metres."""
-        pose = self._pose(time)
-        pose = Pose(pose.vector + self.habit)
+        pose = Pose(self._pose(time).vector + self.habit)
         if self.path is not None:
             spot, yaw = self.path.at(self.offset + self.speed * time)
             return self._grounded(solve(self.body, pose, yaw), pose.lift, spot, None)
@@ -419,7 +370,10 @@ class Actor:
         slot = int(np.floor(own / _SLOT))
         now = self._gesture(slot, own)
         into = own - slot * _SLOT
-        return now if into >= _BLEND else self._gesture(slot - 1, own).mix(now, _smooth(into / _BLEND))
+        if into >= _BLEND:
+            return now
+        share = min(max(into / _BLEND, 0.0), 1.0)
+        return self._gesture(slot - 1, own).mix(now, share * share * (3 - 2 * share))
 
     def _gesture(self, slot: int, time: float) -> Pose:
         name, mirrored, start = _slot_gesture(self.seed, slot)

@@ -58,12 +58,7 @@ _SURFACES = _surfaces()
 def body_keypoints(
     body: Body, looks: Looks, joints: Joints, camera: Camera
 ) -> tuple[Array, npt.NDArray[np.bool_], float]:
-    """The COCO keypoints of one person, before anything else is in the way.
-
-    Returns:
-        Picture x, y [17, 2] in pixels; whether neither the turn of the body nor hair hides them [17]; and
-        the stature in pixels.
-    """
+    """COCO keypoints [17, 2] in pixels, whether neither the body's turn nor hair hides them [17], stature in pixels."""
     face, turned = face_keypoints(body, joints, camera)
     pairs = (joints.shoulders, joints.elbows, joints.wrists, joints.hips, joints.knees, joints.ankles)
     xy, depth = camera.project(np.concatenate([face, *pairs]))
@@ -80,17 +75,9 @@ def body_keypoints(
 def seen_on(
     canvas: Canvas, person: int, xy: Array, towards: npt.NDArray[np.bool_], pixels: float
 ) -> npt.NDArray[np.int8]:
-    """COCO visibility [17] on the finished picture.
+    """COCO visibility [17] on the finished picture, of one person's `body_keypoints`.
 
-    Args:
-        canvas: With everything drawn.
-        person: Index of the person whose labels are theirs on the canvas.
-        xy: [17, 2] picture x, y.
-        towards: [17], from `body_keypoints`.
-        pixels: Stature in pixels.
-
-    Returns:
-        0 outside the picture, 1 hidden by a prop, another person or the own body, 2 seen.
+    0 is outside the picture, 1 hidden by a prop, another person or the own body, 2 seen.
     """
     limit = np.array([canvas.width - 1, canvas.height - 1])
     inside = ((xy >= 0) & (xy <= limit)).all(axis=1)
@@ -199,7 +186,24 @@ class Stage:
                 canvas.new_bounds()
                 self._draw_person(canvas, who, moments[who])
                 bounds[who] = canvas.bounds
-        return self._frame(canvas, moments, bounds, index, time)
+        limit = np.array([canvas.width - 1, canvas.height - 1] * 2, np.float32)
+        ids, boxes, keypoints = [], [], []
+        for who, (person, joints) in enumerate(zip(self.people, moments, strict=True)):
+            x1, y1, x2, y2 = bounds[who]
+            if x2 < 0 or y2 < 0 or x1 > limit[0] or y1 > limit[1]:
+                continue
+            xy, towards, pixels = body_keypoints(person.body, person.looks, joints, self.camera)
+            ids.append(who)
+            boxes.append(np.clip(np.array([x1, y1, x2, y2], np.float32), 0, limit))
+            keypoints.append(np.column_stack([xy, seen_on(canvas, who, xy, towards, pixels)]))
+        return SceneFrame(
+            image=self.effects.apply(canvas.image, index),
+            index=index,
+            time=time,
+            boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
+            keypoints=np.asarray(keypoints, np.float32).reshape(-1, 17, 3),
+            ids=np.asarray(ids, np.int64),
+        )
 
     def _draw_person(self, canvas: Canvas, who: int, joints: Joints) -> None:
         person = self.people[who]
@@ -224,8 +228,7 @@ class Stage:
                 piece.draw(canvas, self.light, owner_label(who, piece.label))
 
     def _spot_shadow(self, canvas: Canvas, spot: Array, radius: float, strength: float) -> None:
-        around = np.array([(0, 0), (radius, 0), (0, radius)])
-        points = np.array([(spot[0] + x, 0.0, spot[1] + z) for x, z in around])
+        points = np.array([(spot[0] + x, 0.0, spot[1] + z) for x, z in ((0, 0), (radius, 0), (0, radius))])
         center, right, back = self.camera.project(points)[0]
         canvas.shadow(center, right - center, back - center, strength)
 
@@ -237,30 +240,3 @@ class Stage:
             sole = 0.5 * (joints.heels[side] + joints.toes[side])
             height = max(float(min(joints.heels[side, 1], joints.toes[side, 1])), 0.0) / size
             self._spot_shadow(canvas, sole[[0, 2]], 0.12 * size * (1 + 2 * height), 0.75 / (1 + 14 * height))
-
-    def _frame(
-        self,
-        canvas: Canvas,
-        moments: list[Joints],
-        bounds: dict[int, tuple[float, float, float, float]],
-        index: int,
-        time: float,
-    ) -> SceneFrame:
-        limit = np.array([canvas.width - 1, canvas.height - 1] * 2, np.float32)
-        ids, boxes, keypoints = [], [], []
-        for who, (person, joints) in enumerate(zip(self.people, moments, strict=True)):
-            x1, y1, x2, y2 = bounds[who]
-            if x2 < 0 or y2 < 0 or x1 > limit[0] or y1 > limit[1]:
-                continue
-            xy, towards, pixels = body_keypoints(person.body, person.looks, joints, self.camera)
-            ids.append(who)
-            boxes.append(np.clip(np.array([x1, y1, x2, y2], np.float32), 0, limit))
-            keypoints.append(np.column_stack([xy, seen_on(canvas, who, xy, towards, pixels)]))
-        return SceneFrame(
-            image=self.effects.apply(canvas.image, index),
-            index=index,
-            time=time,
-            boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
-            keypoints=np.asarray(keypoints, np.float32).reshape(-1, 17, 3),
-            ids=np.asarray(ids, np.int64),
-        )
