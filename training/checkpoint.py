@@ -25,17 +25,11 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class RankState:
-    """The state of one process.
+    """The state of one process."""
 
-    Attributes:
-        loader: Position of its data loader.
-        cpu: torch's random state.
-        gpu: The random state of its GPU, if it has one.
-    """
-
-    loader: dict[str, int]
-    cpu: Tensor
-    gpu: Tensor | None
+    loader: dict[str, int]  # position of the data loader
+    cpu: Tensor  # torch's random state
+    gpu: Tensor | None  # the random state of the GPU, if there is one
 
     def restore(self, device: torch.device) -> None:
         """Set torch's random states."""
@@ -52,38 +46,22 @@ def take_rank_state(loader: Mapping[str, int], device: torch.device) -> RankStat
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a run needs to resume as if it had never stopped.
+    """All that a run needs to resume as if it had never stopped."""
 
-    Attributes:
-        recipe: The recipe's plain values.
-        step: Optimiser steps done.
-        best: The best score so far; None before the first evaluation.
-        network: The trained network's tensors (the model under `pose.`, the auxiliary head under `dense.`).
-        optimizer: AdamW's state.
-        scaler: The gradient scaler's state; empty without one.
-        average: State of the averaged weights; None without them.
-        window: Sums for the next line of the log.
-        ranks: Every process's state, in order of rank.
-    """
-
-    recipe: dict[str, Any]
-    step: int
-    best: float | None
-    network: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
-    average: dict[str, Any] | None
-    window: dict[str, float]
-    ranks: tuple[RankState, ...]
+    recipe: dict[str, Any]  # the recipe's plain values
+    step: int  # optimiser steps done
+    best: float | None  # the best score so far; None before the first evaluation
+    network: dict[str, Tensor]  # the model under `pose.`, the auxiliary head under `dense.`
+    optimizer: dict[str, Any]  # AdamW's state
+    scaler: dict[str, Any]  # the gradient scaler's state; empty without one
+    average: dict[str, Any] | None  # state of the averaged weights; None without them
+    window: dict[str, float]  # sums for the next line of the log
+    ranks: tuple[RankState, ...]  # every process's state, in order of rank
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run.
-
-    Attributes:
-        path: Its folder.
-    """
+    """The files of a run."""
 
     path: Path
 
@@ -110,8 +88,7 @@ class RunFolder:
     def prepare(self, *, resume: bool) -> None:
         """Make the folder.
 
-        Raises:
-            ConfigError: it holds a run already (without `resume`) or none (with it), or can't be made.
+        Raises `ConfigError` where it can't be made, or holds a run already (without `resume`) or none (with it).
         """
         if resume and not self.state.is_file():
             raise ConfigError(f"--resume: expected a run in {self.path}, found no {self.state.name}")
@@ -123,11 +100,7 @@ class RunFolder:
             raise ConfigError(f"--work-dir {self.path}: can't be made ({error.strerror})") from error
 
     def save_model(self, path: Path, model: SHaRPose) -> None:
-        """Write a model in the released format, whole or not at all.
-
-        Raises:
-            SinkError: it can't be written; the file that was there is untouched.
-        """
+        """Write a model in the released format, whole or not at all. Raises `SinkError` where that fails."""
         with atomic_file(path) as temporary:
             save_checkpoint(temporary, model)
 
@@ -141,8 +114,7 @@ class RunFolder:
     def read_state(self) -> TrainingState:
         """The state of a run that stopped; nothing in the file is executed.
 
-        Raises:
-            CheckpointError: it can't be read, or another version wrote it.
+        Raises `CheckpointError` where it can't be read, or another version wrote it.
         """
         try:
             content = torch.load(self.state, map_location="cpu", weights_only=True)

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -17,17 +18,11 @@ __all__ = ["Ranks", "join_ranks"]
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together.
+    """This process among those that train together."""
 
-    Attributes:
-        rank: Its number, from 0.
-        world_size: Number of processes.
-        device: Device that it computes on.
-    """
-
-    rank: int
-    world_size: int
-    device: torch.device
+    rank: int  # number of the process, from 0
+    world_size: int  # number of processes
+    device: torch.device  # what it computes on
 
     @property
     def is_first(self) -> bool:
@@ -42,11 +37,11 @@ class Ranks:
         distributed.all_reduce(total)
         return total / self.world_size
 
-    def gather(self, value: object) -> list[object]:
+    def gather(self, value: object) -> list[Any]:
         """Every process's value, on each of them, in order of rank."""
         if self.world_size == 1:
             return [value]
-        values: list[object] = [None] * self.world_size
+        values = [None] * self.world_size
         distributed.all_gather_object(values, value)
         return values
 
@@ -55,12 +50,8 @@ class Ranks:
 def join_ranks(device_name: str | None) -> Iterator[Ranks]:
     """Join the processes that `torchrun` started (gloo on CPUs, NCCL on GPUs) until the block ends.
 
-    Args:
-        device_name: `cpu`, `cuda` or `cuda:i`; None takes a GPU where there is one. Under torchrun, `cuda` gives each
-            process its own GPU.
-
-    Raises:
-        ConfigError: the device isn't there, or torchrun's environment is incomplete.
+    The device is `cpu`, `cuda` (under torchrun each process has its own GPU), `cuda:i`, or None: a GPU if there is one.
+    Raises `ConfigError` where it isn't there, or torchrun's environment is incomplete.
     """
     world_size = _from_environment("WORLD_SIZE", 1)
     rank, local_rank = _from_environment("RANK", 0), _from_environment("LOCAL_RANK", 0)

@@ -20,28 +20,19 @@ from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 __all__ = ["init_from_file", "scale_heatmaps", "sine_positions", "start_with_dct", "start_with_sines"]
 
-_PREFIXES = ("module.", "encoder.")
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
 _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
 
 
 @dataclass(frozen=True)
 class InitReport:
-    """Result of an initialisation.
+    """Result of an initialisation."""
 
-    Attributes:
-        kind: `SHaRPose`, `ViTPose` or `ViT` (MAE and other plain vision transformers).
-        loaded: Parameters of the model that were set.
-        left: Parameters that kept their random values.
-        unused: Tensors of the file that the model doesn't have.
-        notes: Conversions, in sentences.
-    """
-
-    kind: str
-    loaded: tuple[str, ...]
-    left: tuple[str, ...]
-    unused: tuple[str, ...]
-    notes: tuple[str, ...]
+    kind: str  # `SHaRPose`, `ViTPose` or `ViT` (MAE and other plain vision transformers)
+    loaded: tuple[str, ...]  # parameters of the model that were set
+    left: tuple[str, ...]  # parameters that kept their random values
+    unused: tuple[str, ...]  # tensors of the file that the model doesn't have
+    notes: tuple[str, ...]  # conversions, in sentences
 
     def lines(self) -> list[str]:
         """For the user: the tensors that were loaded, left and not used, by groups."""
@@ -71,13 +62,11 @@ def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:
 
 def init_from_state(model: SHaRPose, state: Mapping[str, Tensor], name: str) -> InitReport:
     """As `init_from_file`, from tensors; `name` is for messages."""
-
-    def stripped(key: str) -> str:
-        for prefix in _PREFIXES:
-            key = key.removeprefix(prefix)
-        return key
-
-    tensors = {stripped(key): value.float() for key, value in state.items() if value.is_floating_point()}
+    tensors = {
+        key.removeprefix("module.").removeprefix("encoder."): value.float()
+        for key, value in state.items()
+        if value.is_floating_point()
+    }
     if "backbone.keypoint_tokens" in tensors or "backbone.pos_embed_list.0" in tensors:
         return _from_sharpose(model, tensors, name)
     plain = {key.removeprefix("backbone."): value for key, value in tensors.items()}
@@ -221,10 +210,8 @@ def start_with_sines(model: SHaRPose) -> None:
 def sine_positions(grid: tuple[int, int], per_side: int, width: int) -> Tensor:
     """float32 [1, rows * columns * per_side², width]: half of the channels for y, half for x, row by row.
 
-    Args:
-        grid: Rows and columns of regions.
-        per_side: Tokens along a region's side.
-        width: Channels; those that don't fill four equal parts stay 0.
+    `grid` is `(rows, columns)` of regions, `per_side` the tokens along a region's side. Channels of `width` that don't
+    fill four equal parts stay 0.
     """
     waves = width // 4
     frequencies = _LONGEST_WAVE ** (-torch.arange(waves, dtype=torch.float64) / max(waves, 1))

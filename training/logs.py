@@ -23,12 +23,7 @@ def training_progress(
 ) -> Iterator[Callable[[int, float, float], None]]:
     """Show a bar while the block runs; yields a function to call after every step with its number, loss and rate.
 
-    Args:
-        console: The terminal.
-        steps: Steps of the whole run.
-        done: Steps done before.
-        people_per_step: For the speed.
-        shown: False for all processes but one.
+    `done` of the run's `steps` were done before; `shown` is False for all processes but one.
     """
     columns = (
         TextColumn("training"),
@@ -51,14 +46,9 @@ def training_progress(
 
 
 class JsonLinesLog:
-    """One line for each record: `{"kind": "train", "step": 50, …}`.
+    """One line for each record: `{"kind": "train", "step": 50, …}`. Raises `SinkError` where it can't be written.
 
-    Args:
-        path: The file; made if missing, else appended to.
-        after_step: Records after this step are dropped first: the steps are about to be done again.
-
-    Raises:
-        SinkError: it can't be written.
+    Appends to the file; drops its records after `after_step` first, as those steps are about to be done again.
     """
 
     def __init__(self, path: Path, after_step: int = 0) -> None:
@@ -73,11 +63,7 @@ class JsonLinesLog:
             raise SinkError(f"{path}: can't be written ({error.strerror})") from error
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """See `RunLog.write`; the line is in the file when this returns.
-
-        Raises:
-            SinkError: it can't be written.
-        """
+        """See `RunLog.write`; the line is in the file when this returns. Raises `SinkError` where that fails."""
         record = {"kind": kind, "step": step} | {name: _rounded(value) for name, value in values.items()}
         try:
             self._file.write(json.dumps(record) + "\n")
@@ -94,15 +80,7 @@ class JsonLinesLog:
 
 
 class TensorBoardLog:
-    """Scalars under `kind/name`.
-
-    Args:
-        folder: Folder of the event files.
-        after_step: Records after this step are dropped.
-
-    Raises:
-        ConfigError: TensorBoard isn't installed.
-    """
+    """Scalars under `kind/name`; drops records after `after_step`. Raises `ConfigError` without TensorBoard."""
 
     def __init__(self, folder: Path, after_step: int = 0) -> None:
         try:
@@ -131,13 +109,7 @@ class RunLog:
         self._logs = logs
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Record values.
-
-        Args:
-            kind: `train` or `evaluation`.
-            step: Optimiser steps done.
-            values: By name.
-        """
+        """Record values by name, of `kind` `train` or `evaluation`, after `step` optimiser steps."""
         for log in self._logs:
             log.write(kind, step, values)
 

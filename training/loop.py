@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from rich.console import Console
@@ -39,11 +40,6 @@ class Trainer:
         folder: The run's folder.
         ranks: The processes.
         say: Called with lines for the user.
-
-    Attributes:
-        step: Optimiser steps done.
-        steps_per_epoch: Optimiser steps in an epoch.
-        best: The best evaluation's score; None before the first.
 
     Raises:
         InputError: there are fewer people than a batch.
@@ -86,8 +82,8 @@ class Trainer:
             say(self.stepper.teacher.description)
         self.average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay is not None else None
         self.steps_per_epoch = max(len(self.loader) // recipe.accumulate, 1)
-        self.step = 0
-        self.best: float | None = None
+        self.step = 0  # optimiser steps done
+        self.best: float | None = None  # the best evaluation's score
         self._window: dict[str, float] = {}
         # From here on each process draws its own random numbers (drop path); the initial weights are the same for all.
         torch.manual_seed(recipe.seed + 7919 * (ranks.rank + 1))
@@ -100,9 +96,8 @@ class Trainer:
     def resume(self) -> None:
         """Resume the folder's run where it stopped.
 
-        Raises:
-            CheckpointError: its state can't be read or doesn't fit.
-            ConfigError: it was run with another recipe or another number of processes.
+        Raises `CheckpointError` where its state can't be read or doesn't fit, and `ConfigError` where it was run with
+        another recipe or another number of processes.
         """
         state = self.folder.read_state()
         self._check_recipe(state)
@@ -121,11 +116,7 @@ class Trainer:
         self.step, self.best, self._window = state.step, state.best, dict(state.window)
 
     def run(self, stop: StopRequest, console: Console) -> None:
-        """Train to the end or until asked to stop, then save all that `resume` needs.
-
-        Args:
-            stop: Checked at every step.
-            console: For the progress bar.
+        """Train to the end or until `stop`, which is checked at every step; then save all that `resume` needs.
 
         Raises:
             TrainingError: the loss or a weight is NaN or infinite.
@@ -147,7 +138,8 @@ class Trainer:
                 self.step += 1
                 if self.average is not None:
                     self.average.update(self.network.pose)
-                self._add_to_window(values)
+                for name, value in {**values, "steps": 1.0}.items():
+                    self._window[name] = self._window.get(name, 0.0) + value
                 rate = recipe.optimizer.learning_rate * factor
                 on_step(self.step, values["loss"], rate)
                 if self.step % recipe.log_every == 0 or self.step == self.total_steps:
@@ -165,9 +157,8 @@ class Trainer:
     def save(self) -> None:
         """Write the state, then the model of the last step (averaged, where weights are).
 
-        Raises:
-            TrainingError: a weight is NaN or infinite; nothing was written.
-            SinkError: something can't be written; the earlier files are untouched.
+        Raises `TrainingError` where a weight is NaN or infinite, before anything is written, and `SinkError` where
+        something can't be written; the earlier files are untouched.
         """
         refuse_broken_weights(self.network, self.step)
         ranks = self.ranks.gather(take_rank_state(self.loader.state(), self.ranks.device))
@@ -182,7 +173,7 @@ class Trainer:
             scaler=self.stepper.scaler.state_dict(),
             average=self.average.state() if self.average is not None else None,
             window=self._window,
-            ranks=tuple(ranks),  # type: ignore[arg-type]
+            ranks=tuple(ranks),
         )
         self.folder.save_state(state)
         with self._averaged():
@@ -217,15 +208,8 @@ class Trainer:
             refuse_broken_weights(self.network, self.step)
             self.folder.save_model(self.folder.best, self.network.pose)
 
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        with self.average.applied_to(self.network.pose) if self.average is not None else contextlib.nullcontext():
-            yield
-
-    def _add_to_window(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._window[name] = self._window.get(name, 0.0) + value
-        self._window["steps"] = self._window.get("steps", 0.0) + 1
+    def _averaged(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.average is None else self.average.applied_to(self.network.pose)
 
     def _take_window(self, rate: float) -> dict[str, float]:
         """Means since the last line of the log."""

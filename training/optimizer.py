@@ -52,10 +52,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser, with one group for each layer and kind, each with its rate in `base_lr`.
 
-    Args:
-        parameters: `(name, parameter)` pairs, names as in a checkpoint.
-        depth: Number of blocks of the model.
-        recipe: Rates and decays.
+    Parameters come with their names in a checkpoint; `depth` is the model's number of blocks.
     """
     groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for name, parameter in parameters:

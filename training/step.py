@@ -56,11 +56,6 @@ class Stepper:
         objective: The loss.
         ranks: The processes; gradients are averaged over them.
 
-    Attributes:
-        optimizer: AdamW, or Muon with AdamW.
-        scaler: Scales the loss for fp16; does nothing otherwise.
-        teacher: The model to distil from; None without one.
-
     Raises:
         ConfigError: the recipe's teacher can't be used.
     """
@@ -76,10 +71,9 @@ class Stepper:
             self.teacher = Teacher(recipe.teacher, recipe.model, recipe.data.sigma, ranks.device)
         if recipe.compile:
             network.compile_stages()
-        self._wrapped: nn.Module = network
-        if ranks.world_size > 1:
-            self._wrapped = _distributed(network, ranks)
+        self._wrapped: nn.Module = network if ranks.world_size == 1 else _distributed(network, ranks)
         self.optimizer = build_optimizer(network.trained_parameters(), recipe.model.depth, recipe.optimizer)
+        # scales the loss for fp16; does nothing otherwise
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -89,10 +83,10 @@ class Stepper:
         return torch.autocast(self._ranks.device.type, dtype=self._dtype)
 
     def step(self, batches: Iterator[Batch], factor: float, epoch: int, *, stop: bool) -> tuple[dict[str, float], bool]:
-        """Learn from the next batches.
+        """Learn from the next `accumulate` batches.
 
         Args:
-            batches: The next `accumulate` are taken.
+            batches: Where they are taken from.
             factor: Multiplies the learning rates.
             epoch: Number of finished epochs.
             stop: Whether this process was asked to stop.

@@ -35,11 +35,7 @@ class TrainOptions:
     debug: bool
 
     def folders(self) -> tuple[Path, Path]:
-        """--data and --work-dir.
-
-        Raises:
-            click.UsageError: one is missing, --data is no folder, or --resume and --init exclude each other.
-        """
+        """--data and --work-dir; raises `click.UsageError` where one is missing or options exclude each other."""
         if self.data_folder is None or self.work_dir is None:
             raise click.UsageError("expected --data DIR and --work-dir DIR")
         if not self.data_folder.is_dir():

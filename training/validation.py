@@ -39,32 +39,20 @@ _SHOWN = 16  # crops on a sheet
 
 @dataclass(frozen=True)
 class Shown:
-    """Crops for the sheets.
+    """Crops for the sheets."""
 
-    Attributes:
-        crops: uint8 [N, H, W, 3], RGB.
-        labels: float32 [N, J, 3], crop pixels and visibility.
-        predictions: float32 [N, J, 3], crop pixels and score, of the fine stage.
-        region_order: int64 [N, R].
-    """
-
-    crops: Picture
-    labels: Floats
-    predictions: Floats
-    region_order: Ints
+    crops: Picture  # uint8 [N, H, W, 3], RGB
+    labels: Floats  # float32 [N, J, 3], crop pixels and visibility
+    predictions: Floats  # float32 [N, J, 3], crop pixels and score, of the fine stage
+    region_order: Ints  # int64 [N, R]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Results of a validation.
+    """Results of a validation."""
 
-    Attributes:
-        values: By name: the loss's terms, `coarse_pck_0.05`, `fine_pck_0.05` and so on.
-        shown: Crops for the sheets; None on all processes but the first.
-    """
-
-    values: dict[str, float]
-    shown: Shown | None
+    values: dict[str, float]  # by name: the loss's terms, `coarse_pck_0.05`, `fine_pck_0.05` and so on
+    shown: Shown | None  # crops for the sheets; None on all processes but the first
 
     @property
     def score(self) -> float:
@@ -73,16 +61,7 @@ class Validation:
 
 
 class Validator:
-    """Measures the same people, without augmentation, every time.
-
-    Args:
-        dataset: The people; processes share them.
-        config: The model's.
-        data: For padding, sigma and the number of pictures that may fail.
-        batch_size: People in a batch.
-        workers: Processes that make batches.
-        ranks: The processes.
-    """
+    """Measures the same people, without augmentation, every time; processes share them."""
 
     def __init__(
         self, dataset: PoseDataset, config: ModelConfig, data: DataRecipe, batch_size: int, workers: int, ranks: Ranks
@@ -144,32 +123,25 @@ class Validator:
                 if sum(len(item[0]) for item in shown) < _SHOWN:
                     shown.append((batch.images, batch.keypoints, fine, output.region_order.cpu()))
         network.train(was_training)
-        return Validation(self._means(terms, people, correct, labelled), self._shown(shown))
+        sheet = None
+        if self._ranks.is_first and shown:
+            sheet = Shown(*(torch.cat(parts)[:_SHOWN].numpy() for parts in zip(*shown, strict=True)))
+        return Validation(self._means(terms, people, correct, labelled), sheet)
 
     def _means(
         self, terms: dict[str, float], people: int, correct: npt.NDArray[np.float64], labelled: int
     ) -> dict[str, float]:
         """Means over all processes."""
-        everybody, all_labelled, all_correct, sums = 0, 0, np.zeros_like(correct), dict[str, float]()
-        for item in self._ranks.gather((terms, people, correct, labelled)):
-            assert isinstance(item, tuple)
-            rank_terms, rank_people, rank_correct, rank_labelled = item
-            everybody += rank_people
-            all_labelled += rank_labelled
-            all_correct += rank_correct
-            for name, value in rank_terms.items():
-                sums[name] = sums.get(name, 0.0) + value
+        gathered = self._ranks.gather((terms, people, correct, labelled))
+        everybody, all_correct, all_labelled = (sum(item[place] for item in gathered) for place in (1, 2, 3))
+        sums: dict[str, float] = {}
+        for name, value in (item for rank_terms, *_ in gathered for item in rank_terms.items()):
+            sums[name] = sums.get(name, 0.0) + value
         values = {name: value / max(everybody, 1) for name, value in sums.items()}
         for stage, name in enumerate(("coarse", "fine")):
             for index, fraction in enumerate(PCK_FRACTIONS):
                 values[f"{name}_pck_{fraction:g}"] = float(all_correct[stage, index]) / max(all_labelled, 1)
         return values
-
-    def _shown(self, shown: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Shown | None:
-        if not self._ranks.is_first or not shown:
-            return None
-        crops, labels, predictions, order = (torch.cat(parts)[:_SHOWN].numpy() for parts in zip(*shown, strict=True))
-        return Shown(crops, labels, predictions, order)
 
 
 # BGR
@@ -183,11 +155,7 @@ _QUALITY = 88  # JPEG
 
 
 def write_sheets(shown: Shown, folder: Path, name: str, config: ModelConfig) -> None:
-    """Write `NAME_predictions.jpg` and `NAME_regions.jpg`, whole or not at all.
-
-    Raises:
-        SinkError: one can't be written.
-    """
+    """Write `NAME_predictions.jpg` and `NAME_regions.jpg`, whole or not at all. Raises `SinkError` where that fails."""
     sheet = prediction_sheet(shown.crops, shown.labels, shown.predictions, config.skeleton)
     _write(folder / f"{name}_predictions.jpg", sheet)
     _write(folder / f"{name}_regions.jpg", region_sheet(shown.crops, shown.region_order, config.num_selected))
@@ -198,15 +166,8 @@ def prediction_sheet(
 ) -> Picture:
     """Crops with labels as green rings and predictions as coloured limbs (the person's left orange, right blue).
 
-    Args:
-        crops: uint8 [N, H, W, 3], RGB.
-        labels: [N, J, 3], `x, y` in crop pixels and visibility.
-        predictions: [N, J, 3], `x, y` in crop pixels and score.
-        skeleton: Limbs and sides.
-        threshold: Least score of a prediction that is drawn.
-
-    Returns:
-        uint8 [.., .., 3], BGR.
+    Crops are uint8 [N, H, W, 3], RGB; labels and predictions [N, J, 3], `x, y` in crop pixels and visibility or score.
+    Predictions of a score below `threshold` are not drawn. The sheet is uint8 [.., .., 3], BGR.
     """
     tiles = []
     for crop, label, prediction in zip(crops, labels, predictions, strict=True):
@@ -225,15 +186,9 @@ def prediction_sheet(
 
 
 def region_sheet(crops: Picture, region_order: Ints, selected: int) -> Picture:
-    """Crops, dimmed but for the regions that the fine stage refines, with the ranks of the five most relevant.
+    """Crops, dimmed but for the `selected` regions that the fine stage refines, with the ranks of the first five.
 
-    Args:
-        crops: uint8 [N, H, W, 3], RGB.
-        region_order: int64 [N, R], most relevant first.
-        selected: Number of regions that the fine stage refines.
-
-    Returns:
-        uint8 [.., .., 3], BGR.
+    Crops are uint8 [N, H, W, 3], RGB; `region_order` is int64 [N, R], most relevant first; the sheet is BGR.
     """
     columns, side = crops.shape[2] // REGION_SIZE, REGION_SIZE * _SCALE
     tiles = []

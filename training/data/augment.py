@@ -50,39 +50,21 @@ class AugmentSpec(BaseModel):
 
 @dataclass(frozen=True)
 class CropSample:
-    """A person, cropped.
+    """A person, cropped."""
 
-    Attributes:
-        crop: uint8 [H, W, 3], RGB.
-        keypoints: float32 [J, 3], `x, y` in crop pixels and COCO visibility; zeros where it is not labelled.
-        weights: float32 [J], trust in the label.
-        center: float32 [2], `x, y` of the crop's centre in picture pixels (of the mirrored picture if `flipped`).
-        size: float32 [2], width and height of the crop in picture pixels.
-        rotation: Degrees.
-        flipped: Whether the picture was mirrored.
-    """
-
-    crop: npt.NDArray[np.uint8]
-    keypoints: Floats
-    weights: Floats
-    center: Floats
-    size: Floats
-    rotation: float
-    flipped: bool
+    crop: npt.NDArray[np.uint8]  # uint8 [H, W, 3], RGB
+    keypoints: Floats  # float32 [J, 3], `x, y` in crop pixels and COCO visibility; zeros where it is not labelled
+    weights: Floats  # float32 [J], trust in the label
+    center: Floats  # float32 [2], `x, y` of the crop's centre in picture pixels (of the mirrored picture if `flipped`)
+    size: Floats  # float32 [2], width and height of the crop in picture pixels
+    rotation: float  # degrees
+    flipped: bool  # whether the picture was mirrored
 
 
 def make_crop(
     sample: Sample, spec: AugmentSpec, crop_size: tuple[int, int], skeleton: Skeleton, rng: np.random.Generator
 ) -> CropSample:
-    """Draw one variation of a person and cut it out.
-
-    Args:
-        sample: The person.
-        spec: The augmentation.
-        crop_size: `(height, width)`.
-        skeleton: Skeleton of the keypoints, for mirror pairs and halves of the body.
-        rng: The only source of chance.
-    """
+    """Draw one variation of a person and cut it out at `crop_size`, `(height, width)`; all chance comes from `rng`."""
     image, keypoints, weights = sample.image_bgr, sample.keypoints.copy(), sample.weights
     frames = crop_frames(sample.box_xyxy[None], crop_size, spec.padding)
     center, size = frames.center[0], frames.size[0]
@@ -139,18 +121,10 @@ def half_body(
     crop_size: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats] | None:
-    """Centre and size of a crop around half of a body.
+    """Centre and size of a crop around half of a body, which `rng` chooses; None where there are too few keypoints.
 
-    Args:
-        points: float32 [J, 2], picture pixels.
-        labelled: bool [J].
-        skeleton: Skeleton of the keypoints.
-        crop_size: `(height, width)`.
-        rng: Chooses the half.
-
-    Returns:
-        float32 [2] each, x first: the mean of the half's keypoints, and the size at the crop's aspect; None where
-        there are too few keypoints.
+    `points` is float32 [J, 2] in picture pixels, `labelled` bool [J]. Centre and size are float32 [2], x first: the
+    mean of the half's keypoints, and the size at the aspect of `crop_size`, `(height, width)`.
     """
     is_upper = upper_body(skeleton)
     upper, lower = points[labelled & is_upper], points[labelled & ~is_upper]

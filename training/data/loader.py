@@ -22,23 +22,14 @@ __all__ = ["Batch", "CropLoader"]
 
 @dataclass(frozen=True)
 class Batch:
-    """B crops.
+    """B crops."""
 
-    Attributes:
-        images: uint8 [B, H, W, 3], RGB.
-        targets: float32 [B, J, h, w], heatmaps; [B, J, 0, 0] where the loader was asked for none.
-        weights: float32 [B, J], trust in a label; 0 where there is none or its target lies outside the heatmap.
-        keypoints: float32 [B, J, 3], `x, y` in crop pixels and COCO visibility.
-        image_ids: int64 [B].
-        annotation_ids: int64 [B].
-    """
-
-    images: Tensor
-    targets: Tensor
-    weights: Tensor
-    keypoints: Tensor
-    image_ids: Tensor
-    annotation_ids: Tensor
+    images: Tensor  # uint8 [B, H, W, 3], RGB
+    targets: Tensor  # float32 [B, J, h, w], heatmaps; [B, J, 0, 0] where the loader was asked for none
+    weights: Tensor  # float32 [B, J], trust in a label; 0 where there is none or its target lies outside the heatmap
+    keypoints: Tensor  # float32 [B, J, 3], `x, y` in crop pixels and COCO visibility
+    image_ids: Tensor  # int64 [B]
+    annotation_ids: Tensor  # int64 [B]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -158,9 +149,6 @@ class CropLoader:
         max_undecodable: Different pictures that may fail to decode (others take their places) before it stops.
         pin_memory: Put batches into page-locked memory.
 
-    Attributes:
-        undecodable: Number of times that each picture failed to decode, by message.
-
     Raises:
         InputError: an argument is out of range, or there are fewer people than a global batch.
     """
@@ -198,7 +186,7 @@ class CropLoader:
         self.dataset = dataset
         self.batch_size = batch_size
         self.max_undecodable = max_undecodable
-        self.undecodable: dict[str, int] = {}
+        self.undecodable: dict[str, int] = {}  # number of times that each picture failed to decode, by message
         self._maker = _BatchMaker(dataset, spec, crop_size, heatmap_size, sigma, seed, shuffle)
         full, rest = divmod(len(dataset), self._global_batch)
         batches = full + (1 if rest and not drop_last else 0)
@@ -212,11 +200,7 @@ class CropLoader:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The remaining batches of the current epoch.
-
-        Raises:
-            SourceError: too many pictures can't be decoded; the last is named.
-        """
+        """The remaining batches of the current epoch. Raises `SourceError` where too many pictures can't be decoded."""
         if self._loader is None:
             # The plan doesn't refer back to this object: inside a reference cycle, PyTorch's workers end slowly.
             self._loader = DataLoader(
@@ -253,8 +237,7 @@ class CropLoader:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state()`; not while iterating.
 
-        Raises:
-            InputError: the state is of another seed, dataset or global batch, or not a state.
+        Raises `InputError` where it is of another seed, dataset or global batch, or not a state.
         """
         own = self.state()
         if set(state) != set(own) or any(not isinstance(value, int) for value in state.values()):
@@ -276,29 +259,29 @@ class CropLoader:
             )
 
 
+@dataclass(eq=False)
 class _Plan(Sampler[_Place]):
     """The loader's position, and the places of the epoch's remaining batches."""
 
-    def __init__(self, people: int, batches: int, global_batch: int, offset: int, size: int) -> None:
-        self.epoch = 0
-        self.batch = 0
-        self._people = people
-        self._batches = batches
-        self._global_batch = global_batch
-        self._offset = offset
-        self._size = size
+    people: int
+    batches: int
+    global_batch: int
+    offset: int
+    size: int
+    epoch: int = 0
+    batch: int = 0
 
     def __len__(self) -> int:
-        return self._batches
+        return self.batches
 
     def __iter__(self) -> Iterator[_Place]:
         epoch = self.epoch  # workers are ahead of what was yielded
-        for number in range(self.batch, self._batches):
-            start = number * self._global_batch + self._offset
-            yield _Place(epoch, start, min(start + self._size, self._people))
+        for number in range(self.batch, self.batches):
+            start = number * self.global_batch + self.offset
+            yield _Place(epoch, start, min(start + self.size, self.people))
 
     def advance(self) -> None:
         """Count a batch that was yielded."""
         self.batch += 1
-        if self.batch == self._batches:
+        if self.batch == self.batches:
             self.epoch, self.batch = self.epoch + 1, 0

@@ -30,12 +30,7 @@ class Subset:
 
 
 class SampleCache:
-    """Memory that several datasets of one process share.
-
-    Attributes:
-        limit: Bytes of pictures that may be kept.
-        used: Bytes kept so far.
-    """
+    """Memory that several datasets of one process share: `used` of `limit` bytes of pictures."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -50,11 +45,9 @@ class SampleCache:
 
 
 class CachedDataset:
-    """A dataset that gives the same samples in every epoch, and keeps them while there is room.
+    """A dataset that gives the same samples in every epoch, and keeps them while `cache` has room.
 
-    Args:
-        dataset: The dataset.
-        cache: The room. Loader workers are processes, and each has its own.
+    Loader workers are processes, and each has its own cache.
     """
 
     def __init__(self, dataset: PoseDataset, cache: SampleCache) -> None:

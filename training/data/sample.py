@@ -27,26 +27,18 @@ _WEAK = 1  # COCO visibility of labels that may come from a model
 class Sample:
     """A person in their picture.
 
-    Attributes:
-        image_bgr: uint8 [H, W, 3], the whole picture.
-        box_xyxy: float32 [4], `x1, y1, x2, y2` in picture pixels.
-        keypoints: float32 [J, 3], `x, y` in picture pixels and COCO visibility (0 not labelled, 1 hidden, 2 seen).
-        weights: float32 [J], trust in a label: 0 none (always where it is not labelled), 1 full.
-        image_id: The dataset's number of the picture.
-        annotation_id: The dataset's number of the person.
-        source: Origin of the picture, for messages: a file, or what drew it.
-
     Raises:
         InputError: shapes disagree.
     """
 
-    image_bgr: npt.NDArray[np.uint8]
-    box_xyxy: npt.NDArray[np.float32]
+    image_bgr: npt.NDArray[np.uint8]  # uint8 [H, W, 3], the whole picture
+    box_xyxy: npt.NDArray[np.float32]  # float32 [4], `x1, y1, x2, y2` in picture pixels
+    # float32 [J, 3], `x, y` in picture pixels and COCO visibility (0 not labelled, 1 hidden, 2 seen)
     keypoints: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
-    image_id: int
-    annotation_id: int
-    source: str
+    weights: npt.NDArray[np.float32]  # float32 [J], trust in a label: 0 none (always where it is not labelled), 1 full
+    image_id: int  # the dataset's number of the picture
+    annotation_id: int  # the dataset's number of the person
+    source: str  # origin of the picture, for messages: a file, or what drew it
 
     def __post_init__(self) -> None:
         if self.box_xyxy.shape != (4,):
@@ -59,14 +51,9 @@ class Sample:
 
 
 class PoseDataset(Protocol):
-    """Labelled people. `load` must give the same sample for the same arguments, in any process.
+    """Labelled people. `load` must give the same sample for the same arguments, in any process."""
 
-    Attributes:
-        name: For messages and logs.
-        skeleton: Skeleton of the keypoints.
-    """
-
-    name: str
+    name: str  # for messages and logs
     skeleton: Skeleton
 
     def __len__(self) -> int:
@@ -74,39 +61,26 @@ class PoseDataset(Protocol):
         ...
 
     def load(self, index: int, epoch: int = 0) -> Sample:
-        """Person `index`, 0 to len - 1.
+        """Person `index`, 0 to len - 1. Raises `UndecodableImageError` where the picture can't be read.
 
-        Args:
-            index: Number of the person.
-            epoch: Number of the pass: a dataset that is endless, or a mixture, gives other people each time.
-
-        Raises:
-            UndecodableImageError: the picture can't be read.
+        `epoch` is the number of the pass: a dataset that is endless, or a mixture, gives other people each time.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Person:
-    """A person whose picture isn't read yet; see `Sample` for the other attributes.
-
-    Attributes:
-        file: The picture.
-        area: Square picture pixels that the person covers, for OKS.
-        score: Score of the box; 1 for a labelled one.
-        head_size: PCKh's unit in picture pixels; None where it isn't known.
-        picture_size: `(width, height)` in pixels that the labels are for; None where it isn't known.
-    """
+    """A person whose picture isn't read yet; see `Sample` for the other attributes."""
 
     image_id: int
     annotation_id: int
     file: Path
     box_xyxy: npt.NDArray[np.float32]
     keypoints: npt.NDArray[np.float32]
-    area: float
-    score: float = 1.0
-    head_size: float | None = None
-    picture_size: tuple[int, int] | None = None
+    area: float  # square picture pixels that the person covers, for OKS
+    score: float = 1.0  # score of the box; 1 for a labelled one
+    head_size: float | None = None  # PCKh's unit in picture pixels; None where it isn't known
+    picture_size: tuple[int, int] | None = None  # `(width, height)` that the labels are for; None where unknown
 
     def read(self) -> npt.NDArray[np.uint8]:
         """The picture: uint8 [H, W, 3], BGR. Raises `UndecodableImageError` where it can't be read or used."""
@@ -203,8 +177,7 @@ class UndecodableImageError(SourceError):
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """A picture file as uint8 [H, W, 3], BGR, in the orientation of its pixels, as labels are.
 
-    Raises:
-        UndecodableImageError: the file is missing, or isn't a picture that can be decoded.
+    Raises `UndecodableImageError` where it is missing, or isn't a picture that can be decoded.
     """
     try:
         content = np.fromfile(path, dtype=np.uint8)

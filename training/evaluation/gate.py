@@ -44,19 +44,12 @@ class GatePoint:
 
 @dataclass(frozen=True)
 class GateCurve:
-    """Everything that choosing a threshold needs.
+    """Everything that choosing a threshold needs."""
 
-    Attributes:
-        thresholds: Ascending; the first refines nobody, the last everybody.
-        matches: For each threshold, the matches of every picture by id.
-        refined: For each threshold, float64 [n]: share of a person's passes that were refined.
-        image_ids: int64 [n], the people's pictures.
-    """
-
-    thresholds: tuple[float, ...]
-    matches: tuple[dict[int, PictureMatches], ...]
-    refined: tuple[npt.NDArray[np.float64], ...]
-    image_ids: npt.NDArray[np.int64]
+    thresholds: tuple[float, ...]  # ascending; the first refines nobody, the last everybody
+    matches: tuple[dict[int, PictureMatches], ...]  # for each threshold, the matches of every picture by id
+    refined: tuple[npt.NDArray[np.float64], ...]  # for each threshold, [n]: share of a person's passes refined
+    image_ids: npt.NDArray[np.int64]  # int64 [n], the people's pictures
 
     def ap(self, index: int, pictures: Sequence[int]) -> float:
         """AP at threshold `index` over pictures, of which any may be named several times."""
@@ -83,9 +76,7 @@ class GateCurve:
 def candidate_thresholds(quality: npt.NDArray[np.float32], count: int = CURVE_POINTS) -> tuple[float, ...]:
     """Thresholds that refine evenly spaced shares of people, half-way between two qualities, as float32 holds them.
 
-    Args:
-        quality: float32, of all passes.
-        count: Number of shares, 0 and 1 included; equal qualities make fewer thresholds.
+    `quality` is that of all passes, `count` the number of shares, 0 and 1 included; equal qualities make fewer.
     """
     values = np.sort(quality[np.isfinite(quality)].astype(np.float32), axis=None)
     if not len(values):
@@ -103,13 +94,9 @@ def measure_curve(
     thresholds: Sequence[float] | None = None,
     on_point: Callable[[], None] = lambda: None,
 ) -> GateCurve:
-    """Match poses and labels at every threshold.
+    """Match poses and COCO-format labels at every threshold; `on_point` is called after each.
 
-    Args:
-        data: COCO-format labels.
-        predictions: Coarse and fine poses.
-        thresholds: Ascending; `candidate_thresholds` if None.
-        on_point: Called after each.
+    Thresholds ascend; they are `candidate_thresholds` if None.
     """
     assert data.document is not None
     chosen = tuple(candidate_thresholds(predictions.quality) if thresholds is None else thresholds)
@@ -147,29 +134,17 @@ class Promise:
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """A threshold and how it was found.
+    """A threshold and how it was found."""
 
-    Attributes:
-        promise: The promise to keep.
-        threshold: Crops of lower predicted quality are refined.
-        chosen_on: The chosen point on the pictures it was chosen on; AP 0 to 1.
-        chosen_value: The promised quantity there, in the promise's unit.
-        checked_on: The same threshold on the held-out pictures.
-        held_out_value: The promised quantity there.
-        interval: 95 % bootstrap interval of `held_out_value`, resampling pictures.
-        pictures: Numbers of pictures it was chosen on, and checked on.
-        kept: Whether the promise holds on held-out pictures: the interval reaches down to the limit.
-    """
-
-    promise: Promise
-    threshold: float
-    chosen_on: GatePoint
-    chosen_value: float
-    checked_on: GatePoint
-    held_out_value: float
-    interval: tuple[float, float]
-    pictures: tuple[int, int]
-    kept: bool
+    promise: Promise  # the promise to keep
+    threshold: float  # crops of lower predicted quality are refined
+    chosen_on: GatePoint  # the chosen point on the pictures it was chosen on; AP 0 to 1
+    chosen_value: float  # the promised quantity there, in the promise's unit
+    checked_on: GatePoint  # the same threshold on the held-out pictures
+    held_out_value: float  # the promised quantity there
+    interval: tuple[float, float]  # 95 % bootstrap interval of `held_out_value`, resampling pictures
+    pictures: tuple[int, int]  # numbers of pictures it was chosen on, and checked on
+    kept: bool  # whether the promise holds on held-out pictures: the interval reaches down to the limit
 
     def describe(self, data: str) -> str:
         """One line for `bundle.json`."""
@@ -198,12 +173,7 @@ def choose_point(value: Callable[[int], float], count: int, promise: Promise) ->
 
     For `ap-loss`: the lowest threshold from which on no higher one loses more than the limit, so that a lucky dip in a
     noisy curve isn't taken. For `refine-rate`: the highest that stays within the limit. Where no point keeps the
-    promise, the one that comes closest: refining everybody, or nobody.
-
-    Args:
-        value: The promised quantity at a point.
-        count: Number of points.
-        promise: The promise to keep.
+    promise, the one that comes closest: refining everybody, or nobody. `value` gives the promised quantity at a point.
     """
     if promise.kind == "refine-rate":
         within = 0
@@ -217,16 +187,10 @@ def choose_point(value: Callable[[int], float], count: int, promise: Promise) ->
 
 
 def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Promise, seed: int = 0) -> ThresholdChoice:
-    """Choose on one half of the pictures, check on the other.
+    """Choose on one half of the pictures, check on the other; `seed` determines the split and the bootstrap.
 
     A curve measured on few pictures is noisy, and its cheapest point is cheap by luck. So a point is only taken where
     the promise holds in most bootstrap resamples: with few pictures the choice is careful.
-
-    Args:
-        curve: Matches at every threshold.
-        image_ids: The pictures.
-        promise: The promise to keep.
-        seed: Seed of the split and the bootstrap.
 
     Raises:
         InputError: there are too few labelled pictures to split, or there is no AP to lose.
@@ -283,16 +247,9 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
 
 
 def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve | None = None) -> None:
-    """Replace the gate in a bundle's `bundle.json`, atomically.
+    """Replace the gate in a bundle's `bundle.json`, atomically; `chosen_by` describes the choice, for people to read.
 
-    Args:
-        folder: The bundle.
-        threshold: Crops of lower predicted quality are refined.
-        chosen_by: Description of the choice, for people to read.
-        gain: Gain of refining by predicted quality; None if unknown.
-
-    Raises:
-        BundleError: the bundle isn't valid, or can't be written.
+    Raises `BundleError` where the bundle isn't valid, or can't be written.
     """
     manifest = open_bundle(folder).manifest
     gate = Gate(quality_threshold=threshold, chosen_by=chosen_by, gain=gain)

@@ -30,11 +30,8 @@ PCK_FRACTIONS = (0.05, 0.1)
 def keypoint_diagonals(labels: Floats) -> Doubles:
     """PCK's unit: the diagonal of the box around a person's labelled keypoints.
 
-    Args:
-        labels: float32 [n, J, 3], `x, y` and visibility.
-
-    Returns:
-        float64 [n], in the labels' unit; NaN where fewer than two places are labelled.
+    Labels are float32 [n, J, 3], `x, y` and visibility; diagonals float64 [n], in their unit, NaN where fewer than
+    two places are labelled.
     """
     points = np.where(labels[:, :, 2:] > 0, labels[:, :, :2], np.nan).astype(np.float64)
     points[np.isnan(points).all(axis=(1, 2))] = 0
@@ -44,16 +41,13 @@ def keypoint_diagonals(labels: Floats) -> Doubles:
 
 
 def correct_keypoints(keypoints: Floats, labels: Floats, units: Doubles, fraction: float) -> tuple[Bools, Bools]:
-    """Masks of the correct keypoints and of those that count.
+    """Masks bool [n, J] of the correct keypoints, and of those that count: labelled, of a person whose unit is known.
 
     Args:
         keypoints: float32 [n, J, 2 or more], in pixels.
         labels: float32 [n, J, 3], `x, y` in pixels and visibility.
         units: float64 [n], PCK's unit in pixels; NaN where it isn't known.
         fraction: Largest distance in units, itself included.
-
-    Returns:
-        bool [n, J] each: correct, and counted (labelled, and of a person whose unit is known).
     """
     distance = np.linalg.norm(keypoints[..., :2].astype(np.float64) - labels[..., :2], axis=-1)
     counted = (labels[..., 2] > 0) & np.isfinite(units)[:, None]
@@ -99,21 +93,13 @@ class QualityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predicted quality against true OKS.
+    """Predicted quality against true OKS."""
 
-    Attributes:
-        bins: Up to ten bins of as many people each, lowest quality first.
-        rank_correlation: Spearman's, -1 to 1; NaN where one side doesn't vary.
-        mean_error: Mean of `|predicted - true|`.
-        bias: Mean of `predicted - true`.
-        people: Number of people compared.
-    """
-
-    bins: tuple[QualityBin, ...]
-    rank_correlation: float
-    mean_error: float
-    bias: float
-    people: int
+    bins: tuple[QualityBin, ...]  # up to ten bins of as many people each, lowest quality first
+    rank_correlation: float  # Spearman's, -1 to 1; NaN where one side doesn't vary
+    mean_error: float  # mean of `|predicted - true|`
+    bias: float  # mean of `predicted - true`
+    people: int  # number of people compared
 
 
 def calibrate(quality: Floats, oks: Doubles) -> Calibration:
@@ -148,19 +134,13 @@ _LEAST_PEOPLE = 20  # in a bin; two bins at least
 
 
 def measure_gain(quality: Floats, coarse_oks: Doubles, fine_oks: Doubles, measured_on: str) -> GainCurve | None:
-    """The mean gain in OKS of refining people of similar predicted quality.
+    """The mean gain in OKS of refining people of similar predicted quality; None where there are too few people.
 
     Means of few people are mostly chance, so each is drawn towards the mean of all as far as the bins' differences are
     explained by chance (empirical Bayes). Where quality doesn't predict the gain, the curve is level.
 
-    Args:
-        quality: float32 [n], predicted.
-        coarse_oks: float64 [n], true OKS of the coarse poses.
-        fine_oks: float64 [n], likewise of the refined ones. NaN anywhere leaves a person out.
-        measured_on: For people to read.
-
-    Returns:
-        None where there are too few people.
+    `quality` is float32 [n], predicted; the true OKS of coarse and of refined poses float64 [n]. NaN anywhere leaves a
+    person out. `measured_on` is for people to read.
     """
     gain = fine_oks - coarse_oks
     known = np.isfinite(quality) & np.isfinite(gain)
@@ -188,42 +168,25 @@ MODES: tuple[Refine, ...] = ("never", "auto", "always")
 
 @dataclass(frozen=True)
 class ModeScores:
-    """One refine mode.
+    """One refine mode."""
 
-    Attributes:
-        mode: `never`, `auto` or `always`.
-        refine_rate: Share of people refined, 0 to 1 (of passes, in a flip test).
-        coco: AP and AR; None for MPII's labels.
-        pck: By fraction of the keypoint diagonal, 0 to 1; empty where boxes aren't labelled people.
-        pckh: PCKh@0.5 by body part, 0 to 1, with `mean`; empty where head sizes aren't known.
-        results: COCO keypoint results.
-    """
-
-    mode: Refine
-    refine_rate: float
-    coco: CocoScores | None
-    pck: dict[float, float]
-    pckh: dict[str, float]
-    results: list[dict[str, Any]]
+    mode: Refine  # `never`, `auto` or `always`
+    refine_rate: float  # share of people refined, 0 to 1 (of passes, in a flip test)
+    coco: CocoScores | None  # AP and AR; None for MPII's labels
+    pck: dict[float, float]  # by fraction of the keypoint diagonal, 0 to 1; empty where boxes aren't labelled people
+    pckh: dict[str, float]  # PCKh@0.5 by body part, 0 to 1, with `mean`; empty where head sizes aren't known
+    results: list[dict[str, Any]]  # COCO keypoint results
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All modes, and predicted quality against the true OKS of coarse poses.
+    """All modes, and predicted quality against the true OKS of coarse poses."""
 
-    Attributes:
-        modes: `never`, `auto` and `always`.
-        threshold: Threshold of the gate in `auto`.
-        oks: float64 [n], true OKS of the coarse poses; NaN where it isn't known.
-        calibration: Predicted quality against `oks`.
-        gain: Gain of refining by predicted quality; None where too few people are labelled.
-    """
-
-    modes: tuple[ModeScores, ...]
-    threshold: float
-    oks: Doubles
-    calibration: Calibration
-    gain: GainCurve | None
+    modes: tuple[ModeScores, ...]  # `never`, `auto` and `always`
+    threshold: float  # threshold of the gate in `auto`
+    oks: Doubles  # float64 [n], true OKS of the coarse poses; NaN where it isn't known
+    calibration: Calibration  # predicted quality against `oks`
+    gain: GainCurve | None  # gain of refining by predicted quality; None where too few people are labelled
 
 
 def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -> Evaluation:

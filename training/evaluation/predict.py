@@ -24,38 +24,24 @@ __all__ = ["GatedPoses", "Predictions", "coco_results", "predict"]
 
 @dataclass(frozen=True)
 class GatedPoses:
-    """The poses that a gate lets out.
+    """The poses that a gate lets out."""
 
-    Attributes:
-        keypoints: float32 [n, J, 3], `x, y` in picture pixels and score.
-        scores: float32 [n], box score times the mean of the keypoint scores above 0.2.
-        refined: float64 [n], share of the passes that the fine stage ran in: 0 or 1, 0.5 too in a flip test.
-    """
-
-    keypoints: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    refined: npt.NDArray[np.float64]
+    keypoints: npt.NDArray[np.float32]  # float32 [n, J, 3], `x, y` in picture pixels and score
+    scores: npt.NDArray[np.float32]  # float32 [n], box score times the mean of the keypoint scores above 0.2
+    refined: npt.NDArray[np.float64]  # [n], share of passes refined: 0 or 1, 0.5 too in a flip test
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Coarse and fine poses of n boxes.
+    """Coarse and fine poses of n boxes."""
 
-    Attributes:
-        boxes_xyxy: float32 [n, 4].
-        box_scores: float32 [n].
-        frame_areas: float64 [n], square picture pixels of the crops.
-        quality: float32 [n, passes], predicted quality; the second pass is the mirrored crop's, in a flip test.
-        poses: float32 [n, 2, J, 3], coarse and fine; in a flip test [n, 2, 2, J, 3], the mirrored pass last. `x, y` in
-            picture pixels and score.
-        unreadable: What is wrong with the pictures that can't be read, by image id; their boxes are not among the n.
-    """
-
-    boxes_xyxy: npt.NDArray[np.float32]
-    box_scores: npt.NDArray[np.float32]
-    frame_areas: npt.NDArray[np.float64]
-    quality: npt.NDArray[np.float32]
+    boxes_xyxy: npt.NDArray[np.float32]  # float32 [n, 4]
+    box_scores: npt.NDArray[np.float32]  # float32 [n]
+    frame_areas: npt.NDArray[np.float64]  # float64 [n], square picture pixels of the crops
+    quality: npt.NDArray[np.float32]  # [n, passes], predicted; in a flip test the second pass is the mirrored crop's
+    # [n, 2, J, 3], coarse and fine, `x, y` in picture pixels and score; in a flip test [n, 2, 2, J, 3], mirrored last
     poses: npt.NDArray[np.float32]
+    # what is wrong with the pictures that can't be read, by image id; their boxes are not among the n
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -83,16 +69,10 @@ def predict(
     flip_test: bool = False,
     on_people: Callable[[int], None] = lambda people: None,
 ) -> Predictions:
-    """Both stages on every box whose picture can be read.
+    """Both stages on every box whose picture can be read. Raises `EngineError` where an engine failed.
 
-    Args:
-        stages: The model.
-        data: The pictures and boxes.
-        flip_test: Whether to average heatmaps with the mirrored crop's.
-        on_people: Called with the number of people of each finished batch.
-
-    Raises:
-        EngineError: an engine failed.
+    A flip test averages heatmaps with the mirrored crop's. `on_people` is called with the number of people of each
+    finished batch.
     """
     people, crop_size = data.people, stages.config.crop_size
     frames = crop_frames(people.boxes_xyxy, crop_size)

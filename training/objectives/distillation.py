@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +37,6 @@ class DistillationRecipe(BaseModel):
     min_score: float = Field(default=0.2, description="least score of a keypoint that counts")
 
 
-@dataclass(frozen=True)
-class _Output:
-    """The outputs to read: heatmaps [B, J, h, w], keypoints [B, J, 2 or 3], or SimCC's x and y [B, J, bins]."""
-
-    kind: Literal["heatmaps", "keypoints", "simcc"]
-    names: tuple[str, ...]
-
-
 class Teacher:
     """A pose model that was trained elsewhere.
 
@@ -59,9 +49,6 @@ class Teacher:
         config: The student's.
         sigma: Standard deviation in heatmap pixels of targets that are made of keypoints.
         device: The student's device; the teacher runs there too if ONNX Runtime can.
-
-    Attributes:
-        description: Its kind, input size and device, for the user.
 
     Raises:
         ConfigError: the file isn't a pose model of this skeleton, or ONNX Runtime isn't there.
@@ -84,9 +71,9 @@ class Teacher:
             raise ConfigError(f"teacher {recipe.onnx}: ONNX Runtime can't load it ({reason})") from error
         self._recipe, self._config, self._sigma, self._device = recipe, config, sigma, device
         self._input, self._as_bytes, self._batch, self._size = self._read_input()
-        self._output = self._read_output()
+        self._kind, self._names = self._read_output()
         self.description = (
-            f"teacher {recipe.onnx}: {self._output.kind} at {self._size[0]}x{self._size[1]}, "
+            f"teacher {recipe.onnx}: {self._kind} at {self._size[0]}x{self._size[1]}, "
             f"{self._session.get_providers()[0]}"
         )
 
@@ -108,17 +95,17 @@ class Teacher:
             part = fed[start : start + step]
             missing = step - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            found = self._session.run(list(self._output.names), {self._input: padded})
+            found = self._session.run(self._names, {self._input: padded})
             answers.append([np.asarray(item, np.float32)[: len(part)] for item in found])
         outputs = [np.concatenate(parts) for parts in zip(*answers, strict=True)]
-        if self._output.kind == "heatmaps":
+        if self._kind == "heatmaps":
             heatmaps = torch.from_numpy(outputs[0])
             if heatmaps.shape[-2:] != self._config.heatmap_size:
                 # corner pixels stay in place: coordinates are measured between their centres
                 size = self._config.heatmap_size
                 heatmaps = functional.interpolate(heatmaps, size=size, mode="bilinear", align_corners=True)
             return heatmaps.to(self._device), torch.ones(heatmaps.shape[:2], device=self._device)
-        return self._targets(outputs[0] if self._output.kind == "keypoints" else self._from_simcc(*outputs))
+        return self._targets(outputs[0] if self._kind == "keypoints" else self._from_simcc(*outputs))
 
     def _targets(self, keypoints: Floats) -> tuple[Tensor, Tensor]:
         """Gaussians around keypoints [B, J, 2 or 3] in pixels of the teacher's input."""
@@ -170,20 +157,21 @@ class Teacher:
             )
         return fed.name, as_bytes, fed.shape[0] if isinstance(fed.shape[0], int) else None, size
 
-    def _read_output(self) -> _Output:
+    def _read_output(self) -> tuple[str, list[str]]:
+        """Kind and names: heatmaps [B, J, h, w], keypoints [B, J, 2 or 3], or simcc's x and y [B, J, bins]."""
         joints = self._config.num_keypoints
         rows = [item for item in self._session.get_outputs() if len(item.shape) > 2 and item.shape[1] == joints]
         for item in rows:
             if len(item.shape) == 4:
-                return _Output("heatmaps", (item.name,))
+                return "heatmaps", [item.name]
         flat = [item for item in rows if len(item.shape) == 3]
         for item in flat:
             if item.shape[2] in (2, 3):
-                return _Output("keypoints", (item.name,))
+                return "keypoints", [item.name]
         if len(flat) == 2 and all(isinstance(item.shape[2], int) for item in flat):
             x, y = flat  # SimCC's models give x first; bins are a multiple of the input's pixels
             if x.shape[2] * self._size[0] == y.shape[2] * self._size[1]:
-                return _Output("simcc", (x.name, y.name))
+                return "simcc", [x.name, y.name]
         shapes = ", ".join(f"{item.name} {item.shape}" for item in self._session.get_outputs())
         raise ConfigError(
             f"teacher {self._recipe.onnx}: expected heatmaps [B, {joints}, h, w], keypoints [B, {joints}, 2 or 3] or "

@@ -43,30 +43,18 @@ class DenseHead(nn.Module):
 
 
 class TrainingOutput(NamedTuple):
-    """Output for a batch of crops in training.
+    """Output for a batch of crops in training."""
 
-    Attributes:
-        coarse: [B, J, h, w], heatmaps.
-        fine: [F, J, h, w], heatmaps of the first F crops: of all, unless the recipe trains the fine stage on a share of
-            them; None while it leaves the fine stage out.
-        quality: [B], predicted OKS of the coarse pose.
-        dense: [B, J, h, w], heatmaps from the patch tokens; None without an auxiliary head.
-        region_order: int64 [B, R], most relevant first.
-    """
-
-    coarse: Tensor
+    coarse: Tensor  # [B, J, h, w], heatmaps
+    # [F, J, h, w], heatmaps of the first F crops (of all, or the recipe's share); None while the fine stage is left out
     fine: Tensor | None
-    quality: Tensor
-    dense: Tensor | None
-    region_order: Tensor
+    quality: Tensor  # [B], predicted OKS of the coarse pose
+    dense: Tensor | None  # [B, J, h, w], heatmaps from the patch tokens; None without an auxiliary head
+    region_order: Tensor  # int64 [B, R], most relevant first
 
 
 class TrainedNetwork(nn.Module):
-    """A model and whatever is trained with it.
-
-    Args:
-        pose: The model; under `pose.` in the state.
-    """
+    """A model, under `pose.` in the state, and whatever is trained with it."""
 
     pixel_mean: Tensor
     pixel_std: Tensor

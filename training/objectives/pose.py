@@ -46,13 +46,7 @@ class LossRecipe(BaseModel):
 
 
 class PoseObjective:
-    """The loss of a batch: an `Objective`, see `sharpose.training.step`.
-
-    Args:
-        recipe: Weights.
-        config: The model's, for its skeleton and crop.
-        device: Device of the batches.
-    """
+    """The loss of a batch: an `Objective`, see `sharpose.training.step`; `config` gives the skeleton and crop size."""
 
     def __init__(self, recipe: LossRecipe, config: ModelConfig, device: torch.device) -> None:
         self.recipe = recipe
@@ -62,11 +56,7 @@ class PoseObjective:
     def __call__(self, output: TrainingOutput, targets: Tensor, weights: Tensor, epoch: int) -> dict[str, Tensor]:
         """The terms by name, scalars: `loss` is what to minimise, the others are unweighted and for the log.
 
-        Args:
-            output: The network's.
-            targets: [B, J, h, w].
-            weights: [B, J].
-            epoch: Number of finished epochs.
+        Targets are [B, J, h, w], weights [B, J]; `epoch` is the number of finished epochs.
         """
         recipe = self.recipe
         stages = {"coarse": output.coarse}
@@ -108,15 +98,8 @@ def heatmap_mse(heatmaps: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """The paper's heatmap loss: the mean over joints of mean(weight * (heatmap - target)²), no factor of a half.
 
     The mean runs over all heatmaps, those of weight 0 too, so that the loss of a batch is the mean of its halves'
-    losses: what makes several processes and accumulated batches equal to one large batch.
-
-    Args:
-        heatmaps: [B, J, h, w].
-        targets: [B, J, h, w].
-        weights: [B, J].
-
-    Returns:
-        A scalar, float32.
+    losses: what makes several processes and accumulated batches equal to one large batch. Heatmaps and targets are
+    [B, J, h, w], weights [B, J]; the loss is a scalar, float32.
     """
     error = (heatmaps.float() - targets.float()).square().mean(dim=(2, 3))
     return (weights * error).mean()
@@ -129,15 +112,8 @@ def heatmap_cross_entropy(heatmaps: Tensor, targets: Tensor, weights: Tensor, te
     through the same softmax, a heatmap that equals its target but for a constant has the least loss: the model learns
     heatmaps, not logits, and `heatmap_mse` beside it determines the constant.
 
-    Args:
-        heatmaps: [B, J, h, w].
-        targets: [B, J, h, w].
-        weights: [B, J].
-        temperature: Factor on both before the softmax.
-
-    Returns:
-        A scalar, float32: the mean over all heatmaps, those of weight 0 too; less the target's entropy, so that 0 is
-        perfect.
+    Heatmaps and targets are [B, J, h, w], weights [B, J]; the loss is a scalar, float32: the mean over all heatmaps,
+    those of weight 0 too, less the target's entropy, so that 0 is perfect.
     """
     predicted = temperature * heatmaps.float().flatten(2)
     with torch.no_grad():
@@ -181,13 +157,7 @@ def pose_oks(
 
 
 def quality_mse(quality: Tensor, oks: Tensor, labelled: Tensor) -> Tensor:
-    """The mean over all crops of (quality - OKS)²; crops without labels count as 0.
-
-    Args:
-        quality: [B].
-        oks: [B].
-        labelled: bool [B].
-    """
+    """The mean over all crops [B] of (quality - OKS)²; crops without labels count as 0."""
     return torch.where(labelled, (quality.float() - oks).square(), torch.zeros_like(oks)).mean()
 
 
