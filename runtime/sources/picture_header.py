@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["PictureHeader", "read_header"]
+__all__ = ["PictureHeader", "png_is_whole", "read_header"]
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _STILL = 1.0  # seconds that a picture which doesn't say it is shown for
 _SHORTEST = 0.01  # seconds; what is shorter counts as `_DEFAULT`, as in browsers
 _DEFAULT = 0.1
@@ -25,6 +27,7 @@ class PictureHeader:
         height: Likewise.
         durations: Seconds that each of its pictures is shown: one for a still picture, several for animated PNG and
             WebP and for TIFF with pages.
+        animated: Whether it is an animated PNG or WebP, of however many pictures.
         previews: Pages of a TIFF that are no pictures of their own (thumbnails, masks), by their number in the file.
     """
 
@@ -32,6 +35,7 @@ class PictureHeader:
     height: int = 0
     durations: tuple[float, ...] = (_STILL,)
     previews: frozenset[int] = frozenset()
+    animated: bool = False
 
 
 def read_header(file: BinaryIO) -> PictureHeader:
@@ -42,7 +46,7 @@ def read_header(file: BinaryIO) -> PictureHeader:
     """
     start = file.read(16)
     try:
-        if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        if start.startswith(_PNG):
             return _png(file)
         if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
             return _webp(file)
@@ -73,7 +77,19 @@ def _png(file: BinaryIO) -> PictureHeader:
             animated = True
         elif kind == b"IDAT" and not animated:
             break
-    return PictureHeader(width, height, tuple(durations) if animated and durations else (_STILL,))
+    return PictureHeader(width, height, tuple(durations) if animated and durations else (_STILL,), animated=animated)
+
+
+def png_is_whole(data: bytes) -> bool:
+    """Whether all chunks of a PNG are as long as they claim; True for other files."""
+    if not data.startswith(_PNG):
+        return True
+    end = 8
+    for kind, length in _chunks(io.BytesIO(data), end, ">", extra=4):
+        end += 12 + length
+        if kind == b"IEND" or end > len(data):
+            break
+    return end <= len(data)
 
 
 def _webp(file: BinaryIO) -> PictureHeader:
@@ -92,7 +108,7 @@ def _webp(file: BinaryIO) -> PictureHeader:
             width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
         if kind in (b"VP8 ", b"VP8L"):
             break
-    return PictureHeader(width, height, tuple(durations) or (_STILL,))
+    return PictureHeader(width, height, tuple(durations) or (_STILL,), animated=bool(durations))
 
 
 def _chunks(file: BinaryIO, position: int, order: str, extra: int = 0) -> Iterator[tuple[bytes, int]]:

@@ -18,13 +18,14 @@ import numpy as np
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame, Image, SourceInfo
-from sharpose.runtime.sources.picture_header import PictureHeader, read_header
+from sharpose.runtime.sources.picture_header import PictureHeader, png_is_whole, read_header
 
 __all__ = ["PictureSource", "captured_complaints", "is_picture", "quiet_opencv", "read_picture"]
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".ts", ".mts", ".mpg", ".mpeg", ".wmv"))
 _MOST_PIXELS = 250_000_000  # in a picture; OpenCV would take memory for what a header claims
+_MOST_ANIMATED = 25_000_000  # where OpenCV keeps several: of an animated PNG or WebP
 _DECODED_BYTES = 200_000_000  # decoded at once, of files with several pictures
 _ANIMATIONS = hasattr(cv2, "imdecodeanimation")  # OpenCV 4.11 and later
 _NAMED = 10  # broken pictures that are named
@@ -198,10 +199,13 @@ def _pictures_of(path: Path, expected: int) -> Iterator[tuple[Image, str | None]
     if not data:
         raise SourceError(f"{path}: expected a picture, found an empty file")
     header = read_header(io.BytesIO(data))
+    if not png_is_whole(data):  # OpenCV would take memory for what a chunk claims
+        raise SourceError(f"{path}: expected a picture, but it is longer than the file; is it damaged?")
     pixels = header.width * header.height
-    if pixels > _MOST_PIXELS:
+    most = _MOST_ANIMATED if header.animated else _MOST_PIXELS
+    if pixels > most:
         raise SourceError(
-            f"{path}: expected a picture of at most {_MOST_PIXELS // 1_000_000} million pixels, but its header claims "
+            f"{path}: expected a picture of at most {most // 1_000_000} million pixels, but its header claims "
             f"{header.width}x{header.height}; scale it down, or repair it"
         )
     if expected == 1 or (not _ANIMATIONS and not path.suffix.lower().startswith(".tif")):

@@ -229,6 +229,26 @@ def test_all_pictures_of_an_animation_in_its_time(tmp_path, suffix):
     assert source.info.failures == source.info.warnings == []
 
 
+@several
+def test_an_animation_of_a_size_that_is_only_claimed_is_refused(tmp_path):
+    path = save_animation(tmp_path / "a.png", [10, 90], [200, 600])
+    data = bytearray(path.read_bytes())
+    data[16:24] = 2 * (6000).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="at most 25 million pixels, but its header claims 6000x6000"):
+        list(PictureSource(str(path)))
+
+
+def test_a_chunk_that_claims_more_than_there_is(tmp_path):
+    path = save(tmp_path / "a.png")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT")
+    data[at - 4 : at] = (0xFFFF0000).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=r"a\.png: expected a picture, but it is longer than the file"):
+        list(PictureSource(str(path)))
+
+
 def save_pages(path: Path, shades: list[int]) -> Path:
     assert cv2.imwritemulti(str(path), [np.full((20, 30, 3), shade, np.uint8) for shade in shades])
     return path
