@@ -382,7 +382,7 @@ def test_a_signal_is_answered_in_a_frame_of_thousands(
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
-        assert time.monotonic() - asked < 5  # a second on an idle machine
+        assert time.monotonic() - asked < 15  # a second on an idle machine; the frame takes minutes
     finally:
         process.kill()
     assert process.returncode == 130
