@@ -68,14 +68,10 @@ def specs(entry: GraphEntry) -> tuple[dict[str, TensorSpec], dict[str, TensorSpe
 
 
 class Runner(abc.ABC):
-    """One graph, ready to run on one device. Backends implement `_run` and `_free`.
+    """One graph, ready to run on the device that the user asked for (`cpu`, `cuda:0` …).
 
-    Attributes:
-        device: The device as the user asked for it (`cpu`, `cuda:0` …).
-        inputs: Declared inputs by name.
-        outputs: Declared outputs by name.
-        max_batch: Largest size of a dynamic axis.
-        min_batch: Smallest.
+    Inputs and outputs are the declared ones, by name; a dynamic axis is `min_batch` to `max_batch` long. Backends
+    implement `_run` and `_free`.
     """
 
     def __init__(
@@ -86,11 +82,8 @@ class Runner(abc.ABC):
         max_batch: int,
         min_batch: int = 1,
     ) -> None:
-        self.device = device
-        self.inputs = inputs
-        self.outputs = outputs
-        self.max_batch = max_batch
-        self.min_batch = min_batch
+        self.device, self.inputs, self.outputs = device, inputs, outputs
+        self.min_batch, self.max_batch = min_batch, max_batch
         self._closed = False
 
     def run(
@@ -158,9 +151,8 @@ def check_inputs(
             shape = tuple(value.shape)
         else:
             shape = tuple(value.shape())
-        if len(shape) != len(spec.shape) or any(
-            want != got for want, got in zip(spec.shape, shape, strict=True) if not isinstance(want, str)
-        ):
+        wanted = tuple(got if isinstance(want, str) else want for want, got in zip(spec.shape, shape, strict=False))
+        if len(shape) != len(spec.shape) or shape != wanted:
             raise InputError(f"engine input {name}: expected {spec}, got shape {list(shape)}")
         for axis, size in zip(spec.shape, shape, strict=True):
             if not isinstance(axis, str):

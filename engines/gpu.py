@@ -22,26 +22,16 @@ _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU.
+    """One NVIDIA GPU."""
 
-    Attributes:
-        index: Its number, as in `tensorrt:1`.
-        name: As the driver calls it.
-        compute_capability: `8.9`, say.
-        driver: Version of the kernel module where it can be read, and of the CUDA that the driver supports.
-    """
-
-    index: int
-    name: str
-    compute_capability: str
-    driver: str
+    index: int  # as in `tensorrt:1`
+    name: str  # as the driver calls it
+    compute_capability: str  # `8.9`, say
+    driver: str  # version of the kernel module where it can be read, and of the CUDA that the driver supports
 
 
 def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
-    """Every GPU that the driver shows.
-
-    Args:
-        load: Opens the driver's library; raises `OSError` where it isn't there.
+    """Every GPU that the driver shows; `load` opens its library, or raises `OSError` where it isn't there.
 
     Raises:
         EngineError: there is no driver, the driver can't start, or it shows no GPU.

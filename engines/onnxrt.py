@@ -30,12 +30,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
 
 
 def create_session(path: Path, device: Device, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session that really uses the device's provider.
-
-    Args:
-        path: An ONNX file.
-        device: Where to run.
-        threads: Threads inside an operator; ONNX Runtime's own choice if None.
+    """An ONNX Runtime session that really uses the device's provider; `threads` as for `OnnxRuntimeRunner`.
 
     Raises:
         EngineError: ONNX Runtime or the provider is not there, or the graph can't be loaded.
@@ -107,11 +102,9 @@ class OnnxRuntimeRunner(Runner):
 
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = 4  # what goes wrong is in the exception
-        for found, declared in (
-            (self._session.get_inputs(), self.inputs),
-            (self._session.get_outputs(), self.outputs),
-        ):
-            check_signature(str(path), [_spec(item) for item in found], list(declared.values()))
+        for items, declared in ((self._session.get_inputs(), self.inputs), (self._session.get_outputs(), self.outputs)):
+            found = [TensorSpec(item.name, np.dtype(_DTYPES.get(item.type, "O")), tuple(item.shape)) for item in items]
+            check_signature(str(path), found, list(declared.values()))
 
     def _run(
         self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
@@ -133,7 +126,3 @@ class OnnxRuntimeRunner(Runner):
 
     def _free(self) -> None:
         del self._session
-
-
-def _spec(item: onnxruntime.NodeArg) -> TensorSpec:
-    return TensorSpec(item.name, np.dtype(_DTYPES.get(item.type, "O")), tuple(item.shape))

@@ -21,27 +21,15 @@ CARRIED = ("region_order", "region_features", "region_embeddings")
 class BatchBuckets:
     """Batch sizes that a stage computes; smaller batches are padded: 1, 2, 3, 4, 6, 8, 12, 16, 24 … max.
 
-    At most half as much again is computed in vain.
-
-    Args:
-        smallest: The smallest batch that the engine takes.
-        largest: The largest.
-        exact: No buckets: every size from `smallest` on is its own.
-
-    Attributes:
-        sizes: The buckets, ascending.
+    At most half as much again is computed in vain. With `exact`, every size from `smallest` on is its own bucket.
     """
 
     def __init__(self, smallest: int, largest: int, *, exact: bool = False) -> None:
-        if exact:
-            sizes = set(range(smallest, largest + 1))
-        else:
-            sizes = {smallest, largest}
-            power = 1
-            while power <= largest:
-                sizes |= {size for size in (power, power + power // 2) if smallest <= size <= largest}
-                power *= 2
-        self.sizes = tuple(sorted(sizes))
+        sizes = set(range(smallest, largest + 1))
+        if not exact:
+            powers = [1 << exponent for exponent in range(largest.bit_length())]
+            sizes &= {smallest, largest, *powers, *(power + power // 2 for power in powers)}
+        self.sizes = tuple(sorted(sizes))  # ascending
 
     def fit(self, count: int) -> int:
         """The smallest bucket that holds `count`, which is at most the largest."""
@@ -50,37 +38,22 @@ class BatchBuckets:
 
 @dataclass(frozen=True)
 class CoarseOutput:
-    """What the host reads of a coarse run; valid until the next one.
+    """What the host reads of a coarse run; valid until the next one."""
 
-    Attributes:
-        keypoints: float32 [N, J, 3], x and y in crop pixels, score.
-        quality: float32 [N].
-        region_order: int32 [N, R].
-    """
-
-    keypoints: npt.NDArray[np.float32]
-    quality: npt.NDArray[np.float32]
-    region_order: npt.NDArray[np.int32]
+    keypoints: npt.NDArray[np.float32]  # [N, J, 3], x and y in crop pixels, score
+    quality: npt.NDArray[np.float32]  # [N]
+    region_order: npt.NDArray[np.int32]  # [N, R]
 
 
 class TwoStage(Protocol):
-    """Both stages on one device. The coarse stage's features never leave it.
+    """Both stages on one device. The coarse stage's features never leave it."""
 
-    Attributes:
-        device: The device as the user asked for it.
-        max_batch: Most people in a run.
-        crops: uint8 [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`.
-        patches: uint8 [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows.
-        coarse_buckets: Batch sizes that the coarse stage computes; a smaller batch costs as much as its bucket.
-        fine_buckets: Those of the fine stage.
-    """
-
-    device: str
-    max_batch: int
-    crops: npt.NDArray[np.uint8]
-    patches: npt.NDArray[np.uint8]
-    coarse_buckets: BatchBuckets
-    fine_buckets: BatchBuckets
+    device: str  # as the user asked for it
+    max_batch: int  # most people in a run
+    crops: npt.NDArray[np.uint8]  # [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`
+    patches: npt.NDArray[np.uint8]  # [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows
+    coarse_buckets: BatchBuckets  # batch sizes that the coarse stage computes; a smaller batch costs as much
+    fine_buckets: BatchBuckets  # those of the fine stage
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """Run the coarse stage on the first `people` crops. Raises `EngineError` where it fails."""
@@ -103,18 +76,11 @@ class TwoStage(Protocol):
 
 
 class HostTwoStage:
-    """Both stages as two runners that take host arrays (ONNX Runtime); see `TwoStage`.
-
-    Args:
-        coarse: Runs the coarse stage.
-        fine: Runs the fine stage, by the same backend on the same device.
-    """
+    """Both stages as two runners of one backend and device that take host arrays (ONNX Runtime); see `TwoStage`."""
 
     def __init__(self, coarse: Runner, fine: Runner) -> None:
-        self.device = coarse.device
-        self.max_batch = coarse.max_batch
-        self._coarse = coarse
-        self._fine = fine
+        self.device, self.max_batch = coarse.device, coarse.max_batch
+        self._coarse, self._fine = coarse, fine
         self.crops, self.patches = (
             np.empty(runner.inputs[name].shape_at({"N": self.max_batch, "M": self.max_batch}), dtype=np.uint8)
             for runner, name in ((coarse, "image"), (fine, "patches"))

@@ -51,24 +51,17 @@ class ParityReportError(ParityError):
 class ExportOptions:
     """How to export.
 
-    Attributes:
-        precisions: The precisions to hold graphs in; their common weights are stored once.
-        max_batch: The most people in one run of a graph.
-        opset: ONNX opset.
-        store_weights: `fp16` rounds the weights of float32 graphs to halves and stores them so; they are cast when a
-            graph is loaded. Parity is with the model as it was given, within the tolerance of halves.
-        gate_chosen_by: How the quality threshold was found, for people to read.
-        strict_parity: Also refuse moved keypoints, differing regions and flipped gates.
-        overwrite: Replace an existing bundle.
+    `store_weights="fp16"` rounds the weights of float32 graphs to halves and stores them so; they are cast when a graph
+    is loaded. Parity is with the model as it was given, within the tolerance of halves.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32",)
-    max_batch: int = 16
+    precisions: tuple[Precision, ...] = ("fp32",)  # to hold graphs in; their common weights are stored once
+    max_batch: int = 16  # the most people in one run of a graph
     opset: int = 20
     store_weights: Literal["fp32", "fp16"] = "fp32"
-    gate_chosen_by: str = "the model's configuration"
-    strict_parity: bool = False
-    overwrite: bool = False
+    gate_chosen_by: str = "the model's configuration"  # how the quality threshold was found, for people to read
+    strict_parity: bool = False  # also refuse moved keypoints, differing regions and flipped gates
+    overwrite: bool = False  # replace an existing bundle
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_batch <= MAX_BATCH:
@@ -84,17 +77,9 @@ def export_bundle(
     options: ExportOptions | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Manifest:
-    """Write a bundle.
+    """Write a bundle into a new folder, and return its manifest, the parity on `pictures` included.
 
-    Args:
-        loaded: The model and where its weights came from.
-        output: The folder to make.
-        pictures: Crops to measure parity on.
-        options: How to export.
-        say: Called with a line about each step.
-
-    Returns:
-        The manifest, parity report included.
+    `say` is called with a line about each step.
 
     Raises:
         ExportError: the output exists or can't be written, or a graph fails ONNX's own checks.
@@ -125,7 +110,10 @@ def export_bundle(
         say("writing graphs and weights")
         save_graphs(graphs, folder, _WEIGHTS)
         for file in graphs:
-            _check_graph(folder / file)
+            try:
+                onnx.checker.check_model(str(folder / file), full_check=True)
+            except onnx.checker.ValidationError as error:
+                raise ExportError(f"{file}: not a valid ONNX graph ({error})") from error
         say(f"comparing with PyTorch on {pictures.origin}")
         reports = _measure(loaded.model, models, pairs, folder, pictures, options)
         manifest = Manifest(
@@ -159,13 +147,6 @@ def _quantise(
         folder = Path(scratch)
         save_graphs({"coarse.onnx": coarse, "fine.onnx": fine}, folder, _WEIGHTS)
         return quantise_graphs(folder / "coarse.onnx", folder / "fine.onnx", TorchStages(model), pictures.crops)
-
-
-def _check_graph(path: Path) -> None:
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"{path.name}: not a valid ONNX graph ({error})") from error
 
 
 def _measure(

@@ -88,15 +88,10 @@ def round_to_half(model: SHaRPose) -> SHaRPose:
 
 
 def store_as_half(model: onnx.ModelProto) -> int:
-    """Store weights as float16 where that is exact, as in the graphs of a model that `round_to_half` made.
+    """Store weights as float16, in place, where that is exact, as in the graphs of a model that `round_to_half` made.
 
-    The graph's own constants (normalisation, decoding) and small tensors stay as they are.
-
-    Args:
-        model: Changed in place; its tensors lie in it, not in a file.
-
-    Returns:
-        How many tensors are float16 now.
+    The graph's own constants (normalisation, decoding) and small tensors stay as they are. Returns how many tensors,
+    which must lie in the graph and not in a file, are float16 now.
     """
     graph = model.graph
     casts = []
@@ -125,9 +120,6 @@ def half_model(model: SHaRPose) -> SHaRPose:
     casts for itself). Pixels are normalised, and heatmaps decoded, in float32 by the graphs around the model
     (`sharpose.model.graphs`). LayerNorm takes and gives float16 and keeps its statistics in float32 by itself, in
     PyTorch and in ONNX (`stash_type` 1).
-
-    Args:
-        model: In float32; not changed.
 
     Raises:
         ExportError: a weight is too large for float16.
@@ -210,19 +202,13 @@ def _export(
     if program is None:
         raise ExportError("torch.onnx.export returned no program; expected torch 2.6 or later")
     model: onnx.ModelProto = program.model_proto
-    _strip_debris(model)
-    return model
-
-
-def _strip_debris(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes for its own authors; it holds paths of the machine that exported."""
-    del model.metadata_props[:]
     graph = model.graph
-    del graph.metadata_props[:]
-    del graph.value_info[:]
+    # What the exporter notes for its own authors holds paths of the machine that exported.
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
     for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         del item.metadata_props[:]
         item.doc_string = ""
+    return model
 
 
 @contextlib.contextmanager

@@ -113,18 +113,12 @@ def _moved(report: ParityReport, region_sets: float, pixels_median: float) -> li
     return found
 
 
-_BATCH_SIZES = (1, 3, 8)
-
-
 @dataclass(frozen=True)
 class StageRuns:
     """Outputs by name, over all crops.
 
-    Attributes:
-        coarse: Of the coarse stage.
-        fine: Of the fine stage, for every crop, given the REFERENCE's coarse outputs, so that a flipped region shows
-            as that and not as a wrong heatmap.
-        whole: Of the fine stage, given the coarse outputs of the same run: what a user gets.
+    `fine` is given the REFERENCE's coarse outputs, so that a flipped region shows as that and not as a wrong heatmap;
+    `whole` is the fine stage given the coarse outputs of the same run: what a user gets.
     """
 
     coarse: Arrays
@@ -134,14 +128,11 @@ class StageRuns:
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
     """The batch sizes that crops are run in, in turn: 1, 3 and 8 up to the largest."""
-    return tuple(size for size in _BATCH_SIZES if size <= max_batch)
+    return tuple(size for size in (1, 3, 8) if size <= max_batch)
 
 
 def run_stages(
-    stages: Stages,
-    crops: npt.NDArray[np.uint8],
-    sizes: tuple[int, ...],
-    reference: StageRuns | None = None,
+    stages: Stages, crops: npt.NDArray[np.uint8], sizes: tuple[int, ...], reference: StageRuns | None = None
 ) -> StageRuns:
     """Run both stages on every crop.
 
@@ -160,12 +151,12 @@ def run_stages(
         if reference is not None:
             judged = {name: reference.coarse[name][part] for name in CARRIED}
             fine = stages.fine(fine_inputs(batch, judged, stages.config))
-        parts.append(StageRuns(coarse, fine, whole))
-    return StageRuns(
-        coarse=_join([part.coarse for part in parts]),
-        fine=_join([part.fine for part in parts]),
-        whole=_join([part.whole for part in parts]),
+        parts.append((coarse, fine, whole))
+    joined = (
+        {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        for batches in zip(*parts, strict=True)
     )
+    return StageRuns(*joined)
 
 
 def compare(
@@ -181,33 +172,23 @@ def compare(
 ) -> ParityReport:
     """The report on how far `actual` is from `reference`, with what is beyond tolerance in `failures`.
 
-    Args:
-        reference: The outputs to compare with.
-        actual: The outputs to judge.
-        config: The model's configuration.
-        threshold: The gate's threshold of predicted quality.
-        tolerance: The limits.
-        pictures: Where the crops came from, for the report.
-        judged: What ran, against what, for the report.
-        sizes: The batch sizes that were used.
+    `threshold` is the gate's, of predicted quality; `pictures` (where the crops came from), `judged` (what ran, against
+    what) and `sizes` (of the batches) are for the report.
     """
-    outputs = [
-        *_differences("coarse", reference.coarse, actual.coarse),
-        *_differences("fine", reference.fine, actual.fine),
-    ]
-    same_set = _selected(reference, config) == _selected(actual, config)
-    quality = reference.coarse["quality"].astype(np.float64)
-    near = np.abs(quality - threshold) <= GATE_MARGIN
-    flipped = _gated(reference, threshold) != _gated(actual, threshold)
+    of_both = (reference.coarse, actual.coarse)
+    selected, others = (np.sort(item["region_order"].astype(np.int32)[:, : config.num_selected]) for item in of_both)
+    refined, also_refined = (item["quality"].astype(np.float32) < np.float32(threshold) for item in of_both)
+    flipped = refined != also_refined
+    near = np.abs(reference.coarse["quality"].astype(np.float64) - threshold) <= GATE_MARGIN
     pixels = np.concatenate([_pixels(reference.coarse, actual.coarse), _pixels(reference.whole, actual.whole)])
     report = ParityReport(
         pictures=pictures,
         judged=judged,
         experimental=not tolerance.enforced,
-        crops=len(quality),
+        crops=len(near),
         batch_sizes=sizes,
-        outputs=tuple(outputs),
-        region_set_agreement=float(same_set.all(axis=1).mean()),
+        outputs=(*_differences("coarse", *of_both), *_differences("fine", reference.fine, actual.fine)),
+        region_set_agreement=float((selected == others).all(axis=1).mean()),
         gate_agreement=float(1.0 - flipped.mean()),
         gate_flips=int(flipped.sum()),
         gate_near_threshold=int(near.sum()),
@@ -233,15 +214,6 @@ def _differences(graph: Literal["coarse", "fine"], reference: Arrays, actual: Ar
         )
 
 
-def _selected(runs: StageRuns, config: ModelConfig) -> npt.NDArray[np.int32]:
-    """int32 [n, K]: the selected regions, in ascending order."""
-    return np.sort(runs.coarse["region_order"].astype(np.int32)[:, : config.num_selected])
-
-
-def _gated(runs: StageRuns, threshold: float) -> npt.NDArray[np.bool_]:
-    return runs.coarse["quality"].astype(np.float32) < np.float32(threshold)
-
-
 def _pixels(reference: Arrays, actual: Arrays) -> npt.NDArray[np.float64]:
     """Distances in crop pixels between two sets of keypoints [n, J, 3], flat."""
     offset = reference["keypoints"][..., :2].astype(np.float64) - actual["keypoints"][..., :2].astype(np.float64)
@@ -257,17 +229,8 @@ def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[slice]:
         start, turn = start + size, turn + 1
 
 
-def _join(batches: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
 def compare_stages(
-    reference: StageRuns,
-    stages: Stages,
-    pictures: ParityPictures,
-    threshold: float,
-    tolerance: Tolerance,
-    judged: str,
+    reference: StageRuns, stages: Stages, pictures: ParityPictures, threshold: float, tolerance: Tolerance, judged: str
 ) -> ParityReport:
     """Run stages on pictures in batches of 1, 3 and 8, and `compare` them with the reference's outputs on these."""
     sizes = batch_sizes(stages.max_batch)

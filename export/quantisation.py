@@ -14,13 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from sharpose.engines.stages import Arrays, Stages, fine_inputs
 
@@ -48,12 +42,9 @@ def quantise_graphs(
         stages: The model in float32, for what the fine graph is calibrated on.
         crops: uint8 [n, H, W, 3], RGB; the ranges of all activations are taken from these.
     """
-    coarse_inputs: list[Arrays] = [{"image": np.ascontiguousarray(crop[None])} for crop in crops]
-    inputs_of_fine = []
-    for crop in crops:
-        batch = np.ascontiguousarray(crop[None])
-        inputs_of_fine.append(fine_inputs(batch, stages.coarse(batch), stages.config))
-    return _quantise(coarse, coarse_inputs), _quantise(fine, inputs_of_fine)
+    batches = [np.ascontiguousarray(crop[None]) for crop in crops]
+    inputs_of_fine = [fine_inputs(batch, stages.coarse(batch), stages.config) for batch in batches]
+    return _quantise(coarse, [{"image": batch} for batch in batches]), _quantise(fine, inputs_of_fine)
 
 
 def _quantise(path: Path, inputs: list[Arrays]) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from sharpose.bundle import Bundle, OutputParity, ParityReport, Precision
+from sharpose.bundle import Bundle, ParityReport, Precision
 from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
@@ -36,11 +36,7 @@ def available_engines(
 
     Instead of a device that is not usable comes one line that says why: onnxruntime-gpu lists providers whose
     libraries it then can't load. With a GPU and a TensorRT, its engines are taken from the bundle or the cache, or
-    built.
-
-    Args:
-        bundle: The bundle.
-        say: Called with a line about what is being built.
+    built, about which `say` is called with a line.
     """
     for device in ("cpu", *_gpu_devices()):
         for precision in bundle.precisions:
@@ -158,9 +154,11 @@ def print_verification(verification: Verification, console: Console) -> None:
     table.add_column("max / mean difference")
     engines = verification.engines
     for engine in engines:
-        table.add_column(f"{engine.device}\n{engine.precision}{_mark(engine)}", justify="right")
+        mark = " (experimental)" if engine.report.experimental else ""
+        table.add_column(f"{engine.device}\n{engine.precision}{mark}", justify="right")
     for rows in zip(*(engine.report.outputs for engine in engines), strict=True):
-        table.add_row(f"{rows[0].graph} {rows[0].output}", *map(_differences, rows))
+        differences = (f"{item.max_abs_difference:.1e} / {item.mean_abs_difference:.1e}" for item in rows)
+        table.add_row(f"{rows[0].graph} {rows[0].output}", *differences)
     table.add_section()
     reports = [engine.report for engine in engines]
     table.add_row("keypoints, median", *(f"{report.keypoint_pixels_median:.2g} px" for report in reports))
@@ -180,18 +178,10 @@ def print_verification(verification: Verification, console: Console) -> None:
         console.print(f"not verified: {line}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _mark(engine: VerifiedEngine) -> str:
-    return " (experimental)" if engine.report.experimental else ""
-
-
 def _verdict(report: ParityReport) -> str:
     if report.experimental:
         return "reported only"
     return "beyond tolerance" if report.failures else "within tolerance"
-
-
-def _differences(item: OutputParity) -> str:
-    return f"{item.max_abs_difference:.1e} / {item.mean_abs_difference:.1e}"
 
 
 def _precision(engine: VerifiedEngine, reference: float) -> str:

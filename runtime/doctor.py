@@ -57,33 +57,19 @@ _NAME_WIDTH = 22
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that this machine has, or doesn't.
+    """One thing that this machine has, or doesn't."""
 
-    Attributes:
-        name: What was looked for.
-        found: Whether it is there and works.
-        text: Version, or what is wrong, in one line.
-        mend: The command or step that mends it, if it isn't found.
-        needed_by: Kinds of device that can't run without it.
-    """
-
-    name: str
-    found: bool
-    text: str
-    mend: str | None = None
-    needed_by: frozenset[str] = frozenset()
+    name: str  # what was looked for
+    found: bool  # whether it is there and works
+    text: str  # version, or what is wrong, in one line
+    mend: str | None = None  # the command or step that mends it, if it isn't found
+    needed_by: frozenset[str] = frozenset()  # kinds of device that can't run without it
 
 
 def findings_of(
     name: str, check: Callable[[], Iterable[Finding]], needed_by: frozenset[str] = frozenset()
 ) -> Iterator[Finding]:
-    """Run a check. One that fails is itself a finding, so that one broken package doesn't hide all the others.
-
-    Args:
-        name: What to call a check that fails.
-        check: Gives findings.
-        needed_by: Kinds of device that can't run if it fails.
-    """
+    """Run a check. One that fails is itself a finding, so that one broken package doesn't hide all the others."""
     try:
         yield from check()
     except Exception as error:  # whatever a half-installed package raises when it is asked
@@ -116,14 +102,9 @@ def import_problem(name: str, load: Callable[[str], object] = import_module) -> 
 
 def check_python() -> Iterator[Finding]:
     """The interpreter and the machine it runs on."""
-    oldest = ".".join(map(str, _OLDEST_PYTHON))
-    yield Finding(
-        "Python",
-        sys.version_info >= _OLDEST_PYTHON,
-        f"{platform.python_version()}, {platform.system()} {platform.machine()}",
-        f"install Python {oldest} or later and make the environment again",
-        ALL_DEVICES,
-    )
+    text = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    mend = f"install Python {'.'.join(map(str, _OLDEST_PYTHON))} or later and make the environment again"
+    yield Finding("Python", sys.version_info >= _OLDEST_PYTHON, text, mend, ALL_DEVICES)
 
 
 def check_packages() -> Iterator[Finding]:
@@ -148,29 +129,19 @@ def check_opencv() -> Iterator[Finding]:
     origin = " and ".join(distributions) or "the system's"
     yield Finding("OpenCV", True, f"{cv2.__version__}, {origin}", needed_by=ALL_DEVICES)
     if len(distributions) > 1:
-        yield Finding(
-            "OpenCV packages",
-            False,
-            f"{origin} overwrite each other's files",
-            f"pip uninstall {' '.join(distributions)}, then pip install opencv-python-headless",
-        )
+        mend = f"pip uninstall {' '.join(distributions)}, then pip install opencv-python-headless"
+        yield Finding("OpenCV packages", False, f"{origin} overwrite each other's files", mend)
     build = cv2.getBuildInformation()
     gstreamer, window = _build_option(build, "GStreamer"), _build_option(build, "GUI")
     yield Finding("GStreamer in OpenCV", gstreamer is not None, gstreamer or "not built in", _SYSTEM_OPENCV)
-    yield Finding(
-        "windows in OpenCV",
-        window is not None,
-        window or "not built in",
-        "pip uninstall opencv-python-headless, then pip install opencv-python",
-    )
+    mend = "pip uninstall opencv-python-headless, then pip install opencv-python"
+    yield Finding("windows in OpenCV", window is not None, window or "not built in", mend)
 
 
 def _build_option(build: str, name: str) -> str | None:
     """What OpenCV's build information says of an option; None for NO, NONE and nothing."""
     match = re.search(rf"^ *{name}: *(.*?) *$", build, re.MULTILINE)
-    if match is None or match[1].upper() in ("", "NO", "NONE"):
-        return None
-    return match[1]
+    return None if match is None or match[1].upper() in ("", "NO", "NONE") else match[1]
 
 
 def check_video() -> Iterator[Finding]:
@@ -222,10 +193,8 @@ def _hardware_decoders() -> Iterator[Finding]:
         except Exception:  # FFmpeg's errors for a device that isn't there are as many as devices
             continue
         opened.append(kind)
-    if opened:
-        yield Finding(name, True, ", ".join(opened))
-    else:
-        yield Finding(name, False, f"FFmpeg knows {', '.join(built) or 'none'}, none opens here; the CPU decodes")
+    none = f"FFmpeg knows {', '.join(built) or 'none'}, none opens here; the CPU decodes"
+    yield Finding(name, bool(opened), ", ".join(opened) or none)
 
 
 def check_onnxruntime() -> Iterator[Finding]:
@@ -240,22 +209,18 @@ def check_onnxruntime() -> Iterator[Finding]:
     origin = " and ".join(packages) or "own build"
     yield Finding("ONNX Runtime", True, f"{ort.__version__}, {origin}", needed_by=_ON_ORT)
     if len(packages) > 1:
-        yield Finding(
-            "ONNX Runtime packages",
-            False,
-            f"{origin} overwrite each other's files",
-            'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" (or [cpu])',
-        )
+        mend = 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" (or [cpu])'
+        yield Finding("ONNX Runtime packages", False, f"{origin} overwrite each other's files", mend)
     listed = ort.get_available_providers()
     for provider, (device, mend) in _PROVIDERS.items():
         name, needed = f"provider {device}", frozenset({device})
         if provider not in listed:
             yield Finding(name, False, f"this package has no {provider}", mend, needed)
-        elif not _loads(provider):
+        elif _loads(provider):
+            yield Finding(name, True, provider, needed_by=needed)
+        else:
             reason = f"{provider} is listed, but its libraries don't load"
             yield Finding(name, False, reason, "install the CUDA and cuDNN that onnxruntime-gpu was built for", needed)
-        else:
-            yield Finding(name, True, provider, needed_by=needed)
 
 
 def _loads(provider: str) -> bool:
@@ -309,7 +274,12 @@ def check_bindings() -> Iterator[Finding]:
     name = "CUDA bindings"
     problems = {binding: import_problem(binding, import_binding) for binding in installed_bindings()}
     reasons = [f"{binding} {problem}" for binding, problem in problems.items() if problem is not None]
-    versions = [f"{binding} {_binding_version(binding)}" for binding, problem in problems.items() if problem is None]
+    packages = {"cuda-python": ("cuda-bindings", "cuda-python"), "pycuda": ("pycuda",)}
+    versions = [
+        f"{binding} {next(filter(None, map(installed, packages[binding])), 'of unknown version')}"
+        for binding, problem in problems.items()
+        if problem is None
+    ]
     if versions:
         yield Finding(name, True, ", ".join(versions + reasons), needed_by=_ON_TENSORRT)
     elif reasons:
@@ -318,11 +288,6 @@ def check_bindings() -> Iterator[Finding]:
     else:
         text = "neither cuda-python nor pycuda is installed"
         yield Finding(name, False, text, "pip install cuda-bindings", _ON_TENSORRT)
-
-
-def _binding_version(binding: str) -> str:
-    names = {"cuda-python": ("cuda-bindings", "cuda-python"), "pycuda": ("pycuda",)}[binding]
-    return next((found for name in names if (found := installed(name)) is not None), "of unknown version")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

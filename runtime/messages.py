@@ -29,16 +29,11 @@ _PATIENCE = 0.25  # seconds for the frames at hand
 
 
 class StopRequest:
-    """Whether, and how, the run was asked to stop.
-
-    Attributes:
-        signal: The signal that asked, or None.
-        closed: Whether the user closed a window, which is a good end.
-    """
+    """Whether, and how, the run was asked to stop."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
-        self.closed = False
+        self.signal: int | None = None  # the signal that asked
+        self.closed = False  # whether the user closed a window, which is a good end
         self._signalled = 0.0
 
     def __bool__(self) -> bool:

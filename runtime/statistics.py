@@ -47,14 +47,10 @@ _PERCENTILES = (50, 95, 99)
 
 
 class Durations:
-    """Seconds that something took, one value per frame: the newest 10,000, and a histogram of all.
-
-    Attributes:
-        sum: Of all values, in seconds.
-    """
+    """Seconds that something took, one value per frame: the newest 10,000, and a histogram of all."""
 
     def __init__(self) -> None:
-        self.sum = 0.0
+        self.sum = 0.0  # of all values, in seconds
         self._newest: deque[float] = deque(maxlen=_KEPT)
         self._buckets = [0] * (len(BOUNDS) + 1)
 
@@ -92,50 +88,29 @@ class Durations:
 
 @dataclass
 class StreamSnapshot:
-    """The numbers of one stream, or of several as one, at one moment.
+    """The numbers of one stream, or of several as one, at one moment."""
 
-    Attributes:
-        live: Whether the source is a camera or a stream.
-        connected: Whether the source delivers.
-        ended: Whether the stream is over, well or not.
-        failed: Whether it ended on an error.
-        frames: Frames whose results were written.
-        people: People in them.
-        refined: People that the fine stage looked at.
-        wanted: People that the gate wanted refined; without a deadline these are the refined ones.
-        deferred: Of the wanted ones, those that a deadline left no time for.
-        late: Frames whose poses came after their deadline.
-        dropped: Frames of a live source that were dropped for newer ones.
-        reconnects: How often a live source was reconnected.
-        people_now, refined_now, deferred_now: Of the newest frame.
-        size: `(width, height)` of the newest frame; None before the first.
-        seconds: Wall-clock time from the first frame's reading to the last one's writing; 0 while the stream runs.
-        recent_frame_rate: Frames per second over the last five seconds.
-        recent_refine_rate: Share of the people in the newest 300 frames that were refined.
-        silence: Seconds since the newest frame, or since the start if none came yet.
-        durations: Of each of `STAGES`, and of `AGE`.
-    """
-
-    live: bool = False
-    connected: bool = True
-    ended: bool = False
-    failed: bool = False
-    frames: int = 0
-    people: int = 0
-    refined: int = 0
-    wanted: int = 0
-    deferred: int = 0
-    late: int = 0
-    dropped: int = 0
-    reconnects: int = 0
-    people_now: int = 0
+    live: bool = False  # whether the source is a camera or a stream
+    connected: bool = True  # whether the source delivers
+    ended: bool = False  # whether the stream is over, well or not
+    failed: bool = False  # whether it ended on an error
+    frames: int = 0  # frames whose results were written
+    people: int = 0  # people in them
+    refined: int = 0  # people that the fine stage looked at
+    wanted: int = 0  # people that the gate wanted refined; without a deadline these are the refined ones
+    deferred: int = 0  # of the wanted ones, those that a deadline left no time for
+    late: int = 0  # frames whose poses came after their deadline
+    dropped: int = 0  # frames of a live source that were dropped for newer ones
+    reconnects: int = 0  # how often a live source was reconnected
+    people_now: int = 0  # in the newest frame, as the next three
     refined_now: int = 0
     deferred_now: int = 0
-    size: tuple[int, int] | None = None
-    seconds: float = 0.0
-    recent_frame_rate: float = 0.0
-    recent_refine_rate: float = 0.0
-    silence: float = 0.0
+    size: tuple[int, int] | None = None  # `(width, height)`; None before the first frame
+    seconds: float = 0.0  # from the first frame's reading to the last one's writing; 0 while the stream runs
+    recent_frame_rate: float = 0.0  # frames per second over the last five seconds
+    recent_refine_rate: float = 0.0  # share of the people in the newest 300 frames that were refined
+    silence: float = 0.0  # seconds since the newest frame, or since the start if none came yet
+    # Of each of `STAGES`, and of `AGE`.
     durations: dict[str, Durations] = field(default_factory=lambda: {name: Durations() for name in (*STAGES, AGE)})
 
     @property

@@ -47,9 +47,7 @@ class _Resource:
     """Something of the driver's, with the function that destroys it."""
 
     def __init__(self, driver: _Driver, raw: Untyped, destroy: str) -> None:
-        self._driver = driver
-        self._raw = raw
-        self._destroy = destroy
+        self._driver, self._raw, self._destroy = driver, raw, destroy
         self.handle = int(raw)
 
     def free(self) -> None:
@@ -109,31 +107,21 @@ class _PrimaryContext:
 
 
 class CudaPythonDevice:
-    """See `CudaDevice`.
+    """See `CudaDevice`; raises `EngineError` where the GPU can't be used."""
 
-    Args:
-        index: The GPU.
-
-    Raises:
-        EngineError: the GPU can't be used.
-    """
+    name, has_graphs = "cuda-python", True
 
     def __init__(self, index: int = 0) -> None:
-        self.name = "cuda-python"
-        self.has_graphs = True
         self._driver = _Driver()
         self._context: _PrimaryContext | None = _PrimaryContext(self._driver, index)
 
     def active(self) -> contextlib.AbstractContextManager[None]:
-        """See `CudaDevice.active`."""
         return self._primary().active()
 
     def buffer(self, nbytes: int) -> CudaBuffer:
-        """See `CudaDevice.buffer`."""
         return _Buffer(self._driver, nbytes)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """See `CudaDevice.pinned`."""
         nbytes = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
         address = int(self._driver.call("cuMemHostAlloc", nbytes, 0))
         owner = (ctypes.c_uint8 * nbytes).from_address(address)
@@ -144,31 +132,26 @@ class CudaPythonDevice:
         return array.reshape(shape)
 
     def stream(self) -> CudaStream:
-        """See `CudaDevice.stream`."""
         flag = self._driver.module.CUstream_flags.CU_STREAM_NON_BLOCKING
         return _Stream(self._driver, self._driver.call("cuStreamCreate", int(flag)), "cuStreamDestroy")
 
     def event(self) -> CudaEvent:
-        """See `CudaDevice.event`."""
         flag = self._driver.module.CUevent_flags.CU_EVENT_DISABLE_TIMING
         return _Event(self._driver, self._driver.call("cuEventCreate", int(flag)), "cuEventDestroy")
 
     def upload(self, target: CudaBuffer, source: npt.NDArray[np.generic], stream: CudaStream) -> None:
-        """See `CudaDevice.upload`."""
         nbytes = check_copy(source, target)
         self._driver.call("cuMemcpyHtoDAsync", target.address, source.ctypes.data, nbytes, stream.handle)
 
     def download(self, target: npt.NDArray[np.generic], source: CudaBuffer, stream: CudaStream) -> None:
-        """See `CudaDevice.download`."""
         nbytes = check_copy(target, source)
         self._driver.call("cuMemcpyDtoHAsync", target.ctypes.data, source.address, nbytes, stream.handle)
 
     def copy(self, target: CudaBuffer, source: CudaBuffer, nbytes: int, stream: CudaStream) -> None:
-        """See `CudaDevice.copy`."""
         self._driver.call("cuMemcpyDtoDAsync", target.address, source.address, nbytes, stream.handle)
 
     def capture(self, stream: CudaStream, work: Callable[[], None]) -> CudaGraph:
-        """See `CudaDevice.capture`. Only this thread's calls are watched: other threads may allocate meanwhile."""
+        # Only this thread's calls are watched: other threads may allocate meanwhile.
         mode = self._driver.module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._driver.call("cuStreamBeginCapture", stream.handle, mode)
         try:
@@ -185,8 +168,7 @@ class CudaPythonDevice:
         return _Graph(self._driver, executable, "cuGraphExecDestroy")
 
     def close(self) -> None:
-        """See `CudaDevice.close`. The context itself goes when the last pinned array is gone, too."""
-        self._context = None
+        self._context = None  # the context itself goes when the last pinned array is gone, too
 
     def _primary(self) -> _PrimaryContext:
         if self._context is None:

@@ -38,13 +38,9 @@ class _Resource(Protocol):
 
 
 class CudaStream(_Resource, Protocol):
-    """A queue of work on the device, done in order.
+    """A queue of work on the device, done in order."""
 
-    Attributes:
-        handle: The `cudaStream_t` as a number.
-    """
-
-    handle: int
+    handle: int  # the `cudaStream_t` as a number
 
     def synchronize(self) -> None:
         """Wait until all its work is done."""
@@ -61,14 +57,9 @@ class CudaEvent(_Resource, Protocol):
 
 
 class CudaBuffer(_Resource, Protocol):
-    """Bytes on the device.
+    """Bytes on the device."""
 
-    Attributes:
-        address: Where they begin, aligned to 256 bytes.
-        nbytes: How many.
-    """
-
-    address: int
+    address: int  # where they begin, aligned to 256 bytes
     nbytes: int
 
 
@@ -80,15 +71,10 @@ class CudaGraph(_Resource, Protocol):
 
 
 class CudaDevice(Protocol):
-    """One GPU, used through one CUDA binding.
+    """One GPU, used through one CUDA binding."""
 
-    Attributes:
-        name: The binding, as `--cuda-bindings` has it.
-        has_graphs: Whether `capture` works.
-    """
-
-    name: str
-    has_graphs: bool
+    name: str  # the binding, as `--cuda-bindings` has it
+    has_graphs: bool  # whether `capture` works
 
     def active(self) -> AbstractContextManager[None]:
         """Make the device's context the calling thread's; every other call but `close` must be inside."""
@@ -141,14 +127,14 @@ CUDA_BINDINGS = tuple(_MODULES)
 
 def installed_bindings() -> tuple[str, ...]:
     """The bindings that are installed, without importing them: pycuda can't be where there is no driver."""
-    return tuple(name for name in CUDA_BINDINGS if any(_is_installed(module) for module in _MODULES[name]))
 
+    def is_installed(module: str) -> bool:
+        try:
+            return find_spec(module) is not None
+        except ModuleNotFoundError:  # its package isn't there
+            return False
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # its package isn't there
-        return False
+    return tuple(name for name in CUDA_BINDINGS if any(map(is_installed, _MODULES[name])))
 
 
 def import_binding(name: str) -> Untyped:
@@ -162,11 +148,7 @@ def import_binding(name: str) -> Untyped:
 
 
 def open_cuda_device(index: int = 0, name: str | None = None) -> CudaDevice:
-    """A GPU, through a CUDA binding.
-
-    Args:
-        index: The GPU.
-        name: `cuda-python` or `pycuda`; the first that is installed if None.
+    """A GPU through a CUDA binding, by default the first that is installed.
 
     Raises:
         EngineError: the binding isn't there or can't use the GPU.

@@ -113,18 +113,11 @@ def _raw(stream: CudaStream) -> Untyped:
 
 
 class PycudaDevice:
-    """See `CudaDevice`.
+    """See `CudaDevice`; raises `EngineError` where the GPU can't be used."""
 
-    Args:
-        index: The GPU.
-
-    Raises:
-        EngineError: the GPU can't be used.
-    """
+    name, has_graphs = "pycuda", False
 
     def __init__(self, index: int = 0) -> None:
-        self.name = "pycuda"
-        self.has_graphs = False
         self._module = import_binding("pycuda")
         with _errors(self._module, "start"):
             self._module.init()
@@ -132,7 +125,6 @@ class PycudaDevice:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """See `CudaDevice.active`."""
         if self._context is None:
             raise EngineError("this CUDA device was closed")
         with _errors(self._module, "context push"):
@@ -143,44 +135,35 @@ class PycudaDevice:
             self._module.Context.pop()
 
     def buffer(self, nbytes: int) -> CudaBuffer:
-        """See `CudaDevice.buffer`."""
         return _Buffer(self._module, nbytes)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """See `CudaDevice.pinned`."""
         with _errors(self._module, "pinned allocation"):
             array: npt.NDArray[Any] = self._module.pagelocked_zeros(shape, dtype)
         return array
 
     def stream(self) -> CudaStream:
-        """See `CudaDevice.stream`."""
         return _Stream(self._module)
 
     def event(self) -> CudaEvent:
-        """See `CudaDevice.event`."""
         return _Event(self._module)
 
     def upload(self, target: CudaBuffer, source: npt.NDArray[np.generic], stream: CudaStream) -> None:
-        """See `CudaDevice.upload`."""
         check_copy(source, target)
         with _errors(self._module, "upload"):
             self._module.memcpy_htod_async(target.address, source, _raw(stream))
 
     def download(self, target: npt.NDArray[np.generic], source: CudaBuffer, stream: CudaStream) -> None:
-        """See `CudaDevice.download`."""
         check_copy(target, source)
         with _errors(self._module, "download"):
             self._module.memcpy_dtoh_async(target, source.address, _raw(stream))
 
     def copy(self, target: CudaBuffer, source: CudaBuffer, nbytes: int, stream: CudaStream) -> None:
-        """See `CudaDevice.copy`."""
         with _errors(self._module, "copy"):
             self._module.memcpy_dtod_async(target.address, source.address, nbytes, _raw(stream))
 
     def capture(self, stream: CudaStream, work: Callable[[], None]) -> CudaGraph:
-        """See `CudaDevice.capture`."""
         raise EngineError("pycuda has no CUDA graphs: use --cuda-bindings cuda-python, or --no-cuda-graphs")
 
     def close(self) -> None:
-        """See `CudaDevice.close`. The context itself stays until the process ends."""
-        self._context = None
+        self._context = None  # the context itself stays until the process ends

@@ -65,17 +65,11 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build is.
+    """How far a build is."""
 
-    Attributes:
-        stage: `coarse` or `fine`.
-        phase: What the builder is doing, in its words.
-        fraction: 0 to 1, never falling.
-    """
-
-    stage: str
-    phase: str
-    fraction: float
+    stage: str  # `coarse` or `fine`
+    phase: str  # what the builder is doing, in its words
+    fraction: float  # 0 to 1, never falling
 
 
 OnBuildProgress = Callable[[BuildProgress], None]
@@ -83,19 +77,12 @@ OnBuildProgress = Callable[[BuildProgress], None]
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a network as it was parsed.
+    """A layer of a network as it was parsed."""
 
-    Attributes:
-        name: Begins with the ONNX node's name.
-        kind: `MATRIX_MULTIPLY`, `NORMALIZATION` …
-        inputs: Dtypes by numpy's names.
-        outputs: Dtypes likewise.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    name: str  # begins with the ONNX node's name
+    kind: str  # `MATRIX_MULTIPLY`, `NORMALIZATION` …
+    inputs: tuple[str, ...]  # dtypes by numpy's names
+    outputs: tuple[str, ...]  # likewise
 
 
 @dataclass(frozen=True)
@@ -160,14 +147,11 @@ def _spec(tensor: Untyped) -> TensorSpec:
 
 
 def _layer(layer: Untyped) -> Layer:
-    inputs = (layer.get_input(index) for index in range(layer.num_inputs))
-    outputs = (layer.get_output(index) for index in range(layer.num_outputs))
-    return Layer(
-        layer.name,
-        layer.type.name,
-        tuple(numpy_dtype(tensor.dtype) for tensor in inputs if tensor is not None),
-        tuple(numpy_dtype(tensor.dtype) for tensor in outputs if tensor is not None),
+    inputs, outputs = (
+        tuple(numpy_dtype(tensor.dtype) for tensor in map(get, range(count)) if tensor is not None)
+        for get, count in ((layer.get_input, layer.num_inputs), (layer.get_output, layer.num_outputs))
     )
+    return Layer(layer.name, layer.type.name, inputs, outputs)
 
 
 def is_portable(flavour: TensorRtFlavour, gpu: Gpu) -> bool:
@@ -309,7 +293,7 @@ def _build(
         profile.set_shape(name, tuple(shapes.min), tuple(shapes.opt), tuple(shapes.max))
     config.add_optimization_profile(profile)
     _configure(config, flavour, options, gpu)
-    cache = _attach_timing_cache(config, options.timing_cache)
+    cache = None if options.timing_cache is None else _attach_timing_cache(config, options.timing_cache)
     monitor = progress_monitor(flavour, stage, on_progress)
     config.progress_monitor = monitor
     with collect_errors() as messages:
@@ -347,9 +331,7 @@ def _configure(config: Untyped, flavour: TensorRtFlavour, options: BuildOptions,
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
-def _attach_timing_cache(config: Untyped, path: Path | None) -> Untyped:
-    if path is None:
-        return None
+def _attach_timing_cache(config: Untyped, path: Path) -> Untyped:
     try:
         data = path.read_bytes() if path.exists() else b""
     except OSError as error:

@@ -82,13 +82,7 @@ class Options(_Strict):
 
 
 class Sidecar(_Strict):
-    """What `coarse.json` or `fine.json` beside a plan says of it.
-
-    Attributes:
-        gpu: None if there was no GPU when it was built.
-        layers: How many layers of every kind and dtype the strongly typed network has.
-        engine_layers: The engine's own account of its layers; None if there was no GPU to load it.
-    """
+    """What `coarse.json` or `fine.json` beside a plan says of it."""
 
     schema_version: Literal[1]
     sharpose_version: str
@@ -98,12 +92,12 @@ class Sidecar(_Strict):
     weights_sha256: str
     flavour: str
     flavour_version: str
-    gpu: BuiltFor | None
+    gpu: BuiltFor | None  # None if there was no GPU when it was built
     options: Options
     profiles: dict[str, Profile]
     tensors: list[EngineTensor]
-    layers: dict[str, int]
-    engine_layers: list[str] | None
+    layers: dict[str, int]  # how many of every kind and dtype the strongly typed network has
+    engine_layers: list[str] | None  # the engine's own account; None if there was no GPU to load it
     build_seconds: float
     plan_bytes: int
     plan_sha256: str
@@ -173,30 +167,18 @@ class EngineRequest:
 
     The driver isn't either: TensorRT asks for one GPU model and one version of its own, and newer drivers load older
     engines; one that doesn't load is discarded and rebuilt.
-
-    Attributes:
-        stage: `coarse` or `fine`.
-        precision: Of the graph.
-        graph_sha256: Of the ONNX file.
-        weights_sha256: Of its weights.
-        flavour: `tensorrt` or `tensorrt_rtx`.
-        flavour_version: Its version.
-        gpu: The GPU to run on; None where there is none.
-        options: The build options.
-        any_options: Whether an engine that somebody built with other options, for as many people or fewer, will do.
-        portable: Whether an engine that was built without a GPU runs on this one.
     """
 
-    stage: str
+    stage: str  # `coarse` or `fine`
     precision: str
-    graph_sha256: str
+    graph_sha256: str  # of the ONNX file
     weights_sha256: str
-    flavour: str
+    flavour: str  # `tensorrt` or `tensorrt_rtx`
     flavour_version: str
-    gpu: Gpu | None
+    gpu: Gpu | None  # to run on; None where there is none
     options: Options
-    any_options: bool = False
-    portable: bool = False
+    any_options: bool = False  # an engine that somebody built with other options, for as many people or fewer, will do
+    portable: bool = False  # an engine that was built without a GPU runs on this one
 
     @property
     def name(self) -> str:
@@ -221,16 +203,16 @@ class EngineRequest:
     def mismatch(self, sidecar: Sidecar) -> str | None:
         """Why an engine isn't the one wanted, in words; None if it is."""
         built_on = self.gpu if sidecar.gpu is None and self.portable else sidecar.gpu
-        checks = [
+        options = sidecar.options if self.any_options else self.options
+        checks = (
             ("stage", self.stage, sidecar.stage),
             ("precision", self.precision, sidecar.precision),
             ("graph", self.graph_sha256[:12], sidecar.graph_sha256[:12]),
             ("weights", self.weights_sha256[:12], sidecar.weights_sha256[:12]),
             ("TensorRT", f"{self.flavour} {self.flavour_version}", f"{sidecar.flavour} {sidecar.flavour_version}"),
             ("GPU", self.gpu_text, _gpu_text(built_on)),
-        ]
-        if not self.any_options:
-            checks.append(("options", str(self.options), str(sidecar.options)))
+            ("options", str(options), str(sidecar.options)),
+        )
         for what, wanted, found in checks:
             if wanted != found:
                 return f"built for {what} {found}, not {wanted}"
@@ -242,11 +224,9 @@ def _gpu_text(gpu: Gpu | BuiltFor | None) -> str:
 
 
 class EngineCache:
-    """A folder of engines that several processes may use at once.
+    """A folder of engines (`cache_folder()` if None) that several processes may use at once; made for the first engine.
 
-    Args:
-        folder: Where they lie; `cache_folder()` if None. Made when something is built.
-        say: Called with a line of text: why an engine is built, or what is waited for.
+    `say` is called with a line of text: why an engine is built, or what is waited for.
     """
 
     def __init__(self, folder: Path | None = None, say: Callable[[str], None] = lambda line: None) -> None:
@@ -254,24 +234,14 @@ class EngineCache:
         self._say = say
 
     def find(self, request: EngineRequest, also: Path | None = None) -> StoredEngine | None:
-        """The engine that is wanted, if it is there and undamaged.
-
-        Args:
-            request: Which.
-            also: Another folder, whose engines are named after their stage; looked at first.
-        """
+        """The engine that is wanted, if it is there and undamaged; first in `also`, where names are those of stages."""
         found = None if also is None else self._look(also, request.stage, request)
         return found or self._look(self.folder, request.name, request)
 
     def obtain(
         self, request: EngineRequest, build: Callable[[], tuple[bytes, Sidecar]], also: Path | None = None
     ) -> StoredEngine:
-        """The engine that is wanted, built if it isn't there; however many processes ask, one builds.
-
-        Args:
-            request: Which.
-            build: Returns the plan and its sidecar.
-            also: See `find`.
+        """The engine that is wanted (see `find`), built if it isn't there; however many processes ask, one builds.
 
         Raises:
             EngineError: it can't be built, or the cache can't be written.

@@ -41,16 +41,10 @@ HOW_TO_INSTALL = (
 
 @dataclass(frozen=True)
 class TensorRtFlavour:
-    """A TensorRT that loads and is recent enough.
+    """A TensorRT that loads and is recent enough."""
 
-    Attributes:
-        name: The module's name.
-        version: As the module says.
-        module: The module. It has no types.
-    """
-
-    name: FlavourName
-    version: str
+    name: FlavourName  # the module's
+    version: str  # as the module says
     module: Untyped
 
     @property
@@ -63,10 +57,7 @@ class TensorRtFlavour:
 
 
 def find_flavour(name: str | None = None) -> TensorRtFlavour:
-    """The TensorRT to use.
-
-    Args:
-        name: `tensorrt` or `tensorrt_rtx`; if None, TensorRT where it loads, else TensorRT-RTX.
+    """The TensorRT to use; if `name` is None, TensorRT where it loads, else TensorRT-RTX.
 
     Raises:
         EngineError: none loads, the one named doesn't, or it is too old.
@@ -159,28 +150,18 @@ _JETSON = Path("/etc/nv_tegra_release")
 class BuildOptions:
     """Options of TensorRT's builder.
 
-    Attributes:
-        max_batch: Largest batch: people in a run of the coarse stage, rows in one of the fine stage.
-        min_batch: Smallest; smaller batches are padded.
-        opt_batch: The size to choose the fastest kernels for; 4 or max_batch, whichever is less, if None.
-        workspace_mib: Limit of scratch memory in MiB; TensorRT's own choice if None.
-        optimization_level: 0 (quick to build) to 5 (quick to run); TensorRT's own choice if None.
-        timing_cache: A file of kernel timings to read and to extend.
-        hardware_compatible: Also run on other GPUs, of the Ampere generation and later.
-        version_compatible: Also run with later versions of TensorRT.
-
     Raises:
         EngineError: a value is out of range, or the batch sizes are out of order.
     """
 
-    max_batch: int = 16
-    min_batch: int = 1
-    opt_batch: int | None = None
-    workspace_mib: int | None = None
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
+    max_batch: int = 16  # people in a run of the coarse stage, rows in one of the fine stage
+    min_batch: int = 1  # smaller batches are padded
+    opt_batch: int | None = None  # the size to choose the fastest kernels for; if None, 4 within min and max
+    workspace_mib: int | None = None  # limit of scratch memory in MiB; TensorRT's own choice if None
+    optimization_level: int | None = None  # 0 (quick to build) to 5 (quick to run); TensorRT's own choice if None
+    timing_cache: Path | None = None  # a file of kernel timings to read and to extend
+    hardware_compatible: bool = False  # also run on other GPUs, of the Ampere generation and later
+    version_compatible: bool = False  # also run with later versions of TensorRT
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_batch <= self.optimal_batch <= self.max_batch:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -36,27 +37,16 @@ _log = logging.getLogger("sharpose.tensorrt")
 
 @dataclass(frozen=True)
 class TensorRtSettings:
-    """How to run with TensorRT.
+    """How to run with TensorRT."""
 
-    Attributes:
-        engine_cache: Folder of engines; `cache_folder()` if None.
-        cuda_bindings: `cuda-python` or `pycuda`; the first that is installed if None.
-        cuda_graphs: Capture CUDA graphs; if None, where the bindings can.
-        flavour: `tensorrt` or `tensorrt_rtx`; the first that loads if None.
-        precision: Which of the bundle's graphs; fp16 where it has them, else fp32, if None.
-        options: Build options; if None, the default ones, and the bundle's own engines whatever their options.
-        on_progress: Called with the progress of a build; a bar on stderr, where that is a terminal, if None.
-        say: Called with a line of text for each step; logged if None.
-    """
-
-    engine_cache: Path | None = None
-    cuda_bindings: str | None = None
-    cuda_graphs: bool | None = None
-    flavour: str | None = None
-    precision: Precision | None = None
-    options: BuildOptions | None = None
-    on_progress: OnBuildProgress | None = None
-    say: Callable[[str], None] | None = None
+    engine_cache: Path | None = None  # folder of engines; `cache_folder()` if None
+    cuda_bindings: str | None = None  # `cuda-python` or `pycuda`; the first that is installed if None
+    cuda_graphs: bool | None = None  # capture CUDA graphs; if None, where the bindings can
+    flavour: str | None = None  # `tensorrt` or `tensorrt_rtx`; the first that loads if None
+    precision: Precision | None = None  # of the bundle's graphs; if None, fp16 where it has them, else fp32
+    options: BuildOptions | None = None  # if None, the default ones, and the bundle's own engines whatever theirs
+    on_progress: OnBuildProgress | None = None  # if None, a bar on stderr, where that is a terminal
+    say: Callable[[str], None] | None = None  # called with a line of text for each step; logged if None
 
 
 def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> TensorRtTwoStage:
@@ -131,11 +121,10 @@ class _EngineLoader:
             portable=is_portable(self.flavour, self.gpu),
         )
 
-        def obtain(own: Path | None) -> StoredEngine:
-            return self._cache.obtain(request, lambda: self._build(stage), own)
-
         def load(stored: StoredEngine) -> TensorRtEngine:
             return TensorRtEngine(self.flavour, stored.plan, entry, str(stored.path), specialize=specialize)
+
+        obtain = partial(self._cache.obtain, request, partial(self._build, stage))
 
         own: Path | None = self._bundle.path / ENGINES_FOLDER
         stored = obtain(own)

@@ -23,6 +23,8 @@ __all__ = ["ContextPool", "DeviceResources", "DeviceView", "ExecutionContext", "
 class TensorRtEngine:
     """A plan loaded on the GPU (`ICudaEngine`). Made and used inside `CudaDevice.active`.
 
+    Its inputs and outputs are the declared ones, by name; an execution context computes in `scratch_bytes` of memory.
+
     Args:
         flavour: Which TensorRT.
         plan: The serialized engine.
@@ -31,13 +33,6 @@ class TensorRtEngine:
         specialize: TensorRT-RTX compiles kernels for exactly the shapes that are set, before the first run with them;
             a CUDA graph would otherwise keep the general ones.
 
-    Attributes:
-        inputs: Declared inputs by name.
-        outputs: Declared outputs by name.
-        min_batch: Smallest size of a dynamic axis.
-        max_batch: Largest.
-        scratch_bytes: Memory that an execution context computes in.
-
     Raises:
         EngineError: the plan can't be loaded here, or isn't an engine for this graph.
     """
@@ -45,8 +40,7 @@ class TensorRtEngine:
     def __init__(
         self, flavour: TensorRtFlavour, plan: bytes, entry: GraphEntry, what: str, *, specialize: bool = False
     ) -> None:
-        self._flavour = flavour
-        self._specialize = specialize
+        self._flavour, self._specialize = flavour, specialize
         trt = flavour.module
         with collect_errors() as messages:
             try:
@@ -81,35 +75,28 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """Free it, after its contexts. May be called twice."""
-        self._engine = None
-        self._runtime = None
+        self._engine = self._runtime = None
 
 
-def _signature(engine: Untyped, mode: Untyped) -> tuple[TensorSpec, ...]:
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    return tuple(
-        TensorSpec(
-            name,
-            np.dtype(numpy_dtype(engine.get_tensor_dtype(name))),
-            tuple(
-                f"axis{axis}" if size < 0 else size for axis, size in enumerate(tuple(engine.get_tensor_shape(name)))
-            ),
-        )
-        for name in names
-        if engine.get_tensor_mode(name) == mode
-    )
+def _signature(engine: Untyped, mode: Untyped) -> list[TensorSpec]:
+    found = []
+    for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+        if engine.get_tensor_mode(name) == mode:
+            sizes = enumerate(tuple(engine.get_tensor_shape(name)))
+            shape = tuple(f"axis{axis}" if size < 0 else size for axis, size in sizes)
+            found.append(TensorSpec(name, np.dtype(numpy_dtype(engine.get_tensor_dtype(name))), shape))
+    return found
 
 
 def _batches(engine: Untyped, inputs: Mapping[str, TensorSpec]) -> tuple[int, int]:
     """The sizes that every dynamic axis may have, by the engine's only profile."""
-    smallest, largest = 1, None
+    lows, highs = [1], list[int]()
     for name, spec in inputs.items():
         low, _, high = engine.get_tensor_profile_shape(name, 0)
-        for axis, size in enumerate(spec.shape):
-            if isinstance(size, str):
-                smallest = max(smallest, int(low[axis]))
-                largest = int(high[axis]) if largest is None else min(largest, int(high[axis]))
-    return smallest, largest or 1
+        dynamic = [axis for axis, size in enumerate(spec.shape) if isinstance(size, str)]
+        lows += [int(low[axis]) for axis in dynamic]
+        highs += [int(high[axis]) for axis in dynamic]
+    return max(lows), min(highs, default=1)
 
 
 def _scratch_bytes(engine: Untyped) -> int:
@@ -124,8 +111,7 @@ class ExecutionContext:
     """TensorRT's `IExecutionContext`: shapes, addresses and scratch memory. All failures are `EngineError`."""
 
     def __init__(self, flavour: TensorRtFlavour, context: Untyped) -> None:
-        self._flavour = flavour
-        self._context = context
+        self._flavour, self._context = flavour, context
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Set an input's shape for the runs to come."""
@@ -162,25 +148,14 @@ class ExecutionContext:
 
 
 class DeviceResources:
-    """What engines that run in turn on a GPU share: one stream, a buffer for each tensor name, scratch memory.
+    """What engines that run in turn on a GPU share; the engines and the device are closed with it."""
 
-    Args:
-        cuda: The device.
-        engines: The engines. They and the device are closed with this object.
-
-    Attributes:
-        stream: Where all work is put.
-        buffers: By the tensor's name, large enough for the engine that needs most.
-        scratch: Likewise; None if no engine needs any.
-    """
-
-    stream: CudaStream
-    buffers: dict[str, CudaBuffer]
-    scratch: CudaBuffer | None
+    stream: CudaStream  # where all work is put
+    buffers: dict[str, CudaBuffer]  # by the tensor's name, large enough for the engine that needs most
+    scratch: CudaBuffer | None  # likewise; None if no engine needs any
 
     def __init__(self, cuda: CudaDevice, engines: Sequence[TensorRtEngine]) -> None:
-        self.cuda = cuda
-        self._engines = engines
+        self.cuda, self._engines = cuda, engines
         self._stack = contextlib.ExitStack()
         for engine in engines:
             self._stack.callback(engine.close)
@@ -239,18 +214,11 @@ class ContextPool:
 
     Without CUDA graphs there is one context, whose input shapes are set when the sizes change. With them every
     combination of sizes has a context of its own, because a captured graph remembers what its context was when it was
-    captured; they share scratch memory, as they run in turn.
-
-    Args:
-        engine: The engine.
-        gpu: Its stream, buffers and scratch memory; frees this object.
-        use_graphs: Capture a CUDA graph for every combination of sizes.
+    captured; they share scratch memory, as they run in turn. The `DeviceResources` free this object.
     """
 
     def __init__(self, engine: TensorRtEngine, gpu: DeviceResources, *, use_graphs: bool) -> None:
-        self._engine = engine
-        self._gpu = gpu
-        self._use_graphs = use_graphs
+        self._engine, self._gpu, self._use_graphs = engine, gpu, use_graphs
         self._contexts: dict[_Sizes, ExecutionContext] = {}
         self._graphs: dict[_Sizes, CudaGraph] = {}
         self._single = None if use_graphs else self._new_context()
@@ -320,10 +288,9 @@ class ContextPool:
     def _free(self) -> None:
         for graph in self._graphs.values():
             graph.free()
-        for context in self._contexts.values():
-            context.close()
-        if self._single is not None:
-            self._single.close()
+        for context in (*self._contexts.values(), self._single):
+            if context is not None:
+                context.close()
 
 
 @dataclass(frozen=True)
@@ -341,13 +308,7 @@ class DeviceView:
 class TensorRtRunner(Runner):
     """One engine that takes and gives host arrays; see `Runner`. `TensorRtTwoStage` is the fast way to run both.
 
-    Args:
-        engine: The engine.
-        cuda: The device; closed with this object, as the engine is, also if it can't be made.
-        device: The device as the user asked for it.
-
-    Raises:
-        EngineError: the device has too little memory.
+    It closes the engine and `cuda`, also if it can't be made: `EngineError` where the device has too little memory.
     """
 
     def __init__(self, engine: TensorRtEngine, cuda: CudaDevice, device: str) -> None:

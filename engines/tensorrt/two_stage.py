@@ -28,14 +28,7 @@ class TensorRtTwoStage:
     never those behind the last person. So its shapes change with the number of rows alone.
 
     With CUDA graphs, batches are padded to a few sizes and each is captured once, copies included: a coarse graph for
-    every N, a fine one for every M.
-
-    Args:
-        coarse: Engine of the coarse stage.
-        fine: Engine of the fine stage.
-        cuda: The device; closed with this object, as the engines are, also if it can't be made.
-        device: The device as the user asked for it.
-        use_graphs: Capture CUDA graphs.
+    every N, a fine one for every M. Engines and device are closed with this object, also if it can't be made.
 
     Raises:
         EngineError: the engines don't fit each other, or the device has too little memory.
@@ -44,13 +37,14 @@ class TensorRtTwoStage:
     def __init__(
         self, coarse: TensorRtEngine, fine: TensorRtEngine, cuda: CudaDevice, device: str, *, use_graphs: bool
     ) -> None:
-        self.device = device
-        self.max_batch = min(coarse.max_batch, fine.max_batch)
-        self._people = 0
-        self._closed = False
+        self.device, self.max_batch = device, min(coarse.max_batch, fine.max_batch)
+        self._people, self._closed = 0, False
         self._gpu = DeviceResources(cuda, [coarse, fine])
         with self._gpu.allocate(self.max_batch):
-            _check_fit(coarse, fine)
+            for name in CARRIED:
+                given, taken = coarse.outputs[name], fine.inputs[name]
+                if (given.dtype, given.shape[1:]) != (taken.dtype, taken.shape[1:]):
+                    raise EngineError(f"the stages don't fit each other: coarse gives {given}, fine takes {taken}")
             self._event = cuda.event()
             self._gpu.free_later(self._event.free)
             self.crops: npt.NDArray[np.uint8] = self._pinned(coarse.inputs["image"])
@@ -133,10 +127,3 @@ class TensorRtTwoStage:
     def _wait(self) -> None:
         self._event.record(self._gpu.stream)
         self._event.synchronize()
-
-
-def _check_fit(coarse: TensorRtEngine, fine: TensorRtEngine) -> None:
-    for name in CARRIED:
-        given, taken = coarse.outputs[name], fine.inputs[name]
-        if (given.dtype, given.shape[1:]) != (taken.dtype, taken.shape[1:]):
-            raise EngineError(f"the stages don't fit each other: coarse gives {given}, fine takes {taken}")
