@@ -34,7 +34,7 @@ class Device:
 
 def parse_device(text: str) -> Device:
     """A device from `cpu | cuda[:i] | tensorrt[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
-    match = re.fullmatch(r"(cpu|cuda|tensorrt|ort-tensorrt)(?::(\d+))?", text)
+    match = re.fullmatch(r"(cpu|cuda|tensorrt|ort-tensorrt)(?::([0-9]{1,3}))?", text)
     if match is None or (match[1] == "cpu" and match[2] is not None):
         raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got {text!r}")
     return Device(match[1], int(match[2] or 0))

@@ -23,14 +23,23 @@ def _attempts(text: str) -> int:
 
 def _size(text: str) -> tuple[int, int]:
     height, times, width = text.partition("x")
-    if not (times and height.isdigit() and width.isdigit() and int(height) and int(width)):
+    if not (times and height.isdigit() and width.isdigit() and 0 < int(height) <= _SIDE and 0 < int(width) <= _SIDE):
         raise click.BadParameter(f"expected HEIGHTxWIDTH as in 720x1280, got {text!r}")
     return int(height), int(width)
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if value != value:
+        raise click.BadParameter("expected a number, got NaN")
+    return value
+
+
+_SIDE = 1 << 15  # pixels
 _FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(0, min_open=True)
-_COUNT = click.IntRange(1)
+_COUNT = click.IntRange(1, 10**9)
+_THREADS = click.IntRange(1, 1024)
 _SHARE = click.FloatRange(0, 1)
 _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
@@ -61,7 +70,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 )
 @option(_MODEL, "--max-people", type=_COUNT, help="People per frame at most, the best boxes first.")
 @option(_MODEL, "--device", default="cpu", help="Device: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
-@option(_MODEL, "--threads", type=_COUNT, help="CPU threads of the engine; default: the engine's choice.")
+@option(_MODEL, "--threads", type=_THREADS, help="CPU threads of the engine; default: the engine's choice.")
 @option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
 @option(
     _MODEL,
@@ -186,7 +195,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="TOKEN",
     help="Token for --serve; default: $SHARPOSE_SERVE_TOKEN.",
 )
-@option(_PICTURE, "--kpt-thr", type=float, default=0.3, help="Score threshold of drawn keypoints.")
+@option(_PICTURE, "--kpt-thr", type=_number, metavar="FLOAT", default=0.3, help="Score threshold of drawn keypoints.")
 @option(_PICTURE, "--draw-status", is_flag=True, help="Frame rate and number of people in the picture.")
 @option(_PICTURE, "--draw-regions", is_flag=True, help="Regions that the fine stage looked at.")
 @option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")

@@ -108,10 +108,16 @@ def _document(entries: list[tuple[Entry, Entry]]) -> Entry:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for images/ and the labels.")
-@click.option("--scenes", type=click.IntRange(1), required=True, help="Number of scenes.")
+@click.option("--scenes", type=click.IntRange(1, 10**9), required=True, help="Number of scenes.")
 @click.option("--moments", type=click.IntRange(1, 100), default=4, show_default=True, help="Frames from each scene.")
-@click.option("--seed", type=click.IntRange(0), default=100_000, show_default=True, help="Seed of the first scene.")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes that draw.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 10**12 - 10**9),
+    default=100_000,
+    show_default=True,
+    help="Seed of the first scene.",
+)
+@click.option("--processes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes that draw.")
 @click.option("--debug", is_flag=True, help="Traceback of an error.")
 def command(output: Path, scenes: int, moments: int, seed: int, processes: int, debug: bool) -> None:
     """Draw people of the built-in scene as a COCO dataset: images/ and person_keypoints_train.json.

@@ -90,8 +90,12 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Device to run on, as in sharpose-run; with --checkpoint, PyTorch's.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine; default: the engine's choice.")
-@click.option("--limit", type=click.IntRange(1), help="Number of pictures with people, from the first; default: all.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="CPU threads of the engine; default: the engine's choice."
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 10**9), help="Number of pictures with people, from the first; default: all."
+)
 @click.option(
     "--choose-threshold",
     "promise",

@@ -63,6 +63,20 @@ def test_an_address_where_a_file_is_expected(
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--stride", "1" + "0" * 400),
+        ("--device", "cuda:" + "9" * 5000),
+        ("--kpt-thr", "nan"),
+        ("--stdin-size", "99999999x99999999"),
+    ],
+)
+def test_values_beyond_all_limits(refused: Callable[..., str], option: str, value: str) -> None:
+    line = refused("scene:frames=1,size=64x64", option, value)
+    assert "defect" not in line
+
+
+@pytest.mark.parametrize(
     ("source", "words"),
     [
         ("RTSP://me:hunter2@127.0.0.1:1/", "can't be opened as one: Connection refused"),
