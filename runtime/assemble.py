@@ -121,6 +121,9 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if any(stream.statistics.frames for stream in streams):
             for name in outcome.complete:
                 messages.result(f"wrote {name}")
+        damaged = [stream.source.info.name for stream in streams if stream.source.info.failures]
+        if damaged and not stop.exit_code:
+            messages.error(f"{', '.join(damaged)}: damaged; the results are those of what could be read")
         return stop.exit_code or (EXIT_FAILED if outcome.failures else 0)
 
 
