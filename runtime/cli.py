@@ -170,7 +170,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works) or one of FFmpeg's by name.",
 )
 @option(_RESULTS, "--crf", type=click.IntRange(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
-@option(_RESULTS, "--bitrate", type=click.IntRange(1000), metavar="BITS", help="Bits per second, instead of --crf.")
+@option(
+    _RESULTS, "--bitrate", type=click.IntRange(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf."
+)
 @option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
 @option(
     _RESULTS,
