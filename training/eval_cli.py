@@ -16,10 +16,9 @@ __all__ = ["EvalOptions", "command", "main"]
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """The options by name; `sharpose-eval --help` says what each is.
+    """The options by name, as in `sharpose-eval --help`.
 
-    Raises:
-        click.UsageError: options exclude one another, or one is missing.
+    Raises `click.UsageError` where options exclude one another, or one is missing.
     """
 
     bundle: Path | None

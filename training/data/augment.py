@@ -128,12 +128,8 @@ def half_body(
     """
     is_upper = upper_body(skeleton)
     upper, lower = points[labelled & is_upper], points[labelled & ~is_upper]
-    if rng.standard_normal() < _UPPER_BELOW and len(upper) > _FEW:
-        chosen = upper
-    elif len(lower) > _FEW:
-        chosen = lower
-    else:
-        chosen = upper
+    wants_upper = rng.standard_normal() < _UPPER_BELOW
+    chosen = upper if (wants_upper and len(upper) > _FEW) or len(lower) <= _FEW else lower
     if len(chosen) < _FEW:
         return None
     extent = np.concatenate([np.zeros(2, np.float32), chosen.max(axis=0) - chosen.min(axis=0)])

@@ -25,11 +25,7 @@ _WEAK = 1  # COCO visibility of labels that may come from a model
 
 @dataclass(frozen=True)
 class Sample:
-    """A person in their picture.
-
-    Raises:
-        InputError: shapes disagree.
-    """
+    """A person in their picture. Raises `InputError` where shapes disagree."""
 
     image_bgr: npt.NDArray[np.uint8]  # uint8 [H, W, 3], the whole picture
     box_xyxy: npt.NDArray[np.float32]  # float32 [4], `x1, y1, x2, y2` in picture pixels
@@ -106,9 +102,6 @@ class FileDataset:
         left_out: How many people of the file are not in `people`, by reason.
         notes: What was assumed in reading them, a line each.
 
-    Attributes:
-        missing: The pictures that are not there.
-
     Raises:
         SourceError: nobody is left.
     """
@@ -127,7 +120,7 @@ class FileDataset:
         self.name = name
         self.skeleton = skeleton
         self.path = path
-        self.missing = _missing({person.file for person in people})
+        self.missing = _missing({person.file for person in people})  # pictures
         self.people = [person for person in people if person.file not in self.missing]
         without_picture = len(people) - len(self.people)
         self.left_out = +(Counter(left_out) + Counter({"whose picture is missing": without_picture}))

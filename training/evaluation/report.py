@@ -240,16 +240,13 @@ def check_matplotlib() -> None:
 
 def plot_curve(points: Sequence[GatePoint], gate: GatePoint | None, path: Path) -> None:
     """AP against refine rate, with the gate's place on it; raises `SinkError` where the file can't be written."""
-    figure, axes = _figure()
+    figure, axes = _figure("share of people refined", "AP (OKS 0.50 to 0.95)")
     axes.plot([point.refine_rate for point in points], [100 * point.ap for point in points], marker=".")
     if gate is not None:
         label = f"threshold {gate.threshold:.4g}"
         axes.plot([gate.refine_rate], [100 * gate.ap], marker="o", linestyle="", label=label)
         axes.legend()
-    axes.set_xlabel("share of people refined")
-    axes.set_ylabel("AP (OKS 0.50 to 0.95)")
     axes.set_xlim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
     _save(figure, path)
 
 
@@ -261,26 +258,25 @@ def plot_quality(
     path: Path,
 ) -> None:
     """Every person's predicted quality against true OKS, with bins' means, diagonal and threshold; errors as above."""
-    figure, axes = _figure()
+    figure, axes = _figure("predicted quality", "true OKS of the coarse pose")
     axes.scatter(quality, oks, s=6, alpha=0.35, linewidths=0, label="a person")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     means = ([item.predicted for item in calibration.bins], [item.true for item in calibration.bins])
     axes.plot(*means, color="black", marker="o", markersize=4, label="mean of a bin")
     if threshold is not None:
         axes.axvline(threshold, linestyle="--", linewidth=1, label=f"threshold {threshold:.4g}")
-    axes.set_xlabel("predicted quality")
-    axes.set_ylabel("true OKS of the coarse pose")
     axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
 
 
-def _figure() -> tuple[Figure, Axes]:
+def _figure(x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    return figure, figure.add_subplot()
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return figure, axes
 
 
 def _save(figure: Figure, path: Path) -> None:

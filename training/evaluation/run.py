@@ -16,6 +16,7 @@ from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.config import load_config
 from sharpose.engines.stages import Stages, open_stages
 from sharpose.errors import InputError, SinkError
+from sharpose.training.evaluation import report
 from sharpose.training.evaluation.data import DataFiles, EvaluationData, load_data
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
@@ -29,17 +30,6 @@ from sharpose.training.evaluation.gate import (
 )
 from sharpose.training.evaluation.metrics import Evaluation, evaluate
 from sharpose.training.evaluation.predict import Predictions, predict
-from sharpose.training.evaluation.report import (
-    Subject,
-    as_markdown,
-    as_numbers,
-    check_matplotlib,
-    choice_lines,
-    plot_curve,
-    plot_quality,
-    print_evaluation,
-    print_points,
-)
 
 if TYPE_CHECKING:
     from sharpose.training.eval_cli import EvalOptions
@@ -69,7 +59,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     if options.quality_threshold is not None and math.isnan(options.quality_threshold):
         raise InputError("--quality-threshold: expected a number, got NaN")
     if not options.no_plots:
-        check_matplotlib()
+        report.check_matplotlib()
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,10 +105,10 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     subject = _subject(options, measured, data)
     for line in subject.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    print_evaluation(evaluation, console)
+    report.print_evaluation(evaluation, console)
     if choice is not None:
-        print_points(points, choice.threshold, console)
-        console.print(choice_lines(choice), highlight=False, soft_wrap=True)
+        report.print_points(points, choice.threshold, console)
+        console.print(report.choice_lines(choice), highlight=False, soft_wrap=True)
     _write(options, subject, evaluation, predictions, points, choice)
     if choice is not None:
         _write_choice(options, choice, evaluation.gain, subject, console)
@@ -153,10 +143,10 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)")
 
 
-def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> Subject:
+def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> report.Subject:
     weak = ", labels of visibility 1 left out" if options.ignore_weak else ""
     limited = f", the first {options.limit} pictures" if options.limit is not None else ""
-    return Subject(
+    return report.Subject(
         model=measured.name,
         device=options.device,
         data=f"{data.name}{limited}{weak}",
@@ -172,7 +162,7 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
 
 def _write(
     options: EvalOptions,
-    subject: Subject,
+    subject: report.Subject,
     evaluation: Evaluation,
     predictions: Predictions,
     points: list[GatePoint],
@@ -181,23 +171,23 @@ def _write(
     folder = options.output
     for mode in evaluation.modes:
         _write_text(folder / f"results_{mode.mode}.json", json.dumps(mode.results, allow_nan=False))
-    numbers = as_numbers(subject, evaluation, points, choice)
+    numbers = report.as_numbers(subject, evaluation, points, choice)
     _write_text(folder / "metrics.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    _write_text(folder / "report.md", as_markdown(subject, evaluation, points, choice, not options.no_plots))
+    _write_text(folder / "report.md", report.as_markdown(subject, evaluation, points, choice, not options.no_plots))
     if options.no_plots:
         return
     threshold = evaluation.threshold if math.isfinite(evaluation.threshold) else None
     quality = predictions.quality[:, 0]
-    plot_quality(quality, evaluation.oks, evaluation.calibration, threshold, folder / "quality.png")
+    report.plot_quality(quality, evaluation.oks, evaluation.calibration, threshold, folder / "quality.png")
     if points:
         auto = next(mode for mode in evaluation.modes if mode.mode == "auto")
         assert auto.coco is not None
         gate = GatePoint(evaluation.threshold, auto.refine_rate, auto.coco.ap)
-        plot_curve(points, gate, folder / "ap_refine_rate.png")
+        report.plot_curve(points, gate, folder / "ap_refine_rate.png")
 
 
 def _write_choice(
-    options: EvalOptions, choice: ThresholdChoice, gain: GainCurve | None, subject: Subject, console: Console
+    options: EvalOptions, choice: ThresholdChoice, gain: GainCurve | None, subject: report.Subject, console: Console
 ) -> None:
     if not choice.kept:
         console.print(
