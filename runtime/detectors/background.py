@@ -95,8 +95,7 @@ class Background:
         old_light, old_red, old_blue = cv2.split(self.picture)
         tint = cv2.max(cv2.absdiff(red, old_red), cv2.absdiff(blue, old_blue))
         dimmest = cv2.convertScaleAbs(old_light, alpha=_SHADOW)
-        shadow: _Bools = (light >= dimmest) & (light < old_light) & (tint <= _SHADOW_TINT)
-        return shadow
+        return np.asarray((light >= dimmest) & (light < old_light) & (tint <= _SHADOW_TINT))
 
     def _forget_ghosts(self, picture: Picture, front: Mask) -> bool:
         """Take still regions without an outline of their own into the background; whether there were any."""
@@ -129,10 +128,9 @@ class Background:
         if not still[1:].any():
             return False
         region = (joined > 0) & still[labels]
-        own, old = (
-            np.bincount(labels[region], _edges(shown)[region], minlength=count) for shown in (picture, self.picture)
-        )
-        gone = still & (old > own)
+        edges, old_edges = _edges(picture)[region], _edges(self.picture)[region]
+        inside = labels[region]
+        gone = still & (np.bincount(inside, old_edges, minlength=count) > np.bincount(inside, edges, minlength=count))
         gone[0] = False
         self._take(gone[labels], picture)
         return bool(gone.any())

@@ -165,9 +165,7 @@ def _colour_table(
     colours = []
     for first, second in skeleton.limbs:
         sides = {skeleton.side(first), skeleton.side(second)} - {"centre"}
-        colours.append(
-            COLOURS[sides.pop() if len(sides) == 1 else "centre"]
-        )  # one that joins left and right is neither
+        colours.append(COLOURS[sides.pop() if len(sides) == 1 else "centre"])  # joining left and right is neither
     groups = tuple((colour, np.array([one == colour for one in colours])) for colour in dict.fromkeys(colours))
     joint_colours = tuple(COLOURS[skeleton.side(index)] for index in range(skeleton.num_keypoints))
     return np.array(skeleton.limbs, np.intp).reshape(-1, 2), joint_colours, groups

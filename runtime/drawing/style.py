@@ -79,8 +79,7 @@ def near(points: Floats, canvas: Image) -> npt.NDArray[np.bool_]:
     """Whether what lies at each point [..., 2] can show in the picture; false where a number is not finite."""
     x, y = points[..., 0], points[..., 1]
     right, bottom = canvas.shape[1] + MARGIN, canvas.shape[0] + MARGIN
-    answers: npt.NDArray[np.bool_] = (x >= -MARGIN) & (x <= right) & (y >= -MARGIN) & (y <= bottom)
-    return answers
+    return np.asarray((x >= -MARGIN) & (x <= right) & (y >= -MARGIN) & (y <= bottom))
 
 
 def fixed_point(points: Floats) -> npt.NDArray[np.int32]:

@@ -50,19 +50,15 @@ def _studio(rng: np.random.Generator, camera: Camera, height: int, width: int) -
 
 
 def _room(rng: np.random.Generator, camera: Camera, height: int, width: int) -> Canvas:
-    wall, floor = (
-        mixed(random_color(rng, 0.2), (220, 225, 230), 0.5),
-        mixed(random_color(rng, 0.3), (70, 100, 140), 0.5),
-    )
+    wall = mixed(random_color(rng, 0.2), (220, 225, 230), 0.5)
+    floor = mixed(random_color(rng, 0.3), (70, 100, 140), 0.5)
     away = float(rng.uniform(8, 11))
     edge = float(_ground(camera, (0.0, away))[0, 1])
-    shade = mixed(wall, (0, 0, 0), 0.25)
-    canvas = _split(height, width, edge, (shade, wall), (mixed(floor, (0, 0, 0), 0.25), floor))
-    dark = mixed(floor, (0, 0, 0), 0.25)
+    shade, dark = mixed(wall, (0, 0, 0), 0.25), mixed(floor, (0, 0, 0), 0.25)
+    canvas = _split(height, width, edge, (shade, wall), (dark, floor))
     plank = float(rng.uniform(0.3, 0.9))
     for step in range(-24, 25):
-        line = _ground(camera, (step * plank, 0.6), (step * plank, away))
-        canvas.line(line, dark, height / 500)
+        canvas.line(_ground(camera, (step * plank, 0.6), (step * plank, away)), dark, height / 500)
     canvas.polygon(_wall(camera, away, -20, 20, 0, 0.12), mixed(wall, (255, 255, 255), 0.5))
     reach = away * width / camera.focal / 2
     x = -reach
@@ -77,8 +73,7 @@ def _room(rng: np.random.Generator, camera: Camera, height: int, width: int) -> 
                 left = x + 0.05 + pane * wide / 2
                 canvas.polygon(_wall(camera, away, left, left + wide / 2 - 0.1, 0.97, 2.13), (230, 200, 170))
         elif kind == 2:
-            frame = _wall(camera, away, x, x + 0.8 * wide, 1.3, 2.0)
-            canvas.polygon(frame, (40, 50, 60))
+            canvas.polygon(_wall(camera, away, x, x + 0.8 * wide, 1.3, 2.0), (40, 50, 60))
             canvas.polygon(_wall(camera, away, x + 0.06, x + 0.8 * wide - 0.06, 1.36, 1.94), random_color(rng))
             canvas.polygon(_wall(camera, away, x + 0.15, x + 0.4 * wide, 1.45, 1.7), random_color(rng))
         else:
@@ -184,9 +179,8 @@ def _park(rng: np.random.Generator, camera: Camera, height: int, width: int) -> 
     grass = mixed((60, 140, 90), (70, 110, 120), float(rng.random()))
     canvas = _split(height, width, camera.horizon, _sky(rng), (mixed(grass, (90, 130, 110), 0.5), grass))
     _clouds(rng, canvas, camera.horizon)
-    hill = np.stack(
-        [np.linspace(-20, width + 20, 30), camera.horizon - height * (0.02 + 0.03 * rng.random(30))], axis=1
-    )
+    crest = camera.horizon - height * (0.02 + 0.03 * rng.random(30))
+    hill = np.stack([np.linspace(-20, width + 20, 30), crest], axis=1)
     base = np.array([(width + 20.0, camera.horizon + 2), (-20.0, camera.horizon + 2)])
     canvas.polygon(np.concatenate([hill, base]), (90, 120, 85))
     bend = rng.uniform(-3, 3)
@@ -215,12 +209,7 @@ def _clutter(rng: np.random.Generator, camera: Camera, height: int, width: int) 
 
 
 PLACES: dict[str, Callable[[np.random.Generator, Camera, int, int], Canvas]] = {
-    "studio": _studio,
-    "room": _room,
-    "street": _street,
-    "court": _court,
-    "park": _park,
-    "clutter": _clutter,
+    place.__name__[1:]: place for place in (_studio, _room, _street, _court, _park, _clutter)
 }
 """The kinds of background."""
 

@@ -85,9 +85,7 @@ def cast_person(
 
 def _facing(rng: np.random.Generator) -> float:
     """A direction: the camera more often than not, but any may come."""
-    if rng.random() < 0.45:
-        return float(rng.normal(0, 0.5))
-    return float(rng.uniform(-np.pi, np.pi))
+    return float(rng.normal(0, 0.5) if rng.random() < 0.45 else rng.uniform(-np.pi, np.pi))
 
 
 def cast_for_scene(seed: int, people: int, ground: Ground) -> list[Person]:
@@ -97,10 +95,8 @@ def cast_for_scene(seed: int, people: int, ground: Ground) -> list[Person]:
     kinds = ["walk", "stand", "walk", "exercise", "stand", "walk", "sit", "run"]
     shift = int(rng.integers(len(kinds))) if people < 4 else 0
     # Everyone has a lane of their own, so that nobody walks through anybody.
-    lanes = ground.near * (ground.far / ground.near) ** (
-        (np.arange(people) + rng.uniform(0.3, 0.7, people)) / max(people, 1)
-    )
-    lanes = rng.permutation(lanes)
+    shares = (np.arange(people) + rng.uniform(0.3, 0.7, people)) / max(people, 1)
+    lanes = rng.permutation(ground.near * (ground.far / ground.near) ** shares)
     gap = float(np.min(np.diff(np.sort(lanes)))) if people > 1 else 1.5
     columns = rng.permutation(people)
     cast = []
@@ -117,9 +113,8 @@ def cast_for_scene(seed: int, people: int, ground: Ground) -> list[Person]:
             style = rng.random()
             beyond = reach + 0.9 if style < 0.45 else 0.8 * reach
             if style > 0.8:
-                path = oval(
-                    spot * (0.3, 1.0), float(rng.uniform(0.5, 0.85)) * reach, max(turn, 0.3), bool(rng.random() < 0.5)
-                )
+                wide = float(rng.uniform(0.5, 0.85)) * reach
+                path = oval(spot * (0.3, 1.0), wide, max(turn, 0.3), bool(rng.random() < 0.5))
             else:
                 ends = np.array([[-beyond, -away], [beyond, -away]])
                 # Not quite across: a little towards or away from the camera.

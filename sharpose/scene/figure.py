@@ -46,18 +46,14 @@ class Piece:
         dx, dy = (float(axis[0] / length), float(axis[1] / length)) if length > 1e-3 else (0.0, 1.0)
         across = (dy, -dx)
         points = self.outlines.reshape(-1, 2)
-        turned = points @ np.array(((across[0], dx), (across[1], dy)), np.float32)
+        axes = (across[0], dx), (across[1], dy)
+        turned = points @ np.array(axes, np.float32)
         (s0, a0), (s1, a1) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
         texture = self.material.lit(light, across, self.facing)
         rows, columns = texture.shape[:2]
         per_column, per_row = (s1 - s0) / columns, (a1 - a0) / rows
         s0, a0 = s0 + 0.5 * per_column, a0 + 0.5 * per_row
-        to_picture = np.array(
-            [
-                [across[0] * per_column, dx * per_row, across[0] * s0 + dx * a0],
-                [across[1] * per_column, dy * per_row, across[1] * s0 + dy * a0],
-            ]
-        )
+        to_picture = np.array([(s * per_column, a * per_row, s * s0 + a * a0) for s, a in axes])
         canvas.textured(self.outlines, self.links, self.bounds, texture, to_picture, owner)
 
 
@@ -217,13 +213,8 @@ def _trunk(parts: Parts, body: Body, looks: Looks, joints: Joints, camera: Camer
     middle = 0.5 * (pelvis + chest)
 
     # Below the waist: trousers, shorts or skirt around the hips.
-    centers = np.stack(
-        [
-            joints.waist - up * (0.06 * size),
-            joints.pelvis + up * (0.005 * size) - pelvis[:, 2] * (0.006 * size),
-            joints.pelvis - up * (0.04 * size),
-        ]
-    )
+    middle_ring = joints.pelvis + up * (0.005 * size) - pelvis[:, 2] * (0.006 * size)
+    centers = np.stack([joints.waist - up * (0.06 * size), middle_ring, joints.pelvis - up * (0.04 * size)])
     wide = np.array([0.95 * waist_wide, hips_wide, 0.86 * hips_wide])
     deep = np.array([0.061 * size * belly, 0.066 * size * girth, 0.05 * size * girth])
     left, forward = wide[:, None] * pelvis[:, 0], deep[:, None] * pelvis[:, 2]
@@ -245,16 +236,13 @@ def _trunk(parts: Parts, body: Body, looks: Looks, joints: Joints, camera: Camer
             hem,
         ]
     )
-    wide = loose * np.array(
-        [0.05 * size, line_wide, chest_wide, 0.5 * (chest_wide + waist_wide), waist_wide, hips_wide]
-    )
-    deep = size * np.array(
-        [0.04, 0.052 * girth, 0.066 * girth + 0.4 * bust / size, 0.062 * belly, 0.063 * belly, 0.067 * girth]
-    )
+    ribs_wide, bust_deep = 0.5 * (chest_wide + waist_wide), 0.066 * girth + 0.4 * bust / size
+    wide = loose * np.array([0.05 * size, line_wide, chest_wide, ribs_wide, waist_wide, hips_wide])
+    deep = size * np.array([0.04, 0.052 * girth, bust_deep, 0.062 * belly, 0.063 * belly, 0.067 * girth])
     if looks.top == "tank":
         wide[1] *= 0.86
     frames = np.stack([chest, chest, chest, middle, middle, pelvis])
-    left = (wide)[:, None] * unit(frames[:, :, 0])
+    left = wide[:, None] * unit(frames[:, :, 0])
     forward = (loose * deep)[:, None] * unit(frames[:, :, 2])
     # Texture rows run from the neck down.
     parts.rings("torso", centers, left, forward, looks.trunk, 0.0, _facing(middle, view))

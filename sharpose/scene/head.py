@@ -171,14 +171,11 @@ def _draw_features(canvas: Canvas, view: HeadView, looks: Looks, owner: int) -> 
             canvas.line(lid, mixed(dark, (0, 0, 0), 0.4), 0.016 * pixels)
         else:
             canvas.polygon(view.disc(eye, 0.06, 0.04, turn), (40, 40, 44))
-        brow = view.project(
-            np.array([(side * 0.06, 0.115, 0.405), (side * 0.15, 0.145, 0.385), (side * 0.235, 0.115, 0.325)])
-        )
-        canvas.line(brow, mixed(looks.hair, dark, 0.3), 0.04 * pixels)
+        brow = np.array([(side * 0.06, 0.115, 0.405), (side * 0.15, 0.145, 0.385), (side * 0.235, 0.115, 0.325)])
+        canvas.line(view.project(brow), mixed(looks.hair, dark, 0.3), 0.04 * pixels)
     azimuth = np.linspace(-0.95, 0.95, 7)
-    mouth = np.stack(
-        [0.125 * np.sin(azimuth) / 0.81, -0.262 + 0.018 * azimuth**2, 0.315 + 0.03 * np.cos(azimuth)], axis=1
-    )
+    across, up, ahead = 0.125 * np.sin(azimuth) / 0.81, -0.262 + 0.018 * azimuth**2, 0.315 + 0.03 * np.cos(azimuth)
+    mouth = np.stack([across, up, ahead], axis=1)
     seen = np.stack([np.sin(0.6 * azimuth), np.zeros(7), np.cos(0.6 * azimuth)], axis=1) @ view.view > 0.22
     if seen.sum() > 1:
         lips = view.project(mouth[seen])
@@ -193,8 +190,7 @@ def _draw_glasses(canvas: Canvas, view: HeadView, looks: Looks) -> None:
     for side in (1.0, -1.0):
         hinge, lens = (side * 0.27, 0.05, 0.33), (side * 0.15, 0.03, 0.40)
         if side * view.view[0] > 0.05:
-            temple = view.project(np.array([hinge, (side * 0.36, 0.04, 0.0)]))
-            canvas.line(temple, frame, 0.03 * view.pixels)
+            canvas.line(view.project(np.array([hinge, (side * 0.36, 0.04, 0.0)])), frame, 0.03 * view.pixels)
         if np.array([side * 0.35, 0, 0.93]) @ view.view <= 0.05:
             continue
         rim = view.disc(lens, 0.115, 0.085, side * 0.3)

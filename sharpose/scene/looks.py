@@ -135,8 +135,7 @@ def _front(rng: np.random.Generator, image: Float32, pattern: str, color: Color,
         digits = str(int(rng.integers(2, 99)))
         for center, size in ((middle, 0.6), (0, 1.0), (_AROUND, 1.0)):
             (wide, high), _ = cv2.getTextSize(digits, cv2.FONT_HERSHEY_SIMPLEX, size, 3)
-            corner = (center - wide // 2, 24 + high // 2)
-            ink = np.zeros(image.shape[:2], np.uint8)
+            ink, corner = np.zeros(image.shape[:2], np.uint8), (center - wide // 2, 24 + high // 2)
             cv2.putText(ink, digits, corner, cv2.FONT_HERSHEY_SIMPLEX, size, 255, 3)
             image[ink > 127] = accent
     elif pattern == "buttons":

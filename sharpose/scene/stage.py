@@ -210,9 +210,7 @@ class Stage:
         pieces = figure(person.body, person.looks, person.hair, joints, self.camera)
         head = HeadView(person.body, joints, self.camera, self.light)
         everywhere = (-1e9, -1e9, 1e9, 1e9)
-        layers = [
-            Layer(piece.depth, piece.order, piece.bounds, piece.label in ARMS, i) for i, piece in enumerate(pieces)
-        ]
+        layers = [Layer(one.depth, one.order, one.bounds, one.label in ARMS, i) for i, one in enumerate(pieces)]
         size = person.body.stature
         layers.append(Layer(head.depth, head.depth - 0.10 * size, head.bounds, False, -1))
         if person.seat is not None:
@@ -224,8 +222,7 @@ class Stage:
                 seat = person.seat
                 canvas.sprite(seat.x, seat.y, seat.colors, seat.mask, _PROP_LABEL)
             else:
-                piece = pieces[place]
-                piece.draw(canvas, self.light, owner_label(who, piece.label))
+                pieces[place].draw(canvas, self.light, owner_label(who, pieces[place].label))
 
     def _spot_shadow(self, canvas: Canvas, spot: Array, radius: float, strength: float) -> None:
         points = np.array([(spot[0] + x, 0.0, spot[1] + z) for x, z in ((0, 0), (radius, 0), (0, radius))])
