@@ -127,7 +127,10 @@ def test_a_killed_run_leaves_readable_checkpoints(
         (["RECIPE", "--data", ".", "--work-dir", "w", "--device", "tpu"], "expected cpu, cuda or cuda:INDEX"),
         (["RECIPE", "--data", ".", "--work-dir", "w", "--device", "cuda"], "no usable GPU"),
         (["RECIPE", "--data", ".", "--work-dir", "w"], "people.json: can't read the labels"),
-        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "x.pth"], "--init x.pth: expected a file"),
+        (
+            ["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "x.pth"],
+            "--init x.pth: expected a .pth or .safetensors file",
+        ),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "start.init_head_factor=0.1"], "give --init FILE"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "batch_size=64"], "fewer than a batch of 64"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "tensorboard=true"], "needs TensorBoard"),
