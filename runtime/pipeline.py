@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
-from sharpose.locks import EngineLock
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
 from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimings

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.locks import one_thread
+from sharpose.engines.locks import one_thread
 from sharpose.runtime.detectors.background import Background, Mask, Picture
 from sharpose.runtime.detectors.silhouettes import PersonSize, find_people
 from sharpose.runtime.frames import Frame

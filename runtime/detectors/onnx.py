@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.load import parse_device
+from sharpose.engines.locks import check_process
 from sharpose.engines.onnxrt import create_session
 from sharpose.errors import DetectorError, EngineError, InputError, one_line
-from sharpose.locks import check_process
 from sharpose.runtime.boxes import SEARCHED_FRAMES
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.frames import Image

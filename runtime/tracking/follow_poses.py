@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.engines.locks import one_thread
 from sharpose.errors import InputError
-from sharpose.locks import one_thread
 from sharpose.runtime.boxes import BoxSource
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.engines.locks import one_thread
 from sharpose.errors import InputError
-from sharpose.locks import one_thread
 from sharpose.runtime.result import PoseResult
 
 __all__ = ["Smoother"]

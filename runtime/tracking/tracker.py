@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.engines.locks import one_thread
 from sharpose.errors import InputError
-from sharpose.locks import one_thread
 from sharpose.runtime.result import PoseResult
 from sharpose.runtime.tracking.assignment import best_pairs
 from sharpose.similarity import body_area, box_iou, box_nearness, pose_oks

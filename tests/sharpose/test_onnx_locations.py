@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sharpose.bundle import external_data_locations
 from sharpose.errors import BundleError
-from sharpose.onnx_locations import external_data_locations
 
 
 def external(location, name="w"):

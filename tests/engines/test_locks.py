@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from sharpose.engines.locks import EngineLock, one_thread
 from sharpose.errors import EngineError, InputError
-from sharpose.locks import EngineLock, one_thread
 
 
 def in_child(action: Callable[[], object]) -> str:
