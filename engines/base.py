@@ -13,17 +13,6 @@ import numpy.typing as npt
 from sharpose.bundle import GraphEntry
 from sharpose.errors import EngineError, InputError
 
-__all__ = [
-    "DeviceTensor",
-    "HostArray",
-    "Runner",
-    "TensorSpec",
-    "Value",
-    "check_inputs",
-    "check_signature",
-    "specs",
-]
-
 HostArray = npt.NDArray[np.generic]
 
 

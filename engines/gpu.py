@@ -10,8 +10,6 @@ from pathlib import Path
 from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
-__all__ = ["DRIVER_LIBRARY", "Gpu", "probe_gpu", "probe_gpus"]
-
 DRIVER_LIBRARY = "libcuda.so.1"
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
 
-__all__ = ["STAGES", "Device", "load_two_stage", "onnxruntime_device", "parse_device"]
-
 STAGES = ("coarse", "fine")
 
 

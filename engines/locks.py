@@ -11,8 +11,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sharpose.errors import EngineError, InputError
 
-__all__ = ["EngineLock", "check_process", "one_thread"]
-
 _Self = TypeVar("_Self")
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")

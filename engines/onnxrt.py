@@ -17,8 +17,6 @@ from sharpose.errors import EngineError, one_line
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeRunner", "create_session"]
-
 _PROVIDER = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",

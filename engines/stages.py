@@ -19,8 +19,6 @@ from sharpose.engines.load import parse_device
 from sharpose.engines.two_stage import CARRIED
 from sharpose.tokens import gather_patches
 
-__all__ = ["Arrays", "EngineStages", "Stages", "fine_inputs", "open_stages"]
-
 Arrays: TypeAlias = dict[str, HostArray]
 """Inputs or outputs by the names that the bundle's graphs have for them."""
 

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from sharpose.engines.base import Runner, Value
 from sharpose.errors import EngineError
 
-__all__ = ["CARRIED", "BatchBuckets", "CoarseOutput", "HostTwoStage", "TwoStage"]
-
 CARRIED = ("region_order", "region_features", "region_embeddings")
 """Outputs of the coarse stage that are inputs of the fine one."""
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from sharpose.cli import main as run_command
 from sharpose.errors import InputError
-from sharpose.runtime.drawing.draw import COLOURS, draw_poses
-from sharpose.runtime.frames import Image
+from sharpose.runtime.drawing.draw import draw_poses
+from sharpose.runtime.drawing.style import COLOURS
 from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.result import Image
 from sharpose.scene import Scene, SceneConfig
 
 

@@ -34,8 +34,6 @@ from sharpose.export.pictures import ParityPictures
 from sharpose.model import LoadedModel, SHaRPose
 from sharpose.model.graphs import TorchStages
 
-__all__ = ["ExportOptions", "ParityReportError", "atomic_folder", "check_output", "export_bundle"]
-
 _WEIGHTS = "weights.bin"
 
 

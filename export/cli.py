@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import LoadedModel
 
-__all__ = ["CommandOptions", "command", "main"]
-
 _FOR_EXPORT = (
     "checkpoint",
     "config",

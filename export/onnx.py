@@ -23,18 +23,6 @@ from sharpose.model import SHaRPose
 from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, CoarseGraph, FineGraph
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
-__all__ = [
-    "INLINE_BYTES",
-    "MAX_OPSET",
-    "MIN_OPSET",
-    "describe_graph",
-    "export_graphs",
-    "half_model",
-    "round_to_half",
-    "save_graphs",
-    "store_as_half",
-]
-
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph, where shape inference can see them."""
 

@@ -18,21 +18,6 @@ from sharpose.engines.stages import Arrays, EngineStages, Stages, fine_inputs
 from sharpose.engines.two_stage import CARRIED
 from sharpose.export.pictures import ParityPictures
 
-__all__ = [
-    "GATE_MARGIN",
-    "StageRuns",
-    "Tolerance",
-    "batch_sizes",
-    "compare",
-    "compare_stages",
-    "failures",
-    "measure_parity",
-    "print_parity",
-    "run_stages",
-    "strict_failures",
-    "tolerance_for",
-]
-
 GATE_MARGIN = 0.02
 """A crop is near the gate's threshold if its quality is off it by at most this; nothing else may flip in half."""
 

@@ -24,16 +24,6 @@ from sharpose.skeleton import Skeleton
 if TYPE_CHECKING:
     from sharpose.runtime.pipeline import PoseEstimator
 
-__all__ = [
-    "MAX_CROPS",
-    "LabelledPictures",
-    "ParityPictures",
-    "crop_people",
-    "folder_pictures",
-    "load_labels",
-    "scene_pictures",
-]
-
 MAX_CROPS = 64
 """Most crops that are taken from a user's pictures."""
 

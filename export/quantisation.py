@@ -18,8 +18,6 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from sharpose.engines.stages import Arrays, Stages, fine_inputs
 
-__all__ = ["quantise_graphs"]
-
 _LINEAR = ("MatMul", "Gemm")
 
 

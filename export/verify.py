@@ -18,14 +18,6 @@ from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 
-__all__ = [
-    "Verification",
-    "VerifiedEngine",
-    "available_engines",
-    "print_verification",
-    "verify_bundle",
-]
-
 _GPU_PROVIDERS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "ort-tensorrt"}
 
 

@@ -23,7 +23,8 @@ from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.detectors.catalogue import MOTION, find_detector, how_to_find_people, is_file_name
 from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
-from sharpose.runtime.drawing.draw import StatusLine, draw_poses
+from sharpose.runtime.drawing.draw import draw_poses
+from sharpose.runtime.drawing.labels import StatusLine
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions
@@ -37,8 +38,6 @@ from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
 from sharpose.runtime.tracking.follow_poses import FollowPoses
-
-__all__ = ["run_with"]
 
 _LOWEST_SCORE = 0.3  # of a detection, without --conf
 

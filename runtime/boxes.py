@@ -22,18 +22,6 @@ from sharpose.runtime.result import LARGEST_COORDINATE, Boxes, PoseResult
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
 
-__all__ = [
-    "PERSON_CATEGORY",
-    "SEARCHED_FRAMES",
-    "BoxSource",
-    "BoxesFile",
-    "DetectorBoxes",
-    "FileBoxes",
-    "FullFrame",
-    "NobodyWatch",
-    "SourceBoxes",
-]
-
 SEARCHED_FRAMES = 30
 """Frames without anybody after which a detector is suspected."""
 PERSON_CATEGORY = 1

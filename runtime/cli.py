@@ -12,8 +12,6 @@ from sharpose.cli import SectionedCommand, option
 from sharpose.cli import main as run_command
 from sharpose.runtime.options import FOREVER, RunOptions, SourceOptions, VideoSettings
 
-__all__ = ["command", "main"]
-
 
 def _attempts(text: str) -> int:
     if text != "forever" and not text.isdigit():

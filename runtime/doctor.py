@@ -25,8 +25,6 @@ from sharpose.errors import EngineError
 if TYPE_CHECKING:
     from sharpose.engines.load import Device
 
-__all__ = ["ALL_DEVICES", "Finding", "command", "examine", "findings_of", "main", "obstacles"]
-
 ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt"})
 _ON_ORT = ALL_DEVICES - {"tensorrt"}
 _ON_GPU = ALL_DEVICES - {"cpu"}

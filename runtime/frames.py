@@ -10,9 +10,6 @@ from typing import Protocol
 
 from sharpose.runtime.result import Boxes, Image, PoseResult
 
-__all__ = ["Frame", "FrameRecord", "Image", "ImageId", "Sink", "Source", "SourceHealth", "SourceInfo"]
-
-
 ImageId = int | str
 """What a boxes file, and COCO results, call a picture."""
 

@@ -11,8 +11,6 @@ from sharpose.errors import InputError
 from sharpose.geometry import CropFrames, keypoints_to_image
 from sharpose.tokens import REGION_SIZE, region_grid
 
-__all__ = ["Refine", "check_refine", "gate", "region_boxes"]
-
 Refine = Literal["auto", "always", "never"]
 
 

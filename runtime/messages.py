@@ -21,8 +21,6 @@ from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, print_summary, summary_of
 
-__all__ = ["Messages", "StopRequest", "stop_on_signals"]
-
 _EXIT_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 _PATIENCE = 0.25  # seconds for the frames at hand

@@ -13,8 +13,6 @@ import click
 
 from sharpose.errors import InputError
 
-__all__ = ["DEFAULT_TIMEOUT", "FOREVER", "Kind", "RunOptions", "SourceOptions", "VideoSettings"]
-
 DEFAULT_TIMEOUT = 10.0
 """Seconds without a frame before a live source counts as lost."""
 FOREVER = -1

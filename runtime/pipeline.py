@@ -25,8 +25,6 @@ from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimi
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import gather_patches
 
-__all__ = ["EstimateStopped", "Picture", "PoseEstimator"]
-
 
 class EstimateStopped(Exception):  # noqa: N818 (no error)
     """An estimate was given up, as its caller wanted."""

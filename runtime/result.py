@@ -13,17 +13,6 @@ import numpy.typing as npt
 from sharpose.errors import InputError
 from sharpose.geometry import CropFrames, crop_frames, extract_crops
 
-__all__ = [
-    "KEYPOINT_SCORE_FLOOR",
-    "LARGEST_COORDINATE",
-    "Boxes",
-    "Crowd",
-    "Image",
-    "Picture",
-    "PoseResult",
-    "StageTimings",
-]
-
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
 

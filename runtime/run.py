@@ -17,15 +17,13 @@ from typing import Protocol
 from sharpose.cli import EXIT_FAILED, EXIT_USER
 from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import BoxSource, FileBoxes
-from sharpose.runtime.frames import Frame, FrameRecord, Image, Sink, Source
+from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.pipeline import EstimateStopped, Picture, PoseEstimator
-from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.pipeline import EstimateStopped, PoseEstimator
+from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.statistics import StreamStatistics
-
-__all__ = ["Outcome", "PoseStep", "Run", "RunFailedError", "SinkGroup", "Stream", "run"]
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 

@@ -17,19 +17,6 @@ from rich.table import Table
 from sharpose.runtime.frames import FrameRecord, SourceInfo
 from sharpose.runtime.result import StageTimings
 
-__all__ = [
-    "AGE",
-    "BOUNDS",
-    "RECENT",
-    "STAGES",
-    "WRITE",
-    "Durations",
-    "StreamSnapshot",
-    "StreamStatistics",
-    "print_summary",
-    "summary_of",
-]
-
 WRITE = "write"
 """The stage after `track`: drawing and encoding."""
 STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", WRITE)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-__all__ = ["doctor", "evaluate", "export", "run", "train"]
-
 _MODULES = {
     "run": "sharpose.runtime.cli",
     "export": "sharpose.export.cli",

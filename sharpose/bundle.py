@@ -18,29 +18,6 @@ from sharpose.errors import BundleError, ConfigError
 from sharpose.files import read_json
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
-__all__ = [
-    "MANIFEST_NAME",
-    "MAX_BATCH",
-    "SCHEMA_VERSION",
-    "SHIPPED_BUNDLE",
-    "Bundle",
-    "GainCurve",
-    "Gate",
-    "GraphEntry",
-    "GraphPair",
-    "Manifest",
-    "OutputParity",
-    "ParityReport",
-    "Precision",
-    "TensorEntry",
-    "external_data_locations",
-    "file_sha256",
-    "gpu_precision",
-    "largest_batch",
-    "open_bundle",
-    "shipped_bundle",
-]
-
 # Kind of message: its fields that lead to tensors, by number, and what they hold.
 _CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},

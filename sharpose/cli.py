@@ -19,19 +19,6 @@ import click
 
 from sharpose.errors import SharposeError, one_line
 
-__all__ = [
-    "EXIT_FAILED",
-    "EXIT_INTERRUPTED",
-    "EXIT_REFUSED",
-    "EXIT_TERMINATED",
-    "EXIT_USER",
-    "SectionedCommand",
-    "Terminated",
-    "interruptible",
-    "main",
-    "option",
-]
-
 EXIT_REFUSED = 1
 """A check failed."""
 EXIT_USER = 2

@@ -15,8 +15,6 @@ import numpy.typing as npt
 from sharpose.errors import InputError
 from sharpose.skeleton import Skeleton
 
-__all__ = ["CocoScores", "PictureMatches", "average_precision", "coco_evaluation", "coco_scores", "match_pictures"]
-
 
 @dataclass(frozen=True)
 class CocoScores:

@@ -23,19 +23,6 @@ from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
 
-__all__ = [
-    "PERSON_NAMES",
-    "CocoLabels",
-    "Finite",
-    "LabelEntry",
-    "LabelledPerson",
-    "LabelledPicture",
-    "checked_entry",
-    "clean_box",
-    "read_coco_labels",
-    "usage_line",
-]
-
 PERSON_NAMES = frozenset({"person", "people", "human"})
 """What files call the category of people, in any case."""
 

@@ -15,8 +15,6 @@ from sharpose.files import parse_yaml, read_yaml
 from sharpose.skeleton import Skeleton, get_skeleton
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE, region_grid, selected_regions
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ModelConfig", "describe_validation_error", "list_configs", "load_config"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -14,23 +14,6 @@ from typing import Any
 
 from sharpose.errors import EngineError, SharposeError, SinkError, one_line
 
-__all__ = [
-    "LABELS_LIMIT",
-    "STDOUT",
-    "UNFINISHED",
-    "GrowingFile",
-    "atomic_file",
-    "cache_folder",
-    "file_lock",
-    "mark_partial",
-    "parse_yaml",
-    "read_json",
-    "read_yaml",
-    "removed_error",
-    "replacing",
-    "write_all",
-]
-
 LABELS_LIMIT = 2 << 30
 """Bytes of the longest files of boxes and labels; COCO's own have 0.5 GB."""
 

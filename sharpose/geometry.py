@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from sharpose.errors import InputError
 
-__all__ = ["PADDING", "CropFrames", "crop_frames", "extract_crops", "keypoints_to_image"]
-
 PADDING = 1.25
 """How much larger than the box, along each side, the crop's frame is."""
 

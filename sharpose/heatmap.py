@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from sharpose.errors import InputError
 
-__all__ = ["BLUR_KERNEL", "LOG_CEILING", "LOG_FLOOR", "blur_matrix", "decode_heatmaps"]
-
 BLUR_KERNEL = 11
 """Side in heatmap pixels of the Gaussian that smooths a heatmap before its Taylor step."""
 

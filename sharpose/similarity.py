@@ -10,18 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "BODY_SHARE",
-    "OKS_NMS_THRESHOLD",
-    "body_area",
-    "box_iou",
-    "box_nearness",
-    "box_nms",
-    "keypoint_similarity",
-    "oks_nms",
-    "pose_oks",
-]
-
 Floats = npt.NDArray[np.float64]
 Boxes = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Poses = npt.NDArray[np.float32]

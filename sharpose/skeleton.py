@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from sharpose.errors import ConfigError
 
-__all__ = ["COCO17", "MPII16", "SKELETONS", "Skeleton", "get_skeleton"]
-
 _MOST = 1024  # keypoints; COCO-WholeBody has 133
 
 

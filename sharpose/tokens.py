@@ -13,19 +13,6 @@ import numpy.typing as npt
 
 from sharpose.errors import InputError
 
-__all__ = [
-    "FINE_PER_SIDE",
-    "HEATMAP_STRIDE",
-    "PATCHES_PER_REGION",
-    "PATCH_SIZE",
-    "REGION_SIZE",
-    "fine_patch_index",
-    "gather_patches",
-    "patches_shape",
-    "region_grid",
-    "selected_regions",
-]
-
 PATCH_SIZE = 16
 """Side of a patch in pixels of the picture that a stage sees (P)."""
 

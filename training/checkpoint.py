@@ -17,9 +17,6 @@ from sharpose.errors import CheckpointError, ConfigError, TrainingError
 from sharpose.files import atomic_file
 from sharpose.model import SHaRPose, save_checkpoint
 
-__all__ = ["RankState", "RunFolder", "TrainingState", "WeightAverage", "refuse_broken_weights", "take_rank_state"]
-
-
 _FORMAT = 1
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, distributed
 
 from sharpose.errors import ConfigError
 
-__all__ = ["Ranks", "join_ranks"]
-
 
 @dataclass(frozen=True)
 class Ranks:

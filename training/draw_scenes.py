@@ -27,8 +27,6 @@ from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17
 from sharpose.training.data.sample import Sample
 
-__all__ = ["command", "cut_people", "main"]
-
 _SIZES = ((720, 1280), (540, 960), (480, 640), (360, 640))  # height and width of the scenes
 _MOST_PEOPLE = 6
 _SECONDS = 120.0  # length of a scene

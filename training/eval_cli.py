@@ -11,8 +11,6 @@ import click
 from sharpose.cli import EXIT_REFUSED, interruptible
 from sharpose.cli import main as run_command
 
-__all__ = ["EvalOptions", "command", "main"]
-
 
 @dataclass(frozen=True)
 class EvalOptions:

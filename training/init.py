@@ -18,8 +18,6 @@ from sharpose.model.checkpoint import read_checkpoint
 from sharpose.model.stages import SHaRPose
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
-__all__ = ["init_from_file", "scale_heatmaps", "sine_positions", "start_with_dct", "start_with_sines"]
-
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
 _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
 

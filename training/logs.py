@@ -14,8 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sharpose.errors import ConfigError, SinkError
 from sharpose.files import atomic_file
 
-__all__ = ["JsonLinesLog", "RunLog", "TensorBoardLog", "training_progress"]
-
 
 @contextlib.contextmanager
 def training_progress(

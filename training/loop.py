@@ -22,9 +22,6 @@ from sharpose.training.recipe import Recipe
 from sharpose.training.step import Stepper, build_objective
 from sharpose.training.validation import Validation, Validator, write_sheets
 
-__all__ = ["Trainer"]
-
-
 # Keys that may differ when a run is resumed: they change what is written or how fast, not the weights.
 _FREE_KEYS = ("evaluate_every", "checkpoint_every", "log_every", "tensorboard", "workers")
 

@@ -10,8 +10,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-__all__ = ["MuonAdamW", "OptimizerRecipe", "Schedule", "build_optimizer", "set_learning_rate"]
-
 _FIRST_LAYER = ("keypoint_tokens", "quality_token", "pos_embed_list", "patch_embed")
 _NEVER_DECAYED = ("keypoint_tokens", "quality_token", "pos_embed_list")
 

@@ -26,17 +26,6 @@ from sharpose.training.objectives.mae import MaeRecipe
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, LossRecipe
 from sharpose.training.optimizer import OptimizerRecipe, Schedule
 
-__all__ = [
-    "DataRecipe",
-    "Recipe",
-    "evaluation_dataset",
-    "list_recipes",
-    "load_recipe",
-    "training_dataset",
-    "write_recipe",
-]
-
-
 _MOST = 10**8  # people, epochs or steps
 _SEED = (1 << 63) - 1  # what PyTorch takes
 _File = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]

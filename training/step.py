@@ -23,8 +23,6 @@ from sharpose.training.objectives.pose import PoseObjective
 from sharpose.training.optimizer import build_optimizer, set_learning_rate
 from sharpose.training.recipe import Recipe
 
-__all__ = ["Objective", "Stepper", "build_objective"]
-
 Objective = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
 """Computes a batch's loss, from the network's output, targets, weights and the number of finished epochs.
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sharpose.model import SHaRPose
     from sharpose.training.recipe import Recipe
 
-__all__ = ["TrainOptions", "command", "main"]
-
 
 @dataclass(frozen=True)
 class TrainOptions:

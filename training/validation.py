@@ -28,8 +28,6 @@ from sharpose.training.objectives.network import TrainedNetwork
 from sharpose.training.recipe import DataRecipe
 from sharpose.training.step import Objective
 
-__all__ = ["Validation", "Validator", "write_sheets"]
-
 Picture = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

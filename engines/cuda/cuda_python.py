@@ -23,8 +23,6 @@ from sharpose.engines.cuda.device import (
 )
 from sharpose.errors import EngineError
 
-__all__ = ["CudaPythonDevice"]
-
 _CUDA_ERROR_OUT_OF_MEMORY = 2
 
 

@@ -14,20 +14,6 @@ import numpy.typing as npt
 from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
-__all__ = [
-    "CUDA_BINDINGS",
-    "OUT_OF_MEMORY",
-    "CudaBuffer",
-    "CudaDevice",
-    "CudaEvent",
-    "CudaGraph",
-    "CudaStream",
-    "check_copy",
-    "import_binding",
-    "installed_bindings",
-    "open_cuda_device",
-]
-
 OUT_OF_MEMORY = "; the GPU has no memory left: use a smaller --max-batch"
 """What to do about it, for the bindings' messages."""
 

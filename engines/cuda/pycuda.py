@@ -27,8 +27,6 @@ from sharpose.engines.cuda.device import (
 )
 from sharpose.errors import EngineError
 
-__all__ = ["PycudaDevice"]
-
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which pycuda has no name for
 _contexts: dict[int, Untyped] = {}
 

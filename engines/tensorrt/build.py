@@ -40,22 +40,6 @@ from sharpose.engines.tensorrt.library import (
 from sharpose.errors import EngineError
 from sharpose.files import file_lock, replacing
 
-__all__ = [
-    "ENGINES_FOLDER",
-    "BuildProgress",
-    "Layer",
-    "OnBuildProgress",
-    "ParsedNetwork",
-    "build_bundle_engines",
-    "build_engine",
-    "describe_options",
-    "gpu_for_build",
-    "is_portable",
-    "numpy_dtype",
-    "parse_network",
-    "progress_monitor",
-]
-
 ENGINES_FOLDER = "engines"
 """Where a bundle's engines lie, inside its folder and outside `bundle.json`."""
 

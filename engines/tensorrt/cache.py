@@ -17,20 +17,6 @@ from sharpose.engines.gpu import Gpu
 from sharpose.errors import EngineError
 from sharpose.files import UNFINISHED, cache_folder, file_lock, read_json, replacing
 
-__all__ = [
-    "BuiltFor",
-    "EngineCache",
-    "EngineRequest",
-    "EngineTensor",
-    "Options",
-    "Profile",
-    "Sidecar",
-    "StoredEngine",
-    "UnusableEngineError",
-    "read_engine",
-    "write_engine",
-]
-
 _SCHEMA = 1
 _KEY_DIGITS = 24
 _SIDECAR_LIMIT = 64 << 20  # bytes; TensorRT describes every layer

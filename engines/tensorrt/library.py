@@ -15,19 +15,6 @@ from typing import Literal, get_args
 from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
-__all__ = [
-    "HOW_TO_INSTALL",
-    "BuildOptions",
-    "FlavourName",
-    "TensorRtFlavour",
-    "because",
-    "check_options",
-    "collect_errors",
-    "find_flavour",
-    "installed_flavours",
-    "tensorrt_logger",
-]
-
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 
 _OLDEST: dict[str, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 2)}  # RTX 1.2: REQUIRE_USER_ALLOCATION

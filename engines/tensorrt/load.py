@@ -30,8 +30,6 @@ from sharpose.engines.tensorrt.runtime import TensorRtEngine, TensorRtRunner
 from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
 from sharpose.errors import EngineError
 
-__all__ = ["TensorRtSettings", "build_bar", "load_tensorrt_runner", "load_tensorrt_two_stage"]
-
 _log = logging.getLogger("sharpose.tensorrt")
 
 

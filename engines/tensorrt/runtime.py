@@ -17,8 +17,6 @@ from sharpose.engines.tensorrt.build import numpy_dtype
 from sharpose.engines.tensorrt.library import TensorRtFlavour, because, collect_errors, tensorrt_logger
 from sharpose.errors import EngineError, InputError
 
-__all__ = ["ContextPool", "DeviceResources", "DeviceView", "ExecutionContext", "TensorRtEngine", "TensorRtRunner"]
-
 
 class TensorRtEngine:
     """A plan loaded on the GPU (`ICudaEngine`). Made and used inside `CudaDevice.active`.

@@ -13,8 +13,6 @@ from sharpose.engines.tensorrt.runtime import ContextPool, DeviceResources, Tens
 from sharpose.engines.two_stage import CARRIED, BatchBuckets, CoarseOutput
 from sharpose.errors import EngineError, InputError
 
-__all__ = ["TensorRtTwoStage"]
-
 
 class TensorRtTwoStage:
     """See `sharpose.engines.two_stage.TwoStage`.

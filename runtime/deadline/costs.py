@@ -12,8 +12,6 @@ import numpy.typing as npt
 from sharpose.engines.two_stage import BatchBuckets
 from sharpose.runtime.result import StageTimings
 
-__all__ = ["BatchCost", "StageCosts", "next_batch", "own_share"]
-
 _COMMON_RATE = 0.15  # how fast the estimate of the machine's speed follows a batch
 _OWN_RATE = 0.1  # how fast that of the batch's own size does
 _LARGEST_STEP = math.log(2)  # a batch that was interrupted says little about the next one

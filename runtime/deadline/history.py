@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from sharpose.similarity import box_iou
 
-__all__ = ["PersonHistory", "StreamHistory", "carry_over"]
-
 _LEAST_OVERLAP = 0.3  # of boxes in two frames that are taken for the same person
 _FRAMES_UNSEEN = 10  # after which a person is forgotten
 _SECONDS_UNSEEN = 1.0

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from sharpose.bundle import GainCurve
 
-__all__ = ["TURN_EVERY", "Candidates", "Prioritise", "expected_gain", "priority", "with_turns"]
-
 TURN_EVERY = 8
 """Every 8th refinement goes to the person who has waited longest."""
 

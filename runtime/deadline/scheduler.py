@@ -20,8 +20,6 @@ from sharpose.runtime.result import Crowd
 from sharpose.similarity import body_area, box_iou, keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 
-__all__ = ["DeadlineScheduler", "RefinementPlan"]
-
 # OKS of a still person's coarse poses: at least the predicted quality of the coarse pose now, within these bounds, so
 # that what is kept is likely to be better. Of 17 keypoints, a single one that goes far makes it 0.94.
 _STILL_POSE = (0.8, 0.97)

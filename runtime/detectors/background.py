@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Background", "Mask", "Picture"]
-
 Picture = npt.NDArray[np.uint8]
 """[H, W, 3]"""
 Mask = npt.NDArray[np.uint8]

@@ -22,8 +22,6 @@ from sharpose.config import describe_validation_error
 from sharpose.errors import DetectorError
 from sharpose.files import cache_folder, file_lock, parse_yaml, read_yaml
 
-__all__ = ["MOTION", "download", "find_detector", "how_to_find_people", "is_file_name", "load_table", "user_table_path"]
-
 MOTION = "motion"
 """The name of the detector without weights."""
 

@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from sharpose.errors import DetectorError
 
-__all__ = ["EXPECTED", "PADDING_GREY", "Candidates", "EndToEnd", "Family", "Letterbox", "Yolov8", "Yolox", "recognise"]
-
 PADDING_GREY = 114
 """Grey level around the picture, in all families."""
 

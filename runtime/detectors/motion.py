@@ -15,8 +15,6 @@ from sharpose.runtime.detectors.silhouettes import PersonSize, find_people
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 
-__all__ = ["NOTHING_MOVED", "CameraShake", "MotionBoxes"]
-
 NOTHING_MOVED = (
     "--detector motion sees what moves in front of a camera that stands still, from a third of a second on: nothing "
     "moved, or the camera did; for people who stand still, a moving camera or single pictures take --detector NAME"

@@ -17,14 +17,11 @@ from sharpose.engines.onnxrt import create_session
 from sharpose.errors import DetectorError, EngineError, InputError, one_line
 from sharpose.runtime.boxes import SEARCHED_FRAMES
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
-from sharpose.runtime.frames import Image
-from sharpose.runtime.result import Boxes
+from sharpose.runtime.result import Boxes, Image
 from sharpose.similarity import box_nms
 
 if TYPE_CHECKING:
     import onnxruntime
-
-__all__ = ["COCO_CLASSES", "Detector", "PeopleFrom", "check_detector_options", "parse_classes"]
 
 PeopleFrom = Literal["detector", "boxes", "motion", "full-frame", "scene"]
 """Where people's boxes come from."""

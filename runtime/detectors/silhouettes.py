@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from sharpose.runtime.detectors.background import Mask
 
-__all__ = ["PersonSize", "find_people"]
-
 _ALONE, _IN_GROUP, _FRAGMENT = 0.9, 0.6, 0.3  # scores
 _SMALLEST = 14.0  # pixels: below it a body is a smear
 _HEIGHTS = (0.62, 1.3)  # of the expected height, of somebody alone

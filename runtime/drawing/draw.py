@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
-from sharpose.runtime.drawing.labels import LabelPlacer, StatusLine, draw_label, draw_status, faces_of, mark_of
+from sharpose.runtime.drawing.labels import LabelPlacer, draw_label, draw_status, faces_of, mark_of
 from sharpose.runtime.drawing.style import (
     COLOURS,
     DARK,
@@ -23,11 +23,8 @@ from sharpose.runtime.drawing.style import (
     inside,
     near,
 )
-from sharpose.runtime.frames import Image
-from sharpose.runtime.result import PoseResult
+from sharpose.runtime.result import Image, PoseResult
 from sharpose.skeleton import Skeleton
-
-__all__ = ["COLOURS", "StatusLine", "draw_poses", "draw_regions", "draw_skeletons"]
 
 _REGION_OPACITY = 0.35
 

@@ -11,11 +11,8 @@ import numpy as np
 
 from sharpose.runtime.drawing import style
 from sharpose.runtime.drawing.style import Colour, Floats, Rect
-from sharpose.runtime.frames import Image
-from sharpose.runtime.result import PoseResult
+from sharpose.runtime.result import Image, PoseResult
 from sharpose.skeleton import Skeleton
-
-__all__ = ["LabelPlacer", "PersonMark", "StatusLine", "draw_label", "draw_status", "faces_of", "mark_of", "plain_text"]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _HEAD = {"nose", "eye", "ear", "head"}

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.runtime.frames import Image
+from sharpose.runtime.result import Image
 
 Colour = tuple[int, int, int]
 """Blue, green, red."""

@@ -16,8 +16,6 @@ from email.message import Message
 
 from sharpose.errors import InputError
 
-__all__ = ["Access", "Connections", "Guesses", "is_loopback", "split_host"]
-
 _YEAR = 365 * 24 * 3600
 _LEAST_TOKEN = 16  # characters, where others can reach the server
 

@@ -19,8 +19,6 @@ from sharpose.runtime.serve.access import Access, Connections
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
 from sharpose.runtime.statistics import AGE, RECENT, STAGES, WRITE, StreamSnapshot
 
-__all__ = ["Handler", "Site", "state_json", "status_of", "trouble"]
-
 _FRAME_WAIT = 10.0  # seconds that a browser's request for the next picture stays open
 _NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
 _TEXT = "text/plain; charset=utf-8"

@@ -11,8 +11,6 @@ from prometheus_client.registry import Collector
 
 from sharpose.runtime.statistics import AGE, STAGES, WRITE, StreamSnapshot
 
-__all__ = ["Metrics"]
-
 _COUNTERS: dict[str, str] = {
     "frames": "Frames whose poses were found.",
     "people": "People in them.",

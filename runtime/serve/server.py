@@ -19,8 +19,6 @@ from sharpose.runtime.serve.handler import Handler, Site
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
 from sharpose.runtime.statistics import StreamStatistics
 
-__all__ = ["Address", "ServeServer", "parse_address"]
-
 _LOOPBACK = "127.0.0.1"
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
 _POLL = 0.1  # seconds until it is noticed that the server should end

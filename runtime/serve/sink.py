@@ -13,8 +13,6 @@ from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 
-__all__ = ["Jpeg", "NewestPicture", "ServeSink", "ServedStreams"]
-
 _QUALITY = 80
 
 

@@ -13,8 +13,6 @@ from sharpose.files import mark_partial, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import people_of, strict_json
 
-__all__ = ["CocoSink", "TwinFile"]
-
 _PERSON = 1  # COCO's category
 
 

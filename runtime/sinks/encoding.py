@@ -20,10 +20,8 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from sharpose.errors import SinkError, one_line
-from sharpose.runtime.frames import Image
 from sharpose.runtime.options import VideoSettings
-
-__all__ = ["PictureEncoder", "find_encoder", "letterbox", "pad_even", "usable_encoders"]
+from sharpose.runtime.result import Image
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
 
-__all__ = ["OPENPOSE_COCO18", "FolderSink", "OpenPoseSink", "PicturesSink"]
-
 
 class FolderSink:
     """A folder of files `STEM_000000000000ENDING`, numbered by frame; sinks write one per record.

@@ -21,8 +21,6 @@ from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
-__all__ = ["Output", "SinkSettings", "check_outputs", "fill", "identity_of", "make_sink", "outputs_of_streams"]
-
 _PLACEHOLDER = "{source}"
 
 

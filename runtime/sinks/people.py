@@ -11,8 +11,6 @@ import numpy.typing as npt
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
 
-__all__ = ["Person", "people_of", "strict_json"]
-
 _PIXEL_DECIMALS = 3
 _SCORE_DECIMALS = 5
 

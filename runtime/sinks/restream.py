@@ -19,12 +19,11 @@ import av
 from av.container import OutputContainer
 
 from sharpose.errors import InputError, SinkError, one_line
-from sharpose.runtime.frames import FrameRecord, Image
+from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.result import Image
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 from sharpose.runtime.sources.urls import lower_scheme, password_hint, redact_text, redact_url
-
-__all__ = ["RESTREAM_SCHEMES", "RestreamSink"]
 
 # TCP passes firewalls, and tells when the receiver has gone.
 _RTSP = ("nut", "rtsp", {"rtsp_transport": "tcp"})

@@ -21,8 +21,6 @@ if __name__ == "__main__":  # this folder must not hide other modules
 
 import av
 
-__all__ = ["main"]
-
 _STANDARD_INPUT = 0
 
 

@@ -15,8 +15,6 @@ from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import people_of, strict_json
 from sharpose.skeleton import Skeleton
 
-__all__ = ["CsvSink", "JsonLinesSink", "MotSink"]
-
 
 class LineSink(ABC):
     """A text file that gets all lines of a frame in one write, so that a killed run keeps every frame before.

@@ -15,11 +15,10 @@ from av.container import OutputContainer
 
 from sharpose.errors import InputError, SinkError, one_line
 from sharpose.files import mark_partial, removed_error, write_all
-from sharpose.runtime.frames import FrameRecord, Image
+from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.result import Image
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
-
-__all__ = ["VIDEO_SUFFIXES", "VideoSink"]
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The suffixes that can be written, with FFmpeg's names for the containers."""

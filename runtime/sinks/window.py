@@ -13,8 +13,6 @@ import cv2
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
 
-__all__ = ["WindowSink", "check_window"]
-
 _ESCAPE = 27
 _SPACE = 32
 _QUIT = (_ESCAPE, ord("q"), ord("Q"))

@@ -16,17 +16,6 @@ from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources.pictures import quiet_opencv
 from sharpose.runtime.sources.urls import RTSP, is_url, scheme_of
 
-__all__ = [
-    "CameraSource",
-    "GstreamerSource",
-    "camera_name",
-    "has_gstreamer",
-    "is_camera",
-    "is_pipeline",
-    "jetson_pipeline",
-    "pipeline_of",
-]
-
 
 def is_camera(spec: str) -> bool:
     """Whether `spec` is a camera's index (`0`) or device (`/dev/video0`)."""

@@ -20,9 +20,6 @@ from av.video.stream import VideoStream
 from sharpose.errors import InputError, SourceError, one_line
 from sharpose.runtime.sources.urls import password_hint
 
-__all__ = ["NO_ANSWER", "Decoded", "Decoder", "FrameClock", "GapWatch", "Hardware", "open_stream"]
-
-
 NO_ANSWER = "no answer in time"
 _MOST_PIXELS = 80_000_000  # in a frame: 12K; a header can claim anything, and the decoder would take memory for it
 

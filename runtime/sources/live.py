@@ -16,8 +16,6 @@ from sharpose.runtime.sources.decoding import NO_ANSWER
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text
 
-__all__ = ["Backoff", "LiveSource"]
-
 _CLOSE_SECONDS = 1.0  # how long closing waits for the threads; one that hangs longer is left behind
 _GRACE_SECONDS = 1.0  # FFmpeg notices silence itself; the watchdog is for what it doesn't notice
 _MAX_HUNG = 3  # threads that hang in an abandoned attempt, before no further attempt is made

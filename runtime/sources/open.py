@@ -29,8 +29,6 @@ from sharpose.runtime.sources.raw import RawSource
 from sharpose.runtime.sources.urls import RTSP, is_url, lower_scheme, redact_url, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
-__all__ = ["SceneSource", "is_scene", "local_path", "open_source", "source_names"]
-
 _EXPECTED = (
     "expected a video, a picture, a folder or glob of pictures, a camera's index, a URL, a GStreamer pipeline "
     "(`gst:…`), `-` for raw frames on standard input, or `scene`"

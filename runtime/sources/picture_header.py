@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["PictureHeader", "png_is_whole", "read_header"]
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STILL = 1.0  # seconds that a picture which doesn't say it is shown for
 _SHORTEST = 0.01  # seconds; what is shorter counts as `_DEFAULT`, as in browsers

@@ -17,10 +17,9 @@ import cv2
 import numpy as np
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, Image, SourceInfo
+from sharpose.runtime.frames import Frame, SourceInfo
+from sharpose.runtime.result import Image
 from sharpose.runtime.sources.picture_header import PictureHeader, png_is_whole, read_header
-
-__all__ = ["PictureSource", "captured_complaints", "is_picture", "quiet_opencv", "read_picture"]
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".ts", ".mts", ".mpg", ".mpeg", ".wmv"))

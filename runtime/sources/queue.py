@@ -11,8 +11,6 @@ from typing import Literal
 
 from sharpose.runtime.frames import Frame, Source
 
-__all__ = ["FrameQueue", "Policy"]
-
 Policy = Literal["latest", "all", "wait"]
 """What a full queue does with a new frame: `latest` (of size 1) and `all` drop the oldest one, `wait` blocks the
 reader."""

@@ -11,8 +11,6 @@ import numpy as np
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceInfo
 
-__all__ = ["RawSource"]
-
 _DEFAULT_RATE = 25.0  # FFmpeg's own default
 
 

@@ -6,18 +6,6 @@ import re
 
 from sharpose.runtime.options import SourceOptions
 
-__all__ = [
-    "RTSP",
-    "ffmpeg_options",
-    "is_url",
-    "lower_scheme",
-    "password_hint",
-    "redact_text",
-    "redact_url",
-    "redact_urls",
-    "scheme_of",
-]
-
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 # `password=…` in a query, and in the paths of cameras that take their login there.
 _SECRET_PARAMETER = re.compile(

@@ -20,15 +20,14 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from sharpose.errors import SourceError
-from sharpose.runtime.frames import Frame, Image, SourceInfo
+from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.options import SourceOptions
+from sharpose.runtime.result import Image
 from sharpose.runtime.sources.decoding import Decoded, Decoder, FrameClock, GapWatch, Hardware, open_stream
 from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url
 
 if TYPE_CHECKING:
     from av.index import IndexEntries
-
-__all__ = ["VideoSource", "upright"]
 
 _DEFAULT_RATE = 25.0
 _SHORT_SECONDS = 0.5  # how much shorter than its header a stream may be before that is worth a warning

@@ -14,8 +14,6 @@ from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.similarity import box_nms
 
-__all__ = ["FollowPoses"]
-
 _SURE = 0.3  # of a keypoint's score
 _MIN_KEYPOINTS = 4  # that a box can be made from
 _COLLAPSED = 0.4  # of the pose's score at its detection: it has lost its person

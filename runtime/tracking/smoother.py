@@ -12,8 +12,6 @@ from sharpose.engines.locks import one_thread
 from sharpose.errors import InputError
 from sharpose.runtime.result import PoseResult
 
-__all__ = ["Smoother"]
-
 _SPEED_CUTOFF = 2.0  # Hz, of the speed's own low-pass
 _SURE = 0.2  # a keypoint that scores less may be anywhere
 _JUMP = 0.05  # of the person's size

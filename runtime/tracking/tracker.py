@@ -14,8 +14,6 @@ from sharpose.runtime.result import PoseResult
 from sharpose.runtime.tracking.assignment import best_pairs
 from sharpose.similarity import body_area, box_iou, box_nearness, pose_oks
 
-__all__ = ["Tracker", "TrackerSettings"]
-
 _SURE_KEYPOINT = 0.3
 _MIN_KEYPOINTS = 4  # that both poses are sure of; fewer say nothing
 _NEAR = 0.25  # of `box_nearness`

@@ -9,8 +9,6 @@ from torch.nn import functional
 from sharpose.config import ModelConfig
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION, fine_patch_index
 
-__all__ = ["MLP", "Attention", "Backbone", "Block", "HeatmapHead", "PatchEmbed", "QualityPredictor"]
-
 
 class HeatmapHead(nn.Module):
     """A keypoint token becomes its heatmap; one head serves both stages.

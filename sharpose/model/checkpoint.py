@@ -23,19 +23,6 @@ from sharpose.model.stages import SHaRPose
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
-__all__ = [
-    "ASSUMED_ALPHA",
-    "ASSUMED_HEADS",
-    "ASSUMED_THRESHOLD",
-    "LoadedModel",
-    "infer_config",
-    "load_model",
-    "random_model",
-    "read_checkpoint",
-    "resize_state_dict",
-    "save_checkpoint",
-]
-
 ASSUMED_ALPHA, ASSUMED_HEADS, ASSUMED_THRESHOLD = 0.5, 12, 0.99
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from sharpose.heatmap import LOG_CEILING, LOG_FLOOR, blur_matrix
 
-__all__ = ["HeatmapDecoder"]
-
 _FLOAT32_EPS = 1.1920929e-07  # what the released evaluation adds to the Hessian's diagonal
 _MIN_DETERMINANT = 1e-20  # keeps a Hessian that is exactly singular in float32 from giving NaN
 

@@ -18,16 +18,6 @@ from sharpose.model.decode import HeatmapDecoder
 from sharpose.model.stages import SHaRPose
 from sharpose.tokens import PATCH_SIZE
 
-__all__ = [
-    "COARSE_OUTPUTS",
-    "FINE_INPUTS",
-    "FINE_OUTPUTS",
-    "CoarseGraph",
-    "FineGraph",
-    "Normalise",
-    "TorchStages",
-]
-
 COARSE_OUTPUTS = ["keypoints", "quality", "region_order", "region_features", "region_embeddings", "heatmaps"]
 FINE_INPUTS = ["rows", "patches", "region_order", "region_features", "region_embeddings"]
 FINE_OUTPUTS = ["keypoints", "heatmaps"]

@@ -12,8 +12,6 @@ from sharpose.config import ModelConfig
 from sharpose.model.backbone import Backbone, Block, HeatmapHead
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
-__all__ = ["RELEVANCE_DECAY", "CoarseOutput", "CoarseStage", "FineStage", "PoseOutput", "SHaRPose", "cut_patches"]
-
 RELEVANCE_DECAY = 0.99
 """beta: how much of the attention gathered so far stays when a block's is added (paper, section 3.2)."""
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from sharpose.scene.canvas import Array, Camera, Canvas, Color
 from sharpose.scene.looks import mixed, random_color, smooth_noise
 
-__all__ = ["PLACES", "paint"]
-
 Image = npt.NDArray[np.uint8]
 
 

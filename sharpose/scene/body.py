@@ -8,8 +8,6 @@ import numpy as np
 
 from sharpose.scene.canvas import Array, rot_x, rot_y, rot_z
 
-__all__ = ["Body", "Joints", "Pose", "sample_body", "solve"]
-
 _SIDES = np.array([1.0, -1.0])
 _LIMB_SIDES = np.array([1.0, -1.0, 1.0, -1.0])
 

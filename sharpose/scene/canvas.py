@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CIRCLE", "NOBODY", "Array", "Camera", "Canvas", "Color", "Texture", "rot_x", "rot_y", "rot_z", "unit"]
-
 Array = npt.NDArray[np.float64]
 
 _NEAR = 0.25

@@ -12,8 +12,6 @@ from sharpose.scene.looks import Looks, Material, plain, sample_looks
 from sharpose.scene.motion import EXERCISES, Actor, Path, oval, shuttle
 from sharpose.scene.props import Sprite, crate
 
-__all__ = ["Ground", "Person", "cast_for_scene", "cast_person"]
-
 
 @dataclass(frozen=True)
 class Person:

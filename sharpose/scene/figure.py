@@ -13,8 +13,6 @@ from sharpose.scene.body import Body, Joints
 from sharpose.scene.canvas import CIRCLE, Array, Camera, Canvas, unit
 from sharpose.scene.looks import Light, Looks, Material
 
-__all__ = ["ARMS", "LABELS", "Layer", "figure", "painter_order"]
-
 Links = tuple[tuple[int, int], ...]
 
 

@@ -12,8 +12,6 @@ from sharpose.scene.body import Body, Joints
 from sharpose.scene.canvas import CIRCLE, Array, Camera, Canvas, Color
 from sharpose.scene.looks import Light, Looks, ball, mixed
 
-__all__ = ["EAR_COVERING", "HeadView", "draw_head", "face_keypoints"]
-
 _RIM: Array = np.stack([np.cos(np.arange(32) * np.pi / 16), np.sin(np.arange(32) * np.pi / 16)], axis=1)
 
 

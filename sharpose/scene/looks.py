@@ -13,8 +13,6 @@ import numpy.typing as npt
 from sharpose.scene.body import Body
 from sharpose.scene.canvas import Color, Texture
 
-__all__ = ["Light", "Looks", "Material", "ball", "mixed", "plain", "random_color", "sample_looks", "smooth_noise"]
-
 Float32 = npt.NDArray[np.float32]
 
 _ROWS, _COLUMNS = 64, 48

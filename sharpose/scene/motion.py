@@ -11,8 +11,6 @@ import numpy as np
 from sharpose.scene.body import Body, Joints, Pose, solve
 from sharpose.scene.canvas import Array
 
-__all__ = ["EXERCISES", "GESTURES", "Actor", "Path", "gesture", "oval", "shuttle"]
-
 
 def _periodic(samples: Sequence[float]) -> Array:
     """Fourier coefficients of one cycle given at equal steps, so that it can be read smoothly at any phase."""

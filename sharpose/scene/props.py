@@ -12,8 +12,6 @@ import numpy.typing as npt
 from sharpose.scene.canvas import Array, Camera, Color, Texture, rot_y
 from sharpose.scene.looks import random_color, smooth_noise
 
-__all__ = ["PROPS", "Sprite", "crate", "make_prop"]
-
 _FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
 _FACE_LIGHT = (0.78, 0.92, 0.55, 1.12, 0.72, 1.0)
 _WOOD: tuple[Color, ...] = ((70, 110, 150), (50, 80, 120), (96, 140, 180))

@@ -17,8 +17,6 @@ from sharpose.scene.motion import EXERCISES, shuttle
 from sharpose.scene.props import PROPS, Sprite, make_prop
 from sharpose.scene.stage import SceneFrame, Stage, effects
 
-__all__ = ["Scene", "SceneConfig", "draw_person_sample", "parse_scene"]
-
 MAX_PEOPLE = 64
 MIN_SIZE = 64
 MAX_SIZE = 8192

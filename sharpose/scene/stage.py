@@ -16,8 +16,6 @@ from sharpose.scene.head import EAR_COVERING, HeadView, draw_head, face_keypoint
 from sharpose.scene.looks import Light, Looks
 from sharpose.scene.props import Sprite
 
-__all__ = ["LABEL_STRIDE", "SceneFrame", "Stage", "body_keypoints", "effects", "owner_label", "seen_on"]
-
 LABEL_STRIDE = 32
 """How many labels of surfaces one person takes on the canvas."""
 

@@ -13,8 +13,8 @@ from sharpose.errors import EngineError, SinkError, SourceError
 from sharpose.runtime.boxes import BoxSource, SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.pipeline import Picture, PoseEstimator
-from sharpose.runtime.result import Boxes, PoseResult, StageTimings
+from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.result import Boxes, Picture, PoseResult, StageTimings
 from sharpose.runtime.run import Run, Stream, run
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.tables import JsonLinesSink

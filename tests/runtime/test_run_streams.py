@@ -14,8 +14,8 @@ from sharpose.errors import EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.pipeline import Picture, PoseEstimator
-from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.result import Boxes, Picture, PoseResult
 from sharpose.runtime.run import PoseStep, Run, RunFailedError, Stream, run
 from sharpose.runtime.statistics import STAGES, StreamStatistics
 

@@ -14,8 +14,6 @@ from sharpose.geometry import PADDING, crop_frames
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.sample import Sample
 
-__all__ = ["AugmentSpec", "CropSample", "make_crop"]
-
 Floats = npt.NDArray[np.float32]
 
 

@@ -15,8 +15,6 @@ from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.sample import FileDataset, Person
 
-__all__ = ["CocoDataset"]
-
 _NOBODY = -1  # annotation id of a detection
 
 

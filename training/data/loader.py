@@ -17,8 +17,6 @@ from sharpose.training.data.augment import AugmentSpec, CropSample, make_crop
 from sharpose.training.data.sample import PoseDataset, Sample, UndecodableImageError
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, heatmap_targets
 
-__all__ = ["Batch", "CropLoader"]
-
 
 @dataclass(frozen=True)
 class Batch:

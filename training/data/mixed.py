@@ -9,8 +9,6 @@ import numpy as np
 from sharpose.errors import InputError
 from sharpose.training.data.sample import PoseDataset, Sample
 
-__all__ = ["CachedDataset", "MixedDataset", "SampleCache", "Subset"]
-
 
 class Subset:
     """The people of a dataset at some indices, in that order."""

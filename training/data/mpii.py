@@ -17,8 +17,6 @@ from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import MPII16
 from sharpose.training.data.sample import FileDataset, Person
 
-__all__ = ["MpiiDataset", "head_segment"]
-
 _HEAD_BOX_SHARE = 0.6  # PCKh's unit is this share of the diagonal of the head's box
 _FEET_SHIFT = 15.0  # the centre moves down by this many pixels a unit of scale, so that feet stay inside
 _PIXELS_A_SCALE = 200.0

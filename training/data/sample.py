@@ -17,8 +17,6 @@ from sharpose.coco_labels import usage_line
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import Skeleton
 
-__all__ = ["NAMED", "FileDataset", "Person", "PoseDataset", "Sample", "UndecodableImageError"]
-
 NAMED = 3  # pictures in messages, of all that can't be used
 _WEAK = 1  # COCO visibility of labels that may come from a model
 

@@ -9,8 +9,6 @@ from sharpose.scene import draw_person_sample
 from sharpose.skeleton import COCO17, Skeleton
 from sharpose.training.data.sample import Sample
 
-__all__ = ["SceneDataset"]
-
 _HEIGHTS = (192, 320)  # pixels of a drawn picture, from, to
 _ASPECTS = (0.7, 1.4)  # width over height, from, to
 _COMPANIONS = (0.65, 0.25, 0.10)  # probabilities of nobody, one or two others close by

@@ -20,8 +20,6 @@ from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mpii import MpiiDataset, head_segment
 from sharpose.training.data.sample import NAMED, Person
 
-__all__ = ["DataFiles", "EvaluationData", "People", "find_data", "load_data"]
-
 _LAYOUTS = (
     ("annotations/person_keypoints_val2017.json", "val2017"),
     ("person_keypoints_val.json", "images"),

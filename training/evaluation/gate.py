@@ -18,17 +18,6 @@ from sharpose.files import replacing
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions, coco_results
 
-__all__ = [
-    "CURVE_POINTS",
-    "GatePoint",
-    "ThresholdChoice",
-    "candidate_thresholds",
-    "choose_threshold",
-    "measure_curve",
-    "parse_promise",
-    "write_gate",
-]
-
 CURVE_POINTS = 21
 """Thresholds that a curve is measured at: refine rates 0 to 1 in steps of 5 %."""
 

@@ -17,8 +17,6 @@ from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData, People
 from sharpose.training.evaluation.predict import GatedPoses, Predictions, coco_results
 
-__all__ = ["MODES", "PCK_FRACTIONS", "Calibration", "Evaluation", "correct_keypoints", "evaluate", "keypoint_diagonals"]
-
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

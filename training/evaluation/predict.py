@@ -19,8 +19,6 @@ from sharpose.skeleton import Skeleton
 from sharpose.training.data.sample import UndecodableImageError
 from sharpose.training.evaluation.data import EvaluationData
 
-__all__ = ["GatedPoses", "Predictions", "coco_results", "predict"]
-
 
 @dataclass(frozen=True)
 class GatedPoses:

@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Subject",
-    "as_markdown",
-    "as_numbers",
-    "check_matplotlib",
-    "choice_lines",
-    "plot_curve",
-    "plot_quality",
-    "print_evaluation",
-    "print_points",
-]
-
 
 @dataclass(frozen=True)
 class Subject:

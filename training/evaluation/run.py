@@ -34,8 +34,6 @@ from sharpose.training.evaluation.predict import Predictions, predict
 if TYPE_CHECKING:
     from sharpose.training.eval_cli import EvalOptions
 
-__all__ = ["run_evaluation"]
-
 
 class _Measured(NamedTuple):
     """A model, ready to run, its own threshold, and its name for reports."""

@@ -16,8 +16,6 @@ from sharpose.errors import ConfigError
 from sharpose.training.objectives.network import TrainingOutput
 from sharpose.training.objectives.pose import heatmap_mse, heatmap_targets
 
-__all__ = ["DistillationRecipe", "Teacher"]
-
 _ASPECT_TOLERANCE = 0.02
 Floats = npt.NDArray[np.float32]
 

@@ -21,8 +21,6 @@ from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 from sharpose.training.init import sine_positions
 from sharpose.training.objectives.network import TrainedNetwork
 
-__all__ = ["MaeOutput", "MaeRecipe", "MaskedAutoencoder", "mae_objective"]
-
 _LEARNT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.", "backbone.pos_embed_list.")
 _HEAD_WIDTH = 32  # channels of an attention head of the decoder
 _SMALL = 1e-6  # a patch of one colour has no contrast to divide by

@@ -14,8 +14,6 @@ from sharpose.model.backbone import Block
 from sharpose.model.stages import CoarseOutput, SHaRPose, cut_patches
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE
 
-__all__ = ["DenseHead", "PoseNetwork", "TrainedNetwork", "TrainingOutput", "recompute_blocks", "set_drop_path"]
-
 _SIDE = REGION_SIZE // HEATMAP_STRIDE  # heatmap pixels along a region's side
 
 

@@ -13,16 +13,6 @@ from sharpose.config import ModelConfig
 from sharpose.errors import InputError
 from sharpose.training.objectives.network import TrainingOutput
 
-__all__ = [
-    "DEFAULT_SIGMA",
-    "LossRecipe",
-    "PoseObjective",
-    "heatmap_cross_entropy",
-    "heatmap_mse",
-    "heatmap_targets",
-    "pose_oks",
-]
-
 
 class LossRecipe(BaseModel):
     """Weights of the loss's terms. The defaults are the paper's; everything else is off.

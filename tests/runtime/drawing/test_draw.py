@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.drawing.draw import COLOURS, draw_poses, draw_regions
-from sharpose.runtime.drawing.style import DEFERRED, REFINED, track_colour
+from sharpose.runtime.drawing.draw import draw_poses, draw_regions
+from sharpose.runtime.drawing.style import COLOURS, DEFERRED, REFINED, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16, Skeleton
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sharpose.runtime.drawing.draw import StatusLine, draw_poses
-from sharpose.runtime.drawing.labels import LabelPlacer, faces_of, mark_of, plain_text
+from sharpose.runtime.drawing.draw import draw_poses
+from sharpose.runtime.drawing.labels import LabelPlacer, StatusLine, faces_of, mark_of, plain_text
 from sharpose.runtime.drawing.style import DEFERRED, PLAIN, REFINED, UNSURE, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16
