@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,3 +200,11 @@ def test_the_estimator_is_at_the_top_and_imported_on_first_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+MOST_MODULES = 12  # of a folder, beside its __init__.py and __main__.py
+
+
+def test_folders_hold_at_most_a_dozen_modules() -> None:
+    modules = Counter(path.parent.relative_to(ROOT) for path in product_files() if not path.name.startswith("__"))
+    assert {str(folder): count for folder, count in modules.items() if count > MOST_MODULES} == {}
