@@ -71,7 +71,7 @@ class SourceOptions:
         stdin_size: Height and width of the raw frames on standard input.
         stdin_rate: Frames per second of the raw frames on standard input; 25 if None.
         rtsp_transport: `tcp` or `udp`; `tcp` if None.
-        strict: Whether a damaged video or picture is an error, rather than passed over.
+        strict: Whether a damaged video or picture is an error, rather than skipped.
         queue_size: Frames that `buffer="all"` holds before it drops the oldest.
 
     Raises:

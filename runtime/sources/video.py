@@ -47,7 +47,7 @@ class _Timed:
 class VideoSource:
     """The frames of a video, upright, in the order they are shown. It can be iterated over once.
 
-    Damage in the middle is passed over: frames from there to the next key frame are marked `damaged`, and
+    Damage in the middle is skipped: frames from there to the next key frame are marked `damaged`, and
     `info.failures` has a line (with `strict` it is an error). A file that only ends early is a warning. A live stream
     (an address without a known length) drops damaged frames and goes on.
 
@@ -205,7 +205,7 @@ class VideoSource:
         if broken:
             places = f"in {broken} places, first" if broken > 1 else "once,"
             self.info.failures.append(
-                f"{self.info.name}: passed over damage {places} {self._decoder.first_damage}; frames lost: "
+                f"{self.info.name}: skipped damage {places} {self._decoder.first_damage}; frames lost: "
                 f"{self._decoder.lost}, frames that may be wrong, up to the next key frame: {self._damaged}"
             )
         if skipped:

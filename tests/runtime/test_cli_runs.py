@@ -430,7 +430,7 @@ def test_a_scratch_in_a_video_and_a_broken_picture_end_with_3_and_whole_results(
     arguments = ("--full-frame", "--refine", "never", "--json", "o.jsonl")
     done = sharpose_run("scratch.mp4", *arguments)
     assert done.returncode == 3, done.stderr
-    assert "warning: scratch.mp4: passed over damage once, near frame 1" in done.stderr
+    assert "warning: scratch.mp4: skipped damage once, near frame 1" in done.stderr
     lines = lines_of(tmp_path / "o.jsonl")
     assert len(lines) >= 28
     assert 0 < sum(line.get("damaged") is True for line in lines) < 20

@@ -73,7 +73,7 @@ def test_ids_that_repeat_or_begin_at_zero_are_numbered_anew(read, first: int) ->
 
     labels = read(same)
     assert [entry["id"] for entry in labels.document()["annotations"]] == [1, 2, 3]
-    assert labels.notes == ["labels.json: 3 annotations share their ids with others: numbered anew"]
+    assert labels.notes == ["labels.json: 3 annotations share their ids with others: renumbered"]
 
 
 @pytest.mark.parametrize("area", [None, 0, 0.0])
