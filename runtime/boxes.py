@@ -140,9 +140,8 @@ class BoxesFile:
         """
         found = self._ids_by_name(list(pictures))
         if found is None:
-            self.check_image_ids(
-                frozenset(pictures.values()) | {path.stem for path in pictures} | {p.name for p in pictures}
-            )
+            if self.image_ids.isdisjoint(name for path in pictures for name in (path.stem, path.name)):
+                self.check_image_ids(frozenset(pictures.values()))
             found = {}
             for path, number in pictures.items():
                 own = next((name for name in (path.stem, path.name) if name in self.image_ids), None)

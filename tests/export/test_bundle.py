@@ -318,7 +318,7 @@ def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path, sent, leaves):
     script = (
         "import sys, time, pathlib, signal, sharpose.cli\n"
         "from sharpose.export.bundle import atomic_folder\n"
-        "signal.signal(signal.SIGTERM, sharpose.cli._terminate)\n"
+        "sharpose.cli.interruptible()\n"  # also where a shell started the tests in the background, ignoring SIGINT
         "with atomic_folder(pathlib.Path(sys.argv[1]), overwrite=False) as folder:\n"
         "    (folder / 'weights.bin').write_bytes(b'half')\n"
         "    (folder / 'bundle.json').write_text('{}')\n"

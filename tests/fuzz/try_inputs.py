@@ -84,8 +84,8 @@ def make_inputs(folder: Path) -> None:
             stream = container.add_stream(codec, rate=25)
             stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
             for index in range(12):
-                image = np.roll(cv2.imread(str(folder / "pictures" / "0.png")), 4 * index, axis=1)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+                moved = np.asarray(np.roll(image, 4 * index, axis=1), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, "bgr24")))
             container.mux(stream.encode())
 
 
