@@ -18,7 +18,7 @@ demo: $(VENV)/.cpu
 	@echo "Also: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line per frame), $(DEMO)/scene.coco.json"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
 
 # Takes minutes: reconnects, timeouts, kills and memory of live video; engines of the larger models.
 soak: $(VENV)/.dev
