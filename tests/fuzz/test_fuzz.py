@@ -34,7 +34,7 @@ def inputs(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("seed", "count"), [pytest.param(0, 6, id="short"), pytest.param(1000, 230, id="long", marks=pytest.mark.soak)]
+    ("seed", "count"), [pytest.param(0, 12, id="short"), pytest.param(1000, 230, id="long", marks=pytest.mark.soak)]
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_inputs(inputs: Path, kind: str, seed: int, count: int) -> None:
