@@ -69,7 +69,7 @@ def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
     finally:
         source.close()
     left_out = +Counter({f"after the first {MAX_CROPS}": (source.info.frame_count or 0) - len(crops)})
-    usage = usage_line(str(folder), len(crops), left_out, "pictures")
+    usage = usage_line(str(folder), len(crops), left_out, "picture")
     return ParityPictures(np.stack(crops), f"{len(crops)} pictures of {folder.name}", [usage])
 
 

@@ -16,7 +16,7 @@ from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import onnxruntime_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
-from sharpose.errors import InputError, SharposeError, SinkError
+from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkError
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
@@ -132,6 +132,9 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
     try:
         with messages.progress(sources) as on_frame:
             return run(job, stop=stop, on_frame=on_frame)
+    except ReaderGoneError:
+        messages.quiet = True
+        raise
     finally:
         for source in sources:
             for warning in [*source.info.failures, *source.info.warnings]:

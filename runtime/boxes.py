@@ -394,7 +394,7 @@ class FileBoxes(_Memoryless):
         """One line: how many boxes of the file were used, how many were left out and why."""
         elsewhere = {"in frames that did not come": len(self.file) - self.used - self.left_out.total()}
         left_out = +(self.file.left_out + self.left_out + Counter(elsewhere))
-        return usage_line(str(self.file.path), self.used, left_out, "boxes")
+        return usage_line(str(self.file.path), self.used, left_out, "box")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from sharpose.cli import EXIT_FAILED, EXIT_USER
-from sharpose.errors import BoxesError, EngineError, SharposeError, SinkError, SourceError
+from sharpose.errors import BoxesError, EngineError, ReaderGoneError, SharposeError, SinkError, SourceError
+from sharpose.files import STDOUT_PATH
 from sharpose.runtime.boxes import BoxSource, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
 from sharpose.runtime.messages import StopRequest
@@ -146,6 +147,7 @@ class SinkGroup:
         """Give a record to all sinks that are still open.
 
         Raises:
+            ReaderGoneError: the last sink was standard output, and its reader has gone.
             SinkError: the last sink failed, or one can't write so much as its first record: the user's mistake, better
                 said at once than after hours.
         """
@@ -189,12 +191,13 @@ class SinkGroup:
     def _drop(self, sink: Sink, error: Exception, *, alone: bool) -> None:
         self._open.remove(sink)
         path = self._abandon(sink)
-        if alone or (self._records == 0 and path is None):
+        reader_gone = isinstance(error, ReaderGoneError)  # nobody's mistake
+        if alone or (self._records == 0 and path is None and not reader_gone):
             if isinstance(error, SharposeError):
                 raise error
             raise SinkError(f"{sink.name}: unexpected {type(error).__name__}: {error}") from error
         line = str(error) if isinstance(error, SharposeError) else f"{sink.name}: {type(error).__name__}: {error}"
-        line += f"; what it had is kept in {path}" if path is not None else ""
+        line += f"; what it had is kept in {path}" if path not in (None, STDOUT_PATH) else ""
         self.failures.append(line)
         self._say(f"{line}; the other outputs go on")
 
@@ -395,6 +398,8 @@ class _Loop:
 def _failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
     """The error that a stream ends on after so many `frames`, its sinks abandoned: it says what is kept where."""
     sinks.abandon()
+    if isinstance(error, ReaderGoneError):
+        return error
     if not sinks.kept and not sinks.problems:
         # A path where nothing can be written is the user's mistake.
         return RunFailedError(str(error), EXIT_USER) if isinstance(error, SinkError) else error
@@ -402,6 +407,8 @@ def _failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
     on_the_way = isinstance(error, EngineError | SourceError) and sinks.kept
     code = EXIT_FAILED if on_the_way else getattr(error, "exit_code", EXIT_FAILED)
     line = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
-    if sinks.kept:
-        line += f"; the {frames} frames before it are kept in {', '.join(map(str, sinks.kept))}"
+    files = [str(path) for path in sinks.kept if path != STDOUT_PATH]
+    before = "the frame before it is" if frames == 1 else f"the {frames} frames before it are"
+    line += f"; {before} kept in {', '.join(files)}" if files else ""
+    line += f"; {before} on standard output" if STDOUT_PATH in sinks.kept else ""
     return RunFailedError("; ".join([line, *sinks.problems]), code)

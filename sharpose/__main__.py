@@ -26,20 +26,13 @@ _MODULES = {
 def _end(signum: int, frame: FrameType | None) -> None:
     """Nothing has been opened or written yet."""
     interrupted = signum == signal.SIGINT
-    os.write(2, b"error: interrupted\n" if interrupted else b"error: terminated\n")
-    os._exit(130 if interrupted else 143)
+    try:
+        os.write(2, b"error: interrupted\n" if interrupted else b"error: terminated\n")
+    finally:  # standard error may be closed
+        os._exit(130 if interrupted else 143)
 
 
 def _start(name: str) -> NoReturn:
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:  # closed by the caller: the next file that is opened must not become standard output
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)
     from importlib import import_module

@@ -11,13 +11,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from sharpose.errors import SharposeError, one_line
+from sharpose.errors import ReaderGoneError, SharposeError, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 EXIT_REFUSED = 1
 """A check failed."""
@@ -51,11 +53,7 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     ):  # else the entry point ends at once while modules are imported
         interruptible()
-    if sys.stdout is None:  # closed by the caller, and not through an entry point of `sharpose.__main__`
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal can't show
+    _prepare_standard_streams()
     try:
         if nul := next((argument for argument in arguments if "\0" in argument), None):
             raise click.UsageError(f"argument {nul[:80]!r}: NUL can't stand in a name")
@@ -70,11 +68,9 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
     except (SharposeError, click.ClickException) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        _say(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        if not isinstance(error, ReaderGoneError):
+            _say(error.format_message() if isinstance(error, click.ClickException) else str(error))
         sys.exit(error.exit_code)
-    except (BrokenPipeError, SystemExit):  # the reader of our output went away; click makes a SystemExit(1) of it
-        _drop_output()
-        sys.exit(EXIT_FAILED)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
             _drop_output()
@@ -100,6 +96,43 @@ def interruptible() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
+
+
+CLOSED: set[int] = set()
+"""Which of the descriptors 0, 1 and 2 the caller of the command had closed."""
+
+
+def _prepare_standard_streams() -> None:
+    """Keep closed descriptors from becoming files, and let commands go on when nobody reads what they say."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the next file that is opened must not become standard output
+            CLOSED.add(descriptor)
+            os.open(os.devnull, os.O_RDWR)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None or (type(stream) is io.TextIOWrapper and stream.fileno() == descriptor):  # not a test's own
+            text = io.TextIOWrapper(
+                io.BufferedWriter(_StandardStream(descriptor, "w", closefd=False)),
+                encoding=None if stream is None else stream.encoding,
+                errors="backslashreplace",  # a file's name may hold what the terminal can't show
+                line_buffering=descriptor == 2 or (stream is not None and stream.line_buffering),
+            )
+            setattr(sys, name, text)
+
+
+class _StandardStream(io.FileIO):
+    """Standard output or error that takes everything once its reader has gone (`| head -1`): results matter more."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # A full disk is said of standard output; of standard error there is nowhere to say it.
+            if isinstance(error, BrokenPipeError) or self.fileno() == 2:
+                return memoryview(data).nbytes
+            raise
 
 
 def _drop_output() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sharpose.errors import SourceError
+from sharpose.errors import SourceError, counted
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
@@ -233,10 +233,9 @@ def clean_box(bbox_xywh: Sequence[float], width: float, height: float) -> npt.ND
     return np.array([x1, y1, x2, y2], np.float32)
 
 
-def usage_line(name: str, used: int, left_out: Counter[str], noun: str = "people") -> str:
+def usage_line(name: str, used: int, left_out: Counter[str], noun: str = "person") -> str:
     """`labels.json: 44 people used, 3 left out (2 crowd, 1 without keypoints)`."""
-    one = {"people": "person", "boxes": "box", "pictures": "picture"}[noun]
-    line = f"{name}: {used} {one if used == 1 else noun} used"
+    line = f"{name}: {counted(used, noun)} used"
     if left_out:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         line += f", {left_out.total()} left out ({why})"

@@ -61,10 +61,24 @@ class SinkError(SharposeError):
     exit_code = 3
 
 
+class ReaderGoneError(SinkError):
+    """The reader of the results on standard output has gone (`| head -1`); a command ends on it without a word."""
+
+    exit_code = 141
+
+
 class TrainingError(SharposeError):
     """Training can't go on (a loss that isn't a number); the last checkpoint is untouched."""
 
     exit_code = 3
+
+
+_PLURALS = {"person": "people", "box": "boxes", "entry": "entries"}
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 frame`, `3 frames`, for messages; `noun` in the singular."""
+    return f"{number} {noun if number == 1 else _PLURALS.get(noun, f'{noun}s')}"
 
 
 def one_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sharpose.errors import EngineError, SharposeError, SinkError, one_line
+from sharpose.errors import EngineError, ReaderGoneError, SharposeError, SinkError, one_line
 
 LABELS_LIMIT = 2 << 30
 """Bytes of the longest files of boxes and labels; COCO's own have 0.5 GB."""
@@ -26,6 +26,8 @@ UNFINISHED = ".unfinished"
 
 STDOUT = "-"
 """What `GrowingFile` takes for standard output."""
+STDOUT_PATH = Path("standard output")
+"""Its name in messages."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -269,7 +271,7 @@ class GrowingFile:
 
     def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stdout = path == STDOUT
-        self.path = Path("standard output" if self._stdout else path)
+        self.path = STDOUT_PATH if self._stdout else Path(path)
         self._clock = clock
         self._descriptor: int | None = None
         self._size = 0
@@ -286,6 +288,7 @@ class GrowingFile:
         """Writes `entry`.
 
         Raises:
+            ReaderGoneError: it is standard output, whose reader has gone.
             SinkError: it can't be written, the file then holds the entries before it; or the file was removed.
         """
         try:
@@ -304,7 +307,8 @@ class GrowingFile:
             write_all(self._descriptor, entry)
         except OSError as error:
             self._take_back()
-            raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
+            kind = ReaderGoneError if self._stdout and isinstance(error, BrokenPipeError) else SinkError
+            raise kind(f"{self.path}: can't be written: {error.strerror}") from None
         self._size += len(entry)
         self._made = True
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sharpose.cli import CLOSED
 from sharpose.errors import InputError
 from sharpose.files import STDOUT
 from sharpose.runtime.frames import Sink
@@ -102,7 +103,7 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
 
     Raises:
         InputError: several sources would write into one output, two outputs are the same, or one can't go to standard
-            output.
+            output, or that is closed.
     """
     for output in outputs:
         if output.to_stdout and output.option not in _TO_STDOUT:
@@ -110,6 +111,8 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
                 f"{output.option} -: standard output takes {' '.join(sorted(_TO_STDOUT))} only; give a file's name "
                 "(./- for one that is called so)"
             )
+        if (descriptor := _descriptor_of(output)) in CLOSED:
+            raise InputError(f"{output.option} {output.target}: {_DESCRIPTORS[descriptor]} is closed")
     if len(names) > 1:
         for output in outputs:
             if _PLACEHOLDER not in output.target:
@@ -204,6 +207,21 @@ def _stdout_identity() -> Identity:
     except OSError:  # it is closed
         return ()
     return _identity(status) if stat.S_ISREG(status.st_mode) else ()
+
+
+_DESCRIPTORS = {0: "standard input", 1: "standard output", 2: "standard error"}
+
+
+def _descriptor_of(output: Output) -> int | None:
+    """Which of the process's descriptors 0, 1 and 2 it names, if any."""
+    if output.path is None:
+        return 1 if output.to_stdout else None
+    where = output.path.absolute()
+    names = {f"/dev/{name}": number for number, name in enumerate(("stdin", "stdout", "stderr"))}
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if where.parent.resolve() == Path("/proc/self/fd").resolve():
+            names |= {str(where.parent / str(number)): number for number in _DESCRIPTORS}
+    return names.get(str(where))
 
 
 def _is_descriptor(path: Path) -> bool:

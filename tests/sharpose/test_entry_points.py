@@ -60,6 +60,49 @@ def test_a_closed_standard_output(tmp_path: Path, start: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "target"),
+    [("--json", "-"), ("--csv", "-"), ("--mot", "-"), ("--json", "/dev/stdout"), ("--coco", "/proc/self/fd/1")],
+)
+def test_results_to_a_closed_standard_output(tmp_path: Path, option: str, target: str) -> None:
+    command = " ".join([*RUN, *SHORT, "--track", option, target, "--csv", "other.csv", ">&-"])
+    if option == "--csv":
+        command = command.replace("--csv other.csv", "--json other.csv")
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: {option} {target}: standard output is closed\n")
+    assert not list(tmp_path.iterdir())
+
+
+def unread(arguments: list[str], folder: Path, *, stderr: bool = False) -> tuple[int, str]:
+    """Exit code and messages of a command whose standard output (or both) goes to a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    where = write if stderr else subprocess.PIPE
+    command = [sys.executable, "-m", "sharpose", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=where, text=True, check=False, cwd=folder)
+    os.close(write)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.parametrize("stderr", [False, True])
+def test_a_table_that_nobody_reads(tmp_path: Path, stderr: bool) -> None:
+    assert unread(["run", *SHORT, "--json", "out.jsonl"], tmp_path, stderr=stderr) == (0, "")
+    assert lines_of(tmp_path / "out.jsonl") == 3
+
+
+def test_help_and_findings_that_nobody_reads(tmp_path: Path) -> None:
+    assert unread(["export", "--help"], tmp_path) == (0, "")
+    assert unread(["doctor"], tmp_path) == (0, "")
+
+
+def test_results_on_standard_output_that_nobody_reads(tmp_path: Path) -> None:
+    assert unread(["run", *SHORT, "--json", "-"], tmp_path) == (141, "")
+    code, messages = unread(["run", *SHORT, "--json", "-", "--csv", "out.csv", "--quiet"], tmp_path)
+    assert code == 3
+    assert messages == "warning: standard output: can't be written: Broken pipe; the other outputs go on\n"
+    assert (tmp_path / "out.csv").read_bytes().startswith(b"frame,time,")
+
+
+@pytest.mark.parametrize(
     "arguments", [["run", *SHORT, "--json", "out.jsonl"], ["doctor"], ["run", "--help"], ["export", "--help"]]
 )
 def test_a_full_standard_output(tmp_path: Path, arguments: list[str]) -> None:
