@@ -12,9 +12,28 @@ from sharpose.errors import EngineError
 
 DRIVER_LIBRARY = "libcuda.so.1"
 
-_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_MAJOR, _MINOR, _MULTIPROCESSORS, _INTEGRATED = 75, 76, 16, 18  # CU_DEVICE_ATTRIBUTE_*
 _NAME_BYTES = 256
+_CANT_START = {  # by CUDA's error: what it means: what to do
+    34: "a stub of the CUDA toolkit stands in for the GPU driver: take its folder (stubs) out of LD_LIBRARY_PATH",
+    46: "the GPU is busy or unavailable: another process may use it exclusively (nvidia-smi -q -d COMPUTE)",
+    100: "a GPU driver is installed, but it shows no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, and start a "
+    "container with its GPUs (--gpus all)",
+    101: "a GPU driver is installed, but it shows no GPU of that number: check CUDA_VISIBLE_DEVICES",
+    214: "the GPU's memory has an error that can't be corrected: restart the machine; see nvidia-smi -q",
+    304: "the operating system refuses the GPU driver: check the permissions of /dev/nvidia*, and that a container has "
+    "its GPUs (--gpus all)",
+    802: "the GPUs are not ready yet: on machines with NVSwitch, start NVIDIA's Fabric Manager of the driver's version "
+    "(systemctl start nvidia-fabricmanager); otherwise try again in a minute",
+    803: "the driver's library and its kernel module have different versions: restart the machine after an update of "
+    "the driver; in a container, remove its own libcuda.so.1",
+    804: "this container brings a newer CUDA (cuda-compat) than this GPU may use: take /usr/local/cuda/compat out of "
+    "LD_LIBRARY_PATH, update the machine's driver, or use a container for the driver's CUDA",
+    805: "the CUDA MPS server can't be reached: restart it, or unset CUDA_MPS_PIPE_DIRECTORY",
+    807: "the CUDA MPS server is not ready: try again in a minute, or restart it",
+    999: "the GPU driver can't start (unknown error): reload its kernel module (sudo modprobe -r nvidia_uvm; sudo "
+    "modprobe nvidia_uvm), as after standby, or restart the machine",
+}
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
@@ -26,6 +45,11 @@ class Gpu:
     name: str  # as the driver calls it
     compute_capability: str  # `8.9`, say
     driver: str  # version of the kernel module where it can be read, and of the CUDA that the driver supports
+    multiprocessors: int  # how many: all sizes of a Jetson Orin have one name
+    integrated: bool  # shares the host's memory, as Jetsons' GPUs do
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
 
 
 def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
@@ -42,13 +66,13 @@ def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
             "GPUs (--gpus all), or use --device cpu"
         ) from None
     code = driver.cuInit(0)
-    if code == _NO_DEVICE:
-        raise EngineError("a GPU driver is installed, but it shows no GPU (check nvidia-smi and CUDA_VISIBLE_DEVICES)")
     if code != 0:
-        raise EngineError(
-            f"a GPU driver is installed, but it can't start (cuInit gave CUDA error {code}): check nvidia-smi; "
-            "restart the machine after an update of the driver"
+        text = _CANT_START.get(
+            code,
+            "a GPU driver is installed, but it can't start: check nvidia-smi, restart after an update of the driver",
         )
+        what, _, mend = text.partition(": ")
+        raise EngineError(f"{what} (cuInit gave CUDA error {code}): {mend}")
     version = ctypes.c_int()
     _check("cuDriverGetVersion", driver.cuDriverGetVersion(ctypes.byref(version)))
     count = ctypes.c_int()
@@ -67,13 +91,24 @@ def probe_gpu(index: int = 0, load: Callable[[str], Untyped] = ctypes.CDLL) -> G
 
 
 def _describe(driver: Untyped, index: int, driver_text: str) -> Gpu:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    device = ctypes.c_int()
     name = ctypes.create_string_buffer(_NAME_BYTES)
     _check("cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), index))
     _check("cuDeviceGetName", driver.cuDeviceGetName(name, _NAME_BYTES, device))
-    for value, attribute in ((major, _MAJOR), (minor, _MINOR)):
-        _check("cuDeviceGetAttribute", driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
-    return Gpu(index, name.value.decode(errors="replace"), f"{major.value}.{minor.value}", driver_text)
+
+    def attribute(number: int) -> int:
+        value = ctypes.c_int()
+        _check("cuDeviceGetAttribute", driver.cuDeviceGetAttribute(ctypes.byref(value), number, device))
+        return value.value
+
+    return Gpu(
+        index,
+        name.value.decode(errors="replace"),
+        f"{attribute(_MAJOR)}.{attribute(_MINOR)}",
+        driver_text,
+        attribute(_MULTIPROCESSORS),
+        bool(attribute(_INTEGRATED)),
+    )
 
 
 def _check(function: str, code: int) -> None:

@@ -128,6 +128,16 @@ def because(messages: list[str], otherwise: str = "") -> str:
     return f" ({reason})" if reason else ""
 
 
+def runtime_problem(flavour: TensorRtFlavour) -> str | None:
+    """Why a TensorRT can't run engines on this machine, by its own first error; None if its runtime starts."""
+    with collect_errors() as messages:
+        try:
+            flavour.module.Runtime(tensorrt_logger(flavour))
+        except Exception as error:  # TypeError is pybind's way of saying that the constructor returned null
+            return " ".join((messages or [str(error)])[0].split())
+    return " ".join(messages[0].split()) if messages else None
+
+
 _TYPICAL_PEOPLE = 4
 _MAX_LEVEL = 5
 _JETSON = Path("/etc/nv_tegra_release")

@@ -31,7 +31,13 @@ CUresult cuDeviceGetName(char *name, int size, int device) { snprintf(name, size
 CUresult cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     (void)device;
-    *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 1;
+    switch (attribute) {
+    case 16: *value = 8; break; /* multiprocessors */
+    case 18: *value = getenv("FAKE_INTEGRATED") != NULL; break;
+    case 75: *value = 9; break;
+    case 76: *value = 0; break;
+    default: *value = 1;
+    }
     return OK;
 }
 

@@ -203,10 +203,11 @@ def test_a_binding(fake_driver, binding, script):
 
 
 def test_the_probe_finds_the_drivers_gpu(fake_driver):
-    code = "from sharpose.engines.gpu import probe_gpus; print(*probe_gpus(), sep='\\n')"
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(fake_driver)}
+    code = "from sharpose.engines.gpu import probe_gpus; print(probe_gpus())"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(fake_driver), "FAKE_INTEGRATED": "1"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "name='Fake GPU 0', compute_capability='9.0'" in result.stdout
+    assert "multiprocessors=8, integrated=True" in result.stdout
 
 
 def test_bindings_are_chosen_by_what_is_installed(monkeypatch):

@@ -15,6 +15,7 @@ from sharpose.engines.tensorrt.library import (
     check_options,
     find_flavour,
     installed_flavours,
+    runtime_problem,
 )
 from sharpose.errors import EngineError
 
@@ -89,6 +90,42 @@ def test_an_unknown_name_is_refused(modules):
 
 TENSORRT = TensorRtFlavour("tensorrt", "10.3.0", ModuleType("tensorrt"))
 RTX = TensorRtFlavour("tensorrt_rtx", "1.7.1", ModuleType("tensorrt_rtx"))
+
+
+class FakeTensorRt(ModuleType):
+    """Says something as its runtime is made, and may refuse to make it."""
+
+    ILogger = object
+
+    def __init__(self, severity, message, *, refuse):
+        super().__init__("tensorrt")
+        self.severity, self.message, self.refuse = severity, message, refuse
+
+    def Runtime(self, logger):
+        logger.log(self.severity, self.message)
+        if self.refuse:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return object()
+
+
+@pytest.mark.parametrize(
+    ("severity", "refuse", "problem"),
+    [
+        (1, True, "CUDA initialization failure with error: 35"),
+        (1, False, "CUDA initialization failure with error: 35"),
+        (3, True, "pybind11::init(): factory function returned nullptr"),
+        (3, False, None),
+    ],
+)
+def test_the_runtimes_first_error_is_what_keeps_it_from_running(severity, refuse, problem):
+    module = FakeTensorRt(severity, "CUDA initialization failure\nwith error: 35", refuse=refuse)
+    assert runtime_problem(TensorRtFlavour("tensorrt", "10.3.0", module)) == problem
+
+
+def test_rtxs_runtime_starts_without_a_gpu():
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (see the README)")
+    assert runtime_problem(find_flavour("tensorrt_rtx")) is None
+
 
 EXTRAS = {
     "--timing-cache": BuildOptions(timing_cache=Path("cache")),

@@ -22,7 +22,7 @@ from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour
 from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 from sharpose.errors import BundleError, EngineError
 
-GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0")
+GPU = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0", 132, False)
 
 
 class Machine:
@@ -177,7 +177,7 @@ def test_the_bundles_own_engines_are_skipped_where_options_were_asked_for(machin
 
 
 def test_a_foreign_gpus_engines_are_skipped(machine, bundle, settings, tmp_path):
-    _load(_own(machine, bundle, tmp_path, Gpu(0, "NVIDIA A10", "8.6", "")), settings)
+    _load(_own(machine, bundle, tmp_path, Gpu(0, "NVIDIA A10", "8.6", "", 72, False)), settings)
     assert machine.built == ["coarse", "fine"]
     assert any("built for GPU NVIDIA A10 (8.6), not NVIDIA H100 (9.0)" in line for line in settings.lines)
 

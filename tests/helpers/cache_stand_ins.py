@@ -18,7 +18,7 @@ OPTIONS = Options(
 )
 
 
-GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", "CUDA 13.0")
+GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", "CUDA 13.0", 128, False)
 
 
 REQUEST = EngineRequest("coarse", "fp16", "a" * 64, "b" * 64, "tensorrt", "10.3.0", GPU, OPTIONS)

@@ -178,7 +178,7 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
 
 
 def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = Gpu(0, "NVIDIA Something", "8.9", "560.35 (CUDA 12.6)")
+    card = Gpu(0, "NVIDIA Something", "8.9", "560.35 (CUDA 12.6)", 24, False)
     monkeypatch.setattr(gpu_module, "probe_gpus", lambda: (card,))
     (first,) = doctor.check_gpu(Device("tensorrt", 0))
     assert (first.name, first.found) == ("GPU 0", True)
