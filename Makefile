@@ -42,7 +42,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@echo "installing sharpose with [cpu,export,train,dev] into $(VENV)"
 	@$(PIP) -e ".[cpu,export,train,dev]"
 	@# TensorRT-RTX builds engines without a GPU; without it, its tests are skipped.
-	@$(PIP) tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-bindings && $(PIP) --no-deps --no-build-isolation tensorrt-rtx-cu13 \
+	@$(PIP) tensorrt-rtx-cu13 cuda-bindings \
 		|| echo "TensorRT-RTX can't be installed here: its tests will be skipped"
 	@# --no-deps: the MOT challenge's evaluator requires opencv-python, which would overwrite opencv-python-headless.
 	@$(PIP) scipy tabulate && $(PIP) --no-deps trackeval \

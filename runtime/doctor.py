@@ -31,6 +31,7 @@ _ON_GPU = ALL_DEVICES - {"cpu"}
 _ON_TENSORRT = frozenset({"tensorrt"})
 
 _OLDEST_PYTHON = (3, 10)
+_FREE_OF_THE_LOCK = (12, 9, 1)  # the first cuda-bindings that release the GIL
 _PACKAGES = ("numpy", "pydantic", "click", "rich")
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 _DECODERS = ("h264", "hevc", "vp9", "av1")
@@ -280,12 +281,17 @@ def check_bindings() -> Iterator[Finding]:
     ]
     if versions:
         yield Finding(name, True, ", ".join(versions + reasons), needed_by=_ON_TENSORRT)
+        numbers = tuple(map(int, re.findall(r"\d+", installed("cuda-bindings") or "")[:3]))
+        if numbers and numbers < _FREE_OF_THE_LOCK:
+            text = f"cuda-bindings {installed('cuda-bindings')} holds Python's lock in every call: other threads wait"
+            yield Finding("CUDA bindings' age", False, text, f'pip install "cuda-bindings=={numbers[0]}.*" --upgrade')
     elif reasons:
         mend = "install NVIDIA's driver; the bindings load its libcuda"
         yield Finding(name, False, "; ".join(reasons), mend, _ON_TENSORRT)
     else:
         text = "neither cuda-python nor pycuda is installed"
-        yield Finding(name, False, text, "pip install cuda-bindings", _ON_TENSORRT)
+        mend = 'pip install cuda-bindings, or "cuda-bindings<13" for drivers before 580'
+        yield Finding(name, False, text, mend, _ON_TENSORRT)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAN_LIMIT_MB = 500
@@ -96,7 +97,7 @@ def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Pa
     assert (tmp_path / "sheet.jpg").stat().st_size > 100_000
 
 
-def test_only_cpu_and_gpu_name_onnxruntime() -> None:
+def test_only_the_extras_for_it_name_onnxruntime() -> None:
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     naming = {
@@ -104,8 +105,29 @@ def test_only_cpu_and_gpu_name_onnxruntime() -> None:
         for extra, packages in settings["options.extras_require"].items()
         if any(line.strip().startswith("onnxruntime") for line in packages.splitlines())
     }
-    assert naming == {"cpu", "gpu"}
+    assert naming == {"cpu", "gpu", "gpu-cu12"}
     assert "onnxruntime" not in settings["options"]["install_requires"]
+
+
+def test_extras_for_tensorrt_of_two_cudas_exclude_each_other() -> None:
+    """They would write into one folder; the package called just `tensorrt` is such a second copy."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    bindings = {}
+    for extra, packages in settings["options.extras_require"].items():
+        lines = [line for line in packages.splitlines() if line.strip()]
+        required = {Requirement(line).name: Requirement(line).specifier for line in lines}
+        assert "tensorrt" not in required
+        assert "tensorrt-rtx" not in required
+        if extra.startswith("tensorrt"):
+            bindings[extra] = required["cuda-bindings"]
+    assert set(bindings) == {"tensorrt"} | {f"tensorrt{kind}-cu{cuda}" for kind in ("", "-rtx") for cuda in (12, 13)}
+    versions = ("12.8.0", "12.9.0", "12.9.1", "12.9.10", "13.0.0", "13.5.0")
+    taken = {extra: {version for version in versions if version in specifier} for extra, specifier in bindings.items()}
+    assert taken["tensorrt"] == {"12.9.1", "12.9.10", "13.0.0", "13.5.0"}  # earlier ones hold the GIL in every call
+    for kind in ("", "-rtx"):
+        assert taken[f"tensorrt{kind}-cu12"] == {"12.9.1", "12.9.10"}
+        assert taken[f"tensorrt{kind}-cu13"] == {"13.0.0", "13.5.0"}
 
 
 def test_every_package_folder_is_listed() -> None:

@@ -105,7 +105,7 @@ def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
 # The preferred binding first: it has CUDA graphs. Modules of the driver's functions, newest first.
 _MODULES = {"cuda-python": ("cuda.bindings.driver", "cuda.cuda"), "pycuda": ("pycuda.driver",)}
 _INSTALL = {
-    "cuda-python": "pip install cuda-bindings",
+    "cuda-python": 'pip install cuda-bindings, or "cuda-bindings<13" for drivers before 580',
     "pycuda": 'pip install "sharpose[pycuda]", which compiles it and needs the CUDA toolkit',
 }
 CUDA_BINDINGS = tuple(_MODULES)

@@ -20,9 +20,8 @@ FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 _OLDEST: dict[str, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 2)}  # RTX 1.2: REQUIRE_USER_ALLOCATION
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 HOW_TO_INSTALL = (
-    "JetPack has it; for desktops see https://developer.nvidia.com/tensorrt, or install TensorRT-RTX: pip install "
-    "tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings, then pip install --no-deps --no-build-isolation "
-    "tensorrt-rtx-cu13"
+    'JetPack has it; on desktops: pip install "sharpose[tensorrt-cu13]", or TensorRT-RTX for GeForce and RTX cards: '
+    'pip install "sharpose[tensorrt-rtx-cu13]" (-cu12 for drivers before 580)'
 )
 
 

@@ -79,7 +79,7 @@ def test_none_at_all_says_how_to_get_it(modules):
     modules()
     with pytest.raises(EngineError, match="TensorRT is not installed; TensorRT-RTX is not installed") as caught:
         find_flavour()
-    assert "pip install tensorrt-rtx-cu13-libs" in str(caught.value)
+    assert "sharpose[tensorrt-rtx-cu13]" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -213,7 +213,25 @@ def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) 
     assert not broken.found
     monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ())
     (missing,) = doctor.check_bindings()
-    assert (missing.found, missing.mend) == (False, "pip install cuda-bindings")
+    assert not missing.found
+    assert (missing.mend or "").startswith("pip install cuda-bindings, or ")
+
+
+def test_cuda_bindings_that_hold_pythons_lock_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sharpose.engines.cuda import device as cuda_device
+
+    monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ("cuda-python",))
+    monkeypatch.setattr(doctor, "import_problem", lambda name, load: None)
+    for version, free in (("12.8.0", False), ("12.9.0", False), ("12.9.1", True), ("12.9.10", True), ("13.0.0", True)):
+        monkeypatch.setattr(doctor, "installed", {"cuda-bindings": version}.get)
+        found, *others = doctor.check_bindings()
+        assert found.found
+        assert found.text == f"cuda-python {version}"
+        assert [other.found for other in others] == ([] if free else [False])
+        for other in others:
+            assert "holds Python's lock" in other.text
+            assert other.needed_by == frozenset()  # slower, and runs
+            assert other.mend == 'pip install "cuda-bindings==12.*" --upgrade'
 
 
 _IMPORTS = """
