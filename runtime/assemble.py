@@ -31,7 +31,15 @@ from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, check_outputs, fill, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.outputs import (
+    OUTPUT_OPTIONS,
+    Output,
+    SinkSettings,
+    check_outputs,
+    fill,
+    make_sink,
+    outputs_of_streams,
+)
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources.open import is_scene, local_path, open_source, source_names
 from sharpose.runtime.sources.urls import redact_urls
@@ -102,7 +110,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
                 Stream(source, box_source, sinks, statistics, _make_steps(options, estimator), options.max_people)
             )
         if not any(stream.sinks for stream in streams):
-            messages.info("note: nothing will be written; add --output, --json, --coco, --csv or --serve")
+            messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
         warm_up = estimator.warm_up()
         draw = partial(
             draw_poses,
@@ -149,7 +157,8 @@ def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outc
             messages.summary(total, warm_up=warm_up, deadline=deadline)
             for stream in job.streams:
                 if isinstance(stream.boxes, FileBoxes):
-                    messages.result(stream.boxes.summary)
+                    say = messages.warning if stream.boxes.is_useless and not stop else messages.result
+                    say(stream.boxes.summary)
 
 
 def _refuse_addresses(options: RunOptions) -> None:
@@ -176,7 +185,7 @@ def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Pat
             yield from ((Path(found), "the source") for found in glob.glob(str(path), recursive=True))  # noqa: PTH207
     yield shipped_bundle() if options.bundle is None else options.bundle, "the bundle"
     if options.boxes is not None:
-        files = {fill(options.boxes, name) for name in names}
+        files = {fill("--boxes", options.boxes, name) for name in names}
     else:
         files = {options.detector} if options.detector is not None and is_file_name(options.detector) else set()
     for name in files:
@@ -221,7 +230,10 @@ def _make_sinks(
         tracked=options.track,
         video=options.video,
         picture_kind=options.frames_format,
+        pictures=source.info.pictures,
+        overwrite=options.overwrite,
         say=messages.warning,
+        note=messages.info,
     )
     try:
         sinks = [make_sink(output, settings) for output in outputs]
@@ -263,6 +275,8 @@ class _BoxSources:
         check_detector_options(kind, conf=options.conf, iou=options.iou, classes=options.classes)
         if kind == "boxes":
             file, pictures = self._read_boxes(index, source), source.info.pictures
+            if not len(file):
+                self._warn(f"{file.path}: holds no box of a person: nobody is in the results")
             ids = None if pictures is None else file.ids_of(pictures)
             for note in (None if file.has_names else source.info.id_note, file.note):
                 if note is not None:
@@ -315,7 +329,7 @@ class _BoxSources:
 
     def _read_boxes(self, index: int, source: Source) -> BoxesFile:
         assert self._options.boxes is not None
-        path = Path(fill(self._options.boxes, self._names[index]))
+        path = Path(fill("--boxes", self._options.boxes, self._names[index]))
         if len(self._names) > 1 and str(path) == self._options.boxes:
             raise click.UsageError(
                 f"--boxes {path}: {len(self._names)} sources can't share one file of boxes; put {{source}} into its "

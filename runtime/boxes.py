@@ -390,6 +390,11 @@ class FileBoxes(_Memoryless):
         self.left_out[reason] += count
 
     @property
+    def is_useless(self) -> bool:
+        """Whether the file has boxes, but not one was used."""
+        return self.used == 0 < len(self.file)
+
+    @property
     def summary(self) -> str:
         """One line: how many boxes of the file were used, how many were left out and why."""
         elsewhere = {"in frames that did not come": len(self.file) - self.used - self.left_out.total()}

@@ -27,6 +27,8 @@ class Frame:
         boxes: The boxes that the source itself knows (the built-in scene does), or None.
         arrived: `time.monotonic()` when it reached this process, for live sources; None for files.
         damaged: Whether it was decoded from damaged data, so that it may show what never was.
+        file_name: Of a picture file: its name, or its path where another of the source's files has the same name.
+        timed: Whether `time` is the source's own; pictures that are no stream are taken as one second apart.
     """
 
     image: Image
@@ -36,6 +38,8 @@ class Frame:
     boxes: Boxes | None = None
     arrived: float | None = None
     damaged: bool = False
+    file_name: str | None = None
+    timed: bool = True
 
     @property
     def height(self) -> int:

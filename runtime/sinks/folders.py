@@ -4,60 +4,94 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import InputError, SinkError, counted
 from sharpose.files import removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
 
 
+@dataclass(frozen=True)
+class FolderSettings:
+    """How the files of a folder are named, and what becomes of those of an earlier run.
+
+    Attributes:
+        stem: What file names begin with: `STEM_000000000000ENDING`, numbered by frame.
+        names: What they begin with instead, by frame: the names of picture files, no two alike.
+        overwrite: Whether files of an earlier run are replaced; no others are ever removed.
+        note: Called with a line about how many were.
+    """
+
+    stem: str
+    names: Sequence[str] | None = None
+    overwrite: bool = False
+    note: Callable[[str], None] = lambda line: None
+
+
 class FolderSink:
-    """A folder of files `STEM_000000000000ENDING`, numbered by frame; sinks write one per record.
+    """A folder with a file per frame; sinks write one per record.
 
     Args:
         path: The folder; created, with its parents, at the first file.
-        stem: What file names begin with.
-        ending: What they end with.
+        settings: How files are named.
+        ending: What their names end with.
 
     Raises:
-        InputError: the folder holds such files already (two runs would be mixed), or is no folder.
+        InputError: the folder holds such files already (two runs would be mixed) and they aren't to be replaced, or is
+            no folder.
     """
 
-    def __init__(self, path: str | Path, *, stem: str, ending: str) -> None:
+    def __init__(self, path: str | Path, settings: FolderSettings, *, ending: str) -> None:
         self.path = Path(path)
         self.name = str(self.path)
-        self._stem, self._ending = stem, ending
+        self._settings, self._ending = settings, ending
+        self._names = frozenset(f"{name}{ending}" for name in settings.names or ())
+        self._old: set[str] = set()
         self._files = 0
         self._ours = self._removed = False
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: expected a folder, found a file; give another name")
         if self.path.is_dir():
-            with os.scandir(self.path) as entries:
-                found = next((entry.name for entry in entries if self._is_ours(entry.name)), None)
-            if found is not None:
+            try:
+                with os.scandir(self.path) as entries:
+                    found = {entry.name: entry.is_file() for entry in entries if self._is_ours(entry.name)}
+            except OSError as error:
+                raise InputError(f"{self.path}: expected a folder that can be read: {error.strerror}") from None
+            if found and not settings.overwrite:
                 raise InputError(
-                    f"{self.path}: already holds files of this kind ({found}), which would be mixed with the new ones; "
-                    "give another folder, or empty it"
+                    f"{self.path}: already holds files of this kind ({min(found)}), which would be mixed with the new "
+                    "ones; give another folder, or --overwrite to replace them"
                 )
+            self._old = {name for name, is_file in found.items() if is_file}
 
     def _is_ours(self, name: str) -> bool:
-        number = name.removeprefix(f"{self._stem}_").removesuffix(self._ending)
-        return len(number) == 12 and number.isdigit() and name == f"{self._stem}_{number}{self._ending}"
+        start = f"{self._settings.stem}_"
+        number = name.removeprefix(start).removesuffix(self._ending)
+        numbered = len(number) == 12 and number.isdigit() and name == f"{start}{number}{self._ending}"
+        return numbered or name in self._names
 
     def write_file(self, index: int, data: bytes) -> None:
         """Writes the file of frame `index`. Raises `SinkError` where it can't; no half of it is left then."""
-        name = f"{self._stem}_{index:012d}{self._ending}"
+        names = self._settings.names
+        name = f"{self._settings.stem}_{index:012d}" if names is None else names[index]
+        name += self._ending
         try:
             if not self._files:
                 self._ours = not self.path.exists()
                 self.path.mkdir(parents=True, exist_ok=True)
             with replacing(self.path / name, sync=False) as part, part.open("wb") as file:
                 write_all(file.fileno(), data)
+            if not self._files and self._old:
+                for old in self._old - {name}:
+                    (self.path / old).unlink(missing_ok=True)
+                self._settings.note(f"{self.path}: replaced {counted(len(self._old), 'file')} of an earlier run")
         except OSError as error:
             if self._files and not self.path.is_dir():
                 self._removed = True
@@ -134,6 +168,8 @@ _OTHER_PARTS = (
 class OpenPoseSink(FolderSink):
     """Writes `STEM_000000000000_keypoints.json`, version 1.3, one file per frame, also where it has no people.
 
+    For picture files it is `NAME_keypoints.json`, as OpenPose writes it.
+
     `pose_keypoints_2d` is `x, y, score` of the 18 points of OpenPose's COCO model, not the 25 of BODY_25: COCO's 17
     keypoints fill those but for the neck, and there are none for the six points of the feet. The neck is the middle of
     the shoulders, with the lower of their scores. A point whose score isn't positive is `0, 0, 0`, and so is the neck
@@ -141,20 +177,20 @@ class OpenPoseSink(FolderSink):
 
     Args:
         path: The folder.
-        stem: What file names begin with.
+        settings: How files are named.
         skeleton: Of the poses.
 
     Raises:
         InputError: the skeleton isn't COCO's, or the folder holds such files already.
     """
 
-    def __init__(self, path: str | Path, *, stem: str, skeleton: Skeleton = COCO17) -> None:
+    def __init__(self, path: str | Path, settings: FolderSettings, *, skeleton: Skeleton = COCO17) -> None:
         if skeleton.name != COCO17.name:
             raise InputError(
                 f"{path}: OpenPose JSON is made from the keypoints of {COCO17.name}, this bundle has those of "
                 f"{skeleton.name}; write --json or --csv"
             )
-        super().__init__(path, stem=stem, ending="_keypoints.json")
+        super().__init__(path, settings, ending="_keypoints.json")
 
     def write(self, record: FrameRecord) -> None:
         """Writes the frame's file. Raises `SinkError` where it can't be written or a number is not finite."""
@@ -185,18 +221,18 @@ class PicturesSink(FolderSink):
 
     Args:
         path: The folder.
-        stem: What file names begin with.
+        settings: How files are named.
         kind: `jpg` or `png`.
 
     Raises:
         InputError: another kind, or the folder holds such files already.
     """
 
-    def __init__(self, path: str | Path, *, stem: str, kind: str = "jpg") -> None:
+    def __init__(self, path: str | Path, settings: FolderSettings, *, kind: str = "jpg") -> None:
         if kind not in _PICTURE_FORMATS:
             raise InputError(f"expected pictures of the kind {' or '.join(_PICTURE_FORMATS)}, got {kind!r}")
         self._kind = kind
-        super().__init__(path, stem=stem, ending=f".{kind}")
+        super().__init__(path, settings, ending=f".{kind}")
 
     def write(self, record: FrameRecord) -> None:
         """Writes the frame's picture. Raises `SinkError` where it can't be encoded or written."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,18 +16,27 @@ from sharpose.files import STDOUT
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
-from sharpose.runtime.sinks.folders import OpenPoseSink, PicturesSink
+from sharpose.runtime.sinks.folders import FolderSettings, OpenPoseSink, PicturesSink
 from sharpose.runtime.sinks.restream import RESTREAM_SCHEMES, RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
+from sharpose.runtime.sources.pictures import is_picture
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
 _PLACEHOLDER = "{source}"
+_WORD_IN_BRACES = re.compile(r"\{\s*\w*\s*(?:[:!][^{}]*)?\}")
+_LONGEST_STEM = 200  # bytes of a picture's name that a result's name begins with
 
 
-def fill(target: str, name: str) -> str:
-    """`target` with `{source}` replaced by `name`."""
+def fill(option: str, target: str, name: str) -> str:
+    """The `target` of an option with `{source}` replaced by `name`; raises `InputError` for another word in braces."""
+    unknown = next((word for word in _WORD_IN_BRACES.findall(target) if word != _PLACEHOLDER), None)
+    if unknown is not None:
+        raise InputError(
+            f"{option} {redact_url(target)}: {unknown}: expected no word in braces but {_PLACEHOLDER}, which stands "
+            "for the source's name"
+        )
     return target.replace(_PLACEHOLDER, name)
 
 
@@ -81,7 +91,10 @@ class SinkSettings:
         tracked: Whether people have ids.
         video: How videos are encoded.
         picture_kind: What `--frames` writes: `jpg` or `png`.
-        say: Called with one line for the user while the run goes on, possibly from another thread.
+        pictures: The picture files by frame, where the source is one of pictures; see `SourceInfo.pictures`.
+        overwrite: Whether the files of an earlier run in a folder are replaced.
+        say: Called with a line about what was lost while the run goes on, possibly from another thread.
+        note: Called with a line that is worth knowing.
     """
 
     name: str
@@ -91,7 +104,16 @@ class SinkSettings:
     tracked: bool = False
     video: VideoSettings = field(default_factory=VideoSettings)
     picture_kind: str = "jpg"
+    pictures: Collection[Path] | None = None
+    overwrite: bool = False
     say: Callable[[str], None] = lambda line: None
+    note: Callable[[str], None] = lambda line: None
+
+    @property
+    def folder(self) -> FolderSettings:
+        """How the files in folders are named."""
+        names = None if self.pictures is None else picture_stems(self.pictures)
+        return FolderSettings(self.name, names, overwrite=self.overwrite, note=self.note)
 
 
 def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[list[Output]]:
@@ -120,7 +142,9 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
                     f"{output.option} {output.name}: {len(names)} sources can't share one output; put {_PLACEHOLDER} "
                     "into its name, which stands for the source's"
                 )
-    filled = [[replace(output, target=fill(output.target, name)) for output in outputs] for name in names]
+    filled = [
+        [replace(output, target=fill(output.option, output.target, name)) for output in outputs] for name in names
+    ]
     taken: dict[Identity, Output] = {}
     for output in (output for of_one in filled for output in of_one):
         where = output.identity
@@ -159,8 +183,11 @@ def check_outputs(
                 f"output {output.name}: expected a path that can be written to: {error.strerror}"
             ) from None
     read: dict[Identity, str] = {}
+    of_pictures: set[Identity] = set()
     for path, name in inputs:
         read.setdefault(identity_of(path), name)
+        if is_picture(path):
+            of_pictures.add(identity_of(path.parent))
         with contextlib.suppress(OSError, ValueError):
             for file in path.iterdir() if some_exist and path.is_dir() else ():
                 read.setdefault(identity_of(file), name)
@@ -173,6 +200,8 @@ def check_outputs(
             continue
         if identity_of(target.resolve().parent) == identity_of(bundle):
             raise InputError(f"output {target} lies in the bundle's folder; give another one")
+        if output.option == "--frames" and output.identity in of_pictures:
+            raise InputError(f"output {target} is the folder of the source's pictures; give another one")
         if target.is_dir() and not output.is_folder:
             raise InputError(f"output {target} is a folder; expected a file name")
         if target.is_file() and not (overwrite or output.is_folder or _is_descriptor(target)):
@@ -230,6 +259,15 @@ def _is_descriptor(path: Path) -> bool:
     return parts[:2] == ("/", "proc") or (parts[:2] == ("/", "dev") and parts[2:3] != ("shm",))
 
 
+def picture_stems(pictures: Collection[Path]) -> list[str] | None:
+    """Names for the files of picture files by frame; None where they don't tell the pictures apart."""
+    stems = [path.stem for path in pictures]
+    alike = len({stem.casefold() for stem in stems}) < len(stems)
+    several_in_a_file = len({path.parent for path in pictures} & set(pictures)) > 0
+    too_long = any(len(os.fsencode(stem)) > _LONGEST_STEM for stem in stems)
+    return None if alike or several_in_a_file or too_long else stems
+
+
 def make_sink(output: Output, settings: SinkSettings) -> Sink:
     """The sink of one output, its `{source}` filled in; nothing is created on the disk before its first record.
 
@@ -259,9 +297,11 @@ _MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
     "--json": lambda target, settings: JsonLinesSink(target),
     "--coco": lambda target, settings: CocoSink(target),
     "--csv": lambda target, settings: CsvSink(target, skeleton=settings.skeleton),
-    "--openpose": lambda target, settings: OpenPoseSink(target, stem=settings.name, skeleton=settings.skeleton),
+    "--openpose": lambda target, settings: OpenPoseSink(target, settings.folder, skeleton=settings.skeleton),
     "--mot": lambda target, settings: MotSink(target, tracked=settings.tracked),
-    "--frames": lambda target, settings: PicturesSink(target, stem=settings.name, kind=settings.picture_kind),
+    "--frames": lambda target, settings: PicturesSink(target, settings.folder, kind=settings.picture_kind),
 }
+OUTPUT_OPTIONS = tuple(_MAKERS)
+"""The options that name outputs."""
 _TO_STDOUT = frozenset(("--json", "--csv", "--mot"))
 _FOLDERS = frozenset(("--openpose", "--frames"))  # the options whose target is a folder

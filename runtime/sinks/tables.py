@@ -34,7 +34,7 @@ class LineSink(ABC):
         """Adds the frame's lines. Raises `SinkError` where they can't be written or a number is not finite."""
         text = self.lines(record)
         if not self._begun:
-            text = self.header() + text
+            text = self.header(record) + text
         if text or not self._begun:
             self._file.append(text)
         self._begun = True
@@ -47,8 +47,8 @@ class LineSink(ABC):
         """Closes the file of a failed run and marks it as partial; its new path, or None where nothing was written."""
         return self._file.abandon()
 
-    def header(self) -> bytes:
-        """What stands before the first line."""
+    def header(self, record: FrameRecord) -> bytes:
+        """What stands before the first line, which is of `record`."""
         return b""
 
     @abstractmethod
@@ -59,6 +59,7 @@ class LineSink(ABC):
 class JsonLinesSink(LineSink):
     """Writes `{"frame", "time", "width", "height", "people": [{"bbox", "score", "keypoints", "quality", "refined"}]}`.
 
+    A picture file has its `"file_name"` after `"frame"`, and `"time"` null unless it is an animation alone.
     With tracking a person begins with `"id"` (null while the track is tentative); with a deadline it ends with
     `"wanted"`: whether the gate asked for refinement, even if there was no time. A frame decoded from damaged data has
     `"damaged": true` before its people.
@@ -75,7 +76,8 @@ class JsonLinesSink(LineSink):
         ]
         line = {
             "frame": frame.index,
-            "time": round(frame.time, 6),
+            **({} if frame.file_name is None else {"file_name": frame.file_name}),
+            "time": round(frame.time, 6) if frame.timed else None,
             "width": frame.width,
             "height": frame.height,
             **({"damaged": True} if frame.damaged else {}),
@@ -84,14 +86,15 @@ class JsonLinesSink(LineSink):
         return strict_json(line, record) + b"\n"
 
 
-_COLUMNS = ("frame", "time", "id", "x1", "y1", "x2", "y2", "score", "quality", "refined")
+_COLUMNS = ("time", "id", "x1", "y1", "x2", "y2", "score", "quality", "refined")
 
 
 class CsvSink(LineSink):
     """Writes `frame,time,id,x1,y1,x2,y2,score,quality,refined`, then `NAME_x,NAME_y,NAME_score` for each keypoint.
 
     By RFC 4180: a header, lines that end in CR LF. `frame` counts from 0; `id` is empty without tracking and while a
-    track is tentative; `refined` is `true` or `false`. A frame without people has no row.
+    track is tentative; `refined` is `true` or `false`. A frame without people has no row. With picture files,
+    `file_name` follows `frame`, and `time` is empty unless the source is an animation alone.
 
     Args:
         path: See `LineSink`.
@@ -103,10 +106,11 @@ class CsvSink(LineSink):
         super().__init__(path, clock=clock)
         self._skeleton = skeleton
 
-    def header(self) -> bytes:
+    def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
+        file_name = [] if record.frame.file_name is None else ["file_name"]
         keypoints = [f"{name}_{what}" for name in self._skeleton.keypoints for what in ("x", "y", "score")]
-        return _rows([[*_COLUMNS, *keypoints]])
+        return _rows([["frame", *file_name, *_COLUMNS, *keypoints]])
 
     def lines(self, record: FrameRecord) -> bytes:
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
@@ -116,10 +120,12 @@ class CsvSink(LineSink):
                 f"{self.path}: expected the {self._skeleton.num_keypoints} keypoints of {self._skeleton.name}, "
                 f"got {found}"
             )
+        frame = record.frame
         return _rows(
             [
-                record.frame.index,
-                round(record.frame.time, 6),
+                frame.index,
+                *([] if frame.file_name is None else [frame.file_name]),
+                round(frame.time, 6) if frame.timed else None,
                 person.track_id or None,
                 *person.xyxy,
                 person.score,
@@ -134,7 +140,7 @@ class CsvSink(LineSink):
 def _rows(rows: object) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows(rows)  # type: ignore[arg-type]
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="surrogateescape")  # the bytes of a file name
 
 
 class MotSink(LineSink):

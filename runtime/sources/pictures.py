@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sharpose.errors import SourceError
+from sharpose.errors import SourceError, counted
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.result import Image
 from sharpose.runtime.sources.picture_header import PictureHeader, png_is_whole, read_header
@@ -37,7 +38,7 @@ def is_picture(path: Path) -> bool:
 
 
 class PictureSource:
-    """Picture files in natural order (2 before 10), one per second.
+    """Picture files in natural order (2 before 10), taken as one second apart.
 
     All pictures of animated PNG and WebP (timed as they say) and of TIFF with pages are frames. A frame's `image_id` is
     the file's stem where that is all digits, else its index, or a number that is free where a stem has that already.
@@ -58,7 +59,11 @@ class PictureSource:
     def __init__(self, spec: str, *, strict: bool = False) -> None:
         self.paths, others = _find_pictures(spec)
         self._strict = strict
-        self._durations = [_durations_of(path) for path in self.paths]
+        headers = [_header_of(path) for path in self.paths]
+        self._durations = [header.durations for header in headers]
+        self._timed = len(headers) == 1 and headers[0].animated
+        same_name = Counter(path.name for path in self.paths)
+        self._file_names = [path.name if same_name[path.name] == 1 else str(path) for path in self.paths]
         names: list[Path] = []
         for path, durations in zip(self.paths, self._durations, strict=True):
             names += [path, *(path / f"picture {number}" for number in range(2, len(durations) + 1))]
@@ -80,14 +85,21 @@ class PictureSource:
         index, time, read = 0, 0.0, 0
         broken: list[SourceError] = []
         try:
-            for path, durations in zip(self.paths, self._durations, strict=True):
+            for path, file_name, durations in zip(self.paths, self._file_names, self._durations, strict=True):
                 try:
                     for number, (image, complaint) in enumerate(_pictures_of(path, len(durations))):
                         if complaint is not None:
                             self.info.warnings.append(f"{path}: {complaint}")
                         read += 1
                         at = index + number
-                        yield Frame(image, at, time + sum(durations[:number]), self._ids[at])
+                        yield Frame(
+                            image,
+                            at,
+                            time + sum(durations[:number]),
+                            self._ids[at],
+                            file_name=file_name,
+                            timed=self._timed,
+                        )
                 except SourceError as error:
                     if self._strict:
                         raise
@@ -102,7 +114,7 @@ class PictureSource:
         finally:
             if read and broken:
                 self.info.failures += [f"{error}; left out" for error in broken[:_NAMED]]
-                files = f"{len(self.paths)} picture file{'s'[: len(self.paths) > 1]}"
+                files = counted(len(self.paths), "picture file")
                 self.info.failures.append(f"{self.info.name}: {len(broken)} of {files} could not be read, or not whole")
 
     def close(self) -> None:
@@ -129,12 +141,12 @@ def _number(paths: list[Path]) -> tuple[list[int], str | None]:
     return ids, moved[0] + more if moved else None
 
 
-def _durations_of(path: Path) -> tuple[float, ...]:
+def _header_of(path: Path) -> PictureHeader:
     try:
         with path.open("rb") as file:
-            return read_header(file).durations
+            return read_header(file)
     except OSError:  # said when it is to be decoded
-        return PictureHeader().durations
+        return PictureHeader()
 
 
 def _find_pictures(spec: str) -> tuple[list[Path], list[Path]]:
@@ -173,8 +185,8 @@ def _describe(found: list[Path]) -> str:
         return "no file"
     videos = sum(path.suffix.lower() in _VIDEO_SUFFIXES for path in found)
     if videos:
-        return f"{videos} video{'s'[: videos > 1]}; give one video file at a time"
-    return f"{len(found)} other file{'s'[: len(found) > 1]} ({_suffixes(found)})"
+        return f"{counted(videos, 'video')}; give one video file at a time"
+    return f"{counted(len(found), 'other file')} ({_suffixes(found)})"
 
 
 def read_picture(path: Path) -> tuple[Image, str | None]:

@@ -103,6 +103,10 @@ def test_secrets_of_a_source_that_is_not_there(refused: Callable[..., str], sour
         (["pictures", "--json", "pictures/1.png", "--overwrite"], "would overwrite the source"),
         (["pictures/*.png", "--json", "{here}/pictures/1.png", "--overwrite"], "would overwrite the source"),
         (["pictures", "--frames", "pictures"], "would overwrite the source"),
+        (["pictures/1.png", "--frames", "./pictures", "--overwrite"], "is the folder of the source's pictures"),
+        (["pictures/*", "--frames", "pictures", "--overwrite"], "is the folder of the source's pictures"),
+        (["in.mp4", "--csv", "{name}.csv"], "--csv {name}.csv: {name}: expected no word in braces but {source}"),
+        (["in.mp4", "--boxes", "{name}.json"], "{name}: expected no word in braces but {source}"),
         (["in.mp4", "--json", "out", "--coco", "out"], "are the same; give each its own"),
         (["in.mp4", "--json", "folder/new/out", "--coco", "sub/new/out"], "are the same; give each its own"),
         (["in.mp4", "--json", "one", "--coco", "sub/one"], "are the same; give each its own"),
@@ -133,7 +137,7 @@ def test_outputs_never_overwrite_inputs(
     (tmp_path / "sub" / "one").hardlink_to(tmp_path / "one")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "1.png").write_bytes(b"a picture")
-    arguments = [argument.format(here=tmp_path) for argument in arguments]
+    arguments = [argument.replace("{here}", str(tmp_path)) for argument in arguments]
     assert words in refused(*arguments, "--bundle", "bundle", bundle=None, to=[])
     assert (tmp_path / "in.mp4").read_bytes() == b"the user's only copy"
     assert (tmp_path / "one").read_text() == "result"

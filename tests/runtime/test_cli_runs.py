@@ -139,11 +139,17 @@ def test_pictures_named_by_numbers(sharpose_run: Run, tmp_path: Path) -> None:
     boxes = write_boxes(
         tmp_path / "b.json", [(100, (3, 4, 20, 30), 0.5), (7, (1, 2, 50, 60), 0.9), (7, (40, 0, 50, 80), 0.8)]
     )
-    done = sharpose_run("pictures", "--boxes", boxes, *outputs(tmp_path))
+    done = sharpose_run("pictures", "--boxes", boxes, *outputs(tmp_path), "--frames", "drawn", "--openpose", "poses")
     assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["00007.jpg", "00012.jpg", "00100.jpg"]
+    assert (tmp_path / "poses" / "00100_keypoints.json").is_file()
     lines = lines_of(tmp_path / "o.jsonl")
     assert [(line["width"], line["height"]) for line in lines] == [(120, 90), (90, 120), (47, 61)]
-    assert [line["time"] for line in lines] == [0, 1, 2]
+    assert [(line["file_name"], line["time"]) for line in lines] == [
+        ("00007.png", None),
+        ("00012.png", None),
+        ("00100.png", None),
+    ]
     assert [len(line["people"]) for line in lines] == [2, 0, 1]
     assert frames_of(tmp_path / "o.mp4") == 3
 
@@ -177,7 +183,8 @@ def test_the_full_frame(sharpose_run: Run, tmp_path: Path) -> None:
 def test_nothing_to_write_is_said(sharpose_run: Run, tmp_path: Path) -> None:
     done = sharpose_run("scene:frames=1,size=128x128,people=1")
     assert done.returncode == 0
-    assert done.stderr == "note: nothing will be written; add --output, --json, --coco, --csv or --serve\n"
+    options = "--output, --json, --coco, --csv, --openpose, --mot, --frames, --show or --serve"
+    assert done.stderr == f"note: nothing will be written; add {options}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -334,12 +341,37 @@ def test_coco_pictures_with_their_annotations(sharpose_run: Run, shared_dir: Pat
     assert len(lines_of(tmp_path / "o.jsonl")) == frames_of(tmp_path / "o.mp4") == len(truth.imgs) == 49
 
 
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        ("[]", "b.json: holds no box of a person: nobody is in the results"),
+        ('{"images": [{"id": 0}], "annotations": []}', "b.json: holds no box of a person: nobody is in the results"),
+        (
+            '[{"image_id": 0, "bbox": [1, 1, 9, 9], "score": 0.1}]',
+            "b.json: 0 boxes used, 1 left out (1 below --conf)",
+        ),
+    ],
+)
+def test_a_boxes_file_without_a_box_to_use_is_a_warning(
+    sharpose_run: Run, tmp_path: Path, content: str, warning: str
+) -> None:
+    (tmp_path / "b.json").write_text(content)
+    done = sharpose_run("scene:frames=1,size=64x64", "--boxes", "b.json", "--conf", 0.5, "--json", "o.jsonl")
+    assert (done.returncode, done.stderr) == (0, f"warning: {warning}\n")
+    assert people_of(tmp_path / "o.jsonl") == [[]]
+
+
 def test_damage_in_the_middle_ends_a_strict_run(sharpose_run: Run, tmp_path: Path) -> None:
     data = bytearray(write_video(tmp_path / "broken.mp4", 60, faststart=True).read_bytes())
     middle = len(data) // 2
     data[middle : middle + 6000] = bytes(6000)
     (tmp_path / "broken.mp4").write_bytes(data)
-    done = sharpose_run("broken.mp4", "--full-frame", "--refine", "never", "--strict", *outputs(tmp_path / "results"))
+    folder = tmp_path / "results"
+    more = ["--frames", folder / "frames", "--openpose", folder / "poses"]
+    more += ["--mot", folder / "o.txt", "--csv", folder / "o.csv"]
+    done = sharpose_run(
+        "broken.mp4", "--full-frame", "--refine", "never", "--strict", *outputs(tmp_path / "results"), "--track", *more
+    )
     assert done.returncode == 3, done.stderr
     (error,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
     assert error.startswith("error: broken.mp4: broken near frame ")
@@ -347,8 +379,14 @@ def test_damage_in_the_middle_ends_a_strict_run(sharpose_run: Run, tmp_path: Pat
         "o.partial.mp4",
         "o.partial.jsonl",
         "o.partial.json",
+        "frames.partial",
+        "poses.partial",
+        "o.partial.txt",
+        "o.partial.csv",
     }
+    assert all(path.name in error for path in (tmp_path / "results").iterdir())
     lines = lines_of(tmp_path / "results" / "o.partial.jsonl")
+    assert len(list((tmp_path / "results" / "frames.partial").iterdir())) == len(lines)
     assert 0 < len(lines) < 60
     assert frames_of(tmp_path / "results" / "o.partial.mp4") == len(lines)
     assert f"the {len(lines)} frames before it are kept in " in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ def make_record(
     keypoint: float | None = None,
     ids: Sequence[int] | None = None,
     wanted: bool | None = None,
+    file_name: str | None = None,
 ) -> FrameRecord:
     rng = np.random.default_rng(index)
     keypoints = rng.uniform(0, 60, (people, 17, 3)).astype(np.float32)
@@ -39,6 +41,8 @@ def make_record(
     )
     picture = np.zeros((48, 64, 3), np.uint8) if image is None else image
     frame = Frame(picture, index, index / 25 if time is None else time, index if image_id is None else image_id)
+    if file_name is not None:
+        frame = replace(frame, file_name=file_name, timed=False)
     return FrameRecord(frame, poses, lambda image, poses: image.copy())
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.sinks import folders
-from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, FolderSink, OpenPoseSink, PicturesSink
+from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, FolderSettings, FolderSink, OpenPoseSink, PicturesSink
 from sharpose.skeleton import COCO17, MPII16
 
 
 def test_files_are_numbered_and_nothing_is_made_before(tmp_path):
-    results = FolderSink(tmp_path / "deep" / "out", stem="a", ending=".txt")
+    results = FolderSink(tmp_path / "deep" / "out", FolderSettings("a"), ending=".txt")
     assert not (tmp_path / "deep").exists()
     results.write_file(0, b"zero")
     results.write_file(12, b"twelve")
@@ -30,15 +30,41 @@ def test_files_are_numbered_and_nothing_is_made_before(tmp_path):
 def test_two_runs_are_not_mixed(tmp_path):
     (tmp_path / "a_000000000099.txt").write_text("older")
     with pytest.raises(InputError, match=r"already holds files of this kind \(a_000000000099\.txt\)"):
-        FolderSink(tmp_path, stem="a", ending=".txt")
-    FolderSink(tmp_path, stem="b", ending=".txt").write_file(0, b"")
+        FolderSink(tmp_path, FolderSettings("a"), ending=".txt")
+    FolderSink(tmp_path, FolderSettings("b"), ending=".txt").write_file(0, b"")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder, found a file"):
-        FolderSink(tmp_path / "file", stem="a", ending=".txt")
+        FolderSink(tmp_path / "file", FolderSettings("a"), ending=".txt")
+
+
+def test_files_named_after_pictures(tmp_path):
+    results = FolderSink(tmp_path, FolderSettings("a", ["one", "two 2"]), ending=".txt")
+    results.write_file(1, b"second")
+    assert [path.name for path in tmp_path.iterdir()] == ["two 2.txt"]
+    with pytest.raises(InputError, match=r"already holds files of this kind \(two 2\.txt\)"):
+        FolderSink(tmp_path, FolderSettings("a", ["two 2"]), ending=".txt")
+    FolderSink(tmp_path, FolderSettings("a", ["three"]), ending=".txt")
+
+
+def test_overwriting_removes_files_of_an_earlier_run_and_no_others(tmp_path):
+    ours = ["a_000000000000.txt", "a_000000000007.txt", "one.txt"]
+    others = ["two.txt", "a_7.txt", "b_000000000000.txt", "a_000000000000.txt.bak", "one.png"]
+    for name in ours + others:
+        (tmp_path / name).write_text("older")
+    (tmp_path / "a_000000000009.txt").mkdir()
+    notes: list[str] = []
+    settings = FolderSettings("a", ["one"], overwrite=True, note=notes.append)
+    results = FolderSink(tmp_path, settings, ending=".txt")
+    assert len(list(tmp_path.iterdir())) == len(ours + others) + 1  # nothing happens before the first file
+    results.write_file(0, b"new")
+    assert notes == [f"{tmp_path}: replaced 3 files of an earlier run"]
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {"one.txt": b"new"} | dict.fromkeys(others, b"older")
+    assert (tmp_path / "a_000000000009.txt").is_dir()
 
 
 def test_no_half_file_has_a_name(tmp_path, monkeypatch):
-    results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+    results = FolderSink(tmp_path / "out", FolderSettings("a"), ending=".txt")
     results.write_file(0, b"whole")
 
     def nearly_full(descriptor: int, data: bytes) -> int:
@@ -58,7 +84,7 @@ def test_a_first_file_that_fails_leaves_no_folder(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folders.os, "write", full)
-    results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+    results = FolderSink(tmp_path / "out", FolderSettings("a"), ending=".txt")
     with pytest.raises(SinkError):
         results.write_file(0, b"x")
     assert results.abandon() is None
@@ -66,7 +92,7 @@ def test_a_first_file_that_fails_leaves_no_folder(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_vanishes_is_not_made_again(tmp_path):
-    results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+    results = FolderSink(tmp_path / "out", FolderSettings("a"), ending=".txt")
     results.write_file(0, b"x")
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(SinkError, match="out: was removed while it was being written"):
@@ -77,12 +103,12 @@ def test_a_folder_that_vanishes_is_not_made_again(tmp_path):
 
 def test_folders_of_failed_runs_are_marked(tmp_path):
     for expected in ("out.partial", "out.partial2", "out.partial3"):
-        results = FolderSink(tmp_path / "out", stem="a", ending=".txt")
+        results = FolderSink(tmp_path / "out", FolderSettings("a"), ending=".txt")
         results.write_file(0, b"x")
         assert results.abandon() == tmp_path / expected
         assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
-    results = FolderSink(tmp_path / "mine", stem="a", ending=".txt")
+    results = FolderSink(tmp_path / "mine", FolderSettings("a"), ending=".txt")
     results.write_file(0, b"x")
     assert results.abandon() == tmp_path / "mine"  # it was somebody's before
 
@@ -104,7 +130,7 @@ def test_the_order_is_the_documented_one():
 
 
 def test_what_a_file_says(tmp_path, record):
-    sink = OpenPoseSink(tmp_path / "poses", stem="walk")
+    sink = OpenPoseSink(tmp_path / "poses", FolderSettings("walk"))
     given = record(3, people=2, ids=[5, 0])
     sink.write(given)
     sink.write(record(4, people=0))
@@ -130,7 +156,7 @@ def test_what_a_file_says(tmp_path, record):
 def test_there_is_no_neck_without_both_shoulders(tmp_path, record):
     given = record(0, people=1)
     given.poses.keypoints[0, 5, 2] = 0
-    sink = OpenPoseSink(tmp_path, stem="a")
+    sink = OpenPoseSink(tmp_path, FolderSettings("a"))
     sink.write(given)
     (person,) = json.loads((tmp_path / "a_000000000000_keypoints.json").read_text())["people"]
     points = np.reshape(person["pose_keypoints_2d"], (18, 3))
@@ -140,14 +166,14 @@ def test_there_is_no_neck_without_both_shoulders(tmp_path, record):
 
 def test_other_skeletons(tmp_path):
     with pytest.raises(InputError, match="made from the keypoints of coco17, this bundle has those of mpii16"):
-        OpenPoseSink(tmp_path, stem="a", skeleton=MPII16)
+        OpenPoseSink(tmp_path, FolderSettings("a"), skeleton=MPII16)
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("jpg", 8), ("png", 0)])
 def test_the_annotated_picture_is_written(tmp_path, record, kind, tolerance):
     rows, columns = np.mgrid[:48, :64]
     image = np.stack([rows * 5, columns * 3, rows + columns], axis=2).astype(np.uint8)
-    sink = PicturesSink(tmp_path / "out", stem="walk", kind=kind)
+    sink = PicturesSink(tmp_path / "out", FolderSettings("walk"), kind=kind)
     for index in range(2):
         given = record(index, image=image)
         object.__setattr__(given, "draw", lambda image, poses: 255 - image)
@@ -163,11 +189,11 @@ def test_the_annotated_picture_is_written(tmp_path, record, kind, tolerance):
 
 def test_other_kinds(tmp_path):
     with pytest.raises(InputError, match="expected pictures of the kind jpg or png, got 'gif'"):
-        PicturesSink(tmp_path, stem="a", kind="gif")
+        PicturesSink(tmp_path, FolderSettings("a"), kind="gif")
 
 
 def test_a_picture_too_large_for_its_kind(tmp_path, record):
-    sink = PicturesSink(tmp_path / "out", stem="a")
+    sink = PicturesSink(tmp_path / "out", FolderSettings("a"))
     with pytest.raises(SinkError, match="a picture of 70000x1 can't be made a jpg"):
         sink.write(record(image=np.zeros((1, 70000, 3), np.uint8)))
     assert sink.abandon() is None

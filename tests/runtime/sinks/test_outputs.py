@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -23,7 +24,7 @@ from sharpose.runtime.frames import Sink
 from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, OpenPoseSink, PicturesSink
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams, picture_stems
 from sharpose.runtime.sinks.restream import RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VideoSink
@@ -102,7 +103,29 @@ def test_what_is_written_where():
 
 
 def test_fill():
-    assert fill("out/{source}.{other}/{source}.csv", "cam1") == "out/cam1.{other}/cam1.csv"
+    assert fill("--csv", "out/{source}.{a-b}/{source}{.csv", "cam1") == "out/cam1.{a-b}/cam1{.csv"
+
+
+@pytest.mark.parametrize("word", ["{foo}", "{}", "{ source }", "{Source}", "{source:03d}", "{0}"])
+@pytest.mark.parametrize("option", list(TARGETS))
+def test_another_word_in_braces_is_refused(option, word):
+    expected = f"{option} o/{word}: {word}: expected no word in braces but {{source}}"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        outputs_of_streams([Output(option, f"o/{word}")], ["cam1"])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "stems"),
+    [
+        (["p/a.jpg", "p/b.png"], ["a", "b"]),
+        (["p/a.jpg", "p/A.png"], None),
+        (["p/a.jpg", "q/a.jpg"], None),
+        (["p/a.tif", "p/a.tif/picture 2"], None),
+        (["p/" + "a" * 201 + ".jpg"], None),
+    ],
+)
+def test_names_of_pictures_name_results_where_they_tell_them_apart(pictures, stems):
+    assert picture_stems([Path(picture) for picture in pictures]) == stems
 
 
 FRAMES = 12

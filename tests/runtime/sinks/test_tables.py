@@ -130,6 +130,22 @@ def test_into_a_pipe(tmp_path, record):
     assert [json.loads(line)["frame"] for line in received[0].splitlines()] == [0, 1, 2]
 
 
+def test_lines_and_rows_of_picture_files(tmp_path, record):
+    (tmp_path / "x").mkdir()
+    pictures = [record(0, people=1, file_name="a, b.jpg"), record(1, people=1, file_name="x\udcff.png")]
+    as_json, as_csv = JsonLinesSink(tmp_path / "o.jsonl"), CsvSink(tmp_path / "o.csv", skeleton=COCO17)
+    for picture in pictures:
+        as_json.write(picture)
+        as_csv.write(picture)
+    found = lines(as_json.path)
+    assert list(found[0]) == ["frame", "file_name", "time", "width", "height", "people"]
+    assert [(line["file_name"], line["time"]) for line in found] == [("a, b.jpg", None), ("x\udcff.png", None)]
+    with as_csv.path.open(newline="", errors="surrogateescape") as file:
+        table = list(csv.DictReader(file, strict=True))
+    assert list(table[0])[:5] == ["frame", "file_name", "time", "id", "x1"]
+    assert [(row["file_name"], row["time"]) for row in table] == [("a, b.jpg", ""), ("x\udcff.png", "")]
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file, strict=True))

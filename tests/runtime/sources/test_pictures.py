@@ -59,6 +59,18 @@ def test_a_folder_in_natural_order(tmp_path):
     assert source.info.warnings == [f"{tmp_path}: left out 1 file that is not a picture: .txt"]
 
 
+def test_frames_name_their_files(tmp_path):
+    for name in ["a/1.png", "a/2.png", "b/1.png"]:
+        save(tmp_path / name)
+    frames = list(PictureSource(f"{tmp_path}/a"))
+    assert [(frame.file_name, frame.timed, frame.time) for frame in frames] == [
+        ("1.png", False, 0),
+        ("2.png", False, 1),
+    ]
+    names = [frame.file_name for frame in PictureSource(f"{tmp_path}/**/*.png")]
+    assert names == [f"{tmp_path}/a/1.png", "2.png", f"{tmp_path}/b/1.png"]
+
+
 def test_digits_are_ids(tmp_path):
     for name in ["000000000785.jpg", "12.png", "x7.png"]:
         save(tmp_path / name)
@@ -226,6 +238,7 @@ def test_all_pictures_of_an_animation_in_its_time(tmp_path, suffix):
     assert [round(float(frame.image.mean())) for frame in frames] == pytest.approx([10, 90, 200], abs=3)
     assert [frame.time for frame in frames] == pytest.approx([0, 0.2, 0.8])
     assert [frame.image_id for frame in frames] == [0, 1, 2]
+    assert [(frame.file_name, frame.timed) for frame in frames] == [(f"a{suffix}", True)] * 3
     assert source.info.failures == source.info.warnings == []
 
 
