@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,8 @@ from sharpose.runtime.sources.urls import password_hint
 
 NO_ANSWER = "no answer in time"
 _MOST_PIXELS = 80_000_000  # in a frame: 12K; a header can claim anything, and the decoder would take memory for it
+# FFmpeg's H.265 decoder is silent about damage without this, and about wrong checksums, where a stream has those.
+_DETECTING = {"hevc": {"err_detect": "crccheck+explode"}}
 
 
 def open_stream(
@@ -94,7 +97,7 @@ def _video_stream(name: str, container: InputContainer) -> VideoStream:
             f"{name}: expected frames of at most {_MOST_PIXELS // 1_000_000} million pixels, but its header claims "
             f"{codec.width}x{codec.height}; scale it down, or repair it"
         )
-    codec.options = {"max_pixels": str(_MOST_PIXELS)}  # the size may change on the way
+    codec.options = {"max_pixels": str(_MOST_PIXELS)} | _DETECTING.get(codec.name, {})  # the size may change on the way
     return stream
 
 
@@ -164,6 +167,7 @@ def _why_unusable(device: str) -> str | None:
     return None
 
 
+_MAX_DELAY = 64  # packets between one and its picture
 _MAX_DEMUX_FAILURES = 16  # in a row; a demuxer may recover, but it may also stand still
 
 
@@ -198,7 +202,6 @@ class Decoder:
         hidden: Packets that the container says are not to be shown.
         broken: Damaged pieces with good data after them.
         first_damage: Where the first of those was, and what.
-        lost: Packets in them whose pictures could not be decoded at all.
         cut: What was wrong with the data at the end (for a live stream: why it ended), or None.
     """
 
@@ -211,13 +214,18 @@ class Decoder:
         self._live = live
         self._strict = strict
         self.reset()
-        # Frame threads would report damage late, and lose the pictures under way when it is found.
-        stream.thread_type = "SLICE"
+        # Frame threads would report damage late, and lose the pictures under way when it is found. In H.264, slice
+        # threads turn off FFmpeg's error concealment, which is what finds most damage.
+        stream.thread_type = "NONE" if stream.codec_context.name == "h264" else "SLICE"
         stream.codec_context.copy_opaque = True
 
     def reset(self) -> None:
         """Reset all counts, after seeking; then iterate again."""
-        self.frames = self.skipped = self.flagged = self.hidden = self.broken = self.lost = self._failed = 0
+        self.frames = self.skipped = self.flagged = self.hidden = self.broken = 0
+        self._lost = self._newest = 0  # with packets on the way; the newest whose picture came
+        self._awaited: deque[int] = deque(maxlen=_MAX_DELAY)  # the last of the lost ones
+        self._last_stamp: int | None = None
+        self._in_order = True  # until stamps step back without damage
         self.cut: str | None = None
         self.first_damage = ""
         self._packets_read = self._last_good = 0
@@ -228,11 +236,17 @@ class Decoder:
         self._wrong_from: int | None = None  # packets whose pictures are damaged, up to the next key frame
         self._wrong_until: int | None = None
 
+    @property
+    def lost(self) -> int:
+        """Packets from damage to the next key frame whose pictures did not come, or not in order."""
+        return self._lost - sum(packet > self._newest for packet in self._awaited)
+
     def __iter__(self) -> Iterator[Decoded]:
         """The pictures. Raises `SourceError` where reading fails and, if strict, where good data follows damage."""
         for packet in self._packets():
             yield from self._decode(packet)
         yield from self._decode(None)
+        self._newest = self._packets_read
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         failures = 0
@@ -245,11 +259,10 @@ class Decoder:
                 return
             except (av.error.InvalidDataError, av.error.BlockingIOError) as error:
                 failures += 1
-                self._packets_read += 1
                 given_up = failures == _MAX_DEMUX_FAILURES
                 # "Try again" says nothing about the data.
                 if given_up or not isinstance(error, av.error.BlockingIOError):
-                    self._note_damage(self._packets_read, _reason(error))
+                    self._note_damage(self._packets_read + 1, _reason(error))
                 if given_up:
                     return
             except (av.FFmpegError, OSError) as error:
@@ -272,7 +285,7 @@ class Decoder:
             pictures = self._stream.decode(packet)
         except av.FFmpegError as error:
             self._note_damage(number, _reason(error))
-            self._failed += self._damaged_at is not None
+            self._await_wrong(number)
             return
         if packet is not None:
             self._judge_flagged(packet, number)
@@ -280,6 +293,7 @@ class Decoder:
             self._last_good = number
             if packet.is_keyframe and self._wrong_from is not None and self._wrong_until is None:
                 self._wrong_until = number
+            self._await_wrong(number)
         for picture in pictures:
             origin = picture.opaque.packet if isinstance(picture.opaque, _Origin) else number
             if picture.is_corrupt:
@@ -293,7 +307,7 @@ class Decoder:
             if self._damaged_at is not None and origin > self._damaged_at:
                 yield from self._go_on()
             if self._damaged_at is None:
-                yield self._counted(picture, origin)
+                yield from self._hand_out(picture, origin)
             else:
                 self._held.append(picture)
 
@@ -320,29 +334,45 @@ class Decoder:
                 "repair the file or encode it again"
             )
         self._count_damage(self.cut)
-        self.lost += self._failed
-        self._failed = 0
         self._mark(self._damaged_at)
         held, self._held, self._damaged_at, self.cut = self._held, [], None, None
         for picture in held:
             origin = picture.opaque.packet if isinstance(picture.opaque, _Origin) else self._packets_read
-            yield self._counted(picture, origin)
+            yield from self._hand_out(picture, origin)
 
     def _count_damage(self, what: str | None) -> None:
         self.broken += 1
         self.first_damage = self.first_damage or f"near frame {self.frames} ({what})"
 
-    def _counted(self, picture: VideoFrame, origin: int) -> Decoded:
+    def _hand_out(self, picture: VideoFrame, origin: int) -> Iterator[Decoded]:
+        """The picture, unless damage has made the decoder hand it out after one that is to be shown later."""
+        wrong_from = None if self._wrong_until and origin >= self._wrong_until else self._wrong_from
+        if picture.pts is not None:
+            back = self._last_stamp is not None and picture.pts < self._last_stamp
+            if back and self._in_order and wrong_from is not None:
+                self._lost += origin not in self._awaited
+                return
+            self._in_order = self._in_order and not back
+            self._last_stamp = picture.pts
+        if origin in self._awaited:
+            self._awaited.remove(origin)
+            self._lost -= 1
+        self._newest = max(self._newest, origin)
         self.frames += 1
-        wrong = self._wrong_from is not None and self._wrong_from <= origin
-        return Decoded(
-            picture, picture.is_corrupt or (wrong and not (self._wrong_until and origin >= self._wrong_until))
-        )
+        yield Decoded(picture, picture.is_corrupt or (wrong_from is not None and wrong_from <= origin))
 
     def _mark(self, packet: int) -> None:
         """Pictures of this packet, and of those after it up to the next key frame, are damaged."""
         if self._wrong_from is None or (self._wrong_until is not None and packet >= self._wrong_until):
             self._wrong_from, self._wrong_until = packet, None
+            self._lost += self._packets_read + 1 - packet
+            self._awaited.extend(range(max(packet, self._packets_read + 1 - _MAX_DELAY), self._packets_read + 1))
+
+    def _await_wrong(self, packet: int) -> None:
+        """Count a packet as lost until its picture comes, where it would be damaged."""
+        if self._wrong_from is not None and self._wrong_until is None and packet not in self._awaited:
+            self._lost += 1
+            self._awaited.append(packet)
 
     def _note_damage(self, packet_number: int, what: str) -> None:
         if self._live or not self._key_seen:
@@ -444,10 +474,12 @@ class GapWatch:
 
     Attributes:
         gap: The times before and after the hole, or None.
+        missing: Frames that have room in it.
     """
 
     def __init__(self) -> None:
         self.gap: tuple[float, float] | None = None
+        self.missing = 0
         self._seen = 0
         self._last = 0.0
         self._longest = 0.0
@@ -457,6 +489,7 @@ class GapWatch:
         step = time - self._last
         if self.gap is None and self._seen >= _GAP_AFTER and step > _GAP_FACTOR * self._longest:
             self.gap = self._last, time
+            self.missing = round(step / self._longest) - 1 if self._longest else 1
         self._longest = max(self._longest, step) if self._seen else 0.0
         self._last = time
         self._seen += 1

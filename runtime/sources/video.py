@@ -212,7 +212,7 @@ class VideoSource:
             self._warn(f"damaged pieces that were skipped: {skipped}")
         if flagged and not (broken or self.info.warnings):
             self._warn(f"damaged pieces whose frames may be wrong or missing: {flagged}")
-        if self._gaps.gap is not None and not (broken or self.info.warnings):
+        if self._gaps.gap is not None and self._gaps.missing > self._decoder.lost and not self.info.warnings:
             before, after = self._gaps.gap
             self._warn(f"frames may be missing between {before:.2f} s and {after:.2f} s")
 

@@ -106,10 +106,48 @@ def test_damage_that_the_decoder_conceals_is_marked_up_to_the_next_key_frame(tmp
         list(VideoSource(path, SourceOptions(strict=True)))
 
 
-def test_frames_that_the_demuxer_skips_leave_a_warning(tmp_path, make_video, shown):
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [("libx264", {"sc_threshold": "0", "crf": "35"}), ("libx265", {"x265-params": "hash=1:log-level=none:scenecut=0"})],
+    ids=["h264", "h265 with checksums"],
+)
+def test_no_frame_that_differs_is_taken_for_a_whole_one(tmp_path, make_video, codec, options):
+    whole = make_video(tmp_path / "whole.mp4", codec=codec, size=(120, 160), b_frames=0, options=options)
+    sound = {round(frame.time, 2): frame.image for frame in VideoSource(str(whole))}
+    with av.open(str(whole)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        places = [(packet.pos, packet.size) for packet in packets]
+        keys = [index for index, packet in enumerate(packets) if packet.is_keyframe]
+    for number in (5, 17, 30):
+        start, size = places[number]
+        whole_again = next(key for key in keys if key > number)
+        data = bytearray(whole.read_bytes())
+        data[start + size // 2 : start + size] = bytes(size - size // 2)
+        source = VideoSource(saved(tmp_path / "a.mp4", data))
+        frames = list(source)
+        same = [i for i in range(40) if any(_same(frame, sound, i) and not frame.damaged for frame in frames)]
+        assert same == [i for i in range(40) if not number <= i < whole_again]
+        assert len([frame for frame in frames if not frame.damaged]) == len(same)
+        (line,) = source.info.failures
+        lost = 40 - len(frames)
+        assert line.endswith(
+            f"frames lost: {lost}, frames that may be wrong, up to the next key frame: {len(frames) - len(same)}"
+        )
+        assert source.info.warnings == []
+
+
+def _same(frame: Frame, sound: dict[float, np.ndarray], index: int) -> bool:
+    return round(frame.time, 2) == round(index / 25, 2) and np.array_equal(frame.image, sound[round(index / 25, 2)])
+
+
+@pytest.mark.parametrize("into_a_picture", [0, 10, 100, 300, 500, 700])  # where the decoder may meet the damage too
+def test_frames_that_the_demuxer_skips_leave_a_warning(tmp_path, make_video, shown, into_a_picture):
     # Bit-exact: Matroska's random ids would move the damage from run to run.
-    whole = make_video(tmp_path / "whole.mkv", muxer={"fflags": "+bitexact"}).read_bytes()
-    source = VideoSource(saved(tmp_path / "a.mkv", with_garbage(whole, 0.5, 6000)))
+    path = make_video(tmp_path / "whole.mkv", muxer={"fflags": "+bitexact"})
+    with av.open(str(path)) as container:
+        start = [packet.pos for packet in container.demux(video=0)][20] + into_a_picture
+    data = path.read_bytes()
+    source = VideoSource(saved(tmp_path / "a.mkv", with_garbage(data, (start + 0.5) / len(data), 6000)))
     frames = list(source)
     assert len(frames) < 40
     assert shown(frames)[-1] == 39
