@@ -24,7 +24,7 @@ from sharpose.engines import Untyped
 from sharpose.engines.base import FixInputs, GraphError, Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.gpu import probe_gpu
 from sharpose.engines.load import Device, OnnxRuntimeSettings, parse_device
-from sharpose.errors import EngineError, one_line
+from sharpose.errors import EngineError, how_to_install, one_line
 from sharpose.files import cache_folder
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ PROVIDERS = {
 }
 """The provider of each kind of device."""
 HOW_TO_GET_CUDA = (
-    'CUDA and cuDNN come with pip install "sharpose[gpu]", or "sharpose[gpu-cu12]" for drivers before 580; TensorRT 10 '
-    "for ort-tensorrt does not"
+    f"CUDA and cuDNN come with {how_to_install('gpu')}, or [gpu-cu12] for drivers before 580; TensorRT 10 for "
+    "ort-tensorrt does not"
 )
 """What to do where a provider's libraries can't be loaded."""
 
@@ -90,12 +90,12 @@ def create_session(
         import onnxruntime as ort
     except ImportError:
         extra = "cpu" if device.kind == "cpu" else "gpu"
-        raise EngineError(f'device {device} needs ONNX Runtime: pip install "sharpose[{extra}]"') from None
+        raise EngineError(f"device {device} needs ONNX Runtime: {how_to_install(extra)}") from None
     provider = PROVIDERS[device.kind]
     if provider not in ort.get_available_providers():
         raise EngineError(
             f"device {device}: this onnxruntime has {', '.join(ort.get_available_providers())}, not {provider}; "
-            'pip uninstall onnxruntime, then pip install "sharpose[gpu]"'
+            f"pip uninstall onnxruntime, then {how_to_install('gpu')}"
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings about node placement are not the user's concern

@@ -13,7 +13,7 @@ import click
 from sharpose.bundle import Precision, gpu_precision
 from sharpose.cli import SectionedCommand, interruptible, option
 from sharpose.cli import main as run_command
-from sharpose.errors import ExportError, ParityError
+from sharpose.errors import ExportError, ParityError, require_packages
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -421,12 +421,9 @@ def _pictures(images: Path | None, crop_size: tuple[int, int]) -> ParityPictures
 
 
 def _require_packages() -> None:
-    extras = {"torch": "export", "onnxscript": "export", "onnx": "export", "onnxruntime": "cpu,export"}
-    for module, extra in extras.items():
-        try:
-            __import__(module)
-        except ImportError:
-            raise ExportError(f'sharpose-export needs {module}: pip install "sharpose[{extra}]"') from None
+    require_packages(
+        "sharpose-export", ["torch", "onnxscript", "onnx", "onnxruntime", "yaml"], "cpu,export", ExportError
+    )
 
 
 def main() -> NoReturn:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines import Untyped
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 OUT_OF_MEMORY = "; the GPU has no memory left: use a smaller --max-batch"
 """What to do about it, for the bindings' messages."""
@@ -124,7 +124,7 @@ def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
 _MODULES = {"cuda-python": ("cuda.bindings.driver", "cuda.cuda"), "pycuda": ("pycuda.driver",)}
 _INSTALL = {
     "cuda-python": 'pip install cuda-bindings, or "cuda-bindings<13" for drivers before 580',
-    "pycuda": 'pip install "sharpose[pycuda]", which compiles it and needs the CUDA toolkit',
+    "pycuda": f"{how_to_install('pycuda')}, which compiles it and needs the CUDA toolkit",
 }
 CUDA_BINDINGS = tuple(_MODULES)
 

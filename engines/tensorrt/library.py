@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sharpose.engines import Untyped
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 
 _OLDEST: dict[str, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 2)}  # RTX 1.2: REQUIRE_USER_ALLOCATION
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 HOW_TO_INSTALL = (
-    'JetPack has it; on desktops: pip install "sharpose[tensorrt-cu13]", or TensorRT-RTX for GeForce and RTX cards: '
-    'pip install "sharpose[tensorrt-rtx-cu13]" (-cu12 for drivers before 580)'
+    f"JetPack has it; on desktops: {how_to_install('tensorrt-cu13')}, or TensorRT-RTX for GeForce and RTX cards: "
+    f"{how_to_install('tensorrt-rtx-cu13')} (-cu12 for drivers before 580)"
 )
 
 

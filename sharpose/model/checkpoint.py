@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpose.config import ModelConfig, parse_config
-from sharpose.errors import CheckpointError, ConfigError
+from sharpose.errors import CheckpointError, ConfigError, counted, how_to_install
 from sharpose.model.stages import SHaRPose
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
@@ -301,7 +301,7 @@ def _read_safetensors(file: Path, failure: _Failure) -> object:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        raise failure('reading it needs safetensors: pip install "sharpose[safetensors]"') from None
+        raise failure(f"reading it needs safetensors: {how_to_install('safetensors')}") from None
     try:
         return load_file(file)
     except Exception as error:  # its own error has no public base class, and torch's come through
@@ -342,7 +342,7 @@ def _held_tensors(content: object, failure: _Failure) -> tuple[dict[str, Tensor]
         where = repr(".".join(path)) if path else "the file itself, a bare state dict"
         notes.append(f"the weights were read from {where}")
     if others:
-        notes.append(f"left out {len(others)} entries that are no tensors: {_name(others)}")
+        notes.append(f"left out what is no tensor: {_name(others)}")
     return tensors, notes
 
 
@@ -372,7 +372,9 @@ def _without_prefixes(entries: dict[str, Tensor], failure: _Failure) -> tuple[di
     dropped = averages if len(averages) < len(entries) else []
     dropped += [key for key in entries if key == _COUNTER]
     if dropped:
-        notes.append(f"left out {len(dropped)} tensors of an average that is kept beside the weights: {_name(dropped)}")
+        notes.append(
+            f"left out {counted(len(dropped), 'tensor')} of an average kept beside the weights: {_name(dropped)}"
+        )
     tensors = {key: value for key, value in entries.items() if key not in set(dropped)}
     taken = []
     while prefix := next(
@@ -386,7 +388,7 @@ def _without_prefixes(entries: dict[str, Tensor], failure: _Failure) -> tuple[di
     if any(key != name for key, name in compiled.items()):
         taken.append("_orig_mod.")
     if taken:
-        notes.append(f"took {' and '.join(taken)} off the names of {len(tensors)} tensors")
+        notes.append(f"took {' and '.join(taken)} off the names of {counted(len(tensors), 'tensor')}")
     return {compiled[key]: value for key, value in tensors.items()}, notes
 
 

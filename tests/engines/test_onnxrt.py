@@ -22,7 +22,7 @@ from sharpose.engines import onnxrt
 from sharpose.engines.base import TensorSpec, Value
 from sharpose.engines.load import Device, OnnxRuntimeSettings, parse_device
 from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision, create_session
-from sharpose.errors import EngineError, InputError
+from sharpose.errors import EngineError, InputError, how_to_install
 
 MAX_BATCH = 4
 Array = npt.NDArray[Any]
@@ -180,7 +180,7 @@ def test_a_device_that_is_not_there_says_what_to_install(graph: Path, device: st
     message = str(caught.value)
     assert message.startswith(f"device {parse_device(device)}: this onnxruntime has ")
     assert "CPUExecutionProvider" in message
-    assert 'pip install "sharpose[gpu]"' in message
+    assert how_to_install("gpu") in message
 
 
 @pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu"), ("ort-tensorrt:1", "gpu")])
@@ -190,7 +190,7 @@ def test_without_onnx_runtime_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineError) as caught:
         create_session(graph, parse_device(device))
-    assert str(caught.value) == f'device {parse_device(device)} needs ONNX Runtime: pip install "sharpose[{extra}]"'
+    assert str(caught.value) == f"device {parse_device(device)} needs ONNX Runtime: {how_to_install(extra)}"
 
 
 CUDA = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
@@ -268,7 +268,7 @@ def test_the_first_library_that_is_missing_is_named(
     with pytest.raises(EngineError) as caught:
         create_session(graph, parse_device(device))
     assert f"; {named} can't be loaded ({named}: cannot open shared object file); " in str(caught.value)
-    assert '"sharpose[gpu]"' in str(caught.value)
+    assert how_to_install("gpu") in str(caught.value)
 
 
 def test_cudas_libraries_are_loaded_once_before_the_first_session_on_a_gpu(

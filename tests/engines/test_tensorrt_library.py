@@ -17,7 +17,7 @@ from sharpose.engines.tensorrt.library import (
     installed_flavours,
     runtime_problem,
 )
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_none_at_all_says_how_to_get_it(modules):
     modules()
     with pytest.raises(EngineError, match="TensorRT is not installed; TensorRT-RTX is not installed") as caught:
         find_flavour()
-    assert "sharpose[tensorrt-rtx-cu13]" in str(caught.value)
+    assert how_to_install("tensorrt-rtx-cu13") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ from reference_model import reference_state
 from sharpose.bundle import open_bundle
 from sharpose.cli import main
 from sharpose.engines.tensorrt import library as tensorrt_flavour
-from sharpose.errors import EngineError, ExportError
+from sharpose.errors import EngineError, ExportError, how_to_install
 from sharpose.export import bundle as bundle_export
 from sharpose.export import cli as export_cli
 from sharpose.export.cli import CommandOptions, command
@@ -228,9 +228,10 @@ def test_help_needs_no_torch(tmp_path):
 
 def test_what_is_not_installed_is_named(export, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "yaml", None)
     code, streams = export(*TINY, "--output", tmp_path / "bundle")
     assert code == 2
-    assert streams.err == 'error: sharpose-export needs onnxscript: pip install "sharpose[export]"\n'
+    assert streams.err == f"error: sharpose-export needs onnxscript and yaml: {how_to_install('cpu,export')}\n"
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sharpose.config import list_configs, load_config
-from sharpose.errors import CheckpointError, ConfigError
+from sharpose.errors import CheckpointError, ConfigError, how_to_install
 from sharpose.model import SHaRPose, load_model, random_model, save_checkpoint
 from sharpose.model.checkpoint import infer_config, read_checkpoint
 
@@ -239,13 +239,13 @@ def test_a_configuration_inside_that_is_broken(released):
         (lambda state: {"state_dict": {f"ema_{k}": v for k, v in state.items()}}, "took ema_ off"),
         (
             lambda state: {"state_dict": state | {f"ema_{k.replace('.', '_')}": v + 1 for k, v in state.items()}},
-            "left out 50 tensors of an average that is kept beside the weights: ema_backbone_",
+            "left out 50 tensors of an average kept beside the weights: ema_backbone_",
         ),
         (
             lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()} | {"n_averaged": torch.ones(1)}},
-            "left out 1 tensors of an average",
+            "left out 1 tensor of an average",
         ),
-        (lambda state: {"state_dict": state | {"epoch": 3}}, "left out 1 entries that are no tensors: epoch"),
+        (lambda state: {"state_dict": state | {"epoch": 3}}, "left out what is no tensor: epoch"),
     ],
 )
 def test_what_other_tools_make_of_a_checkpoint_is_read_with_a_note(tmp_path, nano, nano_config, wrap, words):
@@ -288,7 +288,7 @@ def test_safetensors_are_read(tmp_path, nano, nano_config, name):
 def test_safetensors_without_the_library(tmp_path, nano, monkeypatch):
     write_safetensors(tmp_path / "a.safetensors", nano.state_dict())
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    refused(tmp_path / "a.safetensors", 'pip install "sharpose[safetensors]"')
+    refused(tmp_path / "a.safetensors", how_to_install("safetensors"))
 
 
 @pytest.mark.parametrize(
