@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -14,6 +14,10 @@ from sharpose.bundle import GraphEntry
 from sharpose.errors import EngineError, InputError
 
 HostArray = npt.NDArray[np.generic]
+
+
+class GraphError(EngineError):
+    """A file isn't a graph, or not one that an engine can be made of on this device; another device may take it."""
 
 
 class DeviceTensor(Protocol):
@@ -45,6 +49,10 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(str(size) for size in self.shape)}]"
+
+
+FixInputs: TypeAlias = Callable[[Sequence[TensorSpec]], Sequence[TensorSpec]]
+"""From a graph's inputs to the same without dynamic axes; raises a `SharposeError` for inputs that can't be used."""
 
 
 def specs(entry: GraphEntry) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:

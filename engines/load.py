@@ -5,18 +5,22 @@ Nothing heavy is imported before engines are loaded: `sharpose-doctor` parses de
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
-    from sharpose.bundle import Bundle
+    from sharpose.bundle import Bundle, Precision
     from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
 
 STAGES = ("coarse", "fine")
+_log = logging.getLogger("sharpose.onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,25 @@ def onnxruntime_device(text: str) -> str:
     return str(Device("cuda", device.index)) if device.kind == "tensorrt" else str(device)
 
 
+@dataclass(frozen=True)
+class OnnxRuntimeSettings:
+    """How to run with ONNX Runtime on a GPU."""
+
+    precision: Precision | None = (
+        None  # of the bundle's graphs; if None, on a GPU fp16 where they are verified, else fp32
+    )
+    tf32: bool = False  # whether matrix products in float32 may round their factors to TF32 (10 bits of mantissa)
+    engine_cache: Path | None = None  # of device `ort-tensorrt`: folder of engines; `cache_folder()` if None
+    say: Callable[[str], None] | None = None  # called with a line of text; logged if None
+
+
 def load_two_stage(
-    bundle: Bundle, device: str = "cpu", *, threads: int | None = None, tensorrt: TensorRtSettings | None = None
+    bundle: Bundle,
+    device: str = "cpu",
+    *,
+    threads: int | None = None,
+    tensorrt: TensorRtSettings | None = None,
+    onnxruntime: OnnxRuntimeSettings | None = None,
 ) -> TwoStage:
     """Both stages of a bundle, loaded on a device.
 
@@ -54,8 +75,10 @@ def load_two_stage(
         device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
         threads: CPU threads inside an operator; the backend's own choice if None.
         tensorrt: How to build, find and run engines where the device is `tensorrt`.
+        onnxruntime: How to run on the other GPU devices.
 
     Raises:
+        BundleError: the bundle doesn't have the precision asked for.
         EngineError: the device is not there, or a graph can't be loaded on it.
     """
     where = parse_device(device)
@@ -63,11 +86,16 @@ def load_two_stage(
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_two_stage
 
         return load_tensorrt_two_stage(bundle, where, tensorrt or TensorRtSettings())
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision
     from sharpose.engines.two_stage import HostTwoStage
 
-    max_batch = bundle.manifest.max_batch
+    max_batch, settings = bundle.manifest.max_batch, onnxruntime or OnnxRuntimeSettings()
+    precision = choose_precision(bundle, where, settings)
     coarse, fine = (
-        OnnxRuntimeRunner(*bundle.graph(stage), max_batch, device=device, threads=threads) for stage in STAGES
+        OnnxRuntimeRunner(*bundle.graph(stage, precision), max_batch, device=device, threads=threads, settings=settings)
+        for stage in STAGES
     )
+    if where.kind != "cpu":
+        tf32 = "on" if settings.tf32 else "off"
+        (settings.say or _log.info)(f"ONNX Runtime on {where}, {precision} graphs, TF32 {tf32}")
     return HostTwoStage(coarse, fine)

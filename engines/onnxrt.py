@@ -2,49 +2,100 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpose.bundle import GraphEntry
+from sharpose.bundle import Bundle, GraphEntry, Precision, gpu_precision, graph_sha256
 from sharpose.engines import Untyped
-from sharpose.engines.base import Runner, TensorSpec, Value, check_signature, specs
-from sharpose.engines.load import Device, parse_device
-from sharpose.errors import EngineError, one_line
+from sharpose.engines.base import FixInputs, GraphError, Runner, TensorSpec, Value, check_signature, specs
+from sharpose.engines.gpu import probe_gpu
+from sharpose.engines.load import Device, OnnxRuntimeSettings, parse_device
+from sharpose.errors import EngineError, how_to_install, one_line
+from sharpose.files import cache_folder
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_PROVIDER = {
+PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "ort-tensorrt": "TensorrtExecutionProvider",
 }
+"""The provider of each kind of device."""
+HOW_TO_GET_CUDA = (
+    f"CUDA and cuDNN come with {how_to_install('gpu')}, or [gpu-cu12] for drivers before 580; TensorRT 10 for "
+    "ort-tensorrt does not"
+)
+"""What to do where a provider's libraries can't be loaded."""
+
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
-    f"tensor({name})": name for name in ("uint8", "int32", "int64", "float16")
+    f"tensor({name})": name for name in ("uint8", "int32", "int64", "float16", "bool")
 }
+_TYPICAL_BATCH = 4
+_log = logging.getLogger("sharpose.onnxruntime")
 
 
-def create_session(path: Path, device: Device, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session that really uses the device's provider; `threads` as for `OnnxRuntimeRunner`.
+def choose_precision(bundle: Bundle, device: Device, settings: OnnxRuntimeSettings) -> Precision:
+    """The precision of the bundle's graphs to run on a device.
+
+    On a GPU without a choice that is fp16 where the export has verified it, else fp32. A CPU computes fp16 graphs in
+    float32, and slower.
+    """
+    if device.kind == "cpu":
+        return settings.precision or "fp32"
+    verified = [name for name, report in bundle.manifest.parity.items() if not report.failures]
+    return settings.precision or gpu_precision(name for name in bundle.precisions if name in verified)
+
+
+def create_session(
+    path: Path,
+    device: Device,
+    settings: OnnxRuntimeSettings | None = None,
+    *,
+    threads: int | None = None,
+    profiles: Mapping[str, TensorSpec] | None = None,
+    max_batch: int = 1,
+) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session that really uses the device's provider.
+
+    Args:
+        path: The ONNX file.
+        device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
+        settings: How to run on a GPU; the default ones if None.
+        threads: CPU threads inside an operator; ONNX Runtime's own choice if None.
+        profiles: Inputs whose dynamic axes are 1 to `max_batch` long, for TensorRT to build one engine for all sizes.
+        max_batch: Likewise.
 
     Raises:
-        EngineError: ONNX Runtime or the provider is not there, or the graph can't be loaded.
+        GraphError: the graph can't be loaded.
+        EngineError: ONNX Runtime, the provider or a library that it needs is not there.
     """
-    if device.kind not in _PROVIDER:
-        raise EngineError(f"device {device}: ONNX Runtime doesn't run there; expected one of {', '.join(_PROVIDER)}")
+    if device.kind not in PROVIDERS:
+        raise EngineError(f"device {device}: ONNX Runtime doesn't run there; expected one of {', '.join(PROVIDERS)}")
     try:
         import onnxruntime as ort
     except ImportError:
         extra = "cpu" if device.kind == "cpu" else "gpu"
-        raise EngineError(f'device {device} needs ONNX Runtime: pip install "sharpose[{extra}]"') from None
-    provider = _PROVIDER[device.kind]
+        raise EngineError(f"device {device} needs ONNX Runtime: {how_to_install(extra)}") from None
+    provider = PROVIDERS[device.kind]
     if provider not in ort.get_available_providers():
         raise EngineError(
             f"device {device}: this onnxruntime has {', '.join(ort.get_available_providers())}, not {provider}; "
-            'pip uninstall onnxruntime, then pip install "sharpose[gpu]"'
+            f"pip uninstall onnxruntime, then {how_to_install('gpu')}"
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings about node placement are not the user's concern
@@ -53,56 +104,231 @@ def create_session(path: Path, device: Device, *, threads: int | None = None) ->
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if device.kind != "cpu":
+        preload_cuda()
+        CpuNodes.prepare(options)
+    providers = _providers(path, device, settings or OnnxRuntimeSettings(), profiles or {}, max_batch)
     try:
         # Else a provider that fails, now or in a run, would be replaced by the CPU's.
-        session = ort.InferenceSession(str(path), options, providers=_providers(device), enable_fallback=0)
+        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise EngineError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
+        raise GraphError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
     if provider not in session.get_providers():
-        raise EngineError(
-            f"device {device}: ONNX Runtime fell back to {', '.join(session.get_providers())}; "
-            "check the GPU driver and that CUDA and cuDNN are the versions that onnxruntime-gpu was built for"
-        )
+        reason = missing_library(device.kind)
+        if reason is None:
+            mend = "check the GPU driver and that CUDA and cuDNN are the versions that onnxruntime-gpu was built for"
+        else:
+            mend = f"{reason}; {HOW_TO_GET_CUDA}"
+        fell_back = ", ".join(session.get_providers())
+        raise EngineError(f"device {device}: ONNX Runtime fell back to {fell_back}; {mend}")
     return session
 
 
-def _providers(device: Device) -> list[Untyped]:
+@functools.cache
+def preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries that pip installed, which ONNX Runtime's own search doesn't find.
+
+    Once a process, before its first session on a GPU. Without effect before ONNX Runtime 1.21 and where they are
+    elsewhere: a library that is missing after all is named by `missing_library`.
+    """
+    import onnxruntime as ort
+
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        # It prints what it can't load; standard output is for results.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+            preload()
+
+
+def missing_library(kind: str) -> str | None:
+    """The first library that the provider of a kind of device needs and that can't be loaded, and why; None if all can.
+
+    Those of CUDA are tried in the version that ONNX Runtime was built for, 12 where it doesn't say.
+    """
+    import onnxruntime as ort
+
+    cuda = str(getattr(ort, "cuda_version", "") or "12").partition(".")[0]
+    names = ["libcuda.so.1", f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", f"libcublas.so.{cuda}"]
+    names += ["libcurand.so.10", f"libcufft.so.{'11' if cuda == '12' else '12'}", "libcudnn.so.9"]
+    if kind == "ort-tensorrt":
+        names += ["libnvinfer.so.10", "libnvonnxparser.so.10"]
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError as error:
+            return f"{name} can't be loaded ({one_line(error)})"
+    return None
+
+
+def _providers(
+    path: Path, device: Device, settings: OnnxRuntimeSettings, profiles: Mapping[str, TensorSpec], max_batch: int
+) -> list[Untyped]:
     """The device's provider and those that take what it leaves, with their options."""
     if device.kind == "cpu":
-        return [_PROVIDER["cpu"]]
+        return [PROVIDERS["cpu"]]
     on_gpu = {"device_id": str(device.index)}
-    kinds = ("ort-tensorrt", "cuda") if device.kind == "ort-tensorrt" else ("cuda",)
-    return [*((_PROVIDER[kind], on_gpu) for kind in kinds), _PROVIDER["cpu"]]
+    cuda = on_gpu | {
+        "use_tf32": str(int(settings.tf32)),  # on by default
+        "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE, the default, tries all algorithms for every new batch size
+    }
+    others = [(PROVIDERS["cuda"], cuda), PROVIDERS["cpu"]]
+    if device.kind == "cuda":
+        return others
+    if not settings.tf32:
+        # The provider has no option for it. TensorRT reads this as it builds an engine, cuBLAS as it starts.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    folder = _engine_folder(path, device, settings)
+    tensorrt = on_gpu | {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder.parent),
+    }
+    # Without profiles, TensorRT would build an engine for the first batch and again for every larger or smaller one.
+    sizes = {"min": 1, "opt": min(_TYPICAL_BATCH, max_batch), "max": max_batch}
+    for which, size in sizes.items() if profiles else ():
+        shapes = {
+            name: [size if isinstance(axis, str) else axis for axis in spec.shape] for name, spec in profiles.items()
+        }
+        tensorrt[f"trt_profile_{which}_shapes"] = ",".join(
+            f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()
+        )
+    return [(PROVIDERS["ort-tensorrt"], tensorrt), *others]
+
+
+def _engine_folder(path: Path, device: Device, settings: OnnxRuntimeSettings) -> Path:
+    """Where the TensorRT provider keeps a graph's engines, made if it isn't there.
+
+    The provider itself tells engines apart by the graph's file name and structure. It takes one that was built from
+    other weights, by another TensorRT or for another GPU, so each of them has a folder of its own.
+    """
+    import onnxruntime as ort
+
+    key = [graph_sha256(path), ort.__version__, _tensorrt_version(), str(probe_gpu(device.index)), settings.tf32]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    folder = (settings.engine_cache or cache_folder()) / "onnxruntime" / f"{path.stem}-{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"engine cache {folder}: can't be made ({error.strerror}); give a writable --engine-cache"
+        ) from error
+    return folder
+
+
+def _tensorrt_version() -> int | None:
+    try:
+        return int(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+    except (OSError, AttributeError):
+        return None
+
+
+class CpuNodes:
+    """The nodes of a session on a GPU that ONNX Runtime gave to the CPU, by their operators.
+
+    ONNX Runtime says it from 1.24 on. Earlier versions write it into the profile of the session's first run.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+
+    @staticmethod
+    def prepare(options: onnxruntime.SessionOptions) -> None:
+        """Have a session keep where its nodes are; before it is made."""
+        import onnxruntime as ort
+
+        if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        else:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(tempfile.mkdtemp(prefix="sharpose-")) / "profile")
+
+    def count(self) -> tuple[Counter[str], int]:
+        """Operators on the CPU, and how many nodes there are in all. After a run; only once."""
+        placed = self._assigned() if hasattr(self._session, "get_provider_graph_assignment_info") else self._profiled()
+        on_cpu = Counter[str]()
+        for (provider, operator), count in placed.items():
+            if provider == PROVIDERS["cpu"]:
+                on_cpu[operator] += count
+        return on_cpu, placed.total()
+
+    def describe(self, what: str) -> str | None:
+        """One line; None where the GPU has all nodes."""
+        on_cpu, nodes = self.count()
+        if not on_cpu:
+            return None
+        operators = ", ".join(f"{operator} {count}" for operator, count in on_cpu.most_common())
+        return f"{what}: {on_cpu.total()} of {nodes} nodes run on the CPU ({operators})"
+
+    def close(self) -> None:
+        """Remove the profile of a session that never ran."""
+        if self._session.get_session_options().enable_profiling:
+            self._profiled()
+
+    def _assigned(self) -> Counter[tuple[str, str]]:
+        parts = self._session.get_provider_graph_assignment_info()
+        return Counter((part.ep_name, node.op_type) for part in parts for node in part.get_nodes())
+
+    def _profiled(self) -> Counter[tuple[str, str]]:
+        file = Path(self._session.end_profiling())
+        events = json.loads(file.read_text("utf-8"))
+        shutil.rmtree(file.parent, ignore_errors=True)
+        nodes = {
+            event["args"]["node_index"]: (event["args"]["provider"], event["args"]["op_name"])
+            for event in events
+            if event.get("cat") == "Node" and "provider" in event["args"]
+        }
+        return Counter(nodes.values())
 
 
 class OnnxRuntimeRunner(Runner):
-    """A graph of a bundle in an ONNX Runtime session.
+    """An ONNX file in an ONNX Runtime session.
 
     Args:
         path: The ONNX file.
-        entry: What the bundle declares of it; the file must agree.
+        declared: What a bundle declares of it; the file must agree. Or, for any other file, what gives every input a
+            fixed shape.
         max_batch: Largest size of a dynamic axis.
         device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
-        threads: Threads inside an operator; ONNX Runtime's own choice if None.
+        threads: CPU threads inside an operator; ONNX Runtime's own choice if None.
+        settings: How to run on a GPU; the default ones if None.
 
     Raises:
         EngineError: see `create_session`; or the graph's inputs and outputs are not the declared ones.
     """
 
     def __init__(
-        self, path: Path, entry: GraphEntry, max_batch: int, *, device: str = "cpu", threads: int | None = None
+        self,
+        path: Path,
+        declared: GraphEntry | FixInputs,
+        max_batch: int,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        settings: OnnxRuntimeSettings | None = None,
     ) -> None:
         where = parse_device(device)
-        super().__init__(str(where), *specs(entry), max_batch)
         self._memory = ("cpu", 0) if where.kind == "cpu" else ("cuda", where.index)
-        self._session = create_session(path, where, threads=threads)
+        profiles = specs(declared)[0] if isinstance(declared, GraphEntry) else None
+        self._session = create_session(path, where, settings, threads=threads, profiles=profiles, max_batch=max_batch)
+        found_inputs, found_outputs = (
+            [_spec(path, item) for item in items] for items in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        if isinstance(declared, GraphEntry):
+            inputs, outputs = specs(declared)
+            check_signature(str(path), found_inputs, list(inputs.values()))
+            check_signature(str(path), found_outputs, list(outputs.values()))
+        else:
+            inputs = {spec.name: spec for spec in declared(found_inputs)}
+            outputs = {spec.name: spec for spec in found_outputs}
+        super().__init__(str(where), inputs, outputs, max_batch)
         import onnxruntime as ort
 
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = 4  # what goes wrong is in the exception
-        for items, declared in ((self._session.get_inputs(), self.inputs), (self._session.get_outputs(), self.outputs)):
-            found = [TensorSpec(item.name, np.dtype(_DTYPES.get(item.type, "O")), tuple(item.shape)) for item in items]
-            check_signature(str(path), found, list(declared.values()))
+        self._name = path.name
+        self._say = _log.info if settings is None or settings.say is None else settings.say
+        self._cpu_nodes = None if where.kind == "cpu" else CpuNodes(self._session)
 
     def _run(
         self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
@@ -119,8 +345,25 @@ class OnnxRuntimeRunner(Runner):
             self._session.run_with_iobinding(binding, self._quiet)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise EngineError(f"ONNX Runtime failed on {self.device}: {one_line(error)}") from error
+        if self._cpu_nodes is not None:
+            line, self._cpu_nodes = self._cpu_nodes.describe(f"{self._name} on {self.device}"), None
+            if line is not None:
+                self._say(line)
         values = zip(outputs, binding.get_outputs(), strict=True)
         return {name: value if name in kept else value.numpy() for name, value in values}
 
     def _free(self) -> None:
+        if self._cpu_nodes is not None:
+            self._cpu_nodes.close()
         del self._session
+
+
+def _spec(path: Path, item: onnxruntime.NodeArg) -> TensorSpec:
+    if not item.type.startswith("tensor("):
+        raise GraphError(f"{path}: expected tensors as inputs and outputs, found {item.name} {item.type}")
+    # A dynamic axis is a name, None, or a number that is none.
+    shape = (
+        axis if isinstance(axis, str) or (axis is not None and axis > 0) else f"axis{place}"
+        for place, axis in enumerate(item.shape)
+    )
+    return TensorSpec(item.name, np.dtype(_DTYPES.get(item.type, "O")), tuple(shape))

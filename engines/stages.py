@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sharpose.bundle import Bundle, Precision, gpu_precision
 from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
-from sharpose.engines.load import parse_device
+from sharpose.engines.load import OnnxRuntimeSettings, parse_device
 from sharpose.engines.two_stage import CARRIED
 from sharpose.tokens import gather_patches
 
@@ -102,9 +102,9 @@ def open_stages(
     Args:
         bundle: An opened bundle.
         device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
-        precision: Of the graphs; if None, fp32 in ONNX Runtime, and in TensorRT fp16 where the bundle holds it.
+        precision: Of the graphs; if None, on a GPU fp16 where the bundle holds it, else fp32.
         threads: CPU threads inside an operator; the engine's own choice if None.
-        say: Called with a line about what TensorRT builds or waits for; logged if None.
+        say: Called with a line about what is built, waited for or runs elsewhere; logged if None.
 
     Raises:
         BundleError: the bundle has no graphs in that precision.
@@ -118,11 +118,14 @@ def open_stages(
         settings = TensorRtSettings(precision=precision, say=say)
         coarse, fine = (load_tensorrt_runner(bundle, stage, where, settings) for stage in ("coarse", "fine"))
         return EngineStages(bundle.model, precision, coarse, fine)
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision
 
-    precision, largest = precision or "fp32", bundle.manifest.max_batch
+    ort_settings, largest = OnnxRuntimeSettings(precision, say=say), bundle.manifest.max_batch
+    precision = choose_precision(bundle, where, ort_settings)
     runners = (
-        OnnxRuntimeRunner(*bundle.graph(stage, precision), largest, device=device, threads=threads)
+        OnnxRuntimeRunner(
+            *bundle.graph(stage, precision), largest, device=device, threads=threads, settings=ort_settings
+        )
         for stage in ("coarse", "fine")
     )
     return EngineStages(bundle.model, precision, *runners)

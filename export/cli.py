@@ -13,13 +13,13 @@ import click
 from sharpose.bundle import Precision, gpu_precision
 from sharpose.cli import SectionedCommand, interruptible, option
 from sharpose.cli import main as run_command
-from sharpose.errors import ExportError, ParityError
+from sharpose.errors import ExportError, ParityError, require_packages
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sharpose.bundle import Bundle
-    from sharpose.engines.tensorrt.library import BuildOptions
+    from sharpose.engines.tensorrt.library import BuildOptions, HardwareLevel
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import LoadedModel
 
@@ -43,6 +43,7 @@ _FOR_ENGINES = (
     "workspace",
     "optimization_level",
     "timing_cache",
+    "no_tf32",
     "hardware_compatible",
     "version_compatible",
 )
@@ -74,11 +75,12 @@ class CommandOptions:
     overwrite: bool
     tensorrt: bool
     min_batch: int | None
-    opt_batch: int | None
+    opt_batch: tuple[int, ...] | None
     workspace: int | None
     optimization_level: int | None
     timing_cache: Path | None
-    hardware_compatible: bool
+    no_tf32: bool
+    hardware_compatible: HardwareLevel | None
     version_compatible: bool
     verify: bool
     labels: Path | None
@@ -145,6 +147,7 @@ class CommandOptions:
             workspace_mib=self.workspace,
             optimization_level=self.optimization_level,
             timing_cache=self.timing_cache,
+            tf32=not self.no_tf32,
             hardware_compatible=self.hardware_compatible,
             version_compatible=self.version_compatible,
         )
@@ -164,6 +167,13 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     if not set(asked) <= set(known) or len(set(asked)) != len(asked):
         raise click.BadParameter(f"expected one or more of {', '.join(known)}, with commas between, got {text!r}")
     return tuple(precision for precision in known if precision in asked)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    """`1,4,16`, whose order and limits `BuildOptions` checks."""
+    if re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text) is None:
+        raise click.BadParameter(f"expected batch sizes with commas between, as 1,4,16, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 _FILE = click.Path(path_type=Path)
@@ -226,13 +236,21 @@ _VERIFY = "Comparison of engines"
     help="Build engines into the bundle's folder engines/, in fp16 if the bundle holds it.",
 )
 @option(_ENGINES, "--min-batch", type=_BATCH, help="Smallest batch; default: 1.")
-@option(_ENGINES, "--opt-batch", type=_BATCH, help="Batch to be fastest at; default: 4, or the largest.")
+@option(
+    _ENGINES,
+    "--opt-batch",
+    type=_batches,
+    metavar="LIST",
+    help="Batches to be fastest at, with commas between; default: 1, 4 and the largest; 4 with TensorRT-RTX, which "
+    "adapts to every batch as it runs.",
+)
 @option(
     _ENGINES,
     "--workspace",
     type=click.IntRange(1),
     metavar="MIB",
-    help="Scratch memory in MiB that a layer may use; default: TensorRT's choice.",
+    help="Scratch memory in MiB that a layer may use, for example 256 on a Jetson with 4 GB; default: TensorRT's "
+    "choice.",
 )
 @option(
     _ENGINES,
@@ -240,9 +258,33 @@ _VERIFY = "Comparison of engines"
     type=click.IntRange(0, 5),
     help="Builder optimization level: 0 builds fastest, 5 runs fastest; default: TensorRT's choice.",
 )
-@option(_ENGINES, "--timing-cache", type=_FILE, help="File of kernel timings to read and to write back.")
-@option(_ENGINES, "--hardware-compatible", is_flag=True, help="Engines that also run on other GPUs.")
-@option(_ENGINES, "--version-compatible", is_flag=True, help="Engines that also run in later versions of TensorRT.")
+@option(
+    _ENGINES,
+    "--timing-cache",
+    type=_FILE,
+    help="File of kernel timings to read and to write back; default: one beside the engines.",
+)
+@option(
+    _ENGINES,
+    "--no-tf32",
+    is_flag=True,
+    help="Multiply matrices of fp32 graphs in full precision, not in TF32. Others never use TF32.",
+)
+@option(
+    _ENGINES,
+    "--hardware-compatible",
+    is_flag=False,
+    flag_value="ampere-plus",
+    type=click.Choice(["ampere-plus", "same-compute-capability"]),
+    help="Engines that also run on other GPUs, but for Jetsons: on all since Ampere (if no level is given), or on "
+    "those of the same compute capability.",
+)
+@option(
+    _ENGINES,
+    "--version-compatible",
+    is_flag=True,
+    help="Engines that also run with later versions of TensorRT of the same major version.",
+)
 @option(_VERIFY, "--verify", is_flag=True, help="Compare every engine of this machine with the fp32 ONNX graphs.")
 @option(_VERIFY, "--labels", type=_FILE, help="COCO keypoints of the pictures in --images, to measure AP with.")
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
@@ -379,12 +421,9 @@ def _pictures(images: Path | None, crop_size: tuple[int, int]) -> ParityPictures
 
 
 def _require_packages() -> None:
-    extras = {"torch": "export", "onnxscript": "export", "onnx": "export", "onnxruntime": "cpu,export"}
-    for module, extra in extras.items():
-        try:
-            __import__(module)
-        except ImportError:
-            raise ExportError(f'sharpose-export needs {module}: pip install "sharpose[{extra}]"') from None
+    require_packages(
+        "sharpose-export", ["torch", "onnxscript", "onnx", "onnxruntime", "yaml"], "cpu,export", ExportError
+    )
 
 
 def main() -> NoReturn:

@@ -20,6 +20,7 @@ from torch.export import Dim
 from sharpose.bundle import GraphEntry, TensorEntry
 from sharpose.errors import ExportError
 from sharpose.model import SHaRPose
+from sharpose.model.backbone import LayerNorm, QualityPredictor
 from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, CoarseGraph, FineGraph
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
@@ -103,25 +104,30 @@ def store_as_half(model: onnx.ModelProto) -> int:
 def half_model(model: SHaRPose) -> SHaRPose:
     """A float16 copy of a float32 model, with float32 islands.
 
-    The islands are the quality head (a gate compares its output with a threshold) and the relevance branch: the mined
-    attention rows, their softmax, the sum over blocks and the TopK (`sharpose.model.backbone.Attention.row_attention`
-    casts for itself). Pixels are normalised, and heatmaps decoded, in float32 by the graphs around the model
-    (`sharpose.model.graphs`). LayerNorm takes and gives float16 and keeps its statistics in float32 by itself, in
-    PyTorch and in ONNX (`stash_type` 1).
+    The islands are every LayerNorm, the quality head (a gate compares its output with a threshold) and the relevance
+    branch: the mined attention rows, their softmax, the sum over blocks and the TopK
+    (`sharpose.model.backbone.Attention.row_attention` casts for itself). Pixels are normalised, and heatmaps decoded,
+    in float32 by the graphs around the model (`sharpose.model.graphs`).
 
     Raises:
         ExportError: a weight is too large for float16.
     """
+    half = copy.deepcopy(model)
+    islands = [module for module in half.modules() if isinstance(module, LayerNorm | QualityPredictor)]
+    kept = {parameter for module in islands for parameter in module.parameters()}
     largest = torch.finfo(torch.float16).max
-    too_large = [name for name, value in model.state_dict().items() if value.abs().max() > largest]
+    too_large = []
+    for name, parameter in half.named_parameters():
+        if parameter in kept:
+            continue
+        if parameter.abs().max() > largest:
+            too_large.append(name)
+        parameter.data = parameter.data.half()
     if too_large:
         raise ExportError(
             f"precision fp16: {', '.join(too_large[:4])} has weights beyond {largest:.0f}, which float16 can't hold; "
             "export with --precision fp32"
         )
-    half = copy.deepcopy(model).half()
-    # A copy of the original: `.float()` would keep what `.half()` has rounded away.
-    half.backbone.quality_predictor = copy.deepcopy(model.backbone.quality_predictor)
     return half
 
 
@@ -196,7 +202,20 @@ def _export(
     for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         del item.metadata_props[:]
         item.doc_string = ""
+    _measure_after_cast(graph)
     return model
+
+
+def _measure_after_cast(graph: onnx.GraphProto) -> None:
+    """Let `Shape` read the cast of a uint8 input instead of the input, of which TensorRT takes nothing but casts."""
+    pixels = {item.name for item in graph.input if item.type.tensor_type.elem_type == TensorProto.UINT8}
+    shapes = [node for node in graph.node if node.op_type == "Shape" and node.input[0] in pixels]
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in pixels]
+    for shape in shapes:
+        shape.input[0] = next(cast.output[0] for cast in casts if cast.input[0] == shape.input[0])
+    nodes = [*casts, *(node for node in graph.node if node not in casts)] if shapes else list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @contextlib.contextmanager

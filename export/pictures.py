@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from sharpose.coco_ap import coco_scores
 from sharpose.coco_labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
-from sharpose.errors import ExportError
+from sharpose.errors import ExportError, counted, require_packages
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.runtime.result import Boxes
-from sharpose.runtime.sources import open_source
+from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.scene import Scene, SceneConfig
 from sharpose.skeleton import Skeleton
 
@@ -50,27 +50,27 @@ def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPicture
 
 
 def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
-    """Every picture of a folder as one crop, up to 64 of them.
+    """Every picture of a folder as one crop, up to 64 of them; those that can't be decoded are left out and counted.
 
     Raises:
-        SourceError: the folder holds no picture, or one that can't be decoded.
+        SourceError: the folder holds no picture, or none that can be decoded.
         ExportError: it isn't a folder.
     """
     if not folder.is_dir():
         raise ExportError(f"--images {folder}: expected a folder of pictures")
-    source = open_source(str(folder))
+    source = PictureSource(str(folder))
     crops: list[npt.NDArray[np.uint8]] = []
-    try:
-        for frame in source:
-            box = np.array([[0, 0, frame.width, frame.height]], dtype=np.float32)
-            crops.extend(crop_people(frame.image, box, crop_size))
-            if len(crops) >= MAX_CROPS:
-                break
-    finally:
-        source.close()
-    left_out = +Counter({f"after the first {MAX_CROPS}": (source.info.frame_count or 0) - len(crops)})
-    usage = usage_line(str(folder), len(crops), left_out, "picture")
-    return ParityPictures(np.stack(crops), f"{len(crops)} pictures of {folder.name}", [usage])
+    seen = len(source)
+    for frame in source:
+        box = np.array([[0, 0, frame.width, frame.height]], dtype=np.float32)
+        crops.extend(crop_people(frame.image, box, crop_size))
+        if len(crops) >= MAX_CROPS:
+            seen = frame.index + 1
+            break
+    left_out = Counter({"that can't be read": seen - len(crops), f"after the first {MAX_CROPS}": len(source) - seen})
+    usage = [f"warning: {line}" for line in source.info.warnings]
+    usage.append(usage_line(str(folder), len(crops), +left_out, "picture"))
+    return ParityPictures(np.stack(crops), f"{counted(len(crops), 'picture')} of {folder.name}", usage)
 
 
 def crop_people(
@@ -142,10 +142,7 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
         ExportError: pycocotools is missing, or nobody is labelled in a picture that can be read.
         SourceError: the file is not COCO keypoints, or of another skeleton.
     """
-    try:
-        import pycocotools.coco  # noqa: F401
-    except ImportError:
-        raise ExportError("--labels needs pycocotools: pip install pycocotools") from None
+    require_packages("--labels", ["pycocotools.coco"], "train", ExportError)
     content = read_coco_labels(labels, skeleton)
     people: dict[int, list[LabelledPerson]] = {}
     for person in content.labelled:

@@ -13,7 +13,7 @@ from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
-from sharpose.errors import BundleError, EngineError, ExportError
+from sharpose.errors import BundleError, EngineError, ExportError, how_to_install
 from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
@@ -44,7 +44,7 @@ def _gpu_devices() -> list[str]:
     try:
         import onnxruntime
     except ImportError:
-        raise EngineError('verifying needs ONNX Runtime: pip install "sharpose[cpu]"') from None
+        raise EngineError(f"verifying needs ONNX Runtime: {how_to_install('cpu')}") from None
     providers = onnxruntime.get_available_providers()
     found = [device for provider, device in _GPU_PROVIDERS.items() if provider in providers]
     try:

@@ -14,7 +14,7 @@ import click
 
 from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
-from sharpose.engines.load import onnxruntime_device
+from sharpose.engines.load import OnnxRuntimeSettings, onnxruntime_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkError
 from sharpose.files import STDOUT
@@ -207,6 +207,7 @@ def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
             cuda_graphs=options.cuda_graphs,
             say=messages.info,
         ),
+        onnxruntime=OnnxRuntimeSettings(tf32=options.tf32, engine_cache=options.engine_cache, say=messages.info),
         keep_regions=options.draw_regions,
         scheduler=None if options.deadline is None else DeadlineScheduler(),
     )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.coco_labels import PERSON_NAMES, usage_line
-from sharpose.errors import BoxesError
+from sharpose.errors import BoxesError, counted
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.runtime.frames import Frame, ImageId
 from sharpose.runtime.result import LARGEST_COORDINATE, Boxes, PoseResult
@@ -83,7 +83,7 @@ class BoxesFile:
         others = {entry["category_id"] for entry in entries if "category_id" in entry} - {person}
         if others and not people:
             raise BoxesError(
-                f"{path}: none of its {len(entries)} entries is a person: expected category_id {person}, "
+                f"{path}: no person among its {counted(len(entries), 'entry')}: expected category_id {person}, "
                 f"found {reprlib.repr(sorted(others))}; number the categories as COCO does"
             )
         boxes = _check_numbers(people, entries, path)
@@ -149,9 +149,8 @@ class BoxesFile:
                 found[path] = own if own is not None and is_clear else self.id_of(number)
         elif len(found) < len(pictures):
             lost = next(path for path in pictures if path not in found)
-            self.note = (
-                f"{self.path}: {len(pictures) - len(found)} pictures are not in it, such as {lost}: nobody is in them"
-            )
+            lacking = counted(len(pictures) - len(found), "picture")
+            self.note = f"{self.path}: {lacking} not in it, such as {lost}: nobody is there"
         taken = {*self.image_ids, *found.values()}
         free = max((number for number in taken if isinstance(number, int)), default=-1)
         ids: list[ImageId] = []
@@ -329,9 +328,8 @@ def _span(ids: Collection[ImageId]) -> str:
         return f"only {next(iter(ids))!r:.80}"
     strings = sorted(one for one in ids if isinstance(one, str)) if not isinstance(ids, range) else []
     if strings:
-        return f"{len(ids)} ids such as {strings[0]!r:.80}"
-    first, last = (ids[0], ids[-1]) if isinstance(ids, range) else (min(ids), max(ids))  # a range may be only claimed
-    return f"{len(ids)} ids from {first} to {last}"
+        return f"{counted(len(ids), 'id')} such as {strings[0]!r:.80}"
+    return f"{len(ids)} ids from {min(ids)} to {max(ids)}"
 
 
 class BoxSource(Protocol):

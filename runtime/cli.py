@@ -69,6 +69,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_MODEL, "--max-people", type=_COUNT, help="People per frame at most, the best boxes first.")
 @option(_MODEL, "--device", default="cpu", help="Device: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
 @option(_MODEL, "--threads", type=_THREADS, help="CPU threads of the engine; default: the engine's choice.")
+@option(
+    _MODEL,
+    "--tf32/--no-tf32",
+    default=False,
+    help="TF32 on a GPU: float32 matrix products faster, and with the mantissa of a half.",
+)
 @option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
 @option(
     _MODEL,

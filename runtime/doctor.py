@@ -20,7 +20,7 @@ import click
 
 from sharpose.cli import EXIT_REFUSED
 from sharpose.cli import main as run_command
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 if TYPE_CHECKING:
     from sharpose.engines.load import Device
@@ -39,11 +39,11 @@ _SYSTEM_OPENCV = (
     "sudo apt install python3-opencv, make the venv with --system-site-packages, pip uninstall opencv-python-headless"
 )
 _PROVIDERS = {
-    "CPUExecutionProvider": ("cpu", 'pip install --force-reinstall "sharpose[cpu]"'),
-    "CUDAExecutionProvider": ("cuda", 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]"'),
+    "CPUExecutionProvider": ("cpu", f"{how_to_install('cpu')} --force-reinstall"),
+    "CUDAExecutionProvider": ("cuda", f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')}"),
     "TensorrtExecutionProvider": (
         "ort-tensorrt",
-        'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" and TensorRT\'s libraries',
+        f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} and TensorRT's libraries",
     ),
 }
 # An ONNX file of one Identity: the smallest session that a provider can prove itself with.
@@ -109,7 +109,7 @@ def check_python() -> Iterator[Finding]:
 def check_packages() -> Iterator[Finding]:
     """The packages that everything needs, and this one."""
     own = installed("sharpose")
-    yield Finding("sharpose", own is not None, own or "not installed as a package", "pip install sharpose")
+    yield Finding("sharpose", own is not None, own or "not installed as a package", how_to_install("cpu"))
     for name in _PACKAGES:
         problem = import_problem(name)
         text = problem or installed(name) or "of unknown version"
@@ -203,12 +203,12 @@ def check_onnxruntime() -> Iterator[Finding]:
         import onnxruntime as ort
     except ImportError as error:
         text = f"doesn't load ({_words(error)})" if packages else "not installed"
-        yield Finding("ONNX Runtime", False, text, 'pip install "sharpose[cpu]", or "sharpose[gpu]"', _ON_ORT)
+        yield Finding("ONNX Runtime", False, text, f"{how_to_install('cpu')}, or [gpu]", _ON_ORT)
         return
     origin = " and ".join(packages) or "own build"
     yield Finding("ONNX Runtime", True, f"{ort.__version__}, {origin}", needed_by=_ON_ORT)
     if len(packages) > 1:
-        mend = 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "sharpose[gpu]" (or [cpu])'
+        mend = f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} (or [cpu])"
         yield Finding("ONNX Runtime packages", False, f"{origin} overwrite each other's files", mend)
     listed = ort.get_available_providers()
     for provider, (device, mend) in _PROVIDERS.items():

@@ -181,6 +181,7 @@ class RunOptions:
     max_people: int | None
     device: str
     threads: int | None
+    tf32: bool
     engine_cache: Path | None
     cuda_bindings: str | None
     cuda_graphs: bool | None
@@ -227,7 +228,10 @@ class RunOptions:
         if self.serve_token is not None and self.serve is None and "SHARPOSE_SERVE_TOKEN" not in os.environ:
             raise click.UsageError("--serve-token is for --serve, which isn't given")
         for name, value in on_tensorrt.items():
-            if value is not None and not self.device.startswith("tensorrt"):
-                raise click.UsageError(f"{name} is for --device tensorrt, got --device {self.device}")
+            wanted = ("tensorrt", "ort-tensorrt") if name == "--engine-cache" else ("tensorrt",)
+            if value is not None and not self.device.startswith(wanted):
+                raise click.UsageError(f"{name} is for --device {' or '.join(wanted)}, got --device {self.device}")
+        if self.tf32 and self.device == "cpu":
+            raise click.UsageError("--tf32 is for GPUs, got --device cpu")
         if self.quiet and self.json_logs:
             raise click.UsageError("--quiet and --json-logs exclude each other: give one")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.engines.load import load_two_stage
+from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
 from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
@@ -82,6 +82,7 @@ class PoseEstimator:
         scheduler: DeadlineScheduler | None = None,
         threads: int | None = None,
         tensorrt: TensorRtSettings | None = None,
+        onnxruntime: OnnxRuntimeSettings | None = None,
     ) -> PoseEstimator:
         """An estimator for the bundle in a folder.
 
@@ -94,6 +95,7 @@ class PoseEstimator:
             scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
             threads: CPU threads inside an operator; the engine's choice if None.
             tensorrt: For device `tensorrt`: the engine cache, CUDA bindings, CUDA graphs.
+            onnxruntime: For devices `cuda` and `ort-tensorrt`: precision, TF32, the engine cache.
 
         Raises:
             BundleError: the bundle is missing, damaged or not valid.
@@ -104,7 +106,7 @@ class PoseEstimator:
         if quality_threshold is not None:
             _check_threshold(quality_threshold)
         bundle = open_bundle(shipped_bundle() if path is None else path)
-        stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt)
+        stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
         return cls(
             bundle,
             stages,

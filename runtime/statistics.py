@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sharpose.errors import counted
 from sharpose.runtime.frames import FrameRecord, SourceInfo
 from sharpose.runtime.result import StageTimings
 
@@ -229,9 +230,9 @@ def summary_of(numbers: StreamSnapshot, *, warm_up: float = 0.0, deadline: bool 
             f"deferred {numbers.deferred}, frames on time {on_time:.1%}"
         )
     if numbers.dropped:
-        parts.append(f"dropped {numbers.dropped} frames")
+        parts.append(f"dropped {counted(numbers.dropped, 'frame')}")
     if numbers.reconnects:
-        parts.append(f"reconnected {numbers.reconnects} times")
+        parts.append(f"reconnected {counted(numbers.reconnects, 'time')}")
     return ", ".join(parts)
 
 

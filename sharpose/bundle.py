@@ -30,6 +30,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
 }
 _DEPTH = 100  # as protobuf's own readers have it
 _EXTERNAL_DATA = 13  # of a tensor: entries of a key (field 1) and a value (field 2)
+_METADATA = 14  # of a model: likewise
 
 
 def external_data_locations(model: bytes) -> frozenset[str]:
@@ -55,6 +56,36 @@ def external_data_locations(model: bytes) -> frozenset[str]:
             if len(opened) > _DEPTH:
                 raise BundleError(f"not an ONNX file: messages are nested in more than {_DEPTH} levels")
     return frozenset(found)
+
+
+def graph_sha256(path: Path) -> str:
+    """sha256 of an ONNX file together with the files that its weights lie in, in hexadecimal.
+
+    Raises:
+        BundleError: it is not an ONNX file, or one of the files can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        model = path.read_bytes()
+        digest.update(hashlib.sha256(model).digest())
+        for location in sorted(external_data_locations(model)):
+            digest.update(bytes.fromhex(file_sha256(path.parent / location)))
+    except OSError as error:
+        raise BundleError(f"{error.filename}: can't be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def model_metadata(model: bytes) -> dict[str, str]:
+    """The metadata of a serialised ONNX `ModelProto`, as exporters write it; raises as `external_data_locations`."""
+    entries = (
+        dict(_length_delimited_fields(payload))
+        for field, payload in _length_delimited_fields(memoryview(model))
+        if field == _METADATA
+    )
+    return {
+        bytes(entry.get(1, b"")).decode("utf-8", "replace"): bytes(entry.get(2, b"")).decode("utf-8", "replace")
+        for entry in entries
+    }
 
 
 def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

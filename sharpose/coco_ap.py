@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.errors import InputError
+from sharpose.errors import InputError, how_to_install
 from sharpose.skeleton import Skeleton
 
 
@@ -56,7 +56,7 @@ def coco_evaluation(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError:
-        raise InputError('measuring AP needs pycocotools: pip install "sharpose[train]"') from None
+        raise InputError(f"measuring AP needs pycocotools: {how_to_install('train')}") from None
     unknown = {item["image_id"] for item in results} - {item["id"] for item in document["images"]}
     if unknown:
         raise InputError(f"results: expected pictures of the labels, got others too: {sorted(unknown)[:4]}")

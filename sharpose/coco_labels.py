@@ -217,7 +217,7 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
     notes = []
     if without_area:
         share = f"{BODY_SHARE:g} of the box"
-        notes.append(f"{path.name}: area is missing or 0 in {without_area} annotations: taken as {share}")
+        notes.append(f"{path.name}: area is missing or 0 in {counted(without_area, 'annotation')}: taken as {share}")
     if repeated := sum(count for count in ids.values() if count > 1):
         notes.append(f"{path.name}: {repeated} annotations share their ids with others: renumbered")
     return CocoLabels(path, person_category, pictures, people, left_out, notes)

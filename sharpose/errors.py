@@ -6,6 +6,9 @@ that line and exit with `exit_code`; `--debug` shows the traceback as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 
 class SharposeError(Exception):
     """Base of the hierarchy; `exit_code` is what a command exits with when it ends on this error."""
@@ -73,12 +76,47 @@ class TrainingError(SharposeError):
     exit_code = 3
 
 
-_PLURALS = {"person": "people", "box": "boxes", "entry": "entries"}
+_PLURALS = {"person": "people", "box": "boxes", "entry": "entries", "process": "processes"}
 
 
 def counted(number: int, noun: str) -> str:
     """`1 frame`, `3 frames`, for messages; `noun` in the singular."""
     return f"{number} {noun if number == 1 else _PLURALS.get(noun, f'{noun}s')}"
+
+
+def how_to_install(extras: str) -> str:
+    """The command that installs this package with `extras` (`cpu,train`): from its checkout, if it comes from one."""
+    checkout = Path(__file__).resolve().parent.parent
+    if not _is_checkout(checkout):
+        import json  # slow to import, and rarely needed
+        from importlib.metadata import PackageNotFoundError, distribution
+        from urllib.parse import unquote, urlsplit
+
+        try:
+            url = json.loads(distribution("sharpose").read_text("direct_url.json") or "{}").get("url", "")
+        except PackageNotFoundError:
+            url = ""
+        checkout = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path()
+    source = checkout if _is_checkout(checkout) else "sharpose"
+    return f'pip install "{source}[{extras}]"'
+
+
+def _is_checkout(folder: Path) -> bool:
+    return folder != Path() and (folder / "setup.cfg").is_file() and (folder / "sharpose").is_dir()
+
+
+def require_packages(what: str, modules: Iterable[str], extras: str, error: type[SharposeError]) -> None:
+    """Raises `error` where modules that `what` needs are missing; it names all of them, and how to install them."""
+    missing = []
+    for module in modules:
+        try:
+            __import__(module)
+        except ImportError:
+            missing.append(module.partition(".")[0])
+    if missing:
+        *others, last = missing
+        named = f"{', '.join(others)} and {last}" if others else last
+        raise error(f"{what} needs {named}: {how_to_install(extras)}")
 
 
 def one_line(error: BaseException) -> str:

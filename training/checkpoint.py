@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpose.errors import CheckpointError, ConfigError, TrainingError
+from sharpose.errors import CheckpointError, ConfigError, TrainingError, counted
 from sharpose.files import atomic_file
 from sharpose.model import SHaRPose, save_checkpoint
 
@@ -130,8 +130,8 @@ def refuse_broken_weights(model: nn.Module, step: int) -> None:
     broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if broken:
         raise TrainingError(
-            f"step {step}: NaN or infinity in {len(broken)} weights ({broken[0]} …); the last checkpoint is untouched: "
-            "lower optimizer.learning_rate or set optimizer.gradient_clip, then --resume"
+            f"step {step}: NaN or infinity in {counted(len(broken), 'weight')} ({broken[0]} …); the last checkpoint is "
+            "untouched: lower optimizer.learning_rate or set optimizer.gradient_clip, then --resume"
         )
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sharpose.cli import main as run_command
-from sharpose.errors import SinkError
+from sharpose.errors import SinkError, counted
 from sharpose.files import atomic_file
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.similarity import BODY_SHARE
@@ -140,7 +140,7 @@ def command(output: Path, scenes: int, moments: int, seed: int, processes: int, 
         entries = [entry for of_scene in drawn for entry in of_scene]
     with atomic_file(labels_file) as path:
         path.write_text(json.dumps(_document(entries)), encoding="utf-8")
-    click.echo(f"{len(entries)} people of {scenes} scenes in {output}")
+    click.echo(f"{counted(len(entries), 'person')} of {counted(scenes, 'scene')} in {output}")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharpose.errors import CheckpointError
+from sharpose.errors import CheckpointError, counted
+from sharpose.model.checkpoint import read_checkpoint
 from sharpose.model.stages import SHaRPose
-from sharpose.model.weights_file import read_checkpoint
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
@@ -34,11 +34,12 @@ class InitReport:
 
     def lines(self) -> list[str]:
         """For the user: the tensors that were loaded, left and not used, by groups."""
-        lines = [f"{self.kind} weights: set {len(self.loaded)} tensors ({_groups(self.loaded)})", *self.notes]
+        loaded = counted(len(self.loaded), "tensor")
+        lines = [f"{self.kind} weights: set {loaded} ({_groups(self.loaded)})", *self.notes]
         if self.left:
-            lines.append(f"left at random: {len(self.left)} tensors ({_groups(self.left)})")
+            lines.append(f"left at random: {counted(len(self.left), 'tensor')} ({_groups(self.left)})")
         if self.unused:
-            lines.append(f"not used from the file: {len(self.unused)} tensors ({_groups(self.unused)})")
+            lines.append(f"not used from the file: {counted(len(self.unused), 'tensor')} ({_groups(self.unused)})")
         return lines
 
 

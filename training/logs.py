@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sharpose.errors import ConfigError, SinkError
+from sharpose.errors import ConfigError, SinkError, how_to_install
 from sharpose.files import atomic_file
 
 
@@ -85,7 +85,7 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError(
-                'tensorboard: true needs TensorBoard: pip install "sharpose[train]", or --set tensorboard=false'
+                f"tensorboard: true needs TensorBoard: {how_to_install('train')}, or --set tensorboard=false"
             ) from None
         self._writer = SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else None)
 

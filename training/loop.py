@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from rich.console import Console
 
-from sharpose.errors import CheckpointError, ConfigError
+from sharpose.errors import CheckpointError, ConfigError, counted
 from sharpose.model import SHaRPose
 from sharpose.runtime.messages import StopRequest
 from sharpose.training.checkpoint import RunFolder, TrainingState, WeightAverage, refuse_broken_weights, take_rank_state
@@ -149,7 +149,7 @@ class Trainer:
                     self._say(f"stopped after step {self.step} of {self.total_steps}; continue with --resume")
                     return
         for message, times in self.loader.undecodable.items():
-            self._say(f"skipped: {message} ({times} times)")
+            self._say(f"skipped: {message} ({counted(times, 'time')})")
 
     def save(self) -> None:
         """Write the state, then the model of the last step (averaged, where weights are).
@@ -233,6 +233,6 @@ class Trainer:
             )
         if len(state.ranks) != self.ranks.world_size:
             raise ConfigError(
-                f"--resume: the run had {len(state.ranks)} processes, now there are {self.ranks.world_size}; start as "
-                "many, or start a run in another folder with --init"
+                f"--resume: the run had {counted(len(state.ranks), 'process')}, now there are {self.ranks.world_size}; "
+                "start as many, or start a run in another folder with --init"
             )

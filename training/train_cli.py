@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from sharpose.cli import main as run_command
-from sharpose.errors import ConfigError
+from sharpose.errors import ConfigError, counted, require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,11 +69,7 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; TrainOptions refuse
     that of all processes together, so the recipe stays the same.
     """
     options = TrainOptions(**values)
-    for module in ("torch", "yaml"):
-        try:
-            __import__(module)
-        except ImportError:
-            raise ConfigError(f'sharpose-train needs {module}: pip install "sharpose[train]"') from None
+    require_packages("sharpose-train", ["torch", "yaml"], "train", ConfigError)
     from sharpose.training.recipe import list_recipes, load_recipe
 
     if options.list_them:
@@ -120,9 +116,10 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
             say(f"resuming after step {trainer.step} of {trainer.total_steps}")
         elif ranks.is_first:
             write_recipe(recipe, work_dir / "recipe.yaml")
+        steps = f"{counted(trainer.steps_per_epoch, 'step')} an epoch of {counted(recipe.batch_size, 'person')}"
         say(
-            f"{recipe.model.name}: {len(train)} people, {trainer.steps_per_epoch} steps an epoch of {recipe.batch_size}"
-            f" people, {recipe.schedule.epochs} epochs, {ranks.world_size} x {ranks.device}, {recipe.precision}"
+            f"{recipe.model.name}: {counted(len(train), 'person')}, {steps}, "
+            f"{counted(recipe.schedule.epochs, 'epoch')}, {ranks.world_size} x {ranks.device}, {recipe.precision}"
         )
         if recipe.pretrain is not None:
             say("pre-training without labels: no evaluations; train on from it with --init last.pth")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from sharpose.engines.cuda.device import (
     CudaStream,
     check_copy,
     import_binding,
+    pinned_array,
 )
 from sharpose.errors import EngineError
 
 _CUDA_ERROR_OUT_OF_MEMORY = 2
+_DEVICEMAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 
 
 class _Driver:
@@ -85,10 +87,10 @@ class _PrimaryContext:
     def __init__(self, driver: _Driver, index: int) -> None:
         self._driver = driver
         driver.call("cuInit", 0)
-        self._device = driver.call("cuDeviceGet", index)
-        self._context = driver.call("cuDevicePrimaryCtxRetain", self._device)
+        self.device = driver.call("cuDeviceGet", index)
+        self._context = driver.call("cuDevicePrimaryCtxRetain", self.device)
         # Pinned arrays may outlive the CudaPythonDevice, and need the context to be freed in: they keep this object.
-        self._release = weakref.finalize(self, driver.call, "cuDevicePrimaryCtxRelease", self._device)
+        self._release = weakref.finalize(self, driver.call, "cuDevicePrimaryCtxRelease", self.device)
         self._release.atexit = False
 
     @contextlib.contextmanager
@@ -112,6 +114,11 @@ class CudaPythonDevice:
     def __init__(self, index: int = 0) -> None:
         self._driver = _Driver()
         self._context: _PrimaryContext | None = _PrimaryContext(self._driver, index)
+        attributes = self._driver.module.CUdevice_attribute
+        asked = (attributes.CU_DEVICE_ATTRIBUTE_INTEGRATED, attributes.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY)
+        self.shares_memory = all(
+            self._driver.call("cuDeviceGetAttribute", item, self._context.device) for item in asked
+        )
 
     def active(self) -> contextlib.AbstractContextManager[None]:
         return self._primary().active()
@@ -121,13 +128,12 @@ class CudaPythonDevice:
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         nbytes = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
-        address = int(self._driver.call("cuMemHostAlloc", nbytes, 0))
-        owner = (ctypes.c_uint8 * nbytes).from_address(address)
-        finalizer = weakref.finalize(owner, self._primary().free_pinned, address)
-        finalizer.atexit = False  # the process's end frees it
-        ctypes.memset(address, 0, nbytes)
-        array: npt.NDArray[Any] = np.frombuffer(memoryview(owner), dtype, int(np.prod(shape)))
-        return array.reshape(shape)
+        context = self._primary()
+        address = int(self._driver.call("cuMemHostAlloc", nbytes, _DEVICEMAP if self.shares_memory else 0))
+        return pinned_array(address, shape, dtype, partial(context.free_pinned, address))
+
+    def device_address(self, array: npt.NDArray[np.generic]) -> int:
+        return int(self._driver.call("cuMemHostGetDevicePointer", array.ctypes.data, 0))
 
     def stream(self) -> CudaStream:
         flag = self._driver.module.CUstream_flags.CU_STREAM_NON_BLOCKING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines import Untyped
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 OUT_OF_MEMORY = "; the GPU has no memory left: use a smaller --max-batch"
 """What to do about it, for the bindings' messages."""
@@ -61,6 +63,7 @@ class CudaDevice(Protocol):
 
     name: str  # the binding, as `--cuda-bindings` has it
     has_graphs: bool  # whether `capture` works
+    shares_memory: bool  # the GPU is integrated: it reads and writes pinned arrays as quickly as its own buffers
 
     def active(self) -> AbstractContextManager[None]:
         """Make the device's context the calling thread's; every other call but `close` must be inside."""
@@ -70,6 +73,9 @@ class CudaDevice(Protocol):
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A zeroed array in page-locked host memory, which is freed when the last view of it is gone."""
+
+    def device_address(self, array: npt.NDArray[np.generic]) -> int:
+        """Where the device sees the start of a pinned array, if it shares the host's memory."""
 
     def stream(self) -> CudaStream:
         """A new stream that doesn't wait for the default one."""
@@ -93,6 +99,18 @@ class CudaDevice(Protocol):
         """Let go of the device's context. May be called twice."""
 
 
+def pinned_array(
+    address: int, shape: tuple[int, ...], dtype: npt.DTypeLike, free: Callable[[], None]
+) -> npt.NDArray[Any]:
+    """A zeroed array on page-locked memory; `free` is called when its last view is gone, not as the process ends."""
+    count = int(np.prod(shape))
+    owner = (ctypes.c_uint8 * max(count * np.dtype(dtype).itemsize, 1)).from_address(address)
+    weakref.finalize(owner, free).atexit = False
+    ctypes.memset(address, 0, len(owner))
+    array: npt.NDArray[Any] = np.frombuffer(memoryview(owner), dtype, count)
+    return array.reshape(shape)
+
+
 def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
     """The bytes of a copy between a host array and a buffer; raises `ValueError` if it would run over."""
     if not host.flags.c_contiguous:
@@ -106,7 +124,7 @@ def check_copy(host: npt.NDArray[np.generic], buffer: CudaBuffer) -> int:
 _MODULES = {"cuda-python": ("cuda.bindings.driver", "cuda.cuda"), "pycuda": ("pycuda.driver",)}
 _INSTALL = {
     "cuda-python": 'pip install cuda-bindings, or "cuda-bindings<13" for drivers before 580',
-    "pycuda": 'pip install "sharpose[pycuda]", which compiles it and needs the CUDA toolkit',
+    "pycuda": f"{how_to_install('pycuda')}, which compiles it and needs the CUDA toolkit",
 }
 CUDA_BINDINGS = tuple(_MODULES)
 

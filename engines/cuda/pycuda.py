@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from sharpose.engines.cuda.device import (
     CudaStream,
     check_copy,
     import_binding,
+    pinned_array,
 )
 from sharpose.errors import EngineError
 
@@ -117,9 +119,13 @@ class PycudaDevice:
 
     def __init__(self, index: int = 0) -> None:
         self._module = import_binding("pycuda")
+        self._device_addresses: dict[int, int] = {}  # by the host address of a pinned array
         with _errors(self._module, "start"):
             self._module.init()
             self._context = _primary_context(self._module, index)
+            attributes, device = self._module.device_attribute, self._module.Device(index)
+            asked = (attributes.INTEGRATED, attributes.CAN_MAP_HOST_MEMORY)
+            self.shares_memory = all(device.get_attribute(item) for item in asked)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -136,9 +142,26 @@ class PycudaDevice:
         return _Buffer(self._module, nbytes)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        flags = self._module.host_alloc_flags.DEVICEMAP if self.shares_memory else 0
         with _errors(self._module, "pinned allocation"):
-            array: npt.NDArray[Any] = self._module.pagelocked_zeros(shape, dtype)
-        return array
+            array = self._module.pagelocked_empty(shape, dtype, mem_flags=flags)
+            address, allocation = int(array.ctypes.data), array.base
+            if self.shares_memory:
+                self._device_addresses[address] = int(allocation.get_device_pointer())
+        return pinned_array(address, shape, dtype, partial(self._free_pinned, self._context, allocation, address))
+
+    def _free_pinned(self, context: Untyped, allocation: Untyped, address: int) -> None:
+        """Free it in its context: pycuda itself would leave it, where the thread is another than the one before."""
+        self._device_addresses.pop(address, None)
+        with contextlib.suppress(self._module.Error):  # nothing can be done about it in a finalizer
+            context.push()
+            try:
+                allocation.free()
+            finally:
+                self._module.Context.pop()
+
+    def device_address(self, array: npt.NDArray[np.generic]) -> int:
+        return self._device_addresses[int(array.ctypes.data)]
 
     def stream(self) -> CudaStream:
         return _Stream(self._module)

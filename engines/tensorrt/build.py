@@ -35,15 +35,17 @@ from sharpose.engines.tensorrt.library import (
     check_options,
     collect_errors,
     find_flavour,
+    hardware_level,
     tensorrt_logger,
 )
+from sharpose.engines.tensorrt.profiles import axis_sizes, batch_axis, batch_ranges, tuned_batches
+from sharpose.engines.tensorrt.timing_cache import TimingCache, open_timing_cache
 from sharpose.errors import EngineError
-from sharpose.files import file_lock, replacing
+from sharpose.files import file_lock
 
 ENGINES_FOLDER = "engines"
 """Where a bundle's engines lie, inside its folder and outside `bundle.json`."""
 
-_RTX_UNTARGETED = ("7.5",)  # a portable RTX engine leaves Turing out
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 
@@ -138,11 +140,6 @@ def _layer(layer: Untyped) -> Layer:
     return Layer(layer.name, layer.type.name, inputs, outputs)
 
 
-def is_portable(flavour: TensorRtFlavour, gpu: Gpu) -> bool:
-    """Whether an engine that was built without a GPU runs on this one: TensorRT-RTX's do, but on Turing."""
-    return flavour.is_rtx and gpu.compute_capability not in _RTX_UNTARGETED
-
-
 def gpu_for_build(flavour: TensorRtFlavour) -> Gpu | None:
     """The GPU that an engine will be built on, the first visible; None only where TensorRT-RTX builds without.
 
@@ -196,7 +193,9 @@ def build_bundle_engines(
     stored = []
     for stage in STAGES:
         with file_lock(folder / f".{stage}.lock"):
-            plan, sidecar = build_engine(bundle, stage, precision, options, on_progress, flavour=flavour, gpu=gpu)
+            plan, sidecar = build_engine(
+                bundle, stage, precision, options, on_progress, flavour=flavour, gpu=gpu, folder=folder
+            )
             stored.append(write_engine(folder, stage, plan, sidecar))
     return tuple(stored)
 
@@ -210,8 +209,12 @@ def build_engine(
     *,
     flavour: TensorRtFlavour,
     gpu: Gpu | None,
+    folder: Path,
 ) -> tuple[bytes, Sidecar]:
-    """Build one graph, into a plan and its sidecar; see `build_bundle_engines`. All else is freed before it returns."""
+    """Build one graph, into a plan and its sidecar; see `build_bundle_engines`. All else is freed before it returns.
+
+    TensorRT proper keeps its kernel timings in `folder`, so that it measures a kernel once for both graphs.
+    """
     check_options(options, flavour)
     if options.max_batch > bundle.manifest.max_batch:
         raise EngineError(
@@ -221,14 +224,16 @@ def build_engine(
     path, entry = bundle.graph(stage, precision)
     started = time.perf_counter()
     parsed = parse_network(flavour, path)
-    profiles = {spec.name: _profile(spec, options) for spec in parsed.inputs()}
     tensors = _tensors(parsed, entry)
+    profiles = _profiles(entry, options, flavour)
     layers = Counter(f"{layer.kind} {layer.outputs[0] if layer.outputs else '-'}" for layer in parsed.layers())
-    plan = _build(parsed, profiles, stage, options, on_progress, gpu)
+    described = describe_options(options, precision, flavour)
+    with open_timing_cache(flavour, options.timing_cache, folder, gpu) as timing_cache:
+        plan = _build(parsed, profiles, stage, described, on_progress, gpu, timing_cache)
     del parsed  # a Jetson has no memory for the network, the plan and a loaded engine at once
     files = bundle.manifest.files
     sidecar = Sidecar(
-        schema_version=1,
+        schema_version=2,
         sharpose_version=sharpose.__version__,
         stage=stage,
         precision=precision,
@@ -236,8 +241,8 @@ def build_engine(
         weights_sha256=files[bundle.manifest.weights],
         flavour=flavour.name,
         flavour_version=flavour.version,
-        gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
-        options=describe_options(options),
+        gpu=describe_gpu(gpu),
+        options=described,
         profiles=profiles,
         tensors=tensors,
         layers=dict(sorted(layers.items())),
@@ -249,35 +254,52 @@ def build_engine(
     return plan, sidecar
 
 
-def describe_options(options: BuildOptions) -> Options:
+def describe_options(options: BuildOptions, precision: Precision, flavour: TensorRtFlavour) -> Options:
     """The options as a sidecar has them: those that change the engine, so not the timing cache's path."""
     return Options(
         min_batch=options.min_batch,
-        opt_batch=options.optimal_batch,
+        opt_batch=list(tuned_batches(options, flavour)),
         max_batch=options.max_batch,
         workspace_mib=options.workspace_mib,
         optimization_level=options.optimization_level,
+        # What is float32 in half-precision graphs is so because a half doesn't do.
+        tf32=options.tf32 and precision == "fp32",
         hardware_compatible=options.hardware_compatible,
         version_compatible=options.version_compatible,
     )
 
 
+def describe_gpu(gpu: Gpu | None) -> BuiltFor | None:
+    """A GPU as a sidecar has it."""
+    if gpu is None:
+        return None
+    return BuiltFor(
+        name=gpu.name,
+        compute_capability=gpu.compute_capability,
+        multiprocessors=gpu.multiprocessors,
+        driver=gpu.driver,
+    )
+
+
 def _build(
     parsed: ParsedNetwork,
-    profiles: dict[str, Profile],
+    profiles: list[dict[str, Profile]],
     stage: str,
-    options: BuildOptions,
+    options: Options,
     on_progress: OnBuildProgress,
     gpu: Gpu | None,
+    timing_cache: TimingCache | None,
 ) -> bytes:
     flavour, builder = parsed.flavour, parsed.builder
     config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    for name, shapes in profiles.items():
-        profile.set_shape(name, tuple(shapes.min), tuple(shapes.opt), tuple(shapes.max))
-    config.add_optimization_profile(profile)
+    for shapes_by_name in profiles:
+        profile = builder.create_optimization_profile()
+        for name, shapes in shapes_by_name.items():
+            profile.set_shape(name, tuple(shapes.min), tuple(shapes.opt), tuple(shapes.max))
+        config.add_optimization_profile(profile)
     _configure(config, flavour, options, gpu)
-    cache = None if options.timing_cache is None else _attach_timing_cache(config, options.timing_cache)
+    if timing_cache is not None:
+        timing_cache.attach(config)
     monitor = progress_monitor(flavour, stage, on_progress)
     config.progress_monitor = monitor
     with collect_errors() as messages:
@@ -285,54 +307,48 @@ def _build(
     if monitor.failure is not None:
         raise monitor.failure
     if plan is None:
-        raise EngineError(f"{parsed.path}: {flavour} can't build the engine{because(messages, 'no reason given')}")
-    if cache is not None and options.timing_cache is not None:
-        try:
-            with replacing(options.timing_cache) as temporary:
-                temporary.write_bytes(cache.serialize())
-        except OSError as error:
-            raise EngineError(f"--timing-cache {options.timing_cache}: can't be written ({error.strerror})") from error
+        for_gpu = "" if gpu is None else f" for {gpu}"
+        reason = because(messages, "no reason given")
+        raise EngineError(f"{parsed.path}: {flavour} can't build the engine{for_gpu}{reason}")
     on_progress(BuildProgress(stage, "done", 1.0))
     return bytes(plan)
 
 
-def _configure(config: Untyped, flavour: TensorRtFlavour, options: BuildOptions, gpu: Gpu | None) -> None:
+def _configure(config: Untyped, flavour: TensorRtFlavour, options: Options, gpu: Gpu | None) -> None:
     trt = flavour.module
     if flavour.is_rtx:
         # Without it the engine may allocate as it runs, which stream capture forbids.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-        if gpu is not None and gpu.compute_capability in _RTX_UNTARGETED:
+        if gpu is not None:  # built without a GPU, the engine is for all that the flavour serves but Turing
             config.num_compute_capabilities = 1
-            name = f"SM{gpu.compute_capability.replace('.', '')}"
-            config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+            config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.hardware_compatible is not None:
+        config.hardware_compatibility_level = hardware_level(flavour, options.hardware_compatible)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
-def _attach_timing_cache(config: Untyped, path: Path) -> Untyped:
-    try:
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise EngineError(f"--timing-cache {path}: can't be read ({error.strerror})") from error
-    with collect_errors() as messages:
-        cache = config.create_timing_cache(data)
-        if cache is None or not config.set_timing_cache(cache, False):
-            reason = because(messages, "made by another version or for another GPU")
-            raise EngineError(f"--timing-cache {path}: TensorRT refuses it{reason}; give a new file")
-    return cache
+def _profiles(entry: GraphEntry, options: BuildOptions, flavour: TensorRtFlavour) -> list[dict[str, Profile]]:
+    """Shapes of every input in every profile."""
+    inputs, outputs = specs(entry)
+    axis = batch_axis(outputs)
 
+    def shape(spec: TensorSpec, batch: int) -> list[int]:
+        return list(spec.shape_at(axis_sizes(inputs, axis, batch, options.max_batch)))
 
-def _profile(spec: TensorSpec, options: BuildOptions) -> Profile:
-    """N and M alike: any batch from min to max, fastest at opt."""
-    sizes = (options.min_batch, options.optimal_batch, options.max_batch)
-    smallest, best, largest = ([size if isinstance(axis, str) else axis for axis in spec.shape] for size in sizes)
-    return Profile(min=smallest, opt=best, max=largest)
+    return [
+        {
+            name: Profile(min=shape(spec, sizes.min), opt=shape(spec, sizes.opt), max=shape(spec, sizes.max))
+            for name, spec in inputs.items()
+        }
+        for sizes in batch_ranges(options, flavour)
+    ]
 
 
 def _tensors(parsed: ParsedNetwork, entry: GraphEntry) -> list[EngineTensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sharpose.config import describe_validation_error
 from sharpose.engines.gpu import Gpu
+from sharpose.engines.tensorrt.library import HardwareLevel
 from sharpose.errors import EngineError
 from sharpose.files import UNFINISHED, cache_folder, file_lock, read_json, replacing
 
-_SCHEMA = 1
+KERNELS_SUFFIX = ".kernels"
+"""Of the file beside a plan in which TensorRT-RTX keeps what it compiled of it."""
+
+_SCHEMA = 2
 _KEY_DIGITS = 24
+_AMPERE = (8, 0)
 _SIDECAR_LIMIT = 64 << 20  # bytes; TensorRT describes every layer
 
 
@@ -35,6 +41,7 @@ class BuiltFor(_Strict):
 
     name: str
     compute_capability: str
+    multiprocessors: int
     driver: str
 
 
@@ -48,7 +55,7 @@ class EngineTensor(_Strict):
 
 
 class Profile(_Strict):
-    """Shapes of one input in the engine's optimization profile."""
+    """Shapes of one input in an optimization profile."""
 
     min: list[int]
     opt: list[int]
@@ -59,18 +66,19 @@ class Options(_Strict):
     """The build options that change the engine."""
 
     min_batch: int
-    opt_batch: int
+    opt_batch: list[int]
     max_batch: int
     workspace_mib: int | None
     optimization_level: int | None
-    hardware_compatible: bool
+    tf32: bool
+    hardware_compatible: HardwareLevel | None
     version_compatible: bool
 
 
 class Sidecar(_Strict):
     """What `coarse.json` or `fine.json` beside a plan says of it."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     sharpose_version: str
     stage: str
     precision: str
@@ -80,7 +88,7 @@ class Sidecar(_Strict):
     flavour_version: str
     gpu: BuiltFor | None  # None if there was no GPU when it was built
     options: Options
-    profiles: dict[str, Profile]
+    profiles: list[dict[str, Profile]]  # by the input's name, for each profile
     tensors: list[EngineTensor]
     layers: dict[str, int]  # how many of every kind and dtype the strongly typed network has
     engine_layers: list[str] | None  # the engine's own account; None if there was no GPU to load it
@@ -136,7 +144,8 @@ def write_engine(folder: Path, name: str, plan: bytes, sidecar: Sidecar) -> Stor
     plan_path, sidecar_path = _paths(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in (*folder.glob(f".{name}.*{UNFINISHED}"), sidecar_path):  # never an old sidecar beside a new plan
+        unfinished, kernels = folder.glob(f".{name}.*{UNFINISHED}"), plan_path.with_suffix(KERNELS_SUFFIX)
+        for stale in (*unfinished, sidecar_path, kernels):  # never an old sidecar beside a new plan
             stale.unlink(missing_ok=True)
         with replacing(plan_path) as temporary:
             temporary.write_bytes(plan)
@@ -183,20 +192,23 @@ class EngineRequest:
 
     @property
     def gpu_text(self) -> str:
-        """Model and compute capability of the GPU, or `none`."""
+        """Model, compute capability and multiprocessors of the GPU, or `none`."""
         return _gpu_text(self.gpu)
 
     def mismatch(self, sidecar: Sidecar) -> str | None:
         """Why an engine isn't the one wanted, in words; None if it is."""
-        built_on = self.gpu if sidecar.gpu is None and self.portable else sidecar.gpu
         options = sidecar.options if self.any_options else self.options
+        wanted_version, version = (
+            f"{self.flavour} {self.flavour_version}",
+            f"{sidecar.flavour} {sidecar.flavour_version}",
+        )
         checks = (
             ("stage", self.stage, sidecar.stage),
             ("precision", self.precision, sidecar.precision),
             ("graph", self.graph_sha256[:12], sidecar.graph_sha256[:12]),
             ("weights", self.weights_sha256[:12], sidecar.weights_sha256[:12]),
-            ("TensorRT", f"{self.flavour} {self.flavour_version}", f"{sidecar.flavour} {sidecar.flavour_version}"),
-            ("GPU", self.gpu_text, _gpu_text(built_on)),
+            ("TensorRT", wanted_version, wanted_version if self._runs_version(sidecar) else version),
+            ("GPU", self.gpu_text, self.gpu_text if self._runs_gpu(sidecar) else _gpu_text(sidecar.gpu)),
             ("options", str(options), str(sidecar.options)),
         )
         for what, wanted, found in checks:
@@ -204,9 +216,31 @@ class EngineRequest:
                 return f"built for {what} {found}, not {wanted}"
         return None
 
+    def _runs_version(self, sidecar: Sidecar) -> bool:
+        """Whether an engine that was built for later versions too runs with this one."""
+        here, there = _version(self.flavour_version), _version(sidecar.flavour_version)
+        if self.flavour != sidecar.flavour or not sidecar.options.version_compatible or not here or not there:
+            return False
+        return here[0] == there[0] and here >= there
+
+    def _runs_gpu(self, sidecar: Sidecar) -> bool:
+        """Whether an engine that was built without a GPU, or for other GPUs too, runs on this one."""
+        if sidecar.gpu is None or self.gpu is None:
+            return sidecar.gpu is None and self.portable
+        here, there = (_version(gpu.compute_capability) for gpu in (self.gpu, sidecar.gpu))
+        if self.gpu.integrated or sidecar.options.hardware_compatible is None:  # it isn't supported on Jetson
+            return False
+        return here == there if sidecar.options.hardware_compatible == "same-compute-capability" else here >= _AMPERE
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers that a version begins with."""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
 
 def _gpu_text(gpu: Gpu | BuiltFor | None) -> str:
-    return "none" if gpu is None else f"{gpu.name} ({gpu.compute_capability})"
+    return "none" if gpu is None else f"{gpu.name} ({gpu.compute_capability}, {gpu.multiprocessors} SMs)"
 
 
 class EngineCache:
@@ -255,7 +289,8 @@ class EngineCache:
         """Forget an engine that doesn't load; False if it doesn't lie in this cache."""
         if engine.path.parent != self.folder:
             return False
-        engine.path.with_suffix(".json").unlink(missing_ok=True)
+        for suffix in (".json", KERNELS_SUFFIX):
+            engine.path.with_suffix(suffix).unlink(missing_ok=True)
         return True
 
     def _look(self, folder: Path, name: str, request: EngineRequest, *, quiet: bool = False) -> StoredEngine | None:

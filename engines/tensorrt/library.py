@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sharpose.engines import Untyped
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 
 _OLDEST: dict[str, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 2)}  # RTX 1.2: REQUIRE_USER_ALLOCATION
 _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 HOW_TO_INSTALL = (
-    'JetPack has it; on desktops: pip install "sharpose[tensorrt-cu13]", or TensorRT-RTX for GeForce and RTX cards: '
-    'pip install "sharpose[tensorrt-rtx-cu13]" (-cu12 for drivers before 580)'
+    f"JetPack has it; on desktops: {how_to_install('tensorrt-cu13')}, or TensorRT-RTX for GeForce and RTX cards: "
+    f"{how_to_install('tensorrt-rtx-cu13')} (-cu12 for drivers before 580)"
 )
 
 
@@ -137,9 +137,11 @@ def runtime_problem(flavour: TensorRtFlavour) -> str | None:
     return " ".join(messages[0].split()) if messages else None
 
 
-_TYPICAL_PEOPLE = 4
 _MAX_LEVEL = 5
 _JETSON = Path("/etc/nv_tegra_release")
+
+HardwareLevel = Literal["ampere-plus", "same-compute-capability"]
+"""The GPUs besides its own that an engine runs on: Ampere and later ones, or those of its own compute capability."""
 
 
 @dataclass(frozen=True)
@@ -152,47 +154,51 @@ class BuildOptions:
 
     max_batch: int = 16  # people in a run of the coarse stage, rows in one of the fine stage
     min_batch: int = 1  # smaller batches are padded
-    opt_batch: int | None = None  # the size to choose the fastest kernels for; if None, 4 within min and max
+    opt_batch: tuple[int, ...] | None = None  # sizes to be fastest at, a profile each; see `batch_ranges` if None
     workspace_mib: int | None = None  # limit of scratch memory in MiB; TensorRT's own choice if None
     optimization_level: int | None = None  # 0 (quick to build) to 5 (quick to run); TensorRT's own choice if None
-    timing_cache: Path | None = None  # a file of kernel timings to read and to extend
-    hardware_compatible: bool = False  # also run on other GPUs, of the Ampere generation and later
-    version_compatible: bool = False  # also run with later versions of TensorRT
+    timing_cache: Path | None = None  # file of kernel timings to read and to extend; one beside the engines if None
+    tf32: bool = True  # float32 graphs multiply matrices in TF32, with the mantissa of a half; others never do
+    hardware_compatible: HardwareLevel | None = None  # also run on other GPUs
+    version_compatible: bool = False  # also run with later versions of TensorRT of the same major version
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_batch <= self.optimal_batch <= self.max_batch:
+        best = (self.max_batch,) if self.opt_batch is None else self.opt_batch
+        ascending = best == tuple(sorted(set(best))) and len(best) > 0
+        if not ascending or not 1 <= self.min_batch <= best[0] or not best[-1] <= self.max_batch:
             raise EngineError(
-                "batch sizes: expected 1 <= min <= opt <= max, got "
-                f"min {self.min_batch}, opt {self.optimal_batch}, max {self.max_batch}"
+                "batch sizes: expected 1 <= min <= opt <= max, and several opt ascending, got "
+                f"min {self.min_batch}, opt {', '.join(map(str, best))}, max {self.max_batch}"
             )
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise EngineError(f"workspace: expected at least 1 MiB, got {self.workspace_mib}")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= _MAX_LEVEL:
             raise EngineError(f"optimization level: expected 0 to {_MAX_LEVEL}, got {self.optimization_level}")
 
-    @property
-    def optimal_batch(self) -> int:
-        """`opt_batch`, or its default."""
-        if self.opt_batch is not None:
-            return self.opt_batch
-        return max(self.min_batch, min(_TYPICAL_PEOPLE, self.max_batch))
-
 
 def check_options(options: BuildOptions, flavour: TensorRtFlavour) -> None:
     """Raise `EngineError` for an option that a flavour doesn't support."""
+    level = options.hardware_compatible
     if flavour.is_rtx:
         # Its builder takes all of these. Tried with 1.7: level 0 and 5 give one plan, the timing cache and hardware
         # compatibility do nothing, and version compatibility looks for a library that isn't there.
         refused = {
             "--optimization-level": options.optimization_level is not None,
             "--timing-cache": options.timing_cache is not None,
-            "--hardware-compatible": options.hardware_compatible,
+            "--hardware-compatible": level is not None,
             "--version-compatible": options.version_compatible,
         }
         reason = f"{flavour} doesn't honour it"
     else:
-        refused = {"--hardware-compatible": options.hardware_compatible and _JETSON.exists()}
+        refused = {"--hardware-compatible": level is not None and _JETSON.exists()}
         reason = f"{flavour} doesn't support it on Jetson"
     for name, given in refused.items():
         if given:
             raise EngineError(f"{name}: {reason}; leave it out")
+    if level is not None and hardware_level(flavour, level) is None:
+        raise EngineError(f"--hardware-compatible: {flavour} doesn't know {level}; use ampere-plus, or leave it out")
+
+
+def hardware_level(flavour: TensorRtFlavour, level: HardwareLevel) -> Untyped | None:
+    """TensorRT's own name of a level of hardware compatibility; None where its version is too old to have it."""
+    return getattr(flavour.module.HardwareCompatibilityLevel, level.replace("-", "_").upper(), None)

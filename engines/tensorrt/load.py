@@ -22,11 +22,11 @@ from sharpose.engines.tensorrt.build import (
     OnBuildProgress,
     build_engine,
     describe_options,
-    is_portable,
 )
 from sharpose.engines.tensorrt.cache import EngineCache, EngineRequest, Sidecar, StoredEngine
 from sharpose.engines.tensorrt.library import BuildOptions, check_options, find_flavour
-from sharpose.engines.tensorrt.runtime import TensorRtEngine, TensorRtRunner
+from sharpose.engines.tensorrt.runner import TensorRtRunner
+from sharpose.engines.tensorrt.runtime import TensorRtEngine
 from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
 from sharpose.errors import EngineError
 
@@ -40,6 +40,8 @@ class TensorRtSettings:
     engine_cache: Path | None = None  # folder of engines; `cache_folder()` if None
     cuda_bindings: str | None = None  # `cuda-python` or `pycuda`; the first that is installed if None
     cuda_graphs: bool | None = None  # capture CUDA graphs; if None, where the bindings can
+    warm_up: bool = True  # run every batch size before the first frame
+    mapped_memory: bool = True  # a GPU that shares the host's memory reads and writes its arrays instead of copies
     flavour: str | None = None  # `tensorrt` or `tensorrt_rtx`; the first that loads if None
     precision: Precision | None = None  # of the bundle's graphs; if None, fp16 where it has them, else fp32
     options: BuildOptions | None = None  # if None, the default ones, and the bundle's own engines whatever theirs
@@ -71,7 +73,16 @@ def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSe
     except BaseException:
         cuda.close()
         raise
-    return TensorRtTwoStage(coarse, fine, cuda, str(device), use_graphs=use_graphs)
+    mapped = cuda.shares_memory and settings.mapped_memory
+    stages = TensorRtTwoStage(coarse, fine, cuda, str(device), use_graphs=use_graphs, mapped=mapped)
+    if settings.warm_up:
+        loader.say("running every batch size once, so that no frame waits for it")
+        try:
+            stages.warm_up()
+        except BaseException:
+            stages.close()
+            raise
+    return stages
 
 
 def load_tensorrt_runner(bundle: Bundle, stage: str, device: Device, settings: TensorRtSettings) -> TensorRtRunner:
@@ -114,13 +125,13 @@ class _EngineLoader:
             flavour=self.flavour.name,
             flavour_version=self.flavour.version,
             gpu=self.gpu,
-            options=describe_options(self._options),
+            options=describe_options(self._options, self.precision, self.flavour),
             any_options=self._settings.options is None,
-            portable=is_portable(self.flavour, self.gpu),
+            portable=self.flavour.is_rtx,
         )
 
         def load(stored: StoredEngine) -> TensorRtEngine:
-            return TensorRtEngine(self.flavour, stored.plan, entry, str(stored.path), specialize=specialize)
+            return TensorRtEngine(self.flavour, stored, entry, self.gpu, specialize=specialize)
 
         obtain = partial(self._cache.obtain, request, partial(self._build, stage))
 
@@ -138,7 +149,14 @@ class _EngineLoader:
         on_progress = self._settings.on_progress
         with build_bar() if on_progress is None else contextlib.nullcontext(on_progress) as report:
             return build_engine(
-                self._bundle, stage, self.precision, self._options, report, flavour=self.flavour, gpu=self.gpu
+                self._bundle,
+                stage,
+                self.precision,
+                self._options,
+                report,
+                flavour=self.flavour,
+                gpu=self.gpu,
+                folder=self._cache.folder,
             )
 
 

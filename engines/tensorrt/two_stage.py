@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import TensorSpec
+from sharpose.engines.base import HostArray, Value
 from sharpose.engines.cuda.device import CudaDevice
-from sharpose.engines.tensorrt.runtime import ContextPool, DeviceResources, TensorRtEngine
+from sharpose.engines.tensorrt.contexts import ContextPool, DeviceResources
+from sharpose.engines.tensorrt.runtime import TensorRtEngine
 from sharpose.engines.two_stage import CARRIED, BatchBuckets, CoarseOutput
 from sharpose.errors import EngineError, InputError
+
+_UPLOADED = ("image", "patches", "rows")
+_DOWNLOADED = ("keypoints", "quality", "region_order")
 
 
 class TensorRtTwoStage:
@@ -26,39 +30,94 @@ class TensorRtTwoStage:
     never those behind the last person. So its shapes change with the number of rows alone.
 
     With CUDA graphs, batches are padded to a few sizes and each is captured once, copies included: a coarse graph for
-    every N, a fine one for every M. Engines and device are closed with this object, also if it can't be made.
+    every N, a fine one for every M. They are padded, too, where each size costs TensorRT-RTX a compilation. Engines and
+    device are closed with this object, also if it can't be made.
+
+    Args:
+        coarse: The coarse stage's engine.
+        fine: The fine stage's engine.
+        cuda: Where they run.
+        device: As the user asked for it.
+        use_graphs: Capture CUDA graphs.
+        mapped: The GPU reads crops, patches and rows, and writes keypoints, quality and region order, where the host
+            has them, instead of in copies; for GPUs that share the host's memory.
 
     Raises:
         EngineError: the engines don't fit each other, or the device has too little memory.
     """
 
     def __init__(
-        self, coarse: TensorRtEngine, fine: TensorRtEngine, cuda: CudaDevice, device: str, *, use_graphs: bool
+        self,
+        coarse: TensorRtEngine,
+        fine: TensorRtEngine,
+        cuda: CudaDevice,
+        device: str,
+        *,
+        use_graphs: bool,
+        mapped: bool = False,
     ) -> None:
         self.device, self.max_batch = device, min(coarse.max_batch, fine.max_batch)
         self._people, self._closed = 0, False
-        self._gpu = DeviceResources(cuda, [coarse, fine])
-        with self._gpu.allocate(self.max_batch):
+        self._engines = (coarse, fine)
+        self._gpu = DeviceResources(cuda, self._engines)
+        with self._gpu.allocate((*_UPLOADED, *_DOWNLOADED) if mapped else ()):
             for name in CARRIED:
                 given, taken = coarse.outputs[name], fine.inputs[name]
                 if (given.dtype, given.shape[1:]) != (taken.dtype, taken.shape[1:]):
                     raise EngineError(f"the stages don't fit each other: coarse gives {given}, fine takes {taken}")
             self._event = cuda.event()
             self._gpu.free_later(self._event.free)
-            self.crops: npt.NDArray[np.uint8] = self._pinned(coarse.inputs["image"])
-            self.patches: npt.NDArray[np.uint8] = self._pinned(fine.inputs["patches"])
-            self._rows: npt.NDArray[np.int32] = self._pinned(fine.inputs["rows"])
-            self._coarse_out = {
-                name: self._pinned(coarse.outputs[name]) for name in ("keypoints", "quality", "region_order")
+            self._gpu.free_later(self._drop_arrays)
+            self.crops: npt.NDArray[np.uint8] = self._pinned(coarse, "image")[: self.max_batch]
+            self.patches: npt.NDArray[np.uint8] = self._pinned(fine, "patches")[: self.max_batch]
+            self._rows: npt.NDArray[np.int32] = self._pinned(fine, "rows")
+            self._coarse_out = {name: self._pinned(coarse, name) for name in _DOWNLOADED}
+            self._fine_keypoints: npt.NDArray[np.float32] = self._pinned(fine, "keypoints")
+            exact = not use_graphs and not coarse.compiles_shapes
+            self.coarse_buckets = BatchBuckets(coarse.min_batch, self.max_batch, exact=exact)
+            self.fine_buckets = BatchBuckets(fine.min_batch, self.max_batch, exact=exact)
+            of_coarse: dict[str, HostArray] = {"image": self.crops, **self._coarse_out}
+            of_fine: dict[str, HostArray] = {
+                "rows": self._rows,
+                "patches": self.patches,
+                "region_order": self._coarse_out["region_order"],
+                "keypoints": self._fine_keypoints,
             }
-            self._fine_keypoints: npt.NDArray[np.float32] = self._pinned(fine.outputs["keypoints"])
-            self.coarse_buckets = BatchBuckets(coarse.min_batch, self.max_batch, exact=not use_graphs)
-            self.fine_buckets = BatchBuckets(fine.min_batch, self.max_batch, exact=not use_graphs)
-            self._coarse = ContextPool(coarse, self._gpu, use_graphs=use_graphs)
-            self._fine = ContextPool(fine, self._gpu, use_graphs=use_graphs)
+            self._coarse = ContextPool(coarse, self._gpu, use_graphs=use_graphs, mapped=of_coarse if mapped else None)
+            self._fine = ContextPool(fine, self._gpu, use_graphs=use_graphs, mapped=of_fine if mapped else None)
 
-    def _pinned(self, spec: TensorSpec) -> npt.NDArray[Any]:
-        return self._gpu.cuda.pinned(spec.shape_at({"N": self.max_batch, "M": self.max_batch}), spec.dtype)
+    def _pinned(self, engine: TensorRtEngine, name: str) -> npt.NDArray[Any]:
+        """A page-locked array for a tensor of an engine, large enough for the other engine too."""
+        spec = {**engine.inputs, **engine.outputs}[name]
+        largest = max(engine.max_batch for engine in self._engines)
+        return self._gpu.cuda.pinned(spec.shape_at(dict.fromkeys(engine.sizes(1), largest)), spec.dtype)
+
+    def _drop_arrays(self) -> None:
+        """Let go of the page-locked arrays; who was given one may keep it."""
+        self.crops = np.empty((0, 0, 0, 3), dtype=np.uint8)
+        self.patches = np.empty((0, 0, 0), dtype=np.uint8)
+        self._rows = np.empty(0, dtype=np.int32)
+        self._fine_keypoints = np.empty((0, 0, 3), dtype=np.float32)
+        self._coarse_out = {}
+
+    def warm_up(self) -> None:
+        """Run every batch size once on noise: what is compiled or captured is so before the first frame.
+
+        Raises:
+            EngineError: a run failed.
+        """
+        noise = np.random.default_rng(0)
+        for array in (self.crops, self.patches):
+            array[...] = noise.integers(0, 256, array.shape, dtype=np.uint8)
+        for people in self.coarse_buckets.sizes:
+            self.run_coarse(people)
+        for count in self.fine_buckets.sizes:
+            self.run_fine(np.arange(count, dtype=np.int32))
+        self._people = 0
+        for array in (self.crops, self.patches):
+            array[...] = 0
+        for engine in self._engines:
+            engine.save_kernels()
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
@@ -67,13 +126,9 @@ class TensorRtTwoStage:
             raise InputError(f"run_coarse: expected 1 to {self.max_batch} people, got {people}")
         self._people = 0  # until it has succeeded
         batch = self.coarse_buckets.fit(people)
-
-        def download() -> None:
-            for name, target in self._coarse_out.items():
-                self._gpu.download(target[:batch], name)
-
+        outputs: dict[str, HostArray] = {name: array[:batch] for name, array in self._coarse_out.items()}
         with self._gpu.cuda.active():
-            self._coarse.enqueue({"N": batch}, lambda: self._gpu.upload("image", self.crops[:batch]), download)
+            self._coarse.enqueue(batch, {"image": self.crops[:batch]}, outputs)
             self._wait()
         self._people = people
         out = self._coarse_out
@@ -93,16 +148,9 @@ class TensorRtTwoStage:
         self._rows[:count] = rows
         self._rows[count:batch] = 0  # padding refines the first person again: there always is one
 
-        def upload() -> None:
-            self._gpu.upload("rows", self._rows[:batch])
-            self._gpu.upload("patches", self.patches[:batch])
-
+        inputs: dict[str, Value] = {"rows": self._rows[:batch], "patches": self.patches[:batch]}
         with self._gpu.cuda.active():
-            self._fine.enqueue(
-                {"N": self.max_batch, "M": batch},
-                upload,
-                lambda: self._gpu.download(self._fine_keypoints[:batch], "keypoints"),
-            )
+            self._fine.enqueue(batch, inputs, {"keypoints": self._fine_keypoints[:batch]})
             self._wait()
         return self._fine_keypoints[:count]
 
@@ -111,11 +159,6 @@ class TensorRtTwoStage:
         if self._closed:
             return
         self._closed = True
-        self.crops = np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self.patches = np.empty((0, 0, 0), dtype=np.uint8)
-        self._rows = np.empty(0, dtype=np.int32)
-        self._fine_keypoints = np.empty((0, 0, 3), dtype=np.float32)
-        self._coarse_out = {}
         self._gpu.close()
 
     def _check_open(self) -> None:

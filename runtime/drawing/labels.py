@@ -9,6 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from sharpose.errors import counted
 from sharpose.runtime.drawing import style
 from sharpose.runtime.drawing.style import Colour, Floats, Rect
 from sharpose.runtime.result import Image, PoseResult
@@ -133,7 +134,7 @@ class StatusLine:
     def __call__(self, poses: PoseResult) -> str:
         """The line for one frame."""
         refined, deferred = int(poses.refined.sum()), int(poses.deferred.sum())
-        parts = [f"{self._frame_rate():.1f} fps", f"{len(poses)} {'person' if len(poses) == 1 else 'people'}"]
+        parts = [f"{self._frame_rate():.1f} fps", f"{counted(len(poses), 'person')}"]
         parts += [f"{refined} refined"] if refined else []
         parts += [f"{deferred} deferred"] if deferred else []
         return "  ".join(parts)

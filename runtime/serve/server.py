@@ -13,7 +13,7 @@ from functools import partial
 from http.server import ThreadingHTTPServer
 from typing import TypeAlias
 
-from sharpose.errors import InputError
+from sharpose.errors import InputError, how_to_install
 from sharpose.runtime.serve.access import Access, Connections, is_loopback
 from sharpose.runtime.serve.handler import Handler, Site
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
@@ -155,7 +155,7 @@ class ServeServer:
             if error.name != "prometheus_client":
                 raise
             raise InputError(
-                "--serve: expected prometheus-client to be installed, found none: pip install 'sharpose[serve]'"
+                f"--serve: expected prometheus-client to be installed, found none: {how_to_install('serve')}"
             ) from None
         self._listener = _Listener(parse_address(address))
         self.address = Address(*self._listener.socket.getsockname()[:2])

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 from av.container import OutputContainer
 
-from sharpose.errors import InputError, SinkError, one_line
+from sharpose.errors import InputError, SinkError, counted, one_line
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image
@@ -147,8 +147,8 @@ class RestreamSink:
         self.dropped += len(self._queue)
         if self.dropped:
             self.warnings.append(
-                f"{self.name}: {self.dropped} of {self._written} pictures were not sent: the receiver was slower than "
-                "the run, or away"
+                f"{self.name}: {self.dropped} of {counted(self._written, 'picture')} not sent: the receiver was slower "
+                "than the run, or away"
             )
         if self._failure is not None and not self._reported:
             self._reported = True

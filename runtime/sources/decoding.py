@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sharpose.errors import InputError, SourceError, one_line
+from sharpose.errors import InputError, SourceError, counted, one_line
 from sharpose.runtime.sources.urls import password_hint
 
 NO_ANSWER = "no answer in time"
@@ -270,7 +270,7 @@ class Decoder:
                     self.cut = _reason(error)
                     return
                 raise SourceError(
-                    f"{self._name}: reading broke off after {self.frames} frames: {_reason(error)}"
+                    f"{self._name}: reading broke off after {counted(self.frames, 'frame')}: {_reason(error)}"
                 ) from None
 
     def _decode(self, packet: Packet[VideoStream] | None) -> Iterator[Decoded]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from sharpose.errors import SharposeError, SourceError
+from sharpose.errors import SharposeError, SourceError, counted
 from sharpose.runtime.frames import Frame, Source, SourceHealth, SourceInfo
 from sharpose.runtime.options import FOREVER, SourceOptions
 from sharpose.runtime.sources.decoding import NO_ANSWER
@@ -164,7 +164,7 @@ class LiveSource:
         self.info.health.connected = False
         self._backoff.delivered(self._heard - self._timeline.connected_at if connection.frames else 0.0)
         if limit is not None and limit != FOREVER and self._backoff.attempts >= limit:
-            tries = f"{limit} attempt{'s'[: limit > 1]}"
+            tries = counted(limit, "attempt")
             return SourceError(f"{self.info.name}: lost ({why}), and not back after {tries}"), False
         if self._lost_at is None:
             self._lost_at = now

@@ -80,6 +80,10 @@ class PictureSource:
             what = "files that are not pictures" if len(others) > 1 else "file that is not a picture"
             self.info.warnings.append(f"{spec}: left out {len(others)} {what}: {_suffixes(others)}")
 
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self._ids)
+
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises `SourceError` where no picture can be read; with `strict`, where one can't."""
         index, time, read = 0, 0.0, 0

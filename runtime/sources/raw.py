@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sharpose.errors import InputError, SourceError
+from sharpose.errors import InputError, SourceError, counted
 from sharpose.runtime.frames import Frame, SourceInfo
 
 _DEFAULT_RATE = 25.0  # FFmpeg's own default
@@ -61,8 +61,7 @@ class RawSource:
                     raise SourceError(f"{self.info.name}: expected raw frames, but it ended after {what}")
                 if filled:
                     self.info.warnings.append(
-                        f"{self.info.name}: cut off after {index} frames, {what} came after them; is --stdin-size "
-                        "right?"
+                        f"{self.info.name}: cut off after {counted(index, 'frame')} and {what}; is --stdin-size right?"
                     )
                 return
             yield Frame(image, index, index * self._step, index)

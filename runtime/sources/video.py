@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from sharpose.errors import SourceError
+from sharpose.errors import SourceError, counted
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.result import Image
@@ -185,10 +185,10 @@ class VideoSource:
         if self._decoder.broken and not self._decoder.cut and end + _SHORT_SECONDS >= (seconds or 0.0):
             return  # frames are missing where it is damaged
         if frames < claimed:
-            self._warn(f"its header claims {claimed} frames, but it ends after {frames}")
+            self._warn(f"its header claims {counted(claimed, 'frame')}, but it ends after {frames}")
         elif self._decoder.cut is not None:
             ended = "the stream ended" if self.info.live else "cut off"
-            self._warn(f"{ended} after {frames} frames ({self._decoder.cut})")
+            self._warn(f"{ended} after {counted(frames, 'frame')} ({self._decoder.cut})")
         elif not self._stream.frames and seconds is not None and end + _SHORT_SECONDS < seconds:
             self._warn(f"its header claims {seconds:.1f} s, but it ends after {end:.1f} s")
 

@@ -10,6 +10,20 @@ from sharpose.config import ModelConfig
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION, fine_patch_index
 
 
+class LayerNorm(nn.LayerNorm):
+    """Normalises in the dtype of its parameters, float32 in a half model too, and gives back what it takes.
+
+    The exported half graphs so have a cast on either side of each LayerNorm: strongly typed TensorRT networks compute
+    in the dtype of the input, and sums of squares in half precision overflow.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., C]."""
+        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):  # autocast normalises in float32
+            return super().forward(x)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class HeatmapHead(nn.Module):
     """A keypoint token becomes its heatmap; one head serves both stages.
 
@@ -21,14 +35,14 @@ class HeatmapHead(nn.Module):
         self.heatmap_size = config.heatmap_size
         width, pixels = config.width, config.heatmap_size[0] * config.heatmap_size[1]
         if config.head == "linear":
-            layers: list[nn.Module] = [nn.LayerNorm(width), nn.Linear(width, pixels)]
+            layers: list[nn.Module] = [LayerNorm(width), nn.Linear(width, pixels)]
         else:
             hidden = config.head_hidden_width
             layers = [
-                nn.LayerNorm(width),
+                LayerNorm(width),
                 nn.Linear(width, hidden),
                 nn.GELU(),
-                nn.LayerNorm(hidden),
+                LayerNorm(hidden),
                 nn.Linear(hidden, pixels),
             ]
         self.heatmap_mlp = nn.Sequential(*layers)
@@ -47,7 +61,7 @@ class QualityPredictor(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, width),
             nn.GELU(),
@@ -122,9 +136,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_hidden: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = MLP(width, mlp_hidden)
         self.drop_path = 0.0
 
@@ -187,8 +201,8 @@ class Backbone(nn.Module):
         self.patch_embed = PatchEmbed(width)
         self.blocks = nn.ModuleList([Block(width, config.heads, config.mlp_hidden) for _ in range(config.depth)])
         self.depth_mined_from = config.depth // 4
-        self.norm = nn.LayerNorm(width)
-        self.reuse_block = nn.Sequential(nn.LayerNorm(width), MLP(width, config.mlp_hidden))
+        self.norm = LayerNorm(width)
+        self.reuse_block = nn.Sequential(LayerNorm(width), MLP(width, config.mlp_hidden))
         self.quality_predictor = QualityPredictor(config)
         index = torch.from_numpy(fine_patch_index(config.region_grid))  # [R, s*s]
         self.register_buffer("fine_index", index, persistent=False)

@@ -15,6 +15,15 @@ _FLOAT32_EPS = 1.1920929e-07  # what the released evaluation adds to the Hessian
 _MIN_DETERMINANT = 1e-20  # keeps a Hessian that is exactly singular in float32 from giving NaN
 
 
+def row_of_peak(peak: Tensor, width: int) -> Tensor:
+    """int64 indices into flattened heatmaps of this width to int64 rows.
+
+    Half a pixel is added before the division: GPU kernels may multiply by a reciprocal that is one unit too low, which
+    without it puts the peaks of column 0 into the row above.
+    """
+    return ((peak.to(torch.float32) + 0.5) / width).floor().to(torch.int64)
+
+
 class HeatmapDecoder(nn.Module):
     """Heatmaps [B, J, h, w] in float32 to keypoints [B, J, 3]: x, y in crop pixels, score.
 
@@ -40,7 +49,8 @@ class HeatmapDecoder(nn.Module):
         flat = heatmaps.flatten(2)
         peak = flat.argmax(dim=-1, keepdim=True)  # [B, J, 1], the first of equals
         score = flat.gather(2, peak)
-        peak_x, peak_y = peak % width, torch.div(peak, width, rounding_mode="floor")
+        peak_y = row_of_peak(peak, width)
+        peak_x = peak - peak_y * width
 
         smooth = self.blur_rows @ heatmaps @ self.blur_columns
         left, right = (peak_x - 1).clamp(min=0), (peak_x + 1).clamp(max=width - 1)

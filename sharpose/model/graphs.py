@@ -149,7 +149,7 @@ class TorchStages:
     def _run(
         self, graph: nn.Module, names: list[str], inputs: Sequence[npt.NDArray[np.generic]]
     ) -> dict[str, npt.NDArray[np.generic]]:
-        dtype, training = self._model.backbone.norm.weight.dtype, self._model.training
+        dtype, training = self._model.backbone.patch_embed.proj.weight.dtype, self._model.training
         tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in inputs]
         graph.eval()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,16 +13,20 @@ from host_cuda import HostCuda, HostStream
 
 from sharpose.engines.base import TensorSpec, specs
 from sharpose.engines.cuda.device import CudaStream
+from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour, tensorrt_logger
+from sharpose.engines.tensorrt.profiles import axis_sizes, batch_axis, batch_ranges, find_range
 from sharpose.errors import EngineError
 
 Arrays = Mapping[str, np.ndarray]
+TENSORRT = TensorRtFlavour("tensorrt", "10.3.0", ModuleType("tensorrt"))
+TENSORRT.module.ILogger = object
 
 
 class HostContext:
     """A context that computes on host memory when its stream gets there."""
 
-    def __init__(self, engine: HostEngine) -> None:
-        self.engine = engine
+    def __init__(self, engine: HostEngine, profile: int) -> None:
+        self.engine, self.profile = engine, profile
         self.addresses: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.scratch: tuple[int, int] | None = None
@@ -32,9 +37,10 @@ class HostContext:
         if self.engine.refuse_shapes:
             raise EngineError(f"{self.engine.name}: the shape was refused")
         spec = self.engine.inputs[name]
+        low, high = self.engine.ranges[self.profile]
         for axis, size in zip(spec.shape, shape, strict=True):
             if isinstance(axis, str):
-                assert self.engine.min_batch <= size <= self.engine.max_batch
+                assert low <= size <= high if axis == self.engine.batch_axis else size == self.engine.max_batch
                 self.sizes[axis] = size
         self.executed_once_since_shape = False
         self.engine.cuda.log.append(f"shape {name} {shape[0]}")
@@ -60,6 +66,10 @@ class HostContext:
         sizes, addresses, scratch = dict(self.sizes), dict(self.addresses), self.scratch
         label = f"{engine.name} " + " ".join(f"{axis}={size}" for axis, size in sorted(sizes.items()))
         stream.enqueue(label, lambda: engine.compute(sizes, addresses, scratch))
+        if engine.cuda.is_capturing and engine.logged_in_capture is not None:
+            tensorrt_logger(TENSORRT).log(1, engine.logged_in_capture)
+        if engine.cuda.is_capturing and engine.fail_in_capture:
+            raise EngineError(f"{engine.name}: operation not permitted when stream is capturing")
 
     def close(self) -> None:
         if not self.closed:
@@ -77,6 +87,13 @@ class HostEngine:
         self.outputs: Mapping[str, TensorSpec] = outputs
         self.function: Callable[[Arrays], Arrays] = function
         self.max_batch, self.min_batch, self.scratch_bytes = max_batch, min_batch, scratch_bytes
+        self.batch_axis = batch_axis(outputs)
+        wanted = batch_ranges(BuildOptions(max_batch=max_batch, min_batch=min_batch), TENSORRT)
+        self.ranges = tuple((item.min, item.max) for item in wanted)
+        self.compiles_shapes = False
+        self.saved = 0
+        self.logged_in_capture: str | None = None
+        self.fail_in_capture = False
         self.contexts = 0
         self.contexts_made = 0
         self.closed = 0
@@ -85,27 +102,35 @@ class HostEngine:
         self.capturable = True
         self.made: list[HostContext] = []
 
-    def create_context(self) -> HostContext:
+    def sizes(self, batch):
+        return axis_sizes(self.inputs, self.batch_axis, batch, self.max_batch)
+
+    def profile(self, batch):
+        return find_range(self.ranges, batch)
+
+    def create_context(self, profile, stream) -> HostContext:
         self.contexts += 1
         self.contexts_made += 1
-        self.made.append(HostContext(self))
+        self.made.append(HostContext(self, profile))
         return self.made[-1]
+
+    def save_kernels(self) -> None:
+        self.saved += 1
 
     def close(self) -> None:
         assert self.contexts == 0, "closed before its contexts"
         self.closed += 1
 
     def compute(self, sizes, addresses, scratch) -> None:
-        buffers = self.cuda.buffers
         if self.scratch_bytes:
-            buffers[scratch[0]].data[:] = 0xCD  # whoever else computes there must not rely on it
+            self.cuda.buffers[scratch[0]].data[:] = 0xCD  # whoever else computes there must not rely on it
         inputs = {
-            name: buffers[addresses[name]].view(spec.shape_at(sizes), spec.dtype).copy()
+            name: self.cuda.at(addresses[name], spec.shape_at(sizes), spec.dtype).copy()
             for name, spec in self.inputs.items()
         }
         results = self.function(inputs)
         for name, spec in self.outputs.items():
-            view = buffers[addresses[name]].view(spec.shape_at(sizes), spec.dtype)
+            view = self.cuda.at(addresses[name], spec.shape_at(sizes), spec.dtype)
             assert results[name].shape == view.shape
             view[...] = results[name]
 

@@ -18,6 +18,8 @@ enum { BUFFERS, PINNED, STREAMS, EVENTS, GRAPHS, EXECUTABLES, CONTEXTS, PUSHED, 
 static long live[KINDS];
 static __thread int depth;
 static int context;
+static void *mapped[64];
+static int mapped_count;
 
 #define NEED_CONTEXT if (depth == 0) return NO_CONTEXT
 
@@ -66,11 +68,21 @@ CUresult cuMemFree_v2(uint64_t address) { NEED_CONTEXT; free((void *)(uintptr_t)
 CUresult cuMemHostAlloc(void **out, size_t bytes, unsigned flags)
 {
     NEED_CONTEXT;
-    (void)flags;
     *out = malloc(bytes);
     memset(*out, 0xCD, bytes);
     live[PINNED]++;
+    if (flags & 2) mapped[mapped_count++ % 64] = *out; /* CU_MEMHOSTALLOC_DEVICEMAP */
     return OK;
+}
+CUresult cuMemHostGetDevicePointer_v2(uint64_t *out, void *address, unsigned flags)
+{
+    NEED_CONTEXT;
+    for (int i = 0; i < 64; i++)
+        if (mapped[i] == address && !flags) {
+            *out = (uint64_t)(uintptr_t)address;
+            return OK;
+        }
+    return INVALID;
 }
 CUresult cuMemAllocHost_v2(void **out, size_t bytes) { return cuMemHostAlloc(out, bytes, 0); }
 CUresult cuMemFreeHost(void *address) { NEED_CONTEXT; free(address); live[PINNED]--; return OK; }

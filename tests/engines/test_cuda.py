@@ -73,10 +73,19 @@ def elsewhere():
 thread = threading.Thread(target=elsewhere)
 thread.start()
 thread.join()
+held = []
 with cuda.active():
     cuda.download(target, first, stream)
     stream.synchronize()
     np.testing.assert_array_equal(target, source)
+    held.append(cuda.pinned((4,), np.float32))
+    assert live()["pinned"] == 3
+    assert not cuda.shares_memory
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+assert live()["pinned"] == 2, live()  # freed by a thread that has no context of its own
+with cuda.active():
     for thing in (first, second, stream, event):
         thing.free()
         thing.free()
@@ -92,6 +101,19 @@ assert view.sum() == 92  # pinned memory lives as long as a view of it
 del view, cuda
 gc.collect()
 assert live() == kept, live()
+"""
+
+MAPPED = """
+assert cuda.shares_memory
+with cuda.active():
+    array = cuda.pinned((2, 3), np.int32)
+    address = cuda.device_address(array)
+    assert address % 8 == 0
+    ctypes.memset(address, 1, 4)  # as the device does it
+    assert array[0, 0] == 0x01010101 and not array[0, 1:].any()
+    assert live()["pinned"] == 1
+    del array
+    assert "pinned" not in live()
 """
 
 GRAPHS = """
@@ -146,9 +168,9 @@ class RawContext(helpers.HostContext):
             arrays[name][...] = value
 
 class Engine(helpers.HostEngine):
-    def create_context(self):
+    def create_context(self, profile, stream):
         self.contexts += 1
-        return RawContext(self)
+        return RawContext(self, profile)
 
 class Log:
     log = []
@@ -159,7 +181,9 @@ def make(name, items, function):
 
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
 fine = make("fine", helpers.FINE, helpers.fine_sum)
-stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False, mapped=cuda.shares_memory)
+for people in range(1, 9):  # makes all contexts
+    stages.run_coarse(people)
 allocated = live()
 for people in (3, 8, 1):
     stages.crops[:people] = np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3)
@@ -189,13 +213,19 @@ def fake_driver(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("script", [COPIES, GRAPHS, TWO_STAGES], ids=["copies", "graphs", "two stages"])
+@pytest.mark.parametrize(
+    ("script", "integrated"),
+    [(COPIES, False), (MAPPED, True), (GRAPHS, False), (TWO_STAGES, False), (TWO_STAGES, True)],
+    ids=["copies", "mapped memory", "graphs", "two stages", "two stages in mapped memory"],
+)
 @pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
-def test_a_binding(fake_driver, binding, script):
+def test_a_binding(fake_driver, binding, script, integrated):
     if binding not in installed_bindings():
         pytest.skip(f"{binding} is not installed")
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{fake_driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
     environment["PYTHONPATH"] = f"{HERE.parent / 'helpers'}:{os.environ.get('PYTHONPATH', '')}"
+    if integrated:
+        environment["FAKE_INTEGRATED"] = "1"
     command = [sys.executable, "-c", PRELUDE + script, binding, str(HERE / "conftest.py")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import numpy as np
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines.load import Device, load_two_stage, parse_device
+from sharpose.engines import onnxrt
+from sharpose.engines.load import Device, OnnxRuntimeSettings, load_two_stage, parse_device
 from sharpose.errors import EngineError
+from sharpose.runtime.cli import command
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +105,34 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
     assert message.startswith("device: expected cpu, cuda[:i]")
     assert message.endswith(f"got {text!r}")
     assert "\n" not in message
+
+
+def test_options_for_gpus_are_refused_on_a_cpu() -> None:
+    result = CliRunner().invoke(command, ["scene", "--tf32"], standalone_mode=False)
+    assert isinstance(result.exception, click.UsageError)
+    assert str(result.exception) == "--tf32 is for GPUs, got --device cpu"
+
+
+def test_settings_reach_onnx_runtime(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, OnnxRuntimeSettings]] = []
+
+    def refuse(path: Path, device: Device, settings: OnnxRuntimeSettings, **_: object) -> None:
+        asked.append((f"{path.name} on {device}", settings))
+        raise EngineError("enough")
+
+    monkeypatch.setattr(onnxrt, "create_session", refuse)
+    arguments = ["scene", "--bundle", str(bundle.path), "--device", "ort-tensorrt:1", "--tf32", "--engine-cache"]
+    with pytest.raises(EngineError, match="enough"):
+        CliRunner().invoke(command, [*arguments, str(tmp_path)], standalone_mode=False, catch_exceptions=False)
+    ((what, settings),) = asked
+    assert (what, settings.tf32, settings.engine_cache) == ("coarse.onnx on ort-tensorrt:1", True, tmp_path)
+
+
+def test_what_runs_on_a_gpu_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(onnxrt, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "CPUExecutionProvider"})
+    monkeypatch.setattr(onnxrt, "_providers", lambda *_: ["CPUExecutionProvider"])
+    load_two_stage(bundle, "cpu", onnxruntime=OnnxRuntimeSettings(say=lines.append)).close()
+    assert lines == []
+    load_two_stage(bundle, "cuda:1", onnxruntime=OnnxRuntimeSettings(tf32=True, say=lines.append)).close()
+    assert lines == ["ONNX Runtime on cuda:1, fp32 graphs, TF32 on"]

@@ -34,7 +34,7 @@ def test_an_engine_is_built_once_and_found_from_then_on(cache):
     assert first.plan == second.plan == b"plan 1 " * 1000
     assert second.sidecar.build_seconds == 1.5
     assert cache.lines == [
-        f"coarse engine: building it for NVIDIA GeForce RTX 4090 (8.9), into {cache.folder}",
+        f"coarse engine: building it for NVIDIA GeForce RTX 4090 (8.9, 128 SMs), into {cache.folder}",
     ]
     assert sorted(path.suffix for path in cache.folder.iterdir()) == [".json", ".lock", ".plan"]
 
@@ -49,7 +49,9 @@ def test_an_engine_is_built_once_and_found_from_then_on(cache):
         {"flavour": "tensorrt_rtx"},
         {"flavour_version": "10.13.0"},
         {"gpu": dataclasses.replace(GPU, name="NVIDIA A10", compute_capability="8.6")},
-        {"options": OPTIONS.model_copy(update={"opt_batch": 8})},
+        {"gpu": dataclasses.replace(GPU, multiprocessors=64)},
+        {"options": OPTIONS.model_copy(update={"tf32": False})},
+        {"options": OPTIONS.model_copy(update={"opt_batch": [8]})},
         {"options": OPTIONS.model_copy(update={"workspace_mib": 256})},
     ],
     ids=str,
@@ -106,7 +108,9 @@ def test_a_foreign_engine_under_the_right_name_is_rebuilt(cache):
     build = Builder()
     assert cache.obtain(REQUEST, build).sidecar.gpu.name == GPU.name
     assert build.count == 1
-    assert "built for GPU NVIDIA A10 (8.6), not NVIDIA GeForce RTX 4090 (8.9)" in "\n".join(cache.lines)
+    assert "built for GPU NVIDIA A10 (8.6, 128 SMs), not NVIDIA GeForce RTX 4090 (8.9, 128 SMs)" in "\n".join(
+        cache.lines
+    )
 
 
 def _own_folder(tmp_path, request) -> Path:
@@ -143,6 +147,52 @@ def test_an_engine_built_without_a_gpu_is_taken_only_where_it_is_portable(cache,
     own = _own_folder(tmp_path, dataclasses.replace(REQUEST, gpu=None))
     assert cache.find(REQUEST, own) is None
     assert cache.find(dataclasses.replace(REQUEST, portable=True), own) is not None
+
+
+def _built_as(tmp_path, options, **changes) -> Path:
+    """A bundle's engine, built with TensorRT 10.3 on an RTX 4090 (8.9) unless changed."""
+    options = OPTIONS.model_copy(update=options)
+    return _own_folder(tmp_path, dataclasses.replace(REQUEST, options=options, **changes))
+
+
+ANY = dataclasses.replace(REQUEST, any_options=True)
+LAPTOP = dataclasses.replace(GPU, name="NVIDIA GeForce RTX 4070 Laptop GPU", multiprocessors=36)
+ADA, AMPERE, TURING, ORIN = (
+    dataclasses.replace(LAPTOP, name=name, compute_capability=capability, integrated=name == "Orin")
+    for name, capability in (("NVIDIA L4", "8.9"), ("NVIDIA A10", "8.6"), ("NVIDIA T4", "7.5"), ("Orin", "8.7"))
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [("10.3.0", True), ("10.3.1", True), ("10.13.3.9", True), ("10.1.0", False), ("11.0.0", False), ("unknown", False)],
+)
+def test_a_version_compatible_engine_runs_with_later_versions_of_its_major_one(cache, tmp_path, version, taken):
+    own = _built_as(tmp_path, {"version_compatible": True})
+    request = dataclasses.replace(ANY, flavour_version=version)
+    assert (cache.find(request, own) is not None) == taken
+    assert cache.find(dataclasses.replace(request, flavour="tensorrt_rtx"), own) is None
+
+
+@pytest.mark.parametrize(
+    ("level", "gpu", "taken"),
+    [
+        ("ampere-plus", LAPTOP, True),
+        ("ampere-plus", AMPERE, True),
+        ("ampere-plus", TURING, False),
+        ("ampere-plus", ORIN, False),
+        ("same-compute-capability", LAPTOP, True),
+        ("same-compute-capability", ADA, True),
+        ("same-compute-capability", AMPERE, False),
+        (None, LAPTOP, False),
+        (None, dataclasses.replace(GPU, multiprocessors=127), False),
+        ("ampere-plus", None, False),
+    ],
+)
+def test_a_hardware_compatible_engine_runs_on_the_gpus_of_its_level(cache, tmp_path, level, gpu, taken):
+    own = _built_as(tmp_path, {"hardware_compatible": level})
+    assert (cache.find(dataclasses.replace(ANY, gpu=gpu), own) is not None) == taken
+    assert cache.find(dataclasses.replace(ANY, gpu=gpu, flavour_version="10.4.0"), own) is None
 
 
 def test_discarding_forgets_the_caches_engines_and_no_others(cache, tmp_path):

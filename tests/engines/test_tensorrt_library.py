@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -17,7 +17,7 @@ from sharpose.engines.tensorrt.library import (
     installed_flavours,
     runtime_problem,
 )
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_none_at_all_says_how_to_get_it(modules):
     modules()
     with pytest.raises(EngineError, match="TensorRT is not installed; TensorRT-RTX is not installed") as caught:
         find_flavour()
-    assert "sharpose[tensorrt-rtx-cu13]" in str(caught.value)
+    assert how_to_install("tensorrt-rtx-cu13") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -89,6 +89,7 @@ def test_an_unknown_name_is_refused(modules):
 
 
 TENSORRT = TensorRtFlavour("tensorrt", "10.3.0", ModuleType("tensorrt"))
+TENSORRT.module.HardwareCompatibilityLevel = SimpleNamespace(NONE=0, AMPERE_PLUS=1)
 RTX = TensorRtFlavour("tensorrt_rtx", "1.7.1", ModuleType("tensorrt_rtx"))
 
 
@@ -129,7 +130,7 @@ def test_rtxs_runtime_starts_without_a_gpu():
 
 EXTRAS = {
     "--timing-cache": BuildOptions(timing_cache=Path("cache")),
-    "--hardware-compatible": BuildOptions(hardware_compatible=True),
+    "--hardware-compatible": BuildOptions(hardware_compatible="ampere-plus"),
     "--version-compatible": BuildOptions(version_compatible=True),
     "--optimization-level": BuildOptions(optimization_level=0),
 }
@@ -149,12 +150,12 @@ def test_jetson_refuses_hardware_compatibility(monkeypatch, tmp_path):
     check_options(BuildOptions(workspace_mib=64), TENSORRT)
 
 
-@pytest.mark.parametrize(("largest", "smallest", "optimal"), [(16, 1, 4), (2, 1, 2), (16, 8, 8), (1, 1, 1)])
-def test_the_optimal_batch_is_a_typical_one(largest, smallest, optimal):
-    assert BuildOptions(max_batch=largest, min_batch=smallest).optimal_batch == optimal
+def test_a_level_of_hardware_compatibility_that_a_version_does_not_know_is_refused():
+    with pytest.raises(EngineError, match=r"TensorRT 10\.3\.0 doesn't know same-compute-capability; use ampere-plus"):
+        check_options(BuildOptions(hardware_compatible="same-compute-capability"), TENSORRT)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 2), (1, 3, 2), (3, 2, 4), (5, None, 4)])
+@pytest.mark.parametrize("sizes", [(0, (1,), 2), (1, (3,), 2), (3, (2,), 4), (5, None, 4), (1, (4, 1), 8), (1, (), 8)])
 def test_batch_sizes_out_of_order_are_refused(sizes):
     smallest, best, largest = sizes
     with pytest.raises(EngineError, match="expected 1 <= min <= opt <= max"):

@@ -17,7 +17,8 @@ from sharpose.engines.base import specs
 from sharpose.engines.gpu import Gpu, probe_gpus
 from sharpose.engines.load import load_two_stage, parse_device
 from sharpose.engines.tensorrt import load as tensorrt_load
-from sharpose.engines.tensorrt.cache import BuiltFor, Sidecar, write_engine
+from sharpose.engines.tensorrt.build import describe_gpu
+from sharpose.engines.tensorrt.cache import Sidecar, write_engine
 from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour
 from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 from sharpose.errors import BundleError, EngineError
@@ -41,14 +42,14 @@ class Machine:
         self.cudas.append(HostCuda(has_graphs=self.has_graphs))
         return self.cudas[-1]
 
-    def build(self, bundle, stage, precision, options, on_progress, *, flavour, gpu):
+    def build(self, bundle, stage, precision, options, on_progress, *, flavour, gpu, folder):
         self.built.append(stage)
         plan = f"{stage} {len(self.built)}".encode()
         return plan, self.sidecar(bundle, stage, precision, options, plan)
 
     def sidecar(self, bundle, stage, precision, options, plan, gpu=GPU):
         return Sidecar(
-            schema_version=1,
+            schema_version=2,
             sharpose_version="0",
             stage=stage,
             precision=precision,
@@ -56,9 +57,9 @@ class Machine:
             weights_sha256=bundle.manifest.files["weights.bin"],
             flavour=self.flavour.name,
             flavour_version=self.flavour.version,
-            gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver),
-            options=tensorrt_load.describe_options(options),
-            profiles={},
+            gpu=describe_gpu(gpu),
+            options=tensorrt_load.describe_options(options, precision, self.flavour),
+            profiles=[],
             tensors=[],
             layers={},
             engine_layers=None,
@@ -67,7 +68,8 @@ class Machine:
             plan_sha256=hashlib.sha256(plan).hexdigest(),
         )
 
-    def engine(self, flavour, plan, entry, what, *, specialize):
+    def engine(self, flavour, stored, entry, gpu, *, specialize):
+        plan, what = stored.plan, str(stored.path)
         if plan in self.unloadable:
             raise EngineError(f"{what}: TensorRT can't load it")
         self.loaded.append(plan.decode())
@@ -75,7 +77,7 @@ class Machine:
         self.specialized = specialize
 
         def zeros(arrays):
-            people = len(next(iter(arrays.values())))
+            people = len(arrays["rows" if "rows" in arrays else "image"])
             return {
                 name: np.zeros([people if isinstance(size, str) else size for size in spec.shape], spec.dtype)
                 for name, spec in outputs.items()
@@ -137,7 +139,7 @@ def test_another_weight_or_option_or_version_rebuilds(machine, bundle, settings)
     files = bundle.manifest.files | {"weights.bin": "0" * 64}
     _load(Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files})), settings)
     assert len(machine.built) == 4
-    _load(bundle, dataclasses.replace(settings, options=BuildOptions(max_batch=16, opt_batch=1)))
+    _load(bundle, dataclasses.replace(settings, options=BuildOptions(max_batch=16, opt_batch=(1,))))
     assert len(machine.built) == 6
     machine.flavour = dataclasses.replace(machine.flavour, version="10.14.0")
     _load(bundle, settings)
@@ -161,7 +163,7 @@ def _own(machine, bundle, tmp_path, gpu=GPU):
     copy = Bundle(tmp_path / "copy", bundle.manifest)
     for stage in ("coarse", "fine"):
         plan = f"own {stage}".encode()
-        options = BuildOptions(max_batch=8, opt_batch=8)
+        options = BuildOptions(max_batch=8, opt_batch=(8,))
         write_engine(copy.path / "engines", stage, plan, machine.sidecar(bundle, stage, "fp32", options, plan, gpu))
     return copy
 
@@ -179,7 +181,9 @@ def test_the_bundles_own_engines_are_skipped_where_options_were_asked_for(machin
 def test_a_foreign_gpus_engines_are_skipped(machine, bundle, settings, tmp_path):
     _load(_own(machine, bundle, tmp_path, Gpu(0, "NVIDIA A10", "8.6", "", 72, False)), settings)
     assert machine.built == ["coarse", "fine"]
-    assert any("built for GPU NVIDIA A10 (8.6), not NVIDIA H100 (9.0)" in line for line in settings.lines)
+    assert any(
+        "built for GPU NVIDIA A10 (8.6, 72 SMs), not NVIDIA H100 (9.0, 132 SMs)" in line for line in settings.lines
+    )
 
 
 def test_a_bundles_engine_that_does_not_load_stays_and_the_cache_builds_another(machine, bundle, settings, tmp_path):
@@ -208,7 +212,7 @@ def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, sett
     assert not machine.specialized
     machine.has_graphs = False
     _load(bundle, settings)
-    assert "CUDA graphs off" in settings.lines[-1]
+    assert [line.split()[-1] for line in settings.lines if ", host, CUDA graphs " in line] == ["on", "off", "off"]
     with pytest.raises(EngineError, match="--cuda-graphs: host has none; use --cuda-bindings cuda-python"):
         _load(bundle, dataclasses.replace(settings, cuda_graphs=True))
     assert machine.cudas[-1].closed
@@ -267,4 +271,5 @@ def test_tensorrts_options_want_its_device(tiny_bundle):
     for option in (["--engine-cache", "x"], ["--cuda-bindings", "pycuda"], ["--no-cuda-graphs"]):
         result = CliRunner().invoke(command, ["scene", "--bundle", str(tiny_bundle), *option], standalone_mode=False)
         assert isinstance(result.exception, click.UsageError)
-        assert "is for --device tensorrt, got --device cpu" in str(result.exception)
+        wanted = "tensorrt or ort-tensorrt" if option[0] == "--engine-cache" else "tensorrt"
+        assert f"is for --device {wanted}, got --device cpu" in str(result.exception)

@@ -1,80 +1,209 @@
+"""Loading engines, with a stand-in for TensorRT's module: profiles, validity, host code, and what RTX compiled."""
+
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+import gc
+import logging
+
 import pytest
+from cache_stand_ins import GPU, OPTIONS, REQUEST, sidecar_for
+from fake_tensorrt import Diagnostics, FakeTensorRt, Validity
 from host_cuda import HostCuda
 
-from sharpose.engines.tensorrt.runtime import TensorRtRunner
-from sharpose.errors import EngineError, InputError
+from sharpose.bundle import open_bundle
+from sharpose.engines.base import specs
+from sharpose.engines.tensorrt.cache import write_engine
+from sharpose.engines.tensorrt.library import TensorRtFlavour
+from sharpose.engines.tensorrt.runtime import TensorRtEngine
+from sharpose.errors import EngineError
+
+RANGES = ((1, 1), (2, 4), (5, 16))
+PLAN = b"a plan"
 
 
 @pytest.fixture
 def cuda():
-    return HostCuda()
+    cuda = HostCuda()
+    with cuda.active():
+        yield cuda
 
 
 @pytest.fixture
-def engines(small_engines, cuda):
-    coarse, fine = (TensorRtRunner(engine, cuda, "tensorrt:0") for engine in small_engines(cuda, min_batch=2))
-    yield coarse, fine
-    coarse.close()
-    fine.close()
+def make(tiny_bundle, tmp_path):
+    """Makes an engine of a stage as the flavour with this name would load it, and returns it with the module."""
+    bundle = open_bundle(tiny_bundle)
+
+    def make(stage="coarse", name="tensorrt", *, module=None, specialize=False, folder=tmp_path, **options):
+        entry = bundle.graph(stage)[1]
+        if module is None:
+            module = FakeTensorRt(*specs(entry), RANGES, {"N": 16} if stage == "fine" else None)
+        request = dataclasses.replace(REQUEST, stage=stage, options=OPTIONS.model_copy(update=options))
+        stored = write_engine(folder, stage, PLAN, sidecar_for(request, PLAN)) if folder == tmp_path else None
+        stored = stored or make.stored
+        make.stored = stored
+        return TensorRtEngine(TensorRtFlavour(name, "1", module), stored, entry, GPU, specialize=specialize), module
+
+    return make
 
 
-def _image(people):
-    return np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3)
+def _run(engine, cuda, batch):
+    """Run a batch in a new context."""
+    stream = cuda.stream()
+    context = engine.create_context(engine.profile(batch), stream)
+    for name, spec in engine.inputs.items():
+        context.set_input_shape(name, spec.shape_at(engine.sizes(batch)))
+    context.execute(stream)
+    return context
 
 
-def test_only_the_outputs_asked_for_come_back(engines, cuda):
-    coarse, _ = engines
-    image = _image(3)
-    cuda.log.clear()
-    out = coarse.run({"image": image}, ["quality"])
-    assert list(out) == ["quality"]
-    np.testing.assert_array_equal(out["quality"], image[:, 0, 0, 0].astype(np.float32) / 255)
-    assert [line for line in cuda.log if line.startswith("download")] == ["download 12"]
+@pytest.mark.parametrize(("stage", "axis"), [("coarse", "N"), ("fine", "M")])
+def test_the_profiles_are_read_from_the_engine(make, stage, axis):
+    engine, _ = make(stage)
+    assert (engine.batch_axis, engine.ranges, engine.min_batch, engine.max_batch) == (axis, RANGES, 1, 16)
+    assert engine.sizes(3) == ({"N": 3} if stage == "coarse" else {"M": 3, "N": 16})
+    assert [engine.profile(batch) for batch in (1, 3, 16)] == [0, 1, 2]
+    assert engine.scratch_bytes == 1024
 
 
-def test_outputs_kept_on_the_device_feed_another_engine(engines, cuda):
-    coarse, fine = engines
-    carried = ("region_order", "region_features", "region_embeddings")
-    image = _image(3)
-    out = coarse.run({"image": image}, carried, keep_on_device=carried)
-    assert out["region_features"].shape() == (3, 4, 2)
-    cuda.log.clear()
-    patches = np.ones((2, 8, 6), np.uint8)
-    found = fine.run({"rows": np.array([2, 0], np.int32), "patches": patches, **out}, ["keypoints", "heatmaps"])
-    totals = image.astype(np.float32).sum(axis=(1, 2, 3))[[2, 0]]
-    np.testing.assert_array_equal(found["keypoints"][:, 0, 0], 5 * totals + 48 + totals.astype(int) % 4)
-    assert sum(line.startswith("copy") for line in cuda.log) == 3
-    assert sum(line.startswith("upload") for line in cuda.log) == 2
+def test_a_context_gets_its_profile_before_its_shapes(make, cuda):
+    engine, module = make("fine")
+    contexts = [_run(engine, cuda, batch) for batch in (1, 3, 16)]
+    assert [context.profile for context in module.contexts] == [0, 1, 2]
+    assert [context.shapes["rows"] for context in module.contexts] == [(1,), (3,), (16,)]
+    assert {context.shapes["region_order"] for context in module.contexts} == {(16, 48)}
+    assert cuda.log.count("synchronize stream") == 2  # the first profile needs none
+    with pytest.raises(EngineError, match="refuses the profile 3"):
+        engine.create_context(3, cuda.stream())
+    assert len(contexts) == 3
 
 
-def test_host_arrays_will_do_as_well(engines):
-    coarse, fine = engines
-    out = coarse.run({"image": _image(2)}, ["region_order", "region_features", "region_embeddings"])
-    rows = np.array([1, 1], np.int32)
-    found = fine.run({"rows": rows, "patches": np.zeros((2, 8, 6), np.uint8), **out}, ["keypoints"])
-    np.testing.assert_array_equal(found["keypoints"][0], found["keypoints"][1])
+def test_code_for_the_host_is_allowed_only_to_version_compatible_plans(make):
+    engine, module = make(version_compatible=True)
+    module.has_host_code = True
+    engine, _ = make(module=module, version_compatible=True)
+    assert module.runtimes[-1].engine_host_code_allowed
+    assert engine.max_batch == 16
+    with pytest.raises(EngineError, match=r"coarse\.plan: TensorRT 1 can't load it"):
+        make(module=module)
+    assert not module.runtimes[-1].engine_host_code_allowed
 
 
-def test_what_is_wrong_is_refused_before_the_device_sees_it(engines, cuda):
-    coarse, _ = engines
-    cuda.log.clear()
-    with pytest.raises(InputError, match="axis N must be 2 to 8, got 9"):
-        coarse.run({"image": _image(9)}, ["quality"])
-    with pytest.raises(InputError, match="axis N must be 2 to 8, got 1"):
-        coarse.run({"image": _image(1)}, ["quality"])
-    with pytest.raises(EngineError, match="engine outputs"):
-        coarse.run({"image": _image(2)}, ["poses"])
-    assert cuda.log == []
+@pytest.mark.parametrize(
+    ("diagnostics", "reason"),
+    [
+        (Diagnostics.UNSUPPORTED_CC, "it has no kernels for this GPU; use NVIDIA TensorRT, or --device cuda"),
+        (Diagnostics.OLD_CUDA_DRIVER | Diagnostics.INSUFFICIENT_GPU_MEMORY, "the GPU driver is too old; update it"),
+        (Diagnostics.VERSION_MISMATCH, "another version built it"),
+    ],
+)
+def test_rtx_says_itself_whether_it_runs_on_this_gpu(make, diagnostics, reason):
+    _, module = make(name="tensorrt_rtx")
+    module.validity = (Validity.INVALID, int(diagnostics))
+    with pytest.raises(EngineError) as caught:
+        make(name="tensorrt_rtx", module=module)
+    assert str(caught.value).endswith(
+        f"coarse.plan: TensorRT-RTX 1 can't run it on NVIDIA GeForce RTX 4090 (compute capability 8.9): {reason}"
+    )
+    make(module=module)  # TensorRT proper isn't asked
 
 
-def test_close_frees_everything(engines, cuda, live):
-    coarse, fine = engines
-    coarse.run({"image": _image(2)}, ["quality"])
-    for engine in (coarse, fine, coarse):
+@pytest.mark.parametrize("validity", [(Validity.INVALID, 0), (Validity.INVALID, 16), (Validity.SUBOPTIMAL, 2)])
+def test_where_rtx_is_not_sure_the_loading_decides(make, validity):
+    _, module = make(name="tensorrt_rtx")
+    module.validity = validity
+    assert make(name="tensorrt_rtx", module=module)[0].max_batch == 16
+
+
+def test_one_configuration_and_one_cache_live_as_long_as_the_engine(make, cuda):
+    engine, module = make(name="tensorrt_rtx", specialize=True)
+    assert engine.compiles_shapes
+    contexts = [engine.create_context(0, cuda.stream()) for _ in range(2)]
+    gc.collect()
+    for context in contexts:
+        context.set_input_shape("image", (1, 256, 192, 3))
+        context.execute(cuda.stream())
+    assert module.configurations == 1
+    assert module.compiled == [(1, 256, 192, 3)]  # by the first of them, for both
+    assert not make()[0].compiles_shapes
+
+
+def test_what_was_compiled_is_kept_beside_the_engine(make, cuda, tmp_path):
+    engine, module = make(name="tensorrt_rtx")
+    contexts = [_run(engine, cuda, batch) for batch in (1, 4)]
+    engine.save_kernels()
+    file = tmp_path / "coarse.kernels"
+    first = file.read_bytes()
+    engine.save_kernels()
+    contexts.append(_run(engine, cuda, 8))
+    engine.close()  # and what came since
+    assert len(file.read_bytes()) > len(first)
+    assert [path.name for path in tmp_path.glob("*unfinished*")] == []
+    engine, _ = make(name="tensorrt_rtx", module=module, folder=None)
+    module.compiled.clear()
+    contexts += [_run(engine, cuda, batch) for batch in (1, 4, 8)]
+    assert module.compiled == []
+    contexts.append(_run(engine, cuda, 2))
+    assert module.compiled == [(2, 256, 192, 3)]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "another plan's", "another driver's", "empty"])
+def test_kernels_that_do_not_fit_are_compiled_again_and_replaced(make, cuda, tmp_path, damage):
+    engine, module = make(name="tensorrt_rtx")
+    contexts = [_run(engine, cuda, batch) for batch in (1, 2, 3, 4)]
+    engine.close()
+    file = tmp_path / "coarse.kernels"
+    good = file.read_bytes()
+    if damage == "another driver's":
+        module.driver = b"driver 590;"
+    else:
+        spoilt = {
+            "truncated": good[:-3],
+            "changed": good[:-3] + b"9)]",
+            "empty": b"",
+            "another plan's": b"x" + good[1:],
+        }
+        file.write_bytes(spoilt[damage])
+    module.compiled.clear()
+    engine, _ = make(name="tensorrt_rtx", module=module, folder=None)
+    contexts.append(_run(engine, cuda, 1))
+    assert module.compiled == [(1, 256, 192, 3)]
+    engine.close()
+    module.compiled.clear()
+    engine, _ = make(name="tensorrt_rtx", module=module, folder=None)
+    contexts.append(_run(engine, cuda, 1))
+    assert module.compiled == []
+
+
+def test_another_process_that_compiled_more_is_not_undone(make, cuda, tmp_path):
+    one, module = make(name="tensorrt_rtx")
+    other, _ = make(name="tensorrt_rtx", module=module, folder=None)
+    contexts = [_run(one, cuda, 1), *(_run(other, cuda, batch) for batch in (1, 2, 4))]
+    other.close()
+    more = (tmp_path / "coarse.kernels").read_bytes()
+    assert b"(4, 256, 192, 3)" in more
+    one.close()
+    assert (tmp_path / "coarse.kernels").read_bytes() == more
+    assert len(contexts) == 4
+
+
+def test_a_new_plan_starts_without_the_old_ones_kernels(make, cuda, tmp_path):
+    engine, module = make(name="tensorrt_rtx")
+    context = _run(engine, cuda, 1)
+    engine.close()
+    assert (tmp_path / "coarse.kernels").exists()
+    make(name="tensorrt_rtx", module=module)
+    assert not (tmp_path / "coarse.kernels").exists()
+    assert context
+
+
+def test_a_folder_that_can_not_be_written_costs_a_warning(make, cuda, tmp_path, caplog):
+    engine, _ = make(name="tensorrt_rtx")
+    context = _run(engine, cuda, 1)
+    (tmp_path / ".coarse.kernels.lock").mkdir()
+    with caplog.at_level(logging.WARNING):
+        engine.save_kernels()
         engine.close()
-    assert live(cuda) == {}
-    with pytest.raises(EngineError, match="closed"):
-        coarse.run({"image": _image(2)}, ["quality"])
+    (record,) = caplog.records
+    assert "coarse.kernels: compiled kernels can't be kept, so every start compiles them" in record.getMessage()
+    assert context

@@ -129,23 +129,12 @@ def test_every_bucket_is_captured_once_and_padded(small_engines):
         totals = _fill(stages, people, people)
         np.testing.assert_array_equal(stages.run_coarse(people).keypoints[:, 0, 0], totals)
     assert cuda.log.count("capture") == 1
-    assert cuda.log.count("launch graph") == 2
+    assert cuda.log.count("launch graph") == 3  # the first to compare it with the run that was captured
     assert [line for line in cuda.log if line.startswith("shape image")] == ["shape image 6"]
     assert coarse.contexts == 1
     stages.run_coarse(8)
     assert coarse.contexts == 2  # a captured graph keeps its context
     assert len({context.scratch for context in coarse.made + fine.made}) == 1  # and all share scratch memory
-    stages.close()
-
-
-def test_a_context_that_can_not_be_captured_is_run_directly(small_engines):
-    stages, cuda, coarse, _ = _make(small_engines, use_graphs=True)
-    coarse.capturable = False
-    for _ in range(2):
-        totals = _fill(stages, 3)
-        np.testing.assert_array_equal(stages.run_coarse(3).keypoints[:, 0, 0], totals)
-    assert "capture" not in cuda.log
-    assert cuda.log.count("coarse N=3") == 2
     stages.close()
 
 
@@ -157,6 +146,86 @@ def test_batches_below_the_engines_smallest_are_padded(small_engines):
     assert "coarse N=4" in cuda.log
     assert "fine M=4 N=8" in cuda.log
     stages.close()
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+def test_after_warming_up_nothing_is_captured_or_made_in_a_frame(small_engines, use_graphs):
+    stages, cuda, coarse, fine = _make(small_engines, use_graphs=use_graphs)
+    stages.warm_up()
+    runs = {line for line in cuda.log if line.startswith(("run coarse", "run fine"))}
+    sizes = (1, 2, 3, 4, 6, 8) if use_graphs else range(1, 9)
+    assert runs == {f"run coarse N={size}" for size in sizes} | {f"run fine M={size} N=8" for size in sizes}
+    assert cuda.log.count("capture") == (12 if use_graphs else 0)
+    assert (coarse.saved, fine.saved) == (1, 1)
+    assert not stages.crops.any()
+    assert not stages.patches.any()
+    with pytest.raises(EngineError, match="expected a coarse batch before it"):
+        stages.run_fine(np.array([0], np.int32))
+    before = (cuda.allocations, coarse.contexts_made, fine.contexts_made)
+    for people in range(1, 9):
+        totals = _fill(stages, people, people)
+        np.testing.assert_array_equal(stages.run_coarse(people).keypoints[:, 0, 0], totals)
+        stages.run_fine(np.arange(people, dtype=np.int32))
+    assert (cuda.allocations, coarse.contexts_made, fine.contexts_made) == before
+    stages.close()
+
+
+def test_batches_are_padded_where_every_size_costs_a_compilation(small_engines):
+    cuda = HostCuda()
+    coarse, fine = small_engines(cuda)
+    coarse.compiles_shapes = fine.compiles_shapes = True
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+    assert stages.coarse_buckets.sizes == stages.fine_buckets.sizes == (1, 2, 3, 4, 6, 8)
+    stages.close()
+
+
+@pytest.mark.parametrize("use_graphs", [False, True])
+def test_an_integrated_gpu_reads_and_writes_the_hosts_arrays(small_engines, use_graphs, live):
+    cuda = HostCuda(shares_memory=True)
+    coarse, fine = small_engines(cuda)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs, mapped=True)
+    # Features, embeddings, both stages' heatmaps in one, and scratch memory are all that is left.
+    assert cuda.live["HostBuffer"] == 4
+    stages.warm_up()
+    for people in (1, 5, 8):
+        cuda.log.clear()
+        totals = _fill(stages, people, people)
+        out = stages.run_coarse(people)
+        np.testing.assert_array_equal(out.keypoints[:, 0, 0], totals)
+        rows = np.arange(people - 1, -1, -1, dtype=np.int32)
+        stages.patches[:people] = np.arange(people, dtype=np.uint8)[:, None, None]
+        expected = 5 * totals[rows] + 48 * np.arange(people) + totals[rows].astype(int) % 4
+        np.testing.assert_array_equal(stages.run_fine(rows)[:, 1, 2], expected)
+        np.testing.assert_array_equal(out.keypoints[:, 0, 0], totals)  # the fine stage has others
+        assert not any("load" in line for line in cuda.log)  # neither up nor down
+    del out
+    stages.close()
+    assert live(cuda) == {}
+
+
+def test_engines_of_different_sizes_run_for_the_smaller_one(small_engines):
+    cuda = HostCuda(shares_memory=True)
+    coarse, _ = small_engines(cuda, max_batch=4)
+    _, fine = small_engines(cuda, max_batch=8)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False, mapped=True)
+    assert stages.max_batch == len(stages.crops) == len(stages.patches) == 4
+    totals = _fill(stages, 4)
+    stages.run_coarse(4)
+    refined = stages.run_fine(np.array([3], np.int32))
+    np.testing.assert_array_equal(refined[:, 0, 0], 5 * totals[3:] + totals[3:].astype(int) % 4)
+    assert "fine M=1 N=8" in cuda.log
+    stages.close()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_page_locked_arrays_are_freed_while_the_context_is_active(small_engines, mapped, live):
+    cuda = HostCuda(shares_memory=mapped)
+    coarse, fine = small_engines(cuda)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=True, mapped=mapped)
+    assert cuda.live["pinned"] == 7
+    stages.run_coarse(2)
+    stages.close()
+    assert (cuda.live["pinned"], cuda.freed_outside) == (0, 0)
 
 
 def test_results_survive_in_the_coarse_arrays_when_the_fine_stage_writes_its_own(small_engines):

@@ -20,7 +20,7 @@ from reference_model import reference_state
 from sharpose.bundle import open_bundle
 from sharpose.cli import main
 from sharpose.engines.tensorrt import library as tensorrt_flavour
-from sharpose.errors import EngineError, ExportError
+from sharpose.errors import EngineError, ExportError, how_to_install
 from sharpose.export import bundle as bundle_export
 from sharpose.export import cli as export_cli
 from sharpose.export.cli import CommandOptions, command
@@ -228,9 +228,10 @@ def test_help_needs_no_torch(tmp_path):
 
 def test_what_is_not_installed_is_named(export, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "yaml", None)
     code, streams = export(*TINY, "--output", tmp_path / "bundle")
     assert code == 2
-    assert streams.err == 'error: sharpose-export needs onnxscript: pip install "sharpose[export]"\n'
+    assert streams.err == f"error: sharpose-export needs onnxscript and yaml: {how_to_install('cpu,export')}\n"
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -306,12 +307,12 @@ def test_engines_are_fp16_where_the_bundle_is() -> None:
 
 def test_the_builder_is_told_what_was_asked() -> None:
     build = ("--bundle", "x", "--tensorrt")
-    words = "--opt-batch 2 --workspace 64 --optimization-level 0 --timing-cache file --hardware-compatible"
+    words = "--opt-batch 1,2 --no-tf32 --workspace 64 --optimization-level 0 --timing-cache file --hardware-compatible"
     options = _options(*build, *words.split()).build_options(8)
-    assert (options.min_batch, options.opt_batch, options.max_batch) == (1, 2, 8)
+    assert (options.min_batch, options.opt_batch, options.max_batch) == (1, (1, 2), 8)
     assert (options.workspace_mib, options.optimization_level) == (64, 0)
     assert options.timing_cache == Path("file")
-    assert (options.hardware_compatible, options.version_compatible) == (True, False)
+    assert (options.hardware_compatible, options.version_compatible, options.tf32) == ("ampere-plus", False, False)
     with pytest.raises(EngineError, match="min 9"):
         _options(*build, "--min-batch", "9").build_options(8)
 

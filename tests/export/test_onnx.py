@@ -92,6 +92,13 @@ def test_native_operators_of_one_domain(tiny_bundle, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_uint8_inputs_are_only_ever_cast(tiny_bundle, stage):
+    graph = onnx.load(str(tiny_bundle / f"{stage}.onnx"), load_external_data=False).graph
+    (pixels,) = [item.name for item in graph.input if item.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
+    assert [node.op_type for node in graph.node if pixels in node.input] == ["Cast"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_no_path_or_name_of_this_machine(tiny_bundle, stage):
     content = (tiny_bundle / f"{stage}.onnx").read_bytes()
     folders = {Path(sharpose.__file__).parent, Path.home(), Path(sys.prefix), Path(onnx.__file__).parent}

@@ -31,6 +31,20 @@ def test_no_more_than_a_limit(tmp_path):
     assert pictures.usage == [f"{tmp_path}: 64 pictures used, 3 left out (3 after the first 64)"]
 
 
+def test_pictures_that_cannot_be_decoded_are_left_out_and_counted(tmp_path):
+    for index in range(MAX_CROPS + 3):
+        write(tmp_path, f"{index:03}.png", (1, 2, 3), (8, 8))
+    for name in ("000.png", "002.png", "066.png"):
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture")
+    pictures = folder_pictures(tmp_path, CROP)
+    assert len(pictures.crops) == MAX_CROPS
+    assert pictures.usage == [
+        f"warning: {tmp_path}: left out 1 file that is not a picture: .txt",
+        f"{tmp_path}: 64 pictures used, 3 left out (2 that can't be read, 1 after the first 64)",
+    ]
+
+
 def test_what_is_no_folder_of_pictures(tmp_path):
     with pytest.raises(ExportError, match="expected a folder of pictures"):
         folder_pictures(tmp_path / "absent", CROP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,6 +42,10 @@ class _Graph:
     def of_type(self, op_type: str) -> list[NodeProto]:
         return [node for node in self.nodes if node.op_type == op_type]
 
+    def maker(self, value: str) -> NodeProto:
+        """The node that gives a value."""
+        return self._makers[value]
+
     def island(self, value: str) -> Iterator[NodeProto]:
         """The nodes that a value is computed from, back to the casts from half."""
         seen: set[str] = set()
@@ -78,11 +83,15 @@ def test_every_layer_norm_is_one_node_with_float32_statistics(
         assert not graph.of_type("Sqrt")
 
 
-def test_all_layer_norms_but_the_quality_heads_work_in_half(coarse: _Graph, fine: _Graph) -> None:
-    in_float = [node for node in coarse.of_type("LayerNormalization") if coarse.dtypes[node.output[0]] == _FLOAT]
-    quality = {node.output[0] for node in coarse.island("quality")}
-    assert [node.output[0] in quality for node in in_float] == [True]
-    assert {fine.dtypes[node.output[0]] for node in fine.of_type("LayerNormalization")} == {_HALF}
+def test_every_layer_norm_is_float32_between_two_casts(coarse: _Graph, fine: _Graph) -> None:
+    for graph in (coarse, fine):
+        for norm in graph.of_type("LayerNormalization"):
+            assert {graph.dtypes[name] for name in (*norm.input, *norm.output)} == {_FLOAT}
+            before = graph.maker(norm.input[0])
+            assert (before.op_type, graph.dtypes[before.input[0]]) == ("Cast", _HALF)
+            readers = [node for node in graph.nodes if norm.output[0] in node.input]
+            if norm.output[0] not in {node.output[0] for node in coarse.island("quality")}:  # it goes on in float32
+                assert [(node.op_type, graph.dtypes[node.output[0]]) for node in readers] == [("Cast", _HALF)]
 
 
 def test_relevance_is_float32_from_the_mined_rows_to_the_topk(coarse: _Graph, two_precisions: Bundle) -> None:
@@ -198,9 +207,12 @@ def test_the_model_itself_stays_as_it_was(little_model: SHaRPose) -> None:
     half = half_model(little_model)
     assert {value.dtype for value in little_model.parameters()} == {torch.float32}
     for name, value in half.named_parameters():
-        assert value.dtype == (torch.float32 if "quality_predictor" in name else torch.float16), name
-    exact = little_model.backbone.quality_predictor.state_dict()
-    assert all(torch.equal(value, exact[name]) for name, value in half.backbone.quality_predictor.state_dict().items())
+        is_norm = re.search(r"norm|reuse_block\.0|heatmap_mlp\.[03]", name)
+        assert value.dtype == (torch.float32 if is_norm or "quality_predictor" in name else torch.float16), name
+    exact = dict(little_model.named_parameters())
+    kept = {name: value for name, value in half.named_parameters() if value.dtype == torch.float32}
+    assert len(kept) > 2 * 2 * little_model.config.depth
+    assert all(torch.equal(value, exact[name]) for name, value in kept.items())
 
 
 def test_a_weight_beyond_half_is_refused_by_name(little_model: SHaRPose) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 
 from sharpose.engines.gpu import Gpu
-from sharpose.engines.tensorrt.cache import BuiltFor, EngineRequest, Options, Sidecar
+from sharpose.engines.tensorrt.build import describe_gpu
+from sharpose.engines.tensorrt.cache import EngineRequest, Options, Sidecar
 
 OPTIONS = Options(
     min_batch=1,
-    opt_batch=4,
+    opt_batch=[1, 4, 16],
     max_batch=16,
     workspace_mib=None,
     optimization_level=None,
-    hardware_compatible=False,
+    tf32=True,
+    hardware_compatible=None,
     version_compatible=False,
 )
 
@@ -25,9 +27,8 @@ REQUEST = EngineRequest("coarse", "fp16", "a" * 64, "b" * 64, "tensorrt", "10.3.
 
 
 def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
-    gpu = request.gpu
     return Sidecar(
-        schema_version=1,
+        schema_version=2,
         sharpose_version="0",
         stage=request.stage,
         precision=request.precision,
@@ -35,9 +36,9 @@ def sidecar_for(request: EngineRequest, plan: bytes) -> Sidecar:
         weights_sha256=request.weights_sha256,
         flavour=request.flavour,
         flavour_version=request.flavour_version,
-        gpu=BuiltFor(name=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver) if gpu else None,
+        gpu=describe_gpu(request.gpu),
         options=request.options,
-        profiles={},
+        profiles=[],
         tensors=[],
         layers={},
         engine_layers=None,

@@ -22,6 +22,9 @@ __all__ = ["HostBuffer", "HostCuda", "HostStream"]
 
 Work = Callable[[], None]
 
+MAPPED_AT = 1 << 56
+"""How far from the host's the device's addresses of pinned arrays are."""
+
 
 class HostStream:
     """A queue of work that is done when it is waited for; see `sharpose.engines.cuda.device.CudaStream`.
@@ -138,20 +141,35 @@ class HostCuda:
     Args:
         has_graphs: Whether `capture` works; pycuda's doesn't.
         fail_after: Allocations that succeed before one raises `EngineError`; never if None.
+        shares_memory: Whether it plays an integrated GPU, which sees pinned arrays.
+        fault: What goes wrong in a capture: `error` as it ends, or what is lost of it, by a part of its label.
 
     Attributes:
         log: What was put into streams and what was done, in order.
         live: Kinds of things allocated and not freed, counted.
         allocations: How many things were ever allocated.
+        freed_outside: How many pinned arrays were freed where the context was not active.
+        streams: Every stream by its handle, for contexts that only get that.
     """
 
-    def __init__(self, *, has_graphs: bool = True, fail_after: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        has_graphs: bool = True,
+        fail_after: int | None = None,
+        shares_memory: bool = False,
+        fault: str | None = None,
+    ) -> None:
         self.name = "host"
-        self.has_graphs = has_graphs
+        self.has_graphs, self.shares_memory, self.fault = has_graphs, shares_memory, fault
+        self.freed_outside = 0
+        self.streams: dict[int, HostStream] = {}
         self.log: list[str] = []
         self.live: Counter[str] = Counter()
         self.allocations = 0
         self.buffers: dict[int, HostBuffer] = {}
+        self._mapped: dict[int, int] = {}
+        self._views: dict[int, weakref.ref[npt.NDArray[Any]]] = {}
         self.closed = False
         self._fail_after = fail_after
         self._objects: set[int] = set()
@@ -179,14 +197,38 @@ class HostCuda:
         """See `CudaDevice.pinned`."""
         self._allocate("pinned")
         array = np.zeros(shape, dtype)
-        weakref.finalize(array, self.live.subtract, ["pinned"])
+        address = int(array.ctypes.data)
+        weakref.finalize(array, self._free_pinned, address)
+        if self.shares_memory:
+            self._mapped[address] = address + MAPPED_AT
+            self._views[address + MAPPED_AT] = weakref.ref(array)
         return array
+
+    def _free_pinned(self, address: int) -> None:
+        self.live.subtract(["pinned"])
+        self.freed_outside += self._depth == 0
+        self._views.pop(self._mapped.pop(address, 0), None)
+
+    def device_address(self, array: npt.NDArray[np.generic]) -> int:
+        """See `CudaDevice.device_address`; as on a real device, it need not be the host's."""
+        self.check_active()
+        return self._mapped[int(array.ctypes.data)]
+
+    def at(self, address: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """What the device sees at an address: a buffer, or a pinned array where it shares the host's memory."""
+        if address in self.buffers:
+            return self.buffers[address].view(shape, dtype)
+        array = self._views[address]()
+        assert array is not None, "the pinned array was freed"
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return array.reshape(-1).view(np.uint8)[:size].view(dtype).reshape(shape)
 
     def stream(self) -> CudaStream:
         """See `CudaDevice.stream`."""
         self._allocate("HostStream")
         stream = HostStream(self, self.allocations)
         self._keep(stream)
+        self.streams[stream.handle] = stream
         return stream
 
     def event(self) -> CudaEvent:
@@ -232,6 +274,11 @@ class HostCuda:
             raise
         finally:
             self._capturing = None
+        if self.fault == "error":
+            self.live["_HostGraph"] -= 1
+            raise EngineError("CUDA cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+        if self.fault is not None:
+            steps = [step for step in steps if self.fault not in step[0]]
         graph = _HostGraph(self, steps)
         self._keep(graph)
         return graph

@@ -15,6 +15,8 @@ import onnxruntime
 import pytest
 from cli_files import SCENE, Run, write_boxes, write_detector, write_video
 
+from sharpose.errors import how_to_install
+
 
 def test_torch_is_not_there(environment: dict[str, str]) -> None:
     done = subprocess.run(
@@ -212,7 +214,7 @@ def test_a_device_that_is_none(refused: Callable[..., str], device: str) -> None
 def test_a_device_that_is_not_there(refused: Callable[..., str]) -> None:
     message = refused(SCENE, "--device", "cuda:1")
     assert message.startswith("error: device cuda:1: ")
-    assert 'pip install "sharpose[gpu]"' in message
+    assert how_to_install("gpu") in message
 
 
 def test_a_threshold_that_is_no_number(refused: Callable[..., str]) -> None:

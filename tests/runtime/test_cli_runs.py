@@ -277,7 +277,7 @@ def test_pictures_of_an_annotation_file_go_by_their_file_names(sharpose_run: Run
     (tmp_path / "b.json").write_text(json.dumps(labels))
     done = sharpose_run("pictures", "--boxes", "b.json", "--stride", 2, *outputs(tmp_path)[2:])
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "warning: b.json: 1 pictures are not in it, such as pictures/new.png: nobody is in them\n"
+    assert done.stderr == "warning: b.json: 1 picture not in it, such as pictures/new.png: nobody is there\n"
     assert [[person["bbox"][0] for person in people] for people in people_of(tmp_path / "o.jsonl")] == [[1], [0]]
     assert [entry["image_id"] for entry in json.loads((tmp_path / "o.json").read_text())] == ["two", 1]
     assert "b.json: 2 boxes used, 1 left out (1 in frames that did not come)" in done.stdout.splitlines()

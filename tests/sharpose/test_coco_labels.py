@@ -83,7 +83,7 @@ def test_an_area_that_nobody_labelled_is_a_share_of_the_box(read, area: float | 
 
     labels = read(drop)
     assert [person.area for person in labels.people] == pytest.approx([500, 1200 * BODY_SHARE, 500])
-    assert labels.notes == ["labels.json: area is missing or 0 in 1 annotations: taken as 0.53 of the box"]
+    assert labels.notes == ["labels.json: area is missing or 0 in 1 annotation: taken as 0.53 of the box"]
 
 
 @pytest.mark.parametrize("size", [100.0, "100"])

@@ -1,4 +1,8 @@
+import importlib.metadata
 import inspect
+import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +32,50 @@ def test_the_family_is_complete():
         "InputError",
         "SourceError",
     } <= names
+
+
+def test_counts():
+    found = [errors.counted(number, noun) for number in (0, 1, 2) for noun in ("frame", "box", "person", "entry")]
+    assert " ".join(found) == (
+        "0 frames 0 boxes 0 people 0 entries 1 frame 1 box 1 person 1 entry 2 frames 2 boxes 2 people 2 entries"
+    )
+
+
+def test_the_command_that_installs_a_checkouts_extras():
+    checkout = Path(errors.__file__).resolve().parent.parent
+    assert errors.how_to_install("cpu,train") == f'pip install "{checkout}[cpu,train]"'
+
+
+@pytest.mark.parametrize("kind", ["checkout", "gone", "index", "not installed"])
+def test_the_command_that_installs_an_installed_packages_extras(monkeypatch, tmp_path, kind):
+    checkout = tmp_path / "my checkout"
+    if kind == "checkout":
+        (checkout / "sharpose").mkdir(parents=True)
+        (checkout / "setup.cfg").touch()
+
+    class Installed:
+        def read_text(self, name):
+            assert name == "direct_url.json"
+            return None if kind == "index" else json.dumps({"url": checkout.as_uri(), "dir_info": {}})
+
+    def distribution(name):
+        if kind == "not installed":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return Installed()
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "sharpose" / "errors.py"))
+    source = str(checkout) if kind == "checkout" else "sharpose"
+    assert errors.how_to_install("cpu") == f'pip install "{source}[cpu]"'
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"), [(["yaml"], "yaml"), (["yaml", "torch", "matplotlib.figure"], "yaml, torch and matplotlib")]
+)
+def test_all_packages_that_are_missing_are_named_at_once(monkeypatch, gone, named):
+    for module in gone:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(errors.ConfigError) as caught:
+        errors.require_packages("x", ["json", *gone], "train", errors.ConfigError)
+    assert str(caught.value) == f"x needs {named}: {errors.how_to_install('train')}"
+    errors.require_packages("x", ["json"], "train", errors.ConfigError)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sharpose.bundle import external_data_locations
+from sharpose.bundle import external_data_locations, graph_sha256, model_metadata
 from sharpose.errors import BundleError
 
 
@@ -182,3 +182,26 @@ def test_many_empty_nodes_take_no_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_a_graphs_hash_covers_its_weights(tiny_bundle, tmp_path):
+    for name in ("coarse.onnx", "fine.onnx", "weights.bin"):
+        (tmp_path / name).write_bytes((tiny_bundle / name).read_bytes())
+    coarse, fine = graph_sha256(tmp_path / "coarse.onnx"), graph_sha256(tmp_path / "fine.onnx")
+    assert coarse == graph_sha256(tiny_bundle / "coarse.onnx") != fine
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[1000] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    assert coarse != graph_sha256(tmp_path / "coarse.onnx")
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(BundleError, match=r"weights\.bin: can't be read \(No such file or directory\)"):
+        graph_sha256(tmp_path / "coarse.onnx")
+
+
+def test_metadata_is_read():
+    model = onnx.ModelProto(producer_name="other")
+    assert model_metadata(model.SerializeToString()) == {}
+    onnx.helper.set_model_props(model, {"task": "detect", "names": "{0: 'Straße'}", "empty": ""})
+    assert model_metadata(model.SerializeToString()) == {"task": "detect", "names": "{0: 'Straße'}", "empty": ""}
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        model_metadata(b"hello, this is none")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sharpose.errors import InputError, SharposeError, SourceError
+from sharpose.errors import InputError, SharposeError, SourceError, counted
 from sharpose.training.data.augment import AugmentSpec, CropSample, make_crop
 from sharpose.training.data.sample import PoseDataset, Sample, UndecodableImageError
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, heatmap_targets
@@ -98,7 +98,9 @@ class _BatchMaker(Dataset["_Made | SharposeError"]):
                 return self.dataset.load((first + step) % len(self.dataset), epoch)
             except UndecodableImageError as error:
                 failures.append(str(error))
-        raise SourceError(f"{self.dataset.name}: {len(failures)} pictures in a row can't be used: {failures[-1]}")
+        raise SourceError(
+            f"{self.dataset.name}: {counted(len(failures), 'picture')} in a row can't be used: {failures[-1]}"
+        )
 
     def _stack(self, samples: list[Sample], crops: list[CropSample]) -> Batch:
         keypoints = np.stack([crop.keypoints for crop in crops])
@@ -179,7 +181,8 @@ class CropLoader:
         self._global_batch = batch_size * world_size
         if not len(dataset) or (drop_last and len(dataset) < self._global_batch):
             raise InputError(
-                f"loader: {dataset.name} has {len(dataset)} people, fewer than a batch of {self._global_batch}"
+                f"loader: {dataset.name} has {counted(len(dataset), 'person')}, fewer than a batch of "
+                f"{self._global_batch}"
             )
         self.dataset = dataset
         self.batch_size = batch_size
@@ -252,7 +255,7 @@ class CropLoader:
             self.undecodable[message] = self.undecodable.get(message, 0) + 1
         if len(self.undecodable) > self.max_undecodable:
             raise SourceError(
-                f"{self.dataset.name}: {len(self.undecodable)} pictures can't be decoded, more than the "
+                f"{self.dataset.name}: {counted(len(self.undecodable), 'picture')} can't be decoded, more than the "
                 f"{self.max_undecodable} allowed; the last: {list(self.undecodable)[-1]}"
             )
 

@@ -174,6 +174,15 @@ def load_data(
     return _load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
 
 
+def has_coco_labels(where: DataFiles | str) -> bool:
+    """Whether labels as `load_data` takes them are COCO's, or the scene's, which are made so; else they are MPII's."""
+    if isinstance(where, str):
+        if where == "scene" or where.startswith("scene:"):
+            return True
+        where = find_data(Path(where))
+    return not _holds_a_list(where.annotations)
+
+
 def _holds_a_list(labels: Path) -> bool:
     """Whether a JSON file begins as MPII's do; one that can't be read doesn't: COCO's reader raises the error."""
     try:

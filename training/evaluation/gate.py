@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import MANIFEST_NAME, GainCurve, Gate, open_bundle
 from sharpose.coco_ap import PictureMatches, average_precision, match_pictures
-from sharpose.errors import BundleError, InputError
+from sharpose.errors import BundleError, InputError, counted
 from sharpose.files import replacing
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions, coco_results
@@ -140,8 +140,8 @@ class ThresholdChoice:
         low, high = self.interval
         return (
             f"sharpose-eval --choose-threshold {self.promise} on {data}: {self.chosen_value:.3g} on "
-            f"{self.pictures[0]} pictures; {self.held_out_value:.3g} (95% interval {low:.3g} to {high:.3g}) on "
-            f"{self.pictures[1]} held-out ones, refining {self.checked_on.refine_rate:.0%}"
+            f"{counted(self.pictures[0], 'picture')}; {self.held_out_value:.3g} (95% interval {low:.3g} to {high:.3g}) "
+            f"on {self.pictures[1]} held-out ones, refining {self.checked_on.refine_rate:.0%}"
         )
 
 
@@ -193,8 +193,8 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
     always = [curve.ap(last, half) for half in (first, second)] if first else [float("nan")]
     if np.isnan(always).any():
         raise InputError(
-            f"--choose-threshold: expected labelled people in both halves of the pictures, got {len(pictures)} "
-            "pictures; give more"
+            f"--choose-threshold: expected labelled people in both halves of the pictures, got "
+            f"{counted(len(pictures), 'picture')}; give more"
         )
     if promise.kind == "ap-loss" and min(always) <= 0:
         raise InputError(

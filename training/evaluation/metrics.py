@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import GainCurve
 from sharpose.coco_ap import CocoScores, coco_scores
+from sharpose.errors import counted
 from sharpose.runtime.gate import Refine
 from sharpose.similarity import pose_oks
 from sharpose.skeleton import Skeleton
@@ -192,7 +193,7 @@ def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -
     coarse, fine = (poses_oks(data, predictions.gated(mode, threshold)) for mode in ("never", "always"))
     modes = tuple(_mode(data, predictions, mode, threshold) for mode in MODES)
     quality = predictions.quality[:, 0]
-    gain = measure_gain(quality, coarse, fine, f"{data.name}, {len(data.people)} people")
+    gain = measure_gain(quality, coarse, fine, f"{data.name}, {counted(len(data.people), 'person')}")
     return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), gain)
 
 

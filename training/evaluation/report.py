@@ -17,7 +17,7 @@ from rich.table import Table
 
 from sharpose.bundle import GainCurve
 from sharpose.coco_labels import usage_line
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import SinkError, counted
 from sharpose.training.evaluation.gate import GatePoint, ThresholdChoice
 from sharpose.training.evaluation.metrics import Calibration, Evaluation
 
@@ -45,7 +45,7 @@ class Subject:
         """One line for each fact."""
         lines = [
             f"model: {self.model}, on {self.device}",
-            f"data: {self.data}, {self.pictures} pictures, {self.people} boxes ({self.boxes})",
+            f"data: {self.data}, {counted(self.pictures, 'picture')}, {counted(self.people, 'box')} ({self.boxes})",
             f"flip test: {'yes, each pass gated by itself' if self.flip_test else 'no'}",
         ]
         return [*lines, f"PCKh unit: {self.head_unit}"] if self.head_unit else lines
@@ -118,12 +118,13 @@ def choice_lines(choice: ThresholdChoice) -> str:
     """A choice in a few sentences."""
     unit = "AP points" if choice.promise.kind == "ap-loss" else "of the people refined"
     low, high = choice.interval
+    chosen_on, checked_on = (counted(number, "picture") for number in choice.pictures)
     verdict = "the promise is kept" if choice.kept else "the promise is NOT kept"
     return (
-        f"Promise {choice.promise}: threshold {choice.threshold:.5f}, chosen on {choice.pictures[0]} pictures "
-        f"({choice.chosen_value:.3g} {unit}, refining {choice.chosen_on.refine_rate:.1%}). On the other "
-        f"{choice.pictures[1]} pictures: {choice.held_out_value:.3g} {unit}, 95% bootstrap interval {low:.3g} to "
-        f"{high:.3g}, refining {choice.checked_on.refine_rate:.1%}: {verdict} there."
+        f"Promise {choice.promise}: threshold {choice.threshold:.5f}, chosen on {chosen_on} "
+        f"({choice.chosen_value:.3g} {unit}, refining {choice.chosen_on.refine_rate:.1%}). On the other {checked_on}: "
+        f"{choice.held_out_value:.3g} {unit}, 95% bootstrap interval {low:.3g} to {high:.3g}, refining "
+        f"{choice.checked_on.refine_rate:.1%}: {verdict} there."
     )
 
 
@@ -190,8 +191,8 @@ def _calibration_line(evaluation: Evaluation) -> str:
         return "Predicted quality can't be compared: no labelled people."
     rank = "undefined" if math.isnan(found.rank_correlation) else f"{found.rank_correlation:.3f}"
     return (
-        f"Predicted quality against true OKS of the coarse pose, {found.people} people: rank correlation {rank}, mean "
-        f"error {found.mean_error:.3f}, bias {found.bias:+.3f}."
+        f"Predicted quality against true OKS of the coarse pose, {counted(found.people, 'person')}: rank correlation "
+        f"{rank}, mean error {found.mean_error:.3f}, bias {found.bias:+.3f}."
     )
 
 
@@ -216,14 +217,6 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def check_matplotlib() -> None:
-    """Raise `InputError` where matplotlib is missing, before the work."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise InputError('plots need matplotlib: pip install "sharpose[train]", or give --no-plots') from None
 
 
 def plot_curve(points: Sequence[GatePoint], gate: GatePoint | None, path: Path) -> None:

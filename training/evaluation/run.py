@@ -15,9 +15,9 @@ from rich.progress import Progress
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.config import load_config
 from sharpose.engines.stages import Stages, open_stages
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import InputError, SinkError, require_packages
 from sharpose.training.evaluation import report
-from sharpose.training.evaluation.data import DataFiles, EvaluationData, load_data
+from sharpose.training.evaluation.data import DataFiles, EvaluationData, has_coco_labels, load_data
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
     GatePoint,
@@ -56,8 +56,11 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     promise = None if options.promise is None else parse_promise(options.promise)
     if options.quality_threshold is not None and math.isnan(options.quality_threshold):
         raise InputError("--quality-threshold: expected a number, got NaN")
-    if not options.no_plots:
-        report.check_matplotlib()
+    if options.annotations is not None and options.images is not None:
+        where: DataFiles | str = DataFiles(options.annotations, options.images)
+    else:
+        where = options.data or ""
+    _require_packages(options, where)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,10 +68,6 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     measured = _open_model(options, console)
     threshold = measured.threshold if options.quality_threshold is None else options.quality_threshold
     try:
-        if options.annotations is not None and options.images is not None:
-            where: DataFiles | str = DataFiles(options.annotations, options.images)
-        else:
-            where = options.data or ""
         data = load_data(
             where,
             measured.stages.config.skeleton,
@@ -118,6 +117,13 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     return choice is None or choice.kept
 
 
+def _require_packages(options: EvalOptions, where: DataFiles | str) -> None:
+    modules = ["torch", "yaml"] if options.checkpoint is not None else []
+    modules += ["pycocotools.coco"] if has_coco_labels(where) else []
+    modules += [] if options.no_plots else ["matplotlib.figure"]
+    require_packages("sharpose-eval", modules, "train", InputError)
+
+
 def _open_model(options: EvalOptions, console: Console) -> _Measured:
     if options.checkpoint is None:
         folder = options.bundle or shipped_bundle()
@@ -125,10 +131,8 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
         stages = open_stages(bundle, options.device, threads=options.threads)
         name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
         return _Measured(stages, bundle.manifest.gate.quality_threshold, name)
-    try:
-        import torch
-    except ImportError:
-        raise InputError('--checkpoint needs PyTorch: pip install "sharpose[train]", or give --bundle') from None
+    import torch
+
     from sharpose.model import load_model
     from sharpose.model.graphs import TorchStages
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpose.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
-from sharpose.errors import ConfigError
+from sharpose.errors import ConfigError, how_to_install
 from sharpose.training.objectives.network import TrainingOutput
 from sharpose.training.objectives.pose import heatmap_mse, heatmap_targets
 
@@ -56,7 +56,7 @@ class Teacher:
         try:
             import onnxruntime
         except ImportError:
-            raise ConfigError('teacher: needs ONNX Runtime: pip install "sharpose[cpu,train]"') from None
+            raise ConfigError(f"teacher: needs ONNX Runtime: {how_to_install('cpu,train')}") from None
         if not Path(recipe.onnx).is_file():
             raise ConfigError(f"teacher {recipe.onnx}: expected an ONNX file, found none")
         providers = ["CPUExecutionProvider"]

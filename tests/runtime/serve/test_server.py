@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from page_sockets import ASK, connect, until
 
-from sharpose.errors import InputError
+from sharpose.errors import InputError, how_to_install
 from sharpose.runtime.frames import SourceHealth
 from sharpose.runtime.serve.server import Address, parse_address
 
@@ -193,7 +193,7 @@ def test_without_prometheus_client(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert "InputError: --serve: expected prometheus-client to be installed" in done.stderr
-    assert "sharpose[serve]" in done.stderr
+    assert how_to_install("serve") in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,7 @@ def test_a_last_frame_that_is_cut_off_is_a_warning():
     source = read(bytes(FRAME * 2 + 10))
     assert len(list(source)) == 2
     assert source.info.warnings == [
-        "standard input: cut off after 2 frames, 10 of the 72 bytes of a 4x6 frame came after them; is --stdin-size "
-        "right?"
+        "standard input: cut off after 2 frames and 10 of the 72 bytes of a 4x6 frame; is --stdin-size right?"
     ]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sharpose.config import list_configs, load_config
 from sharpose.heatmap import decode_heatmaps
-from sharpose.model.decode import HeatmapDecoder
+from sharpose.model.decode import HeatmapDecoder, row_of_peak
 
 RECORDED = Path(__file__).parent.parent.parent / "data" / "released_decode.npz"
 SIZE, CROP = (64, 48), (256, 192)
@@ -82,6 +83,39 @@ def test_a_batch_is_its_parts_and_the_same_every_time():
     found = decode(heatmaps)
     assert (decode(heatmaps) == found).all()
     np.testing.assert_allclose(decode(heatmaps[1:]), found[1:], atol=1e-4)
+
+
+HEATMAP_SIZES = sorted({load_config(name).heatmap_size for name in list_configs()})
+
+
+@pytest.mark.parametrize("units", [-1, 0, 1])
+@pytest.mark.parametrize("size", HEATMAP_SIZES)
+def test_rows_are_right_for_every_pixel_also_with_a_reciprocal_one_unit_off(size, units, monkeypatch):
+    height, width = size
+    reciprocal = torch.tensor(1 / width, dtype=torch.float32)
+    if units:
+        reciprocal = torch.nextafter(reciprocal, reciprocal.new_tensor(float(units)))
+    monkeypatch.setattr(torch.Tensor, "__truediv__", lambda value, _: value * reciprocal)
+    peak = torch.arange(height * width)
+    rows = row_of_peak(peak, width)
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == [index // width for index in range(height * width)]
+    if units < 0:  # without the half pixel every row but the first would begin one too high
+        naive = (peak.to(torch.float32) / width).floor()
+        assert (naive[width::width].to(torch.int64) == torch.arange(1, height) - 1).all()
+
+
+@pytest.mark.parametrize("size", HEATMAP_SIZES)
+def test_peaks_in_the_first_and_last_column(size):
+    height, width = size
+    crop = (4 * height, 4 * width)
+    heatmaps = np.zeros((1, 2 * height, height, width), np.float32)
+    rows = np.arange(height)
+    heatmaps[0, rows, rows, 0] = heatmaps[0, height + rows, rows, width - 1] = 1
+    found, expected = decode(heatmaps, size, crop), decode_heatmaps(heatmaps, crop)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    rows_found = found[0, :, 1] * (height - 1) / (crop[0] - 1)
+    assert np.abs(rows_found - np.concatenate([rows, rows])).max() < 1
 
 
 def test_buffers_are_no_parameters():
