@@ -204,7 +204,7 @@ def _engine_folder(path: Path, device: Device, settings: OnnxRuntimeSettings) ->
     """
     import onnxruntime as ort
 
-    key = [graph_sha256(path), ort.__version__, _tensorrt_version(), str(probe_gpu(device.index)), settings.tf32]
+    key = [graph_sha256(path), ort.__version__, _tensorrt_version(), repr(probe_gpu(device.index)), settings.tf32]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     folder = (settings.engine_cache or cache_folder()) / "onnxruntime" / f"{path.stem}-{name}"
     try:

@@ -43,7 +43,7 @@ _FOR_ENGINES = (
     "workspace",
     "optimization_level",
     "timing_cache",
-    "no_tf32",
+    "tf32",
     "hardware_compatible",
     "version_compatible",
 )
@@ -79,7 +79,7 @@ class CommandOptions:
     workspace: int | None
     optimization_level: int | None
     timing_cache: Path | None
-    no_tf32: bool
+    tf32: bool
     hardware_compatible: HardwareLevel | None
     version_compatible: bool
     verify: bool
@@ -147,7 +147,7 @@ class CommandOptions:
             workspace_mib=self.workspace,
             optimization_level=self.optimization_level,
             timing_cache=self.timing_cache,
-            tf32=not self.no_tf32,
+            tf32=self.tf32,
             hardware_compatible=self.hardware_compatible,
             version_compatible=self.version_compatible,
         )
@@ -266,9 +266,9 @@ _VERIFY = "Comparison of engines"
 )
 @option(
     _ENGINES,
-    "--no-tf32",
+    "--tf32",
     is_flag=True,
-    help="Multiply matrices of fp32 graphs in full precision, not in TF32. Others never use TF32.",
+    help="Multiply matrices of fp32 graphs in TF32: faster, and with the mantissa of a half; for sharpose-run --tf32.",
 )
 @option(
     _ENGINES,

@@ -205,6 +205,7 @@ def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
             engine_cache=options.engine_cache,
             cuda_bindings=options.cuda_bindings,
             cuda_graphs=options.cuda_graphs,
+            tf32=options.tf32,
             say=messages.info,
         ),
         onnxruntime=OnnxRuntimeSettings(tf32=options.tf32, engine_cache=options.engine_cache, say=messages.info),

@@ -38,7 +38,7 @@ from sharpose.engines.tensorrt.library import (
     hardware_level,
     tensorrt_logger,
 )
-from sharpose.engines.tensorrt.profiles import axis_sizes, batch_axis, batch_ranges, tuned_batches
+from sharpose.engines.tensorrt.profiles import BatchRange, axis_sizes, batch_axis, batch_ranges, tuned_batches
 from sharpose.engines.tensorrt.timing_cache import TimingCache, open_timing_cache
 from sharpose.errors import EngineError
 from sharpose.files import file_lock
@@ -347,7 +347,7 @@ def _profiles(entry: GraphEntry, options: BuildOptions, flavour: TensorRtFlavour
             name: Profile(min=shape(spec, sizes.min), opt=shape(spec, sizes.opt), max=shape(spec, sizes.max))
             for name, spec in inputs.items()
         }
-        for sizes in batch_ranges(options, flavour)
+        for sizes in (batch_ranges(options, flavour) if axis is not None else [BatchRange(1, 1, 1)])
     ]
 
 

@@ -173,6 +173,7 @@ class EngineRequest:
     gpu: Gpu | None  # to run on; None where there is none
     options: Options
     any_options: bool = False  # an engine that somebody built with other options, for as many people or fewer, will do
+    tf32: bool | None = None  # whether that one must compute in TF32; either will do if None
     portable: bool = False  # an engine that was built without a GPU runs on this one
 
     @property
@@ -210,6 +211,7 @@ class EngineRequest:
             ("TensorRT", wanted_version, wanted_version if self._runs_version(sidecar) else version),
             ("GPU", self.gpu_text, self.gpu_text if self._runs_gpu(sidecar) else _gpu_text(sidecar.gpu)),
             ("options", str(options), str(sidecar.options)),
+            ("TF32", str(sidecar.options.tf32 if self.tf32 is None else self.tf32), str(sidecar.options.tf32)),
         )
         for what, wanted, found in checks:
             if wanted != found:

@@ -158,7 +158,7 @@ class BuildOptions:
     workspace_mib: int | None = None  # limit of scratch memory in MiB; TensorRT's own choice if None
     optimization_level: int | None = None  # 0 (quick to build) to 5 (quick to run); TensorRT's own choice if None
     timing_cache: Path | None = None  # file of kernel timings to read and to extend; one beside the engines if None
-    tf32: bool = True  # float32 graphs multiply matrices in TF32, with the mantissa of a half; others never do
+    tf32: bool = False  # float32 graphs multiply matrices in TF32, with the mantissa of a half; others never do
     hardware_compatible: HardwareLevel | None = None  # also run on other GPUs
     version_compatible: bool = False  # also run with later versions of TensorRT of the same major version
 

@@ -44,6 +44,7 @@ class TensorRtSettings:
     mapped_memory: bool = True  # a GPU that shares the host's memory reads and writes its arrays instead of copies
     flavour: str | None = None  # `tensorrt` or `tensorrt_rtx`; the first that loads if None
     precision: Precision | None = None  # of the bundle's graphs; if None, fp16 where it has them, else fp32
+    tf32: bool | None = None  # TF32 in float32 graphs; if None, as the bundle's engines have it, else without
     options: BuildOptions | None = None  # if None, the default ones, and the bundle's own engines whatever theirs
     on_progress: OnBuildProgress | None = None  # if None, a bar on stderr, where that is a terminal
     say: Callable[[str], None] | None = None  # called with a line of text for each step; logged if None
@@ -108,7 +109,8 @@ class _EngineLoader:
         bundle.graph(STAGES[0], self.precision)  # raises where the bundle doesn't have it
         self._bundle = bundle
         self._settings = settings
-        self._options = settings.options or BuildOptions(max_batch=bundle.manifest.max_batch)
+        usual = BuildOptions(max_batch=bundle.manifest.max_batch, tf32=bool(settings.tf32))
+        self._options = settings.options or usual
         check_options(self._options, self.flavour)
         self.say = settings.say or _log.info
         self._cache = EngineCache(settings.engine_cache, self.say)
@@ -117,6 +119,7 @@ class _EngineLoader:
         """A stage's engine, loaded. One that doesn't load is rebuilt, once."""
         path, entry = self._bundle.graph(stage, self.precision)
         files = self._bundle.manifest.files
+        tf32 = None if self._settings.tf32 is None else self._settings.tf32 and self.precision == "fp32"
         request = EngineRequest(
             stage=stage,
             precision=self.precision,
@@ -127,6 +130,7 @@ class _EngineLoader:
             gpu=self.gpu,
             options=describe_options(self._options, self.precision, self.flavour),
             any_options=self._settings.options is None,
+            tf32=tf32 if self._settings.options is None else None,
             portable=self.flavour.is_rtx,
         )
 

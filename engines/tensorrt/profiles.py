@@ -48,22 +48,26 @@ def batch_ranges(options: BuildOptions, flavour: TensorRtFlavour) -> tuple[Batch
     return tuple(BatchRange(low, opt, high) for low, opt, high in zip(lows, best, highs, strict=True))
 
 
-def batch_axis(outputs: Mapping[str, TensorSpec]) -> str:
-    """The axis that is an engine's batch: the dynamic one of its outputs. Raises `EngineError` if there isn't one."""
+def batch_axis(outputs: Mapping[str, TensorSpec]) -> str | None:
+    """The axis that is an engine's batch: the dynamic one of its outputs; None if all shapes are fixed.
+
+    Raises:
+        EngineError: outputs have several.
+    """
     axes = {size for spec in outputs.values() for size in spec.shape if isinstance(size, str)}
-    if len(axes) != 1:
+    if len(axes) > 1:
         raise EngineError(f"outputs: expected one dynamic axis in all of them, got {sorted(axes)}")
-    return axes.pop()
+    return next(iter(axes), None)
 
 
-def axis_sizes(inputs: Mapping[str, TensorSpec], axis: str, batch: int, max_batch: int) -> dict[str, int]:
+def axis_sizes(inputs: Mapping[str, TensorSpec], axis: str | None, batch: int, max_batch: int) -> dict[str, int]:
     """Sizes of all dynamic axes where the batch axis has this one.
 
     Others always have their largest: no output has them, so what is padded is never seen. The fine stage's N is one: it
     reads only the rows that it is asked for.
     """
     names = {size for spec in inputs.values() for size in spec.shape if isinstance(size, str)}
-    return {name: batch if name == axis else max_batch for name in sorted(names | {axis})}
+    return {name: batch if name == axis else max_batch for name in sorted(names | ({axis} if axis else set()))}
 
 
 def find_range(ranges: Sequence[tuple[int, int]], batch: int) -> int:

@@ -28,7 +28,7 @@ class TensorRtRunner(Runner):
     def _run(
         self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
     ) -> dict[str, Value]:
-        batch = sizes[self._batch_axis]
+        batch = 1 if self._batch_axis is None else sizes[self._batch_axis]
         results: dict[str, Value] = {}
         arrays: dict[str, HostArray] = {}
         for name in outputs:

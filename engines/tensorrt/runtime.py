@@ -32,8 +32,8 @@ class TensorRtEngine:
     """A plan loaded on the GPU (`ICudaEngine`). Made and used inside `CudaDevice.active`.
 
     Its inputs and outputs are the declared ones, by name; an execution context computes in `scratch_bytes` of memory,
-    enough for every profile. `batch_axis` is the axis of its outputs that is the batch, `ranges` are the smallest and
-    the largest batch of each profile.
+    enough for every profile. `batch_axis` is the axis of its outputs that is the batch (None if all shapes are fixed),
+    `ranges` are the smallest and the largest batch of each profile.
 
     Args:
         flavour: Which TensorRT.
@@ -145,7 +145,7 @@ class TensorRtEngine:
                 if size == self.batch_axis:
                     lows.append(int(low[axis]))
                     highs.append(int(high[axis]))
-        return max(lows), min(highs)
+        return max(lows), min(highs, default=1)
 
 
 def _signature(engine: Untyped, mode: Untyped) -> list[TensorSpec]:

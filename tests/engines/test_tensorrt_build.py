@@ -15,8 +15,15 @@ from reference_model import reference_crops
 from sharpose.bundle import Precision, open_bundle, shipped_bundle
 from sharpose.config import load_config
 from sharpose.engines.gpu import Gpu, probe_gpus
-from sharpose.engines.tensorrt.build import build_bundle_engines, build_engine, parse_network, progress_monitor
-from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour, find_flavour
+from sharpose.engines.tensorrt.build import (
+    _configure,
+    build_bundle_engines,
+    build_engine,
+    describe_options,
+    parse_network,
+    progress_monitor,
+)
+from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour, find_flavour, tensorrt_logger
 from sharpose.engines.tensorrt.runtime import TensorRtEngine
 from sharpose.errors import BundleError, EngineError
 
@@ -94,7 +101,7 @@ def test_the_sidecars_describe_plans_that_are_there(built, precision, bundle, fl
         assert (written["flavour"], written["flavour_version"]) == ("tensorrt_rtx", flavour.version)
         assert (written["gpu"] is not None) == _has_gpu()
         assert written["options"]["workspace_mib"] == 512
-        assert written["options"]["tf32"] == (precision == "fp32")
+        assert written["options"]["tf32"] is False
         assert written["build_seconds"] > 0
 
 
@@ -133,8 +140,13 @@ def _check_profiles(coarse, fine, ranges):
     assert [(item["image"].min, item["image"].opt, item["image"].max) for item in coarse.sidecar.profiles] == [
         ([low, 256, 192, 3], [best, 256, 192, 3], [high, 256, 192, 3]) for low, best, high in ranges
     ]
-    assert len(fine.sidecar.profiles) == len(ranges)
-    for profile, sizes in zip(fine.sidecar.profiles, ranges, strict=True):
+    _check_fine_profiles(fine.sidecar, ranges)
+
+
+def _check_fine_profiles(sidecar, ranges):
+    """N, which no output has, is always at its largest."""
+    assert len(sidecar.profiles) == len(ranges)
+    for profile, sizes in zip(sidecar.profiles, ranges, strict=True):
         assert set(profile) == {"rows", "patches", "region_order", "region_features", "region_embeddings"}
         for name, shapes in profile.items():
             largest = ranges[-1][-1]
@@ -150,9 +162,11 @@ def test_the_profile_spans_all_batches_and_the_fine_stage_sees_all_coarse_output
 
 @pytest.mark.slow
 def test_profiles_for_one_a_few_and_many_people_are_built(tiny_bundle, tmp_path, flavour):
-    options = BuildOptions(max_batch=6, opt_batch=(1, 4, 6))
-    engines = build_bundle_engines(open_bundle(tiny_bundle), tmp_path, "fp32", options, flavour=flavour)
-    _check_profiles(*engines, [(1, 1, 1), (2, 4, 4), (5, 6, 6)])
+    bundle, options = open_bundle(tiny_bundle), BuildOptions(max_batch=6, opt_batch=(1, 4, 6))
+    _, sidecar = build_engine(
+        bundle, "fine", "fp32", options, lambda progress: None, flavour=flavour, gpu=None, folder=tmp_path
+    )
+    _check_fine_profiles(sidecar, [(1, 1, 1), (2, 4, 4), (5, 6, 6)])
 
 
 def _check_layers(bundle, stage, precision, flavour):
@@ -290,6 +304,61 @@ def test_the_bundle_in_the_package_is_built_though_its_weights_are_halves(flavou
     )
     halves = (bundle.path / "weights.bin").stat().st_size
     assert 0.7 * halves < len(plan) < 3 * halves
+
+
+def _configured(flavour, gpu=None, precision="fp32", **options):
+    builder = flavour.module.Builder(tensorrt_logger(flavour))
+    config = builder.create_builder_config()
+    _configure(config, flavour, describe_options(BuildOptions(**options), precision, flavour), gpu)
+    return config, builder
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked", "used"), [("fp32", False, False), ("fp32", True, True), ("fp16", True, False)]
+)
+def test_tf32_is_used_where_it_is_asked_for_in_float32_graphs_alone(flavour, precision, asked, used):
+    config, _builder = _configured(flavour, precision=precision, tf32=asked)
+    assert config.get_flag(flavour.module.BuilderFlag.TF32) == used
+
+
+def test_rtx_builds_for_the_gpu_that_is_there_or_for_all(flavour):
+    capability = flavour.module.ComputeCapability
+    config, _builder = _configured(flavour, GPU)
+    assert [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)] == [
+        capability.CURRENT
+    ]
+    assert _configured(flavour)[0].num_compute_capabilities == 0
+
+
+@pytest.mark.skipif(_has_gpu(), reason="there is a GPU")
+def test_a_gpu_that_can_not_be_built_for_is_named(tiny_bundle, tmp_path, flavour):
+    bundle, quiet = open_bundle(tiny_bundle), lambda progress: None
+    with pytest.raises(
+        EngineError, match=r"can't build the engine for NVIDIA GeForce RTX 4090 \(compute capability 8\.9"
+    ):
+        build_engine(bundle, "fine", "fp32", BuildOptions(), quiet, flavour=flavour, gpu=GPU, folder=tmp_path)
+
+
+def test_tensorrt_is_told_the_limits_and_the_compatibility_that_were_asked_for():
+    """On a stand-in: TensorRT-RTX has neither level nor version compatibility."""
+    calls = []
+    module = SimpleNamespace(
+        BuilderFlag=SimpleNamespace(TF32="TF32", VERSION_COMPATIBLE="VERSION_COMPATIBLE"),
+        MemoryPoolType=SimpleNamespace(WORKSPACE="WORKSPACE"),
+        HardwareCompatibilityLevel=SimpleNamespace(SAME_COMPUTE_CAPABILITY="SAME"),
+    )
+    config = SimpleNamespace(
+        set_flag=lambda flag: calls.append(("set", flag)),
+        clear_flag=lambda flag: calls.append(("clear", flag)),
+        set_memory_pool_limit=lambda pool, size: calls.append((pool, size)),
+    )
+    options = BuildOptions(
+        workspace_mib=256, optimization_level=4, hardware_compatible="same-compute-capability", version_compatible=True
+    )
+    tensorrt = TensorRtFlavour("tensorrt", "10.13.0", module)
+    _configure(config, tensorrt, describe_options(options, "fp16", tensorrt), GPU)
+    assert calls == [("clear", "TF32"), ("WORKSPACE", 256 << 20), ("set", "VERSION_COMPATIBLE")]
+    assert (config.builder_optimization_level, config.hardware_compatibility_level) == (4, "SAME")
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_an_engine_is_built_once_and_found_from_then_on(cache):
         {"flavour_version": "10.13.0"},
         {"gpu": dataclasses.replace(GPU, name="NVIDIA A10", compute_capability="8.6")},
         {"gpu": dataclasses.replace(GPU, multiprocessors=64)},
-        {"options": OPTIONS.model_copy(update={"tf32": False})},
+        {"options": OPTIONS.model_copy(update={"tf32": True})},
         {"options": OPTIONS.model_copy(update={"opt_batch": [8]})},
         {"options": OPTIONS.model_copy(update={"workspace_mib": 256})},
     ],
@@ -141,6 +141,15 @@ def test_engines_of_other_options_are_taken_only_where_any_will_do(cache, tmp_pa
     own = _own_folder(tmp_path, dataclasses.replace(REQUEST, options=OPTIONS.model_copy(update={"max_batch": 8})))
     assert cache.find(REQUEST, own) is None
     assert cache.find(dataclasses.replace(REQUEST, any_options=True), own) is not None
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(None, True), (True, True), (False, False)])
+def test_an_engine_in_tf32_is_taken_unless_that_is_ruled_out(cache, tmp_path, wanted, taken):
+    options = OPTIONS.model_copy(update={"tf32": True})
+    own = _own_folder(tmp_path, dataclasses.replace(REQUEST, options=options))
+    found = cache.find(dataclasses.replace(REQUEST, any_options=True, tf32=wanted), own)
+    assert (found is not None) == taken
+    assert taken or "built for TF32 True, not False" in cache.lines[0]
 
 
 def test_an_engine_built_without_a_gpu_is_taken_only_where_it_is_portable(cache, tmp_path):

@@ -36,14 +36,15 @@ class Machine:
         self.built: list[str] = []
         self.loaded: list[str] = []
         self.unloadable: set[bytes] = set()
-        self.has_graphs = True
+        self.has_graphs, self.shares_memory = True, False
 
     def open_cuda_device(self, index, name):
-        self.cudas.append(HostCuda(has_graphs=self.has_graphs))
+        self.cudas.append(HostCuda(has_graphs=self.has_graphs, shares_memory=self.shares_memory))
         return self.cudas[-1]
 
     def build(self, bundle, stage, precision, options, on_progress, *, flavour, gpu, folder):
         self.built.append(stage)
+        self.options = options
         plan = f"{stage} {len(self.built)}".encode()
         return plan, self.sidecar(bundle, stage, precision, options, plan)
 
@@ -176,6 +177,49 @@ def test_the_bundles_own_engines_are_used_whatever_their_options(machine, bundle
 def test_the_bundles_own_engines_are_skipped_where_options_were_asked_for(machine, bundle, settings, tmp_path):
     _load(_own(machine, bundle, tmp_path), dataclasses.replace(settings, options=BuildOptions(max_batch=16)))
     assert machine.built == ["coarse", "fine"]
+
+
+def test_the_bundles_own_engines_are_skipped_where_they_use_tf32_and_should_not(machine, bundle, settings, tmp_path):
+    copy = _own(machine, bundle, tmp_path)  # without TF32
+    _load(copy, dataclasses.replace(settings, tf32=False))
+    assert machine.built == []
+    _load(copy, dataclasses.replace(settings, tf32=True))
+    assert machine.built == ["coarse", "fine"]
+    assert machine.options.tf32
+
+
+def test_the_batches_are_run_before_the_first_frame(machine, bundle, settings):
+    stages = load_two_stage(bundle, "tensorrt", tensorrt=settings)
+    cuda = machine.cudas[-1]
+    assert cuda.log.count("capture") == 16  # 1, 2, 3, 4, 6, 8, 12 and 16 people, for either stage
+    cuda.log.clear()
+    stages.run_coarse(5)
+    stages.run_fine(np.array([4], np.int32))
+    assert "capture" not in cuda.log
+    assert not any(line.startswith("shape") for line in cuda.log)
+    stages.close()
+    stages = load_two_stage(bundle, "tensorrt", tensorrt=dataclasses.replace(settings, warm_up=False))
+    assert machine.cudas[-1].log == []
+    stages.close()
+
+
+@pytest.mark.parametrize(
+    ("shares_memory", "setting", "mapped"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_an_integrated_gpu_maps_memory_unless_told_not_to(machine, bundle, settings, shares_memory, setting, mapped):
+    machine.shares_memory = shares_memory
+    stages = load_two_stage(bundle, "tensorrt", tensorrt=dataclasses.replace(settings, mapped_memory=setting))
+    assert any(line.startswith("upload") for line in machine.cudas[-1].log if "run" not in line) or mapped
+    assert machine.cudas[-1].live["HostBuffer"] == (4 if mapped else 10)
+    stages.close()
+
+
+def test_a_run_that_fails_while_warming_up_frees_everything(machine, bundle, settings, monkeypatch, live):
+    monkeypatch.setattr(tensorrt_load.TensorRtTwoStage, "run_fine", lambda self, rows: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load_two_stage(bundle, "tensorrt", tensorrt=settings)
+    assert machine.cudas[-1].closed
+    assert not +machine.cudas[-1].live
 
 
 def test_a_foreign_gpus_engines_are_skipped(machine, bundle, settings, tmp_path):

@@ -57,5 +57,7 @@ def test_an_axis_that_no_output_has_is_always_at_its_largest():
     inputs = _specs(rows=("M",), features=("N", 48, 192))
     assert batch_axis(_specs(keypoints=("M", 17, 3), heatmaps=("M", 17, 64, 48))) == "M"
     assert axis_sizes(inputs, "M", 2, 16) == {"M": 2, "N": 16}
+    assert batch_axis(_specs(boxes=(1, 84, 8400))) is None
+    assert axis_sizes(_specs(images=(1, 3, 640, 640)), None, 1, 1) == {}
     with pytest.raises(EngineError, match=r"one dynamic axis in all of them, got \['M', 'N'\]"):
         batch_axis(_specs(keypoints=("M", 17, 3), quality=("N",)))

@@ -307,12 +307,12 @@ def test_engines_are_fp16_where_the_bundle_is() -> None:
 
 def test_the_builder_is_told_what_was_asked() -> None:
     build = ("--bundle", "x", "--tensorrt")
-    words = "--opt-batch 1,2 --no-tf32 --workspace 64 --optimization-level 0 --timing-cache file --hardware-compatible"
+    words = "--opt-batch 1,2 --tf32 --workspace 64 --optimization-level 0 --timing-cache file --hardware-compatible"
     options = _options(*build, *words.split()).build_options(8)
     assert (options.min_batch, options.opt_batch, options.max_batch) == (1, (1, 2), 8)
     assert (options.workspace_mib, options.optimization_level) == (64, 0)
     assert options.timing_cache == Path("file")
-    assert (options.hardware_compatible, options.version_compatible, options.tf32) == ("ampere-plus", False, False)
+    assert (options.hardware_compatible, options.version_compatible, options.tf32) == ("ampere-plus", False, True)
     with pytest.raises(EngineError, match="min 9"):
         _options(*build, "--min-batch", "9").build_options(8)
 

@@ -14,7 +14,7 @@ OPTIONS = Options(
     max_batch=16,
     workspace_mib=None,
     optimization_level=None,
-    tf32=True,
+    tf32=False,
     hardware_compatible=None,
     version_compatible=False,
 )
