@@ -285,7 +285,7 @@ def test_a_gpu_without_tensorrt_says_how_to_get_it(bundle, monkeypatch):
     monkeypatch.setattr(tensorrt_load, "probe_gpu", lambda index: GPU)
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
-    with pytest.raises(EngineError, match=r"TensorRT can't be used .*sharpose\[tensorrt-rtx-cu13\]"):
+    with pytest.raises(EngineError, match=r"TensorRT can't be used .*\[tensorrt-rtx-cu13\]"):
         load_two_stage(bundle, "tensorrt")
 
 
