@@ -329,7 +329,8 @@ def _span(ids: Collection[ImageId]) -> str:
     strings = sorted(one for one in ids if isinstance(one, str)) if not isinstance(ids, range) else []
     if strings:
         return f"{counted(len(ids), 'id')} such as {strings[0]!r:.80}"
-    return f"{len(ids)} ids from {min(ids)} to {max(ids)}"
+    first, last = (ids[0], ids[-1]) if isinstance(ids, range) else (min(ids), max(ids))  # a range may be only claimed
+    return f"{len(ids)} ids from {first} to {last}"
 
 
 class BoxSource(Protocol):

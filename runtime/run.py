@@ -365,7 +365,8 @@ class _Loop:
             return
         boxes, frames = running.stream.boxes, running.stream.statistics.frames
         try:
-            if not (self._stop or running.ids_met) and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
+            checked = running.stream.source.info.image_ids is not None  # a part of a source may have none of its boxes
+            if not (self._stop or running.ids_met or checked) and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
                 boxes.file.check_image_ids(range(frames))
                 raise BoxesError(f"{boxes.file.path}: none of its image ids occurs in the source")
             running.sinks.close()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sharpose.errors import CheckpointError, counted
-from sharpose.model.checkpoint import read_checkpoint
 from sharpose.model.stages import SHaRPose
+from sharpose.model.weights_file import read_checkpoint
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")

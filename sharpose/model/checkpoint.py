@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
-import warnings
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sharpose.config import ModelConfig, parse_config
-from sharpose.errors import CheckpointError, ConfigError, counted, how_to_install
+from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model.stages import SHaRPose
+from sharpose.model.weights_file import name_keys, read_checkpoint
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
@@ -138,22 +134,6 @@ def _resize_grid(maps: Tensor, old: tuple[int, int], new: tuple[int, int], *, al
 
 
 _CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
-_BEGINNINGS = (b"PK\x03\x04", b"\x80")  # of an archive, and of the pickles that older versions wrote
-_NAMED = 4  # how many keys of a kind an error names
-_FILE_BYTES = 16 << 30  # of the largest file: half of it are weights, which are read as float32
-_HOLDERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema", "ema_state_dict", "ema", "module")
-"""Keys under which files keep their tensors, in the order in which they are looked for."""
-_PREFIXES = ("module.", "_orig_mod.", "ema_model.", "ema_", "model.")  # of DataParallel, torch.compile, Lightning …
-_SMALL = 1 << 20  # bytes of a file that may hold tensors many times
-_COUNTER = "n_averaged"  # that torch's AveragedModel keeps among the weights
-
-# MMCV notes a run's best score in `meta` as a numpy number; the name of the module changed with numpy 2.
-_numpy_number = np.float64(0).__reduce__()[0]
-_METADATA_TYPES: list[Any] = [
-    *((_numpy_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
-]
 
 
 @dataclass(frozen=True)
@@ -199,7 +179,7 @@ def load_model(
     with torch.device("meta"):  # memory follows what the file holds, not what its configuration claims
         _check_keys(state, SHaRPose(config).state_dict(), path)
     if broken := [key for key, value in state.items() if not torch.isfinite(value).all()]:
-        raise CheckpointError(f"checkpoint {path}: NaN or infinity in {_name(broken)}")
+        raise CheckpointError(f"checkpoint {path}: NaN or infinity in {name_keys(broken)}")
     model = SHaRPose(config)
     if size is not None and size != config.crop_size:
         resized = config.replace({"crop_size": size, "head_hidden": _head_hidden(config)})
@@ -228,170 +208,6 @@ def save_checkpoint(path: str | Path, model: SHaRPose) -> None:
     torch.save({"meta": meta, "state_dict": dict(model.state_dict())}, path)
 
 
-def read_checkpoint(
-    path: str | Path, what: str = "checkpoint", allowed: Sequence[type] = ()
-) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """The tensors by name, in float32 where they are floats, and the metadata; nothing in the file is executed.
-
-    Args:
-        path: A PyTorch file, in which the tensors may lie under one of several usual keys, or safetensors.
-        what: What errors call it.
-        allowed: Types that it may hold besides tensors and plain values.
-
-    Returns:
-        The tensors, without the prefixes that wrappers of models leave; `meta`; and notes, to be said to the user.
-
-    Raises:
-        CheckpointError: the file is missing, too large, isn't a checkpoint, or holds objects that loading would
-            execute, or a tensor isn't a plain one with all its numbers in the file.
-    """
-    file = Path(path)
-
-    def failure(reason: str) -> CheckpointError:
-        return CheckpointError(f"{what} {file}: {reason}")
-
-    if not file.is_file():
-        raise failure(f"expected a .pth or .safetensors file, found {'a folder' if file.is_dir() else 'nothing'}")
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            beginning = opened.read(9)
-    except OSError as error:
-        raise failure(f"can't be read ({error.strerror})") from error
-    if size > _FILE_BYTES:
-        raise failure(f"expected at most {_FILE_BYTES} bytes, got {size}")
-    if file.suffix == ".safetensors" or (beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") < size):
-        content: object = _read_safetensors(file, failure)
-    elif beginning.startswith(_BEGINNINGS):
-        _refuse_zip_bomb(file, size, failure)
-        content = _read_torch(file, allowed, failure)
-    else:
-        raise failure(f"expected a PyTorch checkpoint, got a file that begins {beginning[:8]!r}")
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    entries, notes = _held_tensors(content, failure)
-    _check_layouts(entries, size, failure)
-    tensors, more = _without_prefixes(entries, failure)
-    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    return tensors, dict(meta) if isinstance(meta, Mapping) else {}, (*notes, *more)
-
-
-_Failure = Callable[[str], CheckpointError]
-
-
-def _read_torch(file: Path, allowed: Sequence[type], failure: _Failure) -> object:
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([*_METADATA_TYPES, *allowed]):
-            warnings.simplefilter("ignore")  # about pickle protocols, in front of the error that says it all
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            # torch names the type in one of two ways, after a page of advice
-            named = re.search(r"GLOBAL (\S+)|(?:class|callable|global|for) '?<?(?:class )?'?([\w.]+\.\w+)", str(error))
-            reason = "loading it could run code, or it is no checkpoint at all"
-            if named:
-                reason = f"it holds {named[1] or named[2]}, and loading it could run code; save the state dict alone"
-            raise failure(f"refused, it isn't a plain file of tensors: {reason}") from error
-        raise failure("not a PyTorch checkpoint") from error
-    except Exception as error:  # a damaged file breaks torch's reader in many ways, struct.error and IndexError too
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise failure(f"not a readable PyTorch checkpoint ({reason})") from error
-
-
-def _read_safetensors(file: Path, failure: _Failure) -> object:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise failure(f"reading it needs safetensors: {how_to_install('safetensors')}") from None
-    try:
-        return load_file(file)
-    except Exception as error:  # its own error has no public base class, and torch's come through
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise failure(f"not a readable safetensors file ({reason})") from error
-
-
-def _refuse_zip_bomb(file: Path, size: int, failure: _Failure) -> None:
-    """Refuse an archive that unpacks to far more than it is long; PyTorch compresses nothing."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # an old pickle, or damaged: torch's reader says how
-    if unpacked > 2 * size:
-        raise failure(f"expected an archive without compression, got {size} bytes that unpack to {unpacked}")
-
-
-def _held_tensors(content: object, failure: _Failure) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors wherever the file keeps them, and notes on that."""
-    notes: list[str] = []
-    held, path = content, list[str]()
-    while isinstance(held, Mapping) and len(path) < len(_HOLDERS):
-        found = [key for key in _HOLDERS if isinstance(held.get(key), Mapping)]
-        if not found:
-            break
-        if len(found) > 1:
-            notes.append(f"the weights of {found[0]!r} were read; the file holds {', '.join(map(repr, found[1:]))} too")
-        held = held[found[0]]
-        path.append(found[0])
-    entries = dict(held) if isinstance(held, Mapping) else {}
-    tensors = {key: value for key, value in entries.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    others = [str(key)[:80] for key in entries if key not in tensors]
-    if not isinstance(held, Mapping) or (others and (not tensors or not path)):
-        found_there = sorted(others)[:_NAMED] if others else type(content).__name__
-        raise failure(f"expected tensors by name, best in 'state_dict' beside 'meta', got {found_there}")
-    if path != ["state_dict"] and not notes:
-        where = repr(".".join(path)) if path else "the file itself, a bare state dict"
-        notes.append(f"the weights were read from {where}")
-    if others:
-        notes.append(f"left out what is no tensor: {_name(others)}")
-    return tensors, notes
-
-
-def _check_layouts(tensors: Mapping[str, Tensor], size: int, failure: _Failure) -> None:
-    """Refuse tensors that aren't plain numbers in the file, before anything is converted."""
-    total = 0
-    for key, value in tensors.items():
-        kind = None
-        if value.is_meta:
-            kind = "one on the meta device, without numbers"
-        elif value.is_quantized or value.is_complex():
-            kind = f"a {str(value.dtype).removeprefix('torch.')} one"
-        elif value.layout != torch.strided or value.is_nested:
-            kind = f"a {'nested' if value.is_nested else str(value.layout).removeprefix('torch.')} one"
-        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            kind = f"an expanded one, {list(value.shape)} of {value.untyped_storage().nbytes()} bytes"
-        if kind is not None:
-            raise failure(f"{key}: expected a dense tensor of real numbers, got {kind}")
-        total += value.numel() * value.element_size()
-    if total > 2 * size + _SMALL:
-        raise failure(f"expected tensors of their own, got {total} bytes of them in a file of {size}")
-
-
-def _without_prefixes(entries: dict[str, Tensor], failure: _Failure) -> tuple[dict[str, Tensor], list[str]]:
-    notes = []
-    averages = [key for key in entries if key.startswith("ema_")]
-    dropped = averages if len(averages) < len(entries) else []
-    dropped += [key for key in entries if key == _COUNTER]
-    if dropped:
-        notes.append(
-            f"left out {counted(len(dropped), 'tensor')} of an average kept beside the weights: {_name(dropped)}"
-        )
-    tensors = {key: value for key, value in entries.items() if key not in set(dropped)}
-    taken = []
-    while prefix := next(
-        (prefix for prefix in _PREFIXES if tensors and all(k.startswith(prefix) for k in tensors)), ""
-    ):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-        taken.append(prefix)
-    compiled = {key: key.replace("._orig_mod.", ".") for key in tensors}  # only a part of the model was
-    if len(set(compiled.values())) < len(tensors):
-        raise failure("the same tensor stands there with and without _orig_mod.")
-    if any(key != name for key, name in compiled.items()):
-        taken.append("_orig_mod.")
-    if taken:
-        notes.append(f"took {' and '.join(taken)} off the names of {counted(len(tensors), 'tensor')}")
-    return {compiled[key]: value for key, value in tensors.items()}, notes
-
-
 def _head_hidden(config: ModelConfig) -> int | None:
     return config.head_hidden_width if config.head == "mlp" else None
 
@@ -418,7 +234,7 @@ def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
         f"{key} ({state[key].dtype})" for key in sorted(expected) if key in state and state[key].dtype != torch.float32
     ]
     problems = [
-        f"{what} {_name(keys)}"
+        f"{what} {name_keys(keys)}"
         for what, keys in (
             ("missing", missing),
             ("unknown", unknown),
@@ -430,8 +246,3 @@ def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
     if problems:
         hint = "; give the --config it was trained with, and --size for another crop" if wrong else ""
         raise CheckpointError(f"checkpoint {path} doesn't fit the model: {'; '.join(problems)}{hint}")
-
-
-def _name(keys: list[str]) -> str:
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return ", ".join(keys[:_NAMED]) + more

@@ -1,25 +1,28 @@
 """Try mutated inputs of one kind: `python tests/fuzz/try_inputs.py KIND --inputs DIR --seed 0 --count 100`.
 
 Every input gets a fork of this process, which has imported all that is needed and started no engine. Prints a line for
-each input that breaks the rule of `fuzzing.broken_rule`, and ends with 1 if there was one. `--keep DIR` keeps those.
+each input that breaks the rule of `fuzzing.broken_rule`, or whose results are wrong without a word, and ends with 1 if
+there was one. `--keep DIR` keeps those.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
-from fuzzing import Outcome, broken_rule, child, mutated_bytes, mutated_json
+from fuzzing import Outcome, broken_rule, child, mutated_bytes, mutated_graph, mutated_json
 
 from sharpose.cli import main
 
@@ -95,29 +98,54 @@ def run_pictures(*arguments: object) -> Outcome:
     return child(lambda: main(command, [*map(str, arguments), "--threads", "1", "--quiet"]))
 
 
-def lines_of(file: Path) -> int:
-    """How many whole lines of JSON a file has; 0 where there is none."""
-    return sum(1 for line in file.read_text().splitlines() if json.loads(line)) if file.exists() else 0
+def lines_of(file: Path) -> list[Any]:
+    """What the lines of a file of JSON say; numbers that are not finite are no JSON."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def checked(outcome: Outcome, results: Path, expected: int) -> str | None:
-    """The rule, and that a run that says it is done wrote a line for every frame."""
+def sound_lines(*arguments: object) -> list[Any]:
+    """What a run on sound input writes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        results = Path(temporary) / "o.jsonl"
+        outcome = run_pictures(*arguments, "--json", results)
+        assert outcome.code == 0, outcome.err
+        return lines_of(results)
+
+
+def checked(outcome: Outcome, results: Path, expected: int, sound: list[Any] | None = None) -> str | None:
+    """The rule; and that a run that is done wrote a line for every frame, and the `sound` lines, or warned."""
     problem = broken_rule(outcome)
-    if problem is None and outcome.code == 0 and lines_of(results) != expected:
-        return f"exit code 0 with {lines_of(results)} of {expected} lines"
-    if problem is None and outcome.code == 2 and results.exists():
+    if problem is not None:
+        return problem
+    try:
+        lines = lines_of(results)
+    except ValueError as error:
+        return f"exit code {outcome.code} with results that are no JSON: {error}"
+    if outcome.code == 0 and len(lines) != expected and not outcome.err:
+        return f"exit code 0 with {len(lines)} of {expected} lines"
+    if outcome.code == 0 and sound is not None and lines != sound and not outcome.err:
+        return "exit code 0 with other results than of the sound input, without a word"
+    if outcome.code == 2 and results.exists():
         return "exit code 2, and results under the name of whole ones"
-    return problem
+    return None
 
 
 def bundle_json(inputs: Path) -> Attempt:
     document = json.loads((inputs / "bundle" / "bundle.json").read_text())
+    always = ["--full-frame", "--refine", "always"]  # what is left in bundle.json decides nothing then
+    sound = sound_lines(inputs / "pictures", "--bundle", inputs / "bundle", *always)
 
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
         shutil.copytree(inputs / "bundle", folder / "bundle")
         (folder / "bundle" / "bundle.json").write_text(mutated_json(document, rng))
-        arguments = [inputs / "pictures", "--bundle", folder / "bundle", "--full-frame", "--json", folder / "o.jsonl"]
-        return checked(run_pictures(*arguments), folder / "o.jsonl", 3)
+        arguments = [inputs / "pictures", "--bundle", folder / "bundle", "--json", folder / "o.jsonl"]
+        if rng.random() < 0.3:
+            return checked(run_pictures(*arguments, "--full-frame"), folder / "o.jsonl", 3)
+        return checked(run_pictures(*arguments, *always), folder / "o.jsonl", 3, sound)
 
     return attempt
 
@@ -126,11 +154,18 @@ def bundle_files(inputs: Path) -> Attempt:
     """Graphs and weights whose hashes fit, as somebody would make them who changes a bundle."""
     import hashlib
 
+    import onnx
+
+    graphs = {
+        name: onnx.load(str(inputs / "bundle" / name), load_external_data=False)
+        for name in ("coarse.onnx", "fine.onnx")
+    }
+
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
         bundle = shutil.copytree(inputs / "bundle", folder / "bundle")
         name = str(rng.choice(["coarse.onnx", "fine.onnx", "weights.bin"]))
         old = (bundle / name).read_bytes()
-        new = mutated_bytes(old, rng)
+        new = mutated_graph(graphs[name], rng) if name in graphs and rng.random() < 0.6 else mutated_bytes(old, rng)
         (bundle / name).write_bytes(new)
         text = (bundle / "bundle.json").read_text()
         text = text.replace(hashlib.sha256(old).hexdigest(), hashlib.sha256(new).hexdigest())
@@ -145,9 +180,23 @@ def boxes(inputs: Path) -> Attempt:
     document = json.loads((inputs / "boxes.json").read_text())
 
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
-        (folder / "boxes.json").write_text(mutated_json(document, rng))
+        text = mutated_json(document, rng)
+        (folder / "boxes.json").write_text(text)
         arguments = ["--bundle", inputs / "bundle", "--boxes", folder / "boxes.json", "--json", folder / "o.jsonl"]
-        return checked(run_pictures(inputs / "pictures", *arguments), folder / "o.jsonl", 3)
+        outcome = run_pictures(inputs / "pictures", *arguments)
+        problem = checked(outcome, folder / "o.jsonl", 3)
+        if problem is None and outcome.code == 0:
+            used = [person["bbox"] for line in lines_of(folder / "o.jsonl") for person in line["people"]]
+            wanted = [
+                entry["bbox"]
+                for entry in json.loads(text)
+                if str(entry["image_id"]) in ("0", "1", "2")
+                and entry.get("category_id", 1) == 1
+                and not entry.get("iscrowd")
+            ]
+            if len(used) != len(wanted) or not np.allclose(sorted(used), sorted(wanted), rtol=1e-4, atol=0.01):
+                return f"people in {used}, but the file has {wanted}"
+        return problem
 
     return attempt
 
@@ -157,33 +206,51 @@ def labels(inputs: Path) -> Attempt:
     from sharpose.training.eval_cli import command
 
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
-        (folder / "labels.json").write_text(mutated_json(document, rng))
+        text = mutated_json(document, rng)
+        (folder / "labels.json").write_text(text)
         arguments = ["--annotations", folder / "labels.json", "--images", inputs / "pictures", "--bundle"]
         arguments += [inputs / "bundle", "--no-plots", "--output", folder / "report"]
         outcome = child(lambda: main(command, list(map(str, arguments))))
         problem = broken_rule(outcome)
         if problem is None and outcome.code == 0:
-            coco = json.loads((folder / "report" / "metrics.json").read_text())["modes"]["always"]["coco"]
+            metrics = json.loads((folder / "report" / "metrics.json").read_text())
+            coco, subject = metrics["modes"]["always"]["coco"], metrics["subject"]
             if not 0 <= coco["ap"] < 0.5:  # random weights find nobody
                 return f"AP {coco['ap']} for random weights"
+            counted = subject["people"] + sum(subject["left_out"].values())
+            if counted != len(json.loads(text)["annotations"]):
+                return f"{counted} people counted of {len(json.loads(text)['annotations'])}"
         return problem
 
     return attempt
 
 
 def checkpoints(inputs: Path) -> Attempt:
+    import torch
+    from checkpoint_files import mutated_checkpoint
+
     from sharpose.model import load_model
 
-    sound = (inputs / "nano.pth").read_bytes()
+    file = inputs / "nano.pth"
+    sound, weights = file.read_bytes(), load_model(file).model.state_dict()
 
     @click.command()
     @click.argument("path")
-    def load(path: str) -> None:
-        load_model(path)
+    @click.option("--same", is_flag=True)
+    def load(path: str, same: bool) -> None:
+        read = load_model(path).model.state_dict()
+        assert all(value.isfinite().all() for value in read.values())
+        if same and not all(torch.equal(read[key], weights[key]) for key in weights):
+            raise AssertionError("other weights, without a word")
 
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
-        (folder / "a.pth").write_bytes(mutated_bytes(sound, rng))
-        return broken_rule(child(lambda: main(load, [str(folder / "a.pth")])))
+        path, options = folder / "a.pth", ["--same"]
+        if rng.random() < 0.4:
+            path.write_bytes(mutated_bytes(sound, rng))
+        else:
+            path, same = mutated_checkpoint(file, path, rng)
+            options = ["--same"] if same else []
+        return broken_rule(child(lambda: main(load, [str(path), *options])))
 
     return attempt
 
@@ -214,61 +281,108 @@ def recipes(inputs: Path) -> Attempt:
 
 
 def videos(inputs: Path) -> Attempt:
-    files = {name: (inputs / name).read_bytes() for name in ("video.mp4", "video.mkv")}
+    names = ("video.mp4", "video.mkv")
+    files = {name: (inputs / name).read_bytes() for name in names}
+    extras: list[list[object]] = [[], ["--start", 0.1], ["--stride", 2], ["--duration", 0.2]]
+    arguments = ["--bundle", inputs / "bundle", "--full-frame"]
+    expected = {
+        (name, choice): len(sound_lines(inputs / name, *arguments, *extra))
+        for name in names
+        for choice, extra in enumerate(extras)
+    }
 
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
-        name = str(rng.choice(list(files)))
+        name = str(rng.choice(names))
         (folder / name).write_bytes(mutated_bytes(files[name], rng))
-        extra: list[object] = [[], ["--start", 0.1], ["--stride", 2], ["--duration", 0.2]][int(rng.integers(4))]
-        results = folder / "o.jsonl"
-        outcome = run_pictures(folder / name, "--bundle", inputs / "bundle", "--full-frame", "--json", results, *extra)
-        problem = broken_rule(outcome)
-        if problem is None and outcome.code == 0 and not lines_of(results):
-            return "exit code 0 without a frame"
-        return problem
+        choice = int(rng.integers(len(extras)))
+        outcome = run_pictures(folder / name, *arguments, "--json", folder / "o.jsonl", *extras[choice])
+        return checked(outcome, folder / "o.jsonl", expected[name, choice])
 
     return attempt
 
 
 def pictures(inputs: Path) -> Attempt:
-    files = {name: (inputs / name).read_bytes() for name in ("0.jpg", "pictures/1.png")}
+    names = ("0.jpg", "pictures/1.png")
+    files = {name: (inputs / name).read_bytes() for name in names}
+    arguments = ["--bundle", inputs / "bundle", "--full-frame"]
+    sound = {name: sound_lines(inputs / name, *arguments) for name in names}
 
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
-        name = str(rng.choice(list(files)))
+        name = str(rng.choice(names))
         file = folder / Path(name).name
         file.write_bytes(mutated_bytes(files[name], rng))
-        results = folder / "o.jsonl"
-        outcome = run_pictures(file, "--bundle", inputs / "bundle", "--full-frame", "--json", results)
-        return checked(outcome, results, 1)
+        outcome = run_pictures(file, *arguments, "--json", folder / "o.jsonl")
+        same = sound[name] if file.suffix == ".png" else None  # JPEG has no checksums
+        return checked(outcome, folder / "o.jsonl", 1, same)
 
     return attempt
+
+
+_TOKEN = b"0123456789abcdef"
+_SOUND_REQUESTS = (
+    b"GET /state.json HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + _TOKEN + b"\r\n\r\n",
+    b"GET /snapshot.jpg?stream=a&token=" + _TOKEN + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    b"HEAD /metrics HTTP/1.0\r\nAccept: application/openmetrics-text\r\nContent-Length: 3\r\n\r\nabc",
+)
+_HOSTILE_HEADERS = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    b"X-Long: " + b"a" * 200_000 + b"\r\n",
+    b"X: y\r\n" * 5000,
+    b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    b"Content-Length: 99999999999999999999\r\n",
+    b"Content-Length: -1\r\n",
+    b"Cookie: " + b"token=" * 3000 + b"\r\n",
+    b"Host: evil.example\r\nHost: 127.0.0.1\r\n",
+    b"Range: bytes=0-,5-2\r\nExpect: 100-continue\r\n",
+    b"Authorization: Bearer \xff\xfe\x00\r\n",
+    b" folded: yes\r\n\tmore\r\n",
+)
+
+
+def mutated_request(rng: np.random.Generator) -> bytes:
+    """A request with hostile bytes or headers, one after another, or a part of one."""
+    request = _SOUND_REQUESTS[int(rng.integers(len(_SOUND_REQUESTS)))]
+    what = int(rng.integers(6))
+    if what <= 1:
+        return mutated_bytes(request, rng)
+    if what == 2:
+        first, rest = request.split(b"\r\n", 1)
+        return first + b"\r\n" + _HOSTILE_HEADERS[int(rng.integers(len(_HOSTILE_HEADERS)))] + rest
+    if what == 3:  # pipelined
+        return b"".join(mutated_bytes(request, rng) if rng.random() < 0.3 else request for _ in range(20))
+    if what == 4:
+        return request[: int(rng.integers(len(request)))]
+    path = rng.choice(
+        [b"/" + b"a" * 70_000, b"//", b"/../../etc/passwd", b"/%00", b"/?" + b"a=&" * 9999, b"*", b"http://x/"]
+    )
+    return request.replace(request.split(b" ")[1], bytes(path), 1)
 
 
 def requests(inputs: Path) -> Attempt:
     from sharpose.runtime.serve import ServeServer
 
-    sound = (
-        b"GET /state.json HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer 0123456789abcdef\r\n\r\n",
-        b"GET /snapshot.jpg?stream=a&token=0123456789abcdef HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        b"HEAD /metrics HTTP/1.0\r\nAccept: application/openmetrics-text\r\nContent-Length: 3\r\n\r\nabc",
-    )
-
     def attempt(folder: Path, rng: np.random.Generator) -> str | None:
-        hostile = mutated_bytes(sound[int(rng.integers(len(sound)))], rng)
+        hostile = mutated_request(rng)
+        (folder / "request").write_bytes(hostile)
+        ends, piecemeal = rng.random() < 0.7, rng.random() < 0.2
 
         def serve() -> None:
             said: list[str] = []
-            server = ServeServer("127.0.0.1:0", "0123456789abcdef", say=said.append)
+            server = ServeServer("127.0.0.1:0", _TOKEN.decode(), say=said.append)
             place = (server.address.host, server.address.port)
-            with socket.create_connection(place, timeout=3) as client:
-                client.sendall(hostile)
-                client.shutdown(socket.SHUT_WR)
-                while client.recv(65536):
-                    pass
-            with socket.create_connection(place, timeout=3) as client:  # and it still answers
-                client.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-                assert client.recv(12).startswith(b"HTTP/1.")
+            with socket.create_connection(place, timeout=3) as client, contextlib.suppress(ConnectionError):
+                for at in range(0, len(hostile), 7) if piecemeal and len(hostile) < 500 else [0]:
+                    client.sendall(hostile[at : at + 7] if piecemeal and len(hostile) < 500 else hostile)
+                if ends:
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(65536):
+                        pass
+                with socket.create_connection(place, timeout=3) as other:  # and it still answers
+                    other.sendall(b"GET /healthz?token=" + _TOKEN + b" HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+                    answer = other.recv(4096)
+                    assert re.match(rb"HTTP/1\.[01] (200|429) ", answer), answer
             server.close()
+            assert not any("Traceback" in line for line in said), said
 
         return broken_rule(child(serve), codes=(0,))
 

@@ -318,6 +318,12 @@ def test_boxes_that_are_not_used_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_claim_of_many_frames_costs_nothing(tmp_path: Path) -> None:
+    file = BoxesFile.load(write(tmp_path, [{**GOOD, "image_id": "a"}]))
+    with pytest.raises(BoxesError, match="the file has only 'a', the source 1000000000000 ids from 0 to 999999999999"):
+        file.check_image_ids(range(10**12))
+
+
 def frame(boxes: Boxes | None = None) -> Frame:
     return Frame(np.zeros((48, 64, 3), np.uint8), index=3, time=0.1, image_id=7, boxes=boxes)
 

@@ -111,6 +111,14 @@ def test_boxes_of_another_source_are_refused_in_the_end(tmp_path: Path) -> None:
     assert all(".partial." in name for name in names(output))
 
 
+def test_a_part_of_a_source_may_have_none_of_its_boxes(tmp_path: Path) -> None:
+    source = StubSource()
+    source.info.image_ids = range(2000)  # as a source says of which only a part is read
+    sink = StubSink()
+    assert go(source, [sink], boxes=boxes_file(tmp_path / "boxes.json", 1000, 1007)).people == 0
+    assert len(sink.records) == 5
+
+
 def test_boxes_of_another_source_are_no_error_where_the_user_stopped(tmp_path: Path) -> None:
     stop = StopRequest()
 

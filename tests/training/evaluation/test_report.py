@@ -83,6 +83,12 @@ def test_detections_are_compared_with_the_best_label_and_have_no_pck(labelled: D
     assert evaluate(detected, predictions, 0.5).modes[0].pck == {}
 
 
+def test_the_closing_line_counts_who_was_used() -> None:
+    assert SUBJECT.closing_lines()[-1].startswith(f"{SUBJECT.data}: {SUBJECT.people} people used")
+    detected = replace(SUBJECT, boxes="detections.json", people=1, left_out={"crowd": 2})
+    assert detected.closing_lines()[-1] == f"{SUBJECT.data}: 1 box used, 2 left out (2 crowd)"
+
+
 def test_plots_are_pictures(labelled: Data, predicted: Poses, tmp_path: Path) -> None:
     data = labelled(6, 2)
     predictions = predicted(data)
