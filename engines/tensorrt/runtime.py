@@ -207,5 +207,9 @@ class ExecutionContext:
 
     def _call(self, what: str, function: Callable[..., Untyped], *arguments: Untyped) -> None:
         with collect_errors() as messages:
-            if function(*arguments) is False:  # None is from functions that have nothing to say
+            try:
+                refused = function(*arguments) is False  # None is from functions that have nothing to say
+            except RuntimeError as error:  # what the bindings of some functions make of False
+                raise EngineError(f"{self._flavour} refuses the {what}{because(messages, str(error))}") from error
+            if refused:
                 raise EngineError(f"{self._flavour} refuses the {what}{because(messages)}")
