@@ -162,7 +162,7 @@ class PoseResult:
 
     Attributes:
         boxes: The n people's boxes.
-        keypoints: float32 [n, J, 3], `x, y` in picture pixels and the heatmap's peak as score.
+        keypoints: float32 [n, J, 3], `x, y` in picture pixels and score, 0 to 1: the heatmap's peak, clipped.
         quality: float32 [n], predicted quality of the coarse pose (OKS-like; not clipped).
         refined: bool [n], whether the fine stage ran for them.
         timings: Where the time went.

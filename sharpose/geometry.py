@@ -108,16 +108,19 @@ def extract_crops(
 def keypoints_to_image(keypoints: npt.NDArray[np.float32], frames: CropFrames) -> npt.NDArray[np.float32]:
     """The exact inverse of the crop, for keypoints.
 
+    A score is a heatmap's peak, which may lie a little above 1, or below 0 where nothing was found; here it is clipped.
+
     Args:
         keypoints: float32 [n, J, 3], `x, y` in crop pixels and a score.
         frames: The n frames the crops were cut by.
 
     Returns:
-        float32 [n, J, 3], `x, y` in picture pixels and the same score.
+        float32 [n, J, 3], `x, y` in picture pixels and the score, clipped to 0 to 1.
     """
     crop_height, crop_width = frames.crop_size
     crop_extent = np.array([crop_width - 1.0, crop_height - 1.0], dtype=np.float32)
     mapped: npt.NDArray[np.float32] = np.array(keypoints, dtype=np.float32, copy=True)
     scale = (frames.size / crop_extent)[:, None, :]
     mapped[:, :, :2] = mapped[:, :, :2] * scale + (frames.center - frames.size * np.float32(0.5))[:, None, :]
+    np.clip(mapped[:, :, 2], 0, 1, out=mapped[:, :, 2])
     return mapped

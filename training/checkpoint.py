@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sharpose.errors import CheckpointError, ConfigError, TrainingError, counted
 from sharpose.files import atomic_file
 from sharpose.model import SHaRPose, save_checkpoint
+from sharpose.training.recipe import Precision
 
 _FORMAT = 1
 
@@ -54,6 +55,7 @@ class TrainingState:
     average: dict[str, Any] | None  # state of the averaged weights; None without them
     window: dict[str, float]  # sums for the next line of the log
     ranks: tuple[RankState, ...]  # every process's state, in order of rank
+    precision: Precision  # of the passes: what `precision: auto` chose
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ class RunFolder:
             raise CheckpointError(f"{self.state}: not a readable training state ({reason})") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise CheckpointError(f"{self.state}: expected a training state of format {_FORMAT}; start the run again")
-        values = {key: content[key] for key in TrainingState.__dataclass_fields__}
+        recipe = json.loads(content["recipe"])
+        values = {"precision": recipe.get("precision")} | content  # older versions noted it in the recipe alone
+        values = {key: values[key] for key in TrainingState.__dataclass_fields__}
         ranks = tuple(RankState(**rank) for rank in content["ranks"])
-        return TrainingState(**values | {"recipe": json.loads(content["recipe"]), "ranks": ranks})
+        return TrainingState(**values | {"recipe": recipe, "ranks": ranks})
 
 
 def refuse_broken_weights(model: nn.Module, step: int) -> None:

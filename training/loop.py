@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -14,11 +15,12 @@ from sharpose.errors import CheckpointError, ConfigError, counted
 from sharpose.model import SHaRPose
 from sharpose.runtime.messages import StopRequest
 from sharpose.training.checkpoint import RunFolder, TrainingState, WeightAverage, refuse_broken_weights, take_rank_state
-from sharpose.training.data.loader import CropLoader
+from sharpose.training.data.loader import Batch, CropLoader
 from sharpose.training.data.sample import PoseDataset
 from sharpose.training.distributed import Ranks
 from sharpose.training.logs import JsonLinesLog, RunLog, TensorBoardLog, training_progress
-from sharpose.training.recipe import Recipe
+from sharpose.training.objectives.guidance import GuidedNetwork
+from sharpose.training.recipe import Recipe, parse_recipe
 from sharpose.training.step import Stepper, build_objective
 from sharpose.training.validation import Validation, Validator, write_sheets
 
@@ -37,10 +39,11 @@ class Trainer:
         folder: The run's folder.
         ranks: The processes.
         say: Called with lines for the user.
+        data_folder: What the file of the recipe's guidance is relative to.
 
     Raises:
         InputError: there are fewer people than a batch.
-        ConfigError: the batch can't be shared by the processes.
+        ConfigError: the batch can't be shared by the processes, or a teacher can't be used.
     """
 
     def __init__(
@@ -52,31 +55,22 @@ class Trainer:
         folder: RunFolder,
         ranks: Ranks,
         say: Callable[[str], None],
+        data_folder: Path = Path(),
     ) -> None:
         self.recipe, self.ranks, self.folder, self._say = recipe, ranks, folder, say
         config = recipe.model
         batch_size = recipe.batch_of_rank(ranks.world_size)
-        self.loader = CropLoader(
-            train,
-            recipe.data.augmentation,
-            config.crop_size,
-            config.heatmap_size if recipe.pretrain is None else None,
-            recipe.data.sigma,
-            batch_size=batch_size,
-            seed=recipe.seed,
-            workers=recipe.workers,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            max_undecodable=recipe.data.max_undecodable,
-            pin_memory=ranks.device.type == "cuda",
-        )
+        self._train = train
+        self.loader = self._train_loader(recipe.workers)
         self.validator = None
         if evaluation is not None and recipe.pretrain is None:
             self.validator = Validator(evaluation, config, recipe.data, batch_size, recipe.workers, ranks)
-        self.network, self.objective = build_objective(recipe, model, ranks.device)
+        self.network, self.objective = build_objective(recipe, model, ranks.device, data_folder)
         self.stepper = Stepper(recipe, self.network, self.objective, ranks)
         if self.stepper.teacher is not None:
             say(self.stepper.teacher.description)
+        if isinstance(self.network, GuidedNetwork):
+            say(self.network.teacher.description)
         self.average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay is not None else None
         self.steps_per_epoch = max(len(self.loader) // recipe.accumulate, 1)
         self.step = 0  # optimiser steps done
@@ -84,6 +78,23 @@ class Trainer:
         self._window: dict[str, float] = {}
         # From here on each process draws its own random numbers (drop path); the initial weights are the same for all.
         torch.manual_seed(recipe.seed + 7919 * (ranks.rank + 1))
+
+    def _train_loader(self, workers: int) -> CropLoader:
+        recipe, config = self.recipe, self.recipe.model
+        return CropLoader(
+            self._train,
+            recipe.data.augmentation,
+            config.crop_size,
+            config.heatmap_size if recipe.pretrain is None else None,
+            recipe.data.sigma,
+            batch_size=recipe.batch_of_rank(self.ranks.world_size),
+            seed=recipe.seed,
+            workers=workers,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            max_undecodable=recipe.data.max_undecodable,
+            pin_memory=self.ranks.device.type == "cuda",
+        )
 
     @property
     def total_steps(self) -> int:
@@ -109,11 +120,17 @@ class Trainer:
             raise CheckpointError(f"{self.folder.state}: doesn't fit this recipe's model ({reason})") from error
         own = state.ranks[self.ranks.rank]
         self.loader.load_state(own.loader)
+        self.stepper.use_precision(state.precision)
         own.restore(self.ranks.device)
         self.step, self.best, self._window = state.step, state.best, dict(state.window)
 
-    def run(self, stop: StopRequest, console: Console) -> None:
+    def run(self, stop: StopRequest, console: Console, *, steps: int | None = None) -> None:
         """Train to the end or until `stop`, which is checked at every step; then save all that `resume` needs.
+
+        Args:
+            stop: The user's wish to stop.
+            console: Where the progress bar is drawn.
+            steps: Number of steps after which to stop earlier; None for no limit.
 
         Raises:
             TrainingError: the loss or a weight is NaN or infinite.
@@ -121,6 +138,8 @@ class Trainer:
             SourceError: too many pictures can't be decoded.
         """
         recipe = self.recipe
+        last = self.total_steps if steps is None else min(self.step + steps, self.total_steps)
+        self._prepare()
         batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
         with (
             contextlib.closing(self._open_logs()) as logs,
@@ -128,7 +147,7 @@ class Trainer:
                 console, self.total_steps, self.step, recipe.batch_size, shown=self.ranks.is_first
             ) as on_step,
         ):
-            while self.step < self.total_steps:
+            while self.step < last:
                 epoch = self.step // self.steps_per_epoch
                 factor = recipe.schedule.factor(self.step, self.steps_per_epoch)
                 values, stopping = self.stepper.step(batches, factor, epoch, stop=bool(stop))
@@ -142,6 +161,7 @@ class Trainer:
                 if self.step % recipe.log_every == 0 or self.step == self.total_steps:
                     logs.write("train", self.step, self._take_window(rate))
                 evaluated = self._evaluate_if_due(logs)
+                stopping = stopping or last == self.step < self.total_steps
                 every = recipe.checkpoint_every or self.steps_per_epoch
                 if evaluated or stopping or self.step % every == 0 or self.step == self.total_steps:
                     self.save()
@@ -150,6 +170,16 @@ class Trainer:
                     return
         for message, times in self.loader.undecodable.items():
             self._say(f"skipped: {message} ({counted(times, 'time')})")
+
+    def _prepare(self) -> None:
+        """What a new run finds out before its first step, and a resumed one has in its state."""
+        if isinstance(self.network, GuidedNetwork) and self.recipe.guidance is not None and not self.step:
+            loader = self._train_loader(workers=0)
+            count = -(-self.recipe.guidance.measured_people // (loader.batch_size * self.ranks.world_size))
+            images = (batch.images for batch in itertools.islice(loader, count))
+            self.network.measure(images, self.ranks.mean)
+        if self.stepper.precision == "auto":
+            self._say(self.stepper.choose_precision(_blank_batch(self.recipe, self.loader.batch_size)))
 
     def save(self) -> None:
         """Write the state, then the model of the last step (averaged, where weights are).
@@ -171,6 +201,7 @@ class Trainer:
             average=self.average.state() if self.average is not None else None,
             window=self._window,
             ranks=tuple(ranks),
+            precision=self.stepper.precision,
         )
         self.folder.save_state(state)
         with self._averaged():
@@ -224,8 +255,10 @@ class Trainer:
         return RunLog(logs)
 
     def _check_recipe(self, state: TrainingState) -> None:
-        own, saved = self.recipe.model_dump(mode="json"), state.recipe
-        differing = [key for key in own if key not in _FREE_KEYS and own[key] != saved.get(key)]
+        own = self.recipe.model_dump(mode="json")
+        # parsed, since an older version's recipe lacks what is off by default
+        saved = parse_recipe(state.recipe, source=f"of {self.folder.state}").model_dump(mode="json")
+        differing = [key for key in own if key not in _FREE_KEYS and own[key] != saved[key]]
         if differing:
             raise ConfigError(
                 f"--resume: the run in {self.folder.path} has another {', '.join(differing)}; resume with its own "
@@ -236,3 +269,14 @@ class Trainer:
                 f"--resume: the run had {counted(len(state.ranks), 'process')}, now there are {self.ranks.world_size}; "
                 "start as many, or start a run in another folder with --init"
             )
+
+
+def _blank_batch(recipe: Recipe, people: int) -> Batch:
+    """A batch of the run's size, to measure the time that one takes: noise, without people."""
+    config = recipe.model
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (people, *config.crop_size, 3), dtype=torch.uint8, generator=generator)
+    size = config.heatmap_size if recipe.pretrain is None else (0, 0)
+    joints, ids = config.num_keypoints, torch.zeros(people, dtype=torch.int64)
+    keypoints = torch.zeros(people, joints, 3)
+    return Batch(images, torch.zeros(people, joints, *size), torch.ones(people, joints), keypoints, ids, ids)

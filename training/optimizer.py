@@ -137,41 +137,44 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: Learning rate of groups that have none.
         betas: AdamW's.
         momentum: Muon's, Nesterov's variant.
+
+    Attributes:
+        dtype: What the matrix products that make directions orthogonal are computed in; bfloat16 is exact enough
+            (directions change by about 1 %), and faster where the processor has it.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], momentum: float) -> None:
         defaults = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False}
         super().__init__(groups, defaults)
+        self.dtype = torch.float32
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step; parameters without a gradient don't change."""
         assert closure is None
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
         for group in self.param_groups:
             learnt = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in learnt:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            if group["orthogonal"]:
-                self._step_muon(learnt, group)
-            else:
-                for parameter in learnt:
+                if group["orthogonal"]:
+                    step = (parameter, self._look_ahead(parameter, group["momentum"]), group["lr"])
+                    by_shape.setdefault(parameter.shape, []).append(step)
+                else:
                     self._step_adam(parameter, group)
+        for shape, steps in by_shape.items():  # of all layers at once
+            directions = orthogonalised(torch.stack([ahead for _, ahead, _ in steps]), self.dtype)
+            for (parameter, _, rate), direction in zip(steps, directions, strict=True):
+                parameter.add_(direction, alpha=-rate * _ADAMW_SIZE * max(shape) ** 0.5)
 
-    def _step_muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        momentum = group["momentum"]
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for parameter in parameters:
-            assert parameter.grad is not None
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - momentum)
-            ahead = parameter.grad.lerp(state["momentum"], momentum)
-            by_shape.setdefault(parameter.shape, []).append((parameter, ahead))
-        for shape, pairs in by_shape.items():
-            directions = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
-            for (parameter, _), direction in zip(pairs, directions, strict=True):
-                parameter.add_(direction, alpha=-group["lr"] * _ADAMW_SIZE * max(shape) ** 0.5)
+    def _look_ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Nesterov's: the gradient moved towards its mean."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum"], momentum)
 
     def _step_adam(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
@@ -188,12 +191,15 @@ class MuonAdamW(torch.optim.Optimizer):
         parameter.addcdiv_(state["mean"], size, value=-group["lr"] / (1 - first**steps))
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """[N, rows, columns] to matrices with the same singular vectors and singular values near 1 (Newton-Schulz)."""
+def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[N, rows, columns] to matrices with the same singular vectors and singular values near 1 (Newton-Schulz).
+
+    Products are computed in `dtype`; the result has the dtype of `matrices`.
+    """
     a, b, c = _COEFFICIENTS
     wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = wide.float() / (torch.linalg.matrix_norm(wide.float(), keepdim=True) + _SMALL)
+    x = (wide.float() / (torch.linalg.matrix_norm(wide.float(), keepdim=True) + _SMALL)).to(dtype)
     for _ in range(_ROUNDS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x.mT if wide is not matrices else x).to(matrices.dtype)

@@ -22,12 +22,14 @@ from sharpose.training.data.mpii import MpiiDataset
 from sharpose.training.data.sample import FileDataset, PoseDataset
 from sharpose.training.data.scene import SceneDataset
 from sharpose.training.objectives.distillation import DistillationRecipe
+from sharpose.training.objectives.guidance import GuidanceRecipe
 from sharpose.training.objectives.mae import MaeRecipe
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, LossRecipe
 from sharpose.training.optimizer import OptimizerRecipe, Schedule
 
 _MOST = 10**8  # people, epochs or steps
 _SEED = (1 << 63) - 1  # what PyTorch takes
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _File = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]+$")]
 
 
@@ -108,12 +110,15 @@ class Recipe(BaseModel):
     loss: LossRecipe = LossRecipe()
     start: StartRecipe = StartRecipe()
     teacher: DistillationRecipe | None = Field(default=None, description="distillation from another model")
+    guidance: GuidanceRecipe | None = Field(default=None, description="learning another network's features as well")
     pretrain: MaeRecipe | None = Field(default=None, description="MAE pre-training, without labels")
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate of the last block; rises linearly from 0")
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights (EMA)")
     seed: int = Field(default=0, ge=0, le=_SEED)
     accumulate: int = Field(default=1, gt=0, le=1 << 16, description="batches in a step")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = Field(
+        default="fp32", description="of the passes; auto times fp32 and bf16 at the start and takes the faster"
+    )
     compile: bool = False
     gradient_checkpointing: bool = False
     workers: int = Field(default=4, ge=0, le=1024, description="processes that make batches; 0 for none")
@@ -130,6 +135,14 @@ class Recipe(BaseModel):
             raise ValueError(f"batch_size {self.batch_size} can't be shared by {self.accumulate} accumulated batches")
         if self.pretrain is not None and self.teacher is not None:
             raise ValueError("pretrain and teacher exclude each other: pre-training has no heatmaps to distil")
+        if self.guidance is not None:
+            if self.pretrain is not None or self.compile:
+                raise ValueError("guidance excludes pretrain and compile")
+            if self.guidance.after_block > self.model.depth:
+                raise ValueError(
+                    f"guidance.after_block: expected at most the model's {self.model.depth} blocks, got "
+                    f"{self.guidance.after_block}"
+                )
         return self
 
     def batch_of_rank(self, world_size: int) -> int:

@@ -28,6 +28,7 @@ class TrainOptions:
     work_dir: Path | None
     init_file: Path | None
     resume: bool
+    steps: int | None
     device: str | None
     list_them: bool
     debug: bool
@@ -57,8 +58,15 @@ _FOLDER = click.Path(path_type=Path)
 )
 @click.option("--data", "data_folder", type=_FOLDER, help="Folder that the recipe's data paths are relative to.")
 @click.option("--work-dir", type=_FOLDER, help="Folder for checkpoints, logs and pictures.")
-@click.option("--init", "init_file", type=_FOLDER, help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint.")
+@click.option(
+    "--init", "init_file", type=_FOLDER, help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint, or a bundle."
+)
 @click.option("--resume", is_flag=True, help="Resume the run in --work-dir.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 10**9),
+    help="Stop after so many steps, for a trial; --resume continues. Default: the whole recipe.",
+)
 @click.option("--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
 @click.option("--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
 @click.option("--debug", is_flag=True, help="Traceback of an error.")
@@ -110,7 +118,7 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
         model = SHaRPose(recipe.model)
         if not options.resume:
             _initialise(model, recipe, options.init_file, say)
-        trainer = Trainer(recipe, model, train, evaluation, folder, ranks, say)
+        trainer = Trainer(recipe, model, train, evaluation, folder, ranks, say, data_folder)
         if options.resume:
             trainer.resume()
             say(f"resuming after step {trainer.step} of {trainer.total_steps}")
@@ -126,7 +134,7 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
         elif evaluation is None:
             say("the recipe has no data.evaluation: no evaluations, and no best.pth")
         with stop_on_signals() as stop:
-            trainer.run(stop, console)
+            trainer.run(stop, console, steps=options.steps)
         if not stop:
             say(f"wrote {folder.last}" + (f" and {folder.best}" if folder.best.is_file() else ""))
         return stop.exit_code

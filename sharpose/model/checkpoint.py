@@ -15,7 +15,7 @@ from torch.nn import functional
 from sharpose.config import ModelConfig, parse_config
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model.stages import SHaRPose
-from sharpose.model.weights_file import name_keys, read_checkpoint
+from sharpose.model.weights_file import CONFIG_KEY, name_keys, read_checkpoint
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
@@ -133,7 +133,6 @@ def _resize_grid(maps: Tensor, old: tuple[int, int], new: tuple[int, int], *, al
     return functional.interpolate(grid, size=new, mode="bicubic", align_corners=align_corners)[0].flatten(1)
 
 
-_CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def load_model(
     """A model from a checkpoint.
 
     Args:
-        path: A file in the released format, or another that `read_checkpoint` reads.
+        path: A file in the released format, a bundle, or another that `read_checkpoint` reads.
         config: Its configuration; read off the file if None, which leaves alpha, heads and threshold to be assumed
             (unless the file is ours and carries its configuration).
         size: `(height, width)` of the crop to use the model at, if not the one it was trained at: position embeddings
@@ -169,8 +168,8 @@ def load_model(
     """
     state, meta, notes = read_checkpoint(path)
     if config is None:
-        if _CONFIG_KEY in meta:
-            config = parse_config(meta[_CONFIG_KEY], source=f"in {path}")
+        if CONFIG_KEY in meta:
+            config = parse_config(meta[CONFIG_KEY], source=f"in {path}")
         else:
             config, assumed = infer_config(state, Path(path).name, changes or {})
             notes += assumed
@@ -204,7 +203,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
 
 def save_checkpoint(path: str | Path, model: SHaRPose) -> None:
     """Write a checkpoint in the released format, with the configuration in `meta`."""
-    meta = {_CONFIG_KEY: model.config.model_dump(mode="json")}
+    meta = {CONFIG_KEY: model.config.model_dump(mode="json")}
     torch.save({"meta": meta, "state_dict": dict(model.state_dict())}, path)
 
 

@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpose.bundle import MANIFEST_NAME
 from sharpose.errors import CheckpointError, counted, how_to_install
+from sharpose.model.bundle_weights import read_bundle_weights
+
+CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
 
 _ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"  # how files begin; older versions wrote pickles
 _NAMED = 4  # how many keys of a kind an error names
@@ -52,7 +56,8 @@ def read_checkpoint(
     """The tensors by name, in float32 where they are floats, and the metadata; nothing in the file is executed.
 
     Args:
-        path: A PyTorch file, in which the tensors may lie under one of several usual keys, or safetensors.
+        path: A PyTorch file, in which the tensors may lie under one of several usual keys, safetensors, or the folder
+            of a bundle.
         what: What errors call it.
         allowed: Types that it may hold besides tensors and plain values.
 
@@ -62,14 +67,19 @@ def read_checkpoint(
     Raises:
         CheckpointError: the file is missing, too large, isn't a checkpoint, or holds objects that loading would
             execute, or a tensor isn't a plain one with all its numbers in the file.
+        BundleError: the bundle is damaged.
     """
     file = Path(path)
 
     def failure(reason: str) -> CheckpointError:
         return CheckpointError(f"{what} {file}: {reason}")
 
+    if (file / MANIFEST_NAME).is_file():
+        state, config = read_bundle_weights(file, what)
+        return state, {CONFIG_KEY: config.model_dump(mode="json")}, ()
     if not file.is_file():
-        raise failure(f"expected a .pth or .safetensors file, found {'a folder' if file.is_dir() else 'nothing'}")
+        found = f"a folder without {MANIFEST_NAME}" if file.is_dir() else "nothing"
+        raise failure(f"expected a .pth or .safetensors file or a bundle, found {found}")
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:

@@ -149,7 +149,7 @@ def test_random_weights_are_said_and_overwrite_replaces(export, traced, pictures
         ([*TINY, "--size", "-256x192"], "HEIGHTxWIDTH"),
         ([*TINY, "--size", "250x192"], "multiples of 32, got 250x192"),
         ([*TINY, "--size", "0x0"], "multiples of 32, got 0x0"),
-        (["--checkpoint", "absent.pth"], "absent.pth: expected a .pth or .safetensors file, found nothing"),
+        (["--checkpoint", "absent.pth"], "absent.pth: expected a .pth or .safetensors file or a bundle, found nothing"),
         (["--checkpoint", "."], "found a folder"),
         (["--checkpoint", "notes.pth"], "notes.pth"),
         (["--random-weights", "--config", "sharpose_huge"], "no configuration 'sharpose_huge'"),

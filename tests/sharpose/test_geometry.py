@@ -90,10 +90,18 @@ def test_keypoints_to_image_is_the_exact_inverse(box):
     assert (back[..., 2] == keypoints[..., 2]).all()
 
 
+def test_scores_are_clipped_and_those_within_stay_to_the_bit():
+    scores = np.float32([-0.125, -0.0, 0.0, 1e-7, 0.2, 0.99999994, 1.0, 1.0000001, 1.24])
+    keypoints = np.zeros((1, len(scores), 3), np.float32)
+    keypoints[0, :, 2] = scores
+    found = keypoints_to_image(keypoints, crop_frames(boxes([0, 0, 50, 50]), CROP))[0, :, 2]
+    assert found.tolist() == [0, 0, 0, *scores[3:7].tolist(), 1, 1]
+
+
 def test_keypoints_to_image_leaves_its_input_alone():
-    keypoints = np.ones((1, 3, 3), np.float32)
+    keypoints = np.full((1, 3, 3), 1.5, np.float32)
     keypoints_to_image(keypoints, crop_frames(boxes([0, 0, 50, 50]), CROP))
-    assert (keypoints == 1).all()
+    assert (keypoints == 1.5).all()
 
 
 def test_known_pixels_of_a_gradient_in_rgb():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from sharpose.training.checkpoint import RunFolder
 from sharpose.training.data.loader import Batch
 from sharpose.training.distributed import Ranks
 from sharpose.training.loop import Trainer
+from sharpose.training.objectives.guidance import GuidedNetwork
+from sharpose.training.optimizer import MuonAdamW
 from sharpose.training.recipe import Recipe, evaluation_dataset, parse_recipe, training_dataset
 
 ONE = Ranks(0, 1, torch.device("cpu"))
@@ -45,7 +49,7 @@ def make(values: dict[str, Any], data: Path, folder: Path, *, resume: bool = Fal
     torch.manual_seed(recipe.seed if not resume else 999)
     train = training_dataset(recipe.data, data, recipe.model.skeleton, recipe.seed)
     evaluation = evaluation_dataset(recipe.data, data, recipe.model.skeleton)
-    trainer = Trainer(recipe, SHaRPose(recipe.model), train, evaluation, run, ONE, lambda line: None)
+    trainer = Trainer(recipe, SHaRPose(recipe.model), train, evaluation, run, ONE, lambda line: None, data)
     if resume:
         trainer.resume()
     return trainer
@@ -111,20 +115,30 @@ FEATURES: dict[str, dict[str, Any]] = {
     },
     "ours": {
         "ema_decay": 0.9,
+        "precision": "bf16",
         "optimizer": {"kind": "muon", "learning_rate": 3.0e-3, "weight_decay": 0.05, "gradient_clip": 1.0},
         "loss": {"cross_entropy": 0.1, "dense": 0.5, "fine_from_epoch": 1, "quality_after_epoch": -1},
     },
+    "guided": {"ema_decay": 0.9, "loss": {"fine_share": 0.5}},
 }
 
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("stop_after", [2, 3])  # at an epoch's end and within one
 def test_a_resumed_run_is_the_uninterrupted_run(
-    nano_values: dict[str, Any], people_folder: Path, tmp_path: Path, features: str, stop_after: int
+    nano_values: dict[str, Any],
+    guidance: dict[str, Any],
+    people_folder: Path,
+    tmp_path: Path,
+    features: str,
+    stop_after: int,
 ) -> None:
     nano_values |= FEATURES[features]
+    if features == "guided":
+        nano_values["guidance"] = guidance
     nano_values["log_every"] = 2  # a stop after three steps lies within a stretch of the log
-    nano_values["data"]["augmentation"] = {}  # the recipe's own: chance everywhere
+    colours = {"brightness": 0.3, "colour": 0.1, "contrast": 0.3, "lightness": 10, "cut_out_probability": 0.5}
+    nano_values["data"]["augmentation"] = colours  # and the released recipe's own: chance everywhere
     whole = make(nano_values, people_folder, tmp_path / "whole")
     run(whole)
 
@@ -144,6 +158,106 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert all(torch.equal(ends[0].network[key], ends[1].network[key]) for key in ends[0].network)
     assert torch.equal(ends[0].ranks[0].cpu, ends[1].ranks[0].cpu)
     assert ends[0].ranks[0].loader == ends[1].ranks[0].loader
+
+
+def test_a_run_of_an_older_version_goes_on(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
+    """Its state knows neither the chosen precision nor what a recipe has had since."""
+    nano_values["precision"] = "bf16"
+    run(make(nano_values, people_folder, tmp_path / "run"), StopAfter(1))
+    path = tmp_path / "run" / "training_state.pth"
+    content = torch.load(path, weights_only=True)
+    del content["precision"]
+    recipe = json.loads(content["recipe"])
+    for name in ("brightness", "colour", "contrast", "lightness", "cut_out_probability", "cut_out_sides"):
+        del recipe["data"]["augmentation"][name]
+    content["recipe"] = json.dumps(recipe)
+    torch.save(content, path)
+    second = make(nano_values, people_folder, tmp_path / "run", resume=True)
+    assert (second.step, second.stepper.precision) == (1, "bf16")
+    nano_values["data"]["augmentation"]["contrast"] = 0.3
+    with pytest.raises(ConfigError, match="has another data"):
+        make(nano_values, people_folder, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")])
+def test_precision_auto_takes_the_faster_and_keeps_to_it(
+    nano_values: dict[str, Any],
+    people_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: tuple[float, float],
+    chosen: str,
+) -> None:
+    passes = iter(range(1000))
+    ends = itertools.accumulate(value for _ in passes for one in seconds for value in (0.0, one))
+    nano_values["precision"] = "auto"
+    nano_values["optimizer"] = {"kind": "muon", "learning_rate": 3.0e-3}
+    trainer = make(nano_values, people_folder, tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    lines: list[str] = []
+    trainer._say = lines.append
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "perf_counter", lambda: next(ends))
+        state = torch.get_rng_state()
+        trainer._prepare()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
+    expected = f"of 8 people {seconds[0]:g} s in fp32, {seconds[1]:g} s in bf16: {chosen}"
+    assert lines == [f"precision auto: forward and backward pass {expected}"]
+    assert trainer.stepper.precision == chosen
+    assert isinstance(trainer.stepper.optimizer, MuonAdamW)
+    assert trainer.stepper.optimizer.dtype == (torch.bfloat16 if chosen == "bf16" else torch.float32)
+    run(trainer, StopAfter(2))
+    second = make(nano_values, people_folder, tmp_path / "run", resume=True)
+    assert second.stepper.precision == chosen
+    run(second)
+    nano_values["precision"] = chosen
+    run(make(nano_values, people_folder, tmp_path / "told"))
+    assert records(tmp_path / "run") == records(tmp_path / "told")
+
+
+def test_features_are_learnt_in_training_alone(
+    nano_values: dict[str, Any], guidance: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
+    """Errors begin at their variance and fall; a line says who guides; checkpoints hold the model alone."""
+    nano_values |= {"guidance": guidance | {"share": 1, "final_share": 0, "weight": 5.0}, "log_every": 2}
+    nano_values["schedule"] = {"epochs": 12, "policy": "constant", "warmup_steps": 2}
+    nano_values["loss"] = {"mse": 1e-3, "quality_after_epoch": 100}
+    trainer = make(nano_values, people_folder, tmp_path / "run")
+    assert isinstance(trainer.network, GuidedNetwork)
+    assert (
+        trainer.network.teacher.description
+        == "guidance by deep, mid, heat of guide.onnx at 128x96, CPUExecutionProvider"
+    )
+    run(trainer)
+    first, *_, last = records(tmp_path / "run")
+    assert first["guidance_region_features"] == pytest.approx(1, abs=0.2)
+    for name in ("guidance_region_features", "guidance_patch_features", "guidance_heatmaps"):
+        assert last[name] < 0.8 * first[name], name
+    (evaluation,) = records(tmp_path / "run", "evaluation")
+    assert not any("guidance" in name for name in evaluation)
+    state = RunFolder(tmp_path / "run").read_state().network
+    assert state["guided.region_features.linear.weight"].shape == (3, 48)
+    assert state["guided.region_features.mean"].min() > 0
+    assert set(load_model(tmp_path / "run" / "last.pth").model.state_dict()) == {
+        name.removeprefix("pose.") for name in state if name.startswith("pose.")
+    }
+
+
+def test_a_limit_of_steps_stops_and_saves(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
+    whole = make(nano_values, people_folder, tmp_path / "whole")
+    run(whole)
+    first = make(nano_values, people_folder, tmp_path / "run")
+    lines: list[str] = []
+    first._say = lines.append
+    first.run(StopRequest(), Console(quiet=True), steps=1)
+    assert lines == ["stopped after step 1 of 6; continue with --resume"]
+    second = make(nano_values, people_folder, tmp_path / "run", resume=True)
+    second.run(StopRequest(), Console(quiet=True), steps=2)
+    assert RunFolder(tmp_path / "run").read_state().step == 3
+    third = make(nano_values, people_folder, tmp_path / "run", resume=True)
+    third.run(StopRequest(), Console(quiet=True), steps=100)
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
 
 
 def test_accumulated_batches_equal_a_large_one(

@@ -128,6 +128,43 @@ def test_directions_stay_and_singular_values_come_near_one(shape: tuple[int, int
     assert rest.abs().max() < 0.02
 
 
+def test_directions_in_bfloat16_differ_by_little() -> None:
+    matrices = torch.randn(4, 192, 48, generator=torch.Generator().manual_seed(1))
+    exact, found = orthogonalised(matrices), orthogonalised(matrices, torch.bfloat16)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    similarity = torch.cosine_similarity(found.flatten(1), exact.flatten(1), dim=1)
+    assert similarity.min() > 0.999
+    values = torch.linalg.svdvals(found)
+    assert 0.6 < values.min() < values.max() < 1.3
+
+
+def test_the_optimizer_uses_it_where_told() -> None:
+    weights = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(torch.ones(16, 8))
+        optimizer = make([weight], orthogonal=True)
+        optimizer.dtype = dtype
+        steps(optimizer, [weight], 3)
+        weights.append(weight.detach())
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(*weights, atol=1e-3, rtol=0)
+
+
+def test_layers_of_one_shape_keep_their_own_rates() -> None:
+    generator = torch.Generator().manual_seed(4)
+    gradients = [torch.randn(8, 12, generator=generator) for _ in range(2)]
+    together = [torch.nn.Parameter(torch.zeros(8, 12)) for _ in range(2)]
+    both = groups(together[:1], orthogonal=True) + groups(together[1:], orthogonal=True)
+    both[1]["lr"] = 0.003
+    for parameter, gradient in zip(together, gradients, strict=True):
+        parameter.grad = gradient
+    MuonAdamW(both, lr=0.01, betas=(0.9, 0.99), momentum=0.9).step()
+    for parameter, gradient, rate in zip(together, gradients, (0.01, 0.003), strict=True):
+        expected = -rate * 0.2 * 12**0.5 * orthogonalised(gradient[None])[0]
+        torch.testing.assert_close(parameter.detach(), expected, atol=1e-6, rtol=1e-4)
+
+
 def test_nothing_becomes_nothing() -> None:
     assert torch.equal(orthogonalised(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
 

@@ -53,6 +53,19 @@ def test_the_weights_in_the_package_never_saw_what_they_are_measured_on() -> Non
     assert not set(recipe.data.train) & set(recipe.data.evaluation)
 
 
+def test_they_are_trained_on_photographs_first() -> None:
+    parts = load_recipe("sharpose_tiny_shipped").data.train
+    scenes = sum(part.weight for part in parts if part.kind == "scene")
+    assert 0 < scenes / sum(part.weight for part in parts) <= 0.1
+
+
+def test_recipes_of_the_paper_have_none_of_our_additions() -> None:
+    for name in set(list_configs()) - {"sharpose_tiny_coco_256x192"}:
+        recipe = load_recipe(name)
+        assert not recipe.data.augmentation.changes_pixels
+        assert (recipe.guidance, recipe.teacher, recipe.precision) == (None, None, "fp32")
+
+
 def test_changes(nano_recipe: Path) -> None:
     recipe = load_recipe(
         nano_recipe,

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from sharpose.bundle import shipped_bundle
 from sharpose.cli import main
 from sharpose.errors import ConfigError, SourceError
 from sharpose.model import load_model
@@ -69,8 +71,12 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_the_whole_batch(
+    nano_recipe: Path, guidance: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
+    guidance |= {"share": 1, "final_share": 0.4, "final_factor": 0}  # none in the last epoch
     arguments = [nano_recipe, "--data", people_folder, "--device", "cpu", "--set", "loss.cross_entropy=0.1"]
+    arguments += ["--set", f"guidance={json.dumps(guidance)}", "--set", "data.augmentation.contrast=0.3"]
     arguments += ["--set", "loss.dense=0.5", "--set", "loss.fine_from_epoch=1", "--work-dir"]
     alone = CliRunner().invoke(command, [*map(str, arguments), str(tmp_path / "one")], catch_exceptions=False)
     assert alone.exit_code == 0
@@ -81,6 +87,23 @@ def test_two_processes_equal_one_with_the_whole_batch(nano_recipe: Path, people_
     assert len(one) == 6
     assert two == pytest.approx(one, abs=1e-5)
     assert len(RunFolder(tmp_path / "two").read_state().ranks) == 2
+
+
+def test_a_trial_of_a_few_steps_from_a_bundle(people_folder: Path, tmp_path: Path) -> None:
+    values = {"batch_size": 2, "evaluate_every": 100, "workers": 0, "data.people_per_epoch": 6}
+    part = {"kind": "coco", "annotations": "people.json", "images": "images"}
+    changes = [f"{key}={value}" for key, value in values.items()]
+    changes += [f"data.train=[{json.dumps(part)}]", "data.evaluation=[]", "guidance=null", "precision=fp32"]
+    arguments = ["sharpose_tiny_shipped", "--data", people_folder, "--work-dir", tmp_path / "run", "--device", "cpu"]
+    arguments += ["--init", shipped_bundle(), "--steps", 1, *(item for change in changes for item in ("--set", change))]
+    done = CliRunner().invoke(command, [str(item) for item in arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "SHaRPose weights: set 122 tensors" in done.output
+    assert "stopped after step 1 of" in done.output
+    assert RunFolder(tmp_path / "run").read_state().step == 1
+    start, end = (load_model(path).model.state_dict() for path in (shipped_bundle(), tmp_path / "run" / "last.pth"))
+    name = "backbone.blocks.3.mlp.fc1.weight"
+    assert 0 < (end[name] - start[name]).abs().max() < 0.05
 
 
 def start_and_wait(arguments: list[object], folder: Path) -> subprocess.Popen[str]:
@@ -131,6 +154,12 @@ def test_a_killed_run_leaves_readable_checkpoints(
             ["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "x.pth"],
             "--init x.pth: expected a .pth or .safetensors file",
         ),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "."], "found a folder without bundle.json"),
+        (
+            ["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "guidance={onnx: g.onnx, heatmaps: h}"],
+            "found none",
+        ),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--steps", "0"], "--steps"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "start.init_head_factor=0.1"], "give --init FILE"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "batch_size=64"], "fewer than a batch of 64"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "tensorboard=true"], "needs TensorBoard"),

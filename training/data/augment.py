@@ -1,14 +1,19 @@
-"""Augmentation: a person's crop, shifted, mirrored, cut to half a body, scaled and turned by chance."""
+"""Augmentation: a person's crop, shifted, mirrored, cut to half a body, scaled, turned, recoloured and partly covered
+by chance.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from sharpose.geometry import PADDING, crop_frames
 from sharpose.skeleton import Skeleton
@@ -31,6 +36,26 @@ class AugmentSpec(BaseModel):
     scale: float = Field(default=0.5, ge=0, lt=1, description="standard deviation and largest change of the size")
     rotation: float = Field(default=40.0, ge=0, description="standard deviation in degrees; at most twice that")
     rotation_probability: float = Field(default=0.6, ge=0, le=1)
+    brightness: float = Field(default=0.0, ge=0, lt=1, description="largest change of a crop's mean, as a share of it")
+    colour: float = Field(default=0.0, ge=0, lt=1, description="the same for each of red, green and blue by itself")
+    contrast: float = Field(default=0.0, ge=0, lt=1, description="largest change of differences from the mean, a share")
+    lightness: float = Field(default=0.0, ge=0, le=255, description="largest value added to all pixels, of 255")
+    cut_out_probability: float = Field(default=0.0, ge=0, le=1, description="a rectangle is covered with one colour")
+    cut_out_sides: tuple[float, float] = Field(
+        default=(0.1, 0.35), description="smallest and largest side of it, as a share of the crop's"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentSpec:
+        smallest, largest = self.cut_out_sides
+        if not 0 < smallest <= largest <= 1:
+            raise ValueError(f"cut_out_sides: expected 0 < smallest <= largest <= 1, got {list(self.cut_out_sides)}")
+        return self
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether colours or a cut-out are drawn."""
+        return any((self.brightness, self.colour, self.contrast, self.lightness, self.cut_out_probability))
 
     @classmethod
     def none(cls, padding: float = PADDING) -> AugmentSpec:
@@ -46,6 +71,18 @@ class AugmentSpec(BaseModel):
         )
 
 
+class PixelChange(NamedTuple):
+    """What augmentation changes of the pixels of B crops, which themselves stay as they are.
+
+    The network applies it as one multiply-add together with the normalisation; a teacher sees the crop without it.
+    """
+
+    gain: Tensor  # float32 [B], factor on all values of 0 to 255
+    offset: Tensor  # float32 [B, 3], added after that
+    hole: Tensor  # int64 [B, 4], `x1, y1, x2, y2` of the rectangle to cover, the ends excluded; zeros for none
+    fill: Tensor  # float32 [B, 3], its colour, normalised
+
+
 @dataclass(frozen=True)
 class CropSample:
     """A person, cropped."""
@@ -57,6 +94,7 @@ class CropSample:
     size: Floats  # float32 [2], width and height of the crop in picture pixels
     rotation: float  # degrees
     flipped: bool  # whether the picture was mirrored
+    change: PixelChange | None  # of this crop alone (B is 1); None where the augmentation has none
 
 
 def make_crop(
@@ -86,19 +124,41 @@ def make_crop(
 
     size = (size * factor).astype(np.float32)
     matrix = _warp_matrix(center, size, rotation, crop_size)
-    crop = cv2.warpAffine(image, matrix, (crop_size[1], crop_size[0]), flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(image, matrix, (crop_size[1], crop_size[0]), flags=cv2.INTER_LINEAR)
+    crop = np.asarray(cv2.cvtColor(warped, cv2.COLOR_BGR2RGB), np.uint8)
     mapped = np.zeros_like(keypoints)
     mapped[labelled, :2] = keypoints[labelled, :2] @ matrix[:, :2].T + matrix[:, 2]
     mapped[labelled, 2] = keypoints[labelled, 2]
     return CropSample(
-        crop=np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), np.uint8),
+        crop=crop,
         keypoints=mapped,
         weights=np.where(labelled, weights, 0).astype(np.float32),
         center=center,
         size=size,
         rotation=rotation,
         flipped=flipped,
+        change=draw_pixel_change(crop, spec, rng) if spec.changes_pixels else None,
     )
+
+
+_MEAN_STEP = 4  # pixels between those that a crop's mean colour is taken of
+
+
+def draw_pixel_change(crop: npt.NDArray[np.uint8], spec: AugmentSpec, rng: np.random.Generator) -> PixelChange:
+    """A change of the pixels of a crop, uint8 [H, W, 3] in RGB."""
+    mean = crop[::_MEAN_STEP, ::_MEAN_STEP].mean(axis=(0, 1))
+    level = (1 + rng.uniform(-spec.colour, spec.colour, 3)) * (1 + rng.uniform(-spec.brightness, spec.brightness))
+    gain = 1 + rng.uniform(-spec.contrast, spec.contrast)
+    offset = mean * (level - gain) + rng.uniform(-spec.lightness, spec.lightness)
+    hole = np.zeros(4, np.int64)
+    if rng.random() < spec.cut_out_probability:
+        extent = np.array([crop.shape[1], crop.shape[0]])
+        sides = np.maximum((rng.uniform(*spec.cut_out_sides, 2) * extent).astype(np.int64), 1)
+        corner = rng.integers(0, extent - sides + 1)
+        hole = np.concatenate([corner, corner + sides])
+    fill = rng.standard_normal(3)
+    values = (np.float32(gain)[None], np.float32(offset)[None], hole[None], np.float32(fill)[None])
+    return PixelChange(*(torch.from_numpy(value) for value in values))
 
 
 _HALF_BODY_PADDING = 1.5  # growth around half a body, in place of the box's padding

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sharpose.errors import InputError, SharposeError, SourceError, counted
-from sharpose.training.data.augment import AugmentSpec, CropSample, make_crop
+from sharpose.training.data.augment import AugmentSpec, CropSample, PixelChange, make_crop
 from sharpose.training.data.sample import PoseDataset, Sample, UndecodableImageError
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, heatmap_targets
 
@@ -28,17 +28,23 @@ class Batch:
     keypoints: Tensor  # float32 [B, J, 3], `x, y` in crop pixels and COCO visibility
     image_ids: Tensor  # int64 [B]
     annotation_ids: Tensor  # int64 [B]
+    change: PixelChange | None = None  # what the network is to change of the images; None where augmentation has none
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """A copy on a device."""
-        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self).values()))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, for fast copies to a GPU."""
-        return Batch(*(tensor.pin_memory() for tensor in vars(self).values()))
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, copied: Callable[[Tensor], Tensor]) -> Batch:
+        values = {name: copied(value) for name, value in vars(self).items() if name != "change"}
+        change = None if self.change is None else PixelChange(*map(copied, self.change))
+        return replace(self, **values, change=change)
 
 
 _SHUFFLE, _AUGMENT = 1, 2  # two streams of random numbers
@@ -110,6 +116,7 @@ class _BatchMaker(Dataset["_Made | SharposeError"]):
             made = [heatmap_targets(points, self.crop_size, self.heatmap_size, self.sigma) for points in keypoints]
             targets = np.stack([heatmaps for heatmaps, _ in made])
             weights = weights * np.stack([inside for _, inside in made])
+        changes = [crop.change for crop in crops if crop.change is not None]
         return Batch(
             images=torch.from_numpy(np.stack([crop.crop for crop in crops])),
             targets=torch.from_numpy(targets),
@@ -117,6 +124,7 @@ class _BatchMaker(Dataset["_Made | SharposeError"]):
             keypoints=torch.from_numpy(keypoints),
             image_ids=torch.tensor([sample.image_id for sample in samples], dtype=torch.int64),
             annotation_ids=torch.tensor([sample.annotation_id for sample in samples], dtype=torch.int64),
+            change=PixelChange(*map(torch.cat, zip(*changes, strict=True))) if changes else None,
         )
 
 

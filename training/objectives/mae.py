@@ -18,6 +18,7 @@ from torch.nn import functional
 from sharpose.model.backbone import Block
 from sharpose.model.stages import SHaRPose
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
+from sharpose.training.data.augment import PixelChange
 from sharpose.training.init import sine_positions
 from sharpose.training.objectives.network import TrainedNetwork
 
@@ -76,9 +77,12 @@ class MaskedAutoencoder(TrainedNetwork):
         """See `TrainedNetwork`: what both views go through."""
         self._view = (torch.compile(self._error),)
 
-    def forward(self, images: Tensor) -> MaeOutput:
-        """Crops uint8 [B, H, W, 3], RGB. The masks are drawn from torch's generator."""
-        pixels = self.normalised(images)
+    def forward(self, images: Tensor, change: PixelChange | None = None) -> MaeOutput:
+        """Crops uint8 [B, H, W, 3], RGB, and what the augmentation changes of their pixels.
+
+        The masks are drawn from torch's generator.
+        """
+        pixels = self.normalised(images, change)
         coarse, fine = self.pose.backbone.pos_embed_list
         return MaeOutput(
             self._view[0](functional.avg_pool2d(pixels, 2), coarse, self.positions_coarse),

@@ -13,6 +13,7 @@ from sharpose.config import ModelConfig
 from sharpose.model.backbone import Block
 from sharpose.model.stages import CoarseOutput, SHaRPose, cut_patches
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE
+from sharpose.training.data.augment import PixelChange
 
 _SIDE = REGION_SIZE // HEATMAP_STRIDE  # heatmap pixels along a region's side
 
@@ -49,6 +50,8 @@ class TrainingOutput(NamedTuple):
     quality: Tensor  # [B], predicted OKS of the coarse pose
     dense: Tensor | None  # [B, J, h, w], heatmaps from the patch tokens; None without an auxiliary head
     region_order: Tensor  # int64 [B, R], most relevant first
+    region_features: Tensor  # [B, R, C], final and normalised
+    guidance: dict[str, Tensor] | None = None  # scalars: the teacher's terms by name; None in evaluation and without it
 
 
 class TrainedNetwork(nn.Module):
@@ -63,9 +66,18 @@ class TrainedNetwork(nn.Module):
         for name, values in (("pixel_mean", pose.config.pixel_mean), ("pixel_std", pose.config.pixel_std)):
             self.register_buffer(name, 255.0 * torch.tensor(values).reshape(3, 1, 1), persistent=False)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Crops uint8 [B, H, W, 3], RGB, to [B, 3, H, W] as the model takes them."""
-        return (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+    def normalised(self, images: Tensor, change: PixelChange | None = None) -> Tensor:
+        """Crops uint8 [B, H, W, 3], RGB, to [B, 3, H, W] as the model takes them, changed if there is a change."""
+        pixels = images.permute(0, 3, 1, 2).contiguous().float()
+        if change is None:
+            return (pixels - self.pixel_mean) / self.pixel_std
+        gain, offset = change.gain[:, None, None, None], change.offset[:, :, None, None]
+        pixels = torch.addcmul((offset - self.pixel_mean) / self.pixel_std, pixels, gain / self.pixel_std)
+        x1, y1, x2, y2 = (edge.reshape(-1, 1, 1, 1) for edge in change.hole.unbind(1))
+        y = torch.arange(pixels.shape[2], device=pixels.device).reshape(1, 1, -1, 1)
+        x = torch.arange(pixels.shape[3], device=pixels.device)
+        inside = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
+        return torch.where(inside, change.fill[:, :, None, None], pixels)
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """All parameters, the model's by the names that a checkpoint gives them."""
@@ -110,10 +122,10 @@ class PoseNetwork(TrainedNetwork):
         self._coarse = (torch.compile(self._coarse[0]),)
         self._fine = (torch.compile(self._fine[0]),)
 
-    def forward(self, images: Tensor) -> TrainingOutput:
-        """Crops uint8 [B, H, W, 3], RGB."""
+    def forward(self, images: Tensor, change: PixelChange | None = None) -> TrainingOutput:
+        """Crops uint8 [B, H, W, 3], RGB, and what the augmentation changes of their pixels."""
         pose = self.pose
-        pixels = self.normalised(images)
+        pixels = self.normalised(images, change)
         coarse = self._coarse[0](pixels)
         order = coarse.region_order
         dense = self.dense(coarse.region_features) if self.dense is not None else None
@@ -122,11 +134,12 @@ class PoseNetwork(TrainedNetwork):
             only_fine = [backbone.pos_embed_list[1], *backbone.reuse_block.parameters()]
             # zero: processes that train together must all have all gradients
             nothing = 0.0 * torch.stack([parameter.sum() for parameter in only_fine]).sum()
-            return TrainingOutput(coarse.heatmaps + nothing, None, coarse.quality, dense, order)
+            heatmaps = coarse.heatmaps + nothing
+            return TrainingOutput(heatmaps, None, coarse.quality, dense, order, coarse.region_features)
         first = slice(max(round(self._fine_share * len(images)), 1) if self.training else len(images))
         patches = cut_patches(pixels[first], order[first], pose.config.num_selected, pose.config.region_grid[1])
         fine = self._fine[0](patches, order[first], coarse.region_features[first], coarse.region_embeddings[first])
-        return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order)
+        return TrainingOutput(coarse.heatmaps, fine, coarse.quality, dense, order, coarse.region_features)
 
 
 def set_drop_path(model: SHaRPose, rate: float) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sharpose.config import ModelConfig
 from sharpose.errors import InputError
+from sharpose.training.objectives.guidance import GuidanceRecipe
 from sharpose.training.objectives.network import TrainingOutput
 
 
@@ -36,10 +37,22 @@ class LossRecipe(BaseModel):
 
 
 class PoseObjective:
-    """The loss of a batch: an `Objective`, see `sharpose.training.step`; `config` gives the skeleton and crop size."""
+    """The loss of a batch: an `Objective`, see `sharpose.training.step`; `config` gives the skeleton and crop size.
 
-    def __init__(self, recipe: LossRecipe, config: ModelConfig, device: torch.device) -> None:
+    With `guidance`, the teacher's terms count too, over a run of `epochs`.
+    """
+
+    def __init__(
+        self,
+        recipe: LossRecipe,
+        config: ModelConfig,
+        device: torch.device,
+        guidance: GuidanceRecipe | None = None,
+        epochs: int = 1,
+    ) -> None:
         self.recipe = recipe
+        self.guidance = guidance
+        self.epochs = epochs
         self.crop_size = config.crop_size
         self.sigmas = torch.tensor(config.skeleton.sigmas, device=device)
 
@@ -73,6 +86,11 @@ class PoseObjective:
             terms["dense"] = dense
             # times zero rather than left out: distributed training needs all gradients
             loss = loss + (recipe.dense if _counts(recipe.dense_epochs, epoch) else 0.0) * dense
+        for name, term in (output.guidance or {}).items():
+            assert self.guidance is not None
+            terms[name] = term
+            weight = self.guidance.heatmap_weight if name == "guidance_heatmaps" else self.guidance.weight
+            loss = loss + weight * self.guidance.factor(epoch, self.epochs) * term
         oks, labelled = pose_oks(output.coarse, targets, weights, self.sigmas, self.crop_size)
         terms["coarse_oks"] = (oks * labelled).mean()
         terms["quality"] = quality_mse(output.quality, oks, labelled)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,14 @@ from pydantic import ValidationError
 
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.skeleton import COCO17, MPII16
-from sharpose.training.data.augment import AugmentSpec, CropSample, half_body, make_crop, upper_body
+from sharpose.training.data.augment import (
+    AugmentSpec,
+    CropSample,
+    draw_pixel_change,
+    half_body,
+    make_crop,
+    upper_body,
+)
 from sharpose.training.data.sample import Sample
 
 CROP = (256, 192)
@@ -258,3 +267,56 @@ def test_a_half_of_two_gives_way_to_the_other() -> None:
         frame = half_body(POINTS, mostly_lower, COCO17, CROP, np.random.default_rng(seed))
         assert frame is not None
         assert frame[0][1] == pytest.approx(POINTS[[11, 13, 15], 1].mean())
+
+
+COLOURS: dict[str, Any] = {"brightness": 0.3, "colour": 0.15, "contrast": 0.3, "lightness": 20}
+CUT_OUT: dict[str, Any] = {"cut_out_probability": 0.5, "cut_out_sides": (0.1, 0.35)}
+
+
+def test_colours_and_cut_outs_are_off_by_default_and_change_no_crop() -> None:
+    """Their chance is drawn last, so that the crops of a recipe stay the same when they are turned on."""
+    sample = a_sample(1)
+    plain = make_crop(sample, AugmentSpec(), CROP, COCO17, np.random.default_rng(5))
+    assert plain.change is None
+    changed = make_crop(sample, AugmentSpec(**COLOURS, **CUT_OUT), CROP, COCO17, np.random.default_rng(5))
+    assert changed.change is not None
+    assert (changed.crop == plain.crop).all()
+    assert (changed.keypoints == plain.keypoints).all()
+    assert not AugmentSpec.none().changes_pixels
+
+
+def test_a_colour_change_by_hand() -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (*CROP, 3)).astype(np.uint8)
+    change = draw_pixel_change(crop, AugmentSpec(**COLOURS), np.random.default_rng(7))
+    rng = np.random.default_rng(7)
+    channel = 1 + rng.uniform(-0.15, 0.15, 3)
+    brightness, contrast, lightness = rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3), rng.uniform(-20, 20)
+    mean = crop[::4, ::4].mean(axis=(0, 1))
+    # the mean becomes brighter, and differences from it grow by the contrast
+    expected = (crop - mean) * (1 + contrast) + mean * channel * (1 + brightness) + lightness
+    found = crop * change.gain.numpy() + change.offset.numpy()[0]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert change.hole.tolist() == [[0, 0, 0, 0]]
+
+
+def test_cut_outs_lie_in_the_crop_with_sides_as_told() -> None:
+    crop, rng = np.zeros((*CROP, 3), np.uint8), np.random.default_rng(3)
+    changes = [draw_pixel_change(crop, AugmentSpec(**CUT_OUT), rng) for _ in range(400)]
+    assert all(change.gain.item() == 1 and not change.offset.any() for change in changes)
+    holes = np.array([change.hole[0].numpy() for change in changes if change.hole.any()])
+    assert 160 < len(holes) < 240
+    assert holes[:, :2].min() == 0
+    assert holes[:, 2].max() <= 192
+    assert holes[:, 3].max() <= 256
+    for sides, extent in ((holes[:, 2] - holes[:, 0], 192), (holes[:, 3] - holes[:, 1], 256)):
+        assert sides.min() >= int(0.1 * extent)
+        assert sides.max() <= int(0.35 * extent)
+        assert sides.std() > 0.05 * extent
+    fills = np.array([change.fill[0].numpy() for change in changes])
+    np.testing.assert_allclose(fills.std(axis=0), 1, atol=0.15)
+
+
+def test_sides_that_are_no_shares_are_refused() -> None:
+    for sides in ((0.4, 0.2), (0, 0.2), (0.5, 1.1)):
+        with pytest.raises(ValidationError, match="expected 0 < smallest <= largest <= 1"):
+            AugmentSpec(cut_out_sides=sides)

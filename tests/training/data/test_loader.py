@@ -13,7 +13,7 @@ import torch
 
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import COCO17
-from sharpose.training.data.augment import AugmentSpec
+from sharpose.training.data.augment import AugmentSpec, PixelChange
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.loader import Batch, CropLoader
 from sharpose.training.objectives.pose import heatmap_targets
@@ -23,15 +23,23 @@ CROP, HEATMAP = (64, 32), (16, 8)
 
 def loader(dataset: CocoDataset, **options: Any) -> CropLoader:
     settings: dict[str, Any] = {"batch_size": 4, "seed": 7, **options}
-    return CropLoader(dataset, AugmentSpec(), CROP, HEATMAP, **settings)
+    spec = AugmentSpec(brightness=0.2, contrast=0.2, cut_out_probability=0.5)
+    return CropLoader(dataset, spec, CROP, HEATMAP, **settings)
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    *own, change = vars(batch).values()
+    return own + list(change or ())
 
 
 def same(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(second).values(), strict=True))
+    return all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
 
 
 def joined(batches: list[Batch]) -> Batch:
-    return Batch(*(torch.cat(parts) for parts in zip(*(vars(batch).values() for batch in batches), strict=True)))
+    joint = [torch.cat(parts) for parts in zip(*(tensors(batch) for batch in batches), strict=True)]
+    images, targets, weights, keypoints, image_ids, annotation_ids = joint[:6]
+    return Batch(images, targets, weights, keypoints, image_ids, annotation_ids, PixelChange(*joint[6:]))
 
 
 def test_a_batch_holds_crops_targets_and_weights(coco_dataset: CocoDataset) -> None:

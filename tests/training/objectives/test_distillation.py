@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sharpose.config import ModelConfig
 from sharpose.errors import ConfigError
 from sharpose.heatmap import decode_heatmaps
-from sharpose.training.objectives.distillation import DistillationRecipe, Teacher
+from sharpose.training.objectives.distillation import Distillation, DistillationRecipe
 from sharpose.training.objectives.pose import heatmap_targets
 from sharpose.training.train_cli import command
 
@@ -68,7 +68,7 @@ IMAGES = torch.zeros(3, 128, 96, 3, dtype=torch.uint8)
 def test_a_teacher_with_keypoints(nano_config: ModelConfig, keypoints: Any, tmp_path: Path) -> None:
     keypoints[4, 2] = 0.1
     path = write_graph(tmp_path / "k.onnx", [keypoints[None]])
-    targets, weights = Teacher(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)(IMAGES)
+    targets, weights = Distillation(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)(IMAGES)
     expected, _ = heatmap_targets(keypoints, (128, 96), (32, 24))
     assert weights.tolist() == [[float(index != 4) for index in range(17)]] * 3
     known = [index for index in range(17) if index != 4]
@@ -80,7 +80,7 @@ def test_a_larger_teacher_with_a_fixed_batch(nano_config: ModelConfig, keypoints
     large = keypoints * np.array([191 / 95, 255 / 127, 1], np.float32)
     heatmaps, _ = heatmap_targets(large, (256, 192), (64, 48), 4.0)
     path = write_graph(tmp_path / "h.onnx", [heatmaps[None]], (256, 192), batch=2)
-    teacher = Teacher(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)
+    teacher = Distillation(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)
     targets, weights = teacher(IMAGES)
     assert targets.shape == (3, 17, 32, 24)
     assert weights.min() == 1
@@ -94,7 +94,7 @@ def test_a_teacher_with_simcc(nano_config: ModelConfig, keypoints: Any, tmp_path
     for joint, (px, py, _) in enumerate(keypoints):
         x[0, joint, round(2 * px)] = y[0, joint, round(2 * py)] = 0.8
     path = write_graph(tmp_path / "s.onnx", [x, y])
-    targets, weights = Teacher(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)(IMAGES)
+    targets, weights = Distillation(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)(IMAGES)
     assert weights.min() == 1
     found = decode_heatmaps(targets.numpy(), (128, 96))
     assert np.abs(found[0, :, :2] - keypoints[:, :2]).max() < 0.6
@@ -104,14 +104,14 @@ def test_pixels_are_normalised_as_the_recipe_says(nano_config: ModelConfig, keyp
     path = write_graph(tmp_path / "k.onnx", [keypoints[None]])
     recipe = DistillationRecipe(onnx=str(path), bgr=True, pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.5, 1.0, 2.0))
     images = torch.tensor([51, 102, 255], dtype=torch.uint8).expand(1, 128, 96, 3)
-    fed = Teacher(recipe, nano_config, 2.0, CPU)._pixels(images)
+    fed = Distillation(recipe, nano_config, 2.0, CPU)._teacher.pixels(images)
     assert fed.shape == (1, 3, 128, 96)
     np.testing.assert_allclose(fed[0, :, 5, 5], [(1.0 - 0.3) / 2.0, (0.4 - 0.2) / 1.0, (0.2 - 0.1) / 0.5], rtol=1e-5)
 
 
 def test_what_is_no_teacher_is_named(nano_config: ModelConfig, keypoints: Any, tmp_path: Path) -> None:
     def open_it(path: Path) -> None:
-        Teacher(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)
+        Distillation(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)
 
     with pytest.raises(ConfigError, match="expected an ONNX file, found none"):
         open_it(tmp_path / "none.onnx")

@@ -5,6 +5,7 @@ import torch
 
 from sharpose.config import ModelConfig
 from sharpose.model import SHaRPose, random_model
+from sharpose.training.data.augment import PixelChange
 from sharpose.training.objectives.network import DenseHead, PoseNetwork, recompute_blocks, set_drop_path
 
 
@@ -17,6 +18,18 @@ def images(nano_config: ModelConfig) -> torch.Tensor:
 def normalised(images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
     return ((images / 255.0 - mean) / std).permute(0, 3, 1, 2)
+
+
+def test_colours_cut_out_and_normalisation_in_one(nano_config: ModelConfig, images: torch.Tensor) -> None:
+    network = PoseNetwork(random_model(nano_config, seed=1).model)
+    torch.testing.assert_close(network.normalised(images), normalised(images, nano_config), atol=1e-5, rtol=1e-5)
+    gain, offset = torch.tensor([0.5, 1.25]), torch.tensor([[10.0, -20.0, 0.0], [0.0, 5.0, 100.0]])
+    hole, fill = torch.tensor([[0, 0, 0, 0], [3, 10, 7, 128]]), torch.tensor([[9.0, 9.0, 9.0], [-1.0, 0.5, 2.0]])
+    found = network.normalised(images, PixelChange(gain, offset, hole, fill))
+    changed = images * gain[:, None, None, None] + offset[:, None, None]
+    expected = normalised(changed, nano_config)
+    expected[1, :, 10:128, 3:7] = fill[1][:, None, None]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_every_crop_goes_through_both_stages(nano_config: ModelConfig, images: torch.Tensor) -> None:

@@ -106,7 +106,8 @@ def output(config: ModelConfig, fine: int | None) -> tuple[TrainingOutput, torch
     generator = torch.Generator().manual_seed(0)
     maps = [torch.rand(4, 17, *config.heatmap_size, generator=generator) for _ in range(3)]
     weights = torch.rand(4, 17, generator=generator)
-    made = TrainingOutput(maps[0], None if fine is None else maps[1][:fine], torch.zeros(4), None, torch.zeros(4, 12))
+    fine_maps = None if fine is None else maps[1][:fine]
+    made = TrainingOutput(maps[0], fine_maps, torch.zeros(4), None, torch.zeros(4, 12), torch.zeros(4, 12, 8))
     return made, maps[2], weights
 
 
