@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 if TYPE_CHECKING:
+    from sharpose.bundle import Bundle
     from sharpose.config import ModelConfig
+    from sharpose.model import SHaRPose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +73,40 @@ def tiny_bundle(made_once: MadeOnce) -> Path:
 def small_bundle(made_once: MadeOnce) -> Path:
     """The same for sharpose_small_coco_256x192, which takes about eight times as long to run."""
     return made_once("small_bundle", lambda folder: _export_random("sharpose_small_coco_256x192", folder))
+
+
+@pytest.fixture(scope="session")
+def little_model() -> SHaRPose:
+    """Two blocks of width 96 with reproducible weights that do something; float32. Copy it before changing it."""
+    import torch
+    from reference_model import reference_state
+
+    from sharpose.config import load_config
+    from sharpose.model import random_model
+
+    config = load_config("sharpose_tiny_coco_256x192").replace({"width": 96, "depth": 2, "heads": 3})
+    model = random_model(config).model
+    state = reference_state({key: tuple(value.shape) for key, value in model.state_dict().items()})
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    return model
+
+
+@pytest.fixture(scope="session")
+def two_precisions(little_model: SHaRPose, made_once: MadeOnce) -> Bundle:
+    """A bundle of `little_model` in fp32 and fp16; copy it before changing it."""
+    from reference_model import reference_crops
+
+    from sharpose.bundle import open_bundle
+    from sharpose.export.bundle import ExportOptions, export_bundle
+    from sharpose.export.pictures import ParityPictures
+    from sharpose.model import LoadedModel
+
+    def make(folder: Path) -> None:
+        loaded = LoadedModel(little_model, little_model.config, "the tests' reference weights", ())
+        pictures = ParityPictures(reference_crops(4, little_model.config.crop_size), "blocks of colour")
+        export_bundle(loaded, folder, pictures, ExportOptions(precisions=("fp32", "fp16"), max_batch=4))
+
+    return open_bundle(made_once("two_precisions", make))
 
 
 def _export_random(name: str, folder: Path) -> None:
