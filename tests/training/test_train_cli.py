@@ -156,7 +156,15 @@ def test_a_killed_run_leaves_readable_checkpoints(
         ),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--init", "."], "found a folder without bundle.json"),
         (
-            ["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "guidance={onnx: g.onnx, heatmaps: h}"],
+            [
+                "RECIPE",
+                "--data",
+                "PEOPLE",
+                "--work-dir",
+                "w",
+                "--set",
+                "guidance={onnx: g.onnx, heatmaps: h, after_block: 1}",
+            ],
             "found none",
         ),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--steps", "0"], "--steps"),
