@@ -144,7 +144,7 @@ def test_another_width_or_depth_is_refused(nano_config: ModelConfig) -> None:
 
 def test_files_that_are_no_weights(nano_config: ModelConfig, tmp_path: Path) -> None:
     model = SHaRPose(nano_config)
-    with pytest.raises(CheckpointError, match=r"expected a \.pth or \.safetensors file, found nothing"):
+    with pytest.raises(CheckpointError, match=r"expected a \.pth or \.safetensors file or a bundle, found nothing"):
         init_from_file(model, tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(CheckpointError, match="expected a PyTorch checkpoint, got a file that begins b'hello'"):
