@@ -133,8 +133,6 @@ def _resize_grid(maps: Tensor, old: tuple[int, int], new: tuple[int, int], *, al
     return functional.interpolate(grid, size=new, mode="bicubic", align_corners=align_corners)[0].flatten(1)
 
 
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with its weights."""
