@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -23,6 +24,7 @@ from sharpose.engines.tensorrt.build import (
     parse_network,
     progress_monitor,
 )
+from sharpose.engines.tensorrt.cache import EngineCache, EngineRequest, read_engine
 from sharpose.engines.tensorrt.library import BuildOptions, TensorRtFlavour, find_flavour, tensorrt_logger
 from sharpose.engines.tensorrt.runtime import TensorRtEngine
 from sharpose.errors import BundleError, EngineError
@@ -207,6 +209,30 @@ def test_the_sidecar_counts_layers_by_dtype(built, bundle):
     assert norms == {"NORMALIZATION float32": count}
 
 
+def test_what_was_written_is_found_again_on_any_gpu_but_not_by_another_version(built, precision, flavour):
+    folder, (coarse, _), _ = built
+    stored = read_engine(folder, "coarse")
+    assert stored == coarse
+    request = EngineRequest(
+        "coarse",
+        precision,
+        coarse.sidecar.graph_sha256,
+        coarse.sidecar.weights_sha256,
+        "tensorrt_rtx",
+        flavour.version,
+        None if coarse.sidecar.gpu is None else probe_gpus()[0],
+        describe_options(BuildOptions(max_batch=6, workspace_mib=512), precision, flavour),
+        portable=True,
+    )
+    cache = EngineCache(folder / "cache")
+    assert cache.find(request, folder) == stored
+    assert _has_gpu() or cache.find(dataclasses.replace(request, gpu=GPU), folder) == stored
+    assert cache.find(dataclasses.replace(request, flavour_version="1.6.0"), folder) is None
+    other = describe_options(BuildOptions(max_batch=6, workspace_mib=64), precision, flavour)
+    assert cache.find(dataclasses.replace(request, options=other), folder) is None
+    assert cache.find(dataclasses.replace(request, options=other, any_options=True), folder) == stored
+
+
 def test_progress_rises_from_nothing_to_one_for_each_graph_in_turn(built):
     *_, events = built
     stages = [event.stage for event in events]
@@ -226,6 +252,7 @@ def test_the_plan_is_a_plain_plan(built, rtx):
     runtime = rtx.Runtime(rtx.Logger(rtx.Logger.INTERNAL_ERROR))
     assert runtime.get_engine_validity(b"garbage" * 100)[1] & int(rtx.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
     assert not runtime.get_engine_validity(coarse.plan)[1] & int(rtx.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+    assert runtime.engine_host_code_allowed is False
 
 
 @pytest.mark.skipif(_has_gpu(), reason="there is a GPU")

@@ -313,6 +313,8 @@ def test_the_builder_is_told_what_was_asked() -> None:
     assert (options.workspace_mib, options.optimization_level) == (64, 0)
     assert options.timing_cache == Path("file")
     assert (options.hardware_compatible, options.version_compatible, options.tf32) == ("ampere-plus", False, True)
+    exact = _options(*build, "--hardware-compatible", "same-compute-capability").build_options(8)
+    assert (exact.hardware_compatible, exact.tf32, exact.opt_batch) == ("same-compute-capability", False, None)
     with pytest.raises(EngineError, match="min 9"):
         _options(*build, "--min-batch", "9").build_options(8)
 
