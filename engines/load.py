@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle, Precision
+    from sharpose.engines.base import FixInputs, Runner
     from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
 
@@ -42,10 +43,11 @@ def parse_device(text: str) -> Device:
     return Device(match[1], int(match[2] or 0))
 
 
-def onnxruntime_device(text: str) -> str:
-    """Where ONNX Runtime runs other graphs (a detector) beside a device: the same GPU, or the device itself."""
+def detector_devices(text: str) -> tuple[str, ...]:
+    """Where a detector beside poses on a device may run, best first: there; for TensorRT else in ONNX Runtime."""
     device = parse_device(text)
-    return str(Device("cuda", device.index)) if device.kind == "tensorrt" else str(device)
+    others = (str(Device("cuda", device.index)), "cpu") if device.kind == "tensorrt" else ()
+    return (str(device), *others)
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,60 @@ def load_two_stage(
         tf32 = "on" if settings.tf32 else "off"
         (settings.say or _log.info)(f"ONNX Runtime on {where}, {precision} graphs, TF32 {tf32}")
     return HostTwoStage(coarse, fine)
+
+
+def load_graph(
+    path: Path,
+    fix_inputs: FixInputs,
+    devices: Sequence[str],
+    *,
+    tensorrt: TensorRtSettings | None = None,
+    onnxruntime: OnnxRuntimeSettings | None = None,
+) -> Runner:
+    """An ONNX file that belongs to no bundle (a detector), loaded on the first of some devices that can run it.
+
+    A device that can't run this graph is passed over, and so is one, after the first, that isn't there: each with a
+    line that says why.
+
+    Args:
+        path: The ONNX file.
+        fix_inputs: Gives every input a fixed shape.
+        devices: As users write them, best first.
+        tensorrt: How to build, find and run the engine where the device is `tensorrt`.
+        onnxruntime: How to run on the other GPU devices; its `say` is called with the lines.
+
+    Raises:
+        GraphError: the graph isn't one, or the only device can't run it.
+        EngineError: the first device is not there, or none of several can run the graph.
+    """
+    from sharpose.engines.base import GraphError
+
+    say = _log.info if onnxruntime is None or onnxruntime.say is None else onnxruntime.say
+    reasons: list[str] = []
+    for text, following in zip(devices, (*devices[1:], None), strict=True):
+        try:
+            return _load_graph_on(path, fix_inputs, parse_device(text), tensorrt, onnxruntime)
+        except EngineError as error:
+            if len(devices) == 1 or not (reasons or isinstance(error, GraphError)):
+                raise
+            reasons.append(f"{text}: {str(error).removeprefix(f'{path}: ')}")
+            if following is not None:
+                say(f"{path.name} can't run on {reasons[-1]}; trying {following}")
+    raise EngineError(f"{path}: can't run on {'; nor on '.join(reasons)}")
+
+
+def _load_graph_on(
+    path: Path,
+    fix_inputs: FixInputs,
+    device: Device,
+    tensorrt: TensorRtSettings | None,
+    onnxruntime: OnnxRuntimeSettings | None,
+) -> Runner:
+    if device.kind == "tensorrt":
+        from sharpose.engines.tensorrt.graph import load_tensorrt_graph
+        from sharpose.engines.tensorrt.load import TensorRtSettings
+
+        return load_tensorrt_graph(path, fix_inputs, device, tensorrt or TensorRtSettings())
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(path, fix_inputs, 1, device=str(device), settings=onnxruntime)

@@ -14,7 +14,7 @@ import click
 
 from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
-from sharpose.engines.load import OnnxRuntimeSettings, onnxruntime_device
+from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, parse_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkError
 from sharpose.files import STDOUT
@@ -95,6 +95,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
             server = ServeServer(options.serve, options.serve_token, say=messages.info)
             to_close.callback(server.close)
         boxes = _BoxSources(options, names, messages)
+        to_close.callback(boxes.close)
         streams: list[Stream] = []
         for index, spec in enumerate(options.sources):
             source = open_source(spec, options.reading, say=messages.warning)
@@ -194,6 +195,20 @@ def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Pat
         yield options.detector_table, f"the input {options.detector_table}"
 
 
+def _tensorrt_settings(options: RunOptions, messages: Messages) -> TensorRtSettings:
+    return TensorRtSettings(
+        engine_cache=options.engine_cache,
+        cuda_bindings=options.cuda_bindings,
+        cuda_graphs=options.cuda_graphs,
+        tf32=options.tf32,
+        say=messages.info,
+    )
+
+
+def _onnxruntime_settings(options: RunOptions, messages: Messages) -> OnnxRuntimeSettings:
+    return OnnxRuntimeSettings(tf32=options.tf32, engine_cache=options.engine_cache, say=messages.info)
+
+
 def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
     return PoseEstimator.from_bundle(
         options.bundle,
@@ -201,14 +216,8 @@ def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
         refine=options.refine,
         quality_threshold=options.quality_threshold,
         threads=options.threads,
-        tensorrt=TensorRtSettings(
-            engine_cache=options.engine_cache,
-            cuda_bindings=options.cuda_bindings,
-            cuda_graphs=options.cuda_graphs,
-            tf32=options.tf32,
-            say=messages.info,
-        ),
-        onnxruntime=OnnxRuntimeSettings(tf32=options.tf32, engine_cache=options.engine_cache, say=messages.info),
+        tensorrt=_tensorrt_settings(options, messages),
+        onnxruntime=_onnxruntime_settings(options, messages),
         keep_regions=options.draw_regions,
         scheduler=None if options.deadline is None else DeadlineScheduler(),
     )
@@ -262,7 +271,8 @@ class _BoxSources:
     """
 
     def __init__(self, options: RunOptions, names: Sequence[str], messages: Messages) -> None:
-        self._options, self._names, self._say, self._warn = options, names, messages.info, messages.warning
+        self._options, self._names, self._messages = options, names, messages
+        self._say, self._warn = messages.info, messages.warning
         self._detector: Detector | None = None
         self.watches: list[NobodyWatch] = []
 
@@ -299,6 +309,11 @@ class _BoxSources:
         self.watches.append(found)
         return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
 
+    def close(self) -> None:
+        """Free the detector's engine."""
+        if self._detector is not None:
+            self._detector.close()
+
     def _kind(self, source: Source) -> PeopleFrom:
         if self._options.boxes is not None:
             return "boxes"
@@ -322,11 +337,17 @@ class _BoxSources:
                 raise InputError("--detector-sha256 is for a named detector that is downloaded, not for a file")
             self._detector = Detector.from_onnx(
                 path,
-                device=onnxruntime_device(options.device),
+                device=detector_devices(options.device)
+                if options.detector_device == "auto"
+                else options.detector_device,
                 conf=_LOWEST_SCORE if options.conf is None else options.conf,
                 iou=options.iou,
                 classes=(0,) if options.classes is None else parse_classes(options.classes),
+                tensorrt=_tensorrt_settings(options, self._messages),
+                onnxruntime=_onnxruntime_settings(options, self._messages),
             )
+            if self._detector.device != str(parse_device(options.device)):
+                self._say(f"the detector runs on {self._detector.device}")
         return self._detector
 
     def _read_boxes(self, index: int, source: Source) -> BoxesFile:

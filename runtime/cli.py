@@ -73,7 +73,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _MODEL,
     "--tf32/--no-tf32",
     default=False,
-    help="TF32 on a GPU: float32 matrix products faster, and with the mantissa of a half.",
+    help="TF32 in float32 graphs on a GPU: faster, with the mantissa of a half.",
 )
 @option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
 @option(
@@ -100,6 +100,13 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "--detector-sha256",
     metavar="HASH",
     help="SHA-256 of a named detector; `trust` accepts the first download.",
+)
+@option(
+    _PEOPLE,
+    "--detector-device",
+    metavar="DEVICE",
+    default="auto",
+    help="Device of the detector, as --device; auto: the same, and where TensorRT can't build it, CUDA or the CPU.",
 )
 @option(_PEOPLE, "--detector-table", type=_FILE, help="Detector table; default: ~/.config/sharpose/detectors.yaml.")
 @option(

@@ -187,6 +187,7 @@ class RunOptions:
     cuda_graphs: bool | None
     detector: str | None
     detector_sha256: str | None
+    detector_device: str
     detector_table: Path | None
     detect_every: int
     conf: float | None
@@ -227,11 +228,14 @@ class RunOptions:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
         if self.serve_token is not None and self.serve is None and "SHARPOSE_SERVE_TOKEN" not in os.environ:
             raise click.UsageError("--serve-token is for --serve, which isn't given")
+        if self.detector_device != "auto" and self.detector in (None, "motion"):
+            raise click.UsageError("--detector-device is for --detector FILE or NAME, which isn't given")
+        devices = (self.device, self.detector_device)
         for name, value in on_tensorrt.items():
             wanted = ("tensorrt", "ort-tensorrt") if name == "--engine-cache" else ("tensorrt",)
-            if value is not None and not self.device.startswith(wanted):
+            if value is not None and not any(device.startswith(wanted) for device in devices):
                 raise click.UsageError(f"{name} is for --device {' or '.join(wanted)}, got --device {self.device}")
-        if self.tf32 and self.device == "cpu":
+        if self.tf32 and set(devices) <= {"cpu", "auto"}:
             raise click.UsageError("--tf32 is for GPUs, got --device cpu")
         if self.quiet and self.json_logs:
             raise click.UsageError("--quiet and --json-logs exclude each other: give one")

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,12 @@ import numpy as np
 import sharpose
 from sharpose.bundle import Bundle, GraphEntry, Precision
 from sharpose.engines import Untyped
-from sharpose.engines.base import TensorSpec, check_signature, specs
+from sharpose.engines.base import GraphError, TensorSpec, check_signature, specs
 from sharpose.engines.gpu import Gpu, probe_gpu
 from sharpose.engines.load import STAGES
 from sharpose.engines.tensorrt.cache import (
     BuiltFor,
+    EngineRequest,
     EngineTensor,
     Options,
     Profile,
@@ -98,7 +99,8 @@ def parse_network(flavour: TensorRtFlavour, path: Path) -> ParsedNetwork:
     """Parse an ONNX file, with the weights that lie beside it, into a strongly typed network.
 
     Raises:
-        EngineError: TensorRT can't start here, or can't parse the graph.
+        GraphError: TensorRT can't parse the graph.
+        EngineError: TensorRT can't start here.
     """
     trt = flavour.module
     logger = tensorrt_logger(flavour)
@@ -114,7 +116,7 @@ def parse_network(flavour: TensorRtFlavour, path: Path) -> ParsedNetwork:
         # From a path, not from bytes: the weights are found beside it.
         if not parser.parse_from_file(str(path)):
             reasons = [" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors)]
-            raise EngineError(f"{path}: {flavour} can't parse it: {'; '.join(reasons) or 'no reason given'}")
+            raise GraphError(f"{path}: {flavour} can't parse it: {'; '.join(reasons) or 'no reason given'}")
     return ParsedNetwork(flavour, builder, network, parser, path)
 
 
@@ -211,42 +213,67 @@ def build_engine(
     gpu: Gpu | None,
     folder: Path,
 ) -> tuple[bytes, Sidecar]:
-    """Build one graph, into a plan and its sidecar; see `build_bundle_engines`. All else is freed before it returns.
+    """Build one graph, into a plan and its sidecar; see `build_bundle_engines`.
 
     TensorRT proper keeps its kernel timings in `folder`, so that it measures a kernel once for both graphs.
     """
-    check_options(options, flavour)
     if options.max_batch > bundle.manifest.max_batch:
         raise EngineError(
             f"max batch: expected at most the bundle's {bundle.manifest.max_batch}, got {options.max_batch}; "
             "export it again with a larger --max-batch"
         )
     path, entry = bundle.graph(stage, precision)
+    described = describe_options(options, precision, flavour)
+    hashes = bundle.manifest.files[path.name], bundle.manifest.files[bundle.manifest.weights]
+    request = EngineRequest(stage, precision, *hashes, flavour.name, flavour.version, gpu, described)
+
+    def describe(parsed: ParsedNetwork) -> tuple[list[EngineTensor], list[dict[str, Profile]]]:
+        return describe_tensors(parsed, *specs(entry)), _profiles(entry, options, flavour)
+
+    return build_file(path, describe, request, options, on_progress, flavour=flavour, folder=folder)
+
+
+def build_file(
+    path: Path,
+    describe: Callable[[ParsedNetwork], tuple[list[EngineTensor], list[dict[str, Profile]]]],
+    request: EngineRequest,
+    options: BuildOptions,
+    on_progress: OnBuildProgress,
+    *,
+    flavour: TensorRtFlavour,
+    folder: Path,
+) -> tuple[bytes, Sidecar]:
+    """Build the engine of any ONNX file that is requested; see `build_engine`. All else is freed before it returns.
+
+    `describe` gives the I/O table and the profiles of the network when it is parsed; it may fix its inputs' shapes.
+
+    Raises:
+        GraphError: TensorRT can't parse the graph or make an engine of it.
+        EngineError: an option isn't supported.
+    """
+    check_options(options, flavour)
     started = time.perf_counter()
     parsed = parse_network(flavour, path)
-    tensors = _tensors(parsed, entry)
-    profiles = _profiles(entry, options, flavour)
+    tensors, profiles = describe(parsed)
     layers = Counter(f"{layer.kind} {layer.outputs[0] if layer.outputs else '-'}" for layer in parsed.layers())
-    described = describe_options(options, precision, flavour)
-    with open_timing_cache(flavour, options.timing_cache, folder, gpu) as timing_cache:
-        plan = _build(parsed, profiles, stage, described, on_progress, gpu, timing_cache)
+    with open_timing_cache(flavour, options.timing_cache, folder, request.gpu) as timing_cache:
+        plan = _build(parsed, profiles, request, on_progress, timing_cache)
     del parsed  # a Jetson has no memory for the network, the plan and a loaded engine at once
-    files = bundle.manifest.files
     sidecar = Sidecar(
         schema_version=2,
         sharpose_version=sharpose.__version__,
-        stage=stage,
-        precision=precision,
-        graph_sha256=files[path.name],
-        weights_sha256=files[bundle.manifest.weights],
-        flavour=flavour.name,
-        flavour_version=flavour.version,
-        gpu=describe_gpu(gpu),
-        options=described,
+        stage=request.stage,
+        precision=request.precision,
+        graph_sha256=request.graph_sha256,
+        weights_sha256=request.weights_sha256,
+        flavour=request.flavour,
+        flavour_version=request.flavour_version,
+        gpu=describe_gpu(request.gpu),
+        options=request.options,
         profiles=profiles,
         tensors=tensors,
         layers=dict(sorted(layers.items())),
-        engine_layers=_engine_layers(flavour, plan) if gpu else None,
+        engine_layers=_engine_layers(flavour, plan) if request.gpu else None,
         build_seconds=round(time.perf_counter() - started, 3),
         plan_bytes=len(plan),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
@@ -284,23 +311,21 @@ def describe_gpu(gpu: Gpu | None) -> BuiltFor | None:
 def _build(
     parsed: ParsedNetwork,
     profiles: list[dict[str, Profile]],
-    stage: str,
-    options: Options,
+    request: EngineRequest,
     on_progress: OnBuildProgress,
-    gpu: Gpu | None,
     timing_cache: TimingCache | None,
 ) -> bytes:
-    flavour, builder = parsed.flavour, parsed.builder
+    flavour, builder, gpu = parsed.flavour, parsed.builder, request.gpu
     config = builder.create_builder_config()
     for shapes_by_name in profiles:
         profile = builder.create_optimization_profile()
         for name, shapes in shapes_by_name.items():
             profile.set_shape(name, tuple(shapes.min), tuple(shapes.opt), tuple(shapes.max))
         config.add_optimization_profile(profile)
-    _configure(config, flavour, options, gpu)
+    _configure(config, flavour, request.options, gpu)
     if timing_cache is not None:
         timing_cache.attach(config)
-    monitor = progress_monitor(flavour, stage, on_progress)
+    monitor = progress_monitor(flavour, request.stage, on_progress)
     config.progress_monitor = monitor
     with collect_errors() as messages:
         plan = builder.build_serialized_network(parsed.network, config)
@@ -309,8 +334,8 @@ def _build(
     if plan is None:
         for_gpu = "" if gpu is None else f" for {gpu}"
         reason = because(messages, "no reason given")
-        raise EngineError(f"{parsed.path}: {flavour} can't build the engine{for_gpu}{reason}")
-    on_progress(BuildProgress(stage, "done", 1.0))
+        raise GraphError(f"{parsed.path}: {flavour} can't build the engine{for_gpu}{reason}")
+    on_progress(BuildProgress(request.stage, "done", 1.0))
     return bytes(plan)
 
 
@@ -351,17 +376,18 @@ def _profiles(entry: GraphEntry, options: BuildOptions, flavour: TensorRtFlavour
     ]
 
 
-def _tensors(parsed: ParsedNetwork, entry: GraphEntry) -> list[EngineTensor]:
-    """The I/O table. Axes have the bundle's names; the parser forgets those of the outputs."""
+def describe_tensors(
+    parsed: ParsedNetwork, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> list[EngineTensor]:
+    """The I/O table, as declared. The parser forgets the names of the outputs' axes."""
+    check_signature(str(parsed.path), parsed.inputs(), tuple(inputs.values()))
+    check_signature(str(parsed.path), parsed.outputs(), tuple(outputs.values()))
     modes: tuple[Literal["input", "output"], ...] = ("input", "output")
-    table = []
-    for mode, declared, found in zip(modes, specs(entry), (parsed.inputs(), parsed.outputs()), strict=True):
-        check_signature(str(parsed.path), found, tuple(declared.values()))
-        table += [
-            EngineTensor(name=spec.name, mode=mode, dtype=str(spec.dtype), shape=list(spec.shape))
-            for spec in declared.values()
-        ]
-    return table
+    return [
+        EngineTensor(name=spec.name, mode=mode, dtype=str(spec.dtype), shape=list(spec.shape))
+        for mode, declared in zip(modes, (inputs, outputs), strict=True)
+        for spec in declared.values()
+    ]
 
 
 def _engine_layers(flavour: TensorRtFlavour, plan: bytes) -> list[str] | None:

@@ -49,6 +49,10 @@ class TensorRtSettings:
     on_progress: OnBuildProgress | None = None  # if None, a bar on stderr, where that is a terminal
     say: Callable[[str], None] | None = None  # called with a line of text for each step; logged if None
 
+    def build_options(self, max_batch: int) -> BuildOptions:
+        """The options to build with, by default for `max_batch` people."""
+        return self.options or BuildOptions(max_batch=max_batch, tf32=bool(self.tf32))
+
 
 def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> TensorRtTwoStage:
     """Both stages on a GPU.
@@ -109,11 +113,9 @@ class _EngineLoader:
         bundle.graph(STAGES[0], self.precision)  # raises where the bundle doesn't have it
         self._bundle = bundle
         self._settings = settings
-        usual = BuildOptions(max_batch=bundle.manifest.max_batch, tf32=bool(settings.tf32))
-        self._options = settings.options or usual
+        self._options = settings.build_options(bundle.manifest.max_batch)
         check_options(self._options, self.flavour)
         self.say = settings.say or _log.info
-        self._cache = EngineCache(settings.engine_cache, self.say)
 
     def load(self, stage: str, *, specialize: bool) -> TensorRtEngine:
         """A stage's engine, loaded. One that doesn't load is rebuilt, once."""
@@ -137,21 +139,12 @@ class _EngineLoader:
         def load(stored: StoredEngine) -> TensorRtEngine:
             return TensorRtEngine(self.flavour, stored, entry, self.gpu, specialize=specialize)
 
-        obtain = partial(self._cache.obtain, request, partial(self._build, stage))
+        return load_engine(
+            request, partial(self._build, stage), load, self._settings, self._bundle.path / ENGINES_FOLDER
+        )
 
-        own: Path | None = self._bundle.path / ENGINES_FOLDER
-        stored = obtain(own)
-        try:
-            return load(stored)
-        except EngineError as error:
-            self.say(f"{stage} engine: {error}; trying another")
-        if not self._cache.discard(stored):
-            own = None  # the bundle's engine isn't ours to remove
-        return load(obtain(own))
-
-    def _build(self, stage: str) -> tuple[bytes, Sidecar]:
-        on_progress = self._settings.on_progress
-        with build_bar() if on_progress is None else contextlib.nullcontext(on_progress) as report:
+    def _build(self, stage: str, folder: Path) -> tuple[bytes, Sidecar]:
+        with reporting(self._settings) as report:
             return build_engine(
                 self._bundle,
                 stage,
@@ -160,8 +153,44 @@ class _EngineLoader:
                 report,
                 flavour=self.flavour,
                 gpu=self.gpu,
-                folder=self._cache.folder,
+                folder=folder,
             )
+
+
+def load_engine(
+    request: EngineRequest,
+    build: Callable[[Path], tuple[bytes, Sidecar]],
+    load: Callable[[StoredEngine], TensorRtEngine],
+    settings: TensorRtSettings,
+    own: Path | None = None,
+) -> TensorRtEngine:
+    """The engine that is wanted, loaded: found in `own` or the cache, or built. One that doesn't load is rebuilt, once.
+
+    Args:
+        request: Which engine.
+        build: Builds it; gets the cache's folder.
+        load: Loads it.
+        settings: For the cache's folder, and what to call with lines of text.
+        own: Where a bundle has engines of its own.
+
+    Raises:
+        EngineError: it can't be built or loaded.
+    """
+    say = settings.say or _log.info
+    cache = EngineCache(settings.engine_cache, say)
+    stored = cache.obtain(request, lambda: build(cache.folder), own)
+    try:
+        return load(stored)
+    except EngineError as error:
+        say(f"{request.stage} engine: {error}; trying another")
+    if not cache.discard(stored):
+        own = None  # the bundle's engine isn't ours to remove
+    return load(cache.obtain(request, lambda: build(cache.folder), own))
+
+
+def reporting(settings: TensorRtSettings) -> contextlib.AbstractContextManager[OnBuildProgress]:
+    """A block that yields what a build calls with its progress: the settings' own, or what draws a bar."""
+    return build_bar() if settings.on_progress is None else contextlib.nullcontext(settings.on_progress)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One TensorRT engine that takes and gives host arrays, for comparisons and evaluations."""
+"""One TensorRT engine that takes and gives host arrays, for comparisons, evaluations and detectors."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ class TensorRtEngine:
     Args:
         flavour: Which TensorRT.
         stored: The plan, whose hash is the sidecar's.
-        entry: What the bundle declares of the graph; the engine must agree.
+        entry: What the bundle declares of the graph; the engine must agree. None for a graph of no bundle: what the
+            sidecar says of it, all of fixed sizes.
         gpu: The GPU, named in errors.
         specialize: TensorRT-RTX compiles kernels for exactly the shapes that are set, before the first run with them;
             a CUDA graph would otherwise keep the general ones.
@@ -48,7 +49,13 @@ class TensorRtEngine:
     """
 
     def __init__(
-        self, flavour: TensorRtFlavour, stored: StoredEngine, entry: GraphEntry, gpu: Gpu, *, specialize: bool = False
+        self,
+        flavour: TensorRtFlavour,
+        stored: StoredEngine,
+        entry: GraphEntry | None,
+        gpu: Gpu,
+        *,
+        specialize: bool = False,
     ) -> None:
         self.name, self._flavour = str(stored.path), flavour
         self.compiles_shapes = flavour.is_rtx  # every shape that is new costs a compilation
@@ -65,7 +72,7 @@ class TensorRtEngine:
             if self._engine is None:
                 raise EngineError(f"{self.name}: {flavour} can't load it{because(messages)}")
         modes = flavour.module.TensorIOMode
-        self.inputs, self.outputs = specs(entry)
+        self.inputs, self.outputs = _stored_specs(stored) if entry is None else specs(entry)
         for mode, declared in ((modes.INPUT, self.inputs), (modes.OUTPUT, self.outputs)):
             check_signature(self.name, _signature(self._engine, mode), tuple(declared.values()))
         self.batch_axis = batch_axis(self.outputs)
@@ -146,6 +153,18 @@ class TensorRtEngine:
                     lows.append(int(low[axis]))
                     highs.append(int(high[axis]))
         return max(lows), min(highs, default=1)
+
+
+def _stored_specs(stored: StoredEngine) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    inputs, outputs = (
+        {
+            item.name: TensorSpec(item.name, np.dtype(item.dtype), tuple(item.shape))
+            for item in stored.sidecar.tensors
+            if item.mode == mode
+        }
+        for mode in ("input", "output")
+    )
+    return inputs, outputs
 
 
 def _signature(engine: Untyped, mode: Untyped) -> list[TensorSpec]:

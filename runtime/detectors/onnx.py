@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.load import parse_device
-from sharpose.engines.locks import check_process
-from sharpose.engines.onnxrt import create_session
-from sharpose.errors import DetectorError, EngineError, InputError, one_line
+from sharpose.bundle import model_metadata
+from sharpose.engines.base import GraphError, Runner, TensorSpec
+from sharpose.engines.load import OnnxRuntimeSettings, load_graph
+from sharpose.engines.locks import EngineLock
+from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.runtime.boxes import SEARCHED_FRAMES
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.result import Boxes, Image
 from sharpose.similarity import box_nms
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from sharpose.engines.tensorrt.load import TensorRtSettings
 
 PeopleFrom = Literal["detector", "boxes", "motion", "full-frame", "scene"]
 """Where people's boxes come from."""
@@ -44,7 +44,7 @@ _WHY_USELESS: dict[PeopleFrom, str] = {
     "scene": "the scene's boxes are the true ones",
 }
 _DYNAMIC_SIDE = 640  # height or width that a graph with a dynamic one is run at
-_INPUT_DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype("f4"), "tensor(float16)": np.dtype("f2")}
+_INPUT_DTYPES = (np.dtype("f4"), np.dtype("f2"))
 _OTHER_TASKS = ("classify", "segment", "pose", "obb")
 _DEFAULT_IOU = 0.65
 _SCORE_SLACK = 1e-2  # half precision
@@ -87,12 +87,13 @@ def check_detector_options(
 
 
 class Detector:
-    """A detector of people in ONNX Runtime, of one of the families in `detectors/families.py`; see `from_onnx`.
+    """A detector of people, of one of the families in `detectors/families.py`; see `from_onnx`.
 
     Thread-safe. A process may not use one that was made before it was forked.
 
     Attributes:
         path: The ONNX file.
+        device: Where it runs.
         family: The family it belongs to.
         input_size: Height and width of its input; 640 where that is dynamic.
         conf: Lowest score of a box.
@@ -101,18 +102,17 @@ class Detector:
         best_score: Highest score of these classes so far.
     """
 
-    def __init__(
-        self, path: Path, session: onnxruntime.InferenceSession, conf: float, iou: float | None, classes: Sequence[int]
-    ) -> None:
+    def __init__(self, path: Path, runner: Runner, conf: float, iou: float | None, classes: Sequence[int]) -> None:
         overlap = _DEFAULT_IOU if iou is None else iou
         if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
             raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
         self.path, self.conf, self.iou, self.classes = path, conf, overlap, tuple(classes)
         self.best_score = 0.0
-        self._session, self._made_in = session, os.getpid()
+        self._runner, self._lock = runner, EngineLock(f"detector {path}")
         self._searched: int | None = 0  # pictures; None once somebody was found, or the warning given
-        self._input, self._dtype, self.input_size = _check_input(path, session.get_inputs())
-        self._outputs = [output.name for output in session.get_outputs()]
+        (self._input,) = runner.inputs.values()
+        _, _, *sides = (side for side in self._input.shape if isinstance(side, int))
+        self.input_size = (sides[0], sides[1])
         self.family = self._recognise()
         if iou is not None and not self.family.overlapping:
             raise InputError(
@@ -128,37 +128,43 @@ class Detector:
         cls,
         path: str | Path,
         *,
-        device: str = "cpu",
+        device: str | Sequence[str] = "cpu",
         conf: float = 0.3,
         iou: float | None = None,
         classes: Sequence[int] = (0,),
+        tensorrt: TensorRtSettings | None = None,
+        onnxruntime: OnnxRuntimeSettings | None = None,
     ) -> Detector:
         """Load a detector and run it once on a grey picture, to recognise its family and to check that it runs.
 
         Args:
             path: An ONNX file.
-            device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
+            device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`. Of several, the first that can run the
+                graph; a line is said of those that can't.
             conf: Lowest score of a box, 0 to 1.
             iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs.
             classes: The classes that are people, counted from 0.
+            tensorrt: How to build, find and run the engine where the device is `tensorrt`.
+            onnxruntime: How to run on the other GPU devices.
 
         Raises:
-            DetectorError: there is no such file, it is not an ONNX graph, or of no known family.
-            EngineError: ONNX Runtime or the device is not there.
+            DetectorError: there is no such file, it is not an ONNX graph that the device takes, or of no known family.
+            EngineError: the device, or what runs graphs on it, is not there.
             InputError: conf, iou or classes are out of range, or iou would do nothing.
         """
         path = Path(path)
         if not path.is_file():
             found = "a directory" if path.is_dir() else "a special file" if path.exists() else "nothing"
             raise DetectorError(f"detector {path}: expected an ONNX file, found {found}")
+        devices = [device] if isinstance(device, str) else device
         try:
-            session = create_session(path, parse_device(device))
-        except EngineError as error:
-            if error.__cause__ is None:  # the device's fault; else ONNX Runtime refused the file
-                raise
-            reason = one_line(error.__cause__)
-            raise DetectorError(f"detector {path}: expected an ONNX graph that ONNX Runtime loads: {reason}") from error
-        return cls(path, session, conf, iou, classes)
+            runner = load_graph(
+                path, lambda inputs: [_fix_input(path, inputs)], devices, tensorrt=tensorrt, onnxruntime=onnxruntime
+            )
+        except GraphError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise DetectorError(f"detector {path}: expected an ONNX graph of one picture: {reason}") from error
+        return cls(path, runner, conf, iou, classes)
 
     def __call__(self, image_bgr: Image) -> Boxes:
         """As `find`; where nobody was in the first 30 pictures, warns once of what was assumed (`UserWarning`)."""
@@ -203,22 +209,30 @@ class Detector:
             )
         height, width = image_bgr.shape[:2]
         letterbox = Letterbox.fit((height, width), self.input_size, centred=self.family.centred)
-        outputs = self._run(self.family.tensor(letterbox.apply(image_bgr), self._dtype))
+        outputs = self._run(self.family.tensor(letterbox.apply(image_bgr), self._input.dtype))
         try:
             candidates = self.family.decode(outputs)
         except DetectorError as error:
             raise DetectorError(f"detector {self.path}: {error}") from None
         return self._select(candidates, letterbox)
 
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._runner.device
+
+    def close(self) -> None:
+        """Free the engine. May be called twice."""
+        self._runner.close()
+
     def _recognise(self) -> Family:
-        task = self._session.get_modelmeta().custom_metadata_map.get("task")
+        try:
+            task = model_metadata(self.path.read_bytes()).get("task")
+        except (OSError, BundleError) as error:
+            raise DetectorError(f"detector {self.path}: can't be read: {error}") from error
         if task in _OTHER_TASKS:  # Ultralytics says so; a pose graph's output looks like one of many classes
             raise DetectorError(f"detector {self.path}: expected a detector, found a graph exported for task {task!r}")
-        outputs = self._session.get_outputs()
-        if not all(output.type.startswith("tensor(") for output in outputs):
-            found = ", ".join(f"{output.name} {output.type}" for output in outputs)
-            raise DetectorError(f"detector {self.path}: expected {EXPECTED}, found {found}")
-        grey = np.full((1, 3, *self.input_size), PADDING_GREY / 255, self._dtype)
+        grey = np.full((1, 3, *self.input_size), PADDING_GREY / 255, self._input.dtype)
         try:
             return recognise(self._run(grey), self.input_size)
         except EngineError as error:
@@ -228,16 +242,12 @@ class Detector:
             raise DetectorError(f"detector {self.path}: {error}") from None
 
     def _run(self, tensor: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
-        check_process(f"detector {self.path}", self._made_in)
-        import onnxruntime as ort
-
-        quiet = ort.RunOptions()
-        quiet.log_severity_level = 4  # what goes wrong is in the exception
-        try:
-            values = self._session.run(self._outputs, {self._input: tensor}, quiet)
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise EngineError(f"detector {self.path}: ONNX Runtime failed: {one_line(error)}") from error
-        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+        with self._lock:
+            try:
+                outputs = self._runner.run({self._input.name: tensor}, list(self._runner.outputs))
+            except EngineError as error:
+                raise EngineError(f"detector {self.path}: {error}") from error
+        return {name: np.asarray(value) for name, value in outputs.items()}
 
     def _select(self, candidates: Candidates, letterbox: Letterbox) -> Boxes:
         """The people that score enough as boxes in the picture, without overlaps and those that have no area there."""
@@ -265,17 +275,15 @@ class Detector:
         return Boxes(xyxy[solid], scores[solid])
 
 
-def _check_input(path: Path, inputs: Sequence[Any]) -> tuple[str, np.dtype[Any], tuple[int, int]]:
-    """Name, dtype and height and width of a graph's one input; raises `DetectorError` for any other input."""
-    found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
+def _fix_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """A graph's one input, a picture, at a fixed size; raises `DetectorError` for any other input."""
     one = inputs[0] if len(inputs) == 1 else None
-    if one is not None and one.type in _INPUT_DTYPES and len(one.shape) == 4:
-        # A dynamic axis is a name, None, or a number that is none.
-        batch, channels, *sides = (axis if isinstance(axis, int) and axis > 0 else None for axis in one.shape)
-        if batch in (1, None) and channels in (3, None):
-            height, width = (_DYNAMIC_SIDE if side is None else side for side in sides)
-            return cast(str, one.name), _INPUT_DTYPES[one.type], (height, width)
+    if one is not None and one.dtype in _INPUT_DTYPES and len(one.shape) == 4:
+        batch, channels, *sides = one.shape
+        if (batch == 1 or isinstance(batch, str)) and (channels == 3 or isinstance(channels, str)):
+            height, width = (_DYNAMIC_SIDE if isinstance(side, str) else side for side in sides)
+            return TensorSpec(one.name, one.dtype, (1, 3, height, width))
     raise DetectorError(
-        f"detector {path}: expected one picture as input, float or float16 [1, 3, height, width], found {found}; "
-        f"known detectors: {EXPECTED}"
+        f"detector {path}: expected one picture as input, float or float16 [1, 3, height, width], found "
+        f"{', '.join(map(str, inputs))}; known detectors: {EXPECTED}"
     )

@@ -148,7 +148,7 @@ with cuda.active():
     assert "executables" not in live()
 """
 
-TWO_STAGES = """
+ENGINES = """
 from sharpose.engines.tensorrt.two_stage import TensorRtTwoStage
 spec = importlib.util.spec_from_file_location("helpers", sys.argv[2])
 helpers = importlib.util.module_from_spec(spec)
@@ -179,6 +179,9 @@ def make(name, items, function):
     inputs, outputs = ({item.name: item for item in part} for part in items)
     return Engine(name, Log, inputs, outputs, function, max_batch=8)
 
+"""
+
+TWO_STAGES = """
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
 fine = make("fine", helpers.FINE, helpers.fine_sum)
 stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False, mapped=cuda.shares_memory)
@@ -201,6 +204,47 @@ assert live() == kept, live()
 """
 
 
+BESIDE = """
+from sharpose.engines.tensorrt.runner import TensorRtRunner
+
+spec = helpers.TensorSpec
+items = (spec("picture", np.dtype("f4"), (1, 4)),), (spec("boxes", np.dtype("f4"), (1, 2)),)
+def function(arrays):
+    return {"boxes": arrays["picture"][:, :2] + arrays["picture"][:, 2:]}
+
+coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
+stages = TensorRtTwoStage(coarse, make("fine", helpers.FINE, helpers.fine_sum), cuda, "tensorrt:0", use_graphs=False)
+alone = live()
+device = open_cuda_device(0, sys.argv[1])
+detector = TensorRtRunner(make("detector", items, function), device, "tensorrt:0")
+both = live()
+assert (both["streams"], alone["streams"]) == (2, 1), (both, alone)
+assert detector._gpu.stream.handle != stages._gpu.stream.handle
+wrong = []
+def detect():
+    for number in range(200):
+        boxes = detector.run({"picture": np.array([[number, 1, 2, 3]], np.float32)}, ["boxes"])["boxes"]
+        if boxes.tolist() != [[number + 2, 4]]:
+            wrong.append(boxes)
+thread = threading.Thread(target=detect)
+thread.start()
+for number in range(200):
+    stages.crops[:2] = number
+    if stages.run_coarse(2).keypoints[:, 0, 0].tolist() != [number * 12] * 2:
+        wrong.append(number)
+thread.join()
+assert not wrong, wrong
+detector.close()
+stages.crops[:1] = 3
+assert stages.run_coarse(1).keypoints[0, 0, 0] == 36  # its stream and memory are still there
+assert live() == alone, live()
+stages.close()
+del stages, cuda, device, detector
+gc.collect()
+assert live() == kept, live()
+"""
+
+
 @pytest.fixture(scope="module")
 def fake_driver(tmp_path_factory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
@@ -215,8 +259,15 @@ def fake_driver(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("script", "integrated"),
-    [(COPIES, False), (MAPPED, True), (GRAPHS, False), (TWO_STAGES, False), (TWO_STAGES, True)],
-    ids=["copies", "mapped memory", "graphs", "two stages", "two stages in mapped memory"],
+    [
+        (COPIES, False),
+        (MAPPED, True),
+        (GRAPHS, False),
+        (ENGINES + TWO_STAGES, False),
+        (ENGINES + TWO_STAGES, True),
+        (ENGINES + BESIDE, False),
+    ],
+    ids=["copies", "mapped memory", "graphs", "two stages", "two stages in mapped memory", "a detector beside"],
 )
 @pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
 def test_a_binding(fake_driver, binding, script, integrated):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -14,8 +16,10 @@ from reference_model import reference_crops
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines import onnxrt
 from sharpose.engines.load import Device, OnnxRuntimeSettings, load_two_stage, parse_device
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, how_to_install
+from sharpose.runtime import PoseEstimator, assemble
 from sharpose.runtime.cli import command
+from sharpose.runtime.detectors.onnx import Detector
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def test_both_stages_run(bundle: Bundle) -> None:
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
 def test_a_missing_device_is_never_replaced(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"device cuda:0: .*sharpose\[gpu\]"):
+    with pytest.raises(EngineError, match=rf"device cuda:0: .*{re.escape(how_to_install('gpu'))}"):
         load_two_stage(bundle, "cuda")
 
 
@@ -136,3 +140,39 @@ def test_what_runs_on_a_gpu_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     assert lines == []
     load_two_stage(bundle, "cuda:1", onnxruntime=OnnxRuntimeSettings(tf32=True, say=lines.append)).close()
     assert lines == ["ONNX Runtime on cuda:1, fp32 graphs, TF32 on"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "devices"),
+    [
+        ([], ("cpu",)),
+        (["--device", "cuda:1"], ("cuda:1",)),
+        (["--device", "ort-tensorrt"], ("ort-tensorrt:0",)),
+        (["--device", "tensorrt"], ("tensorrt:0", "cuda:0", "cpu")),
+        (["--device", "tensorrt:2"], ("tensorrt:2", "cuda:2", "cpu")),
+        (["--device", "tensorrt", "--detector-device", "cuda:1"], "cuda:1"),
+        (["--detector-device", "tensorrt", "--tf32", "--engine-cache", "folder"], "tensorrt"),
+    ],
+)
+def test_a_detector_runs_beside_the_poses_unless_its_device_is_given(
+    arguments: list[str], devices: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def refuse(path: Path, **settings: object) -> None:
+        asked.append(settings)
+        raise EngineError("enough")
+
+    estimator = PoseEstimator.from_bundle()
+    monkeypatch.setattr(assemble, "_make_estimator", lambda *_: estimator)
+    monkeypatch.setattr(Detector, "from_onnx", refuse)
+    video = str(Path(__file__).parents[2] / "examples" / "photographs")
+    with pytest.raises(EngineError, match="enough"):
+        CliRunner().invoke(
+            command, [video, "--detector", "d.onnx", *arguments], standalone_mode=False, catch_exceptions=False
+        )
+    (settings,) = asked
+    assert settings["device"] == devices
+    tf32 = "--tf32" in arguments
+    assert (settings["tensorrt"].tf32, settings["onnxruntime"].tf32) == (tf32, tf32)
+    assert settings["tensorrt"].engine_cache == (Path("folder") if "folder" in arguments else None)

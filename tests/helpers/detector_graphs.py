@@ -94,6 +94,9 @@ def finder(
         "stride": one * stride,
         "none": np.zeros(CLASSES - 1, np.float32),
         "flat": np.array([-1], np.int64),
+        "behind": np.array([-1], np.int64),
+        "front": np.array([-(1 << 31)], np.int64),
+        "back": np.array([-1], np.int64),
     }
     node = helper.make_node
     nodes = [
@@ -101,18 +104,27 @@ def finder(
         node("Gather", ["picture", "channel"], ["channel_of"], axis=1),
         node("Greater", ["channel_of", "threshold"], ["mask"]),
         node("Cast", ["mask"], ["bright"], to=FLOAT),
-        node("ReduceMax", ["bright"], ["across"], axes=[0, 1, 2], keepdims=0),
-        node("ReduceMax", ["bright"], ["down"], axes=[0, 1, 3], keepdims=0),
-        node("ReduceMax", ["bright"], ["seen"], axes=[0, 1, 2, 3], keepdims=0),
-        node("Mul", ["seen", "score"], ["sure"]),
+        node("ReduceMax", ["bright"], ["across"], axes=[0, 1, 2]),
+        node("ReduceMax", ["bright"], ["down"], axes=[0, 1, 3]),
+        node("ReduceMax", ["bright"], ["seen"], axes=[0, 1, 2, 3]),
+        node("Reshape", ["seen", "flat"], ["seen_flat"]),
+        node("Mul", ["seen_flat", "score"], ["sure"]),
+        node("Shape", ["bright"], ["bright_shape"]),
     ]
-    for name, profile in (("x", "across"), ("y", "down")):
+    # The last index as the first from behind: TensorRT's parser knows no `select_last_index`, nor ArgMax of one axis.
+    for name, profile, axis in (("x", "across", 3), ("y", "down", 2)):
+        constants[f"{name}_axis"] = np.array([axis], np.int64)
         nodes += [
-            node("ArgMax", [profile], [f"{name}1i"], axis=0, keepdims=1),
-            node("ArgMax", [profile], [f"{name}2i"], axis=0, keepdims=1, select_last_index=1),
-            node("Cast", [f"{name}1i"], [f"{name}1"], to=FLOAT),
-            node("Cast", [f"{name}2i"], [f"{name}2last"], to=FLOAT),
-            node("Add", [f"{name}2last", "one"], [f"{name}2"]),
+            node("ArgMax", [profile], [f"{name}1i"], axis=axis),
+            node("Cast", [f"{name}1i"], [f"{name}1c"], to=FLOAT),
+            node("Reshape", [f"{name}1c", "flat"], [f"{name}1"]),
+            node("Slice", [profile, "behind", "front", f"{name}_axis", "back"], [f"{name}_turned"]),
+            node("ArgMax", [f"{name}_turned"], [f"{name}2i"], axis=axis),
+            node("Cast", [f"{name}2i"], [f"{name}2c"], to=FLOAT),
+            node("Reshape", [f"{name}2c", "flat"], [f"{name}2f"]),
+            node("Gather", ["bright_shape", f"{name}_axis"], [f"{name}_size"]),
+            node("Cast", [f"{name}_size"], [f"{name}_side"], to=FLOAT),
+            node("Sub", [f"{name}_side", f"{name}2f"], [f"{name}2"]),
         ]
     if family == "end-to-end":
         constants |= {"dets_shape": np.array([1, 1, 5]), "first": np.zeros((1, 1), np.int64)}

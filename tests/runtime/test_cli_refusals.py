@@ -40,6 +40,18 @@ def test_torch_is_not_there(environment: dict[str, str]) -> None:
             ["a.mp4", "--bundle", "b", "--boxes", "x.json", "--detector", "d.onnx"],
             "--boxes and --detector exclude each other",
         ),
+        (
+            ["a.mp4", "--full-frame", "--detector-device", "cuda"],
+            "--detector-device is for --detector FILE or NAME, which isn't given",
+        ),
+        (
+            ["a.mp4", "--detector", "motion", "--detector-device", "cpu"],
+            "--detector-device is for --detector FILE or NAME, which isn't given",
+        ),
+        (
+            ["a.mp4", "--detector", "d.onnx", "--engine-cache", "folder"],
+            "--engine-cache is for --device tensorrt or ort-tensorrt, got --device cpu",
+        ),
         (["a.mp4", "--bundle", "b", "--refine", "sometimes"], "'sometimes'"),
         (["a.mp4", "--bundle", "b", "--max-people", "0"], "--max-people"),
         (["a.mp4", "--bundle", "b", "--threads", "0"], "--threads"),

@@ -16,6 +16,9 @@ import pytest
 from detector_graphs import ANCHORS, FLOAT, SIZE, picture, save, says, yolov8_columns, yolox_rows
 from onnx import TensorProto, helper
 
+from sharpose.engines.base import GraphError
+from sharpose.engines.load import OnnxRuntimeSettings
+from sharpose.engines.tensorrt import graph as tensorrt_graph
 from sharpose.errors import DetectorError, EngineError, InputError, how_to_install
 from sharpose.runtime.boxes import BoxesFile, FileBoxes
 from sharpose.runtime.detectors.onnx import COCO_CLASSES, Detector, PeopleFrom, check_detector_options, parse_classes
@@ -156,9 +159,26 @@ def test_files_that_are_no_graphs_are_refused(tmp_path: Path, capfd: pytest.Capt
 def test_devices(tmp_path: Path) -> None:
     path = says(tmp_path / "d.onnx", output0=yolov8_columns())
     assert len(Detector.from_onnx(path, device="cpu")(picture(9, 9))) == 0
-    for device in ("gpu", "cuda:x", "tensorrt", ""):
+    for device in ("gpu", "cuda:x", "tensorrt:", ""):
         with pytest.raises(EngineError, match=r"expected (one of )?cpu, cuda"):
             Detector.from_onnx(path, device=device)
+
+
+def test_the_first_device_that_can_run_the_graph_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise GraphError(f"{path}: TensorRT can't parse it: no such operator")
+
+    monkeypatch.setattr(tensorrt_graph, "load_tensorrt_graph", refuse)
+    path, lines = says(tmp_path / "d.onnx", output0=yolov8_columns((60, 40, 20, 10, 0.8, 0, 0))), list[str]()
+    settings = OnnxRuntimeSettings(say=lines.append)
+    detector = Detector.from_onnx(path, device=("tensorrt:0", "cpu"), onnxruntime=settings)
+    assert detector.device == "cpu"
+    np.testing.assert_allclose(detector(picture(*SIZE)).xyxy, [[50, 35, 70, 45]])
+    assert lines == ["d.onnx can't run on tensorrt:0: TensorRT can't parse it: no such operator; trying cpu"]
+    assert "TensorRT can't parse it: no such operator" in refused(path, device="tensorrt")  # asked for, never replaced
+    detector.close()
+    with pytest.raises(EngineError, match="closed"):
+        detector(picture(*SIZE))
 
 
 @pytest.mark.skipif(
