@@ -13,7 +13,7 @@ typedef struct { void *to; const void *from; size_t bytes; } Copy;
 typedef struct { Copy copies[64]; int count; } Graph;
 typedef struct { Graph *recording; } Stream;
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_CONTEXT = 201 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_CONTEXT = 201, INVALIDATED = 901 };
 enum { BUFFERS, PINNED, STREAMS, EVENTS, GRAPHS, EXECUTABLES, CONTEXTS, PUSHED, KINDS };
 static long live[KINDS];
 static __thread int depth;
@@ -146,6 +146,11 @@ CUresult cuStreamEndCapture(Stream *stream, Graph **out)
     *out = stream->recording;
     stream->recording = NULL;
     if (!*out) return INVALID;
+    if (getenv("FAKE_CAPTURE_FAILS")) {
+        free(*out);
+        *out = NULL;
+        return INVALIDATED;
+    }
     live[GRAPHS]++;
     return OK;
 }

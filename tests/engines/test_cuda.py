@@ -204,6 +204,26 @@ assert live() == kept, live()
 """
 
 
+# The engines compute when they are put into the stream, captured or not: a graph has the copies alone.
+EMPTY_GRAPHS = """
+coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
+fine = make("fine", helpers.FINE, helpers.fine_sum)
+stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=True, mapped=cuda.shares_memory)
+for people in (3, 3, 8, 3, 1):
+    stages.crops[:people] = np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3) + people
+    stages.patches[:people] = 1
+    totals = stages.crops[:people].astype(np.float32).sum(axis=(1, 2, 3))
+    np.testing.assert_array_equal(stages.run_coarse(people).keypoints[:, 0, 0], totals)
+    refined = stages.run_fine(np.arange(people, dtype=np.int32))
+    np.testing.assert_array_equal(refined[:, 0, 0], 5 * totals + 48 + totals.astype(int) % 4)
+    assert not {"graphs", "executables"} & set(live()), live()
+stages.close()
+del stages, cuda, refined
+gc.collect()
+assert live() == kept, live()
+"""
+
+
 BESIDE = """
 from sharpose.engines.tensorrt.runner import TensorRtRunner
 
@@ -281,6 +301,30 @@ def test_a_binding(fake_driver, binding, script, integrated):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "WARNING" not in result.stderr  # as pycuda begins what it says of a context that it can't let go of
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["copies", "mapped memory"])
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        (True, "for a batch of 3, CUDA cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
+        (False, "for a batch of 3, the captured graph gives another keypoints"),
+    ],
+    ids=["capture fails", "empty graph"],
+)
+def test_frames_are_right_where_a_capture_fails_or_a_graph_is_empty(fake_driver, fails, reason, integrated):
+    if "cuda-python" not in installed_bindings():
+        pytest.skip("cuda-python is not installed")
+    environment = {**os.environ, "LD_LIBRARY_PATH": f"{fake_driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    environment["PYTHONPATH"] = f"{HERE.parent / 'helpers'}:{os.environ.get('PYTHONPATH', '')}"
+    environment |= {"FAKE_CAPTURE_FAILS": "1"} if fails else {}
+    environment |= {"FAKE_INTEGRATED": "1"} if integrated else {}
+    command = [sys.executable, "-c", PRELUDE + ENGINES + EMPTY_GRAPHS, "cuda-python", str(HERE / "conftest.py")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["coarse", "fine"]
+    assert all(reason in line for line in lines)
 
 
 def test_the_probe_finds_the_drivers_gpu(fake_driver):
