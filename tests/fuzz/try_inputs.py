@@ -8,6 +8,7 @@ there was one. `--keep DIR` keeps those.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import re
 import shutil
@@ -406,10 +407,22 @@ def command(kind: str, inputs: Path, seed: int, count: int, keep: Path | None) -
     if kind == "inputs":
         make_inputs(inputs)
         return 0
-    if kind in ("bundle_json", "bundle_files", "boxes", "videos", "pictures", "labels"):
+    if kind not in ("recipes", "checkpoints"):  # once, and not in every child
+        for module in (
+            "runtime.assemble",
+            "runtime.run",
+            "engines.onnxrt",
+            "engines.tensorrt.load",
+            "runtime.serve.metrics",
+        ):
+            importlib.import_module(f"sharpose.{module}")
         import cv2
+        import onnxruntime  # noqa: F401
 
         cv2.setNumThreads(1)
+    if kind == "labels":
+        importlib.import_module("sharpose.training.evaluation.run")
+        importlib.import_module("pycocotools.cocoeval")
     attempt = KINDS[kind](inputs)
     broken = 0
     for number in range(seed, seed + count):
