@@ -17,7 +17,7 @@ from sharpose.coco_labels import PERSON_NAMES, usage_line
 from sharpose.errors import BoxesError, counted
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.runtime.frames import Frame, ImageId
-from sharpose.runtime.result import LARGEST_COORDINATE, Boxes, PoseResult
+from sharpose.runtime.result import Boxes, PoseResult
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
@@ -28,6 +28,7 @@ PERSON_CATEGORY = 1
 """COCO's category id for people."""
 
 _FORMAT = '[{"image_id": 0, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, …]'
+_LARGEST = 1e6  # pixels; float32 holds a sixteenth of one up to there
 _ID_TYPES = frozenset({int, str})
 _NUMBER_TYPES = frozenset({int, float})  # exact types: bool is an int to isinstance
 
@@ -290,7 +291,7 @@ def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path)
         score32 = scores.astype(np.float32)
     for key, bad, expected in (
         ("bbox", ~np.isfinite(xyxy).all(axis=1), "finite numbers"),
-        ("bbox", (np.abs(xyxy) > LARGEST_COORDINATE).any(axis=1), f"pixels within ±{LARGEST_COORDINATE:.0e}"),
+        ("bbox", (np.abs(xyxy) > _LARGEST).any(axis=1), f"pixels within ±{_LARGEST:.0e}"),
         ("score", ~np.isfinite(score32), "a finite number"),
         ("bbox", (xywh[:, 2:] < 0).any(axis=1), "[x, y, width, height] with width and height not negative"),
     ):

@@ -395,7 +395,7 @@ def open_bundle(path: str | Path) -> Bundle:
             )
     for pair in manifest.graphs.values():
         for entry in (pair.coarse, pair.fine):
-            _check_locations(folder, entry.file, manifest.weights)
+            _check_graph(folder, entry.file, manifest.weights)
     return Bundle(folder, manifest)
 
 
@@ -436,14 +436,28 @@ def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:
             yield from _left_out(item, (*path, str(index)))
 
 
-def _check_locations(folder: Path, graph: str, weights: str) -> None:
-    """Refuse a graph whose weights are anywhere but in the bundle's one weights file."""
+def _check_graph(folder: Path, graph: str, weights: str) -> None:
+    """Refuse a graph whose weights are anywhere but in the bundle's one weights file, or whose nodes lack an input."""
     try:
-        locations = external_data_locations((folder / graph).read_bytes())
+        model = (folder / graph).read_bytes()
+        locations = external_data_locations(model)
+        _check_inputs(model)
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {graph}: {error}") from error
     for location in sorted(locations - {weights}):
         raise BundleError(f"bundle {folder}: {graph} takes weights from {location!r}; expected {weights!r} beside it")
+
+
+def _check_inputs(model: bytes) -> None:
+    """Refuse nodes with an input left out, Clip's minimum aside: ONNX Runtime crashes on some."""
+    for field, graph in _length_delimited_fields(memoryview(model)):
+        nodes = _length_delimited_fields(graph) if _CHILDREN["model"].get(field) == "graph" else iter(())
+        for kind, node in nodes:
+            if _CHILDREN["graph"].get(kind) == "node":
+                fields = list(_length_delimited_fields(node))
+                operator = next((bytes(text) for number, text in fields if number == 4), b"")
+                if operator != b"Clip" and any(number == 1 and not text for number, text in fields):
+                    raise BundleError(f"a node of type {operator.decode(errors='replace')[:80]!r} lacks an input")
 
 
 SHIPPED_BUNDLE = "sharpose_tiny_coco_256x192"

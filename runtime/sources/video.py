@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
 import cv2
@@ -186,6 +188,8 @@ class VideoSource:
             return  # frames are missing where it is damaged
         if frames < claimed:
             self._warn(f"its header claims {counted(claimed, 'frame')}, but it ends after {frames}")
+        elif not is_url(self._spec) and (missing := _missing_bytes(Path(self._spec))):
+            self._warn(f"cut off after {counted(frames, 'frame')}: {missing} bytes of the file are missing")
         elif self._decoder.cut is not None:
             ended = "the stream ended" if self.info.live else "cut off"
             self._warn(f"{ended} after {counted(frames, 'frame')} ({self._decoder.cut})")
@@ -234,6 +238,30 @@ def _claimed_seconds(stream: VideoStream) -> float | None:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
         return None
+
+
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the ids of Matroska's two outermost elements
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes a Matroska file is shorter than it says, which its decoder is silent about."""
+    with contextlib.suppress(OSError), path.open("rb") as file:  # somebody may have removed it
+        if file.read(4) == _EBML and (header := _ebml_size(file)) is not None:
+            file.seek(header, os.SEEK_CUR)
+            if file.read(4) == _SEGMENT and (segment := _ebml_size(file)) is not None:
+                return max(0, file.tell() + segment - os.fstat(file.fileno()).st_size)
+    return 0
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """An element's size; None where its writer didn't know it, as in a live stream."""
+    first = file.read(1)
+    length = 9 - first[0].bit_length() if first else 9  # leading zeros say how many bytes follow
+    rest = file.read(length - 1)
+    if length > 8 or len(rest) < length - 1:
+        return None
+    size = int.from_bytes(first + rest, "big") & (1 << 7 * length) - 1
+    return None if size == (1 << 7 * length) - 1 else size
 
 
 _FULLY_INDEXED = ("avi", "mov,mp4,m4a,3gp,3g2,mj2")

@@ -170,7 +170,13 @@ def mutated_json(document: object, rng: np.random.Generator, changes: int | None
 def _of_another_type(value: object, rng: np.random.Generator) -> object:
     others: list[object] = [[value], {"value": value}, str(value), None, [value, value]]
     if isinstance(value, str):
-        others += [float(len(value)), list(value[:50]), value.encode()[:20].hex(), value.upper(), f" {value}"]
+        others += [
+            float(len(value)),
+            list(value[:50]),
+            value.encode("utf-8", "replace")[:20].hex(),
+            value.upper(),
+            f" {value}",
+        ]
     elif isinstance(value, bool | int | float):
         others += [float(value) if abs(value) < 1e300 else 0.5, int(value) if abs(value) < 1e18 else 7, bool(value)]
     elif isinstance(value, dict):

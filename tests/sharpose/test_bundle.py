@@ -124,6 +124,16 @@ def test_weights_outside_inside_a_graph(bundle, graph, location):
     refused(bundle, f"{graph} takes weights from {location!r}")
 
 
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_node_that_lacks_an_input(bundle, place):
+    model = onnx.load(str(bundle / "fine.onnx"), load_external_data=False)
+    node = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    node.input[place] = ""
+    (bundle / "fine.onnx").write_bytes(model.SerializeToString())
+    rehash(bundle, "fine.onnx")
+    refused(bundle, "fine.onnx: a node of type 'LayerNormalization' lacks an input")
+
+
 def test_a_graph_that_is_none(bundle):
     (bundle / "coarse.onnx").write_bytes(b"not a graph at all\n")
     rehash(bundle, "coarse.onnx")

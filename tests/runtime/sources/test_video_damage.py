@@ -49,6 +49,25 @@ def test_every_container_may_end_early(tmp_path, make_video, shown, name, codec,
     assert len(source.info.warnings) == 1 or (name == "a.ts" and not source.info.warnings)
 
 
+def test_a_matroska_file_that_ends_a_little_early(tmp_path, make_video):
+    whole = make_video(tmp_path / "whole.mkv", frames=12, b_frames=0)
+    data = whole.read_bytes()
+    source = VideoSource(str(whole))
+    assert len(list(source)) == 12
+    assert source.info.warnings == []
+    source = VideoSource(saved(tmp_path / "a.mkv", data[:-1500]))
+    frames = len(list(source))
+    assert 8 < frames < 12  # of half a second
+    said = f"{source.info.name}: cut off after {frames} frames: 1500 bytes of the file are missing"
+    assert source.info.warnings == [said]
+    live = bytearray(data)  # a writer that can't seek leaves the size open
+    at = live.index(b"\x18S\x80g") + 4
+    live[at : at + 8] = b"\x01" + b"\xff" * 7
+    source = VideoSource(saved(tmp_path / "live.mkv", live[:-1500]))
+    assert len(list(source)) == frames
+    assert source.info.warnings == []
+
+
 def test_zeros_where_the_end_should_be_count_as_ending_early(tmp_path, indexed_mp4):
     kept = cut(indexed_mp4, 0.6)
     source = VideoSource(saved(tmp_path / "zeros.mp4", kept + bytes(len(indexed_mp4) - len(kept))))
