@@ -154,7 +154,8 @@ def command(
     command_line = command_to_repeat("latency.py")
     machine = this_machine()
     name = estimator.bundle.model.name
-    page = markdown(cases, machine, f"{name} (fp32)", estimator.device, command_line)
+    precision = " (fp32)" if estimator.bundle.precisions == ("fp32",) or estimator.device == "cpu" else ""
+    page = markdown(cases, machine, f"{name}{precision}", estimator.device, command_line)
     (output / "latency.md").write_text(page, "utf-8")
     report = {
         "bundle": name,

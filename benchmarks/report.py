@@ -13,7 +13,11 @@ from pathlib import Path
 
 import click
 
-_PACKAGES = ("sharpose", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+_PACKAGES = (
+    *("sharpose", "numpy", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch"),
+    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+    *("cuda-bindings", "pycuda"),
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ def command_to_repeat(script: str) -> str:
     words = ["python", f"benchmarks/{script}"]
     for option in context.command.params:
         value = context.params.get(option.name or "")
-        if value is not None and option.name not in ("debug", "output"):
+        if option.name in ("debug", "output", "go_on") or value is None or value is False:
+            continue
+        if value is True:
+            words.append(option.opts[0])
+        else:
             words += [option.opts[-1], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return " ".join([*words, "--output", "DIR"])
