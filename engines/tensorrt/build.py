@@ -47,6 +47,7 @@ from sharpose.files import file_lock
 ENGINES_FOLDER = "engines"
 """Where a bundle's engines lie, inside its folder and outside `bundle.json`."""
 
+_SHORT_OF_MEMORY = "; if it is short of memory, build it with sharpose-export --bundle DIR --tensorrt --workspace 256"
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 
@@ -334,7 +335,9 @@ def _build(
     if plan is None:
         for_gpu = "" if gpu is None else f" for {gpu}"
         reason = because(messages, "no reason given")
-        raise GraphError(f"{parsed.path}: {flavour} can't build the engine{for_gpu}{reason}")
+        small = gpu is not None and gpu.integrated and request.stage in STAGES and request.options.workspace_mib is None
+        hint = _SHORT_OF_MEMORY if small else ""
+        raise GraphError(f"{parsed.path}: {flavour} can't build the engine{for_gpu}{reason}{hint}")
     on_progress(BuildProgress(request.stage, "done", 1.0))
     return bytes(plan)
 

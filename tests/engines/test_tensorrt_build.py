@@ -364,6 +364,9 @@ def test_a_gpu_that_can_not_be_built_for_is_named(tiny_bundle, tmp_path, flavour
         EngineError, match=r"can't build the engine for NVIDIA GeForce RTX 4090 \(compute capability 8\.9"
     ):
         build_engine(bundle, "fine", "fp32", BuildOptions(), quiet, flavour=flavour, gpu=GPU, folder=tmp_path)
+    orin = Gpu(0, "Orin", "8.7", "CUDA 12.6", 8, True)
+    with pytest.raises(EngineError, match=r"Orin .*; if it is short of memory, build it with .* --workspace 256$"):
+        build_engine(bundle, "fine", "fp32", BuildOptions(), quiet, flavour=flavour, gpu=orin, folder=tmp_path)
 
 
 def test_tensorrt_is_told_the_limits_and_the_compatibility_that_were_asked_for():
