@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,6 @@ PROVIDERS = {
     "ort-tensorrt": "TensorrtExecutionProvider",
 }
 """The provider of each kind of device."""
-HOW_TO_GET_CUDA = (
-    f"CUDA and cuDNN come with {how_to_install('gpu')}, or [gpu-cu12] for drivers before 580; TensorRT 10 for "
-    "ort-tensorrt does not"
-)
-"""What to do where a provider's libraries can't be loaded."""
-
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
     f"tensor({name})": name for name in ("uint8", "int32", "int64", "float16", "bool")
 }
@@ -114,11 +109,8 @@ def create_session(
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise GraphError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
     if provider not in session.get_providers():
-        reason = missing_library(device.kind)
-        if reason is None:
-            mend = "check the GPU driver and that CUDA and cuDNN are the versions that onnxruntime-gpu was built for"
-        else:
-            mend = f"{reason}; {HOW_TO_GET_CUDA}"
+        missing = missing_library(device.kind)
+        mend = str(missing or "check the GPU driver, and the version of CUDA that onnxruntime-gpu was built for")
         fell_back = ", ".join(session.get_providers())
         raise EngineError(f"device {device}: ONNX Runtime fell back to {fell_back}; {mend}")
     return session
@@ -140,23 +132,37 @@ def preload_cuda() -> None:
             preload()
 
 
-def missing_library(kind: str) -> str | None:
-    """The first library that the provider of a kind of device needs and that can't be loaded, and why; None if all can.
+@dataclass(frozen=True)
+class MissingLibrary:
+    """A library that a provider needs."""
+
+    problem: str  # its name, and why it can't be loaded
+    mend: str  # what to do
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.mend}"
+
+
+def missing_library(kind: str) -> MissingLibrary | None:
+    """The first library that the provider of a kind of device needs and that can't be loaded; None if all can.
 
     Those of CUDA are tried in the version that ONNX Runtime was built for, 12 where it doesn't say.
     """
     import onnxruntime as ort
 
     cuda = str(getattr(ort, "cuda_version", "") or "12").partition(".")[0]
-    names = ["libcuda.so.1", f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", f"libcublas.so.{cuda}"]
-    names += ["libcurand.so.10", f"libcufft.so.{'11' if cuda == '12' else '12'}", "libcudnn.so.9"]
+    names = [f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", f"libcublas.so.{cuda}", "libcurand.so.10"]
+    names += [f"libcufft.so.{'11' if cuda == '12' else '12'}", "libcudnn.so.9"]
+    extra = "gpu-cu12" if cuda == "12" else "gpu"
+    mends = {"libcuda.so.1": "install NVIDIA's driver"}
+    mends |= dict.fromkeys(names, f"{how_to_install(extra)} brings CUDA {cuda} and cuDNN")
     if kind == "ort-tensorrt":
-        names += ["libnvinfer.so.10", "libnvonnxparser.so.10"]
-    for name in names:
+        mends |= dict.fromkeys(("libnvinfer.so.10", "libnvonnxparser.so.10"), "install TensorRT 10 from NVIDIA")
+    for name, mend in mends.items():
         try:
             ctypes.CDLL(name)
         except OSError as error:
-            return f"{name} can't be loaded ({one_line(error)})"
+            return MissingLibrary(f"{name} can't be loaded ({one_line(error)})", mend)
     return None
 
 

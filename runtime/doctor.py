@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import platform
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -20,7 +21,7 @@ import click
 
 from sharpose.cli import EXIT_REFUSED
 from sharpose.cli import main as run_command
-from sharpose.errors import EngineError, how_to_install
+from sharpose.errors import BundleError, EngineError, how_to_install
 
 if TYPE_CHECKING:
     from sharpose.engines.load import Device
@@ -43,9 +44,10 @@ _PROVIDERS = {
     "CUDAExecutionProvider": ("cuda", f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')}"),
     "TensorrtExecutionProvider": (
         "ort-tensorrt",
-        f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} and TensorRT's libraries",
+        f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} and TensorRT 10's libraries",
     ),
 }
+_MEND_RUNTIME = "check nvidia-smi, and that the driver is recent enough for this TensorRT's CUDA"
 # An ONNX file of one Identity: the smallest session that a provider can prove itself with.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08"
@@ -211,6 +213,8 @@ def check_onnxruntime() -> Iterator[Finding]:
         mend = f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} (or [cpu])"
         yield Finding("ONNX Runtime packages", False, f"{origin} overwrite each other's files", mend)
     listed = ort.get_available_providers()
+    if "CUDAExecutionProvider" in listed:
+        yield _cuda_libraries()
     for provider, (device, mend) in _PROVIDERS.items():
         name, needed = f"provider {device}", frozenset({device})
         if provider not in listed:
@@ -218,8 +222,28 @@ def check_onnxruntime() -> Iterator[Finding]:
         elif _loads(provider):
             yield Finding(name, True, provider, needed_by=needed)
         else:
-            reason = f"{provider} is listed, but its libraries don't load"
-            yield Finding(name, False, reason, "install the CUDA and cuDNN that onnxruntime-gpu was built for", needed)
+            from sharpose.engines.onnxrt import missing_library
+
+            missing = missing_library(device)
+            reason = "its libraries don't load" if missing is None else missing.problem
+            mend = "install the CUDA and cuDNN that onnxruntime-gpu was built for" if missing is None else missing.mend
+            yield Finding(name, False, f"{provider} is listed, but {reason}", mend, needed)
+
+
+def _cuda_libraries() -> Finding:
+    """Whether ONNX Runtime finds CUDA and cuDNN, as every session on a GPU makes it look for them."""
+    import onnxruntime as ort
+
+    from sharpose.engines.onnxrt import missing_library, preload_cuda
+
+    preload_cuda()
+    missing = missing_library("cuda")
+    how = "pip's or the system's" if hasattr(ort, "preload_dlls") else "the system's; before 1.21 it can't load pip's"
+    name, needed = "ONNX Runtime's CUDA", frozenset({"cuda", "ort-tensorrt"})
+    if missing is not None:
+        return Finding(name, False, missing.problem, missing.mend, needed)
+    cuda = getattr(ort, "cuda_version", "") or "of unknown version"
+    return Finding(name, True, f"CUDA {cuda} and cuDNN load ({how})", needed_by=needed)
 
 
 def _loads(provider: str) -> bool:
@@ -256,12 +280,15 @@ def check_gpu(device: Device) -> Iterator[Finding]:
 
 
 def check_tensorrt() -> Iterator[Finding]:
-    """TensorRT's flavours whose libraries load."""
-    from sharpose.engines.tensorrt.library import HOW_TO_INSTALL, installed_flavours
+    """TensorRT's flavours whose libraries load, and the first error of a runtime that doesn't start."""
+    from sharpose.engines.tensorrt.library import HOW_TO_INSTALL, installed_flavours, runtime_problem
 
     found, reasons = installed_flavours()
-    for flavour in found:
-        yield Finding("TensorRT", True, str(flavour), needed_by=_ON_TENSORRT)
+    for place, flavour in enumerate(found):
+        problem = runtime_problem(flavour)
+        text = str(flavour) if problem is None else f"{flavour} is installed, but its runtime doesn't start: {problem}"
+        # The first is the one that is used.
+        yield Finding("TensorRT", problem is None, text, _MEND_RUNTIME, _ON_TENSORRT if place == 0 else frozenset())
     if not found:
         yield Finding("TensorRT", False, "; ".join(reasons), HOW_TO_INSTALL, _ON_TENSORRT)
 
@@ -294,31 +321,104 @@ def check_bindings() -> Iterator[Finding]:
         yield Finding(name, False, text, mend, _ON_TENSORRT)
 
 
+def check_tf32(device: Device) -> Iterator[Finding]:
+    """Whether float32 graphs may be rounded to TF32 on a GPU."""
+    override = os.environ.get("NVIDIA_TF32_OVERRIDE")
+    forced = "" if override is None else f"; NVIDIA_TF32_OVERRIDE={override} in the environment"
+    text = "off in float32 graphs; --tf32 turns it on" if device.kind != "cpu" else "the CPU has none"
+    yield Finding("TF32", True, text + forced)
+
+
+def check_bundle(device: Device, *, run: bool) -> Iterator[Finding]:
+    """The shipped bundle: opened, and with `run` its coarse stage run, where that takes no build of engines."""
+    from sharpose.bundle import open_bundle, shipped_bundle
+
+    name, mend = "shipped bundle", "reinstall sharpose"
+    try:
+        bundle = open_bundle(shipped_bundle())
+    except BundleError as error:
+        yield Finding(name, False, str(error), mend, ALL_DEVICES)
+        return
+    if not run or device.kind not in ("cpu", "cuda"):
+        yield Finding(name, True, f"{bundle.model.name} opens", needed_by=ALL_DEVICES)
+        return
+    import numpy as np
+
+    from sharpose.engines.load import OnnxRuntimeSettings
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision
+
+    lines: list[str] = []
+    settings = OnnxRuntimeSettings(say=lines.append)
+    try:
+        graph = bundle.graph("coarse", choose_precision(bundle, device, settings))
+        runner = OnnxRuntimeRunner(*graph, bundle.manifest.max_batch, device=str(device), settings=settings)
+        runner.run({"image": np.zeros((1, *bundle.model.crop_size, 3), np.uint8)}, ("keypoints",))
+        runner.close()
+    except EngineError as error:
+        mend = f"see the rows of ONNX Runtime and provider {device.kind}"
+        yield Finding(name, False, f"can't run on {device}: {error}", mend, frozenset({device.kind}))
+        return
+    yield Finding(name, True, f"{bundle.model.name} runs on {device}", needed_by=frozenset({device.kind}))
+    if device.kind == "cuda":
+        yield Finding("nodes on the CPU", not lines, "; ".join(lines) or "none: the GPU has the whole coarse graph")
+
+
+def check_detectors(findings: Sequence[Finding], device: Device) -> Iterator[Finding]:
+    """Where detectors can run beside poses on a device, by what was found before."""
+    from sharpose.engines.load import detector_devices, parse_device
+
+    able = [text for text in detector_devices(str(device)) if not obstacles(findings, parse_device(text))]
+    if str(device) not in able:
+        yield Finding("detectors", False, f"can't run on {device}")
+        return
+    yield Finding("detectors", True, f"on {', else '.join(able)}")
+    if device.kind == "tensorrt" and len(able) == 1:
+        text = "those that TensorRT can't build, as they suppress overlaps in the graph, need ONNX Runtime"
+        yield Finding("other detectors", False, text, f"{how_to_install('cpu')}, or [gpu]")
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--device", "device_text", default="cpu", show_default=True, help="The device that you want to run on.")
+@click.option(
+    "--detector-device",
+    "detector_text",
+    default="auto",
+    show_default=True,
+    help="The device that you want detectors to run on; auto: the same, for TensorRT else CUDA or the CPU.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def command(device_text: str, as_json: bool, debug: bool) -> int:
+def command(device_text: str, detector_text: str, as_json: bool, debug: bool) -> int:
     """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, GPU, TensorRT.
 
-    The exit code is 0 if --device can run here, and 1 if it can't.
+    The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not.
     """
     from sharpose.engines.load import parse_device
 
     device = parse_device(device_text)
+    detector = device if detector_text == "auto" else parse_device(detector_text)
     findings = examine(device)
-    in_the_way = obstacles(findings, device)
+    if detector.kind != device.kind:
+        findings += _bundle_findings(findings, detector)
+    findings += findings_of("detectors", partial(check_detectors, tuple(findings), detector), ALL_DEVICES)
+    halves = {"poses": device, "detectors": detector}
+    in_the_way = {what: obstacles(findings, where) for what, where in halves.items()}
     if as_json:
-        listed = [asdict(item) | {"needed_by": sorted(item.needed_by)} for item in findings]
-        print(json.dumps({"device": str(device), "can_run": not in_the_way, "findings": listed}, indent=2))
+        content = {
+            "device": str(device),
+            "detector_device": str(detector),
+            "can_run": not any(in_the_way.values()),
+            "findings": [asdict(item) | {"needed_by": sorted(item.needed_by)} for item in findings],
+        }
+        print(json.dumps(content, indent=2))
     else:
-        _print_lines(device, findings, in_the_way)
-    return EXIT_REFUSED if in_the_way else 0
+        _print_lines(halves, findings, in_the_way)
+    return EXIT_REFUSED if any(in_the_way.values()) else 0
 
 
 def examine(device: Device) -> list[Finding]:
-    """Look at everything. A package that is broken is a finding, never an error."""
-    return [
+    """Look at everything but detectors. A package that is broken is a finding, never an error."""
+    findings = [
         *findings_of("Python", check_python, ALL_DEVICES),
         *findings_of("packages", check_packages, ALL_DEVICES),
         *findings_of("OpenCV", check_opencv, ALL_DEVICES),
@@ -327,7 +427,14 @@ def examine(device: Device) -> list[Finding]:
         *findings_of("GPU", partial(check_gpu, device), _ON_GPU),
         *findings_of("TensorRT", check_tensorrt, _ON_TENSORRT),
         *findings_of("CUDA bindings", check_bindings, _ON_TENSORRT),
+        *findings_of("TF32", partial(check_tf32, device)),
     ]
+    return [*findings, *_bundle_findings(findings, device)]
+
+
+def _bundle_findings(findings: Sequence[Finding], device: Device) -> list[Finding]:
+    check = partial(check_bundle, device, run=not obstacles(findings, device))
+    return list(findings_of("shipped bundle", check, frozenset({device.kind})))
 
 
 def obstacles(findings: Sequence[Finding], device: Device) -> list[Finding]:
@@ -335,18 +442,30 @@ def obstacles(findings: Sequence[Finding], device: Device) -> list[Finding]:
     return [finding for finding in findings if not finding.found and device.kind in finding.needed_by]
 
 
-def _print_lines(device: Device, findings: Sequence[Finding], in_the_way: Sequence[Finding]) -> None:
+def _print_lines(
+    halves: Mapping[str, Device], findings: Sequence[Finding], in_the_way: Mapping[str, Sequence[Finding]]
+) -> None:
     """Plain text: rich itself may be what is missing."""
+    needed = [item for items in in_the_way.values() for item in items]
     for item in findings:
-        mark = "ok" if item.found else "NO" if item in in_the_way else "-"
+        mark = "ok" if item.found else "NO" if item in needed else "-"
         print(f"{mark:>3}  {item.name:<{_NAME_WIDTH}} {item.text}")
     mends = [item for item in findings if not item.found and item.mend]
     if mends:
         print("\nto mend:")
     for item in mends:
-        print(f"     {item.name:<{_NAME_WIDTH}} {item.mend}{'' if item in in_the_way else '  (optional)'}")
+        print(f"     {item.name:<{_NAME_WIDTH}} {item.mend}{'' if item in needed else '  (optional)'}")
+    print()
+    if halves["poses"] == halves["detectors"]:
+        print(_verdict(f"--device {halves['poses']}", in_the_way["poses"]))
+    else:
+        for what, where in halves.items():
+            print(_verdict(f"{what} on {where}", in_the_way[what]))
+
+
+def _verdict(what: str, in_the_way: Sequence[Finding]) -> str:
     names = ", ".join(item.name for item in in_the_way)
-    print(f"\n--device {device}: " + (f"can't run here; in the way: {names}" if in_the_way else "can run here"))
+    return f"{what}: can't run here; in the way: {names}" if in_the_way else f"{what}: can run here"
 
 
 def main() -> NoReturn:

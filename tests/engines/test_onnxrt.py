@@ -240,13 +240,14 @@ def test_a_silent_fallback_is_an_error(graph: Path, device: str, gpu_package: li
 
 
 @pytest.mark.parametrize(
-    ("device", "cuda", "gone", "named"),
+    ("device", "cuda", "gone", "named", "mend"),
     [
-        ("cuda", "13.0", {"libcudnn.so.9", "libcufft.so.12"}, "libcufft.so.12"),
-        ("cuda", "13.0", {"libcudnn.so.9"}, "libcudnn.so.9"),
-        ("cuda", "12.8", {"libcublas.so.12", "libcudnn.so.9"}, "libcublas.so.12"),
-        ("cuda", "", {"libcufft.so.11"}, "libcufft.so.11"),
-        ("ort-tensorrt", "13.0", {"libnvinfer.so.10"}, "libnvinfer.so.10"),
+        ("cuda", "13.0", {"libcudnn.so.9", "libcufft.so.12"}, "libcufft.so.12", how_to_install("gpu")),
+        ("cuda", "13.0", {"libcudnn.so.9"}, "libcudnn.so.9", how_to_install("gpu")),
+        ("cuda", "12.8", {"libcublas.so.12", "libcudnn.so.9"}, "libcublas.so.12", how_to_install("gpu-cu12")),
+        ("cuda", "", {"libcufft.so.11"}, "libcufft.so.11", how_to_install("gpu-cu12")),
+        ("cuda", "13.0", {"libcuda.so.1", "libcudart.so.13"}, "libcuda.so.1", "install NVIDIA's driver"),
+        ("ort-tensorrt", "13.0", {"libnvinfer.so.10"}, "libnvinfer.so.10", "install TensorRT 10"),
     ],
 )
 def test_the_first_library_that_is_missing_is_named(
@@ -255,6 +256,7 @@ def test_the_first_library_that_is_missing_is_named(
     cuda: str,
     gone: set[str],
     named: str,
+    mend: str,
     gpu_package: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -267,8 +269,8 @@ def test_the_first_library_that_is_missing_is_named(
     monkeypatch.setattr(onnxrt.ctypes, "CDLL", load)
     with pytest.raises(EngineError) as caught:
         create_session(graph, parse_device(device))
-    assert f"; {named} can't be loaded ({named}: cannot open shared object file); " in str(caught.value)
-    assert how_to_install("gpu") in str(caught.value)
+    reason = f"{named} can't be loaded ({named}: cannot open shared object file); {mend}"
+    assert f"fell back to CPUExecutionProvider; {reason}" in str(caught.value)
 
 
 def test_cudas_libraries_are_loaded_once_before_the_first_session_on_a_gpu(

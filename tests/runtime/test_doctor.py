@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from sharpose.cli import main as run_command
 from sharpose.engines import gpu as gpu_module
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.load import Device, parse_device
+from sharpose.engines.onnxrt import MissingLibrary
 from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import EngineError
 from sharpose.runtime import doctor
@@ -173,7 +175,7 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
     found = _by_name(list(doctor.check_onnxruntime()))
     assert found["provider cpu"].found
     assert not found["provider cuda"].found
-    assert "its libraries don't load" in found["provider cuda"].text
+    assert found["provider cuda"].text.startswith("CUDAExecutionProvider is listed, but lib")
     assert found["provider ort-tensorrt"].text == "this package has no TensorrtExecutionProvider"
 
 
@@ -191,6 +193,7 @@ def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyP
 def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     flavour = tensorrt_flavour.TensorRtFlavour("tensorrt_rtx", "1.7.1", None)
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((flavour,), ()))
+    monkeypatch.setattr(tensorrt_flavour, "runtime_problem", lambda flavour: None)
     (found,) = doctor.check_tensorrt()
     assert (found.found, found.text) == (True, "TensorRT-RTX 1.7.1")
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((), ("TensorRT is not installed",)))
@@ -248,3 +251,106 @@ assert "torch" not in sys.modules
 def test_it_imports_nothing_heavy_and_never_torch() -> None:
     done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_error_of_tensorrts_runtime_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    flavours = tuple(tensorrt_flavour.TensorRtFlavour(name, "10.3", None) for name in ("tensorrt", "tensorrt_rtx"))
+    monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): (flavours, ()))
+    monkeypatch.setattr(tensorrt_flavour, "runtime_problem", lambda flavour: "CUDA initialization failure: 35")
+    first, second = doctor.check_tensorrt()
+    assert not first.found
+    assert first.text == "TensorRT 10.3 is installed, but its runtime doesn't start: CUDA initialization failure: 35"
+    assert (first.needed_by, second.needed_by) == (frozenset({"tensorrt"}), frozenset())  # the first is used
+
+
+@pytest.mark.parametrize("missing", [None, MissingLibrary("libcudnn.so.9 can't be loaded", "install it")])
+def test_onnx_runtimes_cuda_is_looked_for_as_sessions_do(
+    missing: MissingLibrary | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    from sharpose.engines import onnxrt
+
+    preloaded: list[bool] = []
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(onnxrt, "preload_cuda", lambda: preloaded.append(True))
+    monkeypatch.setattr(onnxrt, "missing_library", lambda kind: missing)
+    monkeypatch.setattr(doctor, "_loads", lambda provider: missing is None or provider == "CPUExecutionProvider")
+    found = _by_name(list(doctor.check_onnxruntime()))
+    assert preloaded == [True]
+    cuda = found["ONNX Runtime's CUDA"]
+    assert (cuda.found, cuda.needed_by) == (missing is None, frozenset({"cuda", "ort-tensorrt"}))
+    assert cuda.text == (missing.problem if missing else "CUDA 13.0 and cuDNN load (pip's or the system's)")
+    assert found["provider cuda"].found == (missing is None)
+    if missing is not None:
+        assert found["provider cuda"].text == "CUDAExecutionProvider is listed, but libcudnn.so.9 can't be loaded"
+        assert {cuda.mend, found["provider cuda"].mend} == {"install it"}
+
+
+def test_the_shipped_bundle_runs_where_that_takes_no_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sharpose.engines import onnxrt
+
+    (found,) = doctor.check_bundle(Device("cpu"), run=True)
+    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cpu")
+    for device, run in ((Device("cpu"), False), (Device("tensorrt"), True)):
+        (found,) = doctor.check_bundle(device, run=run)
+        assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 opens")
+    monkeypatch.setattr(onnxrt, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "CPUExecutionProvider"})
+    monkeypatch.setattr(onnxrt, "_providers", lambda *_: ["CPUExecutionProvider"])
+    found, nodes = doctor.check_bundle(Device("cuda"), run=True)
+    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cuda:0")
+    assert (nodes.name, nodes.found, nodes.needed_by) == ("nodes on the CPU", False, frozenset())
+    assert re.match(r"coarse\.onnx on cuda:0: (\d+) of \1 nodes run on the CPU \(Add \d+, ", nodes.text)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineError("too little memory")
+
+    monkeypatch.setattr(onnxrt, "OnnxRuntimeRunner", refuse)
+    (found,) = doctor.check_bundle(Device("cuda"), run=True)
+    assert (found.found, found.text) == (False, "can't run on cuda:0: too little memory")
+    assert found.needed_by == frozenset({"cuda"})
+
+
+def _lacking(*kinds: str) -> list[Finding]:
+    return [Finding(kind, False, "missing", "install it", frozenset({kind})) for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "found", "text"),
+    [
+        ((), True, "on tensorrt:1, else cuda:1, else cpu"),
+        (("cuda",), True, "on tensorrt:1, else cpu"),
+        (("tensorrt",), False, "can't run on tensorrt:1"),
+    ],
+)
+def test_detectors_run_beside_the_poses(lacking: tuple[str, ...], found: bool, text: str) -> None:
+    (row,) = doctor.check_detectors(_lacking(*lacking), Device("tensorrt", 1))
+    assert (row.name, row.found, row.text) == ("detectors", found, text)
+
+
+def test_detectors_that_only_onnx_runtime_runs_are_said_where_it_is_missing() -> None:
+    able, others = doctor.check_detectors(_lacking("cuda", "cpu"), Device("tensorrt"))
+    assert (able.found, able.text) == (True, "on tensorrt:0")
+    assert (others.found, others.needed_by) == (False, frozenset())
+    assert (others.mend or "").startswith("pip install ")
+
+
+def test_both_halves_must_run(no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _run(["--detector-device", "cuda:1"], capsys)
+    assert code == 1
+    poses, detectors = out.splitlines()[-2:]
+    assert poses == "poses on cpu: can run here"
+    assert detectors.startswith("detectors on cuda:1: can't run here; in the way: provider cuda")
+    content = json.loads(_run(["--detector-device", "cuda:1", "--json"], capsys)[1])
+    assert (content["device"], content["detector_device"], content["can_run"]) == ("cpu", "cuda:1", False)
+
+
+def test_tf32_is_shown_with_what_overrides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    (found,) = doctor.check_tf32(Device("tensorrt"))
+    assert found.text == "off in float32 graphs; --tf32 turns it on"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    (found,) = doctor.check_tf32(Device("cuda"))
+    assert found.text.endswith("; NVIDIA_TF32_OVERRIDE=0 in the environment")
