@@ -19,7 +19,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C]."""
-        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):  # autocast normalises in float32
+        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):  # which has its own rule
             return super().forward(x)
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sharpose.model.backbone import Backbone, Block, HeatmapHead, PatchEmbed, QualityPredictor
+from sharpose.model.backbone import Backbone, Block, HeatmapHead, LayerNorm, PatchEmbed, QualityPredictor
 from sharpose.tokens import fine_patch_index
 
 RELEASED_KEYS = {
@@ -176,3 +176,32 @@ def test_quality_with_a_sigmoid(nano_config):
     tokens = torch.randn(5, 24)
     with torch.no_grad():
         torch.testing.assert_close(squashed(tokens), torch.sigmoid(plain.mlp[:-1](plain.norm(tokens)))[:, 0])
+
+
+def layer_norms():
+    """Ours, and PyTorch's with the same parameters."""
+    torch.manual_seed(0)
+    ours, plain = LayerNorm(64), torch.nn.LayerNorm(64)
+    torch.nn.init.normal_(plain.weight)
+    torch.nn.init.normal_(plain.bias)
+    ours.load_state_dict(plain.state_dict())
+    return ours, plain
+
+
+def test_layer_norm_is_pytorchs_in_one_dtype_and_under_autocast():
+    ours, plain = layer_norms()
+    x = torch.randn(3, 5, 64)
+    assert torch.equal(ours(x), plain(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = ours(x.bfloat16()), plain(x.bfloat16())
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+def test_layer_norm_of_halves_is_float32s_rounded_once():
+    ours, plain = layer_norms()
+    x = (1000 * torch.randn(3, 5, 64)).half()  # their squares are beyond the largest half
+    found = ours(x)
+    assert found.dtype == torch.float16
+    assert torch.isfinite(found).all()
+    assert torch.equal(found, plain(x.float()).half())
