@@ -41,6 +41,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
     f"tensor({name})": name for name in ("uint8", "int32", "int64", "float16", "bool")
 }
 _TYPICAL_BATCH = 4
+_NO_PROFILE = "provide all the dynamic shape inputs"  # of the parts that the TensorRT provider makes of a graph
 _log = logging.getLogger("sharpose.onnxruntime")
 
 
@@ -102,11 +103,18 @@ def create_session(
     if device.kind != "cpu":
         preload_cuda()
         CpuNodes.prepare(options)
-    providers = _providers(path, device, settings or OnnxRuntimeSettings(), profiles or {}, max_batch)
+    settings = settings or OnnxRuntimeSettings()
+    providers = _providers(path, device, settings, profiles or {}, max_batch)
     try:
         # Else a provider that fails, now or in a run, would be replaced by the CPU's.
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        if device.kind == "ort-tensorrt" and profiles and _NO_PROFILE in str(error):
+            (settings.say or _log.info)(
+                f"{path.name} on {device}: ONNX Runtime splits the graph, and then takes no profiles: it builds an "
+                "engine for the first batch, and again for every larger or smaller one"
+            )
+            return create_session(path, device, settings, threads=threads)
         raise GraphError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
     if provider not in session.get_providers():
         missing = missing_library(device.kind)

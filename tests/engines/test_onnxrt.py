@@ -221,7 +221,7 @@ def gpu_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: THERE)
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
     monkeypatch.setattr(onnxrt, "probe_gpu", lambda index: f"GPU {index}")
     monkeypatch.setattr(onnxrt.ctypes, "CDLL", lambda name: name)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
@@ -339,6 +339,26 @@ def test_tensorrts_provider_builds_once_for_all_sizes_into_our_cache(
             "trt_profile_max_shapes": "values:16x3,factor:16",
         },
     )
+
+
+def test_a_graph_that_tensorrts_provider_splits_has_no_profiles_and_that_is_said(
+    graph: Path, gpu_package: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Splits(FallenBack):
+        def __init__(self, path: str, options: object, **settings: Any) -> None:
+            super().__init__(path, options, **settings)
+            if "trt_profile_min_shapes" in settings["providers"][0][1]:
+                raise RuntimeError("User needs to provide all the dynamic shape inputs with associated profiles")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Splits)
+    lines: list[str] = []
+    with pytest.raises(EngineError, match="fell back"):
+        OnnxRuntimeRunner(graph, entry(), 16, device="ort-tensorrt", settings=OnnxRuntimeSettings(say=lines.append))
+    asked = [item["providers"][0][1] for item in gpu_package if isinstance(item, dict)]
+    assert ["trt_profile_min_shapes" in options for options in asked] == [True, False]
+    assert asked[1]["trt_engine_cache_path"] == asked[0]["trt_engine_cache_path"]
+    (line,) = lines
+    assert line.startswith("scale.onnx on ort-tensorrt:0: ONNX Runtime splits the graph")
 
 
 def test_another_gpu_graph_or_onnx_runtime_has_other_engines(
