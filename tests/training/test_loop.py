@@ -311,7 +311,7 @@ def test_weights_that_are_no_numbers_are_never_saved(
     before = trainer.folder.last.read_bytes()
     with torch.no_grad():
         trainer.network.pose.backbone.norm.weight[3] = float("inf")
-    with pytest.raises(TrainingError, match=r"NaN or infinity in 1 weights \(pose.backbone.norm.weight"):
+    with pytest.raises(TrainingError, match=r"NaN or infinity in 1 weight \(pose.backbone.norm.weight"):
         trainer.save()
     assert trainer.folder.last.read_bytes() == before
 
