@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ class Gpu:
     driver: str  # version of the kernel module where it can be read, and of the CUDA that the driver supports
     multiprocessors: int  # how many: all sizes of a Jetson Orin have one name
     integrated: bool  # shares the host's memory, as Jetsons' GPUs do
+
+    @property
+    def file_name(self) -> str:
+        """Its model as a part of file names, `Orin-8.7-8` for example."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.name}-{self.compute_capability}-{self.multiprocessors}")
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.compute_capability})"

@@ -20,7 +20,7 @@ from sharpose.errors import EngineError
 from sharpose.files import UNFINISHED, cache_folder, file_lock, read_json, replacing
 
 KERNELS_SUFFIX = ".kernels"
-"""Of the file beside a plan in which TensorRT-RTX keeps what it compiled of it."""
+"""Of the files beside a plan in which TensorRT-RTX keeps what it compiled of it."""
 
 _SCHEMA = 2
 _KEY_DIGITS = 24
@@ -110,6 +110,11 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.plan", folder / f"{name}.json"
 
 
+def _kernels(folder: Path, name: str) -> list[Path]:
+    """What TensorRT-RTX compiled of an engine, on any GPU."""
+    return list(folder.glob(f"{name}-*{KERNELS_SUFFIX}"))
+
+
 def read_engine(folder: Path, name: str) -> StoredEngine:
     """Read a plan and check it against its sidecar; raises `UnusableEngineError` with the reason."""
     plan_path, sidecar_path = _paths(folder, name)
@@ -144,8 +149,8 @@ def write_engine(folder: Path, name: str, plan: bytes, sidecar: Sidecar) -> Stor
     plan_path, sidecar_path = _paths(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished, kernels = folder.glob(f".{name}.*{UNFINISHED}"), plan_path.with_suffix(KERNELS_SUFFIX)
-        for stale in (*unfinished, sidecar_path, kernels):  # never an old sidecar beside a new plan
+        unfinished = folder.glob(f".{name}.*{UNFINISHED}")
+        for stale in (*unfinished, sidecar_path, *_kernels(folder, name)):  # never an old sidecar beside a new plan
             stale.unlink(missing_ok=True)
         with replacing(plan_path) as temporary:
             temporary.write_bytes(plan)
@@ -291,8 +296,8 @@ class EngineCache:
         """Forget an engine that doesn't load; False if it doesn't lie in this cache."""
         if engine.path.parent != self.folder:
             return False
-        for suffix in (".json", KERNELS_SUFFIX):
-            engine.path.with_suffix(suffix).unlink(missing_ok=True)
+        for path in (engine.path.with_suffix(".json"), *_kernels(self.folder, engine.path.stem)):
+            path.unlink(missing_ok=True)
         return True
 
     def _look(self, folder: Path, name: str, request: EngineRequest, *, quiet: bool = False) -> StoredEngine | None:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 
 from sharpose.engines import Untyped
+from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.cache import KERNELS_SUFFIX, StoredEngine
 from sharpose.engines.tensorrt.library import collect_errors
 from sharpose.errors import EngineError
@@ -23,10 +24,11 @@ class KernelCache:
 
     Args:
         stored: The engine; the file lies beside its plan.
+        gpu: That it runs on; a plan that runs on several has a file for each.
     """
 
-    def __init__(self, stored: StoredEngine) -> None:
-        self._path = stored.path.with_suffix(KERNELS_SUFFIX)
+    def __init__(self, stored: StoredEngine, gpu: Gpu) -> None:
+        self._path = stored.path.with_name(f"{stored.path.stem}-{gpu.file_name}{KERNELS_SUFFIX}")
         self._plan_sha256 = stored.sidecar.plan_sha256.encode()
         self._cache: Untyped = None
         self._kept = b""  # what the file has of it

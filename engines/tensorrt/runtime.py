@@ -83,7 +83,7 @@ class TensorRtEngine:
         self._configuration: Untyped = flavour.module.ExecutionContextAllocationStrategy.USER_MANAGED
         self._kernels: KernelCache | None = None
         if flavour.is_rtx:
-            self._kernels = KernelCache(stored)
+            self._kernels = KernelCache(stored, gpu)
             self._configuration = self._configure_rtx(self._kernels, specialize=specialize)
 
     def sizes(self, batch: int) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,8 +71,7 @@ def open_timing_cache(
         yield cache
         cache.save()
         return
-    gpu_name = "none" if gpu is None else f"{gpu.name}-{gpu.compute_capability}-{gpu.multiprocessors}"
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"timing-{flavour.version}-{gpu_name}")
+    name = f"timing-{flavour.version}-{'none' if gpu is None else gpu.file_name}"
     # Held for the whole build: two builds at once would also measure each other.
     with file_lock(folder / f".{name}.lock"):
         cache = TimingCache(folder / f"{name}.cache", given=False)

@@ -20,6 +20,7 @@ from sharpose.errors import EngineError
 
 RANGES = ((1, 1), (2, 4), (5, 16))
 PLAN = b"a plan"
+KERNELS = "coarse-NVIDIA-GeForce-RTX-4090-8.9-128.kernels"
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def make(tiny_bundle, tmp_path):
     """Makes an engine of a stage as the flavour with this name would load it, and returns it with the module."""
     bundle = open_bundle(tiny_bundle)
 
-    def make(stage="coarse", name="tensorrt", *, module=None, specialize=False, folder=tmp_path, **options):
+    def make(stage="coarse", name="tensorrt", *, module=None, specialize=False, folder=tmp_path, gpu=GPU, **options):
         entry = bundle.graph(stage)[1]
         if module is None:
             module = FakeTensorRt(*specs(entry), RANGES, {"N": 16} if stage == "fine" else None)
@@ -42,7 +43,7 @@ def make(tiny_bundle, tmp_path):
         stored = write_engine(folder, stage, PLAN, sidecar_for(request, PLAN)) if folder == tmp_path else None
         stored = stored or make.stored
         make.stored = stored
-        return TensorRtEngine(TensorRtFlavour(name, "1", module), stored, entry, GPU, specialize=specialize), module
+        return TensorRtEngine(TensorRtFlavour(name, "1", module), stored, entry, gpu, specialize=specialize), module
 
     return make
 
@@ -132,7 +133,7 @@ def test_what_was_compiled_is_kept_beside_the_engine(make, cuda, tmp_path):
     engine, module = make(name="tensorrt_rtx")
     contexts = [_run(engine, cuda, batch) for batch in (1, 4)]
     engine.save_kernels()
-    file = tmp_path / "coarse.kernels"
+    file = tmp_path / KERNELS
     first = file.read_bytes()
     engine.save_kernels()
     contexts.append(_run(engine, cuda, 8))
@@ -152,7 +153,7 @@ def test_kernels_that_do_not_fit_are_compiled_again_and_replaced(make, cuda, tmp
     engine, module = make(name="tensorrt_rtx")
     contexts = [_run(engine, cuda, batch) for batch in (1, 2, 3, 4)]
     engine.close()
-    file = tmp_path / "coarse.kernels"
+    file = tmp_path / KERNELS
     good = file.read_bytes()
     if damage == "another driver's":
         module.driver = b"driver 590;"
@@ -180,30 +181,44 @@ def test_another_process_that_compiled_more_is_not_undone(make, cuda, tmp_path):
     other, _ = make(name="tensorrt_rtx", module=module, folder=None)
     contexts = [_run(one, cuda, 1), *(_run(other, cuda, batch) for batch in (1, 2, 4))]
     other.close()
-    more = (tmp_path / "coarse.kernels").read_bytes()
+    more = (tmp_path / KERNELS).read_bytes()
     assert b"(4, 256, 192, 3)" in more
     one.close()
-    assert (tmp_path / "coarse.kernels").read_bytes() == more
+    assert (tmp_path / KERNELS).read_bytes() == more
     assert len(contexts) == 4
+
+
+def test_every_gpu_has_its_own_kernels_of_a_portable_plan(make, cuda, tmp_path):
+    engine, module = make(name="tensorrt_rtx")
+    contexts = [_run(engine, cuda, 1)]
+    engine.close()
+    other, _ = make(name="tensorrt_rtx", module=module, folder=None, gpu=dataclasses.replace(GPU, multiprocessors=76))
+    contexts.append(_run(other, cuda, 2))
+    other.close()
+    assert module.compiled == [(1, 256, 192, 3), (2, 256, 192, 3)]
+    assert sorted(path.name for path in tmp_path.glob("*.kernels")) == [KERNELS, KERNELS.replace("128", "76")]
+    again, _ = make(name="tensorrt_rtx", module=module, folder=None)
+    contexts.append(_run(again, cuda, 1))
+    assert len(module.compiled) == 2
 
 
 def test_a_new_plan_starts_without_the_old_ones_kernels(make, cuda, tmp_path):
     engine, module = make(name="tensorrt_rtx")
     context = _run(engine, cuda, 1)
     engine.close()
-    assert (tmp_path / "coarse.kernels").exists()
+    assert (tmp_path / KERNELS).exists()
     make(name="tensorrt_rtx", module=module)
-    assert not (tmp_path / "coarse.kernels").exists()
+    assert not (tmp_path / KERNELS).exists()
     assert context
 
 
 def test_a_folder_that_can_not_be_written_costs_a_warning(make, cuda, tmp_path, caplog):
     engine, _ = make(name="tensorrt_rtx")
     context = _run(engine, cuda, 1)
-    (tmp_path / ".coarse.kernels.lock").mkdir()
+    (tmp_path / f".{KERNELS}.lock").mkdir()
     with caplog.at_level(logging.WARNING):
         engine.save_kernels()
         engine.close()
     (record,) = caplog.records
-    assert "coarse.kernels: compiled kernels can't be kept, so every start compiles them" in record.getMessage()
+    assert f"{KERNELS}: compiled kernels can't be kept, so every start compiles them" in record.getMessage()
     assert context
