@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 import click
 
 from sharpose.bundle import Precision, gpu_precision
-from sharpose.cli import SectionedCommand, interruptible, option
+from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.errors import ExportError, ParityError, require_packages
 
@@ -96,6 +96,8 @@ class CommandOptions:
                 raise click.UsageError(f"{found} and --bundle exclude each other: an existing bundle isn't exported")
             if not self.tensorrt and not self.verify:
                 raise click.UsageError("--bundle needs --tensorrt, to build engines, or --verify, to compare them")
+            if self.images is not None and not self.verify:
+                raise click.UsageError("--images needs --verify where nothing is exported")
             if not self.tensorrt and self._given(("precision", "max_batch")):
                 raise click.UsageError("--precision and --max-batch need --tensorrt where nothing is exported")
             return
@@ -105,6 +107,8 @@ class CommandOptions:
             raise click.UsageError("expected --checkpoint FILE; or --random-weights to try the tools out without one")
         if self.checkpoint is not None and self.random_weights:
             raise click.UsageError("--checkpoint and --random-weights exclude each other")
+        if self.seed is not None and not self.random_weights:
+            raise click.UsageError("--seed is for --random-weights, which isn't given")
         if self.random_weights and self.config is None:
             raise click.UsageError("--random-weights needs --config NAME|FILE")
         if "fp32" not in self.exported:
@@ -153,13 +157,6 @@ class CommandOptions:
         )
 
 
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise click.BadParameter(f"expected HEIGHTxWIDTH, as 256x192, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
 def _precisions(text: str) -> tuple[Precision, ...]:
     """`fp32,fp16` in the toolkit's own order, whatever order was typed."""
     asked = [part.strip() for part in text.split(",")]
@@ -176,37 +173,36 @@ def _batches(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-_FILE = click.Path(path_type=Path)
-_BATCH = click.IntRange(1, 4096)  # as a bundle's
-_SEED = click.IntRange(-(1 << 63), (1 << 63) - 1)  # what PyTorch takes
+_BATCH = Whole(1, 4096)  # as a bundle's
+_SEED = Whole(-(1 << 63), (1 << 63) - 1)  # what PyTorch takes
 _MODEL, _BUNDLE, _PARITY, _ENGINES = "Model", "Bundle", "Parity with PyTorch", "TensorRT engines"
 _VERIFY = "Comparison of engines"
 
 
 @click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@option(_MODEL, "--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth).")
+@option(_MODEL, "--checkpoint", type=FILE, help="Checkpoint in the released format (.pth).")
 @option(_MODEL, "--config", metavar="NAME|FILE", help="Model configuration; default: read off the checkpoint.")
 @option(_MODEL, "--random-weights", is_flag=True, help="Seeded random weights instead of a checkpoint.")
 @option(_MODEL, "--seed", type=_SEED, help="Seed of the random weights; default: 0.")
 @option(
-    _MODEL, "--size", type=_size, metavar="HxW", help="Crop size in pixels, if not the one that the model has learned."
+    _MODEL, "--size", type=SIZE, metavar="HxW", help="Crop size in pixels, if not the one that the model has learned."
 )
 @option(
     _MODEL,
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     help="Share of the regions that the fine stage sees; default: the configuration's.",
 )
 @option(
     _MODEL,
     "--quality-threshold",
-    type=float,
+    type=Number(),
     help="Predicted quality below which people are refined; default: the configuration's.",
 )
-@option(_BUNDLE, "--output", type=_FILE, help="Folder to write the bundle to.")
+@option(_BUNDLE, "--output", type=FILE, help="Folder to write the bundle to.")
 @option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle.")
 @option(
-    _BUNDLE, "--bundle", type=_FILE, help="Existing bundle to work on with --tensorrt or --verify; nothing is exported."
+    _BUNDLE, "--bundle", type=FILE, help="Existing bundle to work on with --tensorrt or --verify; nothing is exported."
 )
 @option(
     _BUNDLE,
@@ -224,8 +220,8 @@ _VERIFY = "Comparison of engines"
     "weights back; default: fp32.",
 )
 @option(_BUNDLE, "--max-batch", type=_BATCH, help="People in a run at most, up to 4096; default: 16, or the bundle's.")
-@option(_BUNDLE, "--opset", type=int, help="ONNX opset, 18 to 22; default: 20.")
-@option(_PARITY, "--images", type=_FILE, help="Folder of pictures to compare on; default: the built-in scene.")
+@option(_BUNDLE, "--opset", type=Whole(18, 22), help="ONNX opset, 18 to 22; default: 20.")
+@option(_PARITY, "--images", type=FILE, help="Folder of pictures to compare on; default: the built-in scene.")
 @option(
     _PARITY, "--strict-parity", is_flag=True, help="Fail also where keypoints move, regions differ or the gate flips."
 )
@@ -247,7 +243,7 @@ _VERIFY = "Comparison of engines"
 @option(
     _ENGINES,
     "--workspace",
-    type=click.IntRange(1),
+    type=Whole(1, 1 << 24),
     metavar="MIB",
     help="Scratch memory in MiB that a layer may use, for example 256 on a Jetson with 4 GB; default: TensorRT's "
     "choice.",
@@ -255,13 +251,13 @@ _VERIFY = "Comparison of engines"
 @option(
     _ENGINES,
     "--optimization-level",
-    type=click.IntRange(0, 5),
+    type=Whole(0, 5),
     help="Builder optimization level: 0 builds fastest, 5 runs fastest; default: TensorRT's choice.",
 )
 @option(
     _ENGINES,
     "--timing-cache",
-    type=_FILE,
+    type=FILE,
     help="File of kernel timings to read and to write back; default: one beside the engines.",
 )
 @option(
@@ -286,7 +282,7 @@ _VERIFY = "Comparison of engines"
     help="Engines that also run with later versions of TensorRT of the same major version.",
 )
 @option(_VERIFY, "--verify", is_flag=True, help="Compare every engine of this machine with the fp32 ONNX graphs.")
-@option(_VERIFY, "--labels", type=_FILE, help="COCO keypoints of the pictures in --images, to measure AP with.")
+@option(_VERIFY, "--labels", type=FILE, help="COCO keypoints of the pictures in --images, to measure AP with.")
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refuses names that it doesn't know)
     """Turn a SHaRPose checkpoint into a bundle: two ONNX graphs, their weights, and a parity report.

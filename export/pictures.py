@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sharpose.coco_ap import coco_scores
 from sharpose.coco_labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
 from sharpose.errors import ExportError, counted, require_packages
+from sharpose.files import found_at
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.runtime.result import Boxes
 from sharpose.runtime.sources.pictures import PictureSource
@@ -57,7 +58,7 @@ def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
         ExportError: it isn't a folder.
     """
     if not folder.is_dir():
-        raise ExportError(f"--images {folder}: expected a folder of pictures")
+        raise ExportError(f"--images {folder}: expected a folder of pictures, found {found_at(folder)}")
     source = PictureSource(str(folder))
     crops: list[npt.NDArray[np.uint8]] = []
     seen = len(source)

@@ -331,10 +331,11 @@ class _BoxSources:
             assert name is not None
             if not is_file_name(name):
                 path = find_detector(name, sha256=options.detector_sha256, table=options.detector_table)
-            elif options.detector_sha256 is None:
+            elif options.detector_sha256 is None and options.detector_table is None:
                 path = Path(name)
             else:
-                raise InputError("--detector-sha256 is for a named detector that is downloaded, not for a file")
+                option = "--detector-table" if options.detector_sha256 is None else "--detector-sha256"
+                raise InputError(f"{option} is for a named detector that is downloaded, not for a file")
             self._detector = Detector.from_onnx(
                 path,
                 device=detector_devices(options.device)

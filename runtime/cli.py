@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
-from sharpose.cli import SectionedCommand, option
+from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, option
 from sharpose.cli import main as run_command
 from sharpose.runtime.options import FOREVER, RunOptions, SourceOptions, VideoSettings
 
 
 def _attempts(text: str) -> int:
-    if text != "forever" and not text.isdigit():
-        raise click.BadParameter(f"expected a number of attempts or `forever`, got {text!r}")
+    if text != "forever" and not re.fullmatch("[0-9]{1,9}", text):
+        raise click.BadParameter(f"expected a number of attempts or `forever`, got {reprlib.repr(text)}")
     return FOREVER if text == "forever" else int(text)
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, times, width = text.partition("x")
-    if not (times and height.isdigit() and width.isdigit() and 0 < int(height) <= _SIDE and 0 < int(width) <= _SIDE):
-        raise click.BadParameter(f"expected HEIGHTxWIDTH as in 720x1280, got {text!r}")
-    return int(height), int(width)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if value != value:
-        raise click.BadParameter("expected a number, got NaN")
-    return value
-
-
-_SIDE = 1 << 15  # pixels
-_FILE = click.Path(path_type=Path)
-_SECONDS = click.FloatRange(0, min_open=True)
-_COUNT = click.IntRange(1, 10**9)
-_THREADS = click.IntRange(1, 1024)
-_SHARE = click.FloatRange(0, 1)
+_SECONDS = Number(0, min_open=True)
+_COUNT = Whole(1, 10**9)
+_THREADS = Whole(1, 1024)
+_SHARE = Number(0, 1)
 _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
@@ -48,7 +33,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 
 @click.command(cls=SectionedCommand, context_settings=_SETTINGS)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@option(_MODEL, "--bundle", type=_FILE, help="Bundle folder, written by sharpose-export; default: the one shipped.")
+@option(_MODEL, "--bundle", type=FILE, help="Bundle folder, written by sharpose-export; default: the one shipped.")
 @option(
     _MODEL,
     "--refine",
@@ -57,7 +42,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     help="People to refine: those of low predicted quality, everybody or nobody.",
 )
 @option(
-    _MODEL, "--quality-threshold", type=float, help="Quality below which people are refined; default: the bundle's."
+    _MODEL, "--quality-threshold", type=Number(), help="Quality below which people are refined; default: the bundle's."
 )
 @option(
     _MODEL,
@@ -75,7 +60,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default=False,
     help="TF32 in float32 graphs on a GPU: faster, with the mantissa of a half.",
 )
-@option(_MODEL, "--engine-cache", type=_FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
+@option(_MODEL, "--engine-cache", type=FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
 @option(
     _MODEL,
     "--cuda-bindings",
@@ -108,7 +93,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default="auto",
     help="Device of the detector, as --device; auto: the same, and where TensorRT can't build it, CUDA or the CPU.",
 )
-@option(_PEOPLE, "--detector-table", type=_FILE, help="Detector table; default: ~/.config/sharpose/detectors.yaml.")
+@option(_PEOPLE, "--detector-table", type=FILE, help="Detector table; default: ~/.config/sharpose/detectors.yaml.")
 @option(
     _PEOPLE,
     "--detect-every",
@@ -122,7 +107,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_PEOPLE, "--classes", metavar="IDS|NAMES", help="Classes to detect, by COCO's ids or names; default: person.")
 @option(_PEOPLE, "--boxes", metavar="FILE", help="File of people's boxes: COCO detection results, or annotations.")
 @option(_PEOPLE, "--full-frame", is_flag=True, help="One box over the whole frame: one person fills the picture.")
-@option(_PEOPLE, "--track", is_flag=True, help="Track people: give each an id that stays.")
+@option(
+    _PEOPLE,
+    "--track",
+    is_flag=True,
+    help="Track people: give each an id that stays, from its third frame on, but not before 0.15 s.",
+)
 @option(_PEOPLE, "--smooth", is_flag=True, help="Smooth each track's keypoints (One-Euro filter).")
 @option(
     _SOURCE,
@@ -149,7 +139,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _SOURCE, "--rtsp-transport", type=click.Choice(["tcp", "udp"]), help="Transport protocol of RTSP; default: tcp."
 )
 @option(_SOURCE, "--stride", type=_COUNT, default=1, help="Frame stride: process every Nth frame.")
-@option(_SOURCE, "--start", type=click.FloatRange(0), metavar="S", help="Seconds of a video to skip.")
+@option(_SOURCE, "--start", type=Number(0), metavar="S", help="Seconds of a video to skip.")
 @option(_SOURCE, "--duration", type=_SECONDS, metavar="S", help="Seconds to read.")
 @option(
     _SOURCE,
@@ -163,7 +153,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     is_flag=True,
     help="End at the first damaged frame or picture; default: pass over it, say so, and exit with 3 at the end.",
 )
-@option(_SOURCE, "--stdin-size", type=_size, metavar="HxW", help="Size of the raw BGR frames on standard input.")
+@option(_SOURCE, "--stdin-size", type=SIZE, metavar="HxW", help="Size of the raw BGR frames on standard input.")
 @option(_SOURCE, "--stdin-rate", type=_SECONDS, help="Frames per second on standard input; default: 25.")
 @option(
     _RESULTS,
@@ -180,10 +170,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default="h264",
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works) or one of FFmpeg's by name.",
 )
-@option(_RESULTS, "--crf", type=click.IntRange(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
-@option(
-    _RESULTS, "--bitrate", type=click.IntRange(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf."
-)
+@option(_RESULTS, "--crf", type=Whole(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
+@option(_RESULTS, "--bitrate", type=Whole(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf.")
 @option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
 @option(
     _RESULTS,
@@ -208,7 +196,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="TOKEN",
     help="Token for --serve; default: $SHARPOSE_SERVE_TOKEN.",
 )
-@option(_PICTURE, "--kpt-thr", type=_number, metavar="FLOAT", default=0.3, help="Score threshold of drawn keypoints.")
+@option(_PICTURE, "--kpt-thr", type=Number(), metavar="FLOAT", default=0.3, help="Score threshold of drawn keypoints.")
 @option(_PICTURE, "--draw-status", is_flag=True, help="Frame rate and number of people in the picture.")
 @option(_PICTURE, "--draw-regions", is_flag=True, help="Regions that the fine stage looked at.")
 @option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")
@@ -216,7 +204,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_MESSAGES, "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses refuse names that they don't know)
     """Find human poses in every SOURCE: a video, a picture, a folder or glob of pictures, a camera's index, a URL,
-    raw frames on standard input (`-`), or the built-in `scene` (`scene:seed=0,people=5,frames=150,size=720x1280`).
+    raw frames on standard input (`-`), or the built-in `scene`, which is
+    `scene:seed=0,people=5,frames=150,size=720x1280,fps=25` (a frame may show fewer people).
 
     Several sources share one model; `{source}` in an output's name stands for the source's.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sharpose.cli import EXIT_REFUSED
+from sharpose.cli import EXIT_REFUSED, SectionedCommand, option
 from sharpose.cli import main as run_command
 from sharpose.errors import BundleError, EngineError, how_to_install
 
@@ -377,17 +377,23 @@ def check_detectors(findings: Sequence[Finding], device: Device) -> Iterator[Fin
         yield Finding("other detectors", False, text, f"{how_to_install('cpu')}, or [gpu]")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--device", "device_text", default="cpu", show_default=True, help="The device that you want to run on.")
-@click.option(
+_OPTIONS = "Options"
+
+
+@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@option(
+    _OPTIONS, "--device", "device_text", default="cpu", show_default=True, help="The device that you want to run on."
+)
+@option(
+    _OPTIONS,
     "--detector-device",
     "detector_text",
     default="auto",
     show_default=True,
     help="The device that you want detectors to run on; auto: the same, for TensorRT else CUDA or the CPU.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option(_OPTIONS, "--json", "as_json", is_flag=True, help="Print JSON.")
+@option(_OPTIONS, "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(device_text: str, detector_text: str, as_json: bool, debug: bool) -> int:
     """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, GPU, TensorRT.
 

@@ -160,6 +160,9 @@ class VideoSettings:
             raise InputError("video quality and bitrate exclude each other: give a crf or bits a second")
 
 
+_DRAWN = "annotated pictures (--output, --frames, --show or --serve)"
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The command line of `sharpose-run`; its help says what each option is.
@@ -213,29 +216,52 @@ class RunOptions:
     def __post_init__(self) -> None:
         ways = {"--boxes": self.boxes, "--detector": self.detector, "--full-frame": self.full_frame}
         given = [name for name, value in ways.items() if value]
-        on_tensorrt = {
-            "--engine-cache": self.engine_cache,
-            "--cuda-bindings": self.cuda_bindings,
-            "--cuda-graphs/--no-cuda-graphs": self.cuda_graphs,
-        }
         if len(given) > 1:
             raise click.UsageError(f"{' and '.join(given)} exclude each other: give one")
-        if self.detect_every > 1 and self.detector is None:
-            raise click.UsageError("--detect-every is for --detector, which isn't given")
         if self.smooth and not self.track:
             raise click.UsageError("--smooth follows people from frame to frame: give --track as well")
         if "--mot" in dict(self.outputs) and not self.track:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
-        if self.serve_token is not None and self.serve is None and "SHARPOSE_SERVE_TOKEN" not in os.environ:
-            raise click.UsageError("--serve-token is for --serve, which isn't given")
         if self.detector_device != "auto" and self.detector in (None, "motion"):
             raise click.UsageError("--detector-device is for --detector FILE or NAME, which isn't given")
-        devices = (self.device, self.detector_device)
-        for name, value in on_tensorrt.items():
-            wanted = ("tensorrt", "ort-tensorrt") if name == "--engine-cache" else ("tensorrt",)
-            if value is not None and not any(device.startswith(wanted) for device in devices):
-                raise click.UsageError(f"{name} is for --device {' or '.join(wanted)}, got --device {self.device}")
-        if self.tf32 and set(devices) <= {"cpu", "auto"}:
+        if self.tf32 and {self.device, self.detector_device} <= {"cpu", "auto"}:
             raise click.UsageError("--tf32 is for GPUs, got --device cpu")
         if self.quiet and self.json_logs:
             raise click.UsageError("--quiet and --json-logs exclude each other: give one")
+        if self.threads is not None and self.device.startswith("tensorrt"):
+            raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
+        self._check_needs()
+
+    def _check_needs(self) -> None:
+        """Refuse options that do nothing without another."""
+        outputs = dict(self.outputs)
+        drawn = self.show or self.serve is not None or not outputs.keys().isdisjoint(("--output", "--frames"))
+        devices = (self.device, self.detector_device)
+        on_tensorrt = any(device.startswith("tensorrt") for device in devices)
+        cached = on_tensorrt or any(device.startswith("ort-tensorrt") for device in devices)
+        got = f", got --device {self.device}"
+        token_in_environment = "SHARPOSE_SERVE_TOKEN" in os.environ
+        detector, named = self.detector is not None, self.detector not in (None, "motion")
+        encoded = "--output" in outputs
+        for option, is_given, needed, is_there in (
+            ("--quality-threshold", self.quality_threshold is not None, "--refine auto", self.refine == "auto"),
+            ("--deadline", self.deadline is not None, "--refine auto or always", self.refine != "never"),
+            ("--engine-cache", self.engine_cache is not None, f"--device tensorrt or ort-tensorrt{got}", cached),
+            ("--cuda-bindings", self.cuda_bindings is not None, f"--device tensorrt{got}", on_tensorrt),
+            ("--cuda-graphs", self.cuda_graphs is not None, f"--device tensorrt{got}", on_tensorrt),
+            ("--detect-every", self.detect_every > 1, "--detector", detector),
+            ("--detector-sha256", self.detector_sha256 is not None, "--detector NAME", named),
+            ("--detector-table", self.detector_table is not None, "--detector NAME", named),
+            ("--encoder", self.video.encoder != VideoSettings.encoder, "--output", encoded),
+            ("--crf", self.video.crf is not None, "--output", encoded),
+            ("--bitrate", self.video.bitrate is not None, "--output", encoded),
+            ("--preset", self.video.preset is not None, "--output", encoded),
+            ("--frames-format", self.frames_format != "jpg", "--frames", "--frames" in outputs),
+            ("--serve-token", self.serve_token is not None and not token_in_environment, "--serve", bool(self.serve)),
+            ("--kpt-thr", self.kpt_thr != 0.3, _DRAWN, drawn),
+            ("--draw-status", self.draw_status, _DRAWN, drawn),
+            ("--draw-regions", self.draw_regions, _DRAWN, drawn),
+        ):
+            if is_given and not is_there:
+                missing = "" if needed.startswith("--device") else ", which isn't given"
+                raise click.UsageError(f"{option} is for {needed}{missing}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 import re
+import reprlib
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -154,10 +157,64 @@ _LAST = "Help"
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
+FILE = click.Path(path_type=Path, readable=False)
+"""A file or folder; what reads it says why it can't, click only that it can't."""
+
+
+class Whole(click.IntRange):
+    """A whole number in a range, in ASCII digits; click itself also takes `1_000` and digits of other scripts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """See `click.ParamType.convert`."""
+        if isinstance(value, str) and not re.fullmatch("[+-]?[0-9]{1,30}", value):
+            self.fail(f"expected a whole number, got {reprlib.repr(value)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range, in ASCII digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """See `click.ParamType.convert`."""
+        if isinstance(value, str):
+            plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value)
+            if plain is None or math.isinf(float(value)):
+                self.fail(f"expected a finite number, got {reprlib.repr(value)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Size(click.ParamType):
+    name = "HxW"
+    _LARGEST = 1 << 15
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        from sharpose.geometry import parse_size  # it imports OpenCV
+
+        if not isinstance(value, str):
+            return value
+        try:
+            size = parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not all(1 <= side <= self._LARGEST for side in size):
+            self.fail(f"expected 1 to {self._LARGEST} pixels a side, got {value!r}", param, ctx)
+        return size
+
+
+SIZE = _Size()
+"""A height and a width in pixels, `720x1280`."""
+
+
 class _SectionedOption(click.Option):
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 (click's own)
         super().__init__(*args, **kwargs)
         self.section = section
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401
+        """See `click.Parameter.type_cast_value`; no option means anything by an empty text."""
+        if value == "" or (isinstance(value, tuple | list) and "" in value):
+            raise click.BadParameter("expected a value, got an empty one", ctx, self)
+        return super().type_cast_value(ctx, value)
 
 
 def option(section: str, *names: str, **settings: Any) -> Callable[[_Decorated], _Decorated]:  # noqa: ANN401

@@ -167,7 +167,7 @@ def load_config(name_or_path: str | Path) -> ModelConfig:
     if text in list_configs():
         content = resources.files("sharpose.configs").joinpath(f"{text}.yaml").read_text("utf-8")
         values = parse_yaml(content, failure)
-    elif Path(name_or_path).is_file():
+    elif Path(name_or_path).exists():
         values = read_yaml(Path(name_or_path), failure)
     else:
         raise ConfigError(f"no configuration {text!r}: expected a YAML file or one of {', '.join(list_configs())}")

@@ -91,6 +91,8 @@ def read_json(path: Path, failure: Callable[[str], SharposeError], limit: int = 
         SharposeError: the file can't be read, is too long or nested too deeply, or isn't JSON.
     """
     content = _read(path, failure, limit)
+    if not content:
+        raise failure("it is empty")
     try:
         return json.loads(content)
     except RecursionError:
@@ -107,6 +109,8 @@ def read_yaml(path: Path, failure: Callable[[str], SharposeError]) -> Any:  # no
         text = _read(path, failure, _YAML_LIMIT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise failure(f"not UTF-8 ({error})") from error
+    if not text.strip():
+        raise failure("it is empty")
     return parse_yaml(text, failure)
 
 
@@ -149,6 +153,21 @@ def parse_yaml(text: str, failure: Callable[[str], SharposeError]) -> Any:  # no
         raise
     except Exception as error:  # dates, numbers and tags that don't fit break PyYAML's constructors in many ways
         raise failure(f"not valid YAML ({_words(error)})") from error
+
+
+def found_at(path: Path) -> str:
+    """What stands at a path, for messages: `nothing`, `a folder`, `a file`, `an empty file`, `a special file`."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except OSError as error:
+        return f"something that can't be looked at ({error.strerror})"
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder"
+    if not stat.S_ISREG(status.st_mode):
+        return "a special file"
+    return "a file" if status.st_size else "an empty file"
 
 
 def _read(path: Path, failure: Callable[[str], SharposeError], limit: int) -> bytearray:

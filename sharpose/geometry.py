@@ -7,6 +7,8 @@ training, so that crops are the same (a matrix may differ in its last bit, from 
 
 from __future__ import annotations
 
+import re
+import reprlib
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +21,14 @@ PADDING = 1.25
 """How much larger than the box, along each side, the crop's frame is."""
 
 _MIN_SIZE = 1.0  # pixels: a box without area still has a frame, and a matrix that can be inverted
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, from `720x1280`; raises `ValueError` for anything else."""
+    match = re.fullmatch("([0-9]{1,9})x([0-9]{1,9})", text.lower())
+    if match is None:
+        raise ValueError(f"expected HEIGHTxWIDTH as in 720x1280, got {reprlib.repr(text)}")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)

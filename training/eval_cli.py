@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sharpose.cli import EXIT_REFUSED, interruptible
+from sharpose.cli import EXIT_REFUSED, FILE, Number, SectionedCommand, Whole, interruptible, option
 from sharpose.cli import main as run_command
 
 
@@ -34,7 +34,7 @@ class EvalOptions:
     threads: int | None
     limit: int | None
     promise: str | None
-    seed: int
+    seed: int | None
     no_plots: bool
     output: Path
     debug: bool
@@ -44,6 +44,12 @@ class EvalOptions:
             raise click.UsageError("--bundle and --checkpoint exclude each other: give one")
         if self.bundle is None and self.promise is not None and self.checkpoint is None:
             raise click.UsageError("--choose-threshold writes into the bundle: name it with --bundle DIR")
+        if self.promise is None and self.seed is not None:
+            raise click.UsageError("--seed is for --choose-threshold, which isn't given")
+        if self.promise is not None and self.quality_threshold is not None:
+            raise click.UsageError("--quality-threshold and --choose-threshold exclude each other: give one")
+        if self.threads is not None and self.checkpoint is None and self.device.startswith("tensorrt"):
+            raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
         if self.config is not None and self.checkpoint is None:
             raise click.UsageError("--config goes with --checkpoint")
         if (self.data is None) == (self.annotations is None):
@@ -57,54 +63,59 @@ class EvalOptions:
         return None if self.boxes == "gt" else Path(self.boxes)
 
 
-_FILE = click.Path(path_type=Path)
+_OPTIONS = "Options"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=_FILE, help="Bundle folder to measure, as deployed; default: the one shipped.")
-@click.option("--checkpoint", type=_FILE, help="Checkpoint in the released format (.pth), measured in PyTorch.")
-@click.option("--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")
-@click.option(
+@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@option(_OPTIONS, "--bundle", type=FILE, help="Bundle folder to measure, as deployed; default: the one shipped.")
+@option(_OPTIONS, "--checkpoint", type=FILE, help="Checkpoint in the released format (.pth), measured in PyTorch.")
+@option(_OPTIONS, "--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")
+@option(
+    _OPTIONS,
     "--data",
     metavar="DIR|SCENE",
     help="Folder of labelled pictures: COCO's layout (annotations/person_keypoints_val2017.json, val2017/), "
     "person_keypoints_val.json with images/, or MPII's; or the built-in scene:people=3,frames=50.",
 )
-@click.option("--annotations", type=_FILE, help="Labels in COCO's or MPII's format, instead of --data.")
-@click.option("--images", type=_FILE, help="Folder of the pictures that --annotations names.")
-@click.option(
-    "--boxes", default="gt", show_default=True, metavar="gt|FILE", help="Labelled boxes, or a file of COCO detections."
+@option(_OPTIONS, "--annotations", type=FILE, help="Labels in COCO's or MPII's format, instead of --data.")
+@option(_OPTIONS, "--images", type=FILE, help="Folder of the pictures that --annotations names.")
+@option(
+    _OPTIONS,
+    "--boxes",
+    default="gt",
+    show_default=True,
+    metavar="gt|FILE",
+    help="Labelled boxes, or a file of COCO detections.",
 )
-@click.option("--ignore-weak", is_flag=True, help="Leave out labels of visibility 1.")
-@click.option("--head-boxes", type=_FILE, help="MPII's mpii_gt_val.mat, for official PCKh (needs SciPy).")
-@click.option("--flip-test", is_flag=True, help="Average heatmaps with those of the mirrored crop.")
-@click.option(
-    "--quality-threshold", type=float, help="Predicted quality below which auto refines; default: the model's."
+@option(_OPTIONS, "--ignore-weak", is_flag=True, help="Leave out labels of visibility 1.")
+@option(_OPTIONS, "--head-boxes", type=FILE, help="MPII's mpii_gt_val.mat, for official PCKh (needs SciPy).")
+@option(_OPTIONS, "--flip-test", is_flag=True, help="Average heatmaps with those of the mirrored crop.")
+@option(
+    _OPTIONS,
+    "--quality-threshold",
+    type=Number(),
+    help="Predicted quality below which auto refines; default: the model's.",
 )
-@click.option(
+@option(
+    _OPTIONS,
     "--device",
     default="cpu",
     show_default=True,
     help="Device to run on, as in sharpose-run; with --checkpoint, PyTorch's.",
 )
-@click.option(
-    "--threads", type=click.IntRange(1, 1024), help="CPU threads of the engine; default: the engine's choice."
-)
-@click.option(
-    "--limit", type=click.IntRange(1, 10**9), help="Number of pictures with people, from the first; default: all."
-)
-@click.option(
+@option(_OPTIONS, "--threads", type=Whole(1, 1024), help="CPU threads of the engine; default: the engine's choice.")
+@option(_OPTIONS, "--limit", type=Whole(1, 10**9), help="Number of pictures with people, from the first; default: all.")
+@option(
+    _OPTIONS,
     "--choose-threshold",
     "promise",
     metavar="PROMISE",
     help='Choose the threshold that keeps "ap-loss<=0.2" or "refine-rate<=0.4", and write it into the bundle.',
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split for --choose-threshold."
-)
-@click.option("--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
-@click.option("--output", type=_FILE, required=True, help="Folder for the report, results and plots.")
-@click.option("--debug", is_flag=True, help="Traceback of an error.")
+@option(_OPTIONS, "--seed", type=Whole(0, (1 << 63) - 1), help="Seed of the split for --choose-threshold; default: 0.")
+@option(_OPTIONS, "--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
+@option(_OPTIONS, "--output", type=FILE, required=True, help="Folder for the report, results and plots.")
+@option(_OPTIONS, "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses names that it doesn't know)
     """Measure poses on labelled pictures: AP, AR and PCK at refine never, auto and always, and how well quality is
     predicted. Writes report.md, metrics.json, results_MODE.json (COCO) and plots.

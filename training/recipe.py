@@ -183,7 +183,7 @@ def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
     if text in list_recipes():
         content = resources.files("sharpose.configs").joinpath("recipes").joinpath(f"{text}.yaml").read_text("utf-8")
         values = parse_yaml(content, failure)
-    elif Path(name_or_path).is_file():
+    elif Path(name_or_path).exists():
         values = read_yaml(Path(name_or_path), failure)
         folder = Path(name_or_path).parent
     else:

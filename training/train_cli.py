@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from sharpose.cli import FILE, SectionedCommand, Whole, option
 from sharpose.cli import main as run_command
 from sharpose.errors import ConfigError, counted, require_packages
+from sharpose.files import found_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,43 +35,63 @@ class TrainOptions:
     list_them: bool
     debug: bool
 
+    def __post_init__(self) -> None:
+        given = {
+            "CONFIG": self.recipe_name,
+            "--set": self.changes,
+            "--data": self.data_folder,
+            "--work-dir": self.work_dir,
+            "--init": self.init_file,
+            "--resume": self.resume,
+            "--steps": self.steps,
+            "--device": self.device,
+        }
+        if self.list_them and (found := next((name for name, value in given.items() if value), None)):
+            raise click.UsageError(f"--list and {found} exclude each other: give --list alone")
+
     def folders(self) -> tuple[Path, Path]:
         """--data and --work-dir; raises `click.UsageError` where one is missing or options exclude each other."""
         if self.data_folder is None or self.work_dir is None:
             raise click.UsageError("expected --data DIR and --work-dir DIR")
         if not self.data_folder.is_dir():
-            raise click.UsageError(f"--data {self.data_folder}: expected a folder")
+            raise click.UsageError(f"--data {self.data_folder}: expected a folder, found {found_at(self.data_folder)}")
         if self.resume and self.init_file is not None:
             raise click.UsageError("--resume and --init exclude each other: a resumed run has its weights")
         return self.data_folder, self.work_dir
 
 
-_FOLDER = click.Path(path_type=Path)
+_OPTIONS = "Options"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("recipe_name", metavar="CONFIG", required=False)
-@click.option(
+@option(
+    _OPTIONS,
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
     help="Change of the recipe, such as optimizer.learning_rate=1e-4; may be repeated.",
 )
-@click.option("--data", "data_folder", type=_FOLDER, help="Folder that the recipe's data paths are relative to.")
-@click.option("--work-dir", type=_FOLDER, help="Folder for checkpoints, logs and pictures.")
-@click.option(
-    "--init", "init_file", type=_FOLDER, help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint, or a bundle."
+@option(_OPTIONS, "--data", "data_folder", type=FILE, help="Folder that the recipe's data paths are relative to.")
+@option(_OPTIONS, "--work-dir", type=FILE, help="Folder for checkpoints, logs and pictures.")
+@option(
+    _OPTIONS,
+    "--init",
+    "init_file",
+    type=FILE,
+    help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint, or a bundle.",
 )
-@click.option("--resume", is_flag=True, help="Resume the run in --work-dir.")
-@click.option(
+@option(_OPTIONS, "--resume", is_flag=True, help="Resume the run in --work-dir.")
+@option(
+    _OPTIONS,
     "--steps",
-    type=click.IntRange(1, 10**9),
+    type=Whole(1, 10**9),
     help="Stop after so many steps, for a trial; --resume continues. Default: the whole recipe.",
 )
-@click.option("--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
-@click.option("--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
-@click.option("--debug", is_flag=True, help="Traceback of an error.")
+@option(_OPTIONS, "--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
+@option(_OPTIONS, "--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
+@option(_OPTIONS, "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; TrainOptions refuses names that it doesn't know)
     """Train the model of CONFIG: a recipe's name (--list) or YAML file.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from sharpose.engines.base import GraphError, Runner, TensorSpec
 from sharpose.engines.load import OnnxRuntimeSettings, load_graph
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
+from sharpose.files import found_at
 from sharpose.runtime.boxes import SEARCHED_FRAMES
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.result import Boxes, Image
@@ -153,9 +156,10 @@ class Detector:
             InputError: conf, iou or classes are out of range, or iou would do nothing.
         """
         path = Path(path)
-        if not path.is_file():
-            found = "a directory" if path.is_dir() else "a special file" if path.exists() else "nothing"
+        if (found := found_at(path)) != "a file":
             raise DetectorError(f"detector {path}: expected an ONNX file, found {found}")
+        if not os.access(path, os.R_OK):
+            raise DetectorError(f"detector {path}: can't be read: {os.strerror(errno.EACCES)}")
         devices = [device] if isinstance(device, str) else device
         try:
             runner = load_graph(

@@ -202,7 +202,7 @@ class SceneSource:
     """The drawn scene: frames with the true boxes of the people in them.
 
     Args:
-        spec: `scene`, or `scene:seed=0,people=5,frames=150,size=720x1280`.
+        spec: `scene`, or `scene:seed=0,people=5,frames=150,size=720x1280,fps=25`.
 
     Raises:
         SharposeError: what follows `scene:` is not understood.

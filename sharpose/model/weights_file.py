@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sharpose.bundle import MANIFEST_NAME
 from sharpose.errors import CheckpointError, counted, how_to_install
+from sharpose.files import found_at
 from sharpose.model.bundle_weights import read_bundle_weights
 
 CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
@@ -77,8 +78,8 @@ def read_checkpoint(
     if (file / MANIFEST_NAME).is_file():
         state, config = read_bundle_weights(file, what)
         return state, {CONFIG_KEY: config.model_dump(mode="json")}, ()
-    if not file.is_file():
-        found = f"a folder without {MANIFEST_NAME}" if file.is_dir() else "nothing"
+    if (found := found_at(file)) != "a file":
+        found += f" without {MANIFEST_NAME}" if found == "a folder" else ""
         raise failure(f"expected a .pth or .safetensors file or a bundle, found {found}")
     try:
         size = file.stat().st_size

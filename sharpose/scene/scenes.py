@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sharpose.errors import ConfigError, InputError
+from sharpose.geometry import parse_size
 from sharpose.scene.background import PLACES, paint
 from sharpose.scene.canvas import Camera
 from sharpose.scene.cast import Ground, cast_for_scene, cast_person
@@ -30,7 +31,8 @@ class SceneConfig:
 
     Attributes:
         seed: 0 or more; chooses place, camera, people, clothes and what they do.
-        people: How many people live in the scene, 0 to 64 (those who walk out of the picture come back).
+        people: How many people are in the scene, 0 to 64. They walk in and out of the picture and hide each other, so a
+            frame may show fewer.
         frames: How many frames it has, 1 or more.
         height: Picture height in pixels, 64 to 8192.
         width: Picture width in pixels, 64 to 8192.
@@ -73,20 +75,18 @@ _KEYS = {
 
 def _read(key: str, text: str) -> dict[str, int | float]:
     """The fields that a setting gives; raises `ValueError` for a malformed value."""
-    if key == "fps":
-        return {key: float(text)}
-    names = ("height", "width") if key == "size" else (key,)
-    parts = text.lower().split("x") if key == "size" else [text]
-    if len(parts) != len(names) or not all(part.isascii() and part.isdigit() for part in parts):
+    if key == "size":
+        return dict(zip(("height", "width"), parse_size(text), strict=True))
+    if not text.isascii() or "_" in text or (key != "fps" and not text.isdigit()):
         raise ValueError
-    return {name: int(part) for name, part in zip(names, parts, strict=True)}
+    return {key: float(text) if key == "fps" else int(text)}
 
 
-_EXAMPLE = "scene:seed=0,people=5,frames=150,size=720x1280"
+_EXAMPLE = "scene:seed=0,people=5,frames=150,size=720x1280,fps=25"
 
 
 def parse_scene(spec: str) -> SceneConfig:
-    """The configuration that `spec` names: `"scene"`, or `"scene:seed=3,people=5,frames=150,size=720x1280"`.
+    """The configuration that `spec` names: `"scene"`, or `"scene:seed=3,people=5,frames=150,size=720x1280,fps=25"`.
 
     Keys: `seed`, `people`, `frames`, `size` (height x width, pixels) and `fps`; each at most once, any order.
 

@@ -212,7 +212,7 @@ def test_a_bundle_that_is_none(
     assert words in message
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:0", "", "tensorrt"])
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:١", "tensorrt"])
 def test_a_device_that_is_none(refused: Callable[..., str], device: str) -> None:
     if device == "tensorrt" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("there may be one here")

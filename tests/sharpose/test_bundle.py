@@ -222,7 +222,7 @@ def test_a_changed_description(bundle, change, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "JSON"),
+        (b"", "it is empty"),
         (b"{", "JSON"),
         (b"\xff\xfe", "JSON"),
         (b"[" * 200_000, "JSON"),

@@ -16,6 +16,7 @@ from sharpose.files import (
     GrowingFile,
     atomic_file,
     cache_folder,
+    found_at,
     mark_partial,
     parse_yaml,
     read_json,
@@ -33,7 +34,8 @@ def explosion(levels: int) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", r"not JSON \(Expecting value: line 1 column 1"),
+        (b"", "it is empty"),
+        (b" ", r"not JSON \(Expecting value: line 1 column 2"),
         (b"{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
         (b"[" * 200_000, "JSON nested too deeply"),
@@ -303,3 +305,21 @@ def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     assert str(cache_folder()).endswith(expected)
     assert cache_folder().is_absolute()
+
+
+def test_what_stands_at_a_path(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    found = {name: found_at(tmp_path / name) for name in ("", "empty", "file", "pipe", "gone", "dangling", "file/x")}
+    assert found == {
+        "": "a folder",
+        "empty": "an empty file",
+        "file": "a file",
+        "pipe": "a special file",
+        "gone": "nothing",
+        "dangling": "nothing",
+        "file/x": "nothing",
+    }
+    assert found_at(tmp_path / ("a" * 300)) == "something that can't be looked at (File name too long)"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError, SourceError
+from sharpose.files import found_at
 from sharpose.scene import Scene, parse_scene
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17, MPII16, Skeleton
@@ -131,6 +132,8 @@ class DataFiles:
 
 def find_data(folder: Path) -> DataFiles:
     """The validation labels in a folder of COCO's, our own or MPII's layout. Raises `SourceError` for another one."""
+    if not folder.is_dir():
+        raise SourceError(f"--data {folder}: expected a folder, found {found_at(folder)}")
     found = [DataFiles(folder / labels, folder / images) for labels, images in _LAYOUTS if (folder / labels).is_file()]
     if len(found) != 1 or not found[0].images.is_dir():
         known = "; ".join(f"{labels} and {images}/" for labels, images in _LAYOUTS)

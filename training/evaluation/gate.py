@@ -147,7 +147,7 @@ class ThresholdChoice:
 
 def parse_promise(text: str) -> Promise:
     """A promise from the command line. Raises `InputError` where it isn't one."""
-    match = re.fullmatch(r"\s*(ap-loss|refine-rate)\s*<=\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
+    match = re.fullmatch(r"\s*(ap-loss|refine-rate)\s*<=\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*", text)
     if match is None:
         raise InputError(f"--choose-threshold: expected {_FORMAT}, got {text!r}")
     kind: Literal["ap-loss", "refine-rate"] = "ap-loss" if match[1] == "ap-loss" else "refine-rate"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,8 +56,6 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     """
     console = console or Console()
     promise = None if options.promise is None else parse_promise(options.promise)
-    if options.quality_threshold is not None and math.isnan(options.quality_threshold):
-        raise InputError("--quality-threshold: expected a number, got NaN")
     if options.annotations is not None and options.images is not None:
         where: DataFiles | str = DataFiles(options.annotations, options.images)
     else:
@@ -65,6 +65,10 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {options.output}: expected a folder that can be made ({error.strerror})") from None
+    if not os.access(options.output, os.W_OK | os.X_OK):
+        raise InputError(
+            f"--output {options.output}: expected a folder that can be written ({os.strerror(errno.EACCES)})"
+        )
     measured = _open_model(options, console)
     threshold = measured.threshold if options.quality_threshold is None else options.quality_threshold
     try:
@@ -94,7 +98,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
         points = curve.points(data.image_ids)
         if promise is not None:
             try:
-                choice = choose_threshold(curve, data.image_ids, promise, options.seed)
+                choice = choose_threshold(curve, data.image_ids, promise, options.seed or 0)
             except InputError as error:
                 no_choice = error  # raised after the results are written
     evaluation = evaluate(data, predictions, threshold if choice is None else choice.threshold)

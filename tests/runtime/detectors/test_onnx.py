@@ -147,9 +147,11 @@ def test_exports_for_other_tasks_are_refused(tmp_path: Path, task: str) -> None:
 
 def test_files_that_are_no_graphs_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "found nothing" in refused(tmp_path / "missing.onnx")
-    assert "found a directory" in refused(tmp_path)
+    assert "found a folder" in refused(tmp_path)
     good = says(tmp_path / "d.onnx", output0=yolov8_columns()).read_bytes()
-    for content in (b"", b"hello, this is no graph\n", good[: len(good) // 2], bytes(1000)):
+    (tmp_path / "empty.onnx").touch()
+    assert "found an empty file" in refused(tmp_path / "empty.onnx")
+    for content in (b"hello, this is no graph\n", good[: len(good) // 2], bytes(1000)):
         path = tmp_path / "bad.onnx"
         path.write_bytes(content)
         assert "expected an ONNX graph" in refused(path)

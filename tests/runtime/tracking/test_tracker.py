@@ -41,6 +41,12 @@ def test_ids_are_public_once_sure_and_count_from_one() -> None:
     assert ids == [[0, 0]] * 3 + [[1, 2]] * 3
 
 
+@pytest.mark.parametrize(("rate", "first"), [(25, 5), (50, 9), (10, 3), (1, 3)])
+def test_an_id_begins_in_the_third_frame_but_not_before_150_ms(rate: float, first: int) -> None:
+    ids = run(Tracker(), [(i / rate, [walker(10)]) for i in range(12)])
+    assert ids == [[0]] * (first - 1) + [[1]] * (13 - first)
+
+
 def test_somebody_missed_keeps_the_id_within_max_lost_and_not_beyond() -> None:
     tracker = Tracker(TrackerSettings(confirm_hits=1, confirm_seconds=0, max_lost=0.5))
     steps = [(0.04 * i, [walker(100 + 2 * i)] if i < 10 or i >= 20 else []) for i in range(25)]

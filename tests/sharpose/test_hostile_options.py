@@ -1,0 +1,164 @@
+"""Every option of every command, from click's own lists, with values that mean nothing: one line and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+
+import click
+import pytest
+
+from sharpose.cli import main
+
+COMMANDS = {
+    "run": "sharpose.runtime.cli",
+    "export": "sharpose.export.cli",
+    "train": "sharpose.training.train_cli",
+    "eval": "sharpose.training.eval_cli",
+    "doctor": "sharpose.runtime.doctor",
+}
+NUMBERS = [
+    "nan",
+    "inf",
+    "-inf",
+    "1" + "0" * 400,
+    "-1" + "0" * 400,
+    "1" + "0" * 5000,
+    "1e400",
+    "1_000",
+    "١٢",  # digits of another script
+    " 5 ",
+    "0x10",
+    "five",
+    "a\0b",
+    "",
+]
+SIZES = ["x", "0x5", "5x0", "-1x5", "99999x99999", "٤x٥", "4.0x5", "4x5x6", "4 x 5", "nanxnan"]
+
+
+def options_of(command: str) -> list[click.Parameter]:
+    found = import_module(COMMANDS[command]).command
+    assert isinstance(found, click.Command)
+    return found.params
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    """Command, option and value that must be refused while the command line is read."""
+    for command in COMMANDS:
+        for parameter in options_of(command):
+            kind = parameter.type
+            if not isinstance(parameter, click.Option) or parameter.is_flag:
+                continue
+            values = ["", "a\0b"]
+            if isinstance(kind, click.IntRange | click.FloatRange):
+                values = list(NUMBERS)
+                values += ["-1", "-0.5"] if kind.min is not None and kind.min >= 0 else []
+                values += ["-0"] if kind.min is not None and (kind.min > 0 or kind.min_open) else []
+                values += ["0.5"] if isinstance(kind, click.IntRange) else []
+            elif kind.name == "HxW":
+                values += SIZES
+            elif isinstance(kind, click.Choice):
+                values += ["nan", "other", next(iter(kind.choices)) + " "]
+            for value in values:
+                yield command, parameter.opts[0], value
+
+
+@pytest.mark.parametrize(("command", "option", "value"), list(cases()), ids=lambda text: repr(text[:12]))
+def test_a_value_that_means_nothing(
+    command: str, option: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = import_module(COMMANDS[command]).command
+    monkeypatch.setattr(found, "callback", lambda **values: pytest.fail(f"taken as {values}"))
+    argument = ["x"] if any(isinstance(parameter, click.Argument) for parameter in found.params) else []
+    required = ["--output", "folder"] if command == "eval" and option != "--output" else []
+    with pytest.raises(SystemExit) as stop:
+        main(found, [*argument, *required, option, value])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert len(err) < 300
+    assert "defect" not in err
+    assert option in err or "\0" in value
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_numbers_are_of_kinds_that_refuse_what_is_none(command: str) -> None:
+    """click's own numbers take NaN, infinity, `1_000` and digits of other scripts."""
+    for parameter in options_of(command):
+        kind = parameter.type
+        assert type(kind) not in (
+            click.IntRange,
+            click.FloatRange,
+            click.types.IntParamType,
+            click.types.FloatParamType,
+        )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_its_section(command: str) -> None:
+    """Those that have none are click's own, which take an empty text."""
+    for parameter in options_of(command):
+        assert isinstance(parameter, click.Argument) or hasattr(parameter, "section")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        ("run", "--quality-threshold 0.5 --refine always", "--quality-threshold is for --refine auto"),
+        ("run", "--quality-threshold 0.5 --refine never", "--quality-threshold is for --refine auto"),
+        ("run", "--deadline 40 --refine never", "--deadline is for --refine auto or always"),
+        ("run", "--engine-cache x", "--engine-cache is for --device tensorrt or ort-tensorrt, got"),
+        ("run", "--cuda-bindings pycuda --device cuda", "--cuda-bindings is for --device tensorrt, got --device cuda"),
+        ("run", "--no-cuda-graphs", "--cuda-graphs is for --device tensorrt"),
+        ("run", "--threads 2 --device tensorrt", "--threads does nothing on --device tensorrt"),
+        ("run", "--detect-every 2 --full-frame", "--detect-every is for --detector"),
+        ("run", "--detector-sha256 trust --full-frame", "--detector-sha256 is for --detector NAME"),
+        ("run", "--detector-sha256 trust --detector motion", "--detector-sha256 is for --detector NAME"),
+        ("run", "--detector-table x --boxes b", "--detector-table is for --detector NAME"),
+        ("run", "--encoder h265 --json o", "--encoder is for --output"),
+        ("run", "--crf 20 --frames o", "--crf is for --output"),
+        ("run", "--bitrate 5000", "--bitrate is for --output"),
+        ("run", "--preset slow --show", "--preset is for --output"),
+        ("run", "--frames-format png --output o.mp4", "--frames-format is for --frames"),
+        ("run", "--kpt-thr 0.5 --json o", "--kpt-thr is for annotated pictures"),
+        ("run", "--draw-status --coco o", "--draw-status is for annotated pictures"),
+        ("run", "--draw-regions", "--draw-regions is for annotated pictures"),
+        ("run", "--serve-token sixteen-characters", "--serve-token is for --serve"),
+        ("run", "--smooth", "give --track as well"),
+        ("run", "--mot o.txt", "give --track as well"),
+        ("run", "--quiet --json-logs", "--quiet and --json-logs exclude each other"),
+        ("export", "--checkpoint c --output o --seed 1", "--seed is for --random-weights"),
+        ("export", "--bundle b --verify --seed 1", "--seed and --bundle exclude each other"),
+        ("export", "--bundle b --tensorrt --images i", "--images needs --verify where nothing is exported"),
+        ("export", "--bundle b --verify --overwrite", "--overwrite and --bundle exclude each other"),
+        ("export", "--bundle b --verify --max-batch 2", "--precision and --max-batch need --tensorrt"),
+        ("export", "--checkpoint c --output o --opt-batch 2", "--opt-batch needs --tensorrt"),
+        ("export", "--checkpoint c --output o --labels l", "--labels needs --verify"),
+        ("export", "--checkpoint c --random-weights --output o", "exclude each other"),
+        ("train", "--list tiny", "--list and CONFIG exclude each other"),
+        ("train", "--list --set a=1", "--list and --set exclude each other"),
+        ("train", "--list --resume", "--list and --resume exclude each other"),
+        ("train", "x --data . --work-dir w --resume --init i", "--resume and --init exclude each other"),
+        ("eval", "--data d --output o --seed 1", "--seed is for --choose-threshold"),
+        (
+            "eval",
+            "--data d --output o --bundle b --choose-threshold ap-loss<=1 --quality-threshold 1",
+            "--quality-threshold and --choose-threshold exclude each other",
+        ),
+        ("eval", "--data d --output o --device tensorrt --threads 2", "--threads does nothing on --device tensorrt"),
+        ("eval", "--data d --output o --bundle b --checkpoint c", "--bundle and --checkpoint exclude each other"),
+        ("eval", "--data d --output o --config c", "--config goes with --checkpoint"),
+        ("eval", "--data d --output o --annotations a --images i", "expected either --data DIR, or --annotations"),
+    ],
+)
+def test_an_option_that_would_do_nothing(
+    command: str, arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["scene"] if command == "run" else []
+    with pytest.raises(SystemExit) as stop:
+        main(import_module(COMMANDS[command]).command, [*source, *arguments.split()])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
