@@ -167,7 +167,7 @@ class Detector:
             )
         except GraphError as error:
             reason = str(error).removeprefix(f"{path}: ")
-            raise DetectorError(f"detector {path}: expected an ONNX graph of one picture: {reason}") from error
+            raise DetectorError(f"detector {path}: expected an ONNX graph that {devices[0]} runs: {reason}") from error
         return cls(path, runner, conf, iou, classes)
 
     def __call__(self, image_bgr: Image) -> Boxes:

@@ -133,7 +133,8 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
         folder = options.bundle or shipped_bundle()
         bundle = open_bundle(folder)
         stages = open_stages(bundle, options.device, threads=options.threads)
-        name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
+        graphs = "" if stages.precision == "fp32" else f", {stages.precision} graphs"
+        name = f"bundle {folder.name or folder} ({bundle.model.name}{graphs}, {bundle.manifest.source})"
         return _Measured(stages, bundle.manifest.gate.quality_threshold, name)
     import torch
 
