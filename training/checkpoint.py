@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sharpose.errors import CheckpointError, ConfigError, TrainingError, counted
+from sharpose.errors import CheckpointError, ConfigError, TrainingError, counted, one_line
 from sharpose.files import atomic_file
 from sharpose.model import SHaRPose, save_checkpoint
 from sharpose.training.recipe import Precision
@@ -113,20 +112,55 @@ class RunFolder:
     def read_state(self) -> TrainingState:
         """The state of a run that stopped; nothing in the file is executed.
 
-        Raises `CheckpointError` where it can't be read, or another version wrote it.
+        Raises `CheckpointError` where it can't be read, isn't whole, or another version wrote it.
         """
         try:
             content = torch.load(self.state, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:160]
+        except OSError as error:
+            raise CheckpointError(f"{self.state}: can't be read ({one_line(error)[:160]})") from error
+        except Exception as error:  # a damaged file breaks torch's reader in many ways, IndexError too
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise CheckpointError(f"{self.state}: not a readable training state ({reason})") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise CheckpointError(f"{self.state}: expected a training state of format {_FORMAT}; start the run again")
-        recipe = json.loads(content["recipe"])
-        values = {"precision": recipe.get("precision")} | content  # older versions noted it in the recipe alone
-        values = {key: values[key] for key in TrainingState.__dataclass_fields__}
-        ranks = tuple(RankState(**rank) for rank in content["ranks"])
-        return TrainingState(**values | {"recipe": recipe, "ranks": ranks})
+        try:
+            recipe = json.loads(content["recipe"])
+            values = {"precision": recipe.get("precision")} | content  # older versions noted it in the recipe alone
+            values = {key: values[key] for key in TrainingState.__dataclass_fields__}
+            ranks = tuple(RankState(**rank) for rank in content["ranks"])
+            state = TrainingState(**values | {"recipe": recipe, "ranks": ranks})
+            wrong = _wrong_values(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"{self.state}: not a whole training state ({reason})") from error
+        if wrong:
+            raise CheckpointError(f"{self.state}: not a whole training state: unexpected {', '.join(wrong)}")
+        return state
+
+
+def _wrong_values(state: TrainingState) -> list[str]:
+    """Names of the values that no run writes so."""
+
+    def tensors(value: object) -> bool:
+        return isinstance(value, dict) and all(type(k) is str and isinstance(v, Tensor) for k, v in value.items())
+
+    def numbers(value: object) -> bool:
+        return isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
+
+    average = state.average
+    fits = {
+        "recipe": isinstance(state.recipe, dict),
+        "step": type(state.step) is int and state.step >= 0,
+        "best": state.best is None or type(state.best) is float,
+        "network": tensors(state.network),
+        "optimizer": isinstance(state.optimizer, dict),
+        "scaler": isinstance(state.scaler, dict),
+        "average": average is None or (type(average["steps"]) is int and tensors(average["weights"])),
+        "window": numbers(state.window),
+        "ranks": all(numbers(rank.loader) and isinstance(rank.cpu, Tensor) for rank in state.ranks),
+        "precision": state.precision in get_args(Precision),
+    }
+    return [name for name, is_right in fits.items() if not is_right]
 
 
 def refuse_broken_weights(model: nn.Module, step: int) -> None:

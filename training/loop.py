@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sharpose.errors import CheckpointError, ConfigError, counted
+from sharpose.errors import CheckpointError, ConfigError, InputError, counted
 from sharpose.model import SHaRPose
 from sharpose.runtime.messages import StopRequest
 from sharpose.training.checkpoint import RunFolder, TrainingState, WeightAverage, refuse_broken_weights, take_rank_state
@@ -113,15 +113,16 @@ class Trainer:
             self.network.load_state_dict(state.network)
             self.stepper.optimizer.load_state_dict(state.optimizer)
             self.stepper.scaler.load_state_dict(state.scaler)
+            _check_optimizer(self.stepper.optimizer)
             if self.average is not None and state.average is not None:
                 self.average.load_state(state.average["steps"], state.average["weights"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            own = state.ranks[self.ranks.rank]
+            self.loader.load_state(own.loader)
+            self.stepper.use_precision(state.precision)
+            own.restore(self.ranks.device)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, InputError) as error:
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(f"{self.folder.state}: doesn't fit this recipe's model ({reason})") from error
-        own = state.ranks[self.ranks.rank]
-        self.loader.load_state(own.loader)
-        self.stepper.use_precision(state.precision)
-        own.restore(self.ranks.device)
         self.step, self.best, self._window = state.step, state.best, dict(state.window)
 
     def run(self, stop: StopRequest, console: Console, *, steps: int | None = None) -> None:
@@ -280,3 +281,12 @@ def _blank_batch(recipe: Recipe, people: int) -> Batch:
     joints, ids = config.num_keypoints, torch.zeros(people, dtype=torch.int64)
     keypoints = torch.zeros(people, joints, 3)
     return Batch(images, torch.zeros(people, joints, *size), torch.ones(people, joints), keypoints, ids, ids)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raises `ValueError` for moments that aren't of their weight's shape, which would fail at the first step."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if not isinstance(value, torch.Tensor) or (value.dim() and value.shape != parameter.shape):
+                found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                raise ValueError(f"{name}: expected a tensor {list(parameter.shape)}, got {found}")

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,49 @@ def test_resuming_another_run_is_refused(nano_values: dict[str, Any], people_fol
         make(nano_values, people_folder, tmp_path / "run", resume=True)
     with pytest.raises(ConfigError, match=r"found no training_state\.pth"):
         make(nano_values, people_folder, tmp_path / "nothing", resume=True)
+
+
+def test_a_state_that_no_run_has_written_is_refused(
+    nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
+    run(make(nano_values, people_folder, tmp_path / "run"), StopAfter(1))
+    path = tmp_path / "run" / "training_state.pth"
+    whole = torch.load(path, weights_only=True)
+    (rank,) = whole["ranks"]
+    moments = {number: {**values, "exp_avg": torch.zeros(7)} for number, values in whole["optimizer"]["state"].items()}
+    for change in (
+        {"step": "1"},
+        {"step": -1},
+        {"best": "0.5"},
+        {"recipe": "{"},
+        {"recipe": "[]"},
+        {"recipe": 5},
+        {"network": []},
+        {"network": {"pose.x": 1}},
+        {"network": {}},
+        {"optimizer": 3},
+        {"optimizer": {}},
+        {"optimizer": {**whole["optimizer"], "state": moments}},
+        {"average": [1]},
+        {"window": {"loss": None}},
+        {"ranks": 5},
+        {"ranks": [{}]},
+        {"ranks": [rank | {"loader": 5}]},
+        {"ranks": [rank | {"loader": rank["loader"] | {"batch": 10**9}}]},
+        {"ranks": [rank | {"cpu": torch.zeros(3)}]},
+        {"precision": "fp8"},
+    ):
+        torch.save(whole | change, path)
+        with pytest.raises((CheckpointError, ConfigError)) as caught:
+            make(nano_values, people_folder, tmp_path / "run", resume=True)
+        assert str(path) in str(caught.value) or "--resume: the run in" in str(caught.value), change
+    for key in whole:
+        torch.save({name: value for name, value in whole.items() if name not in (key, "precision")}, path)
+        if key != "precision":
+            with pytest.raises(CheckpointError, match=re.escape(str(path))):
+                make(nano_values, people_folder, tmp_path / "run", resume=True)
+    torch.save(whole, path)
+    assert make(nano_values, people_folder, tmp_path / "run", resume=True).step == 1
 
 
 def test_half_precision_learns_the_same_thing(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
