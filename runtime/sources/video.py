@@ -322,7 +322,7 @@ def _seek(
         stamp = round((clock.origin + start - margin) / float(stream.time_base))
         try:
             container.seek(stamp, stream=stream)
-        except (av.FFmpegError, OSError):
+        except (av.FFmpegError, OSError, OverflowError):  # a start that no stamp can be
             return None
         decoder.reset()
         pictures = iter(decoder)

@@ -27,6 +27,9 @@ _FILE_BYTES = 16 << 30  # of the largest file: half of it are weights, which are
 _HOLDERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema", "ema_state_dict", "ema", "module")
 """Keys under which files keep their tensors, in the order in which they are looked for."""
 _PREFIXES = ("module.", "_orig_mod.", "ema_model.", "ema_", "model.")  # of DataParallel, torch.compile, Lightning …
+_PICKLE_BYTES = (
+    8 << 20
+)  # of an archive's pickle, a byte of which may become an object of 70; those of models have 0.1 MB
 _SMALL = 1 << 20  # bytes of a file that may hold tensors many times
 _COUNTER = "n_averaged"  # that torch's AveragedModel keeps among the weights
 
@@ -156,6 +159,8 @@ def _check_archive(file: Path, size: int, failure: _Failure) -> list[str]:
                 if not has_sums:
                     del entry.CRC  # else the library compares with 0
                 if entry.filename.endswith("data.pkl"):
+                    if entry.file_size > _PICKLE_BYTES:
+                        raise failure(f"expected a pickle of at most {_PICKLE_BYTES} bytes, got {entry.file_size}")
                     folder = entry.filename.removesuffix("data.pkl")
                     _check_storages(archive.open(entry), folder, sizes, failure)
     except CheckpointError:

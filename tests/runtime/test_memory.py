@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socketserver
 import subprocess
 import threading
@@ -27,7 +28,7 @@ class MeasuredRun:
     def __init__(self, environment: dict[str, str], results: Path, *arguments: object) -> None:
         self.results = results
         self.memory: dict[int, int] = {}
-        command = [PROGRAM, *map(str, arguments), "--threads", "1", "--json", str(results), "--quiet"]
+        command: list[str] = [str(PROGRAM), *map(str, arguments), "--threads", "1", "--json", str(results), "--quiet"]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     def frames(self) -> int:
@@ -91,6 +92,10 @@ class _Sender(socketserver.BaseRequestHandler):
     """Answers a request with Motion JPEG, and breaks off after a while."""
 
     def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            self._send()
+
+    def _send(self) -> None:
         self.request.recv(4096)
         head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
         self.request.sendall(head)

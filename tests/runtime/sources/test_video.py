@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import av
 import numpy as np
 import pytest
@@ -224,10 +226,13 @@ def test_a_stream_that_does_not_begin_at_zero(tmp_path, make_video, shown):
     assert frames[0].time == pytest.approx(1.6, abs=2e-3)
 
 
-def test_a_start_past_the_end(tmp_path, make_video):
+@pytest.mark.parametrize("start", [99.0, 1e300])
+def test_a_start_past_the_end(tmp_path, make_video, start):
     path = make_video(tmp_path / "a.mp4")
-    with pytest.raises(SourceError, match=r"a\.mp4: ends before 99 s, where reading was to start"):
-        list(open_source(str(path), SourceOptions(start=99.0)))
+    with pytest.raises(
+        SourceError, match=rf"a\.mp4: ends before {re.escape(f'{start:g}')} s, where reading was to start"
+    ):
+        list(open_source(str(path), SourceOptions(start=start)))
 
 
 def test_stride_counts_from_the_first_frame_that_is_wanted(tmp_path, make_video, shown):

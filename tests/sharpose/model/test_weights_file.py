@@ -77,6 +77,12 @@ def test_a_pickle_that_claims_gigabytes(tmp_path):
     refused(path, "damaged: it claims 8589934588 bytes of a/data/0, which has 48")
 
 
+def test_a_pickle_of_millions_of_objects(tmp_path):
+    path = tmp_path / "a.pth"
+    packed(path, {"a/data.pkl": b"\x80\x02" + b"}" * (9 << 20) + b".", "a/version": b"3"})
+    refused(path, "expected a pickle of at most 8388608 bytes, got 9437187")
+
+
 def test_a_zip_bomb(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(10_000_000))
