@@ -365,6 +365,9 @@ class _Loop:
             return
         boxes, frames = running.stream.boxes, running.stream.statistics.frames
         try:
+            if not (self._stop or frames):
+                name = running.stream.source.info.name
+                raise SourceError(f"{name}: ended without a frame; check --start and --duration, if they are given")
             checked = running.stream.source.info.image_ids is not None  # a part of a source may have none of its boxes
             if not (self._stop or running.ids_met or checked) and isinstance(boxes, FileBoxes) and boxes.file.image_ids:
                 boxes.file.check_image_ids(range(frames))

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from sharpose.errors import SinkError, one_line
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image
+from sharpose.runtime.sources.pictures import captured_complaints
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ _LIMITED_RANGE = 1
 
 
 @lru_cache(maxsize=64)
+@captured_complaints()
 def _why_unusable(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
     """Encodes a picture; the reason if that can't be done, else None."""
     height = width = 256  # hardware refuses smaller ones

@@ -198,6 +198,9 @@ def check_outputs(
             raise InputError(f"output {output.name} would overwrite {found}; give another name")
         if target is None:
             continue
+        for index, part in enumerate(target.parts):  # `new/../old` would stand for `old` once `new` was made
+            if part == ".." and not Path(*target.parts[:index]).exists():
+                raise InputError(f"output {target}: there is no folder {Path(*target.parts[:index])}; leave out the ..")
         if identity_of(target.resolve().parent) == identity_of(bundle):
             raise InputError(f"output {target} lies in the bundle's folder; give another one")
         if output.option == "--frames" and output.identity in of_pictures:

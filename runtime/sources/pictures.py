@@ -274,7 +274,7 @@ def _decode_one(path: Path, data: bytes) -> tuple[Image, str | None]:
 _opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has it in a module of its own
 _capturing, _silencing = threading.Lock(), threading.Lock()
 _silenced: list[int] = []  # the log's own level, for each thread in `quiet_opencv`
-# How lines of libjpeg and libpng begin.
+# How lines of libjpeg, libpng and the encoders begin.
 _COMPLAINTS = (
     "Corrupt JPEG data",
     "Premature end of JPEG",
@@ -282,6 +282,8 @@ _COMPLAINTS = (
     "Invalid SOS",
     "Warning: ",
     "libpng ",
+    "x264 [",
+    "x265 [",
 )
 
 
@@ -302,7 +304,7 @@ def quiet_opencv() -> Iterator[None]:
 
 @contextmanager
 def captured_complaints() -> Iterator[list[str]]:
-    """Catches what libjpeg and libpng write straight to the process's standard error.
+    """Catches what libjpeg, libpng, x264 and x265 write straight to the process's standard error.
 
     Yields:
         A list that is filled, at the end, with their lines. What other threads wrote to standard error meanwhile is

@@ -129,6 +129,7 @@ def test_secrets_of_a_source_that_is_not_there(refused: Callable[..., str], sour
             ["in.mp4", "--detector", "x", "--detector-table", "one", "--json", "sub/one"],
             "would overwrite the input one",
         ),
+        (["in.mp4", "--json", "new/../one"], "output new/../one: there is no folder new; leave out the .."),
         (["in.mp4", "--json", "a" * 300], "File name too long"),
         (["in.mp4", "--coco", "-"], "--coco -: standard output takes --csv --json --mot only"),
         (["in.mp4", "--json", "-", "--csv", "-"], "--csv - and --json - are the same; give each its own"),
@@ -230,7 +231,18 @@ def test_a_device_that_is_not_there(refused: Callable[..., str]) -> None:
 
 
 def test_a_threshold_that_is_no_number(refused: Callable[..., str]) -> None:
-    assert "quality_threshold: expected a number, got NaN" in refused(SCENE, "--quality-threshold", "nan")
+    assert "expected a finite number, got 'nan'" in refused(SCENE, "--quality-threshold", "nan")
+
+
+@pytest.mark.parametrize("encoder", ["h264", "h265"])
+def test_a_preset_that_is_none(refused: Callable[..., str], encoder: str) -> None:
+    message = refused(SCENE, "--encoder", encoder, "--preset", "nope")
+    assert f"video encoder {encoder}: not usable here (it doesn't open with preset nope)" in message
+
+
+@pytest.mark.parametrize("arguments", [[SCENE, "--start", "100"], ["video.mp4", "--full-frame", "--duration", "1e-9"]])
+def test_a_part_without_a_frame(refused: Callable[..., str], video: Path, arguments: list[str]) -> None:
+    assert "ended without a frame; check --start and --duration" in refused(*arguments)
 
 
 def test_an_output_that_cannot_be_written(sharpose_run: Run, refused: Callable[..., str], tmp_path: Path) -> None:
