@@ -162,7 +162,8 @@ def _check_archive(file: Path, size: int, failure: _Failure) -> list[str]:
                     if entry.file_size > _PICKLE_BYTES:
                         raise failure(f"expected a pickle of at most {_PICKLE_BYTES} bytes, got {entry.file_size}")
                     folder = entry.filename.removesuffix("data.pkl")
-                    _check_storages(archive.open(entry), folder, sizes, failure)
+                    with archive.open(entry) as pickled:
+                        _check_storages(pickled, folder, sizes, failure)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged archive, or pickle, breaks its reader in many ways
