@@ -183,7 +183,7 @@ class Number(click.FloatRange):
         return super().convert(value, param, ctx)
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     name = "HxW"
     _LARGEST = 1 << 15
 

@@ -363,7 +363,7 @@ def test_a_state_that_no_run_has_written_is_refused(
     whole = torch.load(path, weights_only=True)
     (rank,) = whole["ranks"]
     moments = {number: {**values, "exp_avg": torch.zeros(7)} for number, values in whole["optimizer"]["state"].items()}
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"step": "1"},
         {"step": -1},
         {"best": "0.5"},
@@ -384,7 +384,8 @@ def test_a_state_that_no_run_has_written_is_refused(
         {"ranks": [rank | {"loader": rank["loader"] | {"batch": 10**9}}]},
         {"ranks": [rank | {"cpu": torch.zeros(3)}]},
         {"precision": "fp8"},
-    ):
+    ]
+    for change in changes:
         torch.save(whole | change, path)
         with pytest.raises((CheckpointError, ConfigError)) as caught:
             make(nano_values, people_folder, tmp_path / "run", resume=True)
