@@ -17,7 +17,8 @@ _STORED = ".half"  # behind the name of one that is stored as a half and cast
 
 
 def read_bundle_weights(folder: Path, what: str) -> tuple[dict[str, Tensor], ModelConfig]:
-    """All weights of the bundle's model, in float32 (rounded, where it stores halves), and its configuration.
+    """All weights of the bundle's model, in float32 (rounded, where it stores halves), and its configuration with
+    the threshold of its gate.
 
     The export names every weight but the matrices of linear layers, which it transposes. Such a matrix is found by
     its layer's bias, which has its name and is added to the product.
@@ -66,4 +67,4 @@ def read_bundle_weights(folder: Path, what: str) -> tuple[dict[str, Tensor], Mod
             f"{what} {folder}: {len(missing)} weights can't be told from others that equal them, as in an untrained "
             f"model ({missing[0]} …); give the checkpoint that it was exported from"
         )
-    return state, bundle.model
+    return state, bundle.model.replace({"quality_threshold": bundle.manifest.gate.quality_threshold})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpose.bundle import Bundle, shipped_bundle
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.errors import BundleError, CheckpointError
 from sharpose.model import SHaRPose, load_model
 from sharpose.model.bundle_weights import read_bundle_weights
@@ -53,6 +53,8 @@ def test_half_graphs_give_halves(little_model: SHaRPose, two_precisions: Bundle,
 def test_the_bundle_in_the_package_holds_halves_alone() -> None:
     found, config = read_bundle_weights(shipped_bundle(), "--init")
     assert all(torch.equal(value, value.half().float()) for value in found.values())
+    assert config.quality_threshold == open_bundle(shipped_bundle()).manifest.gate.quality_threshold
+    assert config.quality_threshold != open_bundle(shipped_bundle()).model.quality_threshold
     shapes = {name: value.shape for name, value in SHaRPose(config).state_dict().items()}
     assert {name: value.shape for name, value in found.items()} == shapes
 
