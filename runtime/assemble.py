@@ -20,14 +20,14 @@ from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkErro
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.detectors.catalogue import MOTION, find_detector, how_to_find_people, is_file_name
+from sharpose.runtime.detectors.catalogue import MOTION, find_detector, is_file_name
 from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.drawing.draw import draw_poses
 from sharpose.runtime.drawing.labels import StatusLine
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
-from sharpose.runtime.options import RunOptions
+from sharpose.runtime.options import RunOptions, is_scene
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
@@ -41,7 +41,7 @@ from sharpose.runtime.sinks.outputs import (
     outputs_of_streams,
 )
 from sharpose.runtime.sinks.window import WindowSink
-from sharpose.runtime.sources.open import is_scene, local_path, open_source, source_names
+from sharpose.runtime.sources.open import local_path, open_source, source_names
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
@@ -58,7 +58,7 @@ def run_with(options: RunOptions) -> int:
 
     Raises:
         SharposeError: it failed; with `--json-logs` that is said here, and its exit code returned.
-        click.UsageError: an output would overwrite what is read, or nothing says where the people are.
+        click.UsageError: an output would overwrite what is read.
     """
     to_stdout = any(target == STDOUT for _, target in options.outputs)
     messages = Messages(quiet=options.quiet, json_logs=options.json_logs, results_on_stderr=to_stdout)
@@ -281,7 +281,7 @@ class _BoxSources:
 
         Raises:
             SharposeError: a boxes file or a detector can't be used, or an option would do nothing.
-            click.UsageError: nothing says where the people are.
+            click.UsageError: several sources are to share a boxes file.
         """
         options, kind = self._options, self._kind(source)
         check_detector_options(kind, conf=options.conf, iou=options.iou, classes=options.classes)
@@ -317,20 +317,25 @@ class _BoxSources:
     def _kind(self, source: Source) -> PeopleFrom:
         if self._options.boxes is not None:
             return "boxes"
-        if self._options.detector is not None:
-            return "motion" if self._options.detector == MOTION else "detector"
         if self._options.full_frame:
             return "full-frame"
-        if is_scene(source.info.name):
+        if self._options.detector is None and is_scene(source.info.name):
             return "scene"
-        raise click.UsageError(how_to_find_people(source.info.name))
+        return "motion" if self._options.detector == MOTION else "detector"
 
     def _load_detector(self) -> Detector:
-        options, name = self._options, self._options.detector
+        options, name = self._options, self._options.detector_used
         if self._detector is None:
             assert name is not None
             if not is_file_name(name):
-                path = find_detector(name, sha256=options.detector_sha256, table=options.detector_table)
+                path = find_detector(
+                    name,
+                    sha256=options.detector_sha256,
+                    table=options.detector_table,
+                    console=self._messages.bars,
+                    say=self._say,
+                    warn=self._warn,
+                )
             elif options.detector_sha256 is None and options.detector_table is None:
                 path = Path(name)
             else:

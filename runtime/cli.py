@@ -11,7 +11,7 @@ import click
 
 from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, option
 from sharpose.cli import main as run_command
-from sharpose.runtime.options import FOREVER, RunOptions, SourceOptions, VideoSettings
+from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, RunOptions, SourceOptions, VideoSettings
 
 
 def _attempts(text: str) -> int:
@@ -78,7 +78,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "--detector",
     metavar="FILE|NAME|motion",
     help="Person detector: an ONNX file (YOLOX, YOLOv8-style or end-to-end), the name of one to download, or `motion`: "
-    "whatever moves in front of a camera that doesn't.",
+    f"whatever moves in front of a camera that doesn't; default: {DEFAULT_DETECTOR}, downloaded once (20 MB; "
+    "$SHARPOSE_DETECTOR_MIRROR is a folder's address to take it from).",
 )
 @option(
     _PEOPLE,
@@ -209,7 +210,7 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses ref
 
     Several sources share one model; `{source}` in an output's name stands for the source's.
 
-    People are found by --detector, --boxes or --full-frame; the scene brings its own boxes.
+    People are found by a detector, unless --boxes or --full-frame says where they are; the scene brings its own boxes.
     """
     reading, video, outputs = _take(SourceOptions, values), _take(VideoSettings, values), _take_outputs(values)
     options = RunOptions(reading=reading, video=video, outputs=outputs, **values)

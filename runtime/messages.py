@@ -97,13 +97,18 @@ class Messages:
         self._console = Console(file=self._stream)
         self._results = self._console if results_on_stderr else Console()
 
+    @property
+    def bars(self) -> Console:
+        """Where progress bars are shown: nowhere, where `quiet` or `json_logs` is set."""
+        return Console(quiet=True) if self.quiet or self.json_logs else self._console
+
     @contextlib.contextmanager
     def progress(self, sources: Sequence[Source]) -> Iterator[Callable[[int, Frame], None]]:
         """Show a bar per source on a terminal; yields what to call with a source's index and a frame that is done."""
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        hidden = self.quiet or self.json_logs or not self._console.is_terminal
+        bars = self.bars
         with Progress(
-            *columns, TimeRemainingColumn(), console=self._console, transient=True, disable=hidden
+            *columns, TimeRemainingColumn(), console=bars, transient=True, disable=not bars.is_terminal
         ) as progress:
             tasks = [progress.add_task(source.info.name, total=source.info.frame_count) for source in sources]
             yield lambda stream, frame: progress.update(tasks[stream], advance=1)

@@ -13,6 +13,8 @@ import click
 
 from sharpose.errors import InputError
 
+DEFAULT_DETECTOR = "yolox-tiny"
+"""Finds people where nothing else says where they are."""
 DEFAULT_TIMEOUT = 10.0
 """Seconds without a frame before a live source counts as lost."""
 FOREVER = -1
@@ -20,6 +22,11 @@ FOREVER = -1
 
 _Buffer = Literal["latest", "all"]
 _Transport = Literal["tcp", "udp"]
+
+
+def is_scene(spec: str) -> bool:
+    """Whether `spec` names the built-in scene (`./scene` is a file or folder of that name)."""
+    return spec == "scene" or spec.startswith("scene:")
 
 
 class Kind(Enum):
@@ -222,7 +229,7 @@ class RunOptions:
             raise click.UsageError("--smooth follows people from frame to frame: give --track as well")
         if "--mot" in dict(self.outputs) and not self.track:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
-        if self.detector_device != "auto" and self.detector in (None, "motion"):
+        if self.detector_device != "auto" and self.detector_used in (None, "motion"):
             raise click.UsageError("--detector-device is for --detector FILE or NAME, which isn't given")
         if self.tf32 and {self.device, self.detector_device} <= {"cpu", "auto"}:
             raise click.UsageError("--tf32 is for GPUs, got --device cpu")
@@ -231,6 +238,14 @@ class RunOptions:
         if self.threads is not None and self.device.startswith("tensorrt"):
             raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
         self._check_needs()
+
+    @property
+    def detector_used(self) -> str | None:
+        """The detector that is given, or else the default one; None where no stream needs it."""
+        if self.detector is not None:
+            return self.detector
+        known = self.boxes is not None or self.full_frame or all(map(is_scene, self.sources))
+        return None if known else DEFAULT_DETECTOR
 
     def _check_needs(self) -> None:
         """Refuse options that do nothing without another."""
@@ -241,7 +256,7 @@ class RunOptions:
         cached = on_tensorrt or any(device.startswith("ort-tensorrt") for device in devices)
         got = f", got --device {self.device}"
         token_in_environment = "SHARPOSE_SERVE_TOKEN" in os.environ
-        detector, named = self.detector is not None, self.detector not in (None, "motion")
+        detector, named = self.detector_used is not None, self.detector_used not in (None, "motion")
         encoded = "--output" in outputs
         for option, is_given, needed, is_there in (
             ("--quality-threshold", self.quality_threshold is not None, "--refine auto", self.refine == "auto"),

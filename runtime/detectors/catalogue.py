@@ -1,4 +1,4 @@
-"""`--detector NAME`: detectors by name, downloaded once to the cache and checked against their sha256."""
+"""Detectors by name, downloaded once to the cache and checked against their sha256."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,18 +29,16 @@ MOTION = "motion"
 TRUST = "trust"
 """As `--detector-sha256`: accept the first download and pin its sha256."""
 
+MIRROR = "SHARPOSE_DETECTOR_MIRROR"
+"""The environment variable of a folder's address, where detectors' files lie under the names that they have at home."""
+
+_ADDRESS = r"(https://|http://(127\.0\.0\.1|localhost)[:/])"
 _CHUNK = 1 << 18  # bytes
 _TRIES = 3  # each resumes where the last one was cut off
 
 
-def how_to_find_people(source: str) -> str:
-    """One line on how to say where the people are in `source`, an address without its password."""
-    return (
-        f"where are the people in {source}? give --detector FILE.onnx (YOLOX, YOLOv8-style or end-to-end), --detector "
-        f"NAME (such as yolox-tiny; downloaded once), --detector {MOTION} (a camera that stands still; needs no "
-        "weights), --boxes FILE (COCO detection results), or --full-frame (one person fills the picture); the built-in "
-        "scene brings its own boxes"
-    )
+class DownloadError(DetectorError):
+    """A file doesn't come: nobody answers, the server refuses, or the connection is lost."""
 
 
 def is_file_name(text: str) -> bool:
@@ -60,7 +59,7 @@ class DetectorEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(pattern=r"^(https://|http://(127\.0\.0\.1|localhost)[:/]).+\.onnx$")
+    url: str = Field(pattern=f"^{_ADDRESS}.+\\.onnx$")
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     sha256_source: str | None = Field(default=None, min_length=1)
     family: Literal["yolox", "yolov8", "end-to-end"]
@@ -125,18 +124,29 @@ def _checked(values: object, failure: Callable[[str], DetectorError]) -> dict[st
 
 
 def find_detector(
-    name: str, *, sha256: str | None = None, table: Path | None = None, console: Console | None = None
+    name: str,
+    *,
+    sha256: str | None = None,
+    table: Path | None = None,
+    console: Console | None = None,
+    say: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Path of a detector's file in `~/.cache/sharpose/detectors`, downloaded if it isn't there.
+
+    It comes from the table's address, or from under that in the environment variable `SHARPOSE_DETECTOR_MIRROR`.
 
     Args:
         name: As in the table.
         sha256: The user's own hash, or `trust` to accept the first download and pin its hash; by default the table's.
         table: The user's own table; see `load_table`.
-        console: Shows progress and messages; by default stderr.
+        console: Shows progress, if it is a terminal; by default stderr.
+        say: Called with what is downloaded from where to where; by default the console prints it.
+        warn: Called with the hash of a file that is trusted; by default the console prints it.
 
     Raises:
-        DetectorError: no such name, no published hash, or the download failed.
+        DownloadError: the file doesn't come; names other ways to find people.
+        DetectorError: no such name, no published hash, another hash, or the disk failed.
     """
     entries = load_table(table)
     entry = entries.get(name)
@@ -152,18 +162,40 @@ def find_detector(
     pinned = path.with_name(f"{path.name}.sha256")
     expected = _expected_sha256(name, entry, sha256, pinned)
 
-    def say(line: str) -> None:
+    def show(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    with _progress_bar(name, console) as on_progress:
-        found = download(entry.url, path, expected, on_progress=on_progress, say=say)
+    say, warn = say or show, warn or (lambda line: show(f"warning: {line}"))
+    url = _address_of(entry)
+    try:
+        with _progress_bar(name, console) as on_progress:
+            found = download(url, path, expected, on_progress=on_progress, say=say)
+    except DownloadError as error:
+        raise DownloadError(
+            f"the detector {name} can't be downloaded: {error}; give --detector FILE.onnx, --detector {MOTION} "
+            "(a camera that stands still), --full-frame (one person fills the picture) or --boxes FILE (COCO detection "
+            f"results), or name a mirror in {MIRROR}"
+        ) from error
     if expected is None:
         try:
             pinned.write_text(found + "\n")
         except OSError as error:
             raise DetectorError(f"{pinned}: can't be written ({error.strerror})") from error
-        say(f"warning: {name}: nobody has published a hash of this file; trusted as you asked, sha256 {found}")
+        warn(f"{name}: nobody has published a hash of this file; trusted as you asked, sha256 {found}")
     return path
+
+
+def _address_of(entry: DetectorEntry) -> str:
+    """The entry's own address, or its file's at the mirror."""
+    mirror = os.environ.get(MIRROR)
+    if not mirror:
+        return entry.url
+    if not re.fullmatch(rf"{_ADDRESS}[^\s@?#]+", mirror):
+        raise DetectorError(
+            f"{MIRROR}: expected the address of a folder, as https://HOST/FOLDER, without login, ? and # (http:// on "
+            "this machine alone)"
+        )
+    return f"{mirror.rstrip('/')}/{entry.url.rpartition('/')[2]}"
 
 
 def _expected_sha256(name: str, entry: DetectorEntry, given: str | None, pinned: Path) -> str | None:
@@ -211,7 +243,7 @@ def download(
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Download a file, unless it is there. Of several processes, one downloads and the others wait.
+    """Download a file, unless it is there, and say so. Of several processes, one downloads and the others wait.
 
     Args:
         url: Its address.
@@ -219,13 +251,14 @@ def download(
         sha256: Expected hash; None to accept any file.
         timeout: Seconds without a byte before the server counts as dead.
         on_progress: Called with the bytes so far and, where the server tells it, the size.
-        say: Called with a line while another process is waited for.
+        say: Called with a line before the download, and while another process is waited for.
 
     Returns:
         The file's sha256.
 
     Raises:
-        DetectorError: the server or the disk fails, or the hash is another one (the file is deleted then).
+        DownloadError: the server fails; what has come is kept.
+        DetectorError: the disk fails, or the hash is another one (the file is deleted then).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +270,7 @@ def download(
             if path.exists():
                 return _check(path, url, sha256)
             part = path.with_name(f"{path.name}.part")
+            say(f"downloading {url} to {path}")
             _fetch(url, part, timeout, on_progress)
             found = _check(part, url, sha256)
             os.replace(part, path)  # noqa: PTH105
@@ -262,16 +296,15 @@ def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int
             if error.code == 416 and part.stat().st_size:  # nothing is left, or the file there is another by now
                 part.unlink()
                 continue
-            raise DetectorError(f"{url}: the server answers {error.code} {error.reason}") from error
+            raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             if attempt == _TRIES:
                 kept = part.stat().st_size if part.exists() else 0
                 how = "timed out" if isinstance(reason, TimeoutError) else str(reason) or type(reason).__name__
-                raise DetectorError(
-                    f"{url}: {' '.join(how.split())} ({_TRIES} tries); {kept} bytes are kept, run again to resume"
-                ) from error
-    raise DetectorError(f"{url}: the server's answers contradict each other; run again")
+                resume = f"; {kept} bytes are kept, run again to resume" if kept else ""
+                raise DownloadError(f"{url}: {' '.join(how.split())} ({_TRIES} tries){resume}") from error
+    raise DownloadError(f"{url}: the server's answers contradict each other; run again")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceInfo
-from sharpose.runtime.options import Kind, SourceOptions
+from sharpose.runtime.options import Kind, SourceOptions, is_scene
 from sharpose.runtime.result import Boxes
 from sharpose.runtime.sources.camera import (
     CameraSource,
@@ -191,11 +191,6 @@ class TrimmedSource:
     def close(self) -> None:
         """Closes the source."""
         self._source.close()
-
-
-def is_scene(spec: str) -> bool:
-    """Whether `spec` names the built-in scene (`./scene` is a file or folder of that name)."""
-    return spec == "scene" or spec.startswith("scene:")
 
 
 class SceneSource:

@@ -341,9 +341,13 @@ def test_boxes_of_other_pictures(refused: Callable[..., str], tmp_path: Path) ->
     assert not (tmp_path / "results").exists()  # said before anything is run
 
 
-def test_no_boxes_at_all(refused: Callable[..., str], video: Path) -> None:
-    message = refused(video)
-    assert all(option in message for option in ("--boxes", "--detector", "--full-frame"))
+@pytest.mark.parametrize("mirror", ["http://me:secret@localhost/x", "http://host/x", "ftp://host/x", "/folder"])
+def test_a_mirror_that_is_none(refused: Callable[..., str], sharpose_run: Run, video: Path, mirror: str) -> None:
+    done = sharpose_run(video, "--json", "o.jsonl", SHARPOSE_DETECTOR_MIRROR=mirror)
+    (error,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert error.startswith("error: SHARPOSE_DETECTOR_MIRROR: expected the address of a folder")
+    assert "secret" not in error
 
 
 @pytest.mark.parametrize("detector", ["wrong size", "text", "missing"])

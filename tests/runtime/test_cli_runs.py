@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import json
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -249,6 +251,74 @@ def test_a_detector_of_the_users_own_table(sharpose_run: Run, tmp_path: Path, vi
     assert [[person["bbox"] for person in frame] for frame in people_of(tmp_path / "o.jsonl")] == [
         [[10, 5, 40, 80]]
     ] * 6
+
+
+@pytest.fixture
+def people_served(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The variables of an environment whose `yolox-tiny` is a graph that a mirror on this machine has."""
+    served = tmp_path / "served"
+    served.mkdir()
+    file = write_detector(
+        served / "tiny.onnx",
+        dets=np.array([[[10, 5, 50, 85, 0.5]]], np.float32),
+        labels=np.array([[0]], np.int64),
+    )
+    table = tmp_path / "config" / "sharpose" / "detectors.yaml"
+    table.parent.mkdir(parents=True)
+    table.write_text(
+        "detectors: {yolox-tiny: {url: 'https://example.invalid/far/tiny.onnx', family: end-to-end, licence: none, "
+        f"sha256: {hashlib.sha256(file.read_bytes()).hexdigest()}, sha256_source: me}}}}\n"
+    )
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield {
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "XDG_CONFIG_HOME": str(tmp_path / "config"),
+            "SHARPOSE_DETECTOR_MIRROR": f"http://127.0.0.1:{server.server_port}/",
+        }
+        server.shutdown()
+
+
+def test_people_are_found_without_being_asked_for(
+    sharpose_run: Run, tmp_path: Path, video: Path, people_served: dict[str, str]
+) -> None:
+    first = sharpose_run(video, "--refine", "never", "--json", "o.jsonl", **people_served)
+    assert first.returncode == 0, first.stderr
+    address, cached = people_served["SHARPOSE_DETECTOR_MIRROR"], tmp_path / "cache/sharpose/detectors/yolox-tiny.onnx"
+    assert first.stderr == f"downloading {address}tiny.onnx to {cached}\n"
+    found = [[person["bbox"] for person in frame] for frame in people_of(tmp_path / "o.jsonl")]
+    assert found == [[[10, 5, 40, 80]]] * 6
+
+    (tmp_path / "served" / "tiny.onnx").unlink()
+    scene = "scene:frames=2,size=240x320,people=3"  # has boxes of its own
+    again = sharpose_run(video, scene, "--refine", "never", "--json", "{source}.jsonl", **people_served)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert people_of(tmp_path / "video.jsonl") == people_of(tmp_path / "o.jsonl")
+
+
+@pytest.mark.parametrize("messages", ["--quiet", "--json-logs"])
+def test_a_download_is_said_as_everything_is(
+    sharpose_run: Run, video: Path, people_served: dict[str, str], messages: str
+) -> None:
+    done = sharpose_run(video, "--refine", "never", "--json", "o.jsonl", messages, **people_served)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert [line.startswith("downloading http://127.0.0.1:") for line in said][:1] == [True][: len(said)]
+    assert bool(said) == (messages == "--json-logs")
+
+
+def test_without_a_network_other_ways_are_named(sharpose_run: Run, tmp_path: Path, video: Path) -> None:
+    done = sharpose_run(
+        video, "--json", "o.jsonl", XDG_CACHE_HOME=str(tmp_path), SHARPOSE_DETECTOR_MIRROR="http://127.0.0.1:9/x"
+    )
+    assert done.returncode == 2
+    first, error = done.stderr.splitlines()
+    assert first.startswith("downloading http://127.0.0.1:9/x/yolox_tiny.onnx to ")
+    assert error.startswith("error: the detector yolox-tiny can't be downloaded: http://127.0.0.1:9/x/yolox_tiny.onnx")
+    for way in ("Connection refused", "--detector FILE.onnx", "--detector motion", "--full-frame", "--boxes FILE"):
+        assert way in error
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 def thirty_boxes(path: Path, frames: int, size: tuple[int, int]) -> Path:

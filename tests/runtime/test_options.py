@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.options import Kind, SourceOptions
+from sharpose.runtime.options import Kind, SourceOptions, is_scene
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,10 @@ def test_saying_nothing_fits_every_kind(kind: Kind):
 
 def test_silence_has_a_default():
     assert (SourceOptions().silence, SourceOptions(timeout=2.5).silence) == (10.0, 2.5)
+
+
+def test_what_is_a_scene():
+    assert is_scene("scene")
+    assert is_scene("scene:people=3")
+    assert not is_scene("./scene")
+    assert not is_scene("scenery.mp4")

@@ -19,7 +19,6 @@ from sharpose.errors import DetectorError
 from sharpose.runtime.detectors.catalogue import (
     download,
     find_detector,
-    how_to_find_people,
     is_file_name,
     load_table,
     user_table_path,
@@ -159,12 +158,40 @@ def test_files_and_names_are_told_apart(text: str, file: bool) -> None:
     assert is_file_name(text) == file
 
 
-def test_what_to_use_is_named_in_one_line() -> None:
-    message = how_to_find_people("street.mp4")
-    assert "\n" not in message
-    for what in ("--detector FILE.onnx", "yolox-tiny", "--detector motion", "--boxes", "--full-frame", "scene"):
-        assert what in message
-    assert "street.mp4" in message
+def test_a_mirror_has_the_file_under_its_own_name(
+    served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url, file = served
+    write_table("https://example.invalid/v1/d.onnx", sha256=sha256_of(file), sha256_source="me")
+    monkeypatch.setenv("SHARPOSE_DETECTOR_MIRROR", url.removesuffix("/d.onnx"))
+    said: list[str] = []
+    path = find_detector("mine", console=quiet(), say=said.append)
+    assert path.read_bytes() == file.read_bytes()
+    assert said == [f"downloading {url} to {path}"]
+    monkeypatch.setenv("SHARPOSE_DETECTOR_MIRROR", url)  # what is there already isn't asked for
+    assert find_detector("mine", console=quiet(), say=said.append) == path
+    assert len(said) == 1
+
+
+def test_a_mirror_with_another_file_is_refused(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table("https://example.invalid/v1/d.onnx", sha256="a" * 64, sha256_source="me")
+    monkeypatch.setenv("SHARPOSE_DETECTOR_MIRROR", served[0].removesuffix("/d.onnx"))
+    assert "expected sha256 " + "a" * 64 in refused("mine")
+
+
+def test_a_download_that_fails_names_other_ways(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARPOSE_DETECTOR_MIRROR", served[0].removesuffix("/d.onnx"))
+    message = refused("yolox-tiny")
+    assert message.startswith("the detector yolox-tiny can't be downloaded: ")
+    for way in (
+        "404",
+        "--detector FILE.onnx",
+        "--detector motion",
+        "--full-frame",
+        "--boxes",
+        "SHARPOSE_DETECTOR_MIRROR",
+    ):
+        assert way in message
 
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte

@@ -12,7 +12,7 @@ from sharpose.errors import InputError, SharposeError, SourceError
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
 from sharpose.runtime.sources import open as opening
-from sharpose.runtime.sources.open import SceneSource, is_scene, source_names
+from sharpose.runtime.sources.open import SceneSource, source_names
 from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.runtime.sources.video import VideoSource
 from sharpose.scene import Scene, parse_scene
@@ -122,13 +122,6 @@ def test_the_scene_brings_its_boxes():
 def test_scene_settings_that_are_not_understood():
     with pytest.raises(SharposeError, match="scene"):
         SceneSource("scene:colour=red")
-
-
-def test_what_is_a_scene():
-    assert is_scene("scene")
-    assert is_scene("scene:people=3")
-    assert not is_scene("./scene")
-    assert not is_scene("scenery.mp4")
 
 
 @pytest.mark.parametrize(
