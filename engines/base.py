@@ -99,7 +99,8 @@ class Runner(abc.ABC):
 
         Raises:
             InputError: an input is missing, unknown, or has a wrong dtype, shape or layout.
-            EngineError: an output isn't one of the graph's, the runner was closed, or the run failed.
+            EngineError: an output isn't one of the graph's or hasn't the declared shape, the runner was closed, or the
+                run failed.
         """
         if self._closed:
             raise EngineError("this engine was closed")
@@ -107,7 +108,10 @@ class Runner(abc.ABC):
         unknown = sorted(set(outputs) - set(self.outputs))
         if unknown:
             raise EngineError(f"engine outputs: expected some of {sorted(self.outputs)}, got {unknown}")
-        return self._run(inputs, sizes, outputs, keep_on_device)
+        results = self._run(inputs, sizes, outputs, keep_on_device)
+        for name, value in results.items():
+            _check_output(self.outputs[name], value, sizes)
+        return results
 
     def close(self) -> None:
         """Free the graph and its memory. May be called twice."""
@@ -159,6 +163,21 @@ def check_inputs(
             if axes.setdefault(axis, size) != size:
                 raise InputError(f"engine input {name}: axis {axis} is {size}, but another input has {axes[axis]}")
     return axes
+
+
+def _check_output(declared: TensorSpec, value: Value, sizes: Mapping[str, int]) -> None:
+    """ONNX Runtime doesn't see to it that a graph's outputs have the shapes that the graph declares."""
+    shape = tuple(value.shape if isinstance(value, np.ndarray) else value.shape())
+    fits = len(shape) == len(declared.shape) and all(
+        got == (sizes.get(want, got) if isinstance(want, str) else want)
+        for want, got in zip(declared.shape, shape, strict=True)
+    )
+    if not fits:
+        where = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+        raise EngineError(
+            f"engine output {declared.name}: expected {declared} with {where}, got shape {list(shape)}; the graph is "
+            "damaged, export it again"
+        )
 
 
 def check_signature(what: str, found: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> None:

@@ -193,8 +193,15 @@ class VideoSource:
         elif self._decoder.cut is not None:
             ended = "the stream ended" if self.info.live else "cut off"
             self._warn(f"{ended} after {counted(frames, 'frame')} ({self._decoder.cut})")
-        elif not self._stream.frames and seconds is not None and end + _SHORT_SECONDS < seconds:
-            self._warn(f"its header claims {seconds:.1f} s, but it ends after {end:.1f} s")
+        elif not self._stream.frames and seconds is not None and end + self._short_seconds < seconds:
+            self._warn(f"its header claims {seconds:.2f} s, but it ends after {end:.2f} s")
+
+    @property
+    def _short_seconds(self) -> float:
+        """How much shorter than its header the stream may be; Matroska's length is that of the last frame's end."""
+        if "matroska" not in self._container.format.name:
+            return _SHORT_SECONDS
+        return min(_SHORT_SECONDS, 1.5 / float(self._stream.average_rate or _DEFAULT_RATE))
 
     def _upright(self, picture: VideoFrame) -> Image:
         converted = self._reformatter.reformat(picture, format="bgr24").to_ndarray()

@@ -526,3 +526,29 @@ def test_a_run_that_fails_is_one_line(
         run_both(stages, crops, [7], np.zeros((1, *shape), np.uint8))  # there is no row 7
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")  # it is all in the exception
+
+
+@pytest.mark.parametrize("kept", [(), ("twice",)])
+def test_an_output_of_another_shape_than_the_graph_declares_is_refused(tmp_path: Path, kept: tuple[str, ...]) -> None:
+    value = helper.make_tensor_value_info
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Concat", ["values", "values"], ["twice"], axis=0)],
+            "twice",
+            [value("values", TensorProto.FLOAT, ["N", 3])],
+            [value("twice", TensorProto.FLOAT, ["N", 3])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "twice.onnx")
+    declared = GraphEntry(
+        file="twice.onnx",
+        opset=17,
+        inputs=(TensorEntry(name="values", dtype="float32", shape=("N", 3)),),
+        outputs=(TensorEntry(name="twice", dtype="float32", shape=("N", 3)),),
+    )
+    runner = OnnxRuntimeRunner(tmp_path / "twice.onnx", declared, MAX_BATCH, threads=1)
+    said = r"engine output twice: expected twice float32 \[N, 3\] with N = 2, got shape \[4, 3\]"
+    with pytest.raises(EngineError, match=said):
+        runner.run({"values": np.zeros((2, 3), np.float32)}, ["twice"], keep_on_device=kept)

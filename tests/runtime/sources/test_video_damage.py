@@ -63,9 +63,23 @@ def test_a_matroska_file_that_ends_a_little_early(tmp_path, make_video):
     live = bytearray(data)  # a writer that can't seek leaves the size open
     at = live.index(b"\x18S\x80g") + 4
     live[at : at + 8] = b"\x01" + b"\xff" * 7
+    live = live.replace(b"DURATION", b"COMMENTS")  # nor does it know the length
     source = VideoSource(saved(tmp_path / "live.mkv", live[:-1500]))
     assert len(list(source)) == frames
     assert source.info.warnings == []
+
+
+@pytest.mark.parametrize("kept", [2, 5, 10])
+def test_a_matroska_file_whose_reading_ends_at_damage(tmp_path, make_video, kept):
+    data = bytearray(make_video(tmp_path / "whole.mkv", frames=12, b_frames=0).read_bytes())
+    with av.open(str(tmp_path / "whole.mkv")) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    # Nothing that looks like an element follows: the demuxer ends there, without an error.
+    data[places[kept] + 1 :] = b"\x7f" * (len(data) - places[kept] - 1)
+    source = VideoSource(saved(tmp_path / "a.mkv", data))
+    assert len(list(source)) == kept
+    ends = f"its header claims 0.48 s, but it ends after {kept * 0.04:.2f} s"
+    assert source.info.warnings == [f"{source.info.name}: {ends}"]
 
 
 def test_zeros_where_the_end_should_be_count_as_ending_early(tmp_path, indexed_mp4):
