@@ -122,7 +122,10 @@ class Benchmark:
     def __init__(self, bundle: Bundle, stages: TwoStage, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._rng = np.random.default_rng(0)
-        self._bounds = [PoseEstimator(bundle, stages, refine="never"), PoseEstimator(bundle, stages, refine="auto")]
+        self._bounds = [
+            PoseEstimator.from_stages(bundle, stages, refine="never"),
+            PoseEstimator.from_stages(bundle, stages, refine="auto"),
+        ]
         self._streams = 0
         self._estimators: dict[str, PoseEstimator] = {}
         for name in POLICIES:
@@ -132,7 +135,7 @@ class Benchmark:
                 carry=not name.endswith("no carrying"),
             )
             refine: Refine = "never" if name == COARSE_ONLY else "auto"
-            self._estimators[name] = PoseEstimator(bundle, stages, refine=refine, scheduler=scheduler)
+            self._estimators[name] = PoseEstimator.from_stages(bundle, stages, refine=refine, scheduler=scheduler)
             self._estimators[name].warm_up()
 
     def _at_random(self, people: Candidates) -> npt.NDArray[np.float64]:

@@ -235,7 +235,7 @@ def check_latency(setup: Setup, notes: Notes) -> Outcome:
     numbers = 1, bundle.manifest.max_batch
     best = dict.fromkeys(numbers, np.inf)
     for precision in bundle.precisions:
-        estimator = PoseEstimator(bundle, _open(setup, bundle, precision=precision))
+        estimator = PoseEstimator.from_stages(bundle, _open(setup, bundle, precision=precision))
         for people in numbers:
             case = measure(estimator, people, people, warm_up=5, seconds=setup.seconds, min_iterations=5)
             coarse, fine, whole = (case.percentiles[stage][0] for stage in ("coarse", "fine", "end_to_end"))
@@ -292,7 +292,7 @@ def check_threads(setup: Setup, notes: Notes) -> Outcome:
     """A detector and the estimator in two threads at once: the same results as alone."""
     bundle = _bundle_for_gpu(setup)
     image, boxes = picture_with(4)
-    estimator = PoseEstimator(bundle, _open(setup, bundle))
+    estimator = PoseEstimator.from_stages(bundle, _open(setup, bundle))
     detect = _detector(setup, bundle, notes)
 
     def repeat(what: str, run: Callable[[], Keypoints], expected: Keypoints) -> str:
@@ -341,7 +341,7 @@ def check_reopening(setup: Setup, notes: Notes) -> Outcome:
 def check_frames(setup: Setup, notes: Notes) -> Outcome:
     """A long run: memory, latency and results stay as they are."""
     bundle = _bundle_for_gpu(setup)
-    estimator = PoseEstimator(bundle, _open(setup, bundle))
+    estimator = PoseEstimator.from_stages(bundle, _open(setup, bundle))
     image, everybody = picture_with(bundle.manifest.max_batch + 2)
     people = [everybody.xyxy[:count] for count in range(len(everybody) + 1)]
     first = [estimator(image, boxes).keypoints.copy() for boxes in people]

@@ -142,7 +142,7 @@ def command(
 ) -> int:
     """Measure a bundle's latency by stage."""
     make_output_folder(output)
-    estimator = PoseEstimator.from_bundle(bundle, device=device, threads=threads)
+    estimator = PoseEstimator(bundle, device=device, threads=threads)
     cases: list[Case] = []
     for count in people:
         # every number of refined people once: 50 % of one person is nobody or everybody

@@ -156,7 +156,7 @@ def demo_sheet() -> Image:
     Raises:
         EngineError: ONNX Runtime is missing or can't run the bundle.
     """
-    estimators = [PoseEstimator.from_bundle(refine=refine) for refine in ("never", "always")]
+    estimators = [PoseEstimator(refine=refine) for refine in ("never", "always")]
 
     def tile(estimator: PoseEstimator, image: Image, boxes: Sequence[Sequence[float]], caption: str) -> Tile:
         poses = estimator(image, np.asarray(boxes, np.float32))

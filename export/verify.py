@@ -135,7 +135,9 @@ def verify_bundle(
 def _average_precision(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | None) -> float | None:
     if labels is None:
         return None
-    return labels.average_precision(PoseEstimator(bundle, HostTwoStage(stages.coarse_runner, stages.fine_runner)))
+    return labels.average_precision(
+        PoseEstimator.from_stages(bundle, HostTwoStage(stages.coarse_runner, stages.fine_runner))
+    )
 
 
 def print_verification(verification: Verification, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from sharpose.runtime import PoseEstimator
 
-estimator = PoseEstimator.from_bundle("bundle")
+estimator = PoseEstimator("bundle")
 result = estimator(image_bgr, boxes_xyxy)
 """
 

@@ -210,7 +210,7 @@ def _onnxruntime_settings(options: RunOptions, messages: Messages) -> OnnxRuntim
 
 
 def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
-    return PoseEstimator.from_bundle(
+    return PoseEstimator(
         options.bundle,
         device=options.device,
         refine=options.refine,

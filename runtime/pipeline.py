@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
+from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, load_two_stage
 from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
@@ -21,9 +22,12 @@ from sharpose.errors import InputError
 from sharpose.geometry import keypoints_to_image
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
-from sharpose.runtime.result import Boxes, Crowd, Picture, PoseResult, StageTimings
+from sharpose.runtime.result import Boxes, Crowd, Image, Picture, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import gather_patches
+
+if TYPE_CHECKING:
+    from sharpose.runtime.detectors.onnx import Detector
 
 
 class EstimateStopped(Exception):  # noqa: N818 (no error)
@@ -37,38 +41,56 @@ class PoseEstimator:
     than the bundle's max batch are run in chunks. Buffers are allocated once. Threads may share one: their calls wait
     for each other. A process may not use one that was made before it was forked.
 
+    Args:
+        bundle: A folder written by `sharpose-export`; the bundle that comes with the package if None.
+        device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
+        refine: `auto`, `always` or `never`.
+        quality_threshold: The bundle's own if None.
+        keep_regions: Whether results have `PoseResult.regions_xyxy`.
+        scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
+        threads: CPU threads inside an operator; the engine's choice if None.
+        tensorrt: For device `tensorrt`: the engine cache, CUDA bindings, CUDA graphs.
+        onnxruntime: For devices `cuda` and `ort-tensorrt`: precision, TF32, the engine cache.
+        detector: Finds the people of pictures that come without boxes. If None, that is `Detector.from_name()` on the
+            estimator's device, made at the first such picture.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or not valid.
+        EngineError: the device is not there, or can't run the graphs.
+        InputError: `refine` or `quality_threshold` isn't one.
+
     Attributes:
         bundle: The bundle it runs.
         refine: `auto` (the gate decides), `always` or `never`.
         quality_threshold: People below it are refined.
         keep_regions: Whether results have `PoseResult.regions_xyxy`; may be changed.
         scheduler: Keeps pictures' deadlines; None where the gate alone decides.
+        detector: As given; may be changed.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
-        stages: TwoStage,
+        bundle: str | Path | None = None,
         *,
+        device: str = "cpu",
         refine: Refine = "auto",
         quality_threshold: float | None = None,
         keep_regions: bool = False,
         scheduler: DeadlineScheduler | None = None,
+        threads: int | None = None,
+        tensorrt: TensorRtSettings | None = None,
+        onnxruntime: OnnxRuntimeSettings | None = None,
+        detector: Detector | None = None,
     ) -> None:
-        self.bundle = bundle
-        self.keep_regions = keep_regions
-        self.refine = check_refine(refine)
-        threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
-        self.quality_threshold = _check_threshold(threshold)
-        self._stages = stages
-        self._lock = EngineLock("estimator")
-        self._max_batch = stages.max_batch
-        self._selected = bundle.model.num_selected
-        self.scheduler = scheduler
-        self._now: Callable[[], float] = time.perf_counter
-        if scheduler is not None:
-            scheduler.attach(stages)
-            self._now = scheduler.clock
+        check_refine(refine)
+        if quality_threshold is not None:
+            _check_threshold(quality_threshold)
+        opened = open_bundle(shipped_bundle() if bundle is None else bundle)
+        stages = load_two_stage(opened, device, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
+        self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler)
+        self.detector = detector
+        self._detector_devices = detector_devices(device)
+        self._tensorrt, self._onnxruntime = tensorrt, onnxruntime
 
     @classmethod
     def from_bundle(
@@ -83,38 +105,65 @@ class PoseEstimator:
         threads: int | None = None,
         tensorrt: TensorRtSettings | None = None,
         onnxruntime: OnnxRuntimeSettings | None = None,
+        detector: Detector | None = None,
     ) -> PoseEstimator:
-        """An estimator for the bundle in a folder.
-
-        Args:
-            path: A folder written by `sharpose-export`; the bundle that comes with the package if None.
-            device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
-            refine: `auto`, `always` or `never`.
-            quality_threshold: The bundle's own if None.
-            keep_regions: Whether results have `PoseResult.regions_xyxy`.
-            scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
-            threads: CPU threads inside an operator; the engine's choice if None.
-            tensorrt: For device `tensorrt`: the engine cache, CUDA bindings, CUDA graphs.
-            onnxruntime: For devices `cuda` and `ort-tensorrt`: precision, TF32, the engine cache.
-
-        Raises:
-            BundleError: the bundle is missing, damaged or not valid.
-            EngineError: the device is not there, or can't run the graphs.
-            InputError: `refine` or `quality_threshold` isn't one.
-        """
-        check_refine(refine)
-        if quality_threshold is not None:
-            _check_threshold(quality_threshold)
-        bundle = open_bundle(shipped_bundle() if path is None else path)
-        stages = load_two_stage(bundle, device, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
+        """The same as `PoseEstimator(path, …)`."""
         return cls(
-            bundle,
-            stages,
+            path,
+            device=device,
             refine=refine,
             quality_threshold=quality_threshold,
             keep_regions=keep_regions,
             scheduler=scheduler,
+            threads=threads,
+            tensorrt=tensorrt,
+            onnxruntime=onnxruntime,
+            detector=detector,
         )
+
+    @classmethod
+    def from_stages(
+        cls,
+        bundle: Bundle,
+        stages: TwoStage,
+        *,
+        refine: Refine = "auto",
+        quality_threshold: float | None = None,
+        keep_regions: bool = False,
+        scheduler: DeadlineScheduler | None = None,
+        detector: Detector | None = None,
+    ) -> PoseEstimator:
+        """An estimator of a bundle whose engines are loaded already; it closes them."""
+        estimator = cls.__new__(cls)
+        estimator._set_up(bundle, stages, refine, quality_threshold, keep_regions, scheduler)
+        estimator.detector, estimator._detector_devices = detector, ("cpu",)
+        estimator._tensorrt = estimator._onnxruntime = None
+        return estimator
+
+    def _set_up(
+        self,
+        bundle: Bundle,
+        stages: TwoStage,
+        refine: Refine,
+        quality_threshold: float | None,
+        keep_regions: bool,
+        scheduler: DeadlineScheduler | None,
+    ) -> None:
+        self.bundle = bundle
+        self.keep_regions = keep_regions
+        self.refine = check_refine(refine)
+        threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
+        self.quality_threshold = _check_threshold(threshold)
+        self._stages = stages
+        self._own_detector: Detector | None = None
+        self._lock = EngineLock("estimator")
+        self._max_batch = stages.max_batch
+        self._selected = bundle.model.num_selected
+        self.scheduler = scheduler
+        self._now: Callable[[], float] = time.perf_counter
+        if scheduler is not None:
+            scheduler.attach(stages)
+            self._now = scheduler.clock
 
     @property
     def skeleton(self) -> Skeleton:
@@ -127,27 +176,48 @@ class PoseEstimator:
         return self._stages.device
 
     def __call__(
-        self, image_bgr: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike | Boxes, *, rows: npt.ArrayLike | None = None
+        self,
+        image_bgr: npt.NDArray[np.uint8],
+        boxes_xyxy: npt.ArrayLike | Boxes | None = None,
+        *,
+        rows: npt.ArrayLike | None = None,
     ) -> PoseResult:
         """Poses of the people in one picture.
 
         Args:
             image_bgr: uint8 [H, W, 3], BGR.
             boxes_xyxy: [n, 4], `x1, y1, x2, y2` in picture pixels, or `Boxes` with their scores. May reach outside
-                the picture; n = 0 runs nothing.
-            rows: Indices of the people to refine, instead of asking the gate.
+                the picture; n = 0 runs nothing. None: the detector finds the people.
+            rows: Indices of the people to refine, instead of asking the gate; needs boxes.
 
         Returns:
-            Keypoints in picture pixels, quality, who was refined, and timings.
+            Keypoints in picture pixels, quality, who was refined, and timings, without the detector's.
 
         Raises:
             InputError: the picture or the boxes have a wrong type, shape or value.
+            DetectorError: the default detector can't be downloaded.
             EngineError: an engine failed, or this process was forked from the one that made the estimator.
         """
+        if boxes_xyxy is None:
+            if rows is not None:
+                raise InputError("rows: expected boxes_xyxy as well, whose indices they are")
+            boxes_xyxy = self._find_people(Picture(image_bgr, Boxes.empty()).image)  # checked
         boxes = boxes_xyxy if isinstance(boxes_xyxy, Boxes) else Boxes.from_xyxy(boxes_xyxy)
         chosen = None if rows is None else _check_rows(rows, len(boxes))
         (result,) = self._estimate([Picture(image_bgr, boxes)], chosen)
         return result
+
+    def _find_people(self, image: Image) -> Boxes:
+        with self._lock:  # of several threads, one makes the detector
+            if self.detector is None and self._own_detector is None:
+                from sharpose.runtime.detectors.onnx import Detector
+
+                self._own_detector = Detector.from_name(
+                    device=self._detector_devices, tensorrt=self._tensorrt, onnxruntime=self._onnxruntime
+                )
+            detector = self.detector or self._own_detector
+        assert detector is not None
+        return detector(image)
 
     def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool] = lambda: False) -> list[PoseResult]:
         """Poses of the people in several pictures, in shared batches.
@@ -264,10 +334,14 @@ class PoseEstimator:
         return self(image, boxes, rows=range(people)).timings
 
     def close(self) -> None:
-        """Free the engines, once no call is under way. May be called twice; does nothing in a forked process."""
+        """Free the engines, once no call is under way; not a detector that was given. May be called twice; does nothing
+        in a forked process.
+        """
         if not self._lock.forked:
             with self._lock:
                 self._stages.close()
+                if self._own_detector is not None:
+                    self._own_detector.close()
 
     def __enter__(self) -> PoseEstimator:
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.errors import InputError
+from sharpose.errors import InputError, counted
 from sharpose.geometry import CropFrames, crop_frames, extract_crops
 
 Image = npt.NDArray[np.uint8]
@@ -130,7 +130,9 @@ class Picture:
     def __post_init__(self) -> None:
         image = self.image
         if not isinstance(image, np.ndarray):
-            raise InputError(f"image_bgr: expected a uint8 array [H, W, 3], got {type(image).__name__}")
+            kind = type(image).__name__
+            unread = " (cv2.imread returns None for a file that it can't read)" if kind == "NoneType" else ""
+            raise InputError(f"image_bgr: expected a uint8 array [H, W, 3], got {kind}{unread}")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"image_bgr: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
         if not math.isfinite(self.time):
@@ -156,7 +158,7 @@ class StageTimings:
         return self.crop + self.coarse + self.gate + self.gather + self.fine + self.map_back
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PoseResult:
     """The poses of all people of one picture.
 
@@ -207,6 +209,10 @@ class PoseResult:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        people, refined = counted(len(self), "person"), int(self.refined.sum())
+        return f"PoseResult: {people}, {refined} refined, {1000 * self.timings.total:.0f} ms"
 
     @property
     def deferred(self) -> npt.NDArray[np.bool_]:

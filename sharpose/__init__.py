@@ -1,6 +1,6 @@
 """SHaRPose deployment toolkit: two-stage human pose estimation, exported and run without PyTorch.
 
-from sharpose import PoseEstimator
+from sharpose import Detector, PoseEstimator, Tracker
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import os
 
 TYPE_CHECKING = False  # as type checkers take it; importing typing and pathlib takes long, and signals may come early
 if TYPE_CHECKING:
+    from sharpose.runtime.detectors.onnx import Detector
     from sharpose.runtime.pipeline import PoseEstimator
+    from sharpose.runtime.tracking import Tracker
 
-__all__ = ["PoseEstimator", "__version__"]
+__all__ = ["Detector", "PoseEstimator", "Tracker", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -26,8 +28,9 @@ if not os.path.isdir(os.path.join(_FOLDER, "runtime")):  # noqa: PTH112, PTH118
 
 def __getattr__(name: str) -> object:
     """Import on first use: `import sharpose` needs neither OpenCV nor an engine."""
-    if name != "PoseEstimator":
+    homes = {"Detector": "detectors.onnx", "PoseEstimator": "pipeline", "Tracker": "tracking"}
+    if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sharpose.runtime.pipeline import PoseEstimator
+    from importlib import import_module
 
-    return PoseEstimator
+    return getattr(import_module(f"sharpose.runtime.{homes[name]}"), name)

@@ -321,6 +321,7 @@ def _is_plain_name(name: str) -> bool:
 _CHUNK = 1 << 20  # bytes
 _CROP_BYTES = 1 << 30  # of max_batch crops, which an engine holds at once
 _GRAPH_BYTES = 2 << 30  # of an ONNX file, which can't be longer
+_CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})
 _NAME_BYTES = 255  # of a file's name, as file systems have it
 
 _ADDED_LATER = frozenset({"gate.gain"})  # optional: older bundles lack them
@@ -374,7 +375,9 @@ def open_bundle(path: str | Path) -> Bundle:
     folder = Path(path)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise BundleError(f"bundle {folder}: expected a folder written by sharpose-export, found {found} there")
+        is_checkpoint = folder.suffix.lower() in _CHECKPOINTS
+        how = f"; export the checkpoint: sharpose-export --checkpoint {folder} --output bundle" if is_checkpoint else ""
+        raise BundleError(f"bundle {folder}: expected a folder written by sharpose-export, found {found} there{how}")
     manifest = _read_manifest(folder)
     for name, expected in manifest.files.items():
         file = folder / name

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served_detector import default_detector_served
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(ROOT)
     values: dict[str, Any] = {}
-    exec(example, values)
+    with default_detector_served(tmp_path) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        exec(example, values)
     assert values["result"].keypoints.shape == (1, 17, 3)
 
 

@@ -19,7 +19,9 @@ from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.files import found_at
 from sharpose.runtime.boxes import SEARCHED_FRAMES
+from sharpose.runtime.detectors.catalogue import find_detector
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
+from sharpose.runtime.options import DEFAULT_DETECTOR
 from sharpose.runtime.result import Boxes, Image
 from sharpose.similarity import box_nms
 
@@ -90,7 +92,7 @@ def check_detector_options(
 
 
 class Detector:
-    """A detector of people, of one of the families in `detectors/families.py`; see `from_onnx`.
+    """A detector of people, of one of the families in `detectors/families.py`; see `from_name` and `from_onnx`.
 
     Thread-safe. A process may not use one that was made before it was forked.
 
@@ -125,6 +127,26 @@ class Detector:
         if not self.classes or any(c < 0 or (count is not None and c >= count) for c in self.classes):
             known = "non-negative" if count is None else f"among its {count}"
             raise InputError(f"detector {path}: expected classes {known}, got {list(self.classes)}")
+
+    @classmethod
+    def from_name(
+        cls,
+        name: str = DEFAULT_DETECTOR,
+        *,
+        sha256: str | None = None,
+        table: Path | None = None,
+        device: str | Sequence[str] = "cpu",
+        conf: float = 0.3,
+        iou: float | None = None,
+        classes: Sequence[int] = (0,),
+        tensorrt: TensorRtSettings | None = None,
+        onnxruntime: OnnxRuntimeSettings | None = None,
+    ) -> Detector:
+        """Load a detector by its name in the table, downloaded once; `find_detector` says how, `from_onnx` the rest."""
+        path = find_detector(name, sha256=sha256, table=table)
+        return cls.from_onnx(
+            path, device=device, conf=conf, iou=iou, classes=classes, tensorrt=tensorrt, onnxruntime=onnxruntime
+        )
 
     @classmethod
     def from_onnx(

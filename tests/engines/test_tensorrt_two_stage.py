@@ -330,8 +330,8 @@ def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(tiny_bundle, 
     boxes = np.array([[10, 5, 60, 110], [40, 20, 150, 118], [0, 0, 159, 119]], np.float32)
     stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs)
     with (
-        PoseEstimator(bundle, load_two_stage(bundle, threads=1)) as expected,
-        PoseEstimator(bundle, stages) as estimator,
+        PoseEstimator.from_stages(bundle, load_two_stage(bundle, threads=1)) as expected,
+        PoseEstimator.from_stages(bundle, stages) as estimator,
     ):
         want = expected(image, boxes, rows=[2, 0])
         for _ in range(2):

@@ -108,7 +108,7 @@ def stub_estimator(
     quality_threshold: float | None = None,
 ) -> tuple[PoseEstimator, StubStages]:
     stages = StubStages(bundle, qualities)
-    return PoseEstimator(bundle, stages, refine=refine, quality_threshold=quality_threshold), stages
+    return PoseEstimator.from_stages(bundle, stages, refine=refine, quality_threshold=quality_threshold), stages
 
 
 def some_boxes(people: int) -> npt.NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import http.server
 import json
 import signal
@@ -30,6 +29,7 @@ from cli_files import (
     write_detector,
     write_video,
 )
+from served_detector import default_detector_served
 
 
 @pytest.fixture
@@ -255,29 +255,8 @@ def test_a_detector_of_the_users_own_table(sharpose_run: Run, tmp_path: Path, vi
 
 @pytest.fixture
 def people_served(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables of an environment whose `yolox-tiny` is a graph that a mirror on this machine has."""
-    served = tmp_path / "served"
-    served.mkdir()
-    file = write_detector(
-        served / "tiny.onnx",
-        dets=np.array([[[10, 5, 50, 85, 0.5]]], np.float32),
-        labels=np.array([[0]], np.int64),
-    )
-    table = tmp_path / "config" / "sharpose" / "detectors.yaml"
-    table.parent.mkdir(parents=True)
-    table.write_text(
-        "detectors: {yolox-tiny: {url: 'https://example.invalid/far/tiny.onnx', family: end-to-end, licence: none, "
-        f"sha256: {hashlib.sha256(file.read_bytes()).hexdigest()}, sha256_source: me}}}}\n"
-    )
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield {
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            "XDG_CONFIG_HOME": str(tmp_path / "config"),
-            "SHARPOSE_DETECTOR_MIRROR": f"http://127.0.0.1:{server.server_port}/",
-        }
-        server.shutdown()
+    with default_detector_served(tmp_path) as variables:
+        yield variables
 
 
 def test_people_are_found_without_being_asked_for(

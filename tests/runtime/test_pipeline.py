@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from reference_model import reference_crops
+from served_detector import PERSON, default_detector_served
 from stand_in_stages import MAX_BATCH, PICTURE, some_boxes, stub_estimator
 
-from sharpose.bundle import Bundle, open_bundle
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import CoarseOutput
-from sharpose.errors import BundleError, EngineError, InputError
+from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.geometry import crop_frames
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
+from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.gate import Refine
 from sharpose.runtime.pipeline import EstimateStopped
 
@@ -39,7 +42,9 @@ def real_estimator(
     """With the bundle's own engines and a smaller max batch, so that few people make several chunks."""
     small = Bundle(bundle.path, bundle.manifest.model_copy(update={"max_batch": max_batch}))
     stages = load_two_stage(small, threads=1)
-    return PoseEstimator(small, stages, refine=refine, quality_threshold=threshold, keep_regions=keep_regions)
+    return PoseEstimator.from_stages(
+        small, stages, refine=refine, quality_threshold=threshold, keep_regions=keep_regions
+    )
 
 
 SEVEN = np.array(
@@ -311,7 +316,6 @@ def test_what_is_no_picture_is_refused(bundle: Bundle, image: npt.NDArray[np.uin
         ([1, 2, 3, 4], r"expected shape \[n, 4\], got \[4\]"),
         ([[1, 2, 3]], r"got \[1, 3\]"),
         ([[1, 2, 3, 4, 5]], r"got \[1, 5\]"),
-        (None, "expected shape"),
         ([["a", 1, 2, 3]], "expected an array of numbers"),
         ([[1, 2, 3, 4], [1, 2]], "expected an array of numbers"),
     ],
@@ -442,3 +446,74 @@ def test_a_with_block_closes_the_engines(bundle: Bundle) -> None:
     assert stages.closed == 1
     estimator.close()
     assert stages.closed == 2
+
+
+@pytest.fixture
+def detector_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which the default detector's file may be had, and `served/tiny.onnx` taken away."""
+    with default_detector_served(tmp_path) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield tmp_path
+
+
+def test_without_boxes_people_are_found_first(bundle: Bundle, detector_served: Path) -> None:
+    estimator, _ = stub_estimator(bundle)
+    picture = np.zeros((96, 128, 3), np.uint8)
+    found = estimator(picture)
+    assert found.boxes_xyxy.tolist() == [PERSON]
+    assert found.boxes.scores.tolist() == [0.5]
+    (detector_served / "served" / "tiny.onnx").unlink()
+    assert estimator(picture).boxes_xyxy.tolist() == [PERSON]  # the detector is kept
+    assert estimator(picture, [[1, 2, 30, 40]]).boxes_xyxy.tolist() == [[1, 2, 30, 40]]
+    assert len(estimator(picture, [])) == 0
+    with pytest.raises(InputError, match="rows: expected boxes_xyxy as well"):
+        estimator(picture, rows=[0])
+    with pytest.raises(InputError, match="image_bgr: expected uint8 "):
+        estimator(picture.astype(np.float32))
+    with pytest.raises(InputError, match=r"got NoneType \(cv2.imread returns None"):
+        estimator(None)  # type: ignore[arg-type]
+
+
+def test_a_detector_that_is_given_finds_the_people(bundle: Bundle, detector_served: Path) -> None:
+    detector = Detector.from_name("yolox-tiny", conf=0.6)  # above the score of the one that is found
+    with PoseEstimator(bundle.path, threads=1, detector=detector) as estimator:
+        assert len(estimator(np.zeros((96, 128, 3), np.uint8))) == 0
+    assert len(detector(np.zeros((96, 128, 3), np.uint8))) == 0  # not closed with the estimator
+
+
+def test_a_default_detector_that_does_not_come(bundle: Bundle, detector_served: Path) -> None:
+    (detector_served / "served" / "tiny.onnx").unlink()
+    estimator, _ = stub_estimator(bundle)
+    with pytest.raises(DetectorError, match=r"yolox-tiny can't be downloaded: .* 404 .* --detector motion"):
+        estimator(np.zeros((96, 128, 3), np.uint8))
+
+
+def test_a_bundle_is_given_by_its_folder(bundle: Bundle, photo: npt.NDArray[np.uint8]) -> None:
+    with (
+        PoseEstimator(bundle.path, threads=1, refine="never") as estimator,
+        PoseEstimator.from_bundle(bundle.path, threads=1, refine="never") as named,
+        real_estimator(bundle, 7, "never") as expected,
+    ):
+        poses = expected(photo, SEVEN).keypoints
+        assert np.array_equal(estimator(photo, SEVEN).keypoints, poses)
+        assert np.array_equal(named(photo, SEVEN).keypoints, poses)
+
+
+def test_without_a_bundle_it_is_the_shipped_one() -> None:
+    with PoseEstimator(threads=1) as estimator:
+        assert estimator.bundle.path == shipped_bundle()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_checkpoint_is_no_bundle(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "sharpose_small.pth"
+    if exists:
+        path.write_bytes(b"weights")
+    with pytest.raises(BundleError) as caught:
+        PoseEstimator(path)
+    found = "a file" if exists else "nothing"
+    assert str(caught.value) == (
+        f"bundle {path}: expected a folder written by sharpose-export, found {found} there; "
+        f"export the checkpoint: sharpose-export --checkpoint {path} --output bundle"
+    )

@@ -31,7 +31,7 @@ class Setting:
         self.clock = Ticks()
         self.stages = TimedStages(bundle, self.clock, **stages)
         self.scheduler = DeadlineScheduler(clock=self.clock, carry=carry)
-        self.estimator = PoseEstimator(bundle, self.stages, scheduler=self.scheduler)
+        self.estimator = PoseEstimator.from_stages(bundle, self.stages, scheduler=self.scheduler)
         if warm:
             self.estimator.warm_up()
         self.stages.fine_rows.clear()
@@ -74,7 +74,7 @@ def test_with_ample_time_it_is_the_gate(bundle: Bundle) -> None:
     found = setting.run(qualities, 10_000)
     stages = TimedStages(bundle, Ticks())
     stages.qualities = list(qualities)
-    expected = PoseEstimator(bundle, stages)(PICTURE, apart(6))
+    expected = PoseEstimator.from_stages(bundle, stages)(PICTURE, apart(6))
     assert setting.stages.fine_rows == stages.fine_rows == [[0, 2, 4]]
     assert setting.stages.coarse_batches == stages.coarse_batches
     np.testing.assert_array_equal(found.keypoints, expected.keypoints)
@@ -253,11 +253,11 @@ def test_two_pictures_of_a_stream_are_refused(bundle: Bundle) -> None:
 
 def test_a_deadline_needs_a_scheduler_of_its_own(bundle: Bundle) -> None:
     setting = Setting(bundle)
-    plain = PoseEstimator(bundle, TimedStages(bundle, Ticks()))
+    plain = PoseEstimator.from_stages(bundle, TimedStages(bundle, Ticks()))
     with pytest.raises(InputError, match="has no scheduler"):
         plain.estimate([setting.picture(apart(1), 9)])
     with pytest.raises(InputError, match="one of its own for each estimator"):
-        PoseEstimator(bundle, setting.stages, scheduler=setting.scheduler)
+        PoseEstimator.from_stages(bundle, setting.stages, scheduler=setting.scheduler)
 
 
 def test_rows_of_ones_own_overrule_the_scheduler(bundle: Bundle) -> None:

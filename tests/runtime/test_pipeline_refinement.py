@@ -199,7 +199,7 @@ def picture_of_blobs(size: tuple[int, int], radius: float, centers: list[tuple[f
 @pytest.mark.parametrize("name", BLOBS)
 def test_keypoints_land_where_the_light_is(bundle: Bundle, name: str, refine: Refine) -> None:
     size, box, radius, centers = BLOBS[name]
-    estimator = PoseEstimator(bundle, BlobStages(bundle), refine=refine)
+    estimator = PoseEstimator.from_stages(bundle, BlobStages(bundle), refine=refine)
     result = estimator(picture_of_blobs(size, radius, centers), [box])
     assert result.refined.tolist() == [refine == "always"]
     np.testing.assert_allclose(result.keypoints[0, :3, :2], centers, atol=0.25)
@@ -208,7 +208,9 @@ def test_keypoints_land_where_the_light_is(bundle: Bundle, name: str, refine: Re
 
 def test_the_crops_corners_are_the_padded_boxs_corners(bundle: Bundle) -> None:
     size, box, radius, centers = BLOBS["inside"]  # 100 x 200: higher than the crop's 3:4, so 150 x 200
-    result = PoseEstimator(bundle, BlobStages(bundle), refine="never")(picture_of_blobs(size, radius, centers), [box])
+    result = PoseEstimator.from_stages(bundle, BlobStages(bundle), refine="never")(
+        picture_of_blobs(size, radius, centers), [box]
+    )
     half = 1.25 * np.array([150, 200]) / 2
     center = np.array([150, 160])
     np.testing.assert_allclose(result.keypoints[0, 3, :2], center - half, atol=1e-3)
@@ -227,7 +229,7 @@ def test_people_of_a_batch_keep_their_own_light(bundle: Bundle) -> None:
         )
         boxes.append([left, top, left + 80, top + 130])
         centers.append([(left + x, top + y) for x, y in own])
-    estimator = PoseEstimator(bundle, BlobStages(bundle))
+    estimator = PoseEstimator.from_stages(bundle, BlobStages(bundle))
     result = estimator(picture, boxes, rows=[1, 2, 5])
     np.testing.assert_allclose(result.keypoints[:, :3, :2], centers, atol=0.25)
     np.testing.assert_allclose(result.keypoints[:, 0, 2], [0.5, 0.9, 0.9, 0.5, 0.5, 0.9])
@@ -297,7 +299,7 @@ def mean_oks(bundle: Bundle, prioritise: Prioritise, *, standing: float, carry: 
         stages = SeenStages(bundle, clock)
         stages.coarse = stages.fine = np.zeros((16, 17, 3), np.float32)
         scheduler = DeadlineScheduler(clock=clock, prioritise=prioritise, carry=carry)
-        estimator = PoseEstimator(bundle, stages, scheduler=scheduler)
+        estimator = PoseEstimator.from_stages(bundle, stages, scheduler=scheduler)
         for size in (1, 16):
             scheduler.costs.coarse.calibrate(size, [0.001 * size])
             scheduler.costs.fine.calibrate(size, [0.010 * size])

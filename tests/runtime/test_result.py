@@ -120,3 +120,10 @@ def test_boxes_are_a_copy_of_the_callers_array() -> None:
 def test_boxes_beyond_any_picture_are_refused(value: float) -> None:
     with pytest.raises(InputError, match=r"boxes_xyxy"):
         Boxes.from_xyxy([[0, 0, value, 10]])
+
+
+def test_a_result_is_shown_in_a_line():
+    assert repr(result(people=0)) == "PoseResult: 0 people, 0 refined, 0 ms"
+    assert repr(result(people=1, timings=StageTimings(coarse=0.0409))) == "PoseResult: 1 person, 0 refined, 41 ms"
+    three = result(people=3, refined=np.array([True, False, True]), timings=StageTimings(crop=1, fine=0.2))
+    assert f"{three}" == "PoseResult: 3 people, 2 refined, 1200 ms"

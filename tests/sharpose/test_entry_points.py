@@ -139,3 +139,16 @@ def test_a_command_that_is_not_there() -> None:
     done = subprocess.run([*RUN[:3], "fly"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: expected a command, one of run, export, train, eval, doctor")
+
+
+def test_the_parts_that_python_users_need_come_from_the_top() -> None:
+    program = (
+        "import sys, sharpose\n"
+        "assert 'numpy' not in sys.modules\n"
+        "from sharpose import Detector, PoseEstimator, Tracker\n"
+        "print(Detector.from_name.__name__, PoseEstimator.__name__, Tracker().settings is not None)\n"
+        "sharpose.Nobody\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "from_name PoseEstimator True\n"
+    assert done.stderr.endswith("AttributeError: module 'sharpose' has no attribute 'Nobody'\n")
