@@ -179,7 +179,15 @@ _MODEL, _BUNDLE, _PARITY, _ENGINES = "Model", "Bundle", "Parity with PyTorch", "
 _VERIFY = "Comparison of engines"
 
 
-@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=SectionedCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    examples=[
+        "sharpose-export --checkpoint sharpose_small.pth --config sharpose_small_coco_256x192 --output bundle",
+        "sharpose-export --checkpoint FILE --precision fp32,fp16 --output bundle --verify",
+        "sharpose-export --random-weights --config sharpose_tiny_coco_256x192 --output bundle",
+    ],
+)
 @option(_MODEL, "--checkpoint", type=FILE, help="Checkpoint in the released format (.pth).")
 @option(_MODEL, "--config", metavar="NAME|FILE", help="Model configuration; default: read off the checkpoint.")
 @option(_MODEL, "--random-weights", is_flag=True, help="Seeded random weights instead of a checkpoint.")

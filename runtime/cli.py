@@ -31,7 +31,15 @@ _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
-@click.command(cls=SectionedCommand, context_settings=_SETTINGS)
+@click.command(
+    cls=SectionedCommand,
+    context_settings=_SETTINGS,
+    examples=[
+        "sharpose-run scene --output scene.mp4",
+        "sharpose-run video.mp4 --track --smooth --output out.mp4 --json out.jsonl",
+        "sharpose-run rtsp://camera/stream --track --serve 8080",
+    ],
+)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @option(_MODEL, "--bundle", type=FILE, help="Bundle folder, written by sharpose-export; default: the one shipped.")
 @option(

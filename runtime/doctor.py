@@ -380,7 +380,14 @@ def check_detectors(findings: Sequence[Finding], device: Device) -> Iterator[Fin
 _OPTIONS = "Options"
 
 
-@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=SectionedCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    examples=[
+        "sharpose-doctor",
+        "sharpose-doctor --device tensorrt",
+    ],
+)
 @option(
     _OPTIONS, "--device", "device_text", default="cpu", show_default=True, help="The device that you want to run on."
 )

@@ -130,9 +130,10 @@ class Picture:
     def __post_init__(self) -> None:
         image = self.image
         if not isinstance(image, np.ndarray):
-            kind = type(image).__name__
-            unread = " (cv2.imread returns None for a file that it can't read)" if kind == "NoneType" else ""
-            raise InputError(f"image_bgr: expected a uint8 array [H, W, 3], got {kind}{unread}")
+            raise InputError(
+                f"image_bgr: expected a uint8 array [H, W, 3], got {type(image).__name__}"
+                + (" (cv2.imread returns None for a file that it can't read)" if image is None else "")
+            )
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"image_bgr: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
         if not math.isfinite(self.time):

@@ -12,13 +12,14 @@ import reprlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from sharpose import __version__
 from sharpose.errors import ReaderGoneError, SharposeError, one_line
 
 if TYPE_CHECKING:
@@ -223,7 +224,25 @@ def option(section: str, *names: str, **settings: Any) -> Callable[[_Decorated],
 
 
 class SectionedCommand(click.Command):
-    """A command whose help lists its options under their headings, in the order they are declared."""
+    """A command with `--version`, whose help lists its options under their headings, in the order they are declared.
+
+    Args:
+        examples: Command lines that end the help.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str], **kwargs: Any) -> None:  # noqa: ANN401 (click's own)
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        version = _SectionedOption(
+            ["--version"],
+            section=_LAST,
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Print the version and exit.",
+        )
+        self.params.append(version)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `click.Command.format_options`."""
@@ -235,3 +254,15 @@ class SectionedCommand(click.Command):
         for name, records in sorted(sections.items(), key=lambda item: item[0] == _LAST):
             with formatter.section(name):
                 formatter.write_dl(records, col_max=28)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Command.format_epilog`; a line that is copied must not be broken."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(f"sharpose {__version__}")
+        ctx.exit()

@@ -66,7 +66,15 @@ class EvalOptions:
 _OPTIONS = "Options"
 
 
-@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=SectionedCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    examples=[
+        "sharpose-eval --data scene --output report",
+        "sharpose-eval --bundle bundle --data COCO_DIR --output report",
+        "sharpose-eval --checkpoint runs/small/best.pth --data COCO_DIR --output report",
+    ],
+)
 @option(_OPTIONS, "--bundle", type=FILE, help="Bundle folder to measure, as deployed; default: the one shipped.")
 @option(_OPTIONS, "--checkpoint", type=FILE, help="Checkpoint in the released format (.pth), measured in PyTorch.")
 @option(_OPTIONS, "--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")

@@ -63,7 +63,14 @@ class TrainOptions:
 _OPTIONS = "Options"
 
 
-@click.command(cls=SectionedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=SectionedCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    examples=[
+        "sharpose-train --list",
+        "sharpose-train sharpose_small_coco_256x192 --data COCO_DIR --work-dir runs/small",
+    ],
+)
 @click.argument("recipe_name", metavar="CONFIG", required=False)
 @option(
     _OPTIONS,

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
+
+from sharpose import __version__
+from sharpose.__main__ import _MODULES
+from sharpose.cli import SectionedCommand
 
 RUN = [sys.executable, "-m", "sharpose", "run"]
 SHORT = ["scene:people=1,frames=3,size=360x640", "--refine", "never"]
@@ -152,3 +159,21 @@ def test_the_parts_that_python_users_need_come_from_the_top() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "from_name PoseEstimator True\n"
     assert done.stderr.endswith("AttributeError: module 'sharpose' has no attribute 'Nobody'\n")
+
+
+@pytest.mark.parametrize("name", ["run", "export", "train", "eval", "doctor"])
+def test_a_command_says_its_version_and_ends_its_help_with_examples(name: str) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "sharpose", name, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout, said.stderr) == (0, f"sharpose {__version__}\n", "")
+
+    command = import_module(_MODULES[name]).command
+    assert isinstance(command, SectionedCommand)
+    assert len(command.examples) >= 2
+    shown = command.get_help(click.Context(command)).partition("\n\nExamples:\n")[2].splitlines()
+    assert shown == [f"  {example}" for example in command.examples]
+    for example in command.examples:
+        program, *arguments = shlex.split(example)
+        assert program == f"sharpose-{name}"
+        command.make_context(program, arguments)  # every option is one, with a value that it takes
