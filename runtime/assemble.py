@@ -6,7 +6,7 @@ import contextlib
 import glob
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions, is_scene
 from sharpose.runtime.pipeline import PoseEstimator
-from sharpose.runtime.run import Outcome, PoseStep, Run, Stream, run
+from sharpose.runtime.result import Image, PoseResult
+from sharpose.runtime.run import Loop, Outcome, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
 from sharpose.runtime.sinks.outputs import (
     OUTPUT_OPTIONS,
@@ -94,22 +95,18 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if options.serve is not None:
             server = ServeServer(options.serve, options.serve_token, say=messages.info)
             to_close.callback(server.close)
-        boxes = _BoxSources(options, names, messages)
-        to_close.callback(boxes.close)
+        boxes = to_close.enter_context(_BoxSources(options, names, messages))
         streams: list[Stream] = []
-        for index, spec in enumerate(options.sources):
-            source = open_source(spec, options.reading, say=messages.warning)
-            to_close.callback(source.close)
-            box_source = boxes.make(index, source)
+        for index in range(len(options.sources)):
+            stream = _open_stream(index, options, boxes, estimator, messages, to_close)
+            source, statistics = stream.source, stream.statistics
             if source.info.id_note and options.boxes is None and any(one.option == "--coco" for one in outputs[index]):
                 messages.warning(source.info.id_note)
             sinks = _make_sinks(options, names[index], outputs[index], source, estimator, stop, messages)
-            statistics = StreamStatistics(source.info)
             if server is not None:
                 sinks.append(server.sink(source.info.name, statistics))
-            streams.append(
-                Stream(source, box_source, sinks, statistics, _make_steps(options, estimator), options.max_people)
-            )
+            stream.sinks = sinks
+            streams.append(stream)
         if not any(stream.sinks for stream in streams):
             messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
         warm_up = estimator.warm_up()
@@ -133,6 +130,46 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if damaged and not stop.exit_code:
             messages.error(f"{', '.join(damaged)}: damaged; the results are those of what could be read")
         return stop.exit_code or (EXIT_FAILED if outcome.failures else 0)
+
+
+def stream_with(options: RunOptions, estimator: PoseEstimator) -> Generator[tuple[Image, PoseResult], None, None]:
+    """The frames of the one source, uint8 [H, W, 3], BGR, with their poses; the estimator's detector finds the people
+    where the options name none. Warnings are said on standard error.
+
+    Raises:
+        SharposeError: it failed.
+        click.UsageError: an option would do nothing.
+    """
+    messages = Messages(quiet=True)
+    with contextlib.ExitStack() as to_close:
+        boxes = to_close.enter_context(_BoxSources(options, source_names(options.sources), messages, estimator))
+        stream = _open_stream(0, options, boxes, estimator, messages, to_close)
+        loop = Loop(Run([stream], estimator, partial(draw_poses, skeleton=estimator.skeleton)), StopRequest())
+        try:
+            for _, record in to_close.enter_context(contextlib.closing(loop.records())):
+                yield record.frame.image, record.poses
+            for watch in boxes.watches:
+                watch.finish()
+            if isinstance(stream.boxes, FileBoxes) and stream.boxes.is_useless:
+                messages.warning(stream.boxes.summary)
+        finally:
+            for warning in [*stream.source.info.failures, *stream.source.info.warnings]:
+                messages.warning(warning)
+
+
+def _open_stream(
+    index: int,
+    options: RunOptions,
+    boxes: _BoxSources,
+    estimator: PoseEstimator,
+    messages: Messages,
+    to_close: contextlib.ExitStack,
+) -> Stream:
+    """The stream of the source at `index`, as yet without sinks."""
+    source = open_source(options.sources[index], options.reading, say=messages.warning)
+    to_close.callback(source.close)
+    steps = _make_steps(options, estimator)
+    return Stream(source, boxes.make(index, source), [], StreamStatistics(source.info), steps, options.max_people)
 
 
 def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outcome:
@@ -265,13 +302,20 @@ class _BoxSources:
         options: Of the run.
         names: Of the sources, which `{source}` in the name of a boxes file stands for.
         messages: For lines to the user.
+        estimator: Has the detector that is used where the options name none; by default it is loaded by its name.
 
     Attributes:
         watches: Those that wait for somebody to be found, to be finished at the end.
     """
 
-    def __init__(self, options: RunOptions, names: Sequence[str], messages: Messages) -> None:
-        self._options, self._names, self._messages = options, names, messages
+    def __init__(
+        self,
+        options: RunOptions,
+        names: Sequence[str],
+        messages: Messages,
+        estimator: PoseEstimator | None = None,
+    ) -> None:
+        self._options, self._names, self._messages, self._estimator = options, names, messages, estimator
         self._say, self._warn = messages.info, messages.warning
         self._detector: Detector | None = None
         self.watches: list[NobodyWatch] = []
@@ -304,12 +348,16 @@ class _BoxSources:
         if kind == "motion":
             found = NobodyWatch(MotionBoxes(self._say), source.info.name, lambda: NOTHING_MOVED, self._warn)
         else:
-            detector = self._load_detector()
+            own = self._estimator is not None and options.detector is None
+            detector = self._estimator.load_detector() if own and self._estimator else self._load_detector()
             found = NobodyWatch(DetectorBoxes(detector), source.info.name, detector.assumptions, self._warn)
         self.watches.append(found)
         return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
 
-    def close(self) -> None:
+    def __enter__(self) -> _BoxSources:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
         """Free the detector's engine."""
         if self._detector is not None:
             self._detector.close()
@@ -319,7 +367,8 @@ class _BoxSources:
             return "boxes"
         if self._options.full_frame:
             return "full-frame"
-        if self._options.detector is None and is_scene(source.info.name):
+        given = self._options.detector is not None or (self._estimator is not None and self._estimator.detector)
+        if not given and is_scene(source.info.name):
             return "scene"
         return "motion" if self._options.detector == MOTION else "detector"
 

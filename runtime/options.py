@@ -172,7 +172,7 @@ _DRAWN = "annotated pictures (--output, --frames, --show or --serve)"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The command line of `sharpose-run`; its help says what each option is.
+    """The command line of `sharpose-run`, with its defaults; its help says what each option is.
 
     Attributes:
         outputs: Option (`--json`) and target of each output, in the order of the help.
@@ -182,43 +182,43 @@ class RunOptions:
     """
 
     sources: tuple[str, ...]
-    reading: SourceOptions
-    video: VideoSettings
-    bundle: Path | None
-    refine: Literal["auto", "always", "never"]
-    quality_threshold: float | None
-    deadline: float | None
-    max_people: int | None
-    device: str
-    threads: int | None
-    tf32: bool
-    engine_cache: Path | None
-    cuda_bindings: str | None
-    cuda_graphs: bool | None
-    detector: str | None
-    detector_sha256: str | None
-    detector_device: str
-    detector_table: Path | None
-    detect_every: int
-    conf: float | None
-    iou: float | None
-    classes: str | None
-    boxes: str | None
-    full_frame: bool
-    track: bool
-    smooth: bool
-    outputs: tuple[tuple[str, str], ...]
-    overwrite: bool
-    frames_format: str
-    show: bool
-    serve: str | None
-    serve_token: str | None
-    kpt_thr: float
-    draw_regions: bool
-    draw_status: bool
-    quiet: bool
-    json_logs: bool
-    debug: bool
+    reading: SourceOptions = SourceOptions()
+    video: VideoSettings = VideoSettings()
+    bundle: Path | None = None
+    refine: Literal["auto", "always", "never"] = "auto"
+    quality_threshold: float | None = None
+    deadline: float | None = None
+    max_people: int | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    tf32: bool = False
+    engine_cache: Path | None = None
+    cuda_bindings: str | None = None
+    cuda_graphs: bool | None = None
+    detector: str | None = None
+    detector_sha256: str | None = None
+    detector_device: str = "auto"
+    detector_table: Path | None = None
+    detect_every: int = 1
+    conf: float | None = None
+    iou: float | None = None
+    classes: str | None = None
+    boxes: str | None = None
+    full_frame: bool = False
+    track: bool = False
+    smooth: bool = False
+    outputs: tuple[tuple[str, str], ...] = ()
+    overwrite: bool = False
+    frames_format: str = "jpg"
+    show: bool = False
+    serve: str | None = None
+    serve_token: str | None = None
+    kpt_thr: float = 0.3
+    draw_regions: bool = False
+    draw_status: bool = False
+    quiet: bool = False
+    json_logs: bool = False
+    debug: bool = False
 
     def __post_init__(self) -> None:
         ways = {"--boxes": self.boxes, "--detector": self.detector, "--full-frame": self.full_frame}

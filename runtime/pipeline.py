@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import reprlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +29,7 @@ from sharpose.tokens import gather_patches
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
+    from sharpose.runtime.options import SourceOptions
 
 
 class EstimateStopped(Exception):  # noqa: N818 (no error)
@@ -201,13 +203,18 @@ class PoseEstimator:
         if boxes_xyxy is None:
             if rows is not None:
                 raise InputError("rows: expected boxes_xyxy as well, whose indices they are")
-            boxes_xyxy = self._find_people(Picture(image_bgr, Boxes.empty()).image)  # checked
+            boxes_xyxy = self.load_detector()(Picture(image_bgr, Boxes.empty()).image)  # checked
         boxes = boxes_xyxy if isinstance(boxes_xyxy, Boxes) else Boxes.from_xyxy(boxes_xyxy)
         chosen = None if rows is None else _check_rows(rows, len(boxes))
         (result,) = self._estimate([Picture(image_bgr, boxes)], chosen)
         return result
 
-    def _find_people(self, image: Image) -> Boxes:
+    def load_detector(self) -> Detector:
+        """The detector that was given, or else the default one, made at the first call.
+
+        Raises:
+            DetectorError: the default detector can't be downloaded.
+        """
         with self._lock:  # of several threads, one makes the detector
             if self.detector is None and self._own_detector is None:
                 from sharpose.runtime.detectors.onnx import Detector
@@ -217,7 +224,64 @@ class PoseEstimator:
                 )
             detector = self.detector or self._own_detector
         assert detector is not None
-        return detector(image)
+        return detector
+
+    def stream(
+        self,
+        source: str | Path | int,
+        *,
+        track: bool = False,
+        smooth: bool = False,
+        boxes: str | Path | None = None,
+        full_frame: bool = False,
+        motion: bool = False,
+        detect_every: int = 1,
+        max_people: int | None = None,
+        reading: SourceOptions | None = None,
+    ) -> Generator[tuple[Image, PoseResult], None, None]:
+        """The frames of a video, live stream or pictures, with their poses: those of `sharpose-run` on that source.
+
+        People are found by the estimator's detector, unless an argument says otherwise; the built-in scene brings its
+        own boxes, unless the estimator was given a detector. Warnings go to standard error.
+
+        Args:
+            source: As for `sharpose-run`: a video, a picture, a folder or glob of pictures, a camera's index, a URL,
+                `-`, or `scene`.
+            track: Give people ids that stay, `PoseResult.track_ids`.
+            smooth: Smooth each track's keypoints; needs `track`.
+            boxes: A file of people's boxes: COCO detection results, or annotations.
+            full_frame: One person fills every picture.
+            motion: Whatever moves in front of a camera that doesn't.
+            detect_every: Detection interval in frames; boxes follow poses in between.
+            max_people: People per frame at most, the best boxes first.
+            reading: How the source is read: stride, start, duration, reconnection.
+
+        Yields:
+            The frame, uint8 [H, W, 3], BGR, and its result. A live source's frames that come meanwhile are dropped for
+            the newest one, unless `reading` says otherwise.
+
+        Raises:
+            InputError: arguments exclude one another, or one would do nothing.
+            SharposeError: the source, the boxes or the detector can't be used, or an engine failed.
+        """
+        from sharpose.runtime.assemble import stream_with
+        from sharpose.runtime.options import RunOptions, SourceOptions
+
+        try:
+            options = RunOptions(
+                sources=(str(source),),
+                reading=reading or SourceOptions(),
+                track=track,
+                smooth=smooth,
+                boxes=None if boxes is None else str(boxes),
+                full_frame=full_frame,
+                detector="motion" if motion else None,
+                detect_every=detect_every,
+                max_people=max_people,
+            )
+            yield from stream_with(options, self)
+        except click.UsageError as error:
+            raise InputError(error.message) from error
 
     def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool] = lambda: False) -> list[PoseResult]:
         """Poses of the people in several pictures, in shared batches.
@@ -252,7 +316,7 @@ class PoseEstimator:
         self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None, stop: Callable[[], bool]
     ) -> list[PoseResult]:
         regions = self._selected if self.keep_regions else None
-        crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton.num_keypoints, regions)
+        crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton, regions)
         plan = None
         if self.scheduler is not None and chosen is None:
             plan = self.scheduler.plan(crowd, self.skeleton, self.quality_threshold, self.bundle.manifest.gate.gain)

@@ -6,12 +6,14 @@ import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError, counted
 from sharpose.geometry import CropFrames, crop_frames, extract_crops
+from sharpose.skeleton import Skeleton
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
@@ -176,6 +178,7 @@ class PoseResult:
         regions_xyxy: float32 [n, K, 4], the regions that the fine stage got, `x1, y1, x2, y2` in picture pixels; NaN
             for people who were not refined. None unless the estimator keeps regions.
         track_ids: int64 [n], from 1; 0 for people whose track is not yet confirmed. None without tracking.
+        skeleton: Names the J keypoints and their limbs; None in results that no estimator made.
 
     Raises:
         InputError: the arrays' lengths or shapes disagree.
@@ -190,6 +193,7 @@ class PoseResult:
     carried: npt.NDArray[np.bool_] | None = None
     regions_xyxy: npt.NDArray[np.float32] | None = None
     track_ids: npt.NDArray[np.int64] | None = None
+    skeleton: Skeleton | None = None
 
     def __post_init__(self) -> None:
         people = len(self.boxes)
@@ -214,6 +218,32 @@ class PoseResult:
     def __repr__(self) -> str:
         people, refined = counted(len(self), "person"), int(self.refined.sum())
         return f"PoseResult: {people}, {refined} refined, {1000 * self.timings.total:.0f} ms"
+
+    def plot(self, image_bgr: Image, *, keypoint_threshold: float = 0.3, regions: bool = False) -> Image:
+        """A copy of the picture with the poses drawn on it, as `sharpose-run` draws them.
+
+        Args:
+            image_bgr: uint8 [H, W, 3], BGR; not changed.
+            keypoint_threshold: Lowest score of a keypoint that is drawn.
+            regions: Whether to tint the regions that the fine stage looked at; the estimator must keep them.
+
+        Raises:
+            InputError: `image_bgr` is no such picture, the result has no skeleton, or no regions where they are wanted.
+        """
+        from sharpose.runtime.drawing.draw import draw_poses
+
+        if self.skeleton is None:
+            raise InputError("plot: expected a result with a skeleton, as estimators make; set `skeleton`")
+        return draw_poses(image_bgr, self, self.skeleton, keypoint_threshold=keypoint_threshold, regions=regions)
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """The people as `sharpose-run --json` writes them: `{"people": [{"bbox": [x, y, width, height], …}, …]}`.
+
+        Pixels have 3 decimals, scores 5. What isn't finite stays NaN or infinity, which JSON doesn't have.
+        """
+        from sharpose.runtime.sinks.people import people_in
+
+        return {"people": [person.to_dict() for person in people_in(self)]}
 
     @property
     def deferred(self) -> npt.NDArray[np.bool_]:
@@ -245,7 +275,7 @@ class Crowd:
     Args:
         pictures: The pictures.
         crop_size: `(height, width)` of a crop.
-        keypoints: J, how many keypoints a person has.
+        skeleton: The J keypoints that a person has.
         regions: K, how many regions are kept a person; None to keep none.
 
     Attributes:
@@ -263,15 +293,16 @@ class Crowd:
     """
 
     def __init__(
-        self, pictures: Sequence[Picture], crop_size: tuple[int, int], keypoints: int, regions: int | None = None
+        self, pictures: Sequence[Picture], crop_size: tuple[int, int], skeleton: Skeleton, regions: int | None = None
     ) -> None:
         self.pictures = pictures
+        self._skeleton = skeleton
         self.owners = np.repeat(np.arange(len(pictures)), [len(picture.boxes) for picture in pictures])
         boxes = [picture.boxes.xyxy for picture in pictures]
         self.boxes_xyxy: npt.NDArray[np.float32] = np.concatenate([np.zeros((0, 4), np.float32), *boxes])
         self.frames = crop_frames(self.boxes_xyxy, crop_size)
         people = len(self.owners)
-        self.keypoints = np.zeros((people, keypoints, 3), dtype=np.float32)
+        self.keypoints = np.zeros((people, skeleton.num_keypoints, 3), dtype=np.float32)
         self.quality = np.zeros(people, dtype=np.float32)
         self.refined = np.zeros(people, dtype=np.bool_)
         self.wanted: npt.NDArray[np.bool_] | None = None
@@ -317,6 +348,7 @@ class Crowd:
                 wanted=None if self.wanted is None else self.wanted[start:end],
                 carried=None if self.carried is None else self.carried[start:end],
                 regions_xyxy=None if self.regions_xyxy is None else self.regions_xyxy[start:end],
+                skeleton=self._skeleton,
             )
             for picture, timings, start, end in zip(self.pictures, self.timings, starts, ends, strict=True)
         ]

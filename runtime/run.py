@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -118,7 +118,11 @@ def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] =
             its sink should.
         SharposeError: it failed before; nothing was written.
     """
-    return _Loop(job, stop, on_frame).run()
+    loop = Loop(job, stop)
+    with contextlib.closing(loop.records()) as records:
+        for stream, record in records:
+            on_frame(stream, record.frame)
+    return loop.outcome
 
 
 class SinkGroup:
@@ -237,13 +241,24 @@ class _Work:
     age: float | None = None
 
 
-class _Loop:
-    def __init__(self, job: Run, stop: StopRequest, on_frame: Callable[[int, Frame], None]) -> None:
-        self._job, self._stop, self._on_frame = job, stop, on_frame
+class Loop:
+    """The loop of a run, which hands out every record once its sinks have it.
+
+    Args:
+        job: What to run.
+        stop: The run ends after the frames at hand once this is true.
+    """
+
+    def __init__(self, job: Run, stop: StopRequest) -> None:
+        self._job, self._stop = job, stop
         self._news = threading.Event()  # a queue has a frame, or has ended
         self._failures: list[str] = []
 
-    def run(self) -> Outcome:
+    def records(self) -> Generator[tuple[int, FrameRecord], None, None]:
+        """Run all streams to their ends; the index of a record's stream, and the record. Raises what `run` raises.
+
+        To be closed where it isn't read to its end.
+        """
         self._running = [
             _Running(index, stream, self._start_reading(stream), SinkGroup(stream.sinks, self._job.say))
             for index, stream in enumerate(self._job.streams)
@@ -251,7 +266,15 @@ class _Loop:
         try:
             while not self._stop and not all(running.over for running in self._running):
                 self._news.clear()
-                if not self._round():
+                work = self._take_all()
+                for item, poses in self._estimate(work):
+                    record = self._deliver(item, poses)
+                    if record is not None:
+                        yield item.running.index, record
+                for running in self._running:
+                    if not running.over and running.queue.ended:
+                        self._finish(running)
+                if not work:
                     self._news.wait(_WAIT_SECONDS)
             for running in self._running:
                 self._finish(running)
@@ -262,6 +285,10 @@ class _Loop:
         finally:
             for running in self._running:
                 self._leave(running)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it went, once all records were read."""
         return Outcome(
             self._failures
             + [line for running in self._running for line in running.sinks.failures]
@@ -276,18 +303,9 @@ class _Loop:
         stream.source.queue.notify = self._news.set
         return stream.source.queue
 
-    def _round(self) -> bool:
-        """One frame of every stream that has one; whether anything happened."""
-        work = [item for running in self._running if not running.over and (item := self._take(running)) is not None]
-        for item, poses in self._estimate(work):
-            try:
-                self._deliver(item, poses)
-            except Exception as error:
-                self._fail(item.running, error)
-        for running in self._running:
-            if not running.over and running.queue.ended:
-                self._finish(running)
-        return bool(work)
+    def _take_all(self) -> list[_Work]:
+        """A round: one frame of every stream that has one."""
+        return [item for running in self._running if not running.over and (item := self._take(running)) is not None]
 
     def _take(self, running: _Running) -> _Work | None:
         """The next frame of a stream with its people's boxes, if it has one now."""
@@ -342,8 +360,15 @@ class _Loop:
                 return []
         return [pair for item in work for pair in self._estimate([item])]
 
-    def _deliver(self, item: _Work, poses: PoseResult) -> None:
-        """Track and smooth a frame's poses, write them, and count the frame."""
+    def _deliver(self, item: _Work, poses: PoseResult) -> FrameRecord | None:
+        """Track and smooth a frame's poses, write them, and count the frame; None where that fails."""
+        try:
+            return self._write(item, poses)
+        except Exception as error:
+            self._fail(item.running, error)
+            return None
+
+    def _write(self, item: _Work, poses: PoseResult) -> FrameRecord:
         running, frame, stream = item.running, item.frame, item.running.stream
         has_poses = time.perf_counter()
         stream.boxes.observe(frame, poses)
@@ -356,8 +381,8 @@ class _Loop:
         running.sinks.write(record)
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
         stream.statistics.add(record, write_seconds=time.perf_counter() - is_tracked, late=late)
-        self._on_frame(running.index, frame)
         self._stop.closed = self._stop.closed or running.sinks.closed_by_user
+        return record
 
     def _finish(self, running: _Running) -> None:
         """The end of a stream that came to its end, or that the user ended."""

@@ -1,4 +1,4 @@
-"""The README's Python example runs as it stands, and the documentation's links and paths lead somewhere."""
+"""The README's Python examples run as they stand, and the documentation's links and paths lead somewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def test_the_python_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(ROOT)
     values: dict[str, Any] = {}
     with default_detector_served(tmp_path) as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        exec(example, values)
+        for example in examples:
+            exec(example, values)
+    assert values["picture"].shape == values["frame"].shape
+    assert {"id", "bbox", "keypoints"} <= values["people"][0].keys()
     assert values["result"].keypoints.shape == (1, 17, 3)
 
 

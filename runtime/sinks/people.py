@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.result import PoseResult
 
 _PIXEL_DECIMALS = 3
 _SCORE_DECIMALS = 5
@@ -39,6 +41,14 @@ class Person:
     wanted: bool | None = None
     track_id: int | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in JSON: `id` where people are tracked (None while the track is tentative), `wanted` with a deadline."""
+        return (
+            ({} if self.track_id is None else {"id": self.track_id or None})
+            | {name: getattr(self, name) for name in ("bbox", "score", "keypoints", "quality", "refined")}
+            | ({} if self.wanted is None else {"wanted": self.wanted})
+        )
+
 
 def people_of(record: FrameRecord) -> list[Person]:
     """The people of a record, in its order.
@@ -50,6 +60,11 @@ def people_of(record: FrameRecord) -> list[Person]:
     arrays = (poses.keypoints, poses.quality, poses.scores)
     if not all(np.isfinite(array).all() for array in arrays):
         raise _not_finite(record)
+    return people_in(poses)
+
+
+def people_in(poses: PoseResult) -> list[Person]:
+    """The people of one picture, in its order."""
     keypoints = np.concatenate(
         [_rounded(poses.keypoints[:, :, :2], _PIXEL_DECIMALS), _rounded(poses.keypoints[:, :, 2:], _SCORE_DECIMALS)],
         axis=2,

@@ -68,12 +68,6 @@ class JsonLinesSink(LineSink):
     def lines(self, record: FrameRecord) -> bytes:
         """One line."""
         frame = record.frame
-        people = [
-            ({} if person.track_id is None else {"id": person.track_id or None})
-            | {name: getattr(person, name) for name in ("bbox", "score", "keypoints", "quality", "refined")}
-            | ({} if person.wanted is None else {"wanted": person.wanted})
-            for person in people_of(record)
-        ]
         line = {
             "frame": frame.index,
             **({} if frame.file_name is None else {"file_name": frame.file_name}),
@@ -81,7 +75,7 @@ class JsonLinesSink(LineSink):
             "width": frame.width,
             "height": frame.height,
             **({"damaged": True} if frame.damaged else {}),
-            "people": people,
+            "people": [person.to_dict() for person in people_of(record)],
         }
         return strict_json(line, record) + b"\n"
 

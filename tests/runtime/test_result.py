@@ -127,3 +127,35 @@ def test_a_result_is_shown_in_a_line():
     assert repr(result(people=1, timings=StageTimings(coarse=0.0409))) == "PoseResult: 1 person, 0 refined, 41 ms"
     three = result(people=3, refined=np.array([True, False, True]), timings=StageTimings(crop=1, fine=0.2))
     assert f"{three}" == "PoseResult: 3 people, 2 refined, 1200 ms"
+
+
+def test_people_as_a_dict():
+    scores = np.float32([0.25])
+    one = result(
+        people=1,
+        joints=1,
+        boxes=Boxes.from_xyxy([[1, 2, 4, 8.0004]], [0.5]),
+        keypoints=np.float32([[[1.23456, 2, 0.9]]]),
+        quality=scores,
+        track_ids=np.array([0]),
+        wanted=np.array([True]),
+    )
+    assert one.to_dict() == {
+        "people": [
+            {
+                "id": None,
+                "bbox": [1, 2, 3, 6],
+                "score": 0.45,
+                "keypoints": [[1.235, 2, 0.9]],
+                "quality": 0.25,
+                "refined": False,
+                "wanted": True,
+            }
+        ]
+    }
+    assert result(people=0).to_dict() == {"people": []}
+
+
+def test_a_result_without_a_skeleton_is_not_drawn():
+    with pytest.raises(InputError, match="plot: expected a result with a skeleton"):
+        result().plot(np.zeros((9, 9, 3), np.uint8))

@@ -1,0 +1,153 @@
+"""`PoseEstimator.stream`: the frames and poses of `sharpose-run`, in Python."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from cli_files import Run, lines_of, write_boxes, write_video
+from served_detector import PERSON, default_detector_served
+
+from sharpose.cli import main
+from sharpose.errors import BoxesError, DetectorError, InputError, SourceError
+from sharpose.runtime import PoseEstimator, assemble
+from sharpose.runtime.cli import command
+from sharpose.runtime.detectors.onnx import Detector
+from sharpose.runtime.options import RunOptions, SourceOptions
+
+SCENE = "scene:frames=8,size=240x320,people=3"
+
+
+@pytest.fixture(scope="module")
+def estimator(tiny_bundle: Path) -> Iterator[PoseEstimator]:
+    with PoseEstimator(tiny_bundle, threads=1) as made:
+        yield made
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "video.mp4")
+
+
+@pytest.fixture
+def people_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    with default_detector_served(tmp_path) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield variables
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read ")]
+
+
+def test_the_scene_has_the_poses_and_pictures_of_a_run(
+    sharpose_run: Run, tmp_path: Path, estimator: PoseEstimator
+) -> None:
+    outputs = ["--json", "o.jsonl", "--frames", "drawn", "--frames-format", "png"]
+    done = sharpose_run(SCENE, "--track", "--smooth", *outputs)
+    assert done.returncode == 0, done.stderr
+    streamed = [
+        (result.to_dict()["people"], result.plot(frame), len(result))
+        for frame, result in estimator.stream(SCENE, track=True, smooth=True)
+    ]
+    lines = lines_of(tmp_path / "o.jsonl")
+    assert [people for people, _, _ in streamed] == [line["people"] for line in lines]
+    assert any(person["id"] for line in lines for person in line["people"])
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert len(drawn) == len(streamed) == 8
+    for (_, picture, _), file in zip(streamed, drawn, strict=True):
+        written = cv2.imread(str(file))
+        assert written is not None
+        assert np.array_equal(picture, written)
+
+
+def test_a_video_has_the_poses_of_a_run(
+    sharpose_run: Run, tmp_path: Path, estimator: PoseEstimator, video: Path, people_served: dict[str, str]
+) -> None:
+    done = sharpose_run(video, "--stride", 2, "--json", "o.jsonl", **people_served)
+    assert done.returncode == 0, done.stderr
+    streamed = list(estimator.stream(video, reading=SourceOptions(stride=2)))
+    assert [result.to_dict()["people"] for _, result in streamed] == [
+        line["people"] for line in lines_of(tmp_path / "o.jsonl")
+    ]
+    assert [result.boxes_xyxy.tolist() for _, result in streamed] == [[PERSON]] * 3
+    capture = cv2.VideoCapture(str(video))
+    for index in range(6):
+        _, picture = capture.read()
+        if index % 2 == 0:  # two converters of colours
+            assert np.abs(picture.astype(int) - streamed[index // 2][0]).mean() < 3
+    assert all(frame.dtype == np.uint8 for frame, _ in streamed)
+
+
+@pytest.mark.usefixtures("people_served")
+def test_where_people_are(estimator: PoseEstimator, tiny_bundle: Path, video: Path) -> None:
+    whole = [result.boxes_xyxy.tolist() for _, result in estimator.stream(video, full_frame=True)]
+    assert whole == [[[0, 0, 128, 96]]] * 6
+    boxes = write_boxes(video.with_name("b.json"), [(0, (5, 5, 40, 80), 0.5), (2, (1, 2, 30, 40), 0.9)])
+    given = [result.boxes_xyxy.tolist() for _, result in estimator.stream(video, boxes=boxes)]
+    assert given == [[[5, 5, 45, 85]], [], [[1, 2, 31, 42]], [], [], []]
+    with PoseEstimator(tiny_bundle, threads=1, detector=Detector.from_name(conf=0.4)) as own:
+        scene = "scene:frames=1,size=96x128,people=3"  # its boxes give way to a detector that was asked for
+        ((_, result),) = own.stream(scene)
+        assert result.boxes_xyxy.tolist() == [PERSON]
+        ((_, result),) = estimator.stream(scene)
+        assert result.boxes_xyxy.tolist() != [PERSON]
+
+
+def test_what_nobody_asked_for_is_said(
+    estimator: PoseEstimator, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in estimator.stream(video, motion=True):
+        pass
+    assert capsys.readouterr().err.startswith(f"warning: {video}: nobody was found in all its 6 frames")
+
+
+def test_a_stream_that_is_left_early_is_closed(estimator: PoseEstimator, video: Path) -> None:
+    frames = estimator.stream(video, full_frame=True)
+    next(frames)
+    assert reading_threads()
+    frames.close()
+    assert not reading_threads()
+    assert len(list(estimator.stream(video, full_frame=True))) == 6  # the estimator goes on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"smooth": True}, InputError, "give --track as well"),
+        ({"full_frame": True, "boxes": "b.json"}, InputError, "--boxes and --full-frame exclude each other"),
+        ({"full_frame": True, "motion": True}, InputError, "exclude each other"),
+        ({"full_frame": True, "detect_every": 2}, InputError, "--detect-every is for --detector"),
+        ({"boxes": "none.json"}, BoxesError, "none.json"),
+        ({"source": "none.mp4"}, SourceError, "none.mp4: no such file"),
+        ({"reading": SourceOptions(stdin_size=(4, 4)), "full_frame": True}, InputError, "--stdin-size is for"),
+    ],
+)
+def test_what_can_not_be_streamed(
+    estimator: PoseEstimator, video: Path, arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        next(estimator.stream(**({"source": video} | arguments)))
+    assert not reading_threads()
+
+
+@pytest.mark.usefixtures("people_served")
+def test_a_detector_that_does_not_come(tiny_bundle: Path, tmp_path: Path, video: Path) -> None:
+    (tmp_path / "served" / "tiny.onnx").unlink()
+    with PoseEstimator(tiny_bundle, threads=1) as fresh, pytest.raises(DetectorError, match="can't be downloaded"):
+        next(fresh.stream(video))
+    assert not reading_threads()
+
+
+def test_the_options_have_the_defaults_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[RunOptions] = []
+    monkeypatch.setattr(assemble, "run_with", parsed.append)
+    with pytest.raises(SystemExit):
+        main(command, ["video.mp4"])
+    assert parsed == [RunOptions(sources=("video.mp4",))]
