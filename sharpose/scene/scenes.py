@@ -23,6 +23,7 @@ MIN_SIZE = 64
 MAX_SIZE = 8192
 MAX_FPS = 10_000
 _LONG = 10**12
+_NEAREST_PROP = 1.12  # how far away props are at least; 1 is where people are seen whole
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ class Scene:
         above = float(rng.uniform(1.25, 2.0))
         camera = Camera(focal, width / 2, height / 2, above, pitch)
         near = camera.ground_depth(0.93 * height)
-        ground = Ground(near, min(2.3 * near, 13.0), camera, width)
+        far = min(2.3 * near, 13.0)
+        if 0.9 * far < _NEAREST_PROP * near:  # a picture many times as wide as it is high shows no ground that close
+            far = 2.3 * near
+        ground = Ground(near, far, camera, width)
         self._place = place
         self._stage = Stage(
             background=paint(rng, place, camera, height, width),
@@ -169,7 +173,7 @@ class Scene:
         props = []
         for _ in range(int(rng.integers(1, 4))):
             name = names[int(rng.integers(len(names)))]
-            away = float(rng.uniform(1.12, 0.9 * ground.far / ground.near)) * ground.near
+            away = float(rng.uniform(_NEAREST_PROP, 0.9 * ground.far / ground.near)) * ground.near
             spot = np.array([float(rng.uniform(-0.9, 0.9)) * ground.reach(away), -away])
             props.append(make_prop(rng, name, ground.camera, spot))
         return tuple(props)

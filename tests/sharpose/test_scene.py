@@ -169,3 +169,15 @@ def test_a_sample_with_companions_labels_them_all():
 def test_samples_refuse_bad_arguments(seed: int, size: tuple[int, int], companions: int):
     with pytest.raises(InputError, match="expected"):
         draw_person_sample(seed, size, companions=companions)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 560), (64, 1000), (64, 2048), (2048, 64), (100, 3000)])
+@pytest.mark.parametrize("people", [0, 1, 64])
+def test_pictures_of_any_shape_are_drawn(height: int, width: int, people: int):
+    for seed in range(2):
+        frame = Scene(SceneConfig(seed=seed, people=people, frames=1, height=height, width=width)).frame(0)
+        assert frame.image.shape == (height, width, 3)
+        assert frame.image.std() > 2
+        assert len(frame.ids) == len(frame.boxes_xyxy) <= people
+        assert np.isfinite(frame.keypoints).all()
+        assert people < 64 or len(frame.ids) >= 3
