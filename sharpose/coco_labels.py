@@ -7,6 +7,7 @@ pycocotools takes what it is given and scores nonsense with a number, so nothing
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
@@ -155,22 +156,25 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
     """Read and check a COCO keypoint file.
 
     Annotations of other categories than people, and people without `keypoints`, are left out and counted. An `area`
-    that is missing or 0 becomes 0.53 of the box, with a note.
+    that is missing or 0 becomes 0.53 of the box, and a `num_keypoints` that disagrees with the keypoints is passed
+    over, both with a note.
 
     Args:
         path: COCO `person_keypoints` JSON.
         skeleton: What its keypoints must be.
 
     Raises:
-        SourceError: the file can't be read, or an entry can't be meant: the message names the annotation and its key.
+        SourceError: the file can't be read, its category names other keypoints than the skeleton, or an entry can't be
+            meant: the message names the annotation and its key.
     """
     document = _parse(path)
     pictures = _pictures(path, document["images"])
     person_category, listed = _categories(path, document)
+    _check_names(path, document, person_category, skeleton)
     people: list[LabelledPerson] = []
     left_out: Counter[str] = Counter()
     ids: Counter[int] = Counter()
-    without_area = 0
+    without_area = miscounted = 0
     for index, entry in enumerate(document["annotations"]):
         place = f"{path}: annotation {_name_of(entry, index)}"
         if not isinstance(entry, dict):
@@ -189,10 +193,12 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
         picture = pictures.get(item.image_id)
         if picture is None:
             raise SourceError(f"{place}: image_id: expected the id of a listed picture, got {item.image_id}")
-        if item.num_keypoints == 0 and not item.iscrowd:
+        if item.num_keypoints == 0 and not item.iscrowd and not any(item.keypoints[2::3]):
             keypoints = np.zeros((skeleton.num_keypoints, 3))
         else:
             keypoints = _keypoints(item, place, skeleton)
+        if item.num_keypoints is not None and not item.iscrowd:
+            miscounted += item.num_keypoints != (keypoints[:, 2] > 0).sum()
         ids[item.id] += 1
         width, height = item.bbox[2:]
         if min(width, height) < 0:
@@ -215,6 +221,11 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
             f"{path}: keypoints: expected pixels, got numbers up to {placed.max():g} (shares of the picture?)"
         )
     notes = []
+    if (name := listed.get(person_category, "")) and name.lower() not in PERSON_NAMES:
+        notes.append(f"{path.name}: no category is named person: {name!r:.80} is taken for people")
+    if miscounted:
+        people_of = counted(miscounted, "person")
+        notes.append(f"{path.name}: num_keypoints disagrees with the keypoints of {people_of}: the keypoints count")
     if without_area:
         share = f"{BODY_SHARE:g} of the box"
         notes.append(f"{path.name}: area is missing or 0 in {counted(without_area, 'annotation')}: taken as {share}")
@@ -315,8 +326,8 @@ def _pictures(path: Path, entries: list[Any]) -> dict[int, LabelledPicture]:
     return pictures
 
 
-def _categories(path: Path, document: dict[str, Any]) -> tuple[int, set[int]]:
-    """The category that means people, and all that the file lists.
+def _categories(path: Path, document: dict[str, Any]) -> tuple[int, dict[int, str]]:
+    """The category that means people, and the names of all that the file lists.
 
     It is the one named person, else the only one there is, else COCO's.
     """
@@ -330,7 +341,7 @@ def _categories(path: Path, document: dict[str, Any]) -> tuple[int, set[int]]:
                 f"{path}: category {_name_of(entry, index)}: expected an object with an integer id, "
                 f"got {reprlib.repr(entry)}"
             )
-        names[entry["id"]] = str(entry.get("name", ""))
+        names[entry["id"]] = str(entry.get("name") or "")
     named = [number for number, name in names.items() if name.lower() in PERSON_NAMES]
     if len(named) > 1:
         raise SourceError(f"{path}: categories: expected one named person, got the ids {named}")
@@ -340,7 +351,26 @@ def _categories(path: Path, document: dict[str, Any]) -> tuple[int, set[int]]:
         raise SourceError(
             f"{path}: expected people of one category, got category ids {sorted(found)}; name one person in categories"
         )
-    return (found[0] if len(found) == 1 else _PERSON), set(names)
+    return (found[0] if len(found) == 1 else _PERSON), names
+
+
+def _check_names(path: Path, document: dict[str, Any], category: int, skeleton: Skeleton) -> None:
+    """Refuse a category of people whose keypoints have other names than the skeleton's, or another order."""
+    for entry in document.get("categories") or []:
+        found = entry.get("keypoints") if entry["id"] == category else None
+        if not found:
+            continue
+        place = f"{path}: category {category}: keypoints"
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise SourceError(f"{place}: expected a list of names, got {reprlib.repr(found)}")
+        if len(found) != skeleton.num_keypoints:
+            raise SourceError(f"{place}: expected {skeleton.num_keypoints} ({skeleton.name}), got {len(found)}")
+        for number, (name, expected) in enumerate(zip(found, skeleton.keypoints, strict=True), 1):
+            if re.sub("[ -]", "_", name.strip().lower()) != expected:
+                raise SourceError(
+                    f"{place}: expected the names of {skeleton.name} in its order, got {name!r:.80} as number "
+                    f"{number}, where {expected} belongs; reorder the keypoints, or correct or leave out their names"
+                )
 
 
 def _keypoints(item: _Annotation, place: str, skeleton: Skeleton) -> npt.NDArray[np.float64]:

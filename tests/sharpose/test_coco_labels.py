@@ -153,6 +153,37 @@ def test_another_number_for_people(read) -> None:
     assert read(unlisted).category_id == 4
 
 
+def test_a_category_of_another_name_is_said(read) -> None:
+    labels = read(lambda labels: labels["categories"][0].update(name="dog"))
+    assert labels.notes == ["labels.json: no category is named person: 'dog' is taken for people"]
+    assert len(labels.labelled) == 3
+    assert read(lambda labels: labels["categories"][0].pop("name")).notes == []
+
+
+def test_names_of_the_keypoints_as_other_tools_write_them(read) -> None:
+    names = [name.replace("_", " ").title() for name in COCO17.keypoints]
+    assert len(read(lambda labels: labels["categories"][0].update(keypoints=names)).labelled) == 3
+    assert len(read(lambda labels: labels["categories"][0].update(keypoints=[])).labelled) == 3
+
+
+def test_num_keypoints_gives_way_to_the_keypoints(read) -> None:
+    def change(labels: dict[str, Any]) -> None:
+        labels["annotations"][0]["num_keypoints"] = 0
+        labels["annotations"][1]["num_keypoints"] = 3
+        del labels["annotations"][2]["num_keypoints"]
+
+    labels = read(change)
+    assert [person.num_keypoints for person in labels.labelled] == [17, 17, 17]
+    assert labels.notes == ["labels.json: num_keypoints disagrees with the keypoints of 2 people: the keypoints count"]
+    assert [entry["num_keypoints"] for entry in labels.document()["annotations"]] == [17, 17, 17]
+
+
+def test_nobody_needs_places_where_no_keypoint_is_labelled(read) -> None:
+    labels = read(lambda labels: labels["annotations"][0].update(num_keypoints=0, keypoints=[None, None, 0] * 5))
+    assert labels.summary == "labels.json: 2 people used, 1 left out (1 without labelled keypoints)"
+    assert labels.notes == []
+
+
 def test_an_unlabelled_keypoint_needs_no_place(read) -> None:
     def change(labels: dict[str, Any]) -> None:
         labels["annotations"][0]["keypoints"][:3] = [None, math.nan, 0]
@@ -223,6 +254,19 @@ def _keypoint(index: int, value: object) -> Change:
         (
             lambda labels: labels.update(categories=[{"name": "person"}]),
             "category number 0 (no id): expected an object",
+        ),
+        (
+            lambda labels: labels["categories"][0].update(keypoints=["nose", "right_eye", *COCO17.keypoints[2:]]),
+            "category 1: keypoints: expected the names of coco17 in its order, got 'right_eye' as number 2, where "
+            "left_eye belongs",
+        ),
+        (
+            lambda labels: labels["categories"][0].update(keypoints=list(COCO17.keypoints[1:])),
+            "category 1: keypoints: expected 17 (coco17), got 16",
+        ),
+        (
+            lambda labels: labels["categories"][0].update(keypoints=[1] * 17),
+            "category 1: keypoints: expected a list of names, got [1, ",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError, SourceError
-from sharpose.files import found_at
+from sharpose.files import LABELS_LIMIT, found_at, read_json
 from sharpose.scene import Scene, parse_scene
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17, MPII16, Skeleton
@@ -171,6 +172,7 @@ def load_data(
     if isinstance(where, str):
         where = find_data(Path(where))
     if _holds_a_list(where.annotations):
+        _check_list(where.annotations)
         _refuse("MPII labels", {"boxes": boxes, "ignore-weak": ignore_weak})
         return _load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
     _refuse("COCO labels", {"head-boxes": head_boxes})
@@ -193,6 +195,22 @@ def _holds_a_list(labels: Path) -> bool:
             return file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     except (OSError, ValueError):
         return False
+
+
+def _check_list(labels: Path) -> None:
+    """Refuse a list that is not MPII's for what it is, before anything is said about MPII."""
+
+    def failure(reason: str) -> SourceError:
+        return SourceError(f"{labels}: can't read the labels: {reason}")
+
+    entries = read_json(labels, failure, LABELS_LIMIT)
+    strange = [entry for entry in entries if not isinstance(entry, dict) or "joints" not in entry]
+    if strange or not entries:
+        kind = f"a list with {reprlib.repr(strange[0])}" if strange else "an empty list"
+        raise SourceError(
+            f"{labels}: expected COCO's labels, an object with images and annotations, or MPII's, a list of objects "
+            f"with joints; got {kind}"
+        )
 
 
 def _load_coco(

@@ -36,7 +36,7 @@ def test_a_sample_is_what_the_file_says(coco_dataset: CocoDataset) -> None:
     ("changes", "why"),
     [
         ({"iscrowd": 1}, "crowd"),
-        ({"num_keypoints": 0}, "without labelled keypoints"),
+        ({"num_keypoints": 0, "keypoints": [0] * 51}, "without labelled keypoints"),
         ({"keypoints": [0] * 51}, "without labelled keypoints"),
         ({"keypoints": None}, "without keypoints"),
         ({"bbox": [10, 10, 0, 5]}, "with a box without area"),

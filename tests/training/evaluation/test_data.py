@@ -124,6 +124,23 @@ def test_mpii_is_recognised_and_says_what_its_unit_is(tmp_path: Path) -> None:
         load_data(mpii(tmp_path), COCO17)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "a list of objects with joints; got a list with 1"),
+        ("[]", "got an empty list"),
+        ('[{"image_id": 1}]', r"got a list with \{'image_id': 1\}"),
+        ("[[[[", r"can't read the labels: not JSON \("),
+        ("[" * 100_000, "can't read the labels: JSON nested too deeply"),
+    ],
+)
+def test_a_list_that_is_no_labels_is_called_by_its_name(where: DataFiles, content: str, message: str) -> None:
+    where.annotations.write_text(content)
+    for options in ({}, {"ignore_weak": True}):
+        with pytest.raises(SourceError, match=message):
+            load_data(where, COCO17, **options)
+
+
 def test_options_that_do_not_fit_are_refused(where: DataFiles, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--ignore-weak doesn't go with MPII"):
         load_data(mpii(tmp_path), MPII16, ignore_weak=True)
