@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +41,8 @@ class Durations:
 
     def __init__(self) -> None:
         self.sum = 0.0  # of all values, in seconds
-        self._newest: deque[float] = deque(maxlen=_KEPT)
+        self._newest = array("d")  # a ring: Python's floats would take four times the memory
+        self._oldest = 0  # its place in the ring
         self._buckets = [0] * (len(BOUNDS) + 1)
 
     def __len__(self) -> int:
@@ -48,7 +51,11 @@ class Durations:
     def add(self, seconds: float) -> None:
         """Count one value."""
         self.sum += seconds
-        self._newest.append(seconds)
+        if len(self._newest) < _KEPT:
+            self._newest.append(seconds)
+        else:
+            self._newest[self._oldest] = seconds
+            self._oldest = (self._oldest + 1) % _KEPT
         self._buckets[bisect_left(BOUNDS, seconds)] += 1
 
     @classmethod
@@ -58,14 +65,19 @@ class Durations:
         if not parts:
             return result
         result.sum = sum(part.sum for part in parts)
-        result._newest = deque(chain.from_iterable(part._newest for part in parts))
+        for part in parts:
+            result._newest.frombytes(part._in_order.tobytes())
         result._buckets = [sum(counts) for counts in zip(*(part._buckets for part in parts), strict=True)]
         return result
 
     def percentiles(self, *percentages: float, newest: int | None = None) -> list[float]:
         """Milliseconds at each of the percentages, of the `newest` values or of all that are kept; zeros for none."""
-        values = np.fromiter(islice(reversed(self._newest), newest), float)
+        values = self._in_order if newest is None else self._in_order[-newest:]
         return (np.percentile(values, percentages) * 1000).tolist() if len(values) else [0.0] * len(percentages)
+
+    @property
+    def _in_order(self) -> npt.NDArray[np.float64]:
+        return np.roll(np.array(self._newest), -self._oldest)
 
     @property
     def cumulative(self) -> list[tuple[str, float]]:
