@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -87,6 +88,12 @@ class PoseEstimator:
         check_refine(refine)
         if quality_threshold is not None:
             _check_threshold(quality_threshold)
+        if bundle is not None and not isinstance(bundle, str | os.PathLike):
+            raise InputError(
+                f"bundle: expected a folder's path, or None for the model that comes along, got {bundle!r}"
+            )
+        if not isinstance(device, str):
+            raise InputError(f"device: expected a name such as 'cpu' or 'cuda:0', got {device!r}")
         opened = open_bundle(shipped_bundle() if bundle is None else bundle)
         stages = load_two_stage(opened, device, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
         self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler)
@@ -430,9 +437,13 @@ class _Clock:
 
 
 def _check_threshold(threshold: float) -> float:
-    if math.isnan(threshold):
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"quality_threshold: expected a number, got {reprlib.repr(threshold)}") from None
+    if math.isnan(number):
         raise InputError("quality_threshold: expected a number, got NaN")
-    return float(threshold)
+    return number
 
 
 def _check_rows(rows: npt.ArrayLike, people: int) -> npt.NDArray[np.bool_]:

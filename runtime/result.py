@@ -29,7 +29,7 @@ def _as_float32(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) 
     try:
         with np.errstate(over="ignore"):  # a double too large for float32 becomes infinity, which is refused
             array = np.array(value, dtype=np.float32)  # a copy: callers may use their array again
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # Python's own whole numbers may be larger than any double
         raise InputError(f"{name}: expected an array of numbers, got {reprlib.repr(value)}") from None
     if array.size == 0 and array.ndim == 1:
         array = array.reshape(tuple(size or 0 for size in shape))
@@ -138,9 +138,14 @@ class Picture:
             )
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"image_bgr: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-        if not math.isfinite(self.time):
+        try:
+            known, late = math.isfinite(self.time), self.deadline is not None and math.isnan(self.deadline)
+        except (TypeError, OverflowError):
+            found = f"{reprlib.repr(self.time)} and {reprlib.repr(self.deadline)}"
+            raise InputError(f"time and deadline: expected seconds, got {found}") from None
+        if not known:
             raise InputError(f"time: expected seconds, got {self.time}")
-        if self.deadline is not None and math.isnan(self.deadline):
+        if late:
             raise InputError("deadline: expected a time.perf_counter() value, got NaN")
 
 

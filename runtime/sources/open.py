@@ -117,7 +117,8 @@ def _kind_of(spec: str) -> Kind:
     if is_folder or is_glob or (exists and is_picture(path)):
         return Kind.PICTURES
     if not exists:
-        raise SourceError(f"{spec}: no such file or folder; {_EXPECTED}")
+        found = "a link to nothing" if path.is_symlink() else "no such file or folder"
+        raise SourceError(f"{spec}: {found}; {_EXPECTED}")
     if path.suffix.lower() in _UNSUPPORTED_PICTURES:
         raise SourceError(f"{spec}: {path.suffix[1:]} pictures can't be read; convert it to JPEG or PNG")
     return Kind.VIDEO

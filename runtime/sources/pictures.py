@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections import Counter
@@ -24,9 +26,10 @@ from sharpose.runtime.sources.picture_header import PictureHeader, png_is_whole,
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".ts", ".mts", ".mpg", ".mpeg", ".wmv"))
-_MOST_PIXELS = 250_000_000  # in a picture; OpenCV would take memory for what a header claims
+# In a picture. OpenCV would take memory for what a header claims, and copies what it decoded: 6 bytes a pixel.
+_MOST_PIXELS = 120_000_000
 _MOST_ANIMATED = 25_000_000  # where OpenCV keeps several: of an animated PNG or WebP
-_DECODED_BYTES = 200_000_000  # decoded at once, of files with several pictures
+_DECODED_BYTES = 20_000_000  # decoded at once, of files with several pictures
 _ANIMATIONS = hasattr(cv2, "imdecodeanimation")  # OpenCV 4.11 and later
 _NAMED = 10  # broken pictures that are named
 _EXPECTED = "expected pictures (" + " ".join(suffix[1:] for suffix in _PICTURE_SUFFIXES) + ")"
@@ -57,13 +60,14 @@ class PictureSource:
     """
 
     def __init__(self, spec: str, *, strict: bool = False) -> None:
-        self.paths, others = _find_pictures(spec)
+        self.paths, left_out = _find_pictures(spec)
         self._strict = strict
         headers = [_header_of(path) for path in self.paths]
         self._durations = [header.durations for header in headers]
         self._timed = len(headers) == 1 and headers[0].animated
         same_name = Counter(path.name for path in self.paths)
-        self._file_names = [path.name if same_name[path.name] == 1 else str(path) for path in self.paths]
+        names_in_use = [path.name if same_name[path.name] == 1 else str(path) for path in self.paths]
+        self._file_names = [_as_text(name) for name in names_in_use]
         names: list[Path] = []
         for path, durations in zip(self.paths, self._durations, strict=True):
             names += [path, *(path / f"picture {number}" for number in range(2, len(durations) + 1))]
@@ -76,9 +80,13 @@ class PictureSource:
             pictures=dict(zip(names, self._ids, strict=True)),
             id_note=note,
         )
-        if others:
-            what = "files that are not pictures" if len(others) > 1 else "file that is not a picture"
-            self.info.warnings.append(f"{spec}: left out {len(others)} {what}: {_suffixes(others)}")
+        if left_out:
+            self.info.warnings.append(f"{spec}: left out {left_out}")
+        if undecodable := sum(name != text for name, text in zip(names_in_use, self._file_names, strict=True)):
+            files = counted(undecodable, "picture file")
+            self.info.warnings.append(
+                f"{spec}: {files} with a name that is not UTF-8: results write its bytes as \\xNN"
+            )
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -153,25 +161,66 @@ def _header_of(path: Path) -> PictureHeader:
         return PictureHeader()
 
 
-def _find_pictures(spec: str) -> tuple[list[Path], list[Path]]:
-    """The pictures, in order, and the other files that are not hidden."""
+_NO_FILES = {
+    stat.S_IFDIR: "subfolder",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def _find_pictures(spec: str) -> tuple[list[Path], str]:
+    """The pictures, in order, and what else is there in words: nothing for hidden files that are no pictures."""
     path = Path(spec)
-    if path.is_dir():
-        try:
-            found = [entry for entry in path.iterdir() if entry.is_file()]
-        except OSError as error:
-            raise SourceError(f"{spec}: expected a folder of pictures that can be read: {error.strerror}") from None
-        where = "the folder holds"
-    elif path.is_file():
-        found, where = [path], "this is"
-    else:
-        matches = map(Path, glob.glob(spec, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
-        found = [match for match in matches if match.is_file()]
-        where = "the glob matches"
-    pictures = sorted(filter(is_picture, found), key=_natural_key)
+    is_folder = path.is_dir()
+    is_glob = not is_folder and not path.exists()
+    if is_glob:
+        found = [Path(match) for match in glob.glob(spec, recursive=True)]  # noqa: PTH207 (Path's refuses absolute ones)
+    try:
+        if not is_glob:
+            found = list(path.iterdir()) if is_folder else [path]
+        kinds = [_kind_of(entry) for entry in found]
+    except OSError as error:
+        raise SourceError(f"{spec}: expected a folder of pictures that can be read: {error.strerror}") from None
+    files = [entry for entry, kind in zip(found, kinds, strict=True) if kind == "file"]
+    pictures = sorted(filter(is_picture, files), key=_natural_key)
+    others = Counter(kinds)
+    del others["file"]
+    if is_glob and "**" in spec:
+        del others["subfolder"]  # it reaches into them
+    # macOS leaves a `._1.jpg` beside each picture.
+    hidden = [entry for entry in files if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.name.startswith(".")]
+    others["hidden picture"] = sum(not entry.name.startswith("._") for entry in hidden)
+    more = [counted(number, kind) for kind, number in sorted(others.items()) if number]
+    if others["subfolder"]:
+        more[-1] += " (a glob with ** reaches into subfolders)"
     if not pictures:
-        raise SourceError(f"{spec}: {_EXPECTED}, but {where} {_describe(found)}")
-    return pictures, [path for path in found if not (is_picture(path) or path.name.startswith("."))]
+        where = "the glob matches" if is_glob else "the folder holds" if is_folder else "this is"
+        if where == "this is" and kinds != ["file"]:
+            raise SourceError(f"{spec}: {_EXPECTED}, but this is a {kinds[0]}")
+        described = [_describe(files)] if files or not more else []
+        raise SourceError(f"{spec}: {_EXPECTED}, but {where} {'; '.join(described + more)}")
+    rest = [entry for entry in files if not (is_picture(entry) or entry.name.startswith("."))]
+    if rest:
+        what = "files that are not pictures" if len(rest) > 1 else "file that is not a picture"
+        more.insert(0, f"{len(rest)} {what}: {_suffixes(rest)}")
+    return pictures, "; ".join(more)
+
+
+def _kind_of(path: Path) -> str:
+    """`file`, also for a link to nothing, which is said when it is read; or what it is instead."""
+    try:
+        return _NO_FILES.get(stat.S_IFMT(path.stat().st_mode), "file")
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return "file"
+        raise
+
+
+def _as_text(name: str) -> str:
+    r"""A file's name with the bytes that are not UTF-8 as `\xNN`, which every reader of a result takes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _suffixes(paths: list[Path]) -> str:
@@ -200,7 +249,7 @@ def read_picture(path: Path) -> tuple[Image, str | None]:
         uint8 [H, W, 3], BGR, upright; and a complaint about it, or None.
 
     Raises:
-        SourceError: the file can't be read, or not as a picture, or it claims to be of more than 250 million pixels.
+        SourceError: the file can't be read, or not as a picture, or it claims to be of more than 120 million pixels.
     """
     return next(_pictures_of(path, 1))
 
@@ -210,7 +259,8 @@ def _pictures_of(path: Path, expected: int) -> Iterator[tuple[Image, str | None]
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path}: expected a picture that can be read: {error.strerror}") from None
+        why = "a link to nothing" if path.is_symlink() and not path.exists() else error.strerror
+        raise SourceError(f"{path}: expected a picture that can be read: {why}") from None
     if not data:
         raise SourceError(f"{path}: expected a picture, found an empty file")
     header = read_header(io.BytesIO(data))

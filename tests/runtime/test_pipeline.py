@@ -152,6 +152,9 @@ def test_from_bundle_uses_the_bundles_threshold(tiny_bundle: Path, photo: npt.ND
         ({"refine": "sometimes"}, InputError, "refine: expected one of auto, always, never, got 'sometimes'"),
         ({"quality_threshold": math.nan}, InputError, "quality_threshold: expected a number, got NaN"),
         ({"device": "gpu"}, EngineError, "device: expected cpu"),
+        ({"quality_threshold": 10**400}, InputError, "quality_threshold: expected a number, got 1000"),
+        ({"quality_threshold": "high"}, InputError, "quality_threshold: expected a number, got 'high'"),
+        ({"device": None}, InputError, "device: expected a name such as 'cpu' or 'cuda:0', got None"),
     ],
 )
 def test_from_bundle_refuses_bad_settings(
@@ -159,6 +162,12 @@ def test_from_bundle_refuses_bad_settings(
 ) -> None:
     with pytest.raises(error, match=words):
         PoseEstimator.from_bundle(tiny_bundle, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bundle", [5, b"models", ["models"]])
+def test_from_bundle_refuses_what_is_no_path(bundle: object) -> None:
+    with pytest.raises(InputError, match=r"^bundle: expected a folder's path, or None .*, got "):
+        PoseEstimator.from_bundle(bundle)  # type: ignore[arg-type]
 
 
 def test_from_bundle_refuses_what_is_no_bundle(tmp_path: Path) -> None:
@@ -311,6 +320,7 @@ def test_what_is_no_picture_is_refused(bundle: Bundle, image: npt.NDArray[np.uin
     [
         ([[0, 0, math.nan, 5]], "finite"),
         ([[0, 0, math.inf, 5]], "finite"),
+        ([[0, 0, 10**400, 5]], "expected an array of numbers"),
         ([[0, 0, 9, 9], [10, 0, 5, 5]], "index 1 .*xywh"),
         ([[0, 10, 5, 5]], "index 0"),
         ([1, 2, 3, 4], r"expected shape \[n, 4\], got \[4\]"),

@@ -3,6 +3,9 @@ from __future__ import annotations
 import base64
 import io
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -56,7 +59,57 @@ def test_a_folder_in_natural_order(tmp_path):
     assert [(frame.index, frame.time, frame.image_id) for frame in frames] == [(i, float(i), i) for i in range(4)]
     assert (source.info.frame_count, source.info.image_ids, source.info.frame_rate) == (4, frozenset(range(4)), 1.0)
     assert source.info.name == str(tmp_path)
-    assert source.info.warnings == [f"{tmp_path}: left out 1 file that is not a picture: .txt"]
+    assert source.info.warnings == [
+        f"{tmp_path}: left out 1 file that is not a picture: .txt; 1 subfolder (a glob with ** reaches into subfolders)"
+    ]
+
+
+def test_what_a_folder_holds_besides_pictures_is_counted(tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+    save(tmp_path / ".hidden.jpg")
+    (tmp_path / "._a.png").write_bytes(b"a macOS leftover")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "dir.jpg").mkdir()
+    save(tmp_path / "sub" / "b.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.chdir(tmp_path)  # a socket's path may not be long
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.jpg")
+    source = PictureSource(str(tmp_path))
+    assert [path.name for path in source.paths] == ["a.png"]
+    what = "1 hidden picture; 1 pipe; 1 socket; 2 subfolders (a glob with ** reaches into subfolders)"
+    assert source.info.warnings == [f"{tmp_path}: left out {what}"]
+    assert PictureSource(f"{tmp_path}/**/*.png").info.warnings == []
+
+
+def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "lost.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "round.jpg").symlink_to(tmp_path / "round.jpg")
+    source = PictureSource(str(tmp_path))
+    assert [frame.file_name for frame in source] == ["a.png"]
+    lost = f"{tmp_path}/lost.jpg: expected a picture that can be read: a link to nothing; left out"
+    assert source.info.failures[0] == lost
+    assert source.info.failures[-1] == f"{tmp_path}: 2 of 3 picture files could not be read, or not whole"
+    with pytest.raises(SourceError, match="a link to nothing"):
+        list(PictureSource(str(tmp_path), strict=True))
+
+
+def test_a_pipe_named_like_a_picture_is_called_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "p.jpg")
+    with pytest.raises(SourceError, match=r"expected pictures .*, but this is a pipe$"):
+        PictureSource(str(tmp_path / "p.jpg"))
+    with pytest.raises(SourceError, match=r"but the folder holds 1 pipe$"):
+        PictureSource(str(tmp_path))
+
+
+def test_a_name_that_is_not_utf8_is_written_with_its_bytes(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/x\xff.png"))
+    source = PictureSource(str(tmp_path))
+    assert [frame.file_name for frame in source] == ["a.png", r"x\xff.png"]
+    note = r"1 picture file with a name that is not UTF-8: results write its bytes as \xNN"
+    assert source.info.warnings == [f"{tmp_path}: {note}"]
 
 
 def test_frames_name_their_files(tmp_path):
@@ -285,6 +338,23 @@ def test_pages_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
     assert [int(frame.image[0, 0, 0]) for frame in PictureSource(str(path))] == [10, 20, 30, 40, 50]
 
 
+def test_memory_does_not_grow_with_the_pages(tmp_path):
+    code = (
+        "import resource, sys; from sharpose.runtime.sources.pictures import PictureSource\n"
+        "print(len(list(map(lambda frame: frame.index, PictureSource(sys.argv[1])))))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for pages in (4, 24):
+        path = tmp_path / f"{pages}.tif"
+        assert cv2.imwritemulti(str(path), [np.zeros((1200, 1200, 3), np.uint8)] * pages)
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        read, peak = map(int, done.stdout.split())
+        assert read == pages
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 25_000  # KiB; 20 pages are 84,375
+
+
 def test_a_tiff_that_lacks_a_page_is_not_whole(tmp_path):
     path = save_pages(tmp_path / "b.tif", [10, 90, 200])
     data = bytearray(path.read_bytes())
@@ -335,7 +405,7 @@ def claiming(suffix: str, size: int) -> bytes:
 def test_a_size_that_is_only_claimed_is_refused(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(claiming(suffix, 60000))
-    with pytest.raises(SourceError, match=r"at most 250 million pixels, but its header claims 60000x60000"):
+    with pytest.raises(SourceError, match=r"at most 120 million pixels, but its header claims 60000x60000"):
         list(PictureSource(str(path)))
 
 
