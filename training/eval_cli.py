@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sharpose.cli import EXIT_REFUSED, FILE, Number, SectionedCommand, Whole, interruptible, option
+from sharpose.cli import FILE, Number, SectionedCommand, Whole, interruptible, option
 from sharpose.cli import main as run_command
 
 
@@ -37,6 +37,7 @@ class EvalOptions:
     seed: int | None
     no_plots: bool
     output: Path
+    overwrite: bool
     debug: bool
 
     def __post_init__(self) -> None:
@@ -123,6 +124,7 @@ _OPTIONS = "Options"
 @option(_OPTIONS, "--seed", type=Whole(0, (1 << 63) - 1), help="Seed of the split for --choose-threshold; default: 0.")
 @option(_OPTIONS, "--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
 @option(_OPTIONS, "--output", type=FILE, required=True, help="Folder for the report, results and plots.")
+@option(_OPTIONS, "--overwrite", is_flag=True, help="Replace result files that exist; without it they are refused.")
 @option(_OPTIONS, "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses names that it doesn't know)
     """Measure poses on labelled pictures: AP, AR and PCK at refine never, auto and always, and how well quality is
@@ -132,7 +134,7 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses
     from sharpose.training.evaluation.run import run_evaluation
 
     interruptible()
-    return 0 if run_evaluation(options) else EXIT_REFUSED
+    return run_evaluation(options)
 
 
 def main() -> NoReturn:

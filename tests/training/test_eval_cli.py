@@ -62,7 +62,9 @@ def test_a_chosen_threshold_goes_into_the_bundle(tiny_bundle: Path, tmp_path: Pa
     assert gate.chosen_by.startswith(f"sharpose-eval --choose-threshold refine-rate<=1 on {SCENE} (labelled boxes)")
     assert "95% interval" in gate.chosen_by
     assert not list((tmp_path / "out").glob("*.png"))
-    run(*common)  # the next run gates there
+    with pytest.raises(InputError, match=r"results_never\.json already exists; give another name, or --overwrite"):
+        run(*common)
+    run(*common, "--overwrite")  # the next run gates there
     numbers_then = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert numbers_then["threshold"] == gate.quality_threshold
     assert numbers_then["modes"]["auto"]["refine_rate"] > 0.5
@@ -165,10 +167,13 @@ def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path)
     where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
     output = tmp_path / "out"
     result = run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", output)
-    assert result.return_value == 0
+    assert result.return_value == 3
     (line,) = [line for line in result.output.splitlines() if line.startswith("labels: ")]
     assert line.startswith("labels: 1 person used, 4 left out (")
     assert line in (output / "report.md").read_text()
+    partial = "partial: 2 pictures with people can't be used; the numbers are of the others"
+    assert partial in result.output
+    assert partial in (output / "report.md").read_text()
     subject = json.loads((output / "metrics.json").read_text())["subject"]
     assert subject["left_out"] == {
         "crowd": 1,
@@ -176,11 +181,59 @@ def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path)
         "whose picture is missing": 1,
         "whose picture can't be used": 1,
     }
-    assert subject["pictures"] == 1
+    assert (subject["pictures"], subject["lost"]) == (1, 2)
     assert len(subject["notes"]) == 3  # ids that repeat, and the two pictures
     (tmp_path / "2.png").unlink()
     with pytest.raises(SharposeError, match=r"1\.png: can't be decoded"):
-        run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", output)
+        run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "none")
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_inputs_are_never_overwritten(tiny_bundle: Path, tmp_path: Path, overwrite: list[str]) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    labels = output / "results_auto.json"
+    labels.write_text(json.dumps(labelled_pictures(tmp_path)))
+    (tmp_path / "link.json").hardlink_to(labels)
+    boxes = output / "metrics.json"
+    boxes.write_text(json.dumps([{"image_id": 0, "bbox": [5, 5, 60, 85], "score": 0.5}]))
+    (tmp_path / "labels.json").write_text(labels.read_text())
+    before = {path: path.read_bytes() for path in (labels, boxes)}
+    common: tuple[str | Path, ...] = (
+        "--bundle",
+        tiny_bundle,
+        "--images",
+        tmp_path,
+        "--no-plots",
+        "--output",
+        output,
+        *overwrite,
+    )
+    for name in (labels, tmp_path / "link.json"):
+        with pytest.raises(
+            InputError, match=r"results_auto\.json would overwrite the input .*(results_auto|link)\.json"
+        ):
+            run(*common, "--annotations", name)
+    labels.rename(tmp_path / "away.json")
+    with pytest.raises(InputError, match=r"metrics\.json would overwrite the input .*metrics\.json"):
+        run(*common, "--annotations", tmp_path / "labels.json", "--boxes", boxes)
+    (tmp_path / "away.json").rename(labels)
+    cv2.imwrite(str(output / "quality.png"), np.zeros((96, 72, 3), np.uint8))
+    assert {path: path.read_bytes() for path in before} == before
+    where = ("--annotations", tmp_path / "labels.json", "--images", output)
+    with pytest.raises(InputError, match=r"quality\.png would overwrite the input .*quality\.png"):
+        run("--bundle", tiny_bundle, *where, "--output", output, "--overwrite")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_pictures_after_the_limit_may_be_missing(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(labelled_pictures(tmp_path)))
+    (tmp_path / "2.png").unlink()
+    where = ("--bundle", tiny_bundle, "--annotations", tmp_path / "labels.json", "--images", tmp_path, "--no-plots")
+    assert run(*where, "--limit", 2, "--output", tmp_path / "a").return_value == 0
+    result = run(*where, "--limit", 3, "--output", tmp_path / "b")
+    assert result.return_value == 3
+    assert "partial: 1 picture with people can't be used" in result.output
 
 
 def test_a_label_that_is_no_number_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class EvaluationData:
         head_unit: Definition of `people.head_sizes`, for reports.
         left_out: How many people (or boxes) of the file are not in `people`, by reason.
         notes: What was assumed in reading the labels, a line each.
+        lost: How many pictures with people are missing or can't be used, of those asked for.
     """
 
     name: str
@@ -102,6 +103,7 @@ class EvaluationData:
     head_unit: str = ""
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
+    lost: int = 0
 
     def without(self, unreadable: Mapping[int, str]) -> EvaluationData:
         """The data but for the pictures that can't be read, whose messages are given by image id.
@@ -120,6 +122,7 @@ class EvaluationData:
             image_ids=tuple(number for number in self.image_ids if number not in unreadable),
             left_out=self.left_out + Counter({"whose picture can't be used": int(lost.sum())}),
             notes=(*self.notes, *islice(unreadable.values(), NAMED)),
+            lost=self.lost + len(unreadable),
         )
 
 
@@ -166,26 +169,29 @@ def load_data(
         SourceError: the labels can't be read or are of another skeleton.
         InputError: an option doesn't go with these labels.
     """
-    if isinstance(where, str) and (where == "scene" or where.startswith("scene:")):
+    files = files_of(where)
+    if files is None:
         _refuse("the scene", {"boxes": boxes, "ignore-weak": ignore_weak, "head-boxes": head_boxes})
-        return _load_scene(where, skeleton, limit)
-    if isinstance(where, str):
-        where = find_data(Path(where))
-    if _holds_a_list(where.annotations):
-        _check_list(where.annotations)
+        return _load_scene(str(where), skeleton, limit)
+    if _holds_a_list(files.annotations):
+        _check_list(files.annotations)
         _refuse("MPII labels", {"boxes": boxes, "ignore-weak": ignore_weak})
-        return _load_mpii(where, skeleton, limit=limit, head_boxes=head_boxes)
+        return _load_mpii(files, skeleton, limit=limit, head_boxes=head_boxes)
     _refuse("COCO labels", {"head-boxes": head_boxes})
-    return _load_coco(where, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
+    return _load_coco(files, skeleton, boxes=boxes, limit=limit, ignore_weak=ignore_weak)
+
+
+def files_of(where: DataFiles | str) -> DataFiles | None:
+    """The files of labels as `load_data` takes them; None for the scene. Raises as `find_data` does."""
+    if isinstance(where, DataFiles):
+        return where
+    return None if where == "scene" or where.startswith("scene:") else find_data(Path(where))
 
 
 def has_coco_labels(where: DataFiles | str) -> bool:
     """Whether labels as `load_data` takes them are COCO's, or the scene's, which are made so; else they are MPII's."""
-    if isinstance(where, str):
-        if where == "scene" or where.startswith("scene:"):
-            return True
-        where = find_data(Path(where))
-    return not _holds_a_list(where.annotations)
+    files = files_of(where)
+    return files is None or not _holds_a_list(files.annotations)
 
 
 def _holds_a_list(labels: Path) -> bool:
@@ -238,6 +244,7 @@ def _load_coco(
         read=lambda image_id: by_picture[image_id].read(),
         left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(people) - len(used)}),
         notes=tuple(dataset.notes),
+        lost=0 if len(with_people) == limit else len(dataset.missing),
     )
 
 
@@ -264,6 +271,7 @@ def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_
         head_unit="0.6 of the head box's diagonal" if exact else "neck to head top (no head boxes given: not official)",
         left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(dataset.people) - len(people)}),
         notes=tuple(dataset.notes),
+        lost=0 if len(counted) == limit else len(dataset.missing),
     )
 
 

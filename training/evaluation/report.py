@@ -40,6 +40,7 @@ class Subject:
     head_unit: str = ""
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    lost: int = 0  # pictures with people that can't be used
 
     def lines(self) -> list[str]:
         """One line for each fact."""
@@ -51,10 +52,14 @@ class Subject:
         return [*lines, f"PCKh unit: {self.head_unit}"] if self.head_unit else lines
 
     def closing_lines(self) -> list[str]:
-        """What was assumed, and the line that says how many people were used and how many were left out."""
+        """What was assumed, how many people were used and how many left out, and whether the numbers are partial."""
         noun = "person" if self.boxes == "labelled" else "box"
         used = usage_line(self.data, self.people, Counter(self.left_out), noun)
-        return [*(f"note: {note}" for note in self.notes), used]
+        lines = [*(f"note: {note}" for note in self.notes), used]
+        if self.lost:
+            lost = counted(self.lost, "picture")
+            lines.append(f"partial: {lost} with people can't be used; the numbers are of the others")
+        return lines
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

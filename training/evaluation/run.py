@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
+from sharpose.cli import EXIT_FAILED, EXIT_REFUSED
 from sharpose.config import load_config
 from sharpose.engines.stages import Stages, open_stages
 from sharpose.errors import InputError, SinkError, require_packages
+from sharpose.runtime.sinks.outputs import Output, check_outputs
 from sharpose.training.evaluation import report
-from sharpose.training.evaluation.data import DataFiles, EvaluationData, has_coco_labels, load_data
+from sharpose.training.evaluation.data import DataFiles, EvaluationData, files_of, has_coco_labels, load_data
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
     GatePoint,
@@ -30,11 +32,14 @@ from sharpose.training.evaluation.gate import (
     parse_promise,
     write_gate,
 )
-from sharpose.training.evaluation.metrics import Evaluation, evaluate
+from sharpose.training.evaluation.metrics import MODES, Evaluation, evaluate
 from sharpose.training.evaluation.predict import Predictions, predict
 
 if TYPE_CHECKING:
     from sharpose.training.eval_cli import EvalOptions
+
+
+_QUALITY_PLOT, _CURVE_PLOT = "quality.png", "ap_refine_rate.png"
 
 
 class _Measured(NamedTuple):
@@ -45,11 +50,12 @@ class _Measured(NamedTuple):
     name: str
 
 
-def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool:
+def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
     """Measure, print, write, and choose a threshold where --choose-threshold asks for one.
 
     Returns:
-        False where a threshold was chosen but broke its promise on held-out pictures (it isn't written then).
+        The exit code: 1 where a threshold was chosen but broke its promise on held-out pictures (it isn't written
+        then), 3 where the numbers are partial because pictures that the labels name can't be used, else 0.
 
     Raises:
         SharposeError: a file can't be read or written, or the model can't be run.
@@ -61,6 +67,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     else:
         where = options.data or ""
     _require_packages(options, where)
+    _check_outputs(options, where)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +125,9 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> bool
     console.print(f"wrote {options.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
     if no_choice is not None:
         raise no_choice
-    return choice is None or choice.kept
+    if choice is not None and not choice.kept:
+        return EXIT_REFUSED
+    return EXIT_FAILED if data.lost else 0
 
 
 def _require_packages(options: EvalOptions, where: DataFiles | str) -> None:
@@ -126,6 +135,22 @@ def _require_packages(options: EvalOptions, where: DataFiles | str) -> None:
     modules += ["pycocotools.coco"] if has_coco_labels(where) else []
     modules += [] if options.no_plots else ["matplotlib.figure"]
     require_packages("sharpose-eval", modules, "train", InputError)
+
+
+def _check_outputs(options: EvalOptions, where: DataFiles | str) -> None:
+    """Refuse results that would overwrite what is read, or, without --overwrite, those of an earlier run."""
+    names = [f"results_{mode}.json" for mode in MODES] + ["metrics.json", "report.md"]
+    plots = [] if options.no_plots else [_QUALITY_PLOT, _CURVE_PLOT]
+    files = files_of(where)
+    read = [] if files is None else [files.annotations, *(files.images / name for name in plots)]
+    read += [Path(options.config)] if options.config is not None else []
+    read += [file for file in (options.detections, options.head_boxes, options.checkpoint) if file is not None]
+    check_outputs(
+        [Output("--output", str(options.output / name)) for name in names + plots],
+        [(path, f"the input {path}") for path in read],
+        bundle=options.bundle or shipped_bundle(),
+        overwrite=options.overwrite,
+    )
 
 
 def _open_model(options: EvalOptions, console: Console) -> _Measured:
@@ -163,6 +188,7 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
         people=len(data.people),
         head_unit=data.head_unit,
         left_out=dict(data.left_out),
+        lost=data.lost,
         notes=data.notes,
     )
 
@@ -185,12 +211,12 @@ def _write(
         return
     threshold = evaluation.threshold if math.isfinite(evaluation.threshold) else None
     quality = predictions.quality[:, 0]
-    report.plot_quality(quality, evaluation.oks, evaluation.calibration, threshold, folder / "quality.png")
+    report.plot_quality(quality, evaluation.oks, evaluation.calibration, threshold, folder / _QUALITY_PLOT)
     if points:
         auto = next(mode for mode in evaluation.modes if mode.mode == "auto")
         assert auto.coco is not None
         gate = GatePoint(evaluation.threshold, auto.refine_rate, auto.coco.ap)
-        report.plot_curve(points, gate, folder / "ap_refine_rate.png")
+        report.plot_curve(points, gate, folder / _CURVE_PLOT)
 
 
 def _write_choice(

@@ -136,9 +136,9 @@ def test_mpii_is_recognised_and_says_what_its_unit_is(tmp_path: Path) -> None:
 )
 def test_a_list_that_is_no_labels_is_called_by_its_name(where: DataFiles, content: str, message: str) -> None:
     where.annotations.write_text(content)
-    for options in ({}, {"ignore_weak": True}):
+    for ignore_weak in (False, True):
         with pytest.raises(SourceError, match=message):
-            load_data(where, COCO17, **options)
+            load_data(where, COCO17, ignore_weak=ignore_weak)
 
 
 def test_options_that_do_not_fit_are_refused(where: DataFiles, tmp_path: Path) -> None:
