@@ -26,7 +26,7 @@ from sharpose.runtime.sources.decoding import Hardware
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.pictures import PictureSource, is_picture
 from sharpose.runtime.sources.raw import RawSource
-from sharpose.runtime.sources.urls import RTSP, is_url, lower_scheme, redact_url, scheme_of
+from sharpose.runtime.sources.urls import RTSP, is_url, lower_scheme, redact_url, redact_urls, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
 _EXPECTED = (
@@ -112,13 +112,14 @@ def _kind_of(spec: str) -> Kind:
     try:
         exists, is_folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
-        raise SourceError(f"{spec!r}: {_EXPECTED}, but this name can't be looked up: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{redact_url(spec)!r}: {_EXPECTED}, but this name can't be looked up: {why}") from None
     is_glob = not exists and any(character in spec for character in "*?[")
     if is_folder or is_glob or (exists and is_picture(path)):
         return Kind.PICTURES
     if not exists:
         found = "a link to nothing" if path.is_symlink() else "no such file or folder"
-        raise SourceError(f"{spec}: {found}; {_EXPECTED}")
+        raise SourceError(f"{redact_url(spec)}: {found}; {_EXPECTED}")
     if path.suffix.lower() in _UNSUPPORTED_PICTURES:
         raise SourceError(f"{spec}: {path.suffix[1:]} pictures can't be read; convert it to JPEG or PNG")
     return Kind.VIDEO
@@ -255,5 +256,5 @@ def _short_name(spec: str) -> str:
     elif is_scene(spec):
         text = spec
     else:
-        text = PurePath(spec).stem
+        text = PurePath(redact_urls(spec)).stem
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:_LONGEST_NAME] or "source"

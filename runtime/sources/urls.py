@@ -24,6 +24,16 @@ _PIPELINE_SECRET = re.compile(
     re.IGNORECASE,
 )
 
+_KNOWN_SCHEME = r"(?:https?|rtsps?|rtmp[a-z]*|srt|udp|tcp|rtp|mms|ftps?)"
+# What was meant as an address: `http:/…`, `http:…`, `rtsp;//…`, and with a login `rtsp/…`, `//…`, `\\…`.
+_MISTYPED = re.compile(
+    rf"(?<![\w/\\:.+-])(?![a-z][a-z0-9+.-]*://)"
+    rf"({_KNOWN_SCHEME}[:;][/\\]*|(?:{_KNOWN_SCHEME}[/\\]|(?:[a-z][a-z0-9+.-]*[:;]?)?(?://|\\\\))[/\\]*(?=[^\s@]*:\S*@))"
+    r"(\S+)",
+    re.IGNORECASE,
+)
+_BARE_LOGIN = re.compile(r"(?![A-Za-z]:[/\\])[/\\]*[^\s/\\:@]+:.*@", re.DOTALL)  # no drive's letter
+
 
 def is_url(spec: str) -> bool:
     """Whether `spec` is written as `scheme://…`."""
@@ -32,13 +42,22 @@ def is_url(spec: str) -> bool:
 
 def redact_url(spec: str) -> str:
     """`spec` with its login, its secret parameters and the stream key of RTMP, the last piece of its path and what
-    follows, replaced by `***`; anything that is no URL stays as it is.
+    follows, replaced by `***`, also where it is mistyped (`http:/…`, `//user:…@…`); anything else stays as it is.
 
     Passwords often hold characters that a URL should have escaped (`@ / ? #`), so everything up to the last `@` is
     replaced where there is a login: better to hide a piece of the path than to show a piece of a password. In a
     GStreamer pipeline every URL and every property with a secret's name is treated like this.
     """
-    return redact_text(spec) if spec.startswith("gst:") or " ! " in spec else _redact(spec)
+    if spec.startswith("gst:") or " ! " in spec:
+        return redact_text(spec)
+    blank = spec[: len(spec) - len(spec.lstrip())]
+    address = spec[len(blank) :]
+    mistyped = _MISTYPED.match(address)
+    if mistyped is not None:  # in one piece, for a password may hold blanks
+        return blank + mistyped[1] + _redact_rest(mistyped[1], address[mistyped.end(1) :])
+    return blank + (
+        _redact(address) if is_url(address) or not _BARE_LOGIN.match(address) else _redact_rest("", address)
+    )
 
 
 def redact_text(text: str) -> str:
@@ -53,7 +72,17 @@ def redact_urls(text: str) -> str:
         url = found.group().rstrip(":;,.')")
         return _redact(url) + found.group()[len(url) :]  # the sentence's own
 
-    return _PIPELINE_URL.sub(redact, text)
+    def redact_mistyped(found: re.Match[str]) -> str:
+        rest = found[2].rstrip(":;,.')")
+        return found[1] + _redact_rest(found[1], rest) + found[2][len(rest) :]
+
+    return _MISTYPED.sub(redact_mistyped, _PIPELINE_URL.sub(redact, text))
+
+
+def _redact_rest(scheme: str, rest: str) -> str:
+    """What follows the scheme of a mistyped address, redacted as if it were none."""
+    begin = f"{re.sub('[^A-Za-z0-9]', '', scheme) or 'x'}://"
+    return _redact(begin + rest)[len(begin) :]
 
 
 def _redact(url: str) -> str:
@@ -63,9 +92,16 @@ def _redact(url: str) -> str:
     begin, rest = scheme.group(), url[scheme.end() :]
     if rest.startswith("@"):  # `udp://@:1234` listens; there is no login
         begin, rest = begin + "@", rest[1:]
+    if scheme_of(url) != "file":  # nobody's host is empty
+        host = rest.lstrip("/\\")
+        begin, rest = begin + rest[: len(rest) - len(host)], host
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority or (":" in authority and "@" in rest):
         rest = "***@" + rest.rpartition("@")[2]
+    else:
+        port = authority.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isdecimal() and int(port) <= 65535):  # `user:password` without a host
+            return begin + authority.removesuffix(port) + "***"
     if "rtmp" in scheme_of(url):
         server = _RTMP_SERVER.match(rest)
         assert server is not None  # it may be empty

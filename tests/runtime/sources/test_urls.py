@@ -30,12 +30,43 @@ SECRET = "hunter2"
         f"rtmpt://live.example/app/?key#{SECRET}",
         f"srt://live.example:9000?streamid=#!::u=me,s={SECRET}&latency=200",
         f"srt://live.example:9000?passphrase={SECRET}",
+        f"http:/user:{SECRET}@127.0.0.1/v.mp4",
+        f"http:user:{SECRET}@host",
+        f"HTTP:/user:{SECRET}@host",
+        f"http://user:{SECRET}",
+        f"http://user:{SECRET}/",
+        f"http://user:12/{SECRET}@",
+        f"http:/user:{SECRET}",
+        f"http:///user:{SECRET}@host/x",
+        f"rtsp:/user:{SECRET}@host/1",
+        f"rtsp:/{SECRET}@host/1",
+        f"rtsp:\\\\user:{SECRET}@host\\1",
+        f"rtsp:\\user:{SECRET}@host",
+        f"rtsp://\\user:{SECRET}@host",
+        f"rtsp;//user:{SECRET}@host/1",
+        f"rtsp//user:{SECRET}@host/1",
+        f"rtsp/user:{SECRET}@host/1",
+        f"htp//user:{SECRET}@host/1",
+        f"//user:{SECRET}@host/x",
+        f"http:/host/v.mp4?password={SECRET}",
+        f"rtmp:/live.example/app/{SECRET}",
     ],
 )
 def test_no_secret_is_left(url: str):
     redacted = redact_url(url)
     assert SECRET not in redacted
     assert "***" in redacted
+    assert redact_url(redacted) == redacted
+    for line in (f"{url}: lost", f"expected a file, got '{url}'", f"({url}) is no file"):
+        assert SECRET not in redact_urls(line) or " " in url
+        assert "***" in redact_urls(line)
+
+
+@pytest.mark.parametrize("url", ["  RTSP://u:{}@h/1", "u:{}@h/x", "http:/u:pass {}@h/x", "//u:pass {}@h", "u:p {}@h/x"])
+def test_no_secret_is_left_where_blanks_are_in_the_way_or_the_scheme_is_missing(url: str):
+    redacted = redact_url(url.format(SECRET))
+    assert SECRET not in redacted
+    assert redacted.endswith(url.rpartition("@")[2])
     assert redact_url(redacted) == redacted
 
 
@@ -77,7 +108,18 @@ def test_how_to_write_a_password(url: str, hinted: bool):
 
 
 @pytest.mark.parametrize(
-    "spec", ["rtsp://10.0.0.1/live", "http://h:80/v.mp4?start=3", "me@home/pass=1.mp4", "0", "scene"]
+    "spec",
+    [
+        "rtsp://10.0.0.1/live",
+        "http://h:80/v.mp4?start=3",
+        "me@home/pass=1.mp4",
+        "0",
+        "scene",
+        "C:\\a@b.mp4",
+        "udp://@:1234",
+        "udp:@:5",
+        "rtsp:/h:554/1",
+    ],
 )
 def test_what_holds_no_secret_stays(spec: str):
     assert redact_url(spec) == spec
