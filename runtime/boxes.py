@@ -22,6 +22,8 @@ from sharpose.runtime.result import Boxes, PoseResult
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
 
+OUTSIDE = "outside of the picture"
+"""Why a box is left out."""
 SEARCHED_FRAMES = 30
 """Frames without anybody after which a detector is suspected."""
 PERSON_CATEGORY = 1
@@ -76,7 +78,8 @@ class BoxesFile:
 
         Raises:
             BoxesError: the file can't be read, is not such JSON, holds an entry with a missing key, a wrong type, a
-                number that is not finite or a negative size, or holds entries but not one person.
+                number that is not finite, a negative size or a score outside of 0 to 1, or holds entries but not one
+                person.
         """
         path = Path(path)
         entries, names, person = _read_entries(path)
@@ -283,7 +286,7 @@ def _people(entries: list[Any], path: Path, person: int) -> Iterator[int]:
 
 
 def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path) -> Boxes:
-    """The boxes of the entries at `people`; refuses what is not finite (as float32) or negative."""
+    """The boxes of the entries at `people`; refuses what is not finite (as float32) or out of its range."""
     xywh = _as_float64([entries[index]["bbox"] for index in people]).reshape(-1, 4)
     scores = _as_float64([entries[index].get("score", 1.0) for index in people])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -293,6 +296,7 @@ def _check_numbers(people: list[int], entries: list[dict[str, Any]], path: Path)
         ("bbox", ~np.isfinite(xyxy).all(axis=1), "finite numbers"),
         ("bbox", (np.abs(xyxy) > _LARGEST).any(axis=1), f"pixels within ±{_LARGEST:.0e}"),
         ("score", ~np.isfinite(score32), "a finite number"),
+        ("score", (score32 < 0) | (score32 > 1), "a number from 0 to 1"),
         ("bbox", (xywh[:, 2:] < 0).any(axis=1), "[x, y, width, height] with width and height not negative"),
     ):
         if bad.any():
@@ -334,6 +338,13 @@ def _span(ids: Collection[ImageId]) -> str:
     return f"{len(ids)} ids from {first} to {last}"
 
 
+def lie_outside(boxes_xyxy: npt.NDArray[np.float32], width: float, height: float) -> npt.NDArray[np.bool_]:
+    """Which boxes (bool [n]) have no part in a picture of `width` x `height` pixels."""
+    first, last = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    beyond = (first >= (width, height)) | ((first < 0) & (last <= 0))
+    return np.asarray(beyond.any(axis=1), np.bool_)
+
+
 class BoxSource(Protocol):
     """Says where the people of a frame are. One per stream, as it may have memory."""
 
@@ -353,7 +364,7 @@ class _Memoryless:
 
 @dataclass
 class FileBoxes(_Memoryless):
-    """The boxes of a file for the frames that pass; those that score less than `conf` are left out.
+    """The boxes of a file for the frames that pass, but for those that lie outside or score less than `conf`.
 
     Attributes:
         file: The file.
@@ -382,6 +393,9 @@ class FileBoxes(_Memoryless):
             sure = boxes.scores >= self.conf
             self.left_out["below --conf"] += int((~sure).sum())
             boxes = Boxes(boxes.xyxy[sure], boxes.scores[sure])
+        outside = lie_outside(boxes.xyxy, frame.width, frame.height)
+        self.left_out[OUTSIDE] += int(outside.sum())
+        boxes = Boxes(boxes.xyxy[~outside], boxes.scores[~outside])
         self.used += len(boxes)
         return boxes
 

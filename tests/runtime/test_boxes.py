@@ -122,6 +122,8 @@ def test_a_bad_annotation_is_named_by_its_place_in_the_file(tmp_path: Path) -> N
         ('{"image_id": 1, "bbox": [1, 2, -0.5, 4], "score": 1}', "width and height not negative, got [1, 2, -0.5, 4]"),
         ('{"image_id": 1, "bbox": [1, 2, 3, -4], "score": 1}', "not negative"),
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}', '"score": expected a finite number, got nan'),
+        ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": -1}', '"score": expected a number from 0 to 1, got -1'),
+        ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1.01}', '"score": expected a number from 0 to 1, got 1.01'),
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "0.5"}', '"score": expected a number'),
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": false}', '"score": expected a number'),
         ('{"image_id": 1, "bbox": [1, 2, 3, 4], "score": null}', '"score": expected a number'),
@@ -316,6 +318,15 @@ def test_boxes_that_are_not_used_are_counted(tmp_path: Path) -> None:
         "1 in frames that did not come",
         "1 of other categories",
     ]
+
+
+def test_boxes_outside_of_the_picture_are_left_out(tmp_path: Path) -> None:
+    inside = [[-5, -5, 6, 6], [63, 47, 9, 9], [0, 0, 0, 0], [0, 0, 64, 48], [10, 10, 0, 5]]
+    outside = [[-500, 5, 20, 20], [64, 5, 20, 20], [5, 48, 9, 9], [5, -30, 9, 20], [-9, 5, 9, 9]]
+    entries = [{**GOOD, "bbox": bbox} for bbox in inside + outside]
+    source = FileBoxes(BoxesFile.load(write(tmp_path, entries)))
+    np.testing.assert_array_equal(source.boxes_for(frame()).xywh, inside)
+    assert source.summary.endswith("boxes.json: 5 boxes used, 5 left out (5 outside of the picture)")
 
 
 def test_a_claim_of_many_frames_costs_nothing(tmp_path: Path) -> None:

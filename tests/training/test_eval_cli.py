@@ -236,6 +236,19 @@ def test_pictures_after_the_limit_may_be_missing(tiny_bundle: Path, tmp_path: Pa
     assert "partial: 1 picture with people can't be used" in result.output
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_picture_of_another_size_than_its_labels_say_is_refused(
+    tiny_bundle: Path, tmp_path: Path, width: int
+) -> None:
+    labels = labelled_pictures(tmp_path)
+    labels["images"][1]["width"] = width
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
+    with pytest.raises(SourceError, match=rf"1\.png: expected \({width}, 96\) pixels .*, got \(72, 96\)"):
+        run("--bundle", tiny_bundle, *where, "--no-plots", "--output", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_label_that_is_no_number_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     labels = labelled_pictures(tmp_path)
     labels["annotations"][1]["keypoints"][3] = None

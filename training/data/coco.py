@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from sharpose.coco_labels import CocoLabels, read_coco_labels
+from sharpose.coco_labels import CocoLabels, LabelledPicture, read_coco_labels
 from sharpose.errors import SourceError
-from sharpose.runtime.boxes import BoxesFile
+from sharpose.runtime.boxes import OUTSIDE, BoxesFile, lie_outside
 from sharpose.runtime.frames import ImageId
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton
-from sharpose.training.data.sample import FileDataset, Person
+from sharpose.training.data.sample import FileDataset, Person, PictureSizeError, UndecodableImageError, read_image
 
 _NOBODY = -1  # annotation id of a detection
 
@@ -34,7 +36,8 @@ class CocoDataset(FileDataset):
         labels: The file's content.
 
     Raises:
-        SourceError: the file can't be read or isn't COCO keypoints of this skeleton, or nobody in it can be used.
+        SourceError: the file can't be read or isn't COCO keypoints of this skeleton, nobody in it can be used, or a box
+            lies outside of its picture only because the labels give the picture another size than it has.
         BoxesError: the detections file can't be used.
     """
 
@@ -52,7 +55,7 @@ class CocoDataset(FileDataset):
         if boxes is None:
             people, left_out = _labelled_people(self.labels, files), self.labels.not_used
         else:
-            people, left_out = _detected_people(boxes, files, skeleton.num_keypoints)
+            people, left_out = _detected_people(boxes, self.labels, files, skeleton.num_keypoints)
         super().__init__(
             self.labels.path.stem,
             skeleton,
@@ -66,6 +69,13 @@ class CocoDataset(FileDataset):
 
 def _labelled_people(labels: CocoLabels, files: dict[int, Path]) -> list[Person]:
     people = []
+    outside = {
+        person.image_id
+        for person in labels.people
+        if person.box_xyxy is None and min(person.bbox_xywh[2:]) > 0 and person.num_keypoints and not person.is_crowd
+    }
+    for image_id in outside:
+        _check_size(labels.pictures[image_id], files[image_id])
     for person in labels.labelled:
         picture = labels.pictures[person.image_id]
         if picture.width is None or picture.height is None:
@@ -89,7 +99,24 @@ def _labelled_people(labels: CocoLabels, files: dict[int, Path]) -> list[Person]
     return people
 
 
-def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> tuple[list[Person], Counter[str]]:
+def _check_size(picture: LabelledPicture, file: Path) -> None:
+    """Raise `PictureSizeError` where the file has another size than the labels say; one that can't be read passes."""
+    size = _size_of(picture)
+    nobody = np.zeros((0, 3), np.float32)
+    with contextlib.suppress(UndecodableImageError):
+        try:
+            Person(picture.image_id, _NOBODY, file, nobody, nobody, 0, picture_size=size).read()
+        except PictureSizeError as error:
+            raise SourceError(str(error)) from None
+
+
+def _size_of(picture: LabelledPicture) -> tuple[int, int] | None:
+    return None if picture.width is None or picture.height is None else (picture.width, picture.height)
+
+
+def _detected_people(
+    boxes_file: Path, labels: CocoLabels, files: dict[int, Path], joints: int
+) -> tuple[list[Person], Counter[str]]:
     detections = BoxesFile.load(boxes_file)
     ids: list[ImageId] = list(files)
     if detections.has_names:  # its ids need not be those of the labels
@@ -98,11 +125,22 @@ def _detected_people(boxes_file: Path, files: dict[int, Path], joints: int) -> t
         ids = [own[file] for file in files.values()]
     else:
         detections.check_image_ids(frozenset(files))
-    people = []
+    people, listed, left_out = [], 0, Counter(detections.left_out)
     for own_id, (image_id, file) in zip(ids, files.items(), strict=True):
         boxes = detections.for_image(own_id)
-        for box, score in zip(boxes.xyxy, boxes.scores, strict=True):
+        listed += len(boxes)
+        size = _size_of(labels.pictures[image_id])
+        if size is None and len(boxes):
+            with contextlib.suppress(UndecodableImageError):
+                height, width = read_image(file).shape[:2]
+                size = width, height
+        outside = lie_outside(boxes.xyxy, *(size or (math.inf, math.inf)))
+        if outside.any():
+            _check_size(labels.pictures[image_id], file)
+            left_out[OUTSIDE] += int(outside.sum())
+        for box, score in zip(boxes.xyxy[~outside], boxes.scores[~outside], strict=True):
             area = float(np.prod(box[2:] - box[:2])) * BODY_SHARE
-            people.append(Person(image_id, _NOBODY, file, box, np.zeros((joints, 3), np.float32), area, float(score)))
-    elsewhere = Counter({"in pictures that the labels don't list": len(detections) - len(people)})
-    return people, +(detections.left_out + elsewhere)
+            nobody = np.zeros((joints, 3), np.float32)
+            people.append(Person(image_id, _NOBODY, file, box, nobody, area, float(score), picture_size=size))
+    left_out["in pictures that the labels don't list"] += len(detections) - listed
+    return people, +left_out

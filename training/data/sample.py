@@ -81,7 +81,7 @@ class Person:
         image = read_image(self.file)
         height, width = image.shape[:2]
         if self.picture_size not in (None, (width, height)):
-            raise UndecodableImageError(
+            raise PictureSizeError(
                 f"picture {self.file}: expected {self.picture_size} pixels (width, height), which its labels are for, "
                 f"got {(width, height)}"
             )
@@ -163,6 +163,10 @@ def _missing(files: set[Path]) -> set[Path]:
 
 class UndecodableImageError(SourceError):
     """A picture is missing or can't be decoded; a loader may skip it and count."""
+
+
+class PictureSizeError(UndecodableImageError):
+    """A picture has another size than its labels say, so that they may be of another picture."""
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from sharpose.runtime.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
-from sharpose.training.data.sample import UndecodableImageError
+from sharpose.training.data.sample import PictureSizeError, UndecodableImageError
 from sharpose.training.evaluation.data import EvaluationData
 
 
@@ -70,7 +70,7 @@ def predict(
     """Both stages on every box whose picture can be read. Raises `EngineError` where an engine failed.
 
     A flip test averages heatmaps with the mirrored crop's. `on_people` is called with the number of people of each
-    finished batch.
+    finished batch. A picture of another size than its labels say raises `PictureSizeError`.
     """
     people, crop_size = data.people, stages.config.crop_size
     frames = crop_frames(people.boxes_xyxy, crop_size)
@@ -88,6 +88,8 @@ def predict(
                 image_id = int(people.image_ids[row])
                 try:
                     image = data.read(image_id)
+                except PictureSizeError:
+                    raise
                 except UndecodableImageError as error:
                     unreadable[image_id] = str(error)
                     image = np.zeros((1, 1, 3), np.uint8)

@@ -71,6 +71,31 @@ def test_a_picture_of_another_size_than_its_labels_is_refused(coco_folder: Path)
         dataset.load(3)
 
 
+def test_a_box_is_not_outside_by_a_wrong_width(coco_folder: Path) -> None:
+    document = json.loads((coco_folder / "labels.json").read_text())
+    document["images"][3].update(width=5)
+    (coco_folder / "labels.json").write_text(json.dumps(document))
+    boxes = coco_folder / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 3, "bbox": [10, 10, 5, 5]}]))
+    for detections in (None, boxes):
+        with pytest.raises(SourceError, match=r"3\.png: expected \(5, 90\) pixels .*, got \(120, 90\)"):
+            CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=detections)
+
+
+def test_detections_outside_of_the_picture_are_left_out(coco_folder: Path) -> None:
+    found = [[-500, 5, 20, 20], [120, 5, 20, 20], [110, 5, 20, 20], [5, 90, 9, 9]]
+    boxes = coco_folder / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 3, "bbox": bbox} for bbox in found]))
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=boxes)
+    assert [person.box_xyxy.tolist() for person in dataset.people] == [[110, 5, 130, 25]]
+    assert dataset.left_out == {"outside of the picture": 3}
+    document = json.loads((coco_folder / "labels.json").read_text())
+    del document["images"][3]["width"]
+    (coco_folder / "labels.json").write_text(json.dumps(document))
+    dataset = CocoDataset(coco_folder / "labels.json", coco_folder, COCO17, boxes=boxes)
+    assert dataset.left_out == {"outside of the picture": 3}  # the picture itself says how large it is
+
+
 def test_a_picture_without_a_size_is_refused(coco_folder: Path) -> None:
     document = json.loads((coco_folder / "labels.json").read_text())
     del document["images"][3]["height"]
