@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import Bundle, open_bundle
+from sharpose.cli import Threads
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import TwoStage
@@ -218,7 +219,7 @@ def table_of(cases: list[Case], bounds: dict[int, tuple[Policy, Policy]]) -> Tab
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle folder.")
 @click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the engine's choice]")
+@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
 @click.option(
     "--people", default="1,5,10,20,30", show_default=True, callback=number_list(1, 64), help="Numbers of people."
 )

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from report import Machine, command_to_repeat, make_output_folder, number_list, this_machine
 
+from sharpose.cli import Threads
 from sharpose.cli import main as run_command
 from sharpose.runtime import Boxes, PoseEstimator
 from sharpose.scene import Scene, SceneConfig
@@ -114,7 +115,7 @@ def markdown(cases: list[Case], machine: Machine, bundle: str, device: str, comm
     help="Folder written by sharpose-export.  [default: the shipped bundle]",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine.  [default: the engine's choice]")
+@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
 @click.option("--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people.")
 @click.option(
     "--refine", default="0,50,100", show_default=True, callback=number_list(0, 100), help="Percentages to refine."

@@ -161,8 +161,10 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     """`fp32,fp16` in the toolkit's own order, whatever order was typed."""
     asked = [part.strip() for part in text.split(",")]
     known: tuple[Precision, ...] = get_args(Precision)
-    if not set(asked) <= set(known) or len(set(asked)) != len(asked):
+    if not set(asked) <= set(known):
         raise click.BadParameter(f"expected one or more of {', '.join(known)}, with commas between, got {text!r}")
+    if len(set(asked)) != len(asked):
+        raise click.BadParameter(f"{text!r} repeats a precision; give each once")
     return tuple(precision for precision in known if precision in asked)
 
 

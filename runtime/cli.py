@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, option
+from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Threads, Whole, option
 from sharpose.cli import main as run_command
 from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, RunOptions, SourceOptions, VideoSettings
 
@@ -22,7 +22,6 @@ def _attempts(text: str) -> int:
 
 _SECONDS = Number(0, min_open=True)
 _COUNT = Whole(1, 10**9)
-_THREADS = Whole(1, 1024)
 _SHARE = Number(0, 1)
 _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
@@ -61,7 +60,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 )
 @option(_MODEL, "--max-people", type=_COUNT, help="People per frame at most, the best boxes first.")
 @option(_MODEL, "--device", default="cpu", help="Device: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
-@option(_MODEL, "--threads", type=_THREADS, help="CPU threads of the engine; default: the engine's choice.")
+@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(
     _MODEL,
     "--tf32/--no-tf32",

@@ -164,9 +164,10 @@ class VideoSettings:
         if self.bitrate is not None and self.bitrate < 1000:
             raise InputError(f"video bitrate: expected bits a second, at least 1000, got {self.bitrate}")
         if self.crf is not None and self.bitrate is not None:
-            raise InputError("video quality and bitrate exclude each other: give a crf or bits a second")
+            raise InputError("--crf and --bitrate exclude each other: give one")
 
 
+_STDIN = frozenset(("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"))
 _DRAWN = "annotated pictures (--output, --frames, --show or --serve)"
 
 
@@ -225,6 +226,9 @@ class RunOptions:
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:
             raise click.UsageError(f"{' and '.join(given)} exclude each other: give one")
+        from_stdin = [name for name in (*self.sources, self.boxes) if name in _STDIN]
+        if len(from_stdin) > 1:
+            raise click.UsageError(f"{' and '.join(map(str, from_stdin))}: standard input can be read once only")
         if self.smooth and not self.track:
             raise click.UsageError("--smooth follows people from frame to frame: give --track as well")
         if "--mot" in dict(self.outputs) and not self.track:
@@ -258,12 +262,13 @@ class RunOptions:
         token_in_environment = "SHARPOSE_SERVE_TOKEN" in os.environ
         detector, named = self.detector_used is not None, self.detector_used not in (None, "motion")
         encoded = "--output" in outputs
+        graphs = "--no-cuda-graphs" if self.cuda_graphs is False else "--cuda-graphs"
         for option, is_given, needed, is_there in (
             ("--quality-threshold", self.quality_threshold is not None, "--refine auto", self.refine == "auto"),
             ("--deadline", self.deadline is not None, "--refine auto or always", self.refine != "never"),
             ("--engine-cache", self.engine_cache is not None, f"--device tensorrt or ort-tensorrt{got}", cached),
             ("--cuda-bindings", self.cuda_bindings is not None, f"--device tensorrt{got}", on_tensorrt),
-            ("--cuda-graphs", self.cuda_graphs is not None, f"--device tensorrt{got}", on_tensorrt),
+            (graphs, self.cuda_graphs is not None, f"--device tensorrt{got}", on_tensorrt),
             ("--detect-every", self.detect_every > 1, "--detector", detector),
             ("--detector-sha256", self.detector_sha256 is not None, "--detector NAME", named),
             ("--detector-table", self.detector_table is not None, "--detector NAME", named),
@@ -276,6 +281,7 @@ class RunOptions:
             ("--kpt-thr", self.kpt_thr != 0.3, _DRAWN, drawn),
             ("--draw-status", self.draw_status, _DRAWN, drawn),
             ("--draw-regions", self.draw_regions, _DRAWN, drawn),
+            ("--draw-regions", self.draw_regions, "--refine auto or always", self.refine != "never"),
         ):
             if is_given and not is_there:
                 missing = "" if needed.startswith("--device") else ", which isn't given"

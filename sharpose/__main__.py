@@ -70,4 +70,6 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in _MODULES:
         print(f"error: expected a command, one of {', '.join(_MODULES)}: python -m sharpose run …", file=sys.stderr)
         sys.exit(2)
-    _start(sys.argv.pop(1))
+    command = sys.argv.pop(1)
+    sys.argv[0] = f"python -m sharpose {command}"  # in the help
+    _start(command)

@@ -61,7 +61,8 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
     try:
         if nul := next((argument for argument in arguments if "\0" in argument), None):
             raise click.UsageError(f"argument {nul[:80]!r}: NUL can't stand in a name")
-        code = command.main(args=arguments, standalone_mode=False)
+        _check_current_folder()
+        code = command.main(args=arguments, prog_name=Path(sys.argv[0]).name, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
@@ -91,6 +92,13 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         _say(f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)")
         sys.exit(EXIT_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise click.UsageError("the current folder was removed: change to another one (cd)") from None
 
 
 def interruptible() -> None:
@@ -172,8 +180,26 @@ class Whole(click.IntRange):
         return super().convert(value, param, ctx)
 
 
+class Threads(Whole):
+    """A number of CPU threads: at most four for each core of this machine; thousands take minutes to start."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """See `click.ParamType.convert`."""
+        threads, cores = super().convert(value, param, ctx), os.cpu_count() or 1
+        if threads > 4 * cores:
+            self.fail(f"expected at most {4 * cores} on this machine of {cores} cores, got {threads}", param, ctx)
+        return threads
+
+
 class Number(click.FloatRange):
     """A finite number in a range, in ASCII digits."""
+
+    def _describe_range(self) -> str:
+        """For the help; click would describe a number without bounds as `x<=None`."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
         """See `click.ParamType.convert`."""
@@ -243,6 +269,18 @@ class SectionedCommand(click.Command):
             help="Print the version and exit.",
         )
         self.params.append(version)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command.parse_args`; an option that takes one value is refused the second time."""
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(given)
+        for parameter in self.params:
+            times = order.count(parameter)
+            if isinstance(parameter, click.Option) and not parameter.multiple and times > 1:
+                names = "/".join([*parameter.opts[-1:], *parameter.secondary_opts])
+                raise click.UsageError(f"{names}: given {times} times; give it once", ctx)
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `click.Command.format_options`."""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sharpose.cli import FILE, Number, SectionedCommand, Whole, interruptible, option
+from sharpose.cli import FILE, Number, SectionedCommand, Threads, Whole, interruptible, option
 from sharpose.cli import main as run_command
 
 
@@ -112,7 +112,7 @@ _OPTIONS = "Options"
     show_default=True,
     help="Device to run on, as in sharpose-run; with --checkpoint, PyTorch's.",
 )
-@option(_OPTIONS, "--threads", type=Whole(1, 1024), help="CPU threads of the engine; default: the engine's choice.")
+@option(_OPTIONS, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(_OPTIONS, "--limit", type=Whole(1, 10**9), help="Number of pictures with people, from the first; default: all.")
 @option(
     _OPTIONS,

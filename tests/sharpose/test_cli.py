@@ -154,3 +154,13 @@ def test_a_closed_pipe_changes_nothing(lines):
     process.stdin.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 0
+
+
+def test_a_current_folder_that_was_removed(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    code, streams = run(lambda: 0, capsys)
+    assert code == 2
+    assert streams.err == "error: the current folder was removed: change to another one (cd)\n"

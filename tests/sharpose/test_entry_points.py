@@ -177,3 +177,10 @@ def test_a_command_says_its_version_and_ends_its_help_with_examples(name: str) -
         program, *arguments = shlex.split(example)
         assert program == f"sharpose-{name}"
         command.make_context(program, arguments)  # every option is one, with a value that it takes
+
+
+def test_the_help_of_a_module_names_its_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "sharpose", "run", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[0] == "Usage: python -m sharpose run [OPTIONS] SOURCE..."

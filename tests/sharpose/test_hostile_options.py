@@ -110,7 +110,15 @@ def test_every_option_has_its_section(command: str) -> None:
         ("run", "--deadline 40 --refine never", "--deadline is for --refine auto or always"),
         ("run", "--engine-cache x", "--engine-cache is for --device tensorrt or ort-tensorrt, got"),
         ("run", "--cuda-bindings pycuda --device cuda", "--cuda-bindings is for --device tensorrt, got --device cuda"),
-        ("run", "--no-cuda-graphs", "--cuda-graphs is for --device tensorrt"),
+        ("run", "--no-cuda-graphs", "error: --no-cuda-graphs is for --device tensorrt"),
+        ("run", "--cuda-graphs", "error: --cuda-graphs is for --device tensorrt"),
+        ("run", "--draw-regions --output o.mp4 --refine never", "--draw-regions is for --refine auto or always"),
+        ("run", "--crf 5 --bitrate 5000 --output o.mp4", "--crf and --bitrate exclude each other"),
+        ("run", "- -", "- and -: standard input can be read once only"),
+        ("run", "- --boxes /dev/stdin", "- and /dev/stdin: standard input can be read once only"),
+        ("run", "--json a --json b", "--json: given 2 times; give it once"),
+        ("run", "--overwrite --no-overwrite", "--overwrite/--no-overwrite: given 2 times; give it once"),
+        ("export", "--random-weights --output o --precision fp32,fp32", "'fp32,fp32' repeats a precision"),
         ("run", "--threads 2 --device tensorrt", "--threads does nothing on --device tensorrt"),
         ("run", "--detect-every 2 --full-frame", "--detect-every is for --detector"),
         ("run", "--detector-sha256 trust --full-frame", "--detector-sha256 is for --detector NAME"),
@@ -162,3 +170,60 @@ def test_an_option_that_would_do_nothing(
     assert (stop.value.code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_one_value_is_refused_the_second_time(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = import_module(COMMANDS[command]).command
+    monkeypatch.setattr(found, "callback", lambda **values: None)
+    argument = ["x"] if any(isinstance(parameter, click.Argument) for parameter in found.params) else []
+    for parameter in found.params:
+        if not isinstance(parameter, click.Option) or parameter.is_eager:
+            continue
+        required = ["--output", "folder"] if command == "eval" and parameter.opts[0] != "--output" else []
+        value = [] if parameter.is_flag else [_good_value(parameter)]
+        once = [parameter.opts[0], *value]
+        for times, code in ((1, 0), (2, 0 if parameter.multiple else 2)):
+            with pytest.raises(SystemExit) as stop:
+                main(found, [*argument, *required, *once * times])
+            err = capsys.readouterr().err
+            assert stop.value.code == code, err
+            assert code == 0 or err.endswith(": given 2 times; give it once\n")
+
+
+def _good_value(option: click.Option) -> str:
+    kind = option.type
+    if isinstance(kind, click.Choice):
+        return str(next(iter(kind.choices)))
+    if isinstance(kind, click.IntRange | click.FloatRange):
+        return str(int(kind.min or 0) + (1 if kind.min_open else 0))
+    return "8x8" if kind.name == "HxW" else "fp32" if option.opts[0] == "--precision" else "1"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_shows_no_bound_that_is_none(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(import_module(COMMANDS[command]).command, ["--help"])
+    out = capsys.readouterr().out
+    assert "None" not in out
+    if command == "run":
+        assert "[x>=1]" in out
+
+
+@pytest.mark.parametrize(("command", "rest"), [("run", ["x"]), ("eval", ["--output", "o"])])
+def test_threads_are_at_most_four_a_core(
+    command: str, rest: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand take minutes to start."""
+    found = import_module(COMMANDS[command]).command
+    monkeypatch.setattr(found, "callback", lambda **values: values["threads"] == 12)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    with pytest.raises(SystemExit) as stop:
+        main(found, [*rest, "--threads", "13"])
+    assert stop.value.code == 2
+    assert "'--threads': expected at most 12 on this machine of 3 cores, got 13" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(found, [*rest, "--threads", "12"])
+    assert stop.value.code == 1
