@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import socket
+import urllib.request
+from http import HTTPStatus
+from http.client import HTTPException
+from urllib.parse import unquote, urlsplit
 
 from sharpose.runtime.options import SourceOptions
 
@@ -135,6 +141,34 @@ def password_hint(url: str) -> str | None:
     if "@" in authority or ":" not in authority.rpartition("]")[2] or "@" not in "".join(rest):
         return None
     return "a login ends at the first #, / or ?; in a password write # as %23, / as %2F and ? as %3F"
+
+
+def resolution_failure(url: str) -> str | None:
+    """Why the host of an address has no number, or None where it has one."""
+    try:
+        parts = urlsplit(url)
+        socket.getaddrinfo(parts.hostname, parts.port)
+    except socket.gaierror as error:
+        return error.strerror
+    except ValueError:  # no address, or a name that can't be one
+        pass
+    return None
+
+
+def sends_ranges(url: str, timeout: float) -> bool:
+    """Whether a server (`http`, `https`) sends pieces of a file; True where it does not answer in `timeout` seconds."""
+    try:
+        parts = urlsplit(url)
+        login, _, host = parts.netloc.rpartition("@")
+        request = urllib.request.Request(
+            parts._replace(netloc=host, fragment="").geturl(), headers={"Range": "bytes=1-1"}
+        )
+        if login:
+            request.add_header("Authorization", f"Basic {base64.b64encode(unquote(login).encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return int(response.status) == HTTPStatus.PARTIAL_CONTENT
+    except (OSError, ValueError, HTTPException):
+        return True
 
 
 def ffmpeg_options(url: str, options: SourceOptions) -> dict[str, str]:

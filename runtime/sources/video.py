@@ -26,12 +26,20 @@ from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.result import Image
 from sharpose.runtime.sources.decoding import Decoded, Decoder, FrameClock, GapWatch, Hardware, open_stream
-from sharpose.runtime.sources.urls import ffmpeg_options, is_url, redact_url
+from sharpose.runtime.sources.urls import (
+    ffmpeg_options,
+    is_url,
+    redact_url,
+    resolution_failure,
+    scheme_of,
+    sends_ranges,
+)
 
 if TYPE_CHECKING:
     from av.index import IndexEntries
 
 _DEFAULT_RATE = 25.0
+_FAILED = "Input/output error"  # FFmpeg's words for failures of many kinds
 _SHORT_SECONDS = 0.5  # how much shorter than its header a stream may be before that is worth a warning
 _SEEK_SLACK = 1e-3  # seconds by which containers round times (Matroska: to milliseconds)
 
@@ -86,14 +94,20 @@ class VideoSource:
 
     def _open(self) -> None:
         remote = is_url(self._spec)
-        self._container, self._stream = open_stream(
-            self.info.name,
-            None if remote else Path(self._spec),
-            self._spec,
-            timeout=self._options.silence,
-            options=ffmpeg_options(self._spec, self._options) if remote else {},
-            accelerator=None if self._hardware is None else self._hardware.accelerator(),
-        )
+        try:
+            self._container, self._stream = open_stream(
+                self.info.name,
+                None if remote else Path(self._spec),
+                self._spec,
+                timeout=self._options.silence,
+                options=ffmpeg_options(self._spec, self._options) if remote else {},
+                accelerator=None if self._hardware is None else self._hardware.accelerator(),
+            )
+        except SourceError as error:  # what FFmpeg says of a name without a number
+            if not (remote and str(error).endswith(_FAILED) and (why := resolution_failure(self._spec))):
+                raise
+            line = str(error).removesuffix(_FAILED)
+            raise SourceError(f"{line}its host name can't be resolved ({why})") from None
         try:
             self.info.live = remote and self._container.duration is None and not _has_length(self._container)
             if self._hardware is not None:
@@ -142,8 +156,20 @@ class VideoSource:
             self.info.end_reason = self._decoder.cut or "the stream ended"
             if last is not None:
                 self._warn_of_early_end(last)
+        except SourceError as error:
+            if not str(error).endswith(f"0 frames: {_FAILED}") or not self._needs_ranges():
+                raise
+            raise SourceError(
+                f"{error}; the server sends no byte ranges, which an MP4 with its index at the end needs: download it, "
+                "or write it with FFmpeg's `-movflags +faststart`"
+            ) from None
         finally:
             self._warn_of_damage()
+
+    def _needs_ranges(self) -> bool:
+        """Whether this is an MP4 on a server that can't send pieces of it."""
+        on_server = scheme_of(self._spec) in ("http", "https") and "mp4" in self._container.format.name
+        return on_server and not sends_ranges(self._spec, min(self._options.silence, 5.0))
 
     def _timed(self) -> Iterator[_Timed]:
         start = self._options.start or 0.0

@@ -19,12 +19,13 @@ from video_files import with_garbage
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
-from sharpose.runtime.sources.urls import ffmpeg_options
+from sharpose.runtime.sources.urls import ffmpeg_options, sends_ranges
 from sharpose.runtime.sources.video import VideoSource
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Files with a length, and with ranges; `/slow` breaks off half-way and stays silent, `/live` has no length."""
+    """Files with a length, and with ranges; `/slow` breaks off half-way and stays silent, `/live` has no length,
+    `/whole` has no ranges."""
 
     files: dict[str, bytes]
 
@@ -37,6 +38,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
+            return
+        if self.path.startswith("/whole"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
             return
         begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         self.send_response(206 if self.headers.get("Range") else 200)
@@ -115,6 +123,39 @@ def test_a_server_that_falls_silent_in_a_file(tmp_path, make_video, serve):
     assert frames
     assert "hunter2" not in str(caught.value)
     source.close()
+
+
+def test_an_mp4_whose_index_is_at_its_end_needs_a_server_with_ranges(tmp_path, make_video, serve, shown):
+    path = make_video(tmp_path / "a.mp4", frames=300, size=(240, 320))
+    assert path.read_bytes().find(b"moov") > path.stat().st_size // 2
+    source = open_source(serve("whole.mp4", path.read_bytes()))
+    with pytest.raises(
+        SourceError, match=r"the server sends no byte ranges, .* download it, or .*\+faststart"
+    ) as caught:
+        list(source)
+    assert "hunter2" not in str(caught.value)
+    source.close()
+    fast = make_video(tmp_path / "b.mp4", frames=60, muxer={"movflags": "faststart"})
+    source = open_source(serve("whole-fast.mp4", fast.read_bytes()))
+    assert shown(list(source)) == list(range(60))
+    source.close()
+
+
+def test_whether_a_server_sends_ranges(serve):
+    assert sends_ranges(serve("a.mp4", b"1234"), 5.0)
+    assert not sends_ranges(serve("whole.mp4", b"1234"), 5.0)
+    assert sends_ranges("http://127.0.0.1:1/a.mp4", 5.0)  # nobody there: nothing is known
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "tcp"])
+def test_a_host_without_a_number(scheme):
+    url = f"{scheme}://me:hunter2@no-such-host.invalid:554/x"
+    with pytest.raises(SourceError, match=r"its host name can't be resolved \(.+\)$") as caught:
+        VideoSource(url)
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SourceError) as caught:
+        VideoSource(f"{scheme}://127.0.0.1:1/x")
+    assert "resolved" not in str(caught.value)
 
 
 def test_what_is_not_on_the_server(serve):
