@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Protocol
 
 from sharpose.cli import EXIT_FAILED, EXIT_USER
-from sharpose.errors import BoxesError, EngineError, ReaderGoneError, SharposeError, SinkError, SourceError
+from sharpose.errors import (
+    BoxesError,
+    EngineError,
+    OutputRemovedError,
+    ReaderGoneError,
+    SharposeError,
+    SinkError,
+    SourceError,
+)
 from sharpose.files import STDOUT_PATH
 from sharpose.runtime.boxes import BoxSource, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
@@ -430,8 +438,9 @@ def _failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
     if isinstance(error, ReaderGoneError):
         return error
     if not sinks.kept and not sinks.problems:
-        # A path where nothing can be written is the user's mistake.
-        return RunFailedError(str(error), EXIT_USER) if isinstance(error, SinkError) else error
+        # A path where nothing can be written is the user's mistake, what was written and then removed isn't.
+        mistake = isinstance(error, SinkError) and not isinstance(error, OutputRemovedError)
+        return RunFailedError(str(error), EXIT_USER) if mistake else error
     # An engine, or a source, that fails on the way is not the user's mistake.
     on_the_way = isinstance(error, EngineError | SourceError) and sinks.kept
     code = EXIT_FAILED if on_the_way else getattr(error, "exit_code", EXIT_FAILED)

@@ -64,6 +64,16 @@ class SinkError(SharposeError):
     exit_code = 3
 
 
+class OutputRemovedError(SinkError):
+    """An output was removed while it was being written."""
+
+
+class OutputTakenError(SinkError):
+    """Another run is writing the output; nothing was written over."""
+
+    exit_code = 2
+
+
 class ReaderGoneError(SinkError):
     """The reader of the results on standard output has gone (`| head -1`); a command ends on it without a word."""
 

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sharpose.errors import EngineError, ReaderGoneError, SharposeError, SinkError, one_line
+from sharpose.errors import (
+    EngineError,
+    OutputRemovedError,
+    OutputTakenError,
+    ReaderGoneError,
+    SharposeError,
+    SinkError,
+    one_line,
+)
 
 LABELS_LIMIT = 2 << 30
 """Bytes of the longest files of boxes and labels; COCO's own have 0.5 GB."""
@@ -236,6 +244,64 @@ def file_lock(
         yield
 
 
+def hold(descriptor: int, path: Path) -> None:
+    """Locks an open file or folder against other runs that would write it, until its descriptor is closed.
+
+    The kernel lets go of it when the process is killed. A file system without locks is no error.
+
+    Raises:
+        OutputTakenError: another run holds `path`.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputTakenError(
+            f"{path}: is being written by another run; give another name, or wait until that has ended"
+        ) from None
+    except OSError:  # its file system has no locks
+        pass
+
+
+def check_not_held(path: Path) -> None:
+    """Raises `OutputTakenError` where another run is writing the file or folder; one that isn't there is fine."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if stat.S_IFMT(os.fstat(descriptor).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+                hold(descriptor, path)
+        finally:
+            os.close(descriptor)
+
+
+def open_to_write(path: Path, named: Path | None = None) -> int:
+    """Descriptor of a file to write, made or emptied, that is held until it is closed; a pipe or a device isn't held.
+
+    Args:
+        path: The file, in a folder that is there.
+        named: What an error calls it; `path` if None.
+
+    Raises:
+        OSError: it can't be opened.
+        OutputTakenError: another run is writing it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return descriptor
+            hold(descriptor, named or path)
+            with contextlib.suppress(FileNotFoundError):
+                # Else another run has just ended and renamed it.
+                if os.path.samestat(status, path.stat()):
+                    os.ftruncate(descriptor, 0)
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
 def mark_partial(path: Path) -> Path:
     """Renames `out.mp4` to `out.partial.mp4`, replacing one that is there.
 
@@ -271,9 +337,9 @@ def write_all(descriptor: int, data: bytes, position: int | None = None) -> None
 _LOOK_EVERY = 1.0  # seconds between looks at whether the file still has a name
 
 
-def removed_error(path: Path) -> SinkError:
+def removed_error(path: Path) -> OutputRemovedError:
     """That somebody removed what is being written."""
-    return SinkError(f"{path}: was removed while it was being written; its results are lost from here on")
+    return OutputRemovedError(f"{path}: was removed while it was being written; its results are lost from here on")
 
 
 class GrowingFile:
@@ -315,7 +381,7 @@ class GrowingFile:
                 self._descriptor = os.dup(1)
             elif self._descriptor is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(self.path, _CREATE, 0o666)
+                self._descriptor = open_to_write(self.path)
                 self._looked = self._clock()
             elif not self._stdout and self._clock() - self._looked >= _LOOK_EVERY:
                 self._looked = self._clock()

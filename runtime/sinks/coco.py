@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharpose.errors import SinkError
-from sharpose.files import mark_partial, removed_error, write_all
+from sharpose.errors import OutputTakenError, SinkError
+from sharpose.files import check_not_held, mark_partial, open_to_write, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import people_of, strict_json
 
@@ -157,8 +157,13 @@ class TwinFile:
                 self._shown.append(entry, self._tail)
                 return
         if self._spare is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._spare = _Copy(os.open(self._spare_path, flags, 0o666))
+            self._spare = _Copy(open_to_write(self._spare_path, self.path))
+            if self._shown is None:
+                try:  # both copies are held: the two swap names
+                    check_not_held(self._named)
+                except OutputTakenError:
+                    self._drop_spare()
+                    raise
         self._spare.append(self._spare_lacks + entry, self._tail)
         self._spare_lacks = entry
         self._swap_names()

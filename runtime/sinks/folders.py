@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sharpose.errors import InputError, SinkError, counted
-from sharpose.files import removed_error, replacing, write_all
+from sharpose.errors import InputError, OutputTakenError, SinkError, counted
+from sharpose.files import hold, removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
@@ -56,6 +56,7 @@ class FolderSink:
         self._old: set[str] = set()
         self._files = 0
         self._ours = self._removed = False
+        self._held: int | None = None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: expected a folder, found a file; give another name")
         if self.path.is_dir():
@@ -86,6 +87,7 @@ class FolderSink:
             if not self._files:
                 self._ours = not self.path.exists()
                 self.path.mkdir(parents=True, exist_ok=True)
+                self._hold()
             with replacing(self.path / name, sync=False) as part, part.open("wb") as file:
                 write_all(file.fileno(), data)
             if not self._files and self._old:
@@ -102,8 +104,20 @@ class FolderSink:
             raise SinkError(f"{self.path / name}: can't be written: {error.strerror}") from None
         self._files += 1
 
+    def _hold(self) -> None:
+        if self._held is None:
+            self._held = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                hold(self._held, self.path)
+            except OutputTakenError:
+                self.close()
+                raise
+
     def close(self) -> None:
-        """Does nothing: every file is complete. May be called twice."""
+        """Lets other runs write here; every file is complete. May be called twice."""
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
 
     def abandon(self) -> Path | None:
         """Renames the folder of a failed run to `NAME.partial`, or where that is taken `NAME.partial2` and so on.
@@ -114,6 +128,7 @@ class FolderSink:
         Raises:
             SinkError: it can't be renamed.
         """
+        self.close()
         if not self._files or self._removed:
             return None
         if not self._ours:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sharpose.cli import CLOSED
 from sharpose.errors import InputError
-from sharpose.files import STDOUT
+from sharpose.files import STDOUT, check_not_held
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
@@ -173,6 +173,7 @@ def check_outputs(
 
     Raises:
         InputError: one has to be refused.
+        OutputTakenError: another run is writing one.
     """
     some_exist = False
     for output in outputs:
@@ -207,6 +208,8 @@ def check_outputs(
             raise InputError(f"output {target} is the folder of the source's pictures; give another one")
         if target.is_dir() and not output.is_folder:
             raise InputError(f"output {target} is a folder; expected a file name")
+        if not _is_descriptor(target):
+            check_not_held(target)
         if target.is_file() and not (overwrite or output.is_folder or _is_descriptor(target)):
             raise InputError(f"output {target} already exists; give another name, or --overwrite to replace it")
 

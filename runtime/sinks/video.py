@@ -14,7 +14,7 @@ import av
 from av.container import OutputContainer
 
 from sharpose.errors import InputError, SinkError, one_line
-from sharpose.files import mark_partial, removed_error, write_all
+from sharpose.files import mark_partial, open_to_write, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image
@@ -198,6 +198,7 @@ class VideoFile:
 
     Raises:
         OSError: it can't be created.
+        OutputTakenError: another run is writing it.
     """
 
     def __init__(self, path: Path, *, boxes: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -210,7 +211,7 @@ class VideoFile:
         self._waiting = bytearray()
         self._position = 0
         self._clock = clock
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_to_write(path)
         self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         self._looked = clock()
         self._whole = 0

@@ -11,12 +11,21 @@ from cli_files import frames_of, lines_of
 from run_stand_ins import FRAMES, StubEstimator, StubSink, StubSource, go, names, real_sinks
 
 from sharpose.cli import Terminated
-from sharpose.errors import BoxesError, EngineError, InputError, SharposeError, SinkError, SourceError
+from sharpose.errors import (
+    BoxesError,
+    EngineError,
+    InputError,
+    OutputRemovedError,
+    SharposeError,
+    SinkError,
+    SourceError,
+)
 from sharpose.runtime.boxes import BoxesFile, FileBoxes
 from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.run import RunFailedError, SinkGroup
+from sharpose.runtime.sinks.tables import JsonLinesSink
 from sharpose.runtime.statistics import StreamStatistics
 
 
@@ -338,3 +347,13 @@ def test_abandoned_together() -> None:
     group.abandon()
     assert [sink.calls for sink in sinks] == [["abandon"], ["abandon"]]
     assert group.kept == [Path("a.partial"), Path("b.partial")]
+
+
+def test_a_sole_output_that_is_removed_is_no_mistake_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose.files._LOOK_EVERY", 0.0)
+    path = tmp_path / "o.jsonl"
+    with pytest.raises(OutputRemovedError, match="was removed while it was being written") as caught:
+        go(StubSource(), [JsonLinesSink(path)], on_frame=lambda frame: path.unlink(missing_ok=True))
+    assert caught.value.exit_code == 3

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,12 +20,20 @@ import pytest
 import result_readers as readers
 
 from sharpose import files
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import InputError, OutputTakenError, SinkError
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, OpenPoseSink, PicturesSink
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink, outputs_of_streams, picture_stems
+from sharpose.runtime.sinks.outputs import (
+    Output,
+    SinkSettings,
+    check_outputs,
+    fill,
+    make_sink,
+    outputs_of_streams,
+    picture_stems,
+)
 from sharpose.runtime.sinks.restream import RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VideoSink
@@ -318,3 +327,35 @@ print(sink.abandon())
     written = int(said.split()[0])
     assert written >= 1
     assert count_frames(option, Path(kept)) >= written - 1
+
+
+@pytest.mark.parametrize("option", TARGETS)
+@pytest.mark.parametrize("seen_at_start", [True, False], ids=["later", "at the same time"])
+def test_what_another_run_writes_is_refused_and_stays_whole(tmp_path, record, option, seen_at_start):
+    target = tmp_path / TARGETS[option]
+    output, overwriting = Output(option, str(target)), replace(STREAM, overwrite=True)
+    first, second = make_sink(output, overwriting), make_sink(output, overwriting)
+    first.write(record(0, people=1, ids=[1]))
+    first.write(record(1, people=1, ids=[1]))
+    before = sorted(tmp_path.rglob("*"))
+
+    def begin() -> None:
+        if seen_at_start:
+            check_outputs([output], [], bundle=tmp_path / "bundle", overwrite=True)
+        else:
+            second.write(record(5, people=1, ids=[1]))
+
+    with pytest.raises(OutputTakenError, match="is being written by another run") as refused:
+        begin()
+    assert refused.value.exit_code == 2
+    assert second.abandon() is None
+    second.close()
+    assert sorted(tmp_path.rglob("*")) == before
+    first.write(record(2, people=1, ids=[1]))
+    first.close()
+    assert count_frames(option, target) == 3
+    check_outputs([output], [], bundle=tmp_path / "bundle", overwrite=True)
+    third = make_sink(output, overwriting)
+    third.write(record(0, people=1, ids=[1]))
+    third.close()
+    assert count_frames(option, target) == 1
