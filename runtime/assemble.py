@@ -16,7 +16,7 @@ from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, parse_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
-from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkError
+from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkError, counted
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
@@ -123,9 +123,12 @@ def _run(options: RunOptions, messages: Messages) -> int:
         outcome = _go(Run(streams, estimator, draw, deadline, messages.warning), stop, messages, warm_up)
         for watch in boxes.watches:
             watch.finish()
-        if any(stream.statistics.frames for stream in streams):
-            for name in outcome.complete:
-                messages.result(f"wrote {name}")
+        frames = sum(stream.statistics.frames for stream in streams)
+        for name in [*outcome.complete, *([] if stop.exit_code else outcome.cut)] if frames else ():
+            messages.result(f"wrote {name}")
+        if stop.exit_code:
+            hold = f"; {', '.join(outcome.cut)} {'holds' if len(outcome.cut) == 1 else 'hold'} those"
+            messages.warning(f"interrupted after {counted(frames, 'frame')}{hold if frames and outcome.cut else ''}")
         damaged = [stream.source.info.name for stream in streams if stream.source.info.failures]
         if damaged and not stop.exit_code:
             messages.error(f"{', '.join(damaged)}: damaged; the results are those of what could be read")

@@ -107,10 +107,12 @@ class Outcome:
         failures: What failed while others went on, a line each (said to `Run.say` as well, but for what sources say in
             `SourceInfo.failures`).
         complete: Names of the outputs that are whole.
+        cut: Names of those that end where the user asked to stop.
     """
 
     failures: list[str]
     complete: list[str]
+    cut: list[str]
 
 
 def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] = lambda stream, frame: None) -> Outcome:
@@ -226,13 +228,14 @@ class SinkGroup:
 
 @dataclass
 class _Running:
-    """A stream at work; `ids_met`: its boxes file spoke of one of its frames."""
+    """A stream at work; `ids_met`: its boxes file spoke of one of its frames; `cut`: the user ended it."""
 
     index: int
     stream: Stream
     queue: FrameQueue
     sinks: SinkGroup
     ids_met: bool = False
+    cut: bool = False
     over: bool = False
     error: Exception | None = None
 
@@ -285,6 +288,7 @@ class Loop:
                 if not work:
                     self._news.wait(_WAIT_SECONDS)
             for running in self._running:
+                running.cut = not running.over
                 self._finish(running)
         except BaseException:  # the user won't wait for the frame at hand, or a stream failed as the only one
             for running in self._running:
@@ -301,7 +305,8 @@ class Loop:
             self._failures
             + [line for running in self._running for line in running.sinks.failures]
             + [line for stream in self._job.streams for line in stream.source.info.failures],
-            [name for running in self._running for name in running.sinks.complete],
+            [name for running in self._running if not running.cut for name in running.sinks.complete],
+            [name for running in self._running if running.cut for name in running.sinks.complete],
         )
 
     def _start_reading(self, stream: Stream) -> FrameQueue:

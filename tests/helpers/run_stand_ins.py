@@ -119,7 +119,8 @@ def go(
     )
     outcome = run(job, stop=StopRequest() if stop is None else stop, on_frame=lambda _, frame: on_frame(frame))
     assert bool(outcome.failures) == bool(said)
-    assert outcome.complete == [sink.name for sink in sinks][: len(sinks) - len(outcome.failures)]
+    assert not (outcome.cut if stop is None else outcome.complete)
+    assert outcome.complete + outcome.cut == [sink.name for sink in sinks][: len(sinks) - len(outcome.failures)]
     return statistics.snapshot()
 
 

@@ -498,8 +498,10 @@ def test_a_signal_ends_a_run_cleanly(
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, stderr) == (code, "")
     frames = len(lines_of(lines))
+    written = ", ".join(str(tmp_path / name) for name in ("o.mp4", "o.jsonl", "o.json"))
+    assert (process.returncode, stderr) == (code, f"warning: interrupted after {frames} frames; {written} hold those\n")
+    assert "wrote" not in stdout
     assert 3 <= frames < 100_000
     assert stdout.startswith(f"frames {frames}, people ")
     assert list(table_of(stdout)) == STAGES
