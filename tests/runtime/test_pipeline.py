@@ -287,6 +287,9 @@ def test_regions_are_kept_where_they_are_asked_for(bundle: Bundle) -> None:
     ("settings", "words"),
     [
         ({"time": math.nan}, "time: expected seconds, got nan"),
+        ({"time": 10**400}, "time and deadline: expected seconds, got 1000"),
+        ({"time": "now"}, "time and deadline: expected seconds, got 'now'"),
+        ({"deadline": 10**400}, "time and deadline: expected seconds, got 0.0 and 1000"),
         ({"deadline": math.nan}, r"deadline: expected a time\.perf_counter\(\) value, got NaN"),
     ],
 )
