@@ -271,13 +271,15 @@ class SectionedCommand(click.Command):
         self.params.append(version)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See `click.Command.parse_args`; an option that takes one value is refused the second time."""
+        """See `click.Command.parse_args`; an option whose second value would hide its first is refused."""
         given = list(args)
         rest = super().parse_args(ctx, args)
         _, _, order = self.make_parser(ctx).parse_args(given)
         for parameter in self.params:
             times = order.count(parameter)
-            if isinstance(parameter, click.Option) and not parameter.multiple and times > 1:
+            if not isinstance(parameter, click.Option) or parameter.multiple:
+                continue
+            if times > 1 and (parameter.secondary_opts or not parameter.is_flag):
                 names = "/".join([*parameter.opts[-1:], *parameter.secondary_opts])
                 raise click.UsageError(f"{names}: given {times} times; give it once", ctx)
         return rest
