@@ -143,7 +143,7 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
         ExportError: pycocotools is missing, or nobody is labelled in a picture that can be read.
         SourceError: the file is not COCO keypoints, or of another skeleton.
     """
-    require_packages("--labels", ["pycocotools.coco"], "train", ExportError)
+    require_packages("--labels", ["pycocotools.coco"], "eval", ExportError)
     content = read_coco_labels(labels, skeleton)
     people: dict[int, list[LabelledPerson]] = {}
     for person in content.labelled:

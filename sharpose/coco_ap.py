@@ -56,7 +56,7 @@ def coco_evaluation(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError:
-        raise InputError(f"measuring AP needs pycocotools: {how_to_install('train')}") from None
+        raise InputError(f"measuring AP needs pycocotools: {how_to_install('eval')}") from None
     unknown = {item["image_id"] for item in results} - {item["id"] for item in document["images"]}
     if unknown:
         raise InputError(f"results: expected pictures of the labels, got others too: {sorted(unknown)[:4]}")

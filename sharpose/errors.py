@@ -95,7 +95,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def how_to_install(extras: str) -> str:
-    """The command that installs this package with `extras` (`cpu,train`): from its checkout, if it comes from one."""
+    """The command that installs this package with `extras` (`cpu,train`) from its checkout, by name where it is known.
+
+    Never from an index: none has this package.
+    """
     checkout = Path(__file__).resolve().parent.parent
     if not _is_checkout(checkout):
         import json  # slow to import, and rarely needed
@@ -107,8 +110,9 @@ def how_to_install(extras: str) -> str:
         except PackageNotFoundError:
             url = ""
         checkout = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path()
-    source = checkout if _is_checkout(checkout) else "sharpose"
-    return f'pip install "{source}[{extras}]"'
+    if _is_checkout(checkout):
+        return f'pip install "{checkout}[{extras}]"'
+    return f'in a checkout of SHaRPose, pip install ".[{extras}]"'
 
 
 def _is_checkout(folder: Path) -> bool:

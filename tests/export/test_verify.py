@@ -181,7 +181,7 @@ def test_labels_without_pycocotools_say_how_to_get_it(
     two_precisions: Bundle, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    with pytest.raises(ExportError, match=re.escape(f"--labels needs pycocotools: {how_to_install('train')}")):
+    with pytest.raises(ExportError, match=re.escape(f"--labels needs pycocotools: {how_to_install('eval')}")):
         load_labels(tmp_path / "labels.json", images, two_precisions.model.skeleton)
 
 

@@ -1,6 +1,7 @@
 import importlib.metadata
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,8 +65,27 @@ def test_the_command_that_installs_an_installed_packages_extras(monkeypatch, tmp
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "sharpose" / "errors.py"))
-    source = str(checkout) if kind == "checkout" else "sharpose"
-    assert errors.how_to_install("cpu") == f'pip install "{source}[cpu]"'
+    named, unknown = f'pip install "{checkout}[cpu]"', 'in a checkout of SHaRPose, pip install ".[cpu]"'
+    assert errors.how_to_install("cpu") == (named if kind == "checkout" else unknown)
+
+
+def test_no_text_sends_a_reader_to_an_index_where_the_name_is_not_ours():
+    root = Path(__file__).resolve().parents[2]
+    folders = ("sharpose", "engines", "runtime", "export", "training", "configs", "examples", "benchmarks", "docs")
+    files = [root / "README.md", root / "CONTRIBUTING.md", root / "Makefile"]
+    files += [
+        file for folder in folders for file in (root / folder).rglob("*") if file.suffix in (".py", ".md", ".yaml")
+    ]
+    by_name = re.compile(
+        r"""(?:pipx?|uv|uvx)\b(?! wheel)(?![^\n]*--no-index)[^\n]*[\s"'`]sharpose(?:\[|[<>=]=|["'`\s]*$)"""
+    )
+    assert by_name.search('pip install "sharpose[cpu]"')
+    assert by_name.search("uv pip install sharpose")
+    assert not by_name.search('pip install --no-index --find-links wheels "sharpose[cpu]"')
+    found = [
+        f"{file}: {line}" for file in files for line in file.read_text("utf-8").splitlines() if by_name.search(line)
+    ]
+    assert not found
 
 
 @pytest.mark.parametrize(

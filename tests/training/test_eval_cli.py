@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pycocotools.coco import COCO
 
 from sharpose.bundle import open_bundle
 from sharpose.config import load_config
-from sharpose.errors import InputError, SharposeError, SourceError
+from sharpose.errors import InputError, SharposeError, SourceError, how_to_install
 from sharpose.model import random_model, save_checkpoint
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
@@ -109,6 +111,20 @@ def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path:
         assert abs(torch_scores["coco"]["ap"] - engine_scores["coco"]["ap"]) < 0.001
         assert torch_scores["pck"]["0.1"] == pytest.approx(engine_scores["pck"]["0.1"], abs=0.02)
     assert scores[0]["subject"]["flip_test"] is True
+
+
+def test_packages_that_a_bundle_needs_are_named_at_once(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("torch", "pycocotools.coco", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, module, None)
+    arguments = ("--bundle", tiny_bundle, "--data", SCENE, "--output", tmp_path / "out")
+    missing = f"sharpose-eval needs pycocotools and matplotlib: {how_to_install('eval')}"
+    with pytest.raises(InputError, match=rf"^{re.escape(missing)}$"):
+        run(*arguments)
+    with pytest.raises(InputError, match=r"^sharpose-eval needs pycocotools: "):
+        run(*arguments, "--no-plots")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

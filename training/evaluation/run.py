@@ -134,7 +134,7 @@ def _require_packages(options: EvalOptions, where: DataFiles | str) -> None:
     modules = ["torch", "yaml"] if options.checkpoint is not None else []
     modules += ["pycocotools.coco"] if has_coco_labels(where) else []
     modules += [] if options.no_plots else ["matplotlib.figure"]
-    require_packages("sharpose-eval", modules, "train", InputError)
+    require_packages("sharpose-eval", modules, "eval" if options.checkpoint is None else "train", InputError)
 
 
 def _check_outputs(options: EvalOptions, where: DataFiles | str) -> None:
