@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 import click
 
 from sharpose.bundle import Precision, gpu_precision
-from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, interruptible, option
+from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, interruptible, option, warn
 from sharpose.cli import main as run_command
 from sharpose.errors import ExportError, ParityError, require_packages
 
@@ -350,6 +350,7 @@ def _export(options: CommandOptions, console: Console) -> Path:
     _print_usage(pictures, console)
     done = f"wrote {options.output}: run it with  sharpose-run SOURCE --bundle {options.output}"
     console.print(done, markup=False, soft_wrap=True)
+    warn(*loaded.warnings)  # again, where it is seen
     return options.output
 
 
@@ -368,7 +369,8 @@ def _load(options: CommandOptions, console: Console) -> LoadedModel:
         loaded = random_model(config, options.seed or 0)
         console.print("weights: random, so the poses mean nothing")
     for note in loaded.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    warn(*loaded.warnings)
     return loaded
 
 

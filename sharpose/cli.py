@@ -158,6 +158,12 @@ def _say(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
+def warn(*messages: str) -> None:
+    """Print warnings that must not be missed to standard error, in bold on a terminal."""
+    for message in messages:
+        click.secho(f"warning: {message}", fg="yellow", bold=True, err=True)
+
+
 def _terminate(signum: int, frame: FrameType | None) -> None:
     raise Terminated
 

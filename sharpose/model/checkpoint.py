@@ -12,28 +12,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sharpose.config import ModelConfig, parse_config
+from sharpose.config import ModelConfig, list_configs, load_config, parse_config
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model.stages import SHaRPose
 from sharpose.model.weights_file import CONFIG_KEY, name_keys, read_checkpoint
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
-ASSUMED_ALPHA, ASSUMED_HEADS, ASSUMED_THRESHOLD = 0.5, 12, 0.99
+RELEASED = ("sharpose_small_coco_256x192", "sharpose_base_coco_256x192", "sharpose_base_coco_384x288")
+"""Configurations of the models whose weights their authors have released."""
+_ASSUMED = {"alpha": 0.5, "heads": 12, "quality_threshold": 0.99}
+"""What shapes can't say, where no configuration of the package has them."""
+_SHAPED = ("skeleton", "crop_size", "width", "depth", "head", "mlp_hidden")
 
 
-def infer_config(
-    state: Mapping[str, Tensor], name: str, given: Mapping[str, object]
-) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The configuration that a state dict shows, and what had to be assumed, in sentences for the user.
+@dataclass(frozen=True)
+class InferredConfig:
+    """A configuration that was read off a checkpoint, and what is to be said to the user about it."""
 
-    Fields in `given` are taken as they are, and not assumed.
+    config: ModelConfig
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]  # values that may be wrong, so that poses would be
 
-    Width, depth, resolution, keypoints and head are read off the shapes. The region count fixes the crop because
-    crops are 4:3 (12 n² regions) or square (n²), and no number is both.
+
+def infer_config(state: Mapping[str, Tensor], name: str, given: Mapping[str, object]) -> InferredConfig:
+    """The configuration that a state dict shows.
+
+    Width, depth, crop, keypoints and head are read off the shapes. The region count fixes the crop because crops are
+    4:3 (12 n² regions) or square (n²), and no number is both. Alpha, heads and the gate's threshold are those in
+    `given`, else of the released model that has these shapes, else, with a warning, of a configuration of the package
+    that has them, or assumed. A file's name may say its alpha (`alpha0.3`), as released ones do.
+
+    Args:
+        state: The tensors by name.
+        name: The file's name.
+        given: Fields to take as they are.
 
     Raises:
-        CheckpointError: a tensor that is needed is missing, or the shapes are none that SHaRPose has.
+        CheckpointError: a tensor that is needed is missing, the shapes are none that SHaRPose has, or the file's name
+            says another alpha than the released model of these shapes has.
     """
 
     def shape(key: str, axes: int) -> tuple[int, ...]:
@@ -62,26 +79,60 @@ def infer_config(
         "crop_size": crop_size,
         "width": width,
         "depth": len(blocks),
-        "heads": ASSUMED_HEADS,
         "mlp_ratio": shape("backbone.blocks.0.mlp.fc1.weight", 2)[0] / width,
-        "alpha": ASSUMED_ALPHA,
-        "quality_threshold": ASSUMED_THRESHOLD,
     }
     if "keypoint_head.heatmap_mlp.4.weight" in state:
         hidden = shape("keypoint_head.heatmap_mlp.1.weight", 2)[0]
         usual = crop_size[0] * crop_size[1] // HEATMAP_STRIDE**2 // 2
         values |= {"head": "mlp"} | ({} if hidden == usual else {"head_hidden": hidden})
-    assumptions = [
-        f"{key.replace('_', ' ')} {values[key]}" for key in ("alpha", "heads", "quality_threshold") if key not in given
-    ]
     try:
-        config = parse_config(values | dict(given), source=f"read off {name}")
+        shown = parse_config(values | _ASSUMED | dict(given), source=f"read off {name}")
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {name}: {error}; give --config") from error
+    known = _same_shapes(shown)
+    config = shown if known is None else known.replace(given)
+    named, unsaid = alpha_in_name(name), [field for field in _ASSUMED if field not in given]
+    if named is not None and "alpha" in unsaid:
+        if known is not None and known.name in RELEASED and known.alpha != named:
+            raise CheckpointError(
+                f"checkpoint {name}: its name says alpha {named:g}, but it has the shapes of {known.name}, whose alpha "
+                f"is {known.alpha:g}; give --config, or the right one as --alpha"
+            )
+        config = config.replace({"alpha": named})
+        unsaid.remove("alpha")
     note = f"no --config: {config.name} was read off the checkpoint"
-    if assumptions:
-        note += f"; assumed {', '.join(assumptions)}, which the file can't say"
-    return config, (note,)
+    if named is not None and "alpha" not in given:
+        note += f"; alpha {named:g} is in its name"
+    rest = ", ".join(f"{field.replace('_', ' ')} {getattr(config, field):g}" for field in unsaid)
+    warnings = []
+    if rest and known is not None and known.name in RELEASED:
+        note += f"; {rest}, as released"
+        if config.quality_threshold > 1:
+            note += " (above 1: everybody is refined)"
+    elif rest:
+        whose = "assumed" if known is None else f"those of {known.name}, a configuration with the same shapes"
+        warnings.append(
+            f"checkpoint {name} doesn't say {rest}, which are {whose}. If they are wrong, so are the poses: "
+            "give --config NAME|FILE"
+        )
+    if (size := re.search(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)", name)) and (int(size[1]), int(size[2])) != crop_size:
+        warnings.append(f"checkpoint {name} is for crops of {crop_size[0]}x{crop_size[1]}, whatever its name says")
+    return InferredConfig(config, (note,), tuple(warnings))
+
+
+def _same_shapes(shown: ModelConfig) -> ModelConfig | None:
+    """The configuration of the package whose checkpoints have the same shapes."""
+    for config in map(load_config, list_configs()):
+        same_head = config.head == "linear" or config.head_hidden_width == shown.head_hidden_width
+        if same_head and all(getattr(config, field) == getattr(shown, field) for field in _SHAPED):
+            return config
+    return None
+
+
+def alpha_in_name(name: str) -> float | None:
+    """The alpha that a file's name says, as in `sharpose_coco_384x288_b_alpha0.3.pth`; None if it says none."""
+    found = re.search(r"alpha[-_=]?([01]?\.\d+|1)(?!\d)", name, re.IGNORECASE)
+    return float(found[1]) if found is not None and 0 < float(found[1]) <= 1 else None
 
 
 def _crop_size(regions: int, name: str) -> tuple[int, int]:
@@ -140,7 +191,8 @@ class LoadedModel:
     model: SHaRPose  # in evaluation mode, float32, on the CPU
     config: ModelConfig  # its configuration
     source: str  # where the weights came from, for people to read
-    notes: tuple[str, ...]  # what was assumed or converted on the way; to be said to the user
+    notes: tuple[str, ...]  # what was converted on the way; to be said to the user
+    warnings: tuple[str, ...] = ()  # what was assumed, so that poses may be wrong; not to be missed
 
 
 def load_model(
@@ -154,8 +206,7 @@ def load_model(
 
     Args:
         path: A file in the released format, a bundle, or another that `read_checkpoint` reads.
-        config: Its configuration; read off the file if None, which leaves alpha, heads and threshold to be assumed
-            (unless the file is ours and carries its configuration).
+        config: Its configuration; if None, the one that the file carries, or what `infer_config` reads off it.
         size: `(height, width)` of the crop to use the model at, if not the one it was trained at: position embeddings
             and the heatmap head are resampled.
         changes: Fields that a file can't say, to set on the configuration (`alpha`, `quality_threshold`, `heads`).
@@ -165,12 +216,16 @@ def load_model(
         ConfigError: `size` isn't one that the model can have.
     """
     state, meta, notes = read_checkpoint(path)
+    warnings: tuple[str, ...] = ()
+    named = alpha_in_name(Path(path).name)
     if config is None:
         if CONFIG_KEY in meta:
             config = parse_config(meta[CONFIG_KEY], source=f"in {path}")
         else:
-            config, assumed = infer_config(state, Path(path).name, changes or {})
-            notes += assumed
+            inferred = infer_config(state, Path(path).name, changes or {})
+            config, notes, warnings = inferred.config, notes + inferred.notes, inferred.warnings
+    elif named is not None and named != config.alpha:
+        warnings = (f"checkpoint {Path(path).name}: its name says alpha {named:g}; {config.alpha:g} is used, as given",)
     _refuse_abs(state, path)
     config = config.replace(changes or {})
     with torch.device("meta"):  # memory follows what the file holds, not what its configuration claims
@@ -188,7 +243,7 @@ def load_model(
         )
         config, model = resized, SHaRPose(resized)
     model.load_state_dict(state, strict=True)
-    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes)
+    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes, warnings)
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
-from sharpose.cli import EXIT_FAILED, EXIT_REFUSED
+from sharpose.cli import EXIT_FAILED, EXIT_REFUSED, warn
 from sharpose.config import load_config
 from sharpose.engines.stages import Stages, open_stages
 from sharpose.errors import InputError, SinkError, require_packages
@@ -171,6 +171,7 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     loaded = load_model(options.checkpoint, load_config(options.config) if options.config else None)
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    warn(*loaded.warnings)
     on_torch, config = TorchStages(loaded.model, options.device), loaded.config
     return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)")
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from sharpose.config import list_configs, load_config
+from sharpose.config import ModelConfig, list_configs, load_config
 from sharpose.errors import CheckpointError, ConfigError, how_to_install
 from sharpose.model import SHaRPose, load_model, random_model, save_checkpoint
-from sharpose.model.checkpoint import infer_config
+from sharpose.model.checkpoint import RELEASED, alpha_in_name, infer_config
 from sharpose.model.weights_file import read_checkpoint
 
 
@@ -68,16 +68,33 @@ def test_without_a_configuration_it_is_read_off_and_what_is_assumed_is_said(rele
     config = loaded.config
     assert (config.crop_size, config.width, config.depth, config.num_keypoints) == ((128, 96), 24, 2, 17)
     assert (config.alpha, config.heads, config.quality_threshold) == (0.5, 12, 0.99)
-    (note,) = loaded.notes
-    assert "assumed alpha 0.5, heads 12, quality threshold 0.99" in note
+    assert loaded.notes == ("no --config: sharpose_c24_d2_128x96 was read off the checkpoint",)
+    (warning,) = loaded.warnings
+    assert "doesn't say alpha 0.5, heads 12, quality threshold 0.99, which are assumed" in warning
+    assert "give --config" in warning
 
 
 def test_what_is_given_is_not_assumed(released):
     loaded = load_model(released(), changes={"alpha": 0.25, "heads": 4})
     assert (loaded.config.alpha, loaded.config.heads) == (0.25, 4)
-    assert "assumed quality threshold 0.99" in loaded.notes[0]
+    assert "doesn't say quality threshold 0.99, which are assumed" in loaded.warnings[0]
     loaded = load_model(released(), changes={"alpha": 0.25, "heads": 4, "quality_threshold": 0.5})
-    assert "assumed" not in loaded.notes[0]
+    assert loaded.warnings == ()
+
+
+def test_the_alpha_in_a_files_name_is_used_and_a_given_one_comes_first(released, nano_config):
+    path = released()
+    named = path.rename(path.with_name("best_Alpha0.25_128x96.pth"))
+    loaded = load_model(named)
+    assert (loaded.config.alpha, loaded.config.num_selected) == (0.25, 3)
+    assert "alpha 0.25 is in its name" in loaded.notes[0]
+    assert "alpha" not in loaded.warnings[0]
+    given = load_model(named, changes={"alpha": 0.75})
+    assert given.config.alpha == 0.75
+    assert "alpha" not in given.notes[0]
+    (warning,) = load_model(named, nano_config.replace({"alpha": 0.5})).warnings
+    assert "its name says alpha 0.25; 0.5 is used" in warning
+    assert load_model(named, nano_config.replace({"alpha": 0.25})).warnings == ()
 
 
 def test_changes_go_over_a_given_configuration(released, nano_config):
@@ -385,42 +402,88 @@ def shapes(config):
         return SHaRPose(config).state_dict()
 
 
+def released_shapes(width, crop_size):
+    """Shapes of a released checkpoint: 12 blocks, the head with a hidden layer where the width is small."""
+    heatmap = crop_size[0] * crop_size[1] // 16
+    head = "mlp" if width < heatmap // 4 else "linear"
+    values = {"name": "x", "skeleton": "coco17", "crop_size": crop_size, "width": width, "depth": 12, "heads": 12}
+    return shapes(ModelConfig(**values, alpha=0.9, quality_threshold=0.1, head=head))
+
+
 @pytest.mark.parametrize("name", list_configs())
 def test_all_configurations_are_read_off_their_files(name):
     config = load_config(name)
-    found, (note,) = infer_config(shapes(config), "some.pth", {})
-    shown = (
-        "crop_size",
-        "width",
-        "depth",
-        "skeleton",
-        "head",
-        "mlp_hidden",
-        "head_hidden",
-        "num_regions",
-        "heatmap_size",
-    )
-    assert {key: getattr(found, key) for key in shown} == {key: getattr(config, key) for key in shown}
-    assert (found.alpha, found.heads, found.quality_threshold) == (0.5, 12, 0.99)
-    height, width = config.crop_size
-    assert note == (
-        f"no --config: sharpose_c{config.width}_d{config.depth}_{height}x{width} was read off the checkpoint; "
-        "assumed alpha 0.5, heads 12, quality_threshold 0.99, which the file can't say".replace(
-            "_threshold", " threshold"
-        )
-    )
+    found = infer_config(shapes(config), "some.pth", {})
+    assert found.config == config
+    said = f"alpha {config.alpha:g}, heads {config.heads}, quality threshold {config.quality_threshold:g}"
+    (note,) = found.notes
+    assert note.startswith(f"no --config: {name} was read off the checkpoint")
+    if name in RELEASED:
+        assert f"{said}, as released" in note
+        assert found.warnings == ()
+    else:
+        (warning,) = found.warnings
+        assert f"doesn't say {said}, which are those of {name}" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "crop_size", "alpha", "threshold", "selected"),
+    [
+        ("sharpose_small_coco_256x192_4xb128_210e.pth", 384, (256, 192), 0.5, 0.99, 24),
+        ("sharpose_base_coco_256x192_4xb64_210e.pth", 768, (256, 192), 0.4, 0.99, 20),
+        ("sharpose_base_coco_384x288_4xb64_210e.pth", 768, (384, 288), 0.3, 1.2, 33),
+        ("sharpose_coco_384x288_b_alpha0.3.pth", 768, (384, 288), 0.3, 1.2, 33),
+    ],
+)
+def test_released_files_are_known_by_width_crop_and_name(name, width, crop_size, alpha, threshold, selected):
+    """The numbers are those of the released code's configurations, K those of the recorded outputs in tests/data."""
+    found = infer_config(released_shapes(width, crop_size), name, {})
+    assert found.warnings == ()
+    config = found.config
+    assert (config.width, config.crop_size, config.depth, config.heads) == (width, crop_size, 12, 12)
+    assert (config.alpha, config.quality_threshold, config.num_selected) == (alpha, threshold, selected)
+    assert ("everybody is refined" in found.notes[0]) == (threshold > 1)
+
+
+def test_a_name_that_contradicts_the_shapes():
+    state = released_shapes(768, (256, 192))
+    with pytest.raises(CheckpointError, match=r"says alpha 0\.3, but .*base_coco_256x192, whose alpha is 0\.4"):
+        infer_config(state, "sharpose_coco_256x192_b_alpha0.3.pth", {})
+    given = infer_config(state, "sharpose_coco_256x192_b_alpha0.3.pth", {"alpha": 0.3})
+    assert (given.config.alpha, given.warnings) == (0.3, ())
+    found = infer_config(state, "sharpose_base_coco_384x288.pth", {})
+    assert (found.config.crop_size, found.config.alpha) == ((256, 192), 0.4)
+    assert "is for crops of 256x192, whatever its name says" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    [
+        ("sharpose_coco_384x288_b_alpha0.3.pth", 0.3),
+        ("a_alpha=.45_x.pth", 0.45),
+        ("alpha1.pth", 1.0),
+        ("ALPHA-1.0.safetensors", 1.0),
+        ("alpha.pth", None),
+        ("alpha0.pth", None),
+        ("alpha1.5.pth", None),
+        ("alpha12.pth", None),
+        ("alphabet0.3.pth", None),
+    ],
+)
+def test_alpha_in_a_name(name, alpha):
+    assert alpha_in_name(name) == alpha
 
 
 def test_an_unusual_head_and_mlp_are_read_off_too(nano_config):
     config = nano_config.replace({"head": "mlp", "head_hidden": 30, "mlp_ratio": 2.0})
-    found, _ = infer_config(shapes(config), "some.pth", {})
+    found = infer_config(shapes(config), "some.pth", {}).config
     assert (found.head, found.head_hidden, found.mlp_hidden) == ("mlp", 30, 48)
 
 
 def test_what_it_reads_loads(nano_config):
     config = nano_config.replace({"head": "mlp", "head_hidden": 30})
     state = SHaRPose(config).state_dict()
-    SHaRPose(infer_config(state, "some.pth", {})[0]).load_state_dict(state, strict=True)
+    SHaRPose(infer_config(state, "some.pth", {}).config).load_state_dict(state, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +501,7 @@ def test_what_the_shapes_leave_open_is_refused(nano_config, change, words):
 
 def test_given_heads_fit_another_width(nano_config):
     state = shapes(nano_config.replace({"width": 20, "heads": 4}))
-    assert infer_config(state, "some.pth", {"heads": 4})[0].heads == 4
+    assert infer_config(state, "some.pth", {"heads": 4}).config.heads == 4
 
 
 def test_an_unknown_number_of_keypoints_is_refused(nano_config):

@@ -1,0 +1,49 @@
+"""The counted work is what PyTorch counts while it runs the exported modules, and the README has these numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from flops import count_cost
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sharpose.config import ModelConfig, load_config
+from sharpose.model import random_model
+from sharpose.model.graphs import CoarseGraph, FineGraph
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str) -> None:
+    config = nano_config.replace({"head": head, "alpha": 0.3})
+    model = random_model(config).model
+    image = torch.zeros((1, *config.crop_size, 3), dtype=torch.uint8)
+    patches = torch.zeros((1, 4 * config.num_selected, 16 * 16 * 3), dtype=torch.uint8)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's products aren't counted
+        with FlopCounterMode(display=False) as coarse:
+            _, _, order, features, embeddings, _ = CoarseGraph(model)(image)
+        with FlopCounterMode(display=False) as fine:
+            FineGraph(model)(torch.zeros(1, dtype=torch.int32), patches, order, features, embeddings)
+    cost = count_cost(config)
+    assert (2 * cost.coarse, 2 * cost.fine) == (coarse.get_total_flops(), fine.get_total_flops())
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_readme_has_these_numbers() -> None:
+    text = README.read_text("utf-8")
+    number = r"([\d.]+)"
+    row = rf"^\| ([\w ]+) \| (\d+)×(\d+) \| {number} M \| {number} \| {number} \| {number} \|"
+    rows = re.findall(row, text, re.MULTILINE)
+    assert len(rows) == 6
+    for kind, height, width, *numbers in rows:
+        size, _, skeleton = kind.partition(" ")
+        config = load_config(f"sharpose_{size}_{skeleton.lower() or 'coco'}_{height}x{width}")
+        cost = count_cost(config)
+        both = cost.coarse + cost.fine
+        counted = [cost.parameters / 1e6, config.alpha, cost.coarse / 1e9, both / 1e9]
+        assert numbers == [f"{value:.1f}" for value in counted], kind
