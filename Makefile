@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DEMO := demo
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test soak lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.cpu
@@ -29,6 +29,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/typecheck.py
 
+# Warnings are errors, broken links within the site among them.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	@echo "Open docs/_build/index.html"
+
 $(VENV)/.base: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
@@ -49,5 +54,10 @@ $(VENV)/.dev: $(VENV)/.base
 		|| echo "TrackEval can't be installed here: its test will be skipped"
 	@touch $@ $(VENV)/.cpu
 
+$(VENV)/.docs: $(VENV)/.base
+	@echo "installing sharpose with [docs] into $(VENV)"
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) build dist docs/_build *.egg-info

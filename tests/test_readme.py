@@ -27,6 +27,12 @@ def test_the_python_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert values["result"].keypoints.shape == (1, 17, 3)
 
 
+def test_every_page_is_in_the_table_of_contents_once() -> None:
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    listed = re.findall(r"^(\w+)$", "".join(re.findall(r"```\{toctree\}\n(.*?)```", index, re.DOTALL)), re.MULTILINE)
+    assert sorted(listed) == sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} | {"self"})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
