@@ -1,12 +1,16 @@
-"""The wheel: all folders under one import name, a small installation that runs, and the extras."""
+"""Wheel and sdist: all folders under one import name, a small installation that runs, what an index shows, extras."""
 
 from __future__ import annotations
 
 import configparser
+import email
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -19,19 +23,28 @@ LEAN_LIMIT_MB = 500
 SHIPPED_LIMIT_MB = 25
 
 
+SOURCE = "https://example.com/owner/name/blob/v0"
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the folders, because a build writes into its source."""
-    out = tmp_path_factory.mktemp("wheel")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an sdist and the wheel built from that; made of a copy, because a build writes into its source."""
+    out = tmp_path_factory.mktemp("dist")
     source = tmp_path_factory.mktemp("source")
     for name in ("sharpose", "export", "engines", "runtime", "training", "configs"):
         _copy(ROOT / name, source / name)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt"):
         (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
+    environment = {**os.environ, "SHARPOSE_SOURCE_URL": SOURCE}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (path,) = out.glob("*.whl")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Path) -> Path:
+    (path,) = distributions.glob("*.whl")
     return path
 
 
@@ -57,6 +70,45 @@ def test_the_wheel_holds_every_module_under_one_name(wheel: Path) -> None:
         expected |= {prefix + path.relative_to(ROOT).as_posix() for path in files}
     assert held == expected
     assert wheel.stat().st_size < SHIPPED_LIMIT_MB * 1e6
+
+
+def test_an_index_shows_the_readme_with_links_that_work_there(distributions: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        shown = email.message_from_bytes(archive.read(name))
+    assert shown["Description-Content-Type"] == "text/markdown"
+    assert shown["License-Expression"] == "Apache-2.0"
+    assert "Source, https://example.com/owner/name" in shown.get_all("Project-URL", [])
+    text = shown.get_payload()
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 10
+    assert all(link.startswith("https://") for link in links)
+    assert f"]({SOURCE}/docs/streams.md)" in text
+    assert f"]({SOURCE}/README.md#tensorrt)" in text
+    assert "](https://example.com/owner/name/raw/v0/docs/images/coarse_and_refined.jpg)" in text
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"constraints.txt", "runtime/cli.py", "runtime/serve/page.html", "configs/detectors/detectors.yaml"} <= names
+
+
+def test_without_an_address_links_into_the_repository_are_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("setuptools.setup", lambda **settings: None)
+    text = "![a picture](a/b.jpg) [page](docs/a.md) [part](#part) [home](https://example.com/x)"
+    describe = runpy.run_path(str(ROOT / "setup.py"))["describe"]
+    assert describe(text, None) == " page part [home](https://example.com/x)"
+
+
+def test_docker_gets_all_that_an_installation_needs() -> None:
+    lines = (ROOT / ".dockerignore").read_text().split()
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    folders = set(re.findall(r"= (\w+)$", settings["options"]["package_dir"], re.MULTILINE))
+    assert sent == folders | {
+        "LICENSE", "MANIFEST.in", "README.md", "constraints.txt", "pyproject.toml", "setup.cfg", "setup.py"
+    }  # fmt: skip
+    assert all((ROOT / name).exists() for name in sent)
 
 
 def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Path, tmp_path: Path) -> None:
