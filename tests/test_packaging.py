@@ -118,7 +118,8 @@ def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Pa
     python = folder / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     install = [*pip, "-c", str(ROOT / "constraints.txt"), f"{wheel}[cpu]"]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(install, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     assert not (packages / "torch").exists()
@@ -129,7 +130,6 @@ def test_a_clean_install_runs_a_bundle_on_a_picture(wheel: Path, tiny_bundle: Pa
         if path.is_file() and not path.relative_to(packages).parts[0].startswith(pip_itself)
     )
     assert size / 1e6 < LEAN_LIMIT_MB
-    environment = {**os.environ, "PYTHONPATH": ""}
     run = [str(folder / "bin" / "sharpose-run")]
     help_text = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True, env=environment).stdout
     assert help_text.startswith("Usage: sharpose-run")
