@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from sharpose.config import describe_problem
 from sharpose.errors import SourceError, counted
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE
@@ -403,12 +404,7 @@ def checked_entry(model: type[Model], entry: object, place: str) -> Model:
     try:
         return model.model_validate(entry)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function-")))
-        if first["type"] == "missing":
-            raise SourceError(f"{place}: {key}: expected this key, found none") from None
-        what = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        raise SourceError(f"{place}: {key or 'entry'}: {what}, got {reprlib.repr(first['input'])}") from None
+        raise SourceError(f"{place}: {describe_problem(error.errors(include_url=False)[0])}") from None
 
 
 def _why(person: LabelledPerson) -> str:

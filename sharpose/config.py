@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sharpose.errors import ConfigError
+from sharpose.errors import ConfigError, counted
 from sharpose.files import parse_yaml, read_yaml
 from sharpose.skeleton import Skeleton, get_skeleton
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE, region_grid, selected_regions
@@ -116,27 +117,65 @@ class ModelConfig(BaseModel):
         return parse_config(fields | dict(changes), source=self.name)
 
 
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+    "dataclass": "a mapping of keys to values",
+}
+_LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+
+
+def describe_problem(problem: Mapping[str, Any]) -> str:
+    """One of a pydantic error's problems, from its `errors()`: the key, what was expected and what was found."""
+    kind, context = str(problem["type"]), problem.get("ctx", {})
+    place = ".".join(str(part) for part in problem["loc"] if not re.match("constrained-|function-|tagged-", str(part)))
+    found = f", got {reprlib.repr(problem['input'])}"
+    name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_parsing_size")
+    limit = next((limit for limit in _LIMITS if limit in context), None)
+    if kind == "extra_forbidden":
+        message = "unknown key"
+    elif kind == "missing":
+        message = "missing key"
+    elif kind == "value_error":
+        message = str(context["error"])
+        message += "" if ", got" in message or isinstance(problem["input"], dict) else found
+    elif kind in ("too_long", "too_short"):
+        most = kind == "too_long"
+        actual = context["actual_length"]
+        limit_of = counted(context["max_length" if most else "min_length"], "entry")
+        message = f"expected at {'most' if most else 'least'} {limit_of}"
+        message += f", got {'more' if actual is None else actual}"
+    elif kind in ("string_too_long", "string_too_short"):
+        most = kind == "string_too_long"
+        limit_of = counted(context["max_length" if most else "min_length"], "character")
+        message = f"expected text of at {'most' if most else 'least'} {limit_of}{found}"
+    elif limit is not None:
+        number = context[limit]
+        message = f"expected {_LIMITS[limit]} {f'{number:g}' if isinstance(number, float) else number}{found}"
+    elif kind in ("literal_error", "enum"):
+        message = f"expected {context['expected']}{found}"
+    elif kind == "string_pattern_mismatch":
+        message = f"expected text that matches {context['pattern']}{found}"
+    elif kind == "finite_number":
+        message = f"expected a finite number{found}"
+    elif name in _KINDS or kind == "int_from_float":
+        message = f"expected {_KINDS.get(name, _KINDS['int'])}{found}"
+    else:
+        message = f"{str(problem['msg']).removeprefix('Value error, ').replace('Input should be', 'expected')}{found}"
+    return f"{place[:300]}: {message}" if place else message
+
+
 def describe_validation_error(error: ValidationError) -> str:
     """The first problem of a pydantic error and how many follow, in one line."""
     problems = error.errors(include_url=False)
-    first = problems[0]
-    context, found = first.get("ctx", {}), reprlib.repr(first["input"])
-    place = ".".join(map(str, first["loc"]))[:300]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    match first["type"]:
-        case "extra_forbidden":
-            message = "unknown key"
-        case "missing":
-            message = "missing key"
-        case "less_than_equal":
-            message = f"expected at most {context['le']}, got {found}"
-        case "too_long":
-            message = f"expected at most {context['max_length']} entries, got {context['actual_length'] or 'more'}"
-        case "value_error":
-            message = str(context["error"])
-        case _:
-            message = first["msg"]
-    return f"{place}: {message}{more}" if place else f"{message}{more}"
+    return f"{describe_problem(problems[0])}{more}"
 
 
 def parse_config(values: object, *, source: str) -> ModelConfig:

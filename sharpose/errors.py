@@ -86,7 +86,7 @@ class TrainingError(SharposeError):
     exit_code = 3
 
 
-_PLURALS = {"person": "people", "box": "boxes", "entry": "entries", "process": "processes"}
+_PLURALS = {"person": "people", "box": "boxes", "entry": "entries", "process": "processes", "try": "tries"}
 
 
 def counted(number: int, noun: str) -> str:

@@ -6,7 +6,10 @@ import contextlib
 import difflib
 import http.client
 import os
+import queue
 import re
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from sharpose.bundle import file_sha256
 from sharpose.config import describe_validation_error
-from sharpose.errors import DetectorError
+from sharpose.errors import DetectorError, counted
 from sharpose.files import cache_folder, file_lock, parse_yaml, read_yaml
 
 MOTION = "motion"
@@ -35,6 +38,7 @@ MIRROR = "SHARPOSE_DETECTOR_MIRROR"
 _ADDRESS = r"(https://|http://(127\.0\.0\.1|localhost)[:/])"
 _CHUNK = 1 << 18  # bytes
 _TRIES = 3  # each resumes where the last one was cut off
+_SHORTEST_TRY = 0.1  # of the timeout: with less left, no other is made
 
 
 class DownloadError(DetectorError):
@@ -249,7 +253,7 @@ def download(
         url: Its address.
         path: Where to put it; the folder is made.
         sha256: Expected hash; None to accept any file.
-        timeout: Seconds without a byte before the server counts as dead.
+        timeout: Seconds without a byte, over all attempts, before the server counts as dead.
         on_progress: Called with the bytes so far and, where the server tells it, the size.
         say: Called with a line before the download, and while another process is waited for.
 
@@ -282,10 +286,12 @@ def download(
 
 
 def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int | None], None]) -> None:
-    """Append to `part` what is missing of the file."""
+    """Append to `part` what is missing of the file. Attempts that bring nothing share one `timeout`."""
+    silent_until = time.monotonic() + timeout
     for attempt in range(1, _TRIES + 1):
+        before = part.stat().st_size if part.exists() else 0
         try:
-            with part.open("ab") as file, _open_url(url, file, timeout) as (body, total):
+            with part.open("ab") as file, _open_url(url, file, silent_until - time.monotonic()) as (body, total):
                 while chunk := body.read(_CHUNK):
                     file.write(chunk)
                     on_progress(file.tell(), total)
@@ -299,11 +305,13 @@ def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int
             raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            if attempt == _TRIES:
-                kept = part.stat().st_size if part.exists() else 0
+            kept = part.stat().st_size if part.exists() else 0
+            if kept > before:
+                silent_until = time.monotonic() + timeout
+            if attempt == _TRIES or time.monotonic() > silent_until - _SHORTEST_TRY * timeout:
                 how = "timed out" if isinstance(reason, TimeoutError) else str(reason) or type(reason).__name__
                 resume = f"; {kept} bytes are kept, run again to resume" if kept else ""
-                raise DownloadError(f"{url}: {' '.join(how.split())} ({_TRIES} tries){resume}") from error
+                raise DownloadError(f"{url}: {' '.join(how.split())} ({counted(attempt, 'try')}){resume}") from error
     raise DownloadError(f"{url}: the server's answers contradict each other; run again")
 
 
@@ -314,13 +322,37 @@ def _open_url(url: str, file: IO[bytes], timeout: float) -> Iterator[tuple[http.
     headers = {"User-Agent": "sharpose", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as body:
+    with _answer_of(urllib.request.Request(url, headers=headers), timeout) as body:
         length = body.headers.get("Content-Length")
         left = int(length) if length is not None and length.isdigit() else None
         if start and not (body.status == 206 and body.headers.get("Content-Range", "").startswith(f"bytes {start}-")):
             file.truncate(0)
             start = file.seek(0)
         yield body, None if left is None else start + left
+
+
+def _answer_of(request: urllib.request.Request, timeout: float) -> http.client.HTTPResponse:
+    """A server's answer. `timeout` is for all: looking up the name, each of its addresses, redirects.
+
+    Raises:
+        TimeoutError: it didn't come in time.
+    """
+    answers = queue.SimpleQueue[http.client.HTTPResponse | Exception]()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(request, timeout=timeout))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="download", daemon=True).start()  # a name's lookup can't be ended
+    try:
+        answer = answers.get(timeout=max(timeout, 0.0))
+    except queue.Empty:
+        raise TimeoutError("timed out") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _check(file: Path, url: str, sha256: str | None) -> str:

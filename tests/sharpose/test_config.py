@@ -63,6 +63,32 @@ def test_a_wrong_value_is_refused_in_one_line(change, words):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("width", "wide", "width: expected a whole number, got 'wide'"),
+        ("width", 7.5, "width: expected a whole number, got 7.5"),
+        ("width", 0, "width: expected more than 0, got 0"),
+        ("depth", 999, "depth: expected at most 256, got 999"),
+        ("alpha", None, "alpha: expected a number, got None"),
+        ("alpha", "0.4x", "alpha: expected a number, got '0.4x'"),
+        ("alpha", float("nan"), "alpha: expected a finite number, got nan"),
+        ("name", 5, "name: expected text, got 5"),
+        ("name", "", "name: expected text of at least 1 character, got ''"),
+        ("crop_size", 256, "crop_size: expected a list, got 256"),
+        ("crop_size", [256], "crop_size.1: missing key"),
+        ("pixel_mean", [1, 2, 3, 4], "pixel_mean: expected at most 3 entries, got 4"),
+        ("head", "round", "head: expected 'linear' or 'mlp', got 'round'"),
+        ("skeleton", 5, "skeleton: expected a mapping of keys to values, got 5"),
+        ("head_hidden", 5, "head_hidden goes with head: mlp, got head: linear"),
+    ],
+)
+def test_a_problem_is_said_in_our_words(key, value, message):
+    with pytest.raises(ConfigError) as refused:
+        parse_config(GOOD | {key: value}, source="test")
+    assert str(refused.value) == f"configuration test: {message}"
+
+
 @pytest.mark.parametrize("key", sorted(set(GOOD)))
 def test_a_missing_key_is_named(key):
     with pytest.raises(ConfigError, match=f"{key}: missing key"):

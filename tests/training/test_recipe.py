@@ -93,7 +93,7 @@ def test_changes(nano_recipe: Path) -> None:
     [
         ("optimizer.lr=1", "optimizer.lr: unknown key"),
         ("learning_rate=1", "learning_rate: unknown key"),
-        ("drop_path=1.5", "drop_path: Input should be less than 1"),
+        ("drop_path=1.5", "drop_path: expected less than 1, got 1.5"),
         ("drop_path", "--set drop_path: expected key=value"),
         ("batch_size.x=1", "no batch_size.x in the recipe"),
         ("data.train.7.limit=1", "no data.train.7.limit in the recipe"),

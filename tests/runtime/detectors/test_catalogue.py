@@ -339,7 +339,8 @@ def test_a_server_that_refuses(server: Server, path: Path, status: int, said: st
 
 def test_a_silent_server(server: Server, path: Path) -> None:
     server.silent = True
-    assert "timed out (3 tries)" in refused_download(server.url, path, timeout=0.2)
+    assert "timed out (1 try)" in refused_download(server.url, path, timeout=0.2)
+    assert len(server.asked) == 1  # the time is for all tries
 
 
 def test_nobody_listens(server: Server, path: Path) -> None:
