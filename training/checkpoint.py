@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,15 +84,19 @@ class RunFolder:
         """The log, JSON Lines."""
         return self.path / "train.jsonl"
 
-    def prepare(self, *, resume: bool) -> None:
-        """Make the folder.
-
-        Raises `ConfigError` where it can't be made, or holds a run already (without `resume`) or none (with it).
-        """
+    def check(self, *, resume: bool) -> None:
+        """Raise `ConfigError` where it can't be made, or holds a run already (without `resume`) or none (with it)."""
         if resume and not self.state.is_file():
             raise ConfigError(f"--resume: expected a run in {self.path}, found no {self.state.name}")
         if not resume and (self.state.exists() or self.log.exists()):
             raise ConfigError(f"--work-dir {self.path}: holds a run already; give another folder, or --resume")
+        above = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            what = "can't be written into" if above.is_dir() else "is no folder"
+            raise ConfigError(f"--work-dir {self.path}: can't be made: {above} {what}")
+
+    def make(self) -> None:
+        """Make the folder. Raises `ConfigError` where it can't be made."""
         try:
             (self.path / "pictures").mkdir(parents=True, exist_ok=True)
         except OSError as error:

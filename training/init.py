@@ -33,14 +33,11 @@ class InitReport:
     notes: tuple[str, ...]  # conversions, in sentences
 
     def lines(self) -> list[str]:
-        """For the user: the tensors that were loaded, left and not used, by groups."""
-        loaded = counted(len(self.loaded), "tensor")
-        lines = [f"{self.kind} weights: set {loaded} ({_groups(self.loaded)})", *self.notes]
-        if self.left:
-            lines.append(f"left at random: {counted(len(self.left), 'tensor')} ({_groups(self.left)})")
-        if self.unused:
-            lines.append(f"not used from the file: {counted(len(self.unused), 'tensor')} ({_groups(self.unused)})")
-        return lines
+        """For the user: how many tensors were set, and which were not; then the notes."""
+        line = f"{self.kind} weights: set {counted(len(self.loaded), 'tensor')}"
+        line += f", left {len(self.left)} at random ({_groups(self.left)})" if self.left else ""
+        line += f", did not use {len(self.unused)} of the file ({_groups(self.unused)})" if self.unused else ""
+        return [line, *self.notes]
 
 
 def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:

@@ -77,16 +77,23 @@ class JsonLinesLog:
             raise SinkError(f"{self.path}: can't be written ({error.strerror})") from error
 
 
+def check_tensorboard() -> None:
+    """Raise `ConfigError` where TensorBoard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            f"tensorboard: true needs TensorBoard: {how_to_install('train')}, or --set tensorboard=false"
+        ) from None
+
+
 class TensorBoardLog:
     """Scalars under `kind/name`; drops records after `after_step`. Raises `ConfigError` without TensorBoard."""
 
     def __init__(self, folder: Path, after_step: int = 0) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                f"tensorboard: true needs TensorBoard: {how_to_install('train')}, or --set tensorboard=false"
-            ) from None
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from sharpose.cli import FILE, SectionedCommand, Whole, option
+from sharpose.cli import FILE, SectionedCommand, Whole, complete_files, option
 from sharpose.cli import main as run_command
 from sharpose.errors import ConfigError, counted, require_packages
 from sharpose.files import found_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from click.shell_completion import CompletionItem
 
     from sharpose.model import SHaRPose
     from sharpose.training.recipe import Recipe
@@ -60,7 +63,17 @@ class TrainOptions:
         return self.data_folder, self.work_dir
 
 
-_OPTIONS = "Options"
+def _complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    names = [
+        file.name.removesuffix(".yaml") for file in resources.files("sharpose.configs").joinpath("recipes").iterdir()
+    ]
+    found = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    return found or complete_files(ctx, parameter, incomplete)
+
+
+_RECIPE, _RUN = "Recipe", "Run"
 
 
 @click.command(
@@ -71,34 +84,37 @@ _OPTIONS = "Options"
         "sharpose-train sharpose_small_coco_256x192 --data COCO_DIR --work-dir runs/small",
     ],
 )
-@click.argument("recipe_name", metavar="CONFIG", required=False)
+@click.argument("recipe_name", metavar="CONFIG", required=False, shell_complete=_complete_recipe)
 @option(
-    _OPTIONS,
+    _RECIPE,
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
     help="Change of the recipe, such as optimizer.learning_rate=1e-4; may be repeated.",
 )
-@option(_OPTIONS, "--data", "data_folder", type=FILE, help="Folder that the recipe's data paths are relative to.")
-@option(_OPTIONS, "--work-dir", type=FILE, help="Folder for checkpoints, logs and pictures.")
 @option(
-    _OPTIONS,
+    _RUN, "--data", "data_folder", type=FILE, metavar="DIR", help="Folder that the recipe's data paths are relative to."
+)
+@option(_RUN, "--work-dir", type=FILE, metavar="DIR", help="Folder for checkpoints, logs and pictures.")
+@option(
+    _RUN,
     "--init",
     "init_file",
     type=FILE,
+    metavar="FILE",
     help="Initial weights: a SHaRPose, MAE or ViTPose checkpoint, or a bundle.",
 )
-@option(_OPTIONS, "--resume", is_flag=True, help="Resume the run in --work-dir.")
+@option(_RUN, "--resume", is_flag=True, help="Resume the run in --work-dir.")
 @option(
-    _OPTIONS,
+    _RUN,
     "--steps",
     type=Whole(1, 10**9),
     help="Stop after so many steps, for a trial; --resume continues. Default: the whole recipe.",
 )
-@option(_OPTIONS, "--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
-@option(_OPTIONS, "--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
-@option(_OPTIONS, "--debug", is_flag=True, help="Traceback of an error.")
+@option(_RUN, "--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
+@option(_RECIPE, "--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
+@option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; TrainOptions refuses names that it doesn't know)
     """Train the model of CONFIG: a recipe's name (--list) or YAML file.
 
@@ -126,6 +142,7 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
     from sharpose.runtime.messages import stop_on_signals
     from sharpose.training.checkpoint import RunFolder
     from sharpose.training.distributed import join_ranks
+    from sharpose.training.logs import check_tensorboard
     from sharpose.training.loop import Trainer
     from sharpose.training.recipe import evaluation_dataset, training_dataset, write_recipe
 
@@ -139,7 +156,9 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
 
         folder = RunFolder(work_dir)
         if ranks.is_first:
-            folder.prepare(resume=options.resume)
+            folder.check(resume=options.resume)
+        if recipe.tensorboard:
+            check_tensorboard()
         skeleton = recipe.model.skeleton
         train = training_dataset(recipe.data, data_folder, skeleton, recipe.seed, say)
         evaluation = evaluation_dataset(recipe.data, data_folder, skeleton, say)
@@ -152,11 +171,12 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
             trainer.resume()
             say(f"resuming after step {trainer.step} of {trainer.total_steps}")
         elif ranks.is_first:
+            folder.make()
             write_recipe(recipe, work_dir / "recipe.yaml")
-        steps = f"{counted(trainer.steps_per_epoch, 'step')} an epoch of {counted(recipe.batch_size, 'person')}"
         say(
-            f"{recipe.model.name}: {counted(len(train), 'person')}, {steps}, "
-            f"{counted(recipe.schedule.epochs, 'epoch')}, {ranks.world_size} x {ranks.device}, {recipe.precision}"
+            f"{recipe.model.name}: {counted(len(train), 'person')}, {counted(recipe.schedule.epochs, 'epoch')} of "
+            f"{counted(trainer.steps_per_epoch, 'step')}, batches of {recipe.batch_size}, on "
+            f"{f'{ranks.world_size} x ' if ranks.world_size > 1 else ''}{ranks.device} in {recipe.precision}"
         )
         if recipe.pretrain is not None:
             say("pre-training without labels: no evaluations; train on from it with --init last.pth")

@@ -86,7 +86,7 @@ def test_mae(nano_config: ModelConfig, tmp_path: Path) -> None:
     assert "keypoint_head.heatmap_mlp.1.weight" in report.left
     assert set(report.unused) == {"cls_token", "mask_token", "decoder_blocks.0.attn.qkv.weight"}
     lines = report.lines()
-    assert lines[0].startswith("ViT weights: set 30 tensors (")
+    assert lines[0].startswith("ViT weights: set 30 tensors, left ")
     assert "positions resampled from 14x14 to 4x3 (coarse) and 8x6 (fine)" in lines
     assert set(report.loaded) | set(report.left) == set(own)
 

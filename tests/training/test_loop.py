@@ -46,7 +46,8 @@ class StopAfter(StopRequest):
 def make(values: dict[str, Any], data: Path, folder: Path, *, resume: bool = False) -> Trainer:
     recipe = parse_recipe(values, source="test")
     run = RunFolder(folder)
-    run.prepare(resume=resume)
+    run.check(resume=resume)
+    run.make()
     torch.manual_seed(recipe.seed if not resume else 999)
     train = training_dataset(recipe.data, data, recipe.model.skeleton, recipe.seed)
     evaluation = evaluation_dataset(recipe.data, data, recipe.model.skeleton)

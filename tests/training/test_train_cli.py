@@ -45,7 +45,7 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
     common = [nano_recipe, "--data", people_folder, "--work-dir", work, "--device", "cpu"]
     done = train(*common, "--set", "drop_path=0.1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "nano: 16 people, 2 steps an epoch of 8 people, 3 epochs, 1 x cpu, fp32" in done.stderr
+    assert "nano: 16 people, 3 epochs of 2 steps, batches of 8, on cpu in fp32" in done.stderr
     assert len(losses(work)) == 6
     assert yaml.safe_load((work / "recipe.yaml").read_text())["drop_path"] == 0.1
     assert {path.name for path in work.iterdir()} == {
@@ -168,6 +168,7 @@ def test_a_killed_run_leaves_readable_checkpoints(
             "found none",
         ),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--steps", "0"], "--steps"),
+        (["RECIPE", "--data", "PEOPLE", "--work-dir", "/dev/null/w"], "can't be made: /dev/null is no folder"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "start.init_head_factor=0.1"], "give --init FILE"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "batch_size=64"], "fewer than a batch of 64"),
         (["RECIPE", "--data", "PEOPLE", "--work-dir", "w", "--set", "tensorboard=true"], "needs TensorBoard"),
@@ -195,6 +196,7 @@ def test_mistakes_are_one_line(
     assert caught.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
+    assert not (tmp_path / "w").exists()
 
 
 def test_labels_are_checked_and_counted_before_the_first_step(
