@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import cast
 import av
 import cv2
 import numpy as np
-from av.codec.codec import UnknownCodecError
+from av.codec.codec import Codec, UnknownCodecError
 from av.codec.context import ThreadType
 from av.container import OutputContainer
 from av.packet import Packet
@@ -31,7 +32,7 @@ class VideoEncoder:
 
     Attributes:
         name: FFmpeg's name.
-        family: `h264` or `h265`.
+        family: `h264`, `h265`, or FFmpeg's name of another codec.
         hardware: Whether a chip does the work.
         fixed: Options that it always gets.
         preset: Its option for a preset and the default, or None.
@@ -88,11 +89,15 @@ _ENCODERS = (
 )
 
 
-def find_encoder(settings: VideoSettings) -> VideoEncoder:
+def find_encoder(settings: VideoSettings, container: str = "mp4") -> VideoEncoder:
     """The encoder that the settings ask for, tried with a picture.
 
+    Args:
+        settings: `h264`, `h265`, `auto`, or the name of any video encoder that FFmpeg has here.
+        container: FFmpeg's name of the format that takes the packets.
+
     Raises:
-        SinkError: it isn't there, doesn't open, or can't do what is asked; says which can.
+        SinkError: it isn't there, doesn't open, doesn't fit the container or can't do what is asked; says which can.
     """
     wanted = settings.encoder
     if wanted in ("auto", "h264", "h265"):
@@ -100,13 +105,18 @@ def find_encoder(settings: VideoSettings) -> VideoEncoder:
         candidates = [encoder for encoder in _ENCODERS if encoder.family == family]
         candidates.sort(key=lambda encoder: encoder.hardware != (wanted == "auto"))
     else:
-        candidates = [encoder for encoder in _ENCODERS if encoder.name == wanted]
-    refused = ""
+        candidates = [encoder for encoder in _ENCODERS if encoder.name == wanted] or _other_encoder(settings)
+    refused = "" if candidates else " (the FFmpeg inside PyAV has no video encoder of that name)"
     for encoder in candidates:
         if settings.crf is not None and not encoder.quality:
             refused = f" ({encoder.name} takes a bit rate, no crf)"
             continue
+        if settings.preset is not None and encoder.preset is None:
+            refused = refused or f" ({encoder.name} has no presets)"
+            continue
         why = _why_unusable(encoder, settings)
+        if why is None and encoder not in _ENCODERS and not _fits(encoder, settings, container):
+            why = f"it doesn't fit into {container}"
         if why is None:
             return encoder
         refused = refused or f" ({why})"
@@ -119,23 +129,59 @@ def find_encoder(settings: VideoSettings) -> VideoEncoder:
     )
 
 
+def _other_encoder(settings: VideoSettings) -> list[VideoEncoder]:
+    """FFmpeg's video encoder of that name, if there is one; it is asked for a crf or a preset where one is given."""
+    try:
+        codec = Codec(settings.encoder, "w")
+    except (UnknownCodecError, ValueError):
+        return []
+    if codec.type != "video":
+        return []
+    return [
+        VideoEncoder(
+            settings.encoder,
+            {"hevc": "h265"}.get(codec.canonical_name, codec.canonical_name),
+            preset=None if settings.preset is None else ("preset", settings.preset),
+            quality=() if settings.crf is None else ("crf",),
+        )
+    ]
+
+
+def _fits(encoder: VideoEncoder, settings: VideoSettings, container: str) -> bool:
+    with captured_complaints():
+        output = av.open(io.BytesIO(), "w", format=container)
+        try:
+            stream = cast(VideoStream, output.add_stream(encoder.name, rate=25, options=encoder.options(settings)))
+            _set_up(stream.codec_context, encoder, settings, _TRIAL, 25.0)
+            output.start_encoding()
+        except (av.FFmpegError, ValueError):
+            return False
+        finally:
+            with contextlib.suppress(av.FFmpegError):
+                output.close()
+    return True
+
+
 def usable_encoders() -> list[str]:
-    """The names of the encoders that open on this machine."""
+    """The names of the H.264 and H.265 encoders that open on this machine."""
     return [encoder.name for encoder in _ENCODERS if _why_unusable(encoder, VideoSettings()) is None]
 
 
 _TICKS = 90_000  # stamps per second
+_TICKS_OF = {"mpeg4": 60_000}  # MPEG-4's old codec counts no finer than 65,535
+_TRIAL = (256, 256)  # height and width; hardware refuses smaller ones
 _THREADS = 2  # the engines want the others
 _BT709 = 1
 _BT601 = 6  # the matrix of OpenCV's BGR2YUV
 _LIMITED_RANGE = 1
+_FORMATS = ("yuv420p", "nv12")  # of pixels, the preferred one first; of others an encoder's own first one
 
 
 @lru_cache(maxsize=64)
 @captured_complaints()
 def _why_unusable(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
     """Encodes a picture; the reason if that can't be done, else None."""
-    height = width = 256  # hardware refuses smaller ones
+    height, width = _TRIAL
     try:
         context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
         context.options = encoder.options(settings)
@@ -144,6 +190,9 @@ def _why_unusable(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
         frame = VideoFrame.from_ndarray(np.zeros((height * 3 // 2, width), np.uint8), format="yuv420p")
         frame.pts, frame.time_base = 0, Fraction(1, _TICKS)
         packets = [*context.encode(frame), *context.encode(None)]
+        for name, option in (("crf", "crf"), ("preset", "--preset")):
+            if name in context.options:  # what the encoder left of those that it got
+                return f"it takes no {option}"
     except UnknownCodecError:
         return "FFmpeg was built without it"
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -157,14 +206,18 @@ def _set_up(
     context: VideoCodecContext, encoder: VideoEncoder, settings: VideoSettings, size: tuple[int, int], rate: float
 ) -> None:
     height, width = context.height, context.width = size
-    formats = {form.name for form in context.codec.video_formats or ()}
-    context.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else "nv12"
-    context.time_base = Fraction(1, _TICKS)
+    formats = [form.name for form in context.codec.video_formats or ()]
+    first = formats[0] if formats else _FORMATS[0]
+    full_range = first.startswith("yuvj")  # by its name
+    context.pix_fmt = first if full_range else next((name for name in _FORMATS if name in formats), first)
+    context.time_base = Fraction(1, _TICKS_OF.get(encoder.family, _TICKS))
     context.max_b_frames = 0  # stamps stay in order, so a fragment needs no edit list
     context.thread_count = _THREADS
     context.thread_type = ThreadType.SLICE  # frame threads would keep frames back
     context.color_primaries = context.color_trc = _BT709
-    context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+    context.colorspace = _BT601
+    if not full_range:
+        context.color_range = _LIMITED_RANGE
     if settings.bitrate:
         context.bit_rate = settings.bitrate
     elif not encoder.quality:
@@ -242,7 +295,8 @@ class PictureEncoder:
     def _timed(self, packets: list[Packet[VideoStream]]) -> list[Packet[VideoStream]]:
         # Muxers take a packet's duration from the next one's stamp; this is for the last, which has none.
         for packet in packets:
-            packet.duration = self._duration
+            seconds = Fraction(self._duration, _TICKS)
+            packet.duration = round(seconds / packet.time_base) if packet.time_base else self._duration
         return packets
 
 

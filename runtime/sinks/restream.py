@@ -87,7 +87,8 @@ class RestreamSink:
         self._target = lower_scheme(target)
         self._scheme = scheme
         self._settings = settings or VideoSettings()
-        self._encoder = find_encoder(self._settings)
+        form = RESTREAM_SCHEMES[scheme][1]
+        self._encoder = find_encoder(self._settings, "mpegts" if form == "rtsp" else form)  # RTSP's needs a connection
         self._rate = frame_rate
         self._say = say
         self._clock = clock

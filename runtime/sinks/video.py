@@ -61,7 +61,7 @@ class VideoSink:
         if frame_rate is not None and not 0 < frame_rate < float("inf"):
             raise InputError(f"expected a positive frame rate, got {frame_rate}")
         self._settings = settings or VideoSettings()
-        self._encoder = find_encoder(self._settings)
+        self._encoder = find_encoder(self._settings, VIDEO_SUFFIXES[self.path.suffix.lower()])
         self._rate = frame_rate
         self._live = live
         self._clock = clock

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import av
 import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks import encoding
-from sharpose.runtime.sinks.encoding import find_encoder, letterbox, pad_even, usable_encoders
+from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder, letterbox, pad_even, usable_encoders
 
 CHIPS = ("nvenc", "videotoolbox", "qsv", "amf", "v4l2m2m")
 
@@ -31,10 +32,61 @@ def test_auto_says_h264_where_no_chip_opens(monkeypatch):
     assert find_encoder(VideoSettings(encoder="auto")).name == "libx264"
 
 
-@pytest.mark.parametrize("name", ["mpeg4", "vp9", "h264_vaapi", "nonsense"])
+@pytest.mark.parametrize("name", ["aac", "h264_vaapi", "nonsense", "../x"])
 def test_encoders_that_nobody_knows(name):
-    with pytest.raises(SinkError, match=rf"video encoder {name}: not usable here; usable are .*libx264, libx265"):
+    why = "the FFmpeg inside PyAV has no video encoder of that name"
+    with pytest.raises(
+        SinkError, match=rf"video encoder {name}: not usable here \({why}\); usable are libx264, libx265"
+    ):
         find_encoder(VideoSettings(encoder=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "settings"),
+    [
+        ("mpeg4", "mp4", {"bitrate": 300_000}),
+        ("libvpx-vp9", "matroska", {"crf": 40}),
+        ("libsvtav1", "mp4", {"crf": 15, "preset": "12"}),
+        ("ffv1", "matroska", {}),
+        ("mjpeg", "mov", {}),
+        ("prores_ks", "mov", {}),
+    ],
+)
+def test_any_of_ffmpegs_encoders_that_fits(tmp_path, name, container, settings):
+    asked = VideoSettings(encoder=name, **settings)
+    encoder, path = find_encoder(asked, container), tmp_path / "o"
+    y, x = np.mgrid[:64, :96]
+    frames = [np.dstack([2 * x, 3 * y, np.full_like(x, 60 * index)]).astype(np.uint8) for index in range(4)]
+    with av.open(str(path), "w", format=container) as output:
+        pictures = PictureEncoder(output, encoder, asked, picture=frames[0], frame_rate=25.0)
+        for index, frame in enumerate(frames):
+            output.mux(pictures.encode(frame, index / 25))
+        output.mux(pictures.finish())
+    with av.open(str(path)) as video:
+        assert (
+            video.streams.video[0].codec_context.name
+            == {"libvpx-vp9": "vp9", "libsvtav1": "av1"}.get(name, name.removesuffix("_ks"))
+            or name == "libsvtav1"
+        )
+        shown = [frame.to_ndarray(format="bgr24") for frame in video.decode(video=0)]
+    assert len(shown) == 4
+    for one, frame in zip(shown, frames, strict=True):
+        assert np.abs(one.astype(int) - frame).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "settings", "why"),
+    [
+        ("prores_ks", "mp4", {}, "it doesn't fit into mp4"),
+        ("mpeg4", "flv", {}, "it doesn't fit into flv"),
+        ("mjpeg", "mp4", {"crf": 20}, "it takes no crf"),
+        ("ffv1", "matroska", {"preset": "fast"}, "it takes no --preset"),
+        ("libopenh264", "mp4", {"preset": "fast"}, "libopenh264 has no presets"),
+    ],
+)
+def test_what_an_encoder_can_not_do(name, container, settings, why):
+    with pytest.raises(SinkError, match=rf"video encoder {name}: not usable here \({why}\); usable are libx264"):
+        find_encoder(VideoSettings(encoder=name, **settings), container)
 
 
 def test_a_chip_that_is_not_there_says_why_and_what_is():
