@@ -1,4 +1,4 @@
-"""Draw poses onto a picture: regions, boxes, skeletons, labels and the status line, in this order."""
+"""Draw poses onto a picture: regions, boxes, skeletons, labels, the status line and the legend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
-from sharpose.runtime.drawing.labels import LabelPlacer, draw_label, draw_status, faces_of, mark_of
+from sharpose.runtime.drawing.labels import (
+    LabelPlacer,
+    LegendEntry,
+    draw_label,
+    draw_legend,
+    draw_status,
+    faces_of,
+    mark_of,
+)
 from sharpose.runtime.drawing.style import (
     COLOURS,
     DARK,
@@ -38,6 +46,7 @@ def draw_poses(
     show_boxes: bool = True,
     regions: bool = False,
     status: Callable[[PoseResult], str] | None = None,
+    legend: Sequence[LegendEntry] = (),
 ) -> Image:
     """A copy of a picture with its people's poses drawn on it.
 
@@ -54,6 +63,7 @@ def draw_poses(
         show_boxes: Whether to draw boxes and their labels.
         regions: Whether to tint the regions that the fine stage looked at.
         status: Text for the upper left corner; what isn't printable ASCII becomes `?`.
+        legend: What colours and signs mean, for the lower left corner, from `legend_of`.
 
     Returns:
         uint8 [H, W, 3], BGR.
@@ -88,11 +98,12 @@ def draw_poses(
         for index in visible:
             cv2.rectangle(canvas, corners[index][:2], corners[index][2:], marks[index].colour, pens[index].outline)
     draw_skeletons(canvas, keypoints, skeleton, keypoint_threshold, pens)
-    status_place = None if status is None else draw_status(canvas, status(poses))
+    taken = [None if status is None else draw_status(canvas, status(poses))]
+    taken.append(draw_legend(canvas, legend) if legend else None)
     if show_boxes and visible:
         placer = LabelPlacer(canvas, faces_of(keypoints, skeleton, keypoint_threshold))
-        if status_place is not None:
-            placer.take(status_place)
+        for place in filter(None, taken):
+            placer.take(place)
         for index in visible:
             draw_label(canvas, corners[index], marks[index], placer)
     return canvas

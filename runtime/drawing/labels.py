@@ -1,8 +1,8 @@
-"""Text: labels at people's boxes, placed where they hide least, and the status line."""
+"""Text: labels at people's boxes, placed where they hide least, the status line, and the legend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -151,6 +151,64 @@ def draw_status(canvas: Image, text: str) -> Rect | None:
     place = (0, 0, *lettering.size(text))
     lettering.draw(canvas, text, place, style.DARK)
     return place
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """What a colour, or a sign in a label, means; `colour` is None where the text begins with the sign."""
+
+    text: str
+    colour: Colour | None = None
+
+
+def legend_of(*, tracked: bool, refining: bool, deadline: bool) -> tuple[LegendEntry, ...]:
+    """The legend of `draw_poses`' pictures.
+
+    Args:
+        tracked: Whether people have ids, so that boxes have the ids' colours and small squares those of the stages.
+        refining: Whether people may be refined.
+        deadline: Whether people may be deferred.
+    """
+    entries = [LegendEntry("q: predicted quality, 1 is best")]
+    entries.append(LegendEntry("#: id, a colour each") if tracked else LegendEntry("coarse pose", style.PLAIN))
+    entries += [LegendEntry("refined pose", style.REFINED)] if refining else []
+    entries += [LegendEntry("no time to refine", style.DEFERRED)] if deadline else []
+    sides = ("left", "right")
+    return (*entries, *(LegendEntry(f"{side} side of the body", style.COLOURS[side]) for side in sides))
+
+
+def draw_legend(canvas: Image, entries: Sequence[LegendEntry]) -> Rect:
+    """Write the entries into the lower left corner, in as many rows as they need; returns where."""
+    height, width = canvas.shape[:2]
+    scale = max((height * width) ** 0.5 / 1800, 0.35)
+    widest = max(_entry_width(entry, _Lettering(scale)) for entry in entries)
+    lettering = _Lettering(max(scale * min(width / widest, 1.0), 0.2))
+    tall = lettering.size("q")[1]
+    places: list[tuple[LegendEntry, int, int]] = []  # with the left edge and the row
+    x = row = right = 0
+    for entry in entries:
+        wide = _entry_width(entry, lettering)
+        if x and x + wide > width:
+            x, row = 0, row + 1
+        places.append((entry, x, row))
+        x += wide
+        right = max(right, x)
+    top = height - (row + 1) * tall
+    for entry, left, row in places:
+        y = top + row * tall
+        end = left + _entry_width(entry, lettering)
+        cv2.rectangle(canvas, (left, y), (end - 1, y + tall - 1), style.DARK, cv2.FILLED)
+        if entry.colour is not None:
+            chip = (left + lettering.pad, y + tall // 4)
+            cv2.rectangle(canvas, chip, (chip[0] + tall // 2, chip[1] + tall // 2), entry.colour, cv2.FILLED)
+        text_left = end - lettering.size(entry.text)[0]
+        lettering.draw(canvas, entry.text, (text_left, y, end, y + tall), style.DARK)
+    return 0, top, min(right, width), height
+
+
+def _entry_width(entry: LegendEntry, lettering: _Lettering) -> int:
+    wide, tall = lettering.size(entry.text)
+    return wide + (tall // 2 + lettering.pad if entry.colour is not None else 0)
 
 
 def plain_text(text: str) -> str:

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from sharpose.runtime.drawing.draw import draw_poses
-from sharpose.runtime.drawing.labels import LabelPlacer, StatusLine, faces_of, mark_of, plain_text
-from sharpose.runtime.drawing.style import DEFERRED, PLAIN, REFINED, UNSURE, track_colour
+from sharpose.runtime.drawing.labels import LabelPlacer, StatusLine, faces_of, legend_of, mark_of, plain_text
+from sharpose.runtime.drawing.style import COLOURS, DEFERRED, PLAIN, REFINED, UNSURE, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.skeleton import COCO17, MPII16
 
@@ -159,3 +159,43 @@ def test_labels_make_room_for_the_status_line() -> None:
 def test_the_status_line_is_off_by_default() -> None:
     image = np.full((240, 320, 3), 110, np.uint8)
     np.testing.assert_array_equal(draw_poses(image, some_people(0), COCO17), image)
+
+
+def test_the_legend_says_what_colours_and_signs_mean() -> None:
+    def texts(**settings: bool) -> list[str]:
+        return [entry.text for entry in legend_of(**settings)]
+
+    sides = ["left side of the body", "right side of the body"]
+    quality = "q: predicted quality, 1 is best"
+    assert texts(tracked=False, refining=False, deadline=False) == [quality, "coarse pose", *sides]
+    assert texts(tracked=True, refining=True, deadline=True) == [
+        quality,
+        "#: id, a colour each",
+        "refined pose",
+        "no time to refine",
+        *sides,
+    ]
+    colours = {entry.text: entry.colour for entry in legend_of(tracked=False, refining=True, deadline=True)}
+    assert (colours["refined pose"], colours["no time to refine"], colours["coarse pose"]) == (REFINED, DEFERRED, PLAIN)
+    assert [colours[side] for side in sides] == [COLOURS["left"], COLOURS["right"]]
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (240, 320), (1280, 300), (64, 48)])
+def test_the_legend_lies_in_the_lower_left_corner(size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 110, np.uint8)
+    entries = legend_of(tracked=False, refining=True, deadline=True)
+    drawn = draw_poses(image, some_people(0), COCO17, legend=entries)
+    marks = (drawn != image).any(axis=2)
+    assert marks[-1, 0]
+    assert marks[:, 0].sum() < size[0] * (0.2 if size[0] > 64 else 0.9)
+    for entry in entries:
+        assert entry.colour is None or (drawn == entry.colour).all(axis=2).any(), entry
+    person = PoseResult(
+        Boxes.from_xyxy([[0, 0, size[1] - 1, size[0] - 1]]),
+        np.zeros((1, 17, 3), np.float32),
+        np.array([0.5], np.float32),
+        np.array([False]),
+    )
+    both = draw_poses(image, person, COCO17, legend=entries)
+    if size[0] > 64:
+        np.testing.assert_array_equal(both[marks], drawn[marks])
