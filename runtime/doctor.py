@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import platform
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -48,11 +45,6 @@ _PROVIDERS = {
     ),
 }
 _MEND_RUNTIME = "check nvidia-smi, and that the driver is recent enough for this TensorRT's CUDA"
-# An ONNX file of one Identity: the smallest session that a provider can prove itself with.
-_IDENTITY = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08"
-    "080112040a02080142040a00100d"
-)
 _NAME_WIDTH = 22
 
 
@@ -212,6 +204,8 @@ def check_onnxruntime() -> Iterator[Finding]:
     if len(packages) > 1:
         mend = f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} (or [cpu])"
         yield Finding("ONNX Runtime packages", False, f"{origin} overwrite each other's files", mend)
+    from sharpose.engines.choose import provider_works
+
     listed = ort.get_available_providers()
     if "CUDAExecutionProvider" in listed:
         yield _cuda_libraries()
@@ -219,7 +213,7 @@ def check_onnxruntime() -> Iterator[Finding]:
         name, needed = f"provider {device}", frozenset({device})
         if provider not in listed:
             yield Finding(name, False, f"this package has no {provider}", mend, needed)
-        elif _loads(provider):
+        elif provider_works(provider):
             yield Finding(name, True, provider, needed_by=needed)
         else:
             from sharpose.engines.onnxrt import missing_library
@@ -244,21 +238,6 @@ def _cuda_libraries() -> Finding:
         return Finding(name, False, missing.problem, missing.mend, needed)
     cuda = getattr(ort, "cuda_version", "") or "of unknown version"
     return Finding(name, True, f"CUDA {cuda} and cuDNN load ({how})", needed_by=needed)
-
-
-def _loads(provider: str) -> bool:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    # ONNX Runtime prints when it falls back to another provider; stdout is for --json alone.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            session = ort.InferenceSession(_IDENTITY, options, providers=[provider])
-        except Exception:  # ONNX Runtime's exceptions share no public base class
-            return False
-    return provider in session.get_providers()
 
 
 def check_gpu(device: Device) -> Iterator[Finding]:
@@ -389,7 +368,12 @@ _OPTIONS = "Options"
     ],
 )
 @option(
-    _OPTIONS, "--device", "device_text", default="cpu", show_default=True, help="The device that you want to run on."
+    _OPTIONS,
+    "--device",
+    "device_text",
+    default="cpu",
+    show_default=True,
+    help="Device to run on, as in sharpose-run; auto: the best here.",
 )
 @option(
     _OPTIONS,
@@ -397,7 +381,7 @@ _OPTIONS = "Options"
     "detector_text",
     default="auto",
     show_default=True,
-    help="The device that you want detectors to run on; auto: the same, for TensorRT else CUDA or the CPU.",
+    help="Device to run detectors on; auto: the same, for TensorRT else CUDA or the CPU.",
 )
 @option(_OPTIONS, "--json", "as_json", is_flag=True, help="Print JSON.")
 @option(_OPTIONS, "--debug", is_flag=True, help="Show the traceback of an error.")
@@ -406,9 +390,10 @@ def command(device_text: str, detector_text: str, as_json: bool, debug: bool) ->
 
     The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not.
     """
+    from sharpose.engines.choose import load_on
     from sharpose.engines.load import parse_device
 
-    device = parse_device(device_text)
+    device = parse_device(load_on(device_text, str, lambda line: click.echo(line, err=True)))
     detector = device if detector_text == "auto" else parse_device(detector_text)
     findings = examine(device)
     if detector.kind != device.kind:

@@ -64,7 +64,7 @@ class EvalOptions:
         return None if self.boxes == "gt" else Path(self.boxes)
 
 
-_OPTIONS = "Options"
+_MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measured", "Report"
 
 
 @click.command(
@@ -76,56 +76,71 @@ _OPTIONS = "Options"
         "sharpose-eval --checkpoint runs/small/best.pth --data COCO_DIR --output report",
     ],
 )
-@option(_OPTIONS, "--bundle", type=FILE, help="Bundle folder to measure, as deployed; default: the one shipped.")
-@option(_OPTIONS, "--checkpoint", type=FILE, help="Checkpoint in the released format (.pth), measured in PyTorch.")
-@option(_OPTIONS, "--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")
 @option(
-    _OPTIONS,
+    _MODEL,
+    "--bundle",
+    type=FILE,
+    metavar="DIR",
+    help="Bundle folder to measure, as deployed; default: the one shipped.",
+)
+@option(
+    _MODEL,
+    "--checkpoint",
+    type=FILE,
+    metavar="FILE",
+    help="Checkpoint in the released format (.pth), measured in PyTorch.",
+)
+@option(_MODEL, "--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")
+@option(
+    _DATA,
     "--data",
     metavar="DIR|SCENE",
     help="Folder of labelled pictures: COCO's layout (annotations/person_keypoints_val2017.json, val2017/), "
     "person_keypoints_val.json with images/, or MPII's; or the built-in scene:people=3,frames=50.",
 )
-@option(_OPTIONS, "--annotations", type=FILE, help="Labels in COCO's or MPII's format, instead of --data.")
-@option(_OPTIONS, "--images", type=FILE, help="Folder of the pictures that --annotations names.")
+@option(_DATA, "--annotations", type=FILE, metavar="FILE", help="Labels in COCO's or MPII's format, instead of --data.")
+@option(_DATA, "--images", type=FILE, metavar="DIR", help="Folder of the pictures that --annotations names.")
 @option(
-    _OPTIONS,
+    _DATA,
     "--boxes",
     default="gt",
     show_default=True,
     metavar="gt|FILE",
     help="Labelled boxes, or a file of COCO detections.",
 )
-@option(_OPTIONS, "--ignore-weak", is_flag=True, help="Leave out labels of visibility 1.")
-@option(_OPTIONS, "--head-boxes", type=FILE, help="MPII's mpii_gt_val.mat, for official PCKh (needs SciPy).")
-@option(_OPTIONS, "--flip-test", is_flag=True, help="Average heatmaps with those of the mirrored crop.")
+@option(_DATA, "--ignore-weak", is_flag=True, help="Leave out labels of visibility 1.")
 @option(
-    _OPTIONS,
+    _DATA, "--head-boxes", type=FILE, metavar="FILE", help="MPII's mpii_gt_val.mat, for official PCKh (needs SciPy)."
+)
+@option(_MEASURE, "--flip-test", is_flag=True, help="Average heatmaps with those of the mirrored crop.")
+@option(
+    _MEASURE,
     "--quality-threshold",
     type=Number(),
     help="Predicted quality below which auto refines; default: the model's.",
 )
 @option(
-    _OPTIONS,
+    _MODEL,
     "--device",
     default="cpu",
     show_default=True,
-    help="Device to run on, as in sharpose-run; with --checkpoint, PyTorch's.",
+    help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best that this machine has. With "
+    "--checkpoint, one of PyTorch's.",
 )
-@option(_OPTIONS, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
-@option(_OPTIONS, "--limit", type=Whole(1, 10**9), help="Number of pictures with people, from the first; default: all.")
+@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
+@option(_DATA, "--limit", type=Whole(1, 10**9), help="Number of pictures with people, from the first; default: all.")
 @option(
-    _OPTIONS,
+    _MEASURE,
     "--choose-threshold",
     "promise",
     metavar="PROMISE",
     help='Choose the threshold that keeps "ap-loss<=0.2" or "refine-rate<=0.4", and write it into the bundle.',
 )
-@option(_OPTIONS, "--seed", type=Whole(0, (1 << 63) - 1), help="Seed of the split for --choose-threshold; default: 0.")
-@option(_OPTIONS, "--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
-@option(_OPTIONS, "--output", type=FILE, required=True, help="Folder for the report, results and plots.")
-@option(_OPTIONS, "--overwrite", is_flag=True, help="Replace result files that exist; without it they are refused.")
-@option(_OPTIONS, "--debug", is_flag=True, help="Traceback of an error.")
+@option(_MEASURE, "--seed", type=Whole(0, (1 << 63) - 1), help="Seed of the split for --choose-threshold; default: 0.")
+@option(_REPORT, "--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
+@option(_REPORT, "--output", type=FILE, metavar="DIR", required=True, help="Folder for the report, results and plots.")
+@option(_REPORT, "--overwrite", is_flag=True, help="Replace result files that exist; without it they are refused.")
+@option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses names that it doesn't know)
     """Measure poses on labelled pictures: AP, AR and PCK at refine never, auto and always, and how well quality is
     predicted. Writes report.md, metrics.json, results_MODE.json (COCO) and plots.

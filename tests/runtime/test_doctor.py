@@ -269,7 +269,7 @@ def test_onnx_runtimes_cuda_is_looked_for_as_sessions_do(
 ) -> None:
     import onnxruntime
 
-    from sharpose.engines import onnxrt
+    from sharpose.engines import choose, onnxrt
 
     preloaded: list[bool] = []
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -277,7 +277,9 @@ def test_onnx_runtimes_cuda_is_looked_for_as_sessions_do(
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(onnxrt, "preload_cuda", lambda: preloaded.append(True))
     monkeypatch.setattr(onnxrt, "missing_library", lambda kind: missing)
-    monkeypatch.setattr(doctor, "_loads", lambda provider: missing is None or provider == "CPUExecutionProvider")
+    monkeypatch.setattr(
+        choose, "provider_works", lambda provider: missing is None or provider == "CPUExecutionProvider"
+    )
     found = _by_name(list(doctor.check_onnxruntime()))
     assert preloaded == [True]
     cuda = found["ONNX Runtime's CUDA"]

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.cli import EXIT_FAILED, EXIT_REFUSED, warn
 from sharpose.config import load_config
+from sharpose.engines.choose import AUTO, load_on
 from sharpose.engines.stages import Stages, open_stages
 from sharpose.errors import InputError, SinkError, require_packages
 from sharpose.runtime.sinks.outputs import Output, check_outputs
@@ -43,11 +44,12 @@ _QUALITY_PLOT, _CURVE_PLOT = "quality.png", "ap_refine_rate.png"
 
 
 class _Measured(NamedTuple):
-    """A model, ready to run, its own threshold, and its name for reports."""
+    """A model, ready to run, its own threshold, and its name and device for reports."""
 
     stages: Stages
     threshold: float
     name: str
+    device: str
 
 
 def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
@@ -157,10 +159,14 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     if options.checkpoint is None:
         folder = options.bundle or shipped_bundle()
         bundle = open_bundle(folder)
-        stages = open_stages(bundle, options.device, threads=options.threads)
+        stages = load_on(
+            options.device,
+            lambda device: open_stages(bundle, device, threads=options.threads),
+            lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        )
         graphs = "" if stages.precision == "fp32" else f", {stages.precision} graphs"
         name = f"bundle {folder.name or folder} ({bundle.model.name}{graphs}, {bundle.manifest.source})"
-        return _Measured(stages, bundle.manifest.gate.quality_threshold, name)
+        return _Measured(stages, bundle.manifest.gate.quality_threshold, name, stages.coarse_runner.device)
     import torch
 
     from sharpose.model import load_model
@@ -172,8 +178,10 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     warn(*loaded.warnings)
-    on_torch, config = TorchStages(loaded.model, options.device), loaded.config
-    return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)")
+    on_gpu = options.device == AUTO and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu" if options.device == AUTO else options.device
+    on_torch, config = TorchStages(loaded.model, device), loaded.config
+    return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)", device)
 
 
 def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> report.Subject:
@@ -181,7 +189,7 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
     limited = f", the first {options.limit} pictures" if options.limit is not None else ""
     return report.Subject(
         model=measured.name,
-        device=options.device,
+        device=measured.device,
         data=f"{data.name}{limited}{weak}",
         boxes="labelled" if options.detections is None else f"detections from {options.detections.name}",
         flip_test=options.flip_test,
