@@ -113,6 +113,9 @@ class Runner(abc.ABC):
             _check_output(self.outputs[name], value, sizes)
         return results
 
+    def terminate(self) -> None:  # noqa: B027 (most backends can't)
+        """End the run at hand early, from another thread, where the backend can: it and all later ones then fail."""
+
     def close(self) -> None:
         """Free the graph and its memory. May be called twice."""
         if not self._closed:

@@ -366,6 +366,10 @@ class OnnxRuntimeRunner(Runner):
         values = zip(outputs, binding.get_outputs(), strict=True)
         return {name: value if name in kept else value.numpy() for name, value in values}
 
+    def terminate(self) -> None:
+        """See `Runner.terminate`: ONNX Runtime looks between two operators."""
+        self._quiet.terminate = True
+
     def _free(self) -> None:
         if self._cpu_nodes is not None:
             self._cpu_nodes.close()

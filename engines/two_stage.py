@@ -69,6 +69,9 @@ class TwoStage(Protocol):
             EngineError: no coarse batch was run, or the run failed.
         """
 
+    def terminate(self) -> None:
+        """End the run at hand early, from another thread, where the engines can: it and all later ones then fail."""
+
     def close(self) -> None:
         """Free the engines and their buffers. May be called twice."""
 
@@ -104,6 +107,11 @@ class HostTwoStage:
             raise EngineError("run_fine: expected a coarse batch before it, got none")
         inputs = {"rows": rows, "patches": self.patches[: len(rows)], **self._carried}
         return cast("npt.NDArray[np.float32]", self._fine.run(inputs, ("keypoints",))["keypoints"])
+
+    def terminate(self) -> None:
+        """See `TwoStage.terminate`."""
+        self._coarse.terminate()
+        self._fine.terminate()
 
     def close(self) -> None:
         """See `TwoStage.close`."""

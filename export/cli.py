@@ -190,7 +190,7 @@ _VERIFY = "Comparison of engines"
         "sharpose-export --random-weights --config sharpose_tiny_coco_256x192 --output bundle",
     ],
 )
-@option(_MODEL, "--checkpoint", type=FILE, help="Checkpoint in the released format (.pth).")
+@option(_MODEL, "--checkpoint", type=FILE, metavar="FILE", help="Checkpoint in the released format (.pth).")
 @option(_MODEL, "--config", metavar="NAME|FILE", help="Model configuration; default: read off the checkpoint.")
 @option(_MODEL, "--random-weights", is_flag=True, help="Seeded random weights instead of a checkpoint.")
 @option(_MODEL, "--seed", type=_SEED, help="Seed of the random weights; default: 0.")
@@ -209,10 +209,14 @@ _VERIFY = "Comparison of engines"
     type=Number(),
     help="Predicted quality below which people are refined; default: the configuration's.",
 )
-@option(_BUNDLE, "--output", type=FILE, help="Folder to write the bundle to.")
+@option(_BUNDLE, "--output", type=FILE, metavar="DIR", help="Folder to write the bundle to.")
 @option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle.")
 @option(
-    _BUNDLE, "--bundle", type=FILE, help="Existing bundle to work on with --tensorrt or --verify; nothing is exported."
+    _BUNDLE,
+    "--bundle",
+    type=FILE,
+    metavar="DIR",
+    help="Existing bundle to work on with --tensorrt or --verify; nothing is exported.",
 )
 @option(
     _BUNDLE,
@@ -231,7 +235,9 @@ _VERIFY = "Comparison of engines"
 )
 @option(_BUNDLE, "--max-batch", type=_BATCH, help="People in a run at most, up to 4096; default: 16, or the bundle's.")
 @option(_BUNDLE, "--opset", type=Whole(18, 22), help="ONNX opset, 18 to 22; default: 20.")
-@option(_PARITY, "--images", type=FILE, help="Folder of pictures to compare on; default: the built-in scene.")
+@option(
+    _PARITY, "--images", type=FILE, metavar="DIR", help="Folder of pictures to compare on; default: the built-in scene."
+)
 @option(
     _PARITY, "--strict-parity", is_flag=True, help="Fail also where keypoints move, regions differ or the gate flips."
 )
@@ -268,6 +274,7 @@ _VERIFY = "Comparison of engines"
     _ENGINES,
     "--timing-cache",
     type=FILE,
+    metavar="FILE",
     help="File of kernel timings to read and to write back; default: one beside the engines.",
 )
 @option(
@@ -292,7 +299,13 @@ _VERIFY = "Comparison of engines"
     help="Engines that also run with later versions of TensorRT of the same major version.",
 )
 @option(_VERIFY, "--verify", is_flag=True, help="Compare every engine of this machine with the fp32 ONNX graphs.")
-@option(_VERIFY, "--labels", type=FILE, help="COCO keypoints of the pictures in --images, to measure AP with.")
+@option(
+    _VERIFY,
+    "--labels",
+    type=FILE,
+    metavar="FILE",
+    help="COCO keypoints of the pictures in --images, to measure AP with.",
+)
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refuses names that it doesn't know)
     """Turn a SHaRPose checkpoint into a bundle: two ONNX graphs, their weights, and a parity report.

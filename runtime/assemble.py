@@ -16,7 +16,7 @@ from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, parse_device
 from sharpose.engines.tensorrt.load import TensorRtSettings
-from sharpose.errors import InputError, ReaderGoneError, SharposeError, SinkError, counted
+from sharpose.errors import EngineError, InputError, ReaderGoneError, SharposeError, SinkError, counted
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
@@ -24,7 +24,7 @@ from sharpose.runtime.detectors.catalogue import MOTION, find_detector, is_file_
 from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.drawing.draw import draw_poses
-from sharpose.runtime.drawing.labels import StatusLine
+from sharpose.runtime.drawing.labels import StatusLine, legend_of
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions, is_scene
@@ -38,11 +38,12 @@ from sharpose.runtime.sinks.outputs import (
     SinkSettings,
     check_outputs,
     fill,
+    identity_of,
     make_sink,
     outputs_of_streams,
 )
 from sharpose.runtime.sinks.window import WindowSink
-from sharpose.runtime.sources.open import local_path, open_source, source_names
+from sharpose.runtime.sources.open import local_path, open_source, source_names, sources_in
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
@@ -79,7 +80,9 @@ def run_with(options: RunOptions) -> int:
 
 
 def _run(options: RunOptions, messages: Messages) -> int:
-    names = source_names(options.sources)
+    found = [sources_in(spec, messages.warning) for spec in options.sources]
+    specs = [spec for in_one in found for spec in in_one]
+    names = source_names(specs)
     outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], names)
     _refuse_addresses(options)
     check_outputs(
@@ -88,17 +91,22 @@ def _run(options: RunOptions, messages: Messages) -> int:
         bundle=shipped_bundle() if options.bundle is None else options.bundle,
         overwrite=options.overwrite,
     )
+    _refuse_videos_among_sources(options, found, outputs)
     with contextlib.ExitStack() as to_close:
         estimator = to_close.enter_context(_make_estimator(options, messages))
         stop = to_close.enter_context(stop_on_signals())
+        stop.when_overdue(estimator.terminate)
         server = None
         if options.serve is not None:
             server = ServeServer(options.serve, options.serve_token, say=messages.info)
             to_close.callback(server.close)
-        boxes = to_close.enter_context(_BoxSources(options, names, messages))
-        streams: list[Stream] = []
-        for index in range(len(options.sources)):
-            stream = _open_stream(index, options, boxes, estimator, messages, to_close)
+        boxes = to_close.enter_context(_BoxSources(options, names, messages, estimator.device))
+        streams: list[Stream] = []  # those of playlists come as they are opened
+
+        def open_next(index: int, *, beside_videos: bool) -> Stream:
+            stream = _open_stream(
+                index, specs[index], options, boxes, estimator, messages, to_close, beside_videos=beside_videos
+            )
             source, statistics = stream.source, stream.statistics
             if source.info.id_note and options.boxes is None and any(one.option == "--coco" for one in outputs[index]):
                 messages.warning(source.info.id_note)
@@ -107,9 +115,25 @@ def _run(options: RunOptions, messages: Messages) -> int:
                 sinks.append(server.sink(source.info.name, statistics))
             stream.sinks = sinks
             streams.append(stream)
-        if not any(stream.sinks for stream in streams):
+            return stream
+
+        playlists, first = [], 0
+        for in_one in found:
+            several = len(in_one) > 1
+            opening = [partial(open_next, first + place, beside_videos=several) for place in range(len(in_one))]
+            first += len(in_one)
+            if several:
+                playlists.append(opening)
+            else:
+                opening[0]()
+        if not (options.outputs or options.show or options.serve):
             messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
-        warm_up = estimator.warm_up()
+        try:
+            warm_up = estimator.warm_up()
+        except EngineError:
+            if not stop.is_overdue:
+                raise
+            warm_up = 0.0
         draw = partial(
             draw_poses,
             skeleton=estimator.skeleton,
@@ -118,9 +142,15 @@ def _run(options: RunOptions, messages: Messages) -> int:
             status=StatusLine(lambda: sum(one.statistics.frame_rate for one in streams))
             if options.draw_status
             else None,
+            legend=legend_of(
+                tracked=options.track, refining=options.refine != "never", deadline=options.deadline is not None
+            )
+            if options.draw_status
+            else (),
         )
         deadline = None if options.deadline is None else options.deadline / 1000
-        outcome = _go(Run(streams, estimator, draw, deadline, messages.warning), stop, messages, warm_up)
+        job = Run(list(streams), estimator, draw, deadline, messages.warning, playlists)
+        outcome = _go(job, streams, stop, messages, warm_up, timings=options.timings)
         for watch in boxes.watches:
             watch.finish()
         frames = sum(stream.statistics.frames for stream in streams)
@@ -128,7 +158,9 @@ def _run(options: RunOptions, messages: Messages) -> int:
             messages.result(f"wrote {name}")
         if stop.exit_code:
             hold = f"; {', '.join(outcome.cut)} {'holds' if len(outcome.cut) == 1 else 'hold'} those"
-            messages.warning(f"interrupted after {counted(frames, 'frame')}{hold if frames and outcome.cut else ''}")
+            rest = f"; {counted(outcome.unopened, 'source')} not begun" if outcome.unopened else ""
+            line = f"interrupted after {counted(frames, 'frame')}{hold if frames and outcome.cut else ''}{rest}"
+            messages.warning(line)
         damaged = [stream.source.info.name for stream in streams if stream.source.info.failures]
         if damaged and not stop.exit_code:
             messages.error(f"{', '.join(damaged)}: damaged; the results are those of what could be read")
@@ -144,9 +176,15 @@ def stream_with(options: RunOptions, estimator: PoseEstimator) -> Generator[tupl
         click.UsageError: an option would do nothing.
     """
     messages = Messages(quiet=True)
+    (spec,) = options.sources
+    found = sources_in(spec, messages.warning)
+    if len(found) > 1:
+        raise InputError(f"{spec}: expected one source, found {len(found)}: {found[0]}, {found[1]}, …; stream each")
     with contextlib.ExitStack() as to_close:
-        boxes = to_close.enter_context(_BoxSources(options, source_names(options.sources), messages, estimator))
-        stream = _open_stream(0, options, boxes, estimator, messages, to_close)
+        boxes = to_close.enter_context(
+            _BoxSources(options, source_names(options.sources), messages, estimator.device, estimator)
+        )
+        stream = _open_stream(0, found[0], options, boxes, estimator, messages, to_close)
         loop = Loop(Run([stream], estimator, partial(draw_poses, skeleton=estimator.skeleton)), StopRequest())
         try:
             for _, record in to_close.enter_context(contextlib.closing(loop.records())):
@@ -162,44 +200,69 @@ def stream_with(options: RunOptions, estimator: PoseEstimator) -> Generator[tupl
 
 def _open_stream(
     index: int,
+    spec: str,
     options: RunOptions,
     boxes: _BoxSources,
     estimator: PoseEstimator,
     messages: Messages,
     to_close: contextlib.ExitStack,
+    *,
+    beside_videos: bool = False,
 ) -> Stream:
-    """The stream of the source at `index`, as yet without sinks."""
-    source = open_source(options.sources[index], options.reading, say=messages.warning)
+    """The stream of a source, the one with that `index`, as yet without sinks."""
+    source = open_source(spec, options.reading, say=messages.warning, beside_videos=beside_videos)
     to_close.callback(source.close)
     steps = _make_steps(options, estimator)
     return Stream(source, boxes.make(index, source), [], StreamStatistics(source.info), steps, options.max_people)
 
 
-def _go(job: Run, stop: StopRequest, messages: Messages, warm_up: float) -> Outcome:
-    """Run, and close with the sources' warnings and the numbers of each stream and of all."""
-    sources = [stream.source for stream in job.streams]
+def _go(
+    job: Run, streams: Sequence[Stream], stop: StopRequest, messages: Messages, warm_up: float, *, timings: bool
+) -> Outcome:
+    """Run, and close with the sources' warnings and the numbers of each stream and of all.
+
+    `streams` grows by those of playlists as they are opened.
+    """
     try:
-        with messages.progress(sources) as on_frame:
+        with messages.progress(lambda index: streams[index].source) as on_frame:
             return run(job, stop=stop, on_frame=on_frame)
     except ReaderGoneError:
         messages.quiet = True
         raise
     finally:
-        for source in sources:
-            for warning in [*source.info.failures, *source.info.warnings]:
+        for stream in streams:
+            for warning in [*stream.source.info.failures, *stream.source.info.warnings]:
                 messages.warning(warning)
-        numbers = [stream.statistics.snapshot() for stream in job.streams]
+        numbers = [stream.statistics.snapshot() for stream in streams]
         deadline = job.deadline is not None
-        if len(sources) > 1:
-            for source, of_stream in zip(sources, numbers, strict=True):
-                messages.summary(of_stream, stream=source.info.name, warm_up=warm_up, deadline=deadline)
+        if len(streams) > 1:
+            for stream, of_stream in zip(streams, numbers, strict=True):
+                messages.summary(of_stream, stream=stream.source.info.name, warm_up=warm_up, deadline=deadline)
         total = StreamSnapshot.total(numbers)
         if total.frames:
-            messages.summary(total, warm_up=warm_up, deadline=deadline)
-            for stream in job.streams:
+            messages.summary(total, warm_up=warm_up, deadline=deadline, timings=timings)
+            for stream in streams:
                 if isinstance(stream.boxes, FileBoxes):
                     say = messages.warning if stream.boxes.is_useless and not stop else messages.result
                     say(stream.boxes.summary)
+
+
+def _refuse_videos_among_sources(
+    options: RunOptions, found: Sequence[Sequence[str]], outputs: Sequence[Sequence[Output]]
+) -> None:
+    """Refuse to write a video into a folder whose videos are sources: the next run would take it for one."""
+    folders = {
+        identity_of(Path(file).parent)
+        for spec, files in zip(options.sources, found, strict=True)
+        for file in files
+        if file != spec
+    }
+    for output in (output for of_stream in outputs for output in of_stream if output.option == "--output"):
+        if output.path is not None and identity_of(output.path.parent) in folders:
+            raise InputError(
+                f"output {output.name} lies among the source's videos, where another run would take it for one; give "
+                "another folder"
+            )
 
 
 def _refuse_addresses(options: RunOptions) -> None:
@@ -305,6 +368,7 @@ class _BoxSources:
         options: Of the run.
         names: Of the sources, which `{source}` in the name of a boxes file stands for.
         messages: For lines to the user.
+        device: The estimator's, which a detector shares unless the options name another.
         estimator: Has the detector that is used where the options name none; by default it is loaded by its name.
 
     Attributes:
@@ -316,9 +380,11 @@ class _BoxSources:
         options: RunOptions,
         names: Sequence[str],
         messages: Messages,
+        device: str,
         estimator: PoseEstimator | None = None,
     ) -> None:
         self._options, self._names, self._messages, self._estimator = options, names, messages, estimator
+        self._device = device
         self._say, self._warn = messages.info, messages.warning
         self._detector: Detector | None = None
         self.watches: list[NobodyWatch] = []
@@ -395,16 +461,14 @@ class _BoxSources:
                 raise InputError(f"{option} is for a named detector that is downloaded, not for a file")
             self._detector = Detector.from_onnx(
                 path,
-                device=detector_devices(options.device)
-                if options.detector_device == "auto"
-                else options.detector_device,
+                device=detector_devices(self._device) if options.detector_device == "auto" else options.detector_device,
                 conf=_LOWEST_SCORE if options.conf is None else options.conf,
                 iou=options.iou,
                 classes=(0,) if options.classes is None else parse_classes(options.classes),
                 tensorrt=_tensorrt_settings(options, self._messages),
                 onnxruntime=_onnxruntime_settings(options, self._messages),
             )
-            if self._detector.device != str(parse_device(options.device)):
+            if self._detector.device != str(parse_device(self._device)):
                 self._say(f"the detector runs on {self._detector.device}")
         return self._detector
 

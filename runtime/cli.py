@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Threads, Whole, option
+from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Threads, Whole, complete_files, option
 from sharpose.cli import main as run_command
 from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, RunOptions, SourceOptions, VideoSettings
 
@@ -39,8 +39,14 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
         "sharpose-run rtsp://camera/stream --track --serve 8080",
     ],
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@option(_MODEL, "--bundle", type=FILE, help="Bundle folder, written by sharpose-export; default: the one shipped.")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, shell_complete=complete_files)
+@option(
+    _MODEL,
+    "--bundle",
+    type=FILE,
+    metavar="DIR",
+    help="Bundle folder, written by sharpose-export; default: the one shipped.",
+)
 @option(
     _MODEL,
     "--refine",
@@ -59,7 +65,13 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     help="Milliseconds per frame: refine as many people as fit, largest expected gain first.",
 )
 @option(_MODEL, "--max-people", type=_COUNT, help="People per frame at most, the best boxes first.")
-@option(_MODEL, "--device", default="cpu", help="Device: cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i].")
+@option(
+    _MODEL,
+    "--device",
+    default="cpu",
+    help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best of tensorrt, cuda and cpu that this "
+    "machine has.",
+)
 @option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(
     _MODEL,
@@ -67,7 +79,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default=False,
     help="TF32 in float32 graphs on a GPU: faster, with the mantissa of a half.",
 )
-@option(_MODEL, "--engine-cache", type=FILE, help="Folder of TensorRT engines; default: ~/.cache/sharpose.")
+@option(
+    _MODEL, "--engine-cache", type=FILE, metavar="DIR", help="Folder of TensorRT engines; default: ~/.cache/sharpose."
+)
 @option(
     _MODEL,
     "--cuda-bindings",
@@ -101,7 +115,13 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default="auto",
     help="Device of the detector, as --device; auto: the same, and where TensorRT can't build it, CUDA or the CPU.",
 )
-@option(_PEOPLE, "--detector-table", type=FILE, help="Detector table; default: ~/.config/sharpose/detectors.yaml.")
+@option(
+    _PEOPLE,
+    "--detector-table",
+    type=FILE,
+    metavar="FILE",
+    help="Detector table; default: ~/.config/sharpose/detectors.yaml.",
+)
 @option(
     _PEOPLE,
     "--detect-every",
@@ -176,7 +196,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _RESULTS,
     "--encoder",
     default="h264",
-    help="Video encoder: h264, h265, auto (H.264 in hardware if that works) or one of FFmpeg's by name.",
+    help="Video encoder: h264, h265, auto (H.264 in hardware if that works), or any of FFmpeg's by name that fits the "
+    "file's format, such as libvpx-vp9.",
 )
 @option(_RESULTS, "--crf", type=Whole(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
 @option(_RESULTS, "--bitrate", type=Whole(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf.")
@@ -205,17 +226,24 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     help="Token for --serve; default: $SHARPOSE_SERVE_TOKEN.",
 )
 @option(_PICTURE, "--kpt-thr", type=Number(), metavar="FLOAT", default=0.3, help="Score threshold of drawn keypoints.")
-@option(_PICTURE, "--draw-status", is_flag=True, help="Frame rate and number of people in the picture.")
+@option(
+    _PICTURE,
+    "--draw-status",
+    is_flag=True,
+    help="Frame rate, number of people, and what q, squares and colours mean, in the picture.",
+)
 @option(_PICTURE, "--draw-regions", is_flag=True, help="Regions that the fine stage looked at.")
+@option(_MESSAGES, "--timings", is_flag=True, help="Table of how long each stage took, at the end.")
 @option(_MESSAGES, "--quiet", is_flag=True, help="Warnings and errors only.")
 @option(_MESSAGES, "--json-logs", is_flag=True, help="Messages and the closing counts as JSON, an object per line.")
 @option(_MESSAGES, "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses refuse names that they don't know)
-    """Find human poses in every SOURCE: a video, a picture, a folder or glob of pictures, a camera's index, a URL,
+    """Find human poses in every SOURCE: a video, a picture, a folder or glob of them, a camera's index, a URL,
     raw frames on standard input (`-`), or the built-in `scene`, which is
     `scene:seed=0,people=5,frames=150,size=720x1280,fps=25` (a frame may show fewer people).
 
-    Several sources share one model; `{source}` in an output's name stands for the source's.
+    Several sources share one model; `{source}` in an output's name stands for the source's. The videos of a folder run
+    one after another, several SOURCEs at the same time.
 
     People are found by a detector, unless --boxes or --full-frame says where they are; the scene brings its own boxes.
     """

@@ -1,27 +1,33 @@
-"""What a run says to its user, its progress bars, and how Ctrl-C and SIGTERM end it."""
+"""What a run says to its user, its progress bars, and how Ctrl-C, SIGTERM and SIGHUP end it."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import json
+import math
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sharpose.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from sharpose.cli import EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.sources.urls import redact_urls
-from sharpose.runtime.statistics import StreamSnapshot, print_summary, summary_of
+from sharpose.runtime.statistics import StreamSnapshot, summary_of, table_of_stages
 
-_EXIT_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+_EXIT_CODES: dict[int, int] = {
+    signal.SIGINT: EXIT_INTERRUPTED,
+    signal.SIGTERM: EXIT_TERMINATED,
+    signal.SIGHUP: EXIT_HUNG_UP,
+}
 
 _PATIENCE = 0.25  # seconds for the frames at hand
 
@@ -32,42 +38,76 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: int | None = None  # the signal that asked
         self.closed = False  # whether the user closed a window, which is a good end
-        self._signalled = 0.0
+        self._signalled = math.inf
+        self._overdue: list[Callable[[], object]] = []
 
     def __bool__(self) -> bool:
         return self.closed or self.signal is not None
 
     def note(self, signum: int) -> None:
         """Ask by a signal."""
-        self.signal, self._signalled = signum, time.monotonic()
+        if self.signal is None:
+            self.signal, self._signalled = signum, min(self._signalled, time.monotonic())
+
+    def when_overdue(self, call: Callable[[], object]) -> None:
+        """Call something from another thread once a signal is overdue, to end what the main thread waits for."""
+        self._overdue.append(call)
+
+    def watch(self, numbers: int, closing: threading.Event) -> None:
+        """Read the numbers of signals from a file as they come; in a thread, as Python runs handlers in the main one
+        alone, and only once that comes out of a batch.
+        """
+        while read := os.read(numbers, 1):
+            if read[0] in _EXIT_CODES:
+                self._signalled = time.monotonic()
+                if not closing.wait(_PATIENCE):
+                    for call in self._overdue:
+                        call()
+                return
 
     @property
     def is_overdue(self) -> bool:
         """Whether a signal asked so long ago that the frames at hand should not be waited for."""
-        return self.signal is not None and time.monotonic() - self._signalled > _PATIENCE
+        return time.monotonic() - self._signalled >= _PATIENCE
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, 0 if the run wasn't asked to stop."""
+        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 0 if the run wasn't asked to stop."""
         return 0 if self.signal is None else _EXIT_CODES[self.signal]
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first signal; a second one ends the run at once."""
+    """Note the first signal; a second one ends the run at once. SIGHUP stays ignored where nohup has it so."""
     request = StopRequest()
 
     def handle(signum: int, frame: FrameType | None) -> None:
+        if request and signum == signal.SIGHUP:
+            return  # a closing terminal sends it, and then its shell
         if request:
-            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
         request.note(signum)
 
-    previous = {number: signal.signal(number, handle) for number in _EXIT_CODES}
+    noted = [
+        number for number in _EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
+    ]
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    closing = threading.Event()
+    watcher = threading.Thread(target=request.watch, args=(reading, closing), name="signals", daemon=True)
+    previous = {number: signal.signal(number, handle) for number in noted}
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
     try:
         yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        closing.set()
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
 
 
 class Messages:
@@ -103,15 +143,28 @@ class Messages:
         return Console(quiet=True) if self.quiet or self.json_logs else self._console
 
     @contextlib.contextmanager
-    def progress(self, sources: Sequence[Source]) -> Iterator[Callable[[int, Frame], None]]:
-        """Show a bar per source on a terminal; yields what to call with a source's index and a frame that is done."""
+    def progress(self, source_at: Callable[[int], Source]) -> Iterator[Callable[[int, Frame], None]]:
+        """Show a bar per source on a terminal, from its first frame on; a new one replaces those that are full.
+
+        Yields:
+            What to call with a source's index and a frame that is done.
+        """
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         bars = self.bars
         with Progress(
             *columns, TimeRemainingColumn(), console=bars, transient=True, disable=not bars.is_terminal
         ) as progress:
-            tasks = [progress.add_task(source.info.name, total=source.info.frame_count) for source in sources]
-            yield lambda stream, frame: progress.update(tasks[stream], advance=1)
+            tasks: dict[int, TaskID] = {}
+
+            def advance(index: int, frame: Frame) -> None:
+                if index not in tasks:
+                    for task in progress.tasks:
+                        progress.update(task.id, visible=not task.finished)
+                    info = source_at(index).info
+                    tasks[index] = progress.add_task(info.name, total=info.frame_count)
+                progress.update(tasks[index], advance=1)
+
+            yield advance
 
     def info(self, line: str) -> None:
         """Something worth knowing."""
@@ -134,18 +187,25 @@ class Messages:
             self._results.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def summary(
-        self, numbers: StreamSnapshot, *, stream: str | None = None, warm_up: float = 0.0, deadline: bool = False
+        self,
+        numbers: StreamSnapshot,
+        *,
+        stream: str | None = None,
+        warm_up: float = 0.0,
+        deadline: bool = False,
+        timings: bool = False,
     ) -> None:
-        """Close a run (or, with its name, one of several streams): counts, and how long stages took."""
+        """Close a run (or, with its name, one of several streams): counts, and with `timings` how long stages took."""
         if self.quiet:
             return
         if self.json_logs:
             self._say("info", "stream done" if stream else "run done", "", **_numbers_json(numbers, stream))
-        elif stream is not None:
-            line = f"{stream}: {summary_of(numbers, warm_up=warm_up, deadline=deadline)}"
-            self._results.print(line, highlight=False, markup=False, soft_wrap=True)
-        else:
-            print_summary(numbers, self._results, warm_up=warm_up, deadline=deadline)
+            return
+        line = summary_of(numbers, warm_up=warm_up, deadline=deadline)
+        line = line if stream is None else f"{stream}: {line}"
+        self._results.print(line, highlight=False, markup=False, soft_wrap=True)
+        if timings and stream is None:
+            self._results.print(table_of_stages(numbers))
 
     def _say(self, level: str, message: str, plain: str, **fields: object) -> None:
         message, plain = redact_urls(message), redact_urls(plain)

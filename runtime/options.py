@@ -217,6 +217,7 @@ class RunOptions:
     kpt_thr: float = 0.3
     draw_regions: bool = False
     draw_status: bool = False
+    timings: bool = False
     quiet: bool = False
     json_logs: bool = False
     debug: bool = False
@@ -235,10 +236,11 @@ class RunOptions:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
         if self.detector_device != "auto" and self.detector_used in (None, "motion"):
             raise click.UsageError("--detector-device is for --detector FILE or NAME, which isn't given")
-        if self.tf32 and {self.device, self.detector_device} <= {"cpu", "auto"}:
+        if self.tf32 and self.device == "cpu" and self.detector_device in ("cpu", "auto"):
             raise click.UsageError("--tf32 is for GPUs, got --device cpu")
-        if self.quiet and self.json_logs:
-            raise click.UsageError("--quiet and --json-logs exclude each other: give one")
+        said = {"--timings": self.timings, "--quiet": self.quiet, "--json-logs": self.json_logs}
+        if len(given := [name for name, value in said.items() if value]) > 1:
+            raise click.UsageError(f"{' and '.join(given[:2])} exclude each other: give one")
         if self.threads is not None and self.device.startswith("tensorrt"):
             raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
         self._check_needs()
@@ -256,7 +258,7 @@ class RunOptions:
         outputs = dict(self.outputs)
         drawn = self.show or self.serve is not None or not outputs.keys().isdisjoint(("--output", "--frames"))
         devices = (self.device, self.detector_device)
-        on_tensorrt = any(device.startswith("tensorrt") for device in devices)
+        on_tensorrt = self.device == "auto" or any(device.startswith("tensorrt") for device in devices)
         cached = on_tensorrt or any(device.startswith("ort-tensorrt") for device in devices)
         got = f", got --device {self.device}"
         token_in_environment = "SHARPOSE_SERVE_TOKEN" in os.environ

@@ -7,6 +7,7 @@ import os
 import reprlib
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.engines.choose import load_on
 from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, load_two_stage
 from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
-from sharpose.errors import InputError
+from sharpose.errors import EngineError, InputError
 from sharpose.geometry import keypoints_to_image
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
@@ -46,7 +48,8 @@ class PoseEstimator:
 
     Args:
         bundle: A folder written by `sharpose-export`; the bundle that comes with the package if None.
-        device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
+        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, or `auto`: the best that this machine has, as the
+            attribute `device` says then.
         refine: `auto`, `always` or `never`.
         quality_threshold: The bundle's own if None.
         keep_regions: Whether results have `PoseResult.regions_xyxy`.
@@ -95,10 +98,11 @@ class PoseEstimator:
         if not isinstance(device, str):
             raise InputError(f"device: expected a name such as 'cpu' or 'cuda:0', got {device!r}")
         opened = open_bundle(shipped_bundle() if bundle is None else bundle)
-        stages = load_two_stage(opened, device, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
+        load = partial(load_two_stage, opened, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
+        stages = load_on(device, load, None if onnxruntime is None else onnxruntime.say)
         self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler)
         self.detector = detector
-        self._detector_devices = detector_devices(device)
+        self._detector_devices = detector_devices(stages.device)
         self._tensorrt, self._onnxruntime = tensorrt, onnxruntime
 
     @classmethod
@@ -295,7 +299,7 @@ class PoseEstimator:
 
         Args:
             pictures: May differ in size and belong to several streams.
-            stop: Asked between batches whether to give up.
+            stop: Asked between batches, and after one that was ended by `terminate`, whether to give up.
 
         Returns:
             A result for each picture, in order. The time of a batch is shared among its pictures by their people in it.
@@ -331,7 +335,12 @@ class PoseEstimator:
             if start and stop():
                 raise EstimateStopped
             part = slice(start, min(start + self._max_batch, len(crowd)))
-            self._run_chunk(crowd, part, None if chosen is None else chosen[part], plan)
+            try:
+                self._run_chunk(crowd, part, None if chosen is None else chosen[part], plan)
+            except EngineError as error:
+                if stop():
+                    raise EstimateStopped from error
+                raise
         if plan is not None:
             plan.finish()
         return crowd.results()
@@ -403,6 +412,13 @@ class PoseEstimator:
         image = np.zeros((height, width, 3), dtype=np.uint8)
         boxes = np.tile(np.array([[0, 0, width, height]], np.float32), (people, 1))
         return self(image, boxes, rows=range(people)).timings
+
+    def terminate(self) -> None:
+        """End the batch at hand early, from another thread, where the engine can (ONNX Runtime).
+
+        That call and all later ones raise `EngineError`, or `EstimateStopped` where their `stop` says so.
+        """
+        self._stages.terminate()
 
     def close(self) -> None:
         """Free the engines, once no call is under way; not a detector that was given. May be called twice; does nothing

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from sharpose.cli import EXIT_FAILED, EXIT_USER
@@ -30,6 +30,7 @@ from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import EstimateStopped, PoseEstimator
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
+from sharpose.runtime.sinks.group import SinkGroup
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.statistics import StreamStatistics
@@ -90,6 +91,8 @@ class Run:
         draw: Makes the annotated picture, where a sink asks for one.
         deadline: Seconds from when a frame is taken from the queue to its poses; None for no limit.
         say: Called with a line when a stream or a sink fails and others go on.
+        playlists: Streams that run one after another, each opened when the one before it has ended. One that can't be
+            opened is passed over, with a line, if it is its source's or boxes file's fault.
     """
 
     streams: Sequence[Stream]
@@ -97,6 +100,7 @@ class Run:
     draw: Callable[[Image, PoseResult], Image]
     deadline: float | None = None
     say: Callable[[str], None] = lambda line: None
+    playlists: Sequence[Sequence[Callable[[], Stream]]] = ()
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,13 @@ class Outcome:
             `SourceInfo.failures`).
         complete: Names of the outputs that are whole.
         cut: Names of those that end where the user asked to stop.
+        unopened: How many streams of playlists the user left no time for.
     """
 
     failures: list[str]
     complete: list[str]
     cut: list[str]
+    unopened: int = 0
 
 
 def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] = lambda stream, frame: None) -> Outcome:
@@ -133,97 +139,6 @@ def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] =
         for stream, record in records:
             on_frame(stream, record.frame)
     return loop.outcome
-
-
-class SinkGroup:
-    """The sinks of a stream; one that fails is dropped while others go on.
-
-    Args:
-        sinks: The sinks; closed or abandoned by this group.
-        say: Called with a line when a sink fails and others go on.
-
-    Attributes:
-        kept: The partial files of sinks that failed or were abandoned.
-        problems: What kept a partial file from being marked as one.
-        failures: What was said of sinks that failed while others went on.
-        complete: Names of the sinks that were closed well.
-    """
-
-    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
-        self.kept: list[Path] = []
-        self.problems: list[str] = []
-        self.failures: list[str] = []
-        self.complete: list[str] = []
-        self._open, self._say = list(sinks), say
-        self._records = 0
-
-    def write(self, record: FrameRecord) -> None:
-        """Give a record to all sinks that are still open.
-
-        Raises:
-            ReaderGoneError: the last sink was standard output, and its reader has gone.
-            SinkError: the last sink failed, or one can't write so much as its first record: the user's mistake, better
-                said at once than after hours.
-        """
-        for sink in list(self._open):
-            try:
-                sink.write(record)
-            except Exception as error:
-                self._drop(sink, error, alone=len(self._open) == 1)
-        self._records += 1
-
-    def close(self) -> None:
-        """Finish all files. Raises `SinkError` where a sink can't be closed and it was the only one."""
-        alone = len(self._open) == 1
-        for sink in list(self._open):
-            try:
-                sink.close()
-            except Exception as error:
-                self._drop(sink, error, alone=alone)
-            else:
-                self._open.remove(sink)
-                self.complete.append(sink.name)
-
-    @property
-    def closed_by_user(self) -> bool:
-        """Whether one of them is a window that the user has closed."""
-        return any(getattr(sink, "closed_by_user", False) for sink in self._open)
-
-    def abandon(self) -> None:
-        """Close after a failure elsewhere; what was written is kept under names that say it is partial."""
-        for sink in self._open:
-            self._abandon(sink)
-        self._open.clear()
-
-    def close_at_once(self) -> None:
-        """Close without a word: the user won't wait."""
-        for sink in self._open:
-            with contextlib.suppress(SinkError):
-                sink.close()
-        self._open.clear()
-
-    def _drop(self, sink: Sink, error: Exception, *, alone: bool) -> None:
-        self._open.remove(sink)
-        path = self._abandon(sink)
-        reader_gone = isinstance(error, ReaderGoneError)  # nobody's mistake
-        if alone or (self._records == 0 and path is None and not reader_gone):
-            if isinstance(error, SharposeError):
-                raise error
-            raise SinkError(f"{sink.name}: unexpected {type(error).__name__}: {error}") from error
-        line = str(error) if isinstance(error, SharposeError) else f"{sink.name}: {type(error).__name__}: {error}"
-        line += f"; what it had is kept in {path}" if path not in (None, STDOUT_PATH) else ""
-        self.failures.append(line)
-        self._say(f"{line}; the other outputs go on")
-
-    def _abandon(self, sink: Sink) -> Path | None:
-        try:
-            path = sink.abandon()
-        except SinkError as problem:
-            self.problems.append(str(problem))
-            return None
-        if path is not None:
-            self.kept.append(path)
-        return path
 
 
 @dataclass
@@ -252,6 +167,14 @@ class _Work:
     age: float | None = None
 
 
+@dataclass
+class _Playlist:
+    """Streams that wait for the one before them to end, and the one that runs."""
+
+    waiting: deque[Callable[[], Stream]]
+    running: _Running | None = None
+
+
 class Loop:
     """The loop of a run, which hands out every record once its sinks have it.
 
@@ -264,18 +187,24 @@ class Loop:
         self._job, self._stop = job, stop
         self._news = threading.Event()  # a queue has a frame, or has ended
         self._failures: list[str] = []
+        self._running: list[_Running] = []
+        self._playlists = [_Playlist(deque(playlist)) for playlist in job.playlists]
 
     def records(self) -> Generator[tuple[int, FrameRecord], None, None]:
-        """Run all streams to their ends; the index of a record's stream, and the record. Raises what `run` raises.
+        """Run all streams to their ends. Raises what `run` raises.
+
+        Yields:
+            The index of a record's stream, in the order in which they were opened, and the record.
 
         To be closed where it isn't read to its end.
         """
-        self._running = [
-            _Running(index, stream, self._start_reading(stream), SinkGroup(stream.sinks, self._job.say))
-            for index, stream in enumerate(self._job.streams)
-        ]
+        for stream in self._job.streams:
+            self._begin(stream)
         try:
-            while not self._stop and not all(running.over for running in self._running):
+            while not self._stop:
+                self._open_next()
+                if all(running.over for running in self._running):
+                    break
                 self._news.clear()
                 work = self._take_all()
                 for item, poses in self._estimate(work):
@@ -307,7 +236,26 @@ class Loop:
             + [line for stream in self._job.streams for line in stream.source.info.failures],
             [name for running in self._running if not running.cut for name in running.sinks.complete],
             [name for running in self._running if running.cut for name in running.sinks.complete],
+            sum(len(playlist.waiting) for playlist in self._playlists),
         )
+
+    def _begin(self, stream: Stream) -> _Running:
+        running = _Running(
+            len(self._running), stream, self._start_reading(stream), SinkGroup(stream.sinks, self._job.say)
+        )
+        self._running.append(running)
+        return running
+
+    def _open_next(self) -> None:
+        """Begin the next stream of every playlist whose last one is over."""
+        for playlist in self._playlists:
+            while playlist.waiting and (playlist.running is None or playlist.running.over):
+                try:
+                    stream = playlist.waiting.popleft()()
+                except (SourceError, BoxesError) as error:
+                    self._note(error)
+                else:
+                    playlist.running = self._begin(stream)
 
     def _start_reading(self, stream: Stream) -> FrameQueue:
         stream.statistics.begin()
@@ -416,15 +364,23 @@ class Loop:
         self._leave(running)
 
     def _fail(self, running: _Running, error: Exception) -> None:
-        """End one stream on an error; the last one's is raised where no stream ended well."""
+        """End one stream on an error."""
         running.error = _failure_of(error, running.sinks, running.stream.statistics.frames)
         self._leave(running)
-        if all(other.error is not None for other in self._running):
-            if running.error is error:
-                raise error
-            raise running.error from error
-        self._failures.append(str(running.error))
-        self._job.say(f"{running.error}; the other streams go on")
+        try:
+            self._note(running.error)
+        except SharposeError as failure:
+            if failure is error:
+                raise
+            raise failure from error
+
+    def _note(self, error: Exception) -> None:
+        """Keep the error that a stream ended on; the last one's is raised where no stream ended well."""
+        waiting = any(playlist.waiting for playlist in self._playlists)
+        if not waiting and all(running.error is not None for running in self._running):
+            raise error
+        self._failures.append(str(error))
+        self._job.say(f"{error}; the other streams go on")
 
     def _leave(self, running: _Running) -> None:
         if running.over:

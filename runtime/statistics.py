@@ -13,7 +13,6 @@ from itertools import accumulate, islice
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from sharpose.errors import counted
@@ -106,6 +105,7 @@ class StreamSnapshot:
     refined_now: int = 0
     deferred_now: int = 0
     size: tuple[int, int] | None = None  # `(width, height)`; None before the first frame
+    began: float = 0.0  # when its first frame was about to be read, by the statistics' clock
     seconds: float = 0.0  # from the first frame's reading to the last one's writing; 0 while the stream runs
     recent_frame_rate: float = 0.0  # frames per second over the last five seconds
     recent_refine_rate: float = 0.0  # share of the people in the newest 300 frames that were refined
@@ -125,8 +125,9 @@ class StreamSnapshot:
 
     @classmethod
     def total(cls, streams: Sequence[StreamSnapshot]) -> StreamSnapshot:
-        """Several streams as one: counts added, durations together, the time of the longest."""
-        result = cls(seconds=max((one.seconds for one in streams), default=0.0))
+        """Several streams as one: counts added, durations together, from the first's start to the last one's end."""
+        began = min((one.began for one in streams), default=0.0)
+        result = cls(began=began, seconds=max((one.began + one.seconds - began for one in streams), default=0.0))
         for name in ("frames", "people", "refined", "wanted", "deferred", "late", "dropped", "reconnects"):
             setattr(result, name, sum(getattr(one, name) for one in streams))
         for name in result.durations:
@@ -197,9 +198,9 @@ class StreamStatistics:
 
     @property
     def frame_rate(self) -> float:
-        """Frames per second over the newest 30; 0 before the second one."""
+        """Frames per second over the newest 30; 0 before the second one, and once the stream is over."""
         with self._lock:
-            times = list(islice(reversed(self._times), 30))
+            times = [] if self._counts.ended else list(islice(reversed(self._times), 30))
         return (len(times) - 1) / max(times[0] - times[-1], 1e-6) if len(times) > 1 else 0.0
 
     def snapshot(self) -> StreamSnapshot:
@@ -210,6 +211,7 @@ class StreamStatistics:
             people, refined = (sum(column) for column in zip(*self._recent, strict=True)) if self._recent else (0, 0)
             return replace(
                 counts,
+                began=self._began,
                 live=counts.live or self._source.live,
                 connected=health.connected and not counts.ended,
                 dropped=health.dropped,
@@ -233,7 +235,7 @@ def summary_of(numbers: StreamSnapshot, *, warm_up: float = 0.0, deadline: bool 
         f"frames {numbers.frames}",
         f"people {numbers.people}",
         f"refined {numbers.refined} ({numbers.refine_rate:.0%})",
-        f"{numbers.frame_rate:.1f} frames a second (warm-up apart: {warm_up:.2f} s)",
+        f"{numbers.frame_rate:.1f} frames a second (after {warm_up:.1f} s of warm-up)",
     ]
     if deadline:
         on_time = 1 - numbers.late / numbers.frames if numbers.frames else 1.0
@@ -248,13 +250,12 @@ def summary_of(numbers: StreamSnapshot, *, warm_up: float = 0.0, deadline: bool 
     return ", ".join(parts)
 
 
-def print_summary(numbers: StreamSnapshot, console: Console, *, warm_up: float = 0.0, deadline: bool = False) -> None:
-    """Print the line and the table that end a run."""
-    console.print(summary_of(numbers, warm_up=warm_up, deadline=deadline), highlight=False, soft_wrap=True)
+def table_of_stages(numbers: StreamSnapshot) -> Table:
+    """How long each stage of a run took, in milliseconds a frame."""
     table = Table("stage", *(f"p{percentage} ms" for percentage in _PERCENTILES))
     for column in table.columns[1:]:
         column.justify = "right"
     for name, durations in numbers.durations.items():
         if name != AGE or len(durations):
             table.add_row(name.replace("_", " "), *(f"{value:.2f}" for value in durations.percentiles(*_PERCENTILES)))
-    console.print(table)
+    return table

@@ -1,6 +1,7 @@
 """Entry points of the commands; `python -m sharpose run …` is `sharpose-run …`.
 
-Ctrl-C or SIGTERM while modules are still being imported ends a command as it does later, with 130 or 143 and one line.
+Ctrl-C, SIGTERM or SIGHUP while modules are still being imported ends a command as it does later, with 130, 143 or 129
+and one line.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ _MODULES = {
 
 def _end(signum: int, frame: FrameType | None) -> None:
     """Nothing has been opened or written yet."""
-    interrupted = signum == signal.SIGINT
+    word = {signal.SIGINT: b"interrupted", signal.SIGHUP: b"hung up"}.get(signal.Signals(signum), b"terminated")
     try:
-        os.write(2, b"error: interrupted\n" if interrupted else b"error: terminated\n")
+        os.write(2, b"error: " + word + b"\n")
     finally:  # standard error may be closed
-        os._exit(130 if interrupted else 143)
+        os._exit(128 + signum)
 
 
 def _start(name: str) -> NoReturn:
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _end)
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)
     from importlib import import_module

@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from sharpose.errors import ReaderGoneError, SharposeError, one_line
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+    from click.shell_completion import CompletionItem
 
 EXIT_REFUSED = 1
 """A check failed."""
@@ -31,6 +33,8 @@ EXIT_USER = 2
 """A usage error, or unusable input."""
 EXIT_FAILED = 3
 """Something failed during the run; partial results were kept."""
+EXIT_HUNG_UP = 129
+"""SIGHUP: the terminal was closed."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C."""
 EXIT_TERMINATED = 143
@@ -42,7 +46,16 @@ _NO_MEMORY = re.compile("can't allocate memory|out of memory|bad allocation|fail
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception, so that `finally` blocks run."""
+    """SIGTERM or SIGHUP, as an exception, so that `finally` blocks run.
+
+    Args:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        hung_up = signum == signal.SIGHUP
+        super().__init__("hung up" if hung_up else "terminated")
+        self.exit_code = EXIT_HUNG_UP if hung_up else EXIT_TERMINATED
 
 
 def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
@@ -67,9 +80,9 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except Terminated:
-        _say("terminated")
-        sys.exit(EXIT_TERMINATED)
+    except Terminated as end:
+        _say(str(end))
+        sys.exit(end.exit_code)
     except (SharposeError, click.ClickException) as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -102,12 +115,14 @@ def _check_current_folder() -> None:
 
 
 def interruptible() -> None:
-    """Let Ctrl-C and SIGTERM raise from now on, so that `finally` blocks run.
+    """Let Ctrl-C, SIGTERM and SIGHUP raise from now on, so that `finally` blocks run; nohup's SIGHUP stays ignored.
 
     Called by commands once their imports are done: an exception in the middle of an import may be swallowed there.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
 
 
 CLOSED: set[int] = set()
@@ -135,14 +150,15 @@ def _prepare_standard_streams() -> None:
 
 
 class _StandardStream(io.FileIO):
-    """Standard output or error that takes everything once its reader has gone (`| head -1`): results matter more."""
+    """Standard output or error that takes everything once its reader has gone (`| head -1`, a closed terminal)."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
             # A full disk is said of standard output; of standard error there is nowhere to say it.
-            if isinstance(error, BrokenPipeError) or self.fileno() == 2:
+            hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if isinstance(error, BrokenPipeError) or hung_up or self.fileno() == 2:
                 return memoryview(data).nbytes
             raise
 
@@ -165,7 +181,9 @@ def warn(*messages: str) -> None:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+    if signum == signal.SIGHUP:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal sends it, and then its shell
+    raise Terminated(signum)
 
 
 _LAST = "Help"
@@ -238,6 +256,13 @@ SIZE = _Size()
 """A height and a width in pixels, `720x1280`."""
 
 
+def complete_files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For a shell's completion: the shell's own file names."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 class _SectionedOption(click.Option):
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:  # noqa: ANN401 (click's own)
         super().__init__(*args, **kwargs)
@@ -248,6 +273,12 @@ class _SectionedOption(click.Option):
         if value == "" or (isinstance(value, tuple | list) and "" in value):
             raise click.BadParameter("expected a value, got an empty one", ctx, self)
         return super().type_cast_value(ctx, value)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """See `click.Parameter.shell_complete`; a text that names a file, as the help says, is completed as one."""
+        found = super().shell_complete(ctx, incomplete)
+        names_file = re.search("FILE|FOLDER|DIR", self.metavar or "")
+        return found if found or not names_file else complete_files(ctx, self, incomplete)
 
 
 def option(section: str, *names: str, **settings: Any) -> Callable[[_Decorated], _Decorated]:  # noqa: ANN401

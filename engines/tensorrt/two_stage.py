@@ -154,6 +154,9 @@ class TensorRtTwoStage:
             self._wait()
         return self._fine_keypoints[:count]
 
+    def terminate(self) -> None:
+        """See `TwoStage.terminate`: a batch on a GPU is short, and can't be ended."""
+
     def close(self) -> None:
         """See `TwoStage.close`. Arrays that were handed out stay readable until nobody holds them."""
         if self._closed:

@@ -20,7 +20,7 @@ from sharpose.runtime.sinks.folders import FolderSettings, OpenPoseSink, Picture
 from sharpose.runtime.sinks.restream import RESTREAM_SCHEMES, RestreamSink
 from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
-from sharpose.runtime.sources.pictures import is_picture
+from sharpose.runtime.sources.folder import is_picture
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 

@@ -23,22 +23,45 @@ from sharpose.runtime.sources.camera import (
     pipeline_of,
 )
 from sharpose.runtime.sources.decoding import Hardware
+from sharpose.runtime.sources.folder import is_glob, is_picture, list_files
 from sharpose.runtime.sources.live import LiveSource
-from sharpose.runtime.sources.pictures import PictureSource, is_picture
+from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.runtime.sources.raw import RawSource
 from sharpose.runtime.sources.urls import RTSP, is_url, lower_scheme, redact_url, redact_urls, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
 _EXPECTED = (
-    "expected a video, a picture, a folder or glob of pictures, a camera's index, a URL, a GStreamer pipeline "
-    "(`gst:…`), `-` for raw frames on standard input, or `scene`"
+    "expected a video, a picture, a folder or glob of them, a camera's index, a URL, a GStreamer pipeline (`gst:…`), "
+    "`-` for raw frames on standard input, or `scene`"
 )
 # FFmpeg would hand out single tiles of these pictures.
 _UNSUPPORTED_PICTURES = frozenset((".heic", ".heif", ".avif"))
 
 
+def sources_in(spec: str, say: Callable[[str], None] = lambda line: None) -> list[str]:
+    """The sources that one SOURCE stands for: of a folder or glob its pictures, as one, and each of its videos.
+
+    Args:
+        spec: As for `open_source`, which refuses what is none of it; here that is one source.
+        say: Called with a line about what is left out, unless the pictures' source counts it in its warnings.
+    """
+    try:
+        if _kind_of(spec) is not Kind.PICTURES:
+            return [spec]
+        listing = list_files(local_path(spec))
+    except SourceError:
+        return [spec]
+    if not listing.pictures and listing.left_out:
+        say(f"{spec}: left out {listing.left_out}")
+    return [spec] * bool(listing.pictures) + [str(video) for video in listing.videos]
+
+
 def open_source(
-    spec: str, options: SourceOptions | None = None, *, say: Callable[[str], None] = lambda line: None
+    spec: str,
+    options: SourceOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    beside_videos: bool = False,
 ) -> Source:
     """Opens a source of frames.
 
@@ -46,13 +69,15 @@ def open_source(
     `LiveSource`, whose queue can also be polled.
 
     Args:
-        spec: A video file, a picture file, a folder or glob of pictures, a camera (`0`, `/dev/video0`, on a Jetson
+        spec: A video file, a picture file, a folder or glob with pictures, a camera (`0`, `/dev/video0`, on a Jetson
             `csi://0`), an address (`rtsp://…`, `http://…`, `udp://…`), a GStreamer pipeline (`gst:…`), `-` for raw
             frames on standard input, or `scene` with or without settings (`scene:people=3`). `./0` and `./scene` are
             files.
         options: How to read it.
         say: Called with one line, without secrets, when a live source is lost and when it is back, and to name the
             hardware that decodes; possibly from another thread.
+        beside_videos: Whether videos in a folder of pictures are sources of their own, as `sources_in` has them; else
+            a warning counts them.
 
     Raises:
         SourceError: it is none of these, or can't be opened.
@@ -71,7 +96,7 @@ def open_source(
     if kind is Kind.SCENE:
         return _trimmed(SceneSource(spec), options)
     if kind is Kind.PICTURES:
-        return _trimmed(PictureSource(spec, strict=options.strict), options)
+        return _trimmed(PictureSource(spec, strict=options.strict, beside_videos=beside_videos), options)
     if kind is Kind.VIDEO and jetson:
         return _trimmed(GstreamerSource(name, jetson_pipeline(spec, "tcp"), live=False), options)
     if kind is Kind.VIDEO:
@@ -114,8 +139,7 @@ def _kind_of(spec: str) -> Kind:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise SourceError(f"{redact_url(spec)!r}: {_EXPECTED}, but this name can't be looked up: {why}") from None
-    is_glob = not exists and any(character in spec for character in "*?[")
-    if is_folder or is_glob or (exists and is_picture(path)):
+    if is_folder or is_glob(spec) or (exists and is_picture(path)):
         return Kind.PICTURES
     if not exists:
         found = "a link to nothing" if path.is_symlink() else "no such file or folder"
@@ -256,5 +280,7 @@ def _short_name(spec: str) -> str:
     elif is_scene(spec):
         text = spec
     else:
-        text = PurePath(redact_urls(spec)).stem
+        path = PurePath(redact_urls(spec))
+        named = next((part for part in (path, *path.parents) if re.search("[A-Za-z0-9]", part.name)), path)
+        text = named.stem  # of `holiday/*`, `holiday`
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:_LONGEST_NAME] or "source"

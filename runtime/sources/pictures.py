@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import io
 import os
 import re
-import stat
 import tempfile
 import threading
 from collections import Counter
@@ -22,22 +19,15 @@ import numpy as np
 from sharpose.errors import SourceError, counted
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.result import Image
+from sharpose.runtime.sources.folder import list_files
 from sharpose.runtime.sources.picture_header import PictureHeader, png_is_whole, read_header
 
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".ts", ".mts", ".mpg", ".mpeg", ".wmv"))
 # In a picture. OpenCV would take memory for what a header claims, and copies what it decoded: 6 bytes a pixel.
 _MOST_PIXELS = 120_000_000
 _MOST_ANIMATED = 25_000_000  # where OpenCV keeps several: of an animated PNG or WebP
 _DECODED_BYTES = 20_000_000  # decoded at once, of files with several pictures
 _ANIMATIONS = hasattr(cv2, "imdecodeanimation")  # OpenCV 4.11 and later
 _NAMED = 10  # broken pictures that are named
-_EXPECTED = "expected pictures (" + " ".join(suffix[1:] for suffix in _PICTURE_SUFFIXES) + ")"
-
-
-def is_picture(path: Path) -> bool:
-    """Whether the name ends like a picture's and isn't hidden (`._1.jpg` is a macOS leftover, no picture)."""
-    return path.suffix.lower() in _PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
 class PictureSource:
@@ -51,6 +41,7 @@ class PictureSource:
         spec: A picture file, a folder (not its subfolders), or a glob (`**` reaches into subfolders).
         strict: Whether a picture that can't be read is an error. Else it is left out, and the others keep their indices
             and ids.
+        beside_videos: Whether videos there are sources of their own; else they are counted as left out.
 
     Attributes:
         paths: The files, in order.
@@ -59,8 +50,13 @@ class PictureSource:
         SourceError: there is no picture.
     """
 
-    def __init__(self, spec: str, *, strict: bool = False) -> None:
-        self.paths, left_out = _find_pictures(spec)
+    def __init__(self, spec: str, *, strict: bool = False, beside_videos: bool = False) -> None:
+        listing = list_files(spec)
+        videos = "" if beside_videos or not listing.videos else counted(len(listing.videos), "video")
+        left_out = "; ".join(filter(None, [videos, listing.left_out]))
+        self.paths = listing.pictures
+        if not self.paths:
+            raise SourceError(f"{spec}: expected pictures, found {left_out}; open each video")
         self._strict = strict
         headers = [_header_of(path) for path in self.paths]
         self._durations = [header.durations for header in headers]
@@ -161,85 +157,9 @@ def _header_of(path: Path) -> PictureHeader:
         return PictureHeader()
 
 
-_NO_FILES = {
-    stat.S_IFDIR: "subfolder",
-    stat.S_IFIFO: "pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-}
-
-
-def _find_pictures(spec: str) -> tuple[list[Path], str]:
-    """The pictures, in order, and what else is there in words: nothing for hidden files that are no pictures."""
-    path = Path(spec)
-    is_folder = path.is_dir()
-    is_glob = not is_folder and not path.exists()
-    if is_glob:
-        found = [Path(match) for match in glob.glob(spec, recursive=True)]  # noqa: PTH207 (Path's refuses absolute ones)
-    try:
-        if not is_glob:
-            found = list(path.iterdir()) if is_folder else [path]
-        kinds = [_kind_of(entry) for entry in found]
-    except OSError as error:
-        raise SourceError(f"{spec}: expected a folder of pictures that can be read: {error.strerror}") from None
-    files = [entry for entry, kind in zip(found, kinds, strict=True) if kind == "file"]
-    pictures = sorted(filter(is_picture, files), key=_natural_key)
-    others = Counter(kinds)
-    del others["file"]
-    if is_glob and "**" in spec:
-        del others["subfolder"]  # it reaches into them
-    # macOS leaves a `._1.jpg` beside each picture.
-    hidden = [entry for entry in files if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.name.startswith(".")]
-    others["hidden picture"] = sum(not entry.name.startswith("._") for entry in hidden)
-    more = [counted(number, kind) for kind, number in sorted(others.items()) if number]
-    if others["subfolder"]:
-        more[-1] += " (a glob with ** reaches into subfolders)"
-    if not pictures:
-        where = "the glob matches" if is_glob else "the folder holds" if is_folder else "this is"
-        if where == "this is" and kinds != ["file"]:
-            raise SourceError(f"{spec}: {_EXPECTED}, but this is a {kinds[0]}")
-        described = [_describe(files)] if files or not more else []
-        raise SourceError(f"{spec}: {_EXPECTED}, but {where} {'; '.join(described + more)}")
-    rest = [entry for entry in files if not (is_picture(entry) or entry.name.startswith("."))]
-    if rest:
-        what = "files that are not pictures" if len(rest) > 1 else "file that is not a picture"
-        more.insert(0, f"{len(rest)} {what}: {_suffixes(rest)}")
-    return pictures, "; ".join(more)
-
-
-def _kind_of(path: Path) -> str:
-    """`file`, also for a link to nothing, which is said when it is read; or what it is instead."""
-    try:
-        return _NO_FILES.get(stat.S_IFMT(path.stat().st_mode), "file")
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return "file"
-        raise
-
-
 def _as_text(name: str) -> str:
     r"""A file's name with the bytes that are not UTF-8 as `\xNN`, which every reader of a result takes."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _suffixes(paths: list[Path]) -> str:
-    suffixes = sorted({path.suffix.lower() or "no suffix" for path in paths})
-    return ", ".join(suffixes[:5]) + ", …"[: 3 * (len(suffixes) > 5)]
-
-
-def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    parts = re.split("([0-9]+)", str(path))
-    return [(1, int(part), "") if index % 2 else (0, 0, part) for index, part in enumerate(parts)], str(path)
-
-
-def _describe(found: list[Path]) -> str:
-    if not found:
-        return "no file"
-    videos = sum(path.suffix.lower() in _VIDEO_SUFFIXES for path in found)
-    if videos:
-        return f"{counted(videos, 'video')}; give one video file at a time"
-    return f"{counted(len(found), 'other file')} ({_suffixes(found)})"
 
 
 def read_picture(path: Path) -> tuple[Image, str | None]:

@@ -21,6 +21,7 @@ from sharpose.scene.stage import SceneFrame, Stage, effects
 MAX_PEOPLE = 64
 MIN_SIZE = 64
 MAX_SIZE = 8192
+MAX_PIXELS = 4320 * 7680
 MAX_FPS = 10_000
 _LONG = 10**12
 _NEAREST_PROP = 1.12  # how far away props are at least; 1 is where people are seen whole
@@ -35,7 +36,7 @@ class SceneConfig:
         people: How many people are in the scene, 0 to 64. They walk in and out of the picture and hide each other, so a
             frame may show fewer.
         frames: How many frames it has, 1 or more.
-        height: Picture height in pixels, 64 to 8192.
+        height: Picture height in pixels, 64 to 8192; times the width at most those of 8K, 4320x7680.
         width: Picture width in pixels, 64 to 8192.
         fps: Frames a second, above 0.
 
@@ -60,6 +61,10 @@ class SceneConfig:
                 raise ConfigError(f"scene {name}: {wanted}, got {value!r}")
             if not low <= value <= high:
                 raise ConfigError(f"scene {name}: {wanted}, got {reprlib.repr(value)}")
+        if self.height * self.width > MAX_PIXELS:
+            raise ConfigError(
+                f"scene size: expected at most {MAX_PIXELS} pixels, as of 4320x7680, got {self.height}x{self.width}"
+            )
         fps = self.fps
         if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
             raise ConfigError(f"scene fps: expected a number above 0 and at most {MAX_FPS}, got {reprlib.repr(fps)}")

@@ -40,7 +40,7 @@ def test_pictures_that_cannot_be_decoded_are_left_out_and_counted(tmp_path):
     pictures = folder_pictures(tmp_path, CROP)
     assert len(pictures.crops) == MAX_CROPS
     assert pictures.usage == [
-        f"warning: {tmp_path}: left out 1 file that is not a picture: .txt",
+        f"warning: {tmp_path}: left out 1 file that is neither a picture nor a video: .txt",
         f"{tmp_path}: 64 pictures used, 3 left out (2 that can't be read, 1 after the first 64)",
     ]
 

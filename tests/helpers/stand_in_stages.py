@@ -57,6 +57,9 @@ class StubStages:
         self._fine_keypoints[: len(rows)] = [[3, 4, 0.9]] * self.joints
         return self._fine_keypoints[: len(rows)]
 
+    def terminate(self) -> None:
+        """A batch takes no time."""
+
     def close(self) -> None:
         self.closed += 1
 

@@ -8,11 +8,17 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from run_stand_ins import StubSource
 
 from sharpose.cli import Terminated
+from sharpose.engines.onnxrt import OnnxRuntimeRunner
+from sharpose.errors import EngineError
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.statistics import StreamSnapshot
 
@@ -100,7 +106,7 @@ class Terminal(io.StringIO):
 def test_progress_is_for_people_at_a_terminal(stream: io.StringIO, settings: dict[str, bool], shown: bool) -> None:
     source = StubSource()
     source.info.name = "take[bold]1.mp4"
-    with Messages(stream=stream, **settings).progress([source]) as on_frame:
+    with Messages(stream=stream, **settings).progress([source].__getitem__) as on_frame:
         for frame in source:
             on_frame(0, frame)
     assert ("take[bold]1.mp4" in stream.getvalue()) == shown
@@ -115,7 +121,7 @@ def test_nothing_asked_for() -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_is_noted(number: signal.Signals, code: int) -> None:
     with stop_on_signals() as stop:
         os.kill(os.getpid(), number)
@@ -130,7 +136,7 @@ def test_the_first_signal_is_noted(number: signal.Signals, code: int) -> None:
         (signal.SIGINT, signal.SIGINT, KeyboardInterrupt),
         (signal.SIGTERM, signal.SIGINT, KeyboardInterrupt),
         (signal.SIGINT, signal.SIGTERM, Terminated),
-        (signal.SIGTERM, signal.SIGTERM, Terminated),
+        (signal.SIGHUP, signal.SIGTERM, Terminated),
     ],
 )
 def test_the_second_ends_it_at_once(first: signal.Signals, second: signal.Signals, error: type[BaseException]) -> None:
@@ -149,6 +155,21 @@ def test_the_second_ends_it_at_once(first: signal.Signals, second: signal.Signal
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_terminal_that_closes_may_say_so_twice_and_nohup_is_heeded() -> None:
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.exit_code == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_is_overdue_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [50.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -158,3 +179,20 @@ def test_a_signal_is_overdue_after_a_while(monkeypatch: pytest.MonkeyPatch) -> N
     assert (bool(stop), stop.is_overdue) == (True, False)
     now[0] += 0.3
     assert stop.is_overdue
+
+
+def test_a_signal_ends_a_batch_that_runs(tmp_path: Path) -> None:
+    """300 products of 1024x1024 matrices take seconds; the main thread, which has Python's handlers, is inside."""
+    nodes = [helper.make_node("MatMul", [f"x{index}", "w"], [f"x{index + 1}"]) for index in range(300)]
+    weights = numpy_helper.from_array(np.eye(1024, dtype=np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1024, 1024]) for name in ("x0", "x300")]
+    graph = helper.make_graph(nodes, "long", ends[:1], ends[1:], [weights])
+    path = tmp_path / "long.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    runner = OnnxRuntimeRunner(path, lambda inputs: inputs, 1, threads=1)
+    with stop_on_signals() as stop:
+        stop.when_overdue(runner.terminate)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(EngineError, match="terminate"):
+            runner.run({"x0": np.ones((1024, 1024), np.float32)}, ("x300",))
+        assert (stop.signal, stop.is_overdue) == (signal.SIGINT, True)

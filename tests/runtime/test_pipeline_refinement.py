@@ -11,13 +11,15 @@ import pytest
 from stand_in_stages import PATCH, PICTURE, REGION, StubStages, Ticks, TimedStages, some_boxes, stub_estimator
 
 from sharpose.bundle import Bundle, open_bundle
+from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import CoarseOutput
-from sharpose.errors import InputError
+from sharpose.errors import EngineError, InputError
 from sharpose.geometry import crop_frames, keypoints_to_image
 from sharpose.runtime import Boxes, Picture, PoseEstimator
 from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.deadline.priority import Candidates, Prioritise, priority
 from sharpose.runtime.gate import Refine
+from sharpose.runtime.pipeline import EstimateStopped
 from sharpose.similarity import BODY_SHARE, keypoint_similarity
 
 
@@ -204,6 +206,17 @@ def test_keypoints_land_where_the_light_is(bundle: Bundle, name: str, refine: Re
     assert result.refined.tolist() == [refine == "always"]
     np.testing.assert_allclose(result.keypoints[0, :3, :2], centers, atol=0.25)
     np.testing.assert_allclose(result.keypoints[0, :3, 2], 0.9 if refine == "always" else 0.5)
+
+
+def test_a_batch_that_is_terminated_is_given_up_where_that_is_asked_for(bundle: Bundle) -> None:
+    picture = Picture(np.zeros((64, 64, 3), np.uint8), Boxes.from_xyxy([[0, 0, 40, 60]]))
+    with PoseEstimator.from_stages(bundle, load_two_stage(bundle, threads=1)) as estimator:
+        assert len(estimator.estimate([picture], stop=lambda: True)[0]) == 1  # it was one batch
+        estimator.terminate()
+        with pytest.raises(EstimateStopped):
+            estimator.estimate([picture], stop=lambda: True)
+        with pytest.raises(EngineError, match="terminate"):
+            estimator.estimate([picture])
 
 
 def test_the_crops_corners_are_the_padded_boxs_corners(bundle: Bundle) -> None:

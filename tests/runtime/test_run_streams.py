@@ -10,13 +10,13 @@ from typing import cast
 import numpy as np
 import pytest
 
-from sharpose.errors import EngineError, SharposeError, SinkError, SourceError
+from sharpose.errors import DetectorError, EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes import SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Picture, PoseResult
-from sharpose.runtime.run import PoseStep, Run, RunFailedError, Stream, run
+from sharpose.runtime.run import Outcome, PoseStep, Run, RunFailedError, Stream, run
 from sharpose.runtime.statistics import STAGES, StreamStatistics
 
 
@@ -253,3 +253,70 @@ def test_records_say_how_long_stages_took() -> None:
     numbers = stream.statistics.snapshot()
     assert [len(numbers.durations[stage]) for stage in STAGES] == [2] * len(STAGES)
     assert numbers.dropped == 4
+
+
+def opener(opened: list[int], source: Numbered | SharposeError, sink: Notes) -> Callable[[], Stream]:
+    def open_it() -> Stream:
+        if isinstance(source, SharposeError):
+            raise source
+        opened.append(int(source.info.name.split()[1]))
+        return Stream(source, SourceBoxes(), [cast(Sink, sink)], StreamStatistics(source.info))
+
+    return open_it
+
+
+def play(
+    playlist: Sequence[Numbered | SharposeError], beside: Sequence[Stream] = (), stop: StopRequest | None = None
+) -> tuple[Outcome, list[Notes], list[str], list[int], list[tuple[int, int]]]:
+    """How it went, the sinks of the playlist, what was said, what was opened, and every frame with its stream."""
+    sinks, said, opened, seen = [Notes() for _ in playlist], list[str](), list[int](), list[tuple[int, int]]()
+    waiting = [opener(opened, source, sink) for source, sink in zip(playlist, sinks, strict=True)]
+    job = Run(beside, cast(PoseEstimator, Estimator()), lambda image, _: image, say=said.append, playlists=[waiting])
+
+    def on_frame(index: int, frame: Frame) -> None:
+        seen.append((index, frame.index))
+        if stop is not None and len(seen) == 3:
+            stop.closed = True
+
+    outcome = run(job, stop=StopRequest() if stop is None else stop, on_frame=on_frame)
+    return outcome, sinks, said, opened, seen
+
+
+def test_a_playlist_runs_one_after_another() -> None:
+    outcome, sinks, said, opened, seen = play([Numbered(1, 3), Numbered(2, 1), Numbered(3, 2)])
+    assert (outcome.failures, outcome.unopened, said) == ([], 0, [])
+    assert opened == [1, 2, 3]
+    assert seen == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)]
+    assert [sink.seen for sink in sinks] == [[0, 1, 2], [0], [0, 1]]
+    assert [sink.calls for sink in sinks] == [["close"]] * 3
+
+
+def test_a_playlist_runs_beside_other_streams() -> None:
+    other, sink = Numbered(9, 7), Notes()
+    stream = Stream(other, SourceBoxes(), [cast(Sink, sink)], StreamStatistics(other.info))
+    outcome, sinks, _, opened, seen = play([Numbered(1, 2), Numbered(2, 2)], [stream])
+    assert outcome.failures == []
+    assert (sink.seen, [one.seen for one in sinks], opened) == (list(range(7)), [[0, 1], [0, 1]], [1, 2])
+    assert {index for index, _ in seen} == {0, 1, 2}
+
+
+def test_a_file_of_a_playlist_that_is_none_is_passed_over() -> None:
+    outcome, sinks, said, _, _ = play([SourceError("a: no video"), Numbered(1, 2, fail_at=1), Numbered(2, 2)])
+    assert [sink.seen for sink in sinks] == [[], [0], [0, 1]]
+    assert said[0] == "a: no video; the other streams go on"
+    assert said[1].startswith("source 1: broken; the frame before it is kept in notes.partial; the other streams")
+    assert [line.split(";")[0] for line in outcome.failures] == ["a: no video", "source 1: broken"]
+
+
+def test_a_playlist_without_a_good_file_ends_on_the_last_error() -> None:
+    with pytest.raises(SourceError, match="b: no video"):
+        play([SourceError("a: no video"), SourceError("b: no video")])
+    with pytest.raises(DetectorError, match="no network"):  # no file's fault: the others would fail as well
+        play([DetectorError("no network"), Numbered(2, 2)])
+
+
+def test_a_request_to_stop_leaves_the_rest_of_a_playlist_unopened() -> None:
+    stop = StopRequest()
+    outcome, sinks, _, opened, _ = play([Numbered(1, 9), Numbered(2, 9), Numbered(3, 9)], stop=stop)
+    assert (outcome.unopened, opened, outcome.cut) == (2, [1], ["notes"])
+    assert sinks[0].seen == [0, 1, 2]

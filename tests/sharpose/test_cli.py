@@ -15,9 +15,10 @@ from sharpose.errors import BundleError, ParityError, SinkError
 
 @pytest.fixture(autouse=True)
 def keep_signal_handler():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def run(action, capsys, arguments=()):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +29,17 @@ def lines_of(file: Path) -> int:
     return sum(1 for line in file.read_text().splitlines() if json.loads(line))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("seconds", [0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("number", "code", "seconds"),
+    [
+        *(
+            (number, code, at)
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143))
+            for at in (0.1, 0.5, 0.9)
+        ),
+        (signal.SIGHUP, 129, 0.2),
+    ],
+)
 def test_a_signal_while_modules_are_imported(tmp_path: Path, number: int, code: int, seconds: float) -> None:
     """Whatever is imported at that moment: one line and the agreed code, also where an import would swallow it."""
     command = [*RUN, "scene:people=1,frames=100000,size=360x640", "--refine", "never", "--quiet", "--json", "out.jsonl"]
@@ -184,3 +195,65 @@ def test_the_help_of_a_module_names_its_command():
         [sys.executable, "-m", "sharpose", "run", "--help"], capture_output=True, text=True, check=True
     )
     assert done.stdout.split("\n")[0] == "Usage: python -m sharpose run [OPTIONS] SOURCE..."
+
+
+def test_a_terminal_that_closes_ends_a_run_with_whole_files(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [*RUN, "scene:people=1,frames=100000,size=360x640", "--refine", "never", "--json", "out.jsonl"]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=_take_terminal
+    )
+    os.close(theirs)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.close(ours)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 129, err
+    frames = lines_of(tmp_path / "out.jsonl")
+    assert err.endswith(f"warning: interrupted after {frames} frame{'s' * (frames != 1)}; out.jsonl holds those\n")
+
+
+def _take_terminal() -> None:
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("sharpose-run --refi", ["--refine"]),
+        ("sharpose-run x --refine al", ["always"]),
+        ("sharpose-run my", ["my_video.mp4"]),
+        ("sharpose-run x --json my", ["my_video.mp4"]),
+        ("sharpose-train sharpose_tiny_ship", ["sharpose_tiny_shipped"]),
+        ("sharpose-export --store-weights fp1", ["fp16"]),
+        ("sharpose-eval --ignore", ["--ignore-weak"]),
+        ("sharpose-doctor --detector-d", ["--detector-device"]),
+    ],
+)
+def test_bash_completes_the_installed_commands(tmp_path: Path, line: str, expected: list[str]) -> None:
+    """As the documentation sets it up; file names are left to bash, which `compgen` stands for."""
+    (tmp_path / "my_video.mp4").touch()
+    program, *words = line.split()
+    name = program.removeprefix("sharpose-")
+    script = (
+        f'eval "$(env _SHARPOSE_{name.upper()}_COMPLETE=bash_source {program})"\n'
+        'compopt() { COMPREPLY=($(compgen -f "${COMP_WORDS[COMP_CWORD]}")); }\n'
+        f"COMP_WORDS=({line}) COMP_CWORD={len(words)}\n"
+        f"_sharpose_{name}_completion {program}\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.stdout.split(), done.stderr) == (expected, "")

@@ -113,6 +113,7 @@ def test_every_option_has_its_section(command: str) -> None:
         ("run", "--no-cuda-graphs", "error: --no-cuda-graphs is for --device tensorrt"),
         ("run", "--cuda-graphs", "error: --cuda-graphs is for --device tensorrt"),
         ("run", "--draw-regions --output o.mp4 --refine never", "--draw-regions is for --refine auto or always"),
+        ("run", "--timings --quiet", "--timings and --quiet exclude each other"),
         ("run", "--crf 5 --bitrate 5000 --output o.mp4", "--crf and --bitrate exclude each other"),
         ("run", "- -", "- and -: standard input can be read once only"),
         ("run", "- --boxes /dev/stdin", "- and /dev/stdin: standard input can be read once only"),

@@ -89,9 +89,7 @@ def test_a_file_of_a_camera_or_scene_name_needs_a_dot(folder, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["missing.mp4", "missing.jpg", "missing/", "", "x" * 5000, "nul\0byte"])
 def test_nothing_there_says_what_was_expected(spec):
-    with pytest.raises(
-        SourceError, match="expected a video, a picture, a folder or glob of pictures, a camera"
-    ) as caught:
+    with pytest.raises(SourceError, match="expected a video, a picture, a folder or glob of them, a camera") as caught:
         open_source(spec)
     assert "\n" not in str(caught.value)
 
