@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.coco_ap import coco_scores
-from sharpose.coco_labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
+from sharpose.coco.ap import coco_scores
+from sharpose.coco.labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
 from sharpose.errors import ExportError, counted, require_packages
 from sharpose.files import found_at
 from sharpose.geometry import crop_frames, extract_crops

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.coco_labels import PERSON_NAMES, usage_line
+from sharpose.coco.labels import PERSON_NAMES, usage_line
 from sharpose.errors import BoxesError, counted
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.runtime.frames import Frame, ImageId

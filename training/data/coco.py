@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpose.coco_labels import CocoLabels, LabelledPicture, read_coco_labels
+from sharpose.coco.labels import CocoLabels, LabelledPicture, read_coco_labels
 from sharpose.errors import SourceError
 from sharpose.runtime.boxes import OUTSIDE, BoxesFile, lie_outside
 from sharpose.runtime.frames import ImageId

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from sharpose.coco_labels import Finite, LabelEntry, checked_entry
+from sharpose.coco.labels import Finite, LabelEntry, checked_entry
 from sharpose.errors import SourceError
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.coco_labels import usage_line
+from sharpose.coco.labels import usage_line
 from sharpose.errors import InputError, SourceError
 from sharpose.skeleton import Skeleton
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import MANIFEST_NAME, GainCurve, Gate, open_bundle
-from sharpose.coco_ap import PictureMatches, average_precision, match_pictures
+from sharpose.coco.ap import PictureMatches, average_precision, match_pictures
 from sharpose.errors import BundleError, InputError, counted
 from sharpose.files import replacing
 from sharpose.training.evaluation.data import EvaluationData

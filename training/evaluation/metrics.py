@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import GainCurve
-from sharpose.coco_ap import CocoScores, coco_scores
+from sharpose.coco.ap import CocoScores, coco_scores
 from sharpose.errors import counted
 from sharpose.runtime.gate import Refine
 from sharpose.similarity import pose_oks

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import GainCurve
-from sharpose.coco_labels import usage_line
+from sharpose.coco.labels import usage_line
 from sharpose.errors import SinkError, counted
 from sharpose.training.evaluation.gate import GatePoint, ThresholdChoice
 from sharpose.training.evaluation.metrics import Calibration, Evaluation

@@ -14,7 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sharpose.coco_ap import average_precision, coco_scores, match_pictures
+from sharpose.coco.ap import average_precision, coco_scores, match_pictures
 from sharpose.errors import InputError
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.data import EvaluationData

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sharpose.bundle import GainCurve, open_bundle
-from sharpose.coco_ap import coco_scores
+from sharpose.coco.ap import coco_scores
 from sharpose.errors import BundleError, InputError
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.data import EvaluationData

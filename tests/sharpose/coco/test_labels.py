@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharpose.coco_labels import CocoLabels, clean_box, read_coco_labels
+from sharpose.coco.labels import CocoLabels, clean_box, read_coco_labels
 from sharpose.errors import SourceError
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import COCO17

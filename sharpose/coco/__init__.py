@@ -1,0 +1,1 @@
+"""What COCO defines: label files and AP."""
