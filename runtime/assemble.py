@@ -342,6 +342,7 @@ def _make_sinks(
         frame_rate=source.info.frame_rate,
         live=source.info.live,
         tracked=options.track,
+        keypoint_threshold=options.kpt_thr,
         video=options.video,
         picture_kind=options.frames_format,
         pictures=source.info.pictures,

@@ -207,10 +207,11 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "--json",
     "to_json",
     metavar="FILE",
-    help="JSON Lines, one per frame, written as the run goes. `-` is standard output, also of --csv and --mot.",
+    help="JSON Lines, one per frame, written as the run goes. `-` is standard output, as of --csv, --angles and --mot.",
 )
 @option(_RESULTS, "--coco", "to_coco", metavar="FILE", help="COCO keypoint results.")
 @option(_RESULTS, "--csv", "to_csv", metavar="FILE", help="CSV, a row per person and frame.")
+@option(_RESULTS, "--angles", "to_angles", metavar="FILE", help="Joint angles as CSV, a row per person and frame.")
 @option(_RESULTS, "--openpose", "to_openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
 @option(_RESULTS, "--mot", "to_mot", metavar="FILE", help="MOT challenge text; needs --track.")
 @option(_RESULTS, "--frames", "to_frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
@@ -225,7 +226,14 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="TOKEN",
     help="Token for --serve; default: $SHARPOSE_SERVE_TOKEN.",
 )
-@option(_PICTURE, "--kpt-thr", type=Number(), metavar="FLOAT", default=0.3, help="Score threshold of drawn keypoints.")
+@option(
+    _PICTURE,
+    "--kpt-thr",
+    type=Number(),
+    metavar="FLOAT",
+    default=0.3,
+    help="Score threshold of keypoints that are drawn or used for --angles.",
+)
 @option(
     _PICTURE,
     "--draw-status",

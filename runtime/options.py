@@ -280,7 +280,7 @@ class RunOptions:
             ("--preset", self.video.preset is not None, "--output", encoded),
             ("--frames-format", self.frames_format != "jpg", "--frames", "--frames" in outputs),
             ("--serve-token", self.serve_token is not None and not token_in_environment, "--serve", bool(self.serve)),
-            ("--kpt-thr", self.kpt_thr != 0.3, _DRAWN, drawn),
+            ("--kpt-thr", self.kpt_thr != 0.3, f"{_DRAWN} or --angles", drawn or "--angles" in outputs),
             ("--draw-status", self.draw_status, _DRAWN, drawn),
             ("--draw-regions", self.draw_regions, _DRAWN, drawn),
             ("--draw-regions", self.draw_regions, "--refine auto or always", self.refine != "never"),

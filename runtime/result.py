@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.angles import joint_angles
 from sharpose.errors import InputError, counted
 from sharpose.geometry import CropFrames, crop_frames, extract_crops
 from sharpose.skeleton import Skeleton
@@ -237,9 +238,24 @@ class PoseResult:
         """
         from sharpose.runtime.drawing.draw import draw_poses
 
-        if self.skeleton is None:
-            raise InputError("plot: expected a result with a skeleton, as estimators make; set `skeleton`")
-        return draw_poses(image_bgr, self, self.skeleton, keypoint_threshold=keypoint_threshold, regions=regions)
+        skeleton = self._skeleton_for("plot")
+        return draw_poses(image_bgr, self, skeleton, keypoint_threshold=keypoint_threshold, regions=regions)
+
+    def angles(self, *, keypoint_threshold: float = 0.3) -> dict[str, npt.NDArray[np.float32]]:
+        """Joint angles in the plane of the picture, in degrees; `sharpose.angles.ANGLES` defines them.
+
+        Args:
+            keypoint_threshold: Lowest score of a keypoint that is used.
+
+        Returns:
+            float32 [n] for each angle that the skeleton gives, such as `left_knee`, 0 to 180 where 180 is straight, and
+            `trunk_lean`, -180 to 180 where 0 is upright and positive leans to the right of the picture. NaN for people
+            whose keypoints score too low.
+
+        Raises:
+            InputError: the result has no skeleton, or one of another number of keypoints.
+        """
+        return joint_angles(self.keypoints, self._skeleton_for("angles"), keypoint_threshold)
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """The people as `sharpose-run --json` writes them: `{"people": [{"bbox": [x, y, width, height], …}, …]}`.
@@ -249,6 +265,11 @@ class PoseResult:
         from sharpose.runtime.sinks.people import people_in
 
         return {"people": [person.to_dict() for person in people_in(self)]}
+
+    def _skeleton_for(self, method: str) -> Skeleton:
+        if self.skeleton is None:
+            raise InputError(f"{method}: expected a result with a skeleton, as estimators make; set `skeleton`")
+        return self.skeleton
 
     @property
     def deferred(self) -> npt.NDArray[np.bool_]:

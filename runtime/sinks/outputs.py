@@ -18,7 +18,7 @@ from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.folders import FolderSettings, OpenPoseSink, PicturesSink
 from sharpose.runtime.sinks.restream import RESTREAM_SCHEMES, RestreamSink
-from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
+from sharpose.runtime.sinks.tables import AnglesSink, CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
 from sharpose.runtime.sources.folder import is_picture
 from sharpose.runtime.sources.urls import is_url, redact_url
@@ -89,6 +89,7 @@ class SinkSettings:
         frame_rate: Nominal frames per second, or None.
         live: Whether the source has no end.
         tracked: Whether people have ids.
+        keypoint_threshold: Lowest score of a keypoint that joint angles are made of.
         video: How videos are encoded.
         picture_kind: What `--frames` writes: `jpg` or `png`.
         pictures: The picture files by frame, where the source is one of pictures; see `SourceInfo.pictures`.
@@ -102,6 +103,7 @@ class SinkSettings:
     frame_rate: float | None = None
     live: bool = False
     tracked: bool = False
+    keypoint_threshold: float = 0.3
     video: VideoSettings = field(default_factory=VideoSettings)
     picture_kind: str = "jpg"
     pictures: Collection[Path] | None = None
@@ -303,11 +305,14 @@ _MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
     "--json": lambda target, settings: JsonLinesSink(target),
     "--coco": lambda target, settings: CocoSink(target),
     "--csv": lambda target, settings: CsvSink(target, skeleton=settings.skeleton),
+    "--angles": lambda target, settings: AnglesSink(
+        target, skeleton=settings.skeleton, keypoint_threshold=settings.keypoint_threshold
+    ),
     "--openpose": lambda target, settings: OpenPoseSink(target, settings.folder, skeleton=settings.skeleton),
     "--mot": lambda target, settings: MotSink(target, tracked=settings.tracked),
     "--frames": lambda target, settings: PicturesSink(target, settings.folder, kind=settings.picture_kind),
 }
 OUTPUT_OPTIONS = tuple(_MAKERS)
 """The options that name outputs."""
-_TO_STDOUT = frozenset(("--json", "--csv", "--mot"))
+_TO_STDOUT = frozenset(("--json", "--csv", "--angles", "--mot"))
 _FOLDERS = frozenset(("--openpose", "--frames"))  # the options whose target is a folder

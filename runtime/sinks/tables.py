@@ -1,4 +1,4 @@
-"""Poses as lines of text: JSON Lines, CSV and MOTChallenge."""
+"""Poses as lines of text: JSON Lines, CSV, joint angles and MOTChallenge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from sharpose.angles import angles_of, joint_angles
 from sharpose.errors import InputError, SinkError
 from sharpose.files import GrowingFile
 from sharpose.runtime.frames import FrameRecord
@@ -80,7 +83,7 @@ class JsonLinesSink(LineSink):
         return strict_json(line, record) + b"\n"
 
 
-_COLUMNS = ("time", "id", "x1", "y1", "x2", "y2", "score", "quality", "refined")
+_COLUMNS = ("id", "x1", "y1", "x2", "y2", "score", "quality", "refined")
 
 
 class CsvSink(LineSink):
@@ -102,24 +105,15 @@ class CsvSink(LineSink):
 
     def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
-        file_name = [] if record.frame.file_name is None else ["file_name"]
         keypoints = [f"{name}_{what}" for name in self._skeleton.keypoints for what in ("x", "y", "score")]
-        return _rows([["frame", *file_name, *_COLUMNS, *keypoints]])
+        return _rows([[*_frame_columns(record), *_COLUMNS, *keypoints]])
 
     def lines(self, record: FrameRecord) -> bytes:
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
-        found = record.poses.keypoints.shape[1]
-        if found != self._skeleton.num_keypoints:
-            raise SinkError(
-                f"{self.path}: expected the {self._skeleton.num_keypoints} keypoints of {self._skeleton.name}, "
-                f"got {found}"
-            )
-        frame = record.frame
+        _check_keypoints(self.path, record, self._skeleton)
         return _rows(
             [
-                frame.index,
-                *([] if frame.file_name is None else [frame.file_name]),
-                round(frame.time, 6) if frame.timed else None,
+                *_frame_values(record),
                 person.track_id or None,
                 *person.xyxy,
                 person.score,
@@ -129,6 +123,65 @@ class CsvSink(LineSink):
             ]
             for person in people_of(record)
         )
+
+
+class AnglesSink(LineSink):
+    """Writes `frame,time,id,person`, then a column for each joint angle of `sharpose.angles.ANGLES`, in degrees.
+
+    As `CsvSink` writes it. `person` counts the people of the frame from 0, in the order of the other results. Angles
+    have 2 decimals, and are empty where a keypoint scores too low.
+
+    Args:
+        path: See `LineSink`.
+        skeleton: Names the keypoints.
+        keypoint_threshold: Lowest score of a keypoint that is used.
+        clock: See `LineSink`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        skeleton: Skeleton,
+        keypoint_threshold: float = 0.3,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(path, clock=clock)
+        self._skeleton, self._threshold = skeleton, keypoint_threshold
+
+    def header(self, record: FrameRecord) -> bytes:
+        """The names of the columns."""
+        return _rows([[*_frame_columns(record), "id", "person", *angles_of(self._skeleton)]])
+
+    def lines(self, record: FrameRecord) -> bytes:
+        """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
+        _check_keypoints(self.path, record, self._skeleton)
+        angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold).values()
+        return _rows(
+            [
+                *_frame_values(record),
+                person.track_id or None,
+                index,
+                *[None if np.isnan(angle[index]) else round(float(angle[index]), 2) + 0.0 for angle in angles],
+            ]
+            for index, person in enumerate(people_of(record))
+        )
+
+
+def _frame_columns(record: FrameRecord) -> list[str]:
+    return ["frame", *([] if record.frame.file_name is None else ["file_name"]), "time"]
+
+
+def _frame_values(record: FrameRecord) -> list[int | str | float | None]:
+    frame = record.frame
+    file_name = [] if frame.file_name is None else [frame.file_name]
+    return [frame.index, *file_name, round(frame.time, 6) if frame.timed else None]
+
+
+def _check_keypoints(path: Path, record: FrameRecord, skeleton: Skeleton) -> None:
+    found = record.poses.keypoints.shape[1]
+    if found != skeleton.num_keypoints:
+        raise SinkError(f"{path}: expected the {skeleton.num_keypoints} keypoints of {skeleton.name}, got {found}")
 
 
 def _rows(rows: object) -> bytes:

@@ -83,6 +83,15 @@ def read_csv(path: Path) -> Frames:
     return frames
 
 
+def read_angles(path: Path) -> Frames:
+    frames = Frames()
+    for row in csv.DictReader(whole_lines(path), strict=True):
+        assert None not in row.values()
+        assert int(row["person"]) == len(frames.people.get(int(row["frame"]), []))
+        frames.add(int(row["frame"]), Found(id=int(row["id"] or 0)))
+    return frames
+
+
 def read_coco(path: Path) -> Frames:
     """Through pycocotools."""
     from pycocotools.coco import COCO

@@ -65,7 +65,7 @@ def test_a_wrong_command_line(refused: Callable[..., str], arguments: list[str],
 
 
 @pytest.mark.parametrize(
-    "option", ["--json", "--coco", "--csv", "--openpose", "--frames", "--boxes", "--detector", "--bundle"]
+    "option", ["--json", "--coco", "--csv", "--angles", "--openpose", "--frames", "--boxes", "--detector", "--bundle"]
 )
 @pytest.mark.parametrize("url", ["rtmp://127.0.0.1:1/live/hunter2", "file:///tmp/hunter2"])
 def test_an_address_where_a_file_is_expected(
@@ -131,7 +131,7 @@ def test_secrets_of_a_source_that_is_not_there(refused: Callable[..., str], sour
         ),
         (["in.mp4", "--json", "new/../one"], "output new/../one: there is no folder new; leave out the .."),
         (["in.mp4", "--json", "a" * 300], "File name too long"),
-        (["in.mp4", "--coco", "-"], "--coco -: standard output takes --csv --json --mot only"),
+        (["in.mp4", "--coco", "-"], "--coco -: standard output takes --angles --csv --json --mot only"),
         (["in.mp4", "--json", "-", "--csv", "-"], "--csv - and --json - are the same; give each its own"),
         (["in.mp4", "--boxes", "boxes.json", "--coco", "boxes.json"], "would overwrite the input boxes.json"),
         (["in.mp4", "--detector", "d.onnx", "--json", "d.onnx"], "would overwrite the input d.onnx"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -73,7 +74,7 @@ def test_several_sources_need_their_own_outputs(sharpose_run: Run) -> None:
 def test_tracks_have_ids_that_stay(sharpose_run: Run, tmp_path: Path) -> None:
     done = sharpose_run(
         "scene:seed=0,frames=20,size=360x640,people=3", "--track", "--smooth", "--json", "t.jsonl", "--mot", "t.txt",
-        "--csv", "t.csv",
+        "--angles", "t.csv", "--kpt-thr", "0.6",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     people = people_of(tmp_path / "t.jsonl")
@@ -83,6 +84,13 @@ def test_tracks_have_ids_that_stay(sharpose_run: Run, tmp_path: Path) -> None:
     rows = [line.split(",") for line in (tmp_path / "t.txt").read_text().splitlines()]
     written = {(int(row[0]) - 1, int(row[1])) for row in rows}
     assert written == {(index, p["id"]) for index, frame in enumerate(people) for p in frame if p["id"]}
+    with (tmp_path / "t.csv").open(newline="") as file:
+        angles = list(csv.DictReader(file, strict=True))
+    assert [(int(row["frame"]), int(row["id"] or 0)) for row in angles] == [
+        (index, p["id"] or 0) for index, frame in enumerate(people) for p in frame
+    ]
+    knees = [[point[2] for point in p["keypoints"][11:17:2]] for frame in people for p in frame]
+    assert [row["left_knee"] != "" for row in angles] == [min(scores) >= 0.6 for scores in knees]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import pytest
 
 from sharpose.errors import InputError
 from sharpose.runtime.result import Boxes, PoseResult, StageTimings
+from sharpose.skeleton import COCO17
 
 
 def result(people=2, joints=17, **changes):
@@ -156,6 +157,17 @@ def test_people_as_a_dict():
     assert result(people=0).to_dict() == {"people": []}
 
 
-def test_a_result_without_a_skeleton_is_not_drawn():
-    with pytest.raises(InputError, match="plot: expected a result with a skeleton"):
-        result().plot(np.zeros((9, 9, 3), np.uint8))
+def test_joint_angles_of_a_result():
+    keypoints = np.zeros((2, 17, 3), np.float32)
+    keypoints[1, [12, 14, 16]] = [[10, 10, 0.5], [10, 20, 0.5], [20, 20, 0.4]]
+    found = result(keypoints=keypoints, skeleton=COCO17)
+    np.testing.assert_allclose(found.angles()["right_knee"], [np.nan, 90])
+    assert np.isnan(found.angles(keypoint_threshold=0.45)["right_knee"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("plot", lambda found: found.plot(np.zeros((9, 9, 3), np.uint8))), ("angles", PoseResult.angles)]
+)
+def test_what_needs_a_skeleton(name, call):
+    with pytest.raises(InputError, match=f"{name}: expected a result with a skeleton"):
+        call(result())

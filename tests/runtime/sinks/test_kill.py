@@ -35,8 +35,8 @@ import numpy as np
 from conftest import make_record
 from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
 from sharpose.skeleton import COCO17
-targets = {"--json": "o.jsonl", "--coco": "o.json", "--csv": "o.csv", "--openpose": "poses", "--mot": "o.txt",
-           "--frames": "pictures"}
+targets = {"--json": "o.jsonl", "--coco": "o.json", "--csv": "o.csv", "--angles": "angles.csv", "--openpose": "poses",
+           "--mot": "o.txt", "--frames": "pictures"}
 outputs = [Output(option, str(folder / name)) for option, name in targets.items()]
 outputs += [Output("--output", str(folder / f"o.{suffix}")) for suffix in ("mp4", "mov", "mkv")]
 sinks = [make_sink(output, SinkSettings("walk", COCO17, frame_rate=20, live=live, tracked=True)) for output in outputs]
@@ -77,6 +77,7 @@ def check_files(folder: Path, done: int, *, live: bool) -> None:
         "json": len(readers.read_json_lines(folder / "o.jsonl").people),
         "coco": len(readers.read_coco(folder / "o.json").people),
         "csv": len(readers.read_csv(folder / "o.csv").people),
+        "angles": len(readers.read_angles(folder / "angles.csv").people),
         "mot": len(readers.read_mot(folder / "o.txt").people),
         "openpose": len(readers.read_openpose(folder / "poses").people),
     }

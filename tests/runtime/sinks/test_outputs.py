@@ -35,7 +35,7 @@ from sharpose.runtime.sinks.outputs import (
     picture_stems,
 )
 from sharpose.runtime.sinks.restream import RestreamSink
-from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
+from sharpose.runtime.sinks.tables import AnglesSink, CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VideoSink
 from sharpose.skeleton import COCO17
 
@@ -44,6 +44,7 @@ TARGETS = {
     "--json": "o.jsonl",
     "--coco": "o.json",
     "--csv": "o.csv",
+    "--angles": "angles.csv",
     "--openpose": "poses",
     "--mot": "o.txt",
     "--frames": "pictures",
@@ -61,6 +62,7 @@ STREAM = SinkSettings("walk", COCO17, frame_rate=25, tracked=True)
         ("--json", "a.jsonl", JsonLinesSink),
         ("--coco", "a.json", CocoSink),
         ("--csv", "a.csv", CsvSink),
+        ("--angles", "a.csv", AnglesSink),
         ("--openpose", "poses", OpenPoseSink),
         ("--mot", "a.txt", MotSink),
         ("--frames", "pictures", PicturesSink),
@@ -143,6 +145,7 @@ READERS: dict[str, Callable[[Path], readers.Frames]] = {
     "--json": readers.read_json_lines,
     "--coco": readers.read_coco,
     "--csv": readers.read_csv,
+    "--angles": readers.read_angles,
     "--openpose": readers.read_openpose,
     "--mot": readers.read_mot,
 }
@@ -244,7 +247,7 @@ def write_until_it_fails(sink: Sink, record: Callable[..., object], most: int = 
 
 @pytest.mark.parametrize("option", TARGETS)
 def test_a_full_disk(small_disk, record, option, capfd):
-    if option == "--mot":  # short lines: fill the disk before
+    if option in ("--mot", "--angles"):  # short lines: fill the disk before
         (small_disk / "filler").write_bytes(b"x" * 1_000_000)
     sink = make_sink(Output(option, str(small_disk / TARGETS[option])), STREAM)
     written, said = write_until_it_fails(sink, record)

@@ -1,4 +1,4 @@
-"""JSON Lines, CSV and MOT text; the latter also read by TrackEval, the challenge's own evaluator.
+"""JSON Lines, CSV, joint angles and MOT text; the latter also read by TrackEval, the challenge's own evaluator.
 
 The Makefile installs it without what it asks for: opencv-python, which overwrites opencv-python-headless.
 """
@@ -9,15 +9,17 @@ import csv
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sharpose.angles import ANGLES
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.sinks.tables import CsvSink, JsonLinesSink, MotSink
+from sharpose.runtime.sinks.tables import AnglesSink, CsvSink, JsonLinesSink, MotSink
 from sharpose.skeleton import COCO17, MPII16
 
 
@@ -187,6 +189,38 @@ def test_other_keypoints_than_the_header_names(tmp_path, record):
         sink.write(record())
     assert sink.abandon() is None
     assert list(tmp_path.iterdir()) == []
+
+
+def bent_knee(record: FrameRecord, score: float = 1.0) -> FrameRecord:
+    """The record with its second person's left knee bent by a right angle; that ankle has this score."""
+    keypoints = np.zeros_like(record.poses.keypoints)
+    keypoints[1, [11, 13, 15]] = [[10, 10, 1], [10, 20, 1], [20, 20, score]]
+    return replace(record, poses=replace(record.poses, keypoints=keypoints))
+
+
+def test_what_a_row_of_angles_says(tmp_path, record):
+    sink = AnglesSink(tmp_path / "out.csv", skeleton=COCO17, keypoint_threshold=0.5)
+    sink.write(bent_knee(record(7, time=1 / 3, people=2, ids=[12, 0])))
+    sink.write(record(8, people=0))
+    sink.write(bent_knee(record(9, people=2), score=0.49))
+    sink.close()
+    found = rows(sink.path)
+    assert list(found[0]) == ["frame", "time", "id", "person", *ANGLES]
+    assert [row["frame"] for row in found] == ["7", "7", "9", "9"]
+    assert [row["time"] for row in found][:2] == ["0.333333"] * 2
+    assert [row["id"] for row in found] == ["12", "", "", ""]
+    assert [row["person"] for row in found] == ["0", "1", "0", "1"]
+    assert [row["left_knee"] for row in found] == ["", "90.0", "", ""]
+    assert {row[name] for row in found for name in ANGLES if name != "left_knee"} == {""}
+
+
+def test_angles_of_picture_files_and_of_another_skeleton(tmp_path, record):
+    sink = AnglesSink(tmp_path / "out.csv", skeleton=COCO17)
+    sink.write(bent_knee(record(0, people=2, file_name="a, b.jpg")))
+    assert list(rows(sink.path)[0])[:5] == ["frame", "file_name", "time", "id", "person"]
+    assert [(row["file_name"], row["time"]) for row in rows(sink.path)] == [("a, b.jpg", "")] * 2
+    with pytest.raises(SinkError, match="expected the 16 keypoints of mpii16, got 17"):
+        AnglesSink(tmp_path / "other.csv", skeleton=MPII16).write(record())
 
 
 def test_what_a_line_of_mot_text_says(tmp_path, record):
