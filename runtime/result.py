@@ -6,15 +6,19 @@ import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpose.angles import joint_angles
-from sharpose.errors import InputError, counted
+from sharpose.errors import InputError, counted, how_to_install, require_packages
 from sharpose.geometry import CropFrames, crop_frames, extract_crops
 from sharpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
@@ -265,6 +269,67 @@ class PoseResult:
         from sharpose.runtime.sinks.people import people_in
 
         return {"people": [person.to_dict() for person in people_in(self)]}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The people as a `pandas.DataFrame`, a row per person, with the columns of `sharpose-run --csv` from `id` on.
+
+        `id` is Int64, missing without tracking and while the track is tentative; `refined` is bool, the others float32:
+        `x1, y1, x2, y2` in picture pixels, `score`, `quality`, and `NAME_x`, `NAME_y`, `NAME_score` for each keypoint.
+
+        Raises:
+            InputError: pandas is not installed, or the result has no skeleton.
+        """
+        require_packages("to_pandas", ["pandas"], "pandas", InputError)
+        import pandas
+
+        from sharpose.runtime.sinks.people import table_columns
+
+        columns = table_columns(self._skeleton_for("to_pandas"))
+        ids = np.zeros(len(self), np.int64) if self.track_ids is None else self.track_ids.copy()
+        keypoints = [numbers for keypoint in self.keypoints.transpose(1, 2, 0) for numbers in keypoint]
+        person = [*self.boxes_xyxy.T, self.scores, self.quality, self.refined]
+        values = [pandas.arrays.IntegerArray(ids, ids == 0), *person, *keypoints]
+        return pandas.DataFrame(dict(zip(columns, values, strict=True)))
+
+    def to_supervision(self, *, keypoint_threshold: float = 0.3) -> supervision.KeyPoints:
+        """The people as `supervision.KeyPoints`, for its annotators and, by `as_detections()`, its other tools.
+
+        Its `detection_confidence` is `scores`; every `class_id` is 0, with the `class_name` person. Its `data` has
+        also `xyxy` (the boxes), `quality`, `refined` and, with tracking, `tracker_id` (0 while a track is tentative).
+        Without people it is empty.
+
+        Args:
+            keypoint_threshold: Lowest score of a keypoint that is `visible`; annotators draw only these.
+
+        Raises:
+            InputError: supervision is not installed, or is older than 0.30.
+        """
+        require_packages("to_supervision", ["supervision"], "supervision", InputError)
+        import supervision
+
+        if "keypoint_confidence" not in supervision.KeyPoints.__dataclass_fields__:
+            raise InputError(
+                f"to_supervision: expected supervision 0.30 or later, found {supervision.__version__}: "
+                f"{how_to_install('supervision')}"
+            )
+        if not len(self):
+            return supervision.KeyPoints.empty()
+        tracked = {} if self.track_ids is None else {"tracker_id": self.track_ids.copy()}
+        scores = self.keypoints[:, :, 2].copy()
+        return supervision.KeyPoints(
+            xy=self.keypoints[:, :, :2].copy(),
+            class_id=np.zeros(len(self), int),
+            keypoint_confidence=scores,
+            detection_confidence=self.scores,
+            visible=scores >= keypoint_threshold,
+            data={
+                "class_name": np.array(["person"] * len(self)),
+                "xyxy": self.boxes_xyxy.copy(),
+                "quality": self.quality.copy(),
+                "refined": self.refined.copy(),
+                **tracked,
+            },
+        )
 
     def _skeleton_for(self, method: str) -> Skeleton:
         if self.skeleton is None:

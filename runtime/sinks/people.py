@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.result import PoseResult
+from sharpose.skeleton import Skeleton
 
 _PIXEL_DECIMALS = 3
 _SCORE_DECIMALS = 5
@@ -48,6 +49,14 @@ class Person:
             | {name: getattr(self, name) for name in ("bbox", "score", "keypoints", "quality", "refined")}
             | ({} if self.wanted is None else {"wanted": self.wanted})
         )
+
+
+def table_columns(skeleton: Skeleton) -> list[str]:
+    """The columns of a table with a row per person: `id`, the person's numbers, then `NAME_x`, `NAME_y`, `NAME_score`
+    for each keypoint.
+    """
+    keypoints = [f"{name}_{what}" for name in skeleton.keypoints for what in ("x", "y", "score")]
+    return ["id", "x1", "y1", "x2", "y2", "score", "quality", "refined", *keypoints]
 
 
 def people_of(record: FrameRecord) -> list[Person]:

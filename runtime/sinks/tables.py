@@ -15,7 +15,7 @@ from sharpose.angles import angles_of, joint_angles
 from sharpose.errors import InputError, SinkError
 from sharpose.files import GrowingFile
 from sharpose.runtime.frames import FrameRecord
-from sharpose.runtime.sinks.people import people_of, strict_json
+from sharpose.runtime.sinks.people import people_of, strict_json, table_columns
 from sharpose.skeleton import Skeleton
 
 
@@ -83,9 +83,6 @@ class JsonLinesSink(LineSink):
         return strict_json(line, record) + b"\n"
 
 
-_COLUMNS = ("id", "x1", "y1", "x2", "y2", "score", "quality", "refined")
-
-
 class CsvSink(LineSink):
     """Writes `frame,time,id,x1,y1,x2,y2,score,quality,refined`, then `NAME_x,NAME_y,NAME_score` for each keypoint.
 
@@ -105,8 +102,7 @@ class CsvSink(LineSink):
 
     def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
-        keypoints = [f"{name}_{what}" for name in self._skeleton.keypoints for what in ("x", "y", "score")]
-        return _rows([[*_frame_columns(record), *_COLUMNS, *keypoints]])
+        return _rows([[*_frame_columns(record), *table_columns(self._skeleton)]])
 
     def lines(self, record: FrameRecord) -> bytes:
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
