@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,11 +67,12 @@ def test_a_table_shares_no_memory_with_the_result() -> None:
     pytest.importorskip("pandas")
     given = made()
     table = given.to_pandas()
-    before = [given.boxes_xyxy.copy(), given.keypoints.copy(), given.track_ids.copy()]
+    arrays = [given.boxes_xyxy, given.keypoints, np.asarray(given.track_ids)]
+    before = [array.copy() for array in arrays]
     table.loc[:, "id"] = 99
     table.loc[:, table.columns[1:5]] = np.float32(-1)
     table.loc[:, table.columns[8:]] = np.float32(-1)
-    for array, copy in zip([given.boxes_xyxy, given.keypoints, given.track_ids], before, strict=True):
+    for array, copy in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
@@ -82,7 +84,8 @@ def test_supervision_has_what_its_own_reader_makes_of_the_same_people() -> None:
         boxes=SimpleNamespace(cls=np.zeros(3), conf=given.scores),
         names={0: "person"},
     )
-    expected, found = supervision.KeyPoints.from_ultralytics(same), given.to_supervision()
+    expected = supervision.KeyPoints.from_ultralytics(same)
+    found: Any = given.to_supervision()
     for name in ("xy", "class_id", "keypoint_confidence", "detection_confidence"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert getattr(found, name).dtype == getattr(expected, name).dtype
@@ -101,7 +104,7 @@ def test_supervision_annotates_the_keypoints_that_score_enough() -> None:
     given = made(people=1)
     keypoints = np.zeros_like(given.keypoints)
     keypoints[0, 5], keypoints[0, 7], keypoints[0, 9] = (10, 10, 0.9), (30, 10, 0.5), (30, 40, 0.4)
-    people = replace(given, keypoints=keypoints).to_supervision(keypoint_threshold=0.5)
+    people: Any = replace(given, keypoints=keypoints).to_supervision(keypoint_threshold=0.5)
     assert np.flatnonzero(people.visible).tolist() == [5, 7]
     limbs = [(first + 1, second + 1) for first, second in COCO17.limbs]
     edges = supervision.EdgeAnnotator(color=supervision.Color.WHITE, thickness=1, edges=limbs)
@@ -113,7 +116,7 @@ def test_supervision_annotates_the_keypoints_that_score_enough() -> None:
 def test_supervision_detections_are_around_the_keypoints() -> None:
     pytest.importorskip("supervision")
     given = made()
-    detections = given.to_supervision(keypoint_threshold=0).as_detections()
+    detections: Any = given.to_supervision(keypoint_threshold=0).as_detections()
     corners = [given.keypoints[:, :, :2].min(axis=1), given.keypoints[:, :, :2].max(axis=1)]
     np.testing.assert_allclose(detections.xyxy, np.concatenate(corners, axis=1))
     np.testing.assert_array_equal(detections.confidence, given.scores)

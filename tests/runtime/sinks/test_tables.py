@@ -194,7 +194,7 @@ def test_other_keypoints_than_the_header_names(tmp_path, record):
 def bent_knee(record: FrameRecord, score: float = 1.0) -> FrameRecord:
     """The record with its second person's left knee bent by a right angle; that ankle has this score."""
     keypoints = np.zeros_like(record.poses.keypoints)
-    keypoints[1, [11, 13, 15]] = [[10, 10, 1], [10, 20, 1], [20, 20, score]]
+    keypoints[1, [11, 13, 15]] = np.array([[10, 10, 1], [10, 20, 1], [20, 20, score]])
     return replace(record, poses=replace(record.poses, keypoints=keypoints))
 
 
