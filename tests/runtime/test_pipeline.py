@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from reference_model import reference_crops
-from served_detector import PERSON, default_detector_served
 from stand_in_stages import MAX_BATCH, PICTURE, some_boxes, stub_estimator
 
-from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import CoarseOutput
-from sharpose.errors import BundleError, DetectorError, EngineError, InputError
+from sharpose.errors import InputError
 from sharpose.geometry import crop_frames
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
-from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.gate import Refine
 from sharpose.runtime.pipeline import EstimateStopped
 
@@ -133,46 +130,6 @@ def test_odd_boxes_give_finite_poses_around_them(
     reach = 5 * frame.size[0]  # with random weights, DARK's step from a flat peak may leave the crop
     assert (np.abs(result.keypoints[0, :, :2] - frame.center[0]) <= reach + 1e-6 * np.abs(frame.center[0])).all()
     np.testing.assert_allclose(result.keypoints[1], alone.keypoints[0], rtol=1e-5, atol=1e-3)
-
-
-def test_from_bundle_uses_the_bundles_threshold(tiny_bundle: Path, photo: npt.NDArray[np.uint8]) -> None:
-    with PoseEstimator.from_bundle(tiny_bundle, threads=1) as estimator:
-        assert estimator.quality_threshold == 0.99
-        assert (estimator.refine, estimator.device) == ("auto", "cpu")
-        assert estimator.skeleton.num_keypoints == 17
-        result = estimator(photo, SEVEN[:2])
-    np.testing.assert_array_equal(result.refined, result.quality < 0.99)
-    with pytest.raises(EngineError, match="closed"):
-        estimator(photo, SEVEN[:2])
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "words"),
-    [
-        ({"refine": "sometimes"}, InputError, "refine: expected one of auto, always, never, got 'sometimes'"),
-        ({"quality_threshold": math.nan}, InputError, "quality_threshold: expected a number, got NaN"),
-        ({"device": "gpu"}, EngineError, "device: expected cpu"),
-        ({"quality_threshold": 10**400}, InputError, "quality_threshold: expected a number, got 1000"),
-        ({"quality_threshold": "high"}, InputError, "quality_threshold: expected a number, got 'high'"),
-        ({"device": None}, InputError, "device: expected a name such as 'cpu' or 'cuda:0', got None"),
-    ],
-)
-def test_from_bundle_refuses_bad_settings(
-    tiny_bundle: Path, settings: dict[str, object], error: type[Exception], words: str
-) -> None:
-    with pytest.raises(error, match=words):
-        PoseEstimator.from_bundle(tiny_bundle, **settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("bundle", [5, b"models", ["models"]])
-def test_from_bundle_refuses_what_is_no_path(bundle: object) -> None:
-    with pytest.raises(InputError, match=r"^bundle: expected a folder's path, or None .*, got "):
-        PoseEstimator.from_bundle(bundle)  # type: ignore[arg-type]
-
-
-def test_from_bundle_refuses_what_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle\.json"):
-        PoseEstimator.from_bundle(tmp_path)
 
 
 def some_pictures() -> list[Picture]:
@@ -459,74 +416,3 @@ def test_a_with_block_closes_the_engines(bundle: Bundle) -> None:
     assert stages.closed == 1
     estimator.close()
     assert stages.closed == 2
-
-
-@pytest.fixture
-def detector_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in which the default detector's file may be had, and `served/tiny.onnx` taken away."""
-    with default_detector_served(tmp_path) as variables:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        yield tmp_path
-
-
-def test_without_boxes_people_are_found_first(bundle: Bundle, detector_served: Path) -> None:
-    estimator, _ = stub_estimator(bundle)
-    picture = np.zeros((96, 128, 3), np.uint8)
-    found = estimator(picture)
-    assert found.boxes_xyxy.tolist() == [PERSON]
-    assert found.boxes.scores.tolist() == [0.5]
-    (detector_served / "served" / "tiny.onnx").unlink()
-    assert estimator(picture).boxes_xyxy.tolist() == [PERSON]  # the detector is kept
-    assert estimator(picture, [[1, 2, 30, 40]]).boxes_xyxy.tolist() == [[1, 2, 30, 40]]
-    assert len(estimator(picture, [])) == 0
-    with pytest.raises(InputError, match="rows: expected boxes_xyxy as well"):
-        estimator(picture, rows=[0])
-    with pytest.raises(InputError, match="image_bgr: expected uint8 "):
-        estimator(picture.astype(np.float32))
-    with pytest.raises(InputError, match=r"got NoneType \(cv2.imread returns None"):
-        estimator(None)  # type: ignore[arg-type]
-
-
-def test_a_detector_that_is_given_finds_the_people(bundle: Bundle, detector_served: Path) -> None:
-    detector = Detector.from_name("yolox-tiny", conf=0.6)  # above the score of the one that is found
-    with PoseEstimator(bundle.path, threads=1, detector=detector) as estimator:
-        assert len(estimator(np.zeros((96, 128, 3), np.uint8))) == 0
-    assert len(detector(np.zeros((96, 128, 3), np.uint8))) == 0  # not closed with the estimator
-
-
-def test_a_default_detector_that_does_not_come(bundle: Bundle, detector_served: Path) -> None:
-    (detector_served / "served" / "tiny.onnx").unlink()
-    estimator, _ = stub_estimator(bundle)
-    with pytest.raises(DetectorError, match=r"yolox-tiny can't be downloaded: .* 404 .* --detector motion"):
-        estimator(np.zeros((96, 128, 3), np.uint8))
-
-
-def test_a_bundle_is_given_by_its_folder(bundle: Bundle, photo: npt.NDArray[np.uint8]) -> None:
-    with (
-        PoseEstimator(bundle.path, threads=1, refine="never") as estimator,
-        PoseEstimator.from_bundle(bundle.path, threads=1, refine="never") as named,
-        real_estimator(bundle, 7, "never") as expected,
-    ):
-        poses = expected(photo, SEVEN).keypoints
-        assert np.array_equal(estimator(photo, SEVEN).keypoints, poses)
-        assert np.array_equal(named(photo, SEVEN).keypoints, poses)
-
-
-def test_without_a_bundle_it_is_the_shipped_one() -> None:
-    with PoseEstimator(threads=1) as estimator:
-        assert estimator.bundle.path == shipped_bundle()
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_checkpoint_is_no_bundle(tmp_path: Path, exists: bool) -> None:
-    path = tmp_path / "sharpose_small.pth"
-    if exists:
-        path.write_bytes(b"weights")
-    with pytest.raises(BundleError) as caught:
-        PoseEstimator(path)
-    found = "a file" if exists else "nothing"
-    assert str(caught.value) == (
-        f"bundle {path}: expected a folder written by sharpose-export, found {found} there; "
-        f"export the checkpoint: sharpose-export --checkpoint {path} --output bundle"
-    )
