@@ -74,6 +74,7 @@ class LiveSource:
         self._timeline = _Timeline()
         self._size: tuple[int, int] | None = None
         self._lost_at: float | None = None
+        self._complete = False  # whether all of the duration that was asked for has come
         self._supervisor = threading.Thread(target=self._supervise, name=f"supervisor of {name}", daemon=True)
         self._supervisor.start()
         if self._options.reconnect in (None, 0):
@@ -187,7 +188,7 @@ class LiveSource:
         return max(0.0, self._timeline.first_arrived + self._options.duration + _GRACE_SECONDS - now)
 
     def _is_past_duration(self, now: float) -> bool:
-        return self.info.live and self._seconds_left(now) <= 0.0
+        return self._complete or (self.info.live and self._seconds_left(now) <= 0.0)
 
     def _silence(self) -> str:
         return f"no frame for {self._options.silence:g} s"
@@ -231,6 +232,7 @@ class LiveSource:
                 frame = self._timeline.place(frame, now, new=connection.frames == 1)
                 duration = self._options.duration
                 if duration is not None and frame.time >= duration:
+                    self._complete = True
                     self.queue.finish()
                     return False
         if line is not None:

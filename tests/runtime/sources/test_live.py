@@ -171,10 +171,13 @@ def test_a_users_mistake_is_not_retried(made):
 
 
 def test_duration_ends_a_live_stream(made):
-    inner = Inner(some(100))
-    source = made(Factory(inner), SourceOptions(buffer="all", duration=0.95))
+    inner, said = Inner(some(100)), []
+    factory = Factory(inner)
+    source = made(factory, SourceOptions(buffer="all", duration=0.95), say=said.append)
     assert [found.index for found in source] == list(range(10))
     assert inner.closed.wait(10)
+    source.close()
+    assert (said, factory.calls) == ([], 1)  # nothing was lost
 
 
 def test_duration_ends_a_stream_that_is_lost(made):
