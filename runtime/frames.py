@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+
+import cv2
+import numpy as np
 
 from sharpose.runtime.result import Boxes, Image, PoseResult
 
@@ -29,6 +33,8 @@ class Frame:
         damaged: Whether it was decoded from damaged data, so that it may show what never was.
         file_name: Of a picture file: its name, or its path where another of the source's files has the same name.
         timed: Whether `time` is the source's own; pictures that are no stream are taken as one second apart.
+        stamp: `time` in seconds on the clock of its file, which sound goes by as well; None where that isn't known.
+        sample_aspect_ratio: Width of a pixel to its height; 1 for square pixels.
     """
 
     image: Image
@@ -40,6 +46,8 @@ class Frame:
     damaged: bool = False
     file_name: str | None = None
     timed: bool = True
+    stamp: float | None = None
+    sample_aspect_ratio: Fraction = Fraction(1)
 
     @property
     def height(self) -> int:
@@ -84,6 +92,7 @@ class SourceInfo:
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
         failures: Lines for the user about what of a file could not be read, though others of its frames could: the run
             isn't a whole one then; complete when iteration has ended.
+        sound: The file whose sound goes with the frames' stamps, or None.
         progress: Frames read so far, skipped ones included, where they are counted.
         end_reason: Why a live stream ended, where that is known; None as long as it hasn't.
     """
@@ -100,6 +109,7 @@ class SourceInfo:
     end_reason: str | None = None
     pictures: Mapping[Path, int] | None = None
     id_note: str | None = None
+    sound: Path | None = None
 
 
 class Source(Protocol):
@@ -141,6 +151,15 @@ class FrameRecord:
     def picture(self) -> Image:
         """uint8 [H, W, 3], BGR: a copy of the frame with the poses drawn on it."""
         return self.draw(self.frame.image, self.poses)
+
+    @cached_property
+    def square_picture(self) -> Image:
+        """`picture` as a player shows it: stretched to square pixels where the frame's are not."""
+        ratio, (height, width) = self.frame.sample_aspect_ratio, self.picture.shape[:2]
+        if ratio == 1:
+            return self.picture
+        size = (round(width * ratio), height) if ratio > 1 else (width, round(height / ratio))
+        return np.asarray(cv2.resize(self.picture, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 class Sink(Protocol):

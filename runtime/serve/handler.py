@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import select
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from sharpose.runtime.serve.access import Access, Connections
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
 from sharpose.runtime.statistics import AGE, RECENT, STAGES, WRITE, StreamSnapshot
 
+_LOOK_EVERY = 1.0  # seconds between looks at whether a client of /stream.mjpg is still there
+_BOUNDARY = "sharpose-frame"
 _FRAME_WAIT = 10.0  # seconds that a browser's request for the next picture stays open
 _NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
 _TEXT = "text/plain; charset=utf-8"
@@ -188,6 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             "/": self._page,
             "/frame.jpg": self._next_frame,
             "/snapshot.jpg": self._snapshot,
+            "/stream.mjpg": self._mjpeg,
             "/state.json": self._state,
             "/metrics": self._metrics,
             "/healthz": self._health,
@@ -248,6 +253,36 @@ class Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "no frame yet", Retry_After="1")
         self._answer(HTTPStatus.OK, jpeg.data, "image/jpeg", X_Frame=str(jpeg.number))
 
+    def _mjpeg(self, query: dict[str, str]) -> None:
+        """Every picture that the client can take, until the stream ends or the client goes."""
+        picture = self._stream(query).picture
+        self.close_connection = True
+        self._head(HTTPStatus.OK, {"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}"})
+        shown = None
+        while self.command != "HEAD" and not self._has_gone():
+            self._site.connections.extend(self.connection, Connections.making_seconds)
+            try:
+                jpeg = picture.get(other_than=shown, wait=_LOOK_EVERY)
+            except Exception as error:  # too late for another answer
+                self._site.report(error)
+                return
+            if jpeg is not None:
+                shown = jpeg.number
+                head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg.data)}\r\n\r\n"
+                self._send(head.encode() + jpeg.data + b"\r\n")
+            elif picture.closed:
+                self._send(f"--{_BOUNDARY}--\r\n".encode())
+                return
+
+    def _has_gone(self) -> bool:
+        """Whether the client has hung up, which sending would tell as well, but no sooner than the next picture."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        try:
+            return poll.poll(0) != [] and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
+
     def _state(self, query: dict[str, str]) -> None:
         state = state_json(self._site.streams.snapshots(), self._site.silent_after)
         self._answer(HTTPStatus.OK, state, "application/json")
@@ -271,6 +306,13 @@ class Handler(BaseHTTPRequestHandler):
         return sink
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str, **headers: str) -> None:
+        common = {"Content-Type": content_type, "Content-Length": str(len(body))}
+        common = {} if status is HTTPStatus.NO_CONTENT else common
+        self._head(status, common | {name.replace("_", "-"): value for name, value in headers.items()})
+        self._send(body if self.command != "HEAD" else b"")
+
+    def _head(self, status: HTTPStatus, headers: dict[str, str]) -> None:
+        """Send the status and the headers, with those that all answers have."""
         self.send_response(status)
         common = {
             "Cache-Control": "no-store",
@@ -281,14 +323,15 @@ class Handler(BaseHTTPRequestHandler):
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
         }
-        if status is not HTTPStatus.NO_CONTENT:
-            common |= {"Content-Type": content_type, "Content-Length": str(len(body))}
         if self.close_connection:
             common["Connection"] = "close"
-        for name, value in (common | {name.replace("_", "-"): value for name, value in headers.items()}).items():
+        for name, value in (common | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        for begin in range(0, len(body) if self.command != "HEAD" else 0, _PIECE):
+
+    def _send(self, body: bytes) -> None:
+        """Send it in pieces, each of which the client must take in time."""
+        for begin in range(0, len(body), _PIECE):
             self._site.connections.extend(self.connection)
             self.wfile.write(body[begin : begin + _PIECE])
 

@@ -116,7 +116,8 @@ class _Listener(ThreadingHTTPServer):
 class ServeServer:
     """Serves the page and its pictures and numbers until it is closed.
 
-    `/` is the page; `/snapshot.jpg[?stream=NAME]` the newest annotated picture; `/state.json` the page's numbers;
+    `/` is the page; `/stream.mjpg[?stream=NAME]` the annotated video for players; `/snapshot.jpg[?stream=NAME]` the
+    newest picture of it; `/state.json` the page's numbers;
     `/metrics` the same for Prometheus; `/healthz` is 200 while all is well and 503, with the reason, where a live
     stream is silent or all streams have failed. Pictures are drawn and encoded for clients only, once each, in their
     threads.

@@ -37,7 +37,8 @@ class _Slot:
         with self.lock:
             if self.jpeg is None:
                 assert self.record is not None
-                done, data = cv2.imencode(".jpg", self.record.picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+                quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+                done, data = cv2.imencode(".jpg", self.record.square_picture, quality)
                 if not done:
                     raise SinkError("the picture can't be encoded as JPEG")
                 self.jpeg = Jpeg(self.number, data.tobytes())
@@ -46,12 +47,16 @@ class _Slot:
 
 
 class NewestPicture:
-    """Holds the newest record and nothing older. Drawing and encoding happen in the thread that asks."""
+    """Holds the newest record and nothing older. Drawing and encoding happen in the thread that asks.
+
+    Attributes:
+        closed: Whether no other picture will come.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._slot: _Slot | None = None
-        self._closed = False
+        self.closed = False
 
     def put(self, record: FrameRecord) -> None:
         """Replace the record before. Never waits for clients."""
@@ -71,7 +76,7 @@ class NewestPicture:
         with self._changed:
             while self._slot is None or self._slot.number == other_than:
                 left = until - time.monotonic()
-                if left <= 0 or self._closed:
+                if left <= 0 or self.closed:
                     return None
                 self._changed.wait(left)
             slot = self._slot
@@ -80,7 +85,7 @@ class NewestPicture:
     def close(self) -> None:
         """End all waiting; the newest picture can still be had."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
 

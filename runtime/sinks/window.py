@@ -35,7 +35,7 @@ def check_window(gui: ModuleType = cv2) -> None:
 
 
 class WindowSink:
-    """Shows each record's `picture`. Space pauses and resumes; q, Esc or closing the window ends the run.
+    """Shows each record's `square_picture`. Space pauses and resumes; q, Esc or closing the window ends the run.
 
     While it is paused `write` doesn't return, so the run waits. To be used in the main thread only.
 
@@ -69,9 +69,10 @@ class WindowSink:
                 # GUI_NORMAL: without Qt's bar of buttons, for which it makes the picture smaller
                 flags = self._gui.WINDOW_NORMAL | self._gui.WINDOW_KEEPRATIO | self._gui.WINDOW_GUI_NORMAL
                 self._gui.namedWindow(self._title, flags)
-                self._gui.resizeWindow(self._title, record.picture.shape[1], record.picture.shape[0])
+                height, width = record.square_picture.shape[:2]
+                self._gui.resizeWindow(self._title, width, height)
                 self._opened = True
-            self._gui.imshow(self._title, record.picture)
+            self._gui.imshow(self._title, record.square_picture)
             key = self._key(1)
             if key == _SPACE:
                 self._pause()
