@@ -20,7 +20,7 @@ from sharpose.errors import EngineError, InputError, ReaderGoneError, SharposeEr
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
 from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.detectors.catalogue import MOTION, find_detector, is_file_name
+from sharpose.runtime.detectors.catalogue import MOTION, find_detector, is_file_name, load_table
 from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
 from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.drawing.draw import draw_poses
@@ -346,6 +346,7 @@ def _make_sinks(
         video=options.video,
         picture_kind=options.frames_format,
         pictures=source.info.pictures,
+        sound=source.info.sound,
         overwrite=options.overwrite,
         say=messages.warning,
         note=messages.info,
@@ -416,7 +417,9 @@ class _BoxSources:
             return SourceBoxes()
         found: NobodyWatch
         if kind == "motion":
-            found = NobodyWatch(MotionBoxes(self._say), source.info.name, lambda: NOTHING_MOVED, self._warn)
+            name = source.info.name
+            motion = MotionBoxes(self._say, lambda line: self._warn(f"{name}: {line}"))
+            found = NobodyWatch(motion, name, lambda: NOTHING_MOVED, self._warn)
         else:
             own = self._estimator is not None and options.detector is None
             detector = self._estimator.load_detector() if own and self._estimator else self._load_detector()
@@ -446,6 +449,7 @@ class _BoxSources:
         options, name = self._options, self._options.detector_used
         if self._detector is None:
             assert name is not None
+            entry = None
             if not is_file_name(name):
                 path = find_detector(
                     name,
@@ -455,17 +459,22 @@ class _BoxSources:
                     say=self._say,
                     warn=self._warn,
                 )
+                entry = load_table(options.detector_table)[name]
             elif options.detector_sha256 is None and options.detector_table is None:
                 path = Path(name)
             else:
                 option = "--detector-table" if options.detector_sha256 is None else "--detector-sha256"
                 raise InputError(f"{option} is for a named detector that is downloaded, not for a file")
+            mean, std, rgb = options.detector_mean, options.detector_std, options.detector_rgb
             self._detector = Detector.from_onnx(
                 path,
                 device=detector_devices(self._device) if options.detector_device == "auto" else options.detector_device,
                 conf=_LOWEST_SCORE if options.conf is None else options.conf,
                 iou=options.iou,
                 classes=(0,) if options.classes is None else parse_classes(options.classes),
+                mean=entry.mean if entry and mean is None else mean,
+                std=entry.std if entry and std is None else std,
+                rgb=entry.rgb if entry and rgb is None else rgb,
                 tensorrt=_tensorrt_settings(options, self._messages),
                 onnxruntime=_onnxruntime_settings(options, self._messages),
             )

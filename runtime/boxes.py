@@ -448,7 +448,7 @@ class DetectorBoxes(_Memoryless):
 
     def boxes_for(self, frame: Frame) -> Boxes:
         """What the detector finds, best first."""
-        return self.detector.find(frame.image)
+        return self.detector.find(frame.image, float(frame.sample_aspect_ratio))
 
 
 class NobodyWatch:

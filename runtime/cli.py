@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 from dataclasses import fields
@@ -18,6 +19,17 @@ def _attempts(text: str) -> int:
     if text != "forever" and not re.fullmatch("[0-9]{1,9}", text):
         raise click.BadParameter(f"expected a number of attempts or `forever`, got {reprlib.repr(text)}")
     return FOREVER if text == "forever" else int(text)
+
+
+def _channels(text: str) -> tuple[float, ...]:
+    parts = text.split(",")
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise click.BadParameter(f"expected three numbers with commas between, got {reprlib.repr(text)}")
+    return numbers
 
 
 _SECONDS = Number(0, min_open=True)
@@ -98,9 +110,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _PEOPLE,
     "--detector",
     metavar="FILE|NAME|motion",
-    help="Person detector: an ONNX file (YOLOX, YOLOv8-style or end-to-end), the name of one to download, or `motion`: "
-    f"whatever moves in front of a camera that doesn't; default: {DEFAULT_DETECTOR}, downloaded once (20 MB; "
-    "$SHARPOSE_DETECTOR_MIRROR is a folder's address to take it from).",
+    help="Person detector: an ONNX file (YOLOX, YOLOv8-style, YOLO or MMDeploy end-to-end), the name of one to "
+    f"download, or `motion`: whatever moves in front of a camera that doesn't; default: {DEFAULT_DETECTOR}, downloaded "
+    "once (20 MB; $SHARPOSE_DETECTOR_MIRROR is a folder's address to take it from).",
 )
 @option(
     _PEOPLE,
@@ -114,6 +126,22 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="DEVICE",
     default="auto",
     help="Device of the detector, as --device; auto: the same, and where TensorRT can't build it, CUDA or the CPU.",
+)
+@option(
+    _PEOPLE,
+    "--detector-mean",
+    type=_channels,
+    metavar="A,B,C",
+    help="Mean that a detector wants subtracted from pixels of 0 to 255, for each channel in the graph's order.",
+)
+@option(
+    _PEOPLE, "--detector-std", type=_channels, metavar="A,B,C", help="Standard deviation that they are divided by then."
+)
+@option(
+    _PEOPLE,
+    "--detector-rgb/--detector-bgr",
+    default=None,
+    help="Order of a detector's channels; default: that of its kind.",
 )
 @option(
     _PEOPLE,
@@ -202,6 +230,13 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_RESULTS, "--crf", type=Whole(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
 @option(_RESULTS, "--bitrate", type=Whole(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf.")
 @option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
+@option(
+    _RESULTS,
+    "--audio",
+    type=click.Choice(["copy", "none"]),
+    default="copy",
+    help="Sound of --output FILE: that of a video file is copied without encoding, or left out.",
+)
 @option(
     _RESULTS,
     "--json",

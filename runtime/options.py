@@ -148,6 +148,7 @@ class VideoSettings:
         crf: Constant quality, 0 (best) to 51; the encoder's default if None. Excludes `bitrate`.
         bitrate: Bits per second, or None.
         preset: One of the encoder's own, such as `veryfast`; a fast one if None.
+        audio: `copy` (the sound of a video file on this machine, without encoding) or `none`.
 
     Raises:
         InputError: a number is out of its range, or quality and bitrate are both given.
@@ -157,6 +158,7 @@ class VideoSettings:
     crf: int | None = None
     bitrate: int | None = None
     preset: str | None = None
+    audio: Literal["copy", "none"] = "copy"
 
     def __post_init__(self) -> None:
         if self.crf is not None and not 0 <= self.crf <= 51:
@@ -200,6 +202,9 @@ class RunOptions:
     detector_sha256: str | None = None
     detector_device: str = "auto"
     detector_table: Path | None = None
+    detector_mean: tuple[float, float, float] | None = None
+    detector_std: tuple[float, float, float] | None = None
+    detector_rgb: bool | None = None
     detect_every: int = 1
     conf: float | None = None
     iou: float | None = None
@@ -274,10 +279,14 @@ class RunOptions:
             ("--detect-every", self.detect_every > 1, "--detector", detector),
             ("--detector-sha256", self.detector_sha256 is not None, "--detector NAME", named),
             ("--detector-table", self.detector_table is not None, "--detector NAME", named),
+            ("--detector-mean", self.detector_mean is not None, "--detector", named),
+            ("--detector-std", self.detector_std is not None, "--detector", named),
+            ("--detector-rgb", self.detector_rgb is not None, "--detector", named),
             ("--encoder", self.video.encoder != VideoSettings.encoder, "--output", encoded),
             ("--crf", self.video.crf is not None, "--output", encoded),
             ("--bitrate", self.video.bitrate is not None, "--output", encoded),
             ("--preset", self.video.preset is not None, "--output", encoded),
+            ("--audio", self.video.audio != "copy", "--output", encoded),
             ("--frames-format", self.frames_format != "jpg", "--frames", "--frames" in outputs),
             ("--serve-token", self.serve_token is not None and not token_in_environment, "--serve", bool(self.serve)),
             ("--kpt-thr", self.kpt_thr != 0.3, f"{_DRAWN} or --angles", drawn or "--angles" in outputs),

@@ -57,8 +57,11 @@ class DetectorEntry(BaseModel):
         url: Address of the ONNX file, `https://` (or `http://` on this machine).
         sha256: Of the file; None where nobody has published it.
         sha256_source: Who published `sha256`; given together with it.
-        family: `yolox`, `yolov8` or `end-to-end`.
+        family: `yolox`, `yolov8`, `yolo-end-to-end` or `end-to-end`.
         licence: Of the weights.
+        mean: Subtracted from the pixels, 0 to 255, a number for each channel; None for the family's way.
+        std: What they are divided by then.
+        rgb: Whether the graph gets red, green, blue; None for the family's way.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,8 +69,11 @@ class DetectorEntry(BaseModel):
     url: str = Field(pattern=f"^{_ADDRESS}.+\\.onnx$")
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     sha256_source: str | None = Field(default=None, min_length=1)
-    family: Literal["yolox", "yolov8", "end-to-end"]
+    family: Literal["yolox", "yolov8", "yolo-end-to-end", "end-to-end"]
     licence: str = Field(min_length=1)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    rgb: bool | None = None
 
     @model_validator(mode="after")
     def _check(self) -> DetectorEntry:

@@ -4,33 +4,35 @@
 | --- | --- | --- | --- | --- | --- |
 | YOLOX | one, [1, anchors, 5 + classes] | BGR | 0 to 255 | top left | ours to suppress |
 | YOLOv8-style | one, [1, 4 + classes, anchors] | RGB | 0 to 1 | centred | ours to suppress |
+| YOLO end-to-end | one, [1, n, 6] | RGB | 0 to 1 | centred | suppressed in the graph |
 | end-to-end | dets [1, n, 5], labels [1, n] | BGR | 0 to 255 | top left | suppressed in the graph |
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.errors import DetectorError
+from sharpose.errors import DetectorError, InputError
 
 PADDING_GREY = 114
 """Grey level around the picture, in all families."""
 
 EXPECTED = (
-    "YOLOX (one output [1, anchors, 5 + classes]), YOLOv8-style (one output [1, 4 + classes, anchors]) "
-    "or end-to-end (outputs dets [1, n, 5] and labels [1, n])"
+    "YOLOX (one output [1, anchors, 5 + classes]), YOLOv8-style (one output [1, 4 + classes, anchors]), YOLO "
+    "end-to-end (one output [1, n, 6]) or end-to-end (outputs dets [1, n, 5] and labels [1, n])"
 )
 """The families, for messages."""
 
 _STRIDES = (8, 16, 32)
+_MOST_SELECTED = 1000  # boxes of a graph that selects them itself; 300 is usual
 
 Outputs = Mapping[str, npt.NDArray[np.generic]]
 Floats = npt.NDArray[np.float32]
@@ -38,7 +40,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a picture lies in a detector's input, its aspect kept."""
+    """How a picture lies in a detector's input, with the aspect in which a player shows it."""
 
     picture: tuple[int, int]  # height and width of the picture
     input_size: tuple[int, int]  # height and width of the detector's input
@@ -46,14 +48,22 @@ class Letterbox:
     offset: tuple[int, int]  # where its top left corner lies, y and x
 
     @classmethod
-    def fit(cls, picture: tuple[int, int], input_size: tuple[int, int], *, centred: bool) -> Letterbox:
-        """The largest fit of `picture` in `input_size` (height, width): centred, or in the top left."""
-        ratio = min(input_size[0] / picture[0], input_size[1] / picture[1])
+    def fit(
+        cls,
+        picture: tuple[int, int],
+        input_size: tuple[int, int],
+        *,
+        centred: bool,
+        sample_aspect_ratio: float = 1.0,
+    ) -> Letterbox:
+        """The largest fit of `picture` in `input_size` (height, width), pixels made square: centred, or top left."""
+        wide = picture[1] * sample_aspect_ratio
+        ratio = min(input_size[0] / picture[0], input_size[1] / wide)
         # To whole pixels as the families' own tools do, so that the graph sees the pixels that they would show it;
         # a hair-thin picture still has one.
         whole = round if centred else int
         height = min(max(whole(picture[0] * ratio), 1), input_size[0])
-        width = min(max(whole(picture[1] * ratio), 1), input_size[1])
+        width = min(max(whole(wide * ratio), 1), input_size[1])
         top, left = ((input_size[0] - height) // 2, (input_size[1] - width) // 2) if centred else (0, 0)
         return cls(picture, input_size, (height, width), (top, left))
 
@@ -74,6 +84,65 @@ class Letterbox:
         return np.asarray(np.clip((xyxy - np.array([left, top] * 2, np.float32)) * scale, np.float32(0), limit))
 
 
+Channels = tuple[float, float, float]
+"""A number for each channel of a picture, in the order in which a graph gets them."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the pixels of a picture, 0 to 255, become a graph's input: (pixel - mean) / std.
+
+    Attributes:
+        rgb: Whether channels are red, green, blue; else blue, green, red.
+        mean: For each channel, in grey levels.
+        std: For each channel, in grey levels.
+
+    Raises:
+        InputError: a number isn't finite, or `std` isn't one of grey levels.
+    """
+
+    rgb: bool = False
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not np.isfinite(values).all():
+                raise InputError(f"detector {name}: expected three numbers, one for each channel, got {values}")
+        if min(self.std) < 1:
+            raise InputError(
+                f"detector std: expected grey levels of 1 or more, for pixels of 0 to 255, got {self.std}; multiply a "
+                "mean and std for pixels of 0 to 1 by 255"
+            )
+
+    def changed(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, rgb: bool | None = None
+    ) -> Preprocessing:
+        """The same with what is not None; with a mean or std, values aren't scaled otherwise."""
+        own = mean is None and std is None
+        return Preprocessing(
+            self.rgb if rgb is None else rgb,
+            self.mean if own else tuple(mean or (0.0, 0.0, 0.0)),  # type: ignore[arg-type]
+            self.std if own else tuple(std or (1.0, 1.0, 1.0)),  # type: ignore[arg-type]
+        )
+
+    def tensor(self, canvas: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
+        """The graph's input [1, 3, H, W] of `dtype` from a letterboxed picture uint8 [H, W, 3], BGR."""
+        channels = (canvas[:, :, ::-1] if self.rgb else canvas).transpose(2, 0, 1)
+        tensor = np.empty((1, 3, *canvas.shape[:2]), dtype)
+        for channel, mean, std, out in zip(channels, self.mean, self.std, tensor[0], strict=True):
+            values: Any = channel if mean == 0 else channel - np.float32(mean)
+            np.multiply(values, np.float32(1 / std), out=out, casting="unsafe")
+        return tensor
+
+    def __str__(self) -> str:
+        order = "RGB" if self.rgb else "BGR"
+        if self.mean == (0.0, 0.0, 0.0) and len(set(self.std)) == 1:
+            return f"{order}, values 0 to {255 / self.std[0]:g}, no mean or std subtracted"
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{order}, mean {mean} subtracted, divided by std {std}"
+
+
 @dataclass(frozen=True)
 class Candidates:
     """All boxes that a graph gives for a picture."""
@@ -87,26 +156,10 @@ class Family(ABC):
     """How to feed a detector and read its outputs; the values of each family are in the table above."""
 
     name: str  # in messages
-    rgb: bool = False  # else BGR
-    scale: float = 1.0  # factor for pixel values 0 to 255
+    preprocessing: ClassVar[Preprocessing] = Preprocessing()
     centred: bool = False  # whether the picture lies in the middle of the input, else in the top left
     overlapping: bool = True  # whether boxes still need non-maximum suppression
     classes: int | None = None  # how many there are; None where the graph does not tell
-
-    def tensor(self, canvas: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
-        """The graph's input [1, 3, H, W] of `dtype` from a letterboxed picture uint8 [H, W, 3], BGR."""
-        channels = canvas[:, :, ::-1] if self.rgb else canvas
-        tensor = np.empty((1, 3, *canvas.shape[:2]), dtype)
-        np.multiply(channels.transpose(2, 0, 1), np.float32(self.scale), out=tensor[0], casting="unsafe")
-        return tensor
-
-    @property
-    def preprocessing(self) -> str:
-        """What `tensor` makes of a picture, in words."""
-        return (
-            f"{'RGB' if self.rgb else 'BGR'}, values 0 to {255 * self.scale:g}, no mean or std subtracted, the picture "
-            f"{'in the middle' if self.centred else 'in the top left'} on grey {PADDING_GREY}"
-        )
 
     @abstractmethod
     def decode(self, outputs: Outputs) -> Candidates:
@@ -134,6 +187,9 @@ class Yolox(Family):
         return Candidates(_corners(centre, size), rows[:, 4] * scores, labels)
 
 
+_ULTRALYTICS = Preprocessing(rgb=True, std=(255.0, 255.0, 255.0))
+
+
 @dataclass(frozen=True)
 class Yolov8(Family):
     """Centre and size in input pixels, and class scores, of each anchor; no objectness."""
@@ -141,8 +197,7 @@ class Yolov8(Family):
     size: tuple[int, int]
     classes: int
     name = "YOLOv8-style"
-    rgb = True
-    scale = 1 / 255
+    preprocessing = _ULTRALYTICS
     centred = True
 
     def decode(self, outputs: Outputs) -> Candidates:
@@ -153,8 +208,26 @@ class Yolov8(Family):
 
 
 @dataclass(frozen=True)
+class YoloEndToEnd(Family):
+    """x1, y1, x2, y2 in input pixels, score and class, as of `yolo export nms=True`, YOLOv10 and YOLO26."""
+
+    name = "YOLO end-to-end"
+    preprocessing = _ULTRALYTICS
+    centred = True
+    overlapping = False
+
+    def decode(self, outputs: Outputs) -> Candidates:
+        """The graph's own boxes."""
+        (output,) = outputs.values()
+        if output.dtype.kind != "f" or output.ndim != 3 or (output.shape[0], output.shape[2]) != (1, 6):
+            raise DetectorError(f"expected one output float [1, n, 6], as at first, found {_describe(outputs)}")
+        rows = output[0].astype(np.float32, copy=False)
+        return Candidates(rows[:, :4], rows[:, 4], _whole(rows[:, 5], outputs))
+
+
+@dataclass(frozen=True)
 class EndToEnd(Family):
-    """`dets` (x1, y1, x2, y2 in input pixels, score) and `labels`, as RTMDet is exported."""
+    """`dets` (x1, y1, x2, y2 in input pixels, score) and `labels`, as MMDeploy exports RTMDet, YOLOX and others."""
 
     name = "end-to-end"
     overlapping = False
@@ -164,10 +237,10 @@ class EndToEnd(Family):
         dets, labels = outputs["dets"], outputs["labels"]
         count = labels.shape[-1] if labels.ndim else 0
         kinds = dets.dtype.kind + labels.dtype.kind
-        if kinds != "fi" or (labels.shape, dets.shape) != ((1, count), (1, count, 5)):
-            raise DetectorError(f"expected dets float [1, n, 5] and labels int [1, n], found {_describe(outputs)}")
+        if kinds not in ("fi", "ff") or (labels.shape, dets.shape) != ((1, count), (1, count, 5)):
+            raise DetectorError(f"expected dets float [1, n, 5] and labels [1, n], found {_describe(outputs)}")
         rows = dets[0].astype(np.float32, copy=False)
-        return Candidates(rows[:, :4], rows[:, 4], labels[0].astype(np.int64, copy=False))
+        return Candidates(rows[:, :4], rows[:, 4], _whole(labels[0], outputs))
 
 
 def recognise(outputs: Outputs, size: tuple[int, int]) -> Family:
@@ -187,6 +260,8 @@ def recognise(outputs: Outputs, size: tuple[int, int]) -> Family:
     anchors = _anchor_count(size)
     _, rows, columns = output.shape
     yolox, yolov8 = rows == anchors and columns > 5, columns == anchors and rows > 4
+    if columns == 6 and not (yolox or yolov8) and _looks_selected(output[0], anchors):
+        return YoloEndToEnd()
     if yolox and yolov8:
         raise DetectorError(f"{found} can be YOLOX as well as YOLOv8-style; export it with another input size")
     if yolox:
@@ -196,6 +271,16 @@ def recognise(outputs: Outputs, size: tuple[int, int]) -> Family:
     raise DetectorError(
         f"expected {EXPECTED}; an input of {size[0]}x{size[1]} has {anchors} anchors (strides 8, 16, 32); found {found}"
     )
+
+
+def _looks_selected(rows: npt.NDArray[np.generic], anchors: int) -> bool:
+    """Whether rows [n, 6] are of boxes that the graph has selected, the last number a class, not of all anchors.
+
+    YOLOv5 with one class has six numbers too, for a multiple of the anchors (or more grids), the last one a score.
+    """
+    of_all = len(rows) > max(anchors, _MOST_SELECTED) or (len(rows) > 0 and len(rows) % anchors == 0)
+    kinds = rows[:, 5].astype(np.float32)
+    return not of_all and bool((np.rint(kinds) == kinds).all())
 
 
 def _looks_decoded(rows: npt.NDArray[np.generic], size: tuple[int, int]) -> bool:
@@ -230,6 +315,13 @@ def _only(outputs: Outputs, shape: tuple[int, ...]) -> Floats:
     if output.shape != shape:
         raise DetectorError(f"expected one output {list(shape)}, as at first, found {_describe(outputs)}")
     return output.astype(np.float32, copy=False)
+
+
+def _whole(labels: npt.NDArray[np.generic], outputs: Outputs) -> npt.NDArray[np.int64]:
+    """Labels as int64; raises `DetectorError` for a number that is no class."""
+    if labels.dtype.kind == "f" and not (np.rint(labels.astype(np.float32)) == labels).all():
+        raise DetectorError(f"expected whole numbers as classes, found others in {_describe(outputs)}")
+    return labels.astype(np.int64, copy=False)
 
 
 def _describe(outputs: Outputs) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -16,27 +17,30 @@ from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 
 NOTHING_MOVED = (
-    "--detector motion sees what moves in front of a camera that stands still, from a third of a second on: nothing "
-    "moved, or the camera did; for people who stand still, a moving camera or single pictures take --detector NAME"
+    "--detector motion sees what moves in front of a camera that stands still, from a third of a second and 8 frames "
+    "on: nothing moved, or the camera did; for people who stand still, a moving camera, single pictures or a few "
+    "frames take --detector NAME"
 )
 """What may be wrong where nobody was found."""
 
 _LONG_SIDE = 640  # pixels, of the picture that is analysed
-_WARM_UP = 0.3  # seconds of learning before anybody is reported
+_WARM_UP, _WARM_UP_FRAMES = 0.3, 8  # seconds, and frames, of learning before anybody is reported
 _LONGEST_STEP = 1.0  # seconds: a gap in the stream teaches nothing
 _MARGIN = 0.04  # of the longer side: how far the background reaches beyond the picture, for a camera that shakes
 _TOO_MUCH = 0.5  # of the picture in front: the light or the camera has changed
 _PATIENCE = 0.6  # seconds that this may last (a flash, a bus) before the background is learned again
 _REFER_EVERY = 1.0  # seconds
+_UNSTEADY = 10.0  # seconds within which two new beginnings mean that the camera moves
 
 
 class MotionBoxes:
     """Background subtraction for one stream from a camera that stands still (it may shake and drift a little).
 
-    Nobody is reported in the first moments, while the background is learned; who stands still from the start is part of
-    the background until they move. The usual size of people by their place in the picture is learned as well; fragments
-    are joined and groups split by it. Where the whole picture changes (the light is switched, the camera turned), the
-    background is learned again. One per stream; a second thread at a time is refused (`InputError`).
+    Nobody is reported in the first 0.3 s and 8 frames, while the background is learned; who stands still from the start
+    is part of the background until they move. The usual size of people by their place in the picture is learned as
+    well; fragments are joined and groups split by it. Where the whole picture changes (the light is switched, the
+    camera turned), the background is learned again. One per stream; a second thread at a time is refused
+    (`InputError`).
 
     Measured on a crowd of some 30 walkers (341 frames), tracked by boxes alone: 10,629 boxes with an id, in 77 tracks
     over 10 frames, their median 108. OpenCV's MOG2 instead of our background gave 8,343, 85 and 73 (it breaks bodies
@@ -45,10 +49,16 @@ class MotionBoxes:
 
     Args:
         say: Called with a line when the background is learned again.
+        warn: Called once, where that happens again and again.
     """
 
-    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
-        self._say = say
+    def __init__(
+        self, say: Callable[[str], None] = lambda line: None, warn: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._say, self._warn = say, warn
+        self._warned = False
+        self._begun: deque[float] = deque(maxlen=2)  # times at which the background was learned again
+        self._frames = 0  # that it was learned from
         self._frame_size: tuple[int, int] | None = None
         self._size = PersonSize()
         self._time = self._began = self._referred = self._changed = 0.0
@@ -56,7 +66,7 @@ class MotionBoxes:
     @one_thread
     def boxes_for(self, frame: Frame) -> Boxes:
         """The people who move, clipped to the picture; they score 0.9 alone, 0.6 in a group, 0.3 where unsure."""
-        picture = self._small(frame.image)
+        picture = self._small(frame)
         if self._frame_size != (frame.height, frame.width):
             self._size = PersonSize()
             self._begin(picture, frame)
@@ -73,6 +83,7 @@ class MotionBoxes:
                 what = "the light changed" if same_view else "the camera moved"
                 self._say(f"motion: {what} at {frame.time:.1f} s: learning the background again")
                 self._begin(picture, frame)
+                self._judge_camera(frame.time)
             return Boxes.empty()
         xyxy, scores = find_people(front, visible, self._size)
         people = np.zeros(front.shape, np.uint8)
@@ -82,12 +93,24 @@ class MotionBoxes:
         if frame.time - self._referred >= _REFER_EVERY:
             self._referred = frame.time
             self._shake.refer_to(_light(self._background.picture))
-        if frame.time - self._began < _WARM_UP:
+        self._frames += 1
+        if frame.time - self._began < _WARM_UP or self._frames < _WARM_UP_FRAMES:
             return Boxes.empty()
         return self._in_picture(xyxy, scores, frame)
 
     def observe(self, frame: Frame, poses: PoseResult) -> None:
         """Nothing to learn from poses."""
+
+    def _judge_camera(self, time: float) -> None:
+        """Warn where the background was learned again just now, and shortly before as well."""
+        self._begun.append(time)
+        if not self._warned and len(self._begun) == 2 and time - self._begun[0] <= _UNSTEADY:
+            self._warned = True
+            self._warn(
+                f"--detector motion needs a camera that stands still, but by {time:.1f} s the whole picture has "
+                "changed again and again, as where a camera moves: people are missed, and there may be poses where "
+                "nobody is; take --detector NAME"
+            )
 
     def _begin(self, picture: Picture, frame: Frame) -> None:
         self._frame_size = frame.height, frame.width
@@ -99,13 +122,16 @@ class MotionBoxes:
         self._shake.refer_to(_light(self._background.picture))
         self._time = self._began = self._referred = frame.time
         self._changed = 0.0
+        self._frames = 1
 
-    def _small(self, image: Picture) -> Picture:
-        """The picture at the size that is analysed, YCrCb."""
-        height, width = image.shape[:2]
+    def _small(self, frame: Frame) -> Picture:
+        """The picture at the size that is analysed, with square pixels, YCrCb."""
+        ratio = float(frame.sample_aspect_ratio)
+        height, width = frame.height / max(ratio, 1.0), frame.width * min(ratio, 1.0)
         scale = min(_LONG_SIDE / max(height, width), 1.0)
         small = (max(round(width * scale), 1), max(round(height * scale), 1))
-        resized = cv2.resize(image, small, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        same = small == (frame.width, frame.height)
+        resized = frame.image if same else cv2.resize(frame.image, small, interpolation=cv2.INTER_AREA)
         return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2YCrCb), np.uint8)
 
     def _in_picture(self, xyxy: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], frame: Frame) -> Boxes:

@@ -19,7 +19,7 @@ from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.files import found_at
 from sharpose.runtime.boxes import SEARCHED_FRAMES
-from sharpose.runtime.detectors.catalogue import find_detector
+from sharpose.runtime.detectors.catalogue import find_detector, load_table
 from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
 from sharpose.runtime.options import DEFAULT_DETECTOR
 from sharpose.runtime.result import Boxes, Image
@@ -53,6 +53,7 @@ _INPUT_DTYPES = (np.dtype("f4"), np.dtype("f2"))
 _OTHER_TASKS = ("classify", "segment", "pose", "obb")
 _DEFAULT_IOU = 0.65
 _SCORE_SLACK = 1e-2  # half precision
+_RTMDET = "RTMDet wants --detector-mean 103.53,116.28,123.675 --detector-std 57.375,57.12,58.395"
 
 
 def parse_classes(text: str) -> tuple[int, ...]:
@@ -100,6 +101,7 @@ class Detector:
         path: The ONNX file.
         device: Where it runs.
         family: The family it belongs to.
+        preprocessing: How pixels become its input.
         input_size: Height and width of its input; 640 where that is dynamic.
         conf: Lowest score of a box.
         iou: Highest overlap of two boxes of one class; the worse is dropped (not in end-to-end graphs).
@@ -107,7 +109,18 @@ class Detector:
         best_score: Highest score of these classes so far.
     """
 
-    def __init__(self, path: Path, runner: Runner, conf: float, iou: float | None, classes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        runner: Runner,
+        conf: float,
+        iou: float | None,
+        classes: Sequence[int],
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        rgb: bool | None = None,
+    ) -> None:
         overlap = _DEFAULT_IOU if iou is None else iou
         if not 0 <= conf <= 1 or not 0 <= overlap <= 1:
             raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
@@ -119,6 +132,7 @@ class Detector:
         _, _, *sides = (side for side in self._input.shape if isinstance(side, int))
         self.input_size = (sides[0], sides[1])
         self.family = self._recognise()
+        self.preprocessing = self.family.preprocessing.changed(mean, std, rgb)
         if iou is not None and not self.family.overlapping:
             raise InputError(
                 f"detector {path}: iou would do nothing: the graph suppresses overlaps itself; leave it out"
@@ -139,13 +153,29 @@ class Detector:
         conf: float = 0.3,
         iou: float | None = None,
         classes: Sequence[int] = (0,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        rgb: bool | None = None,
         tensorrt: TensorRtSettings | None = None,
         onnxruntime: OnnxRuntimeSettings | None = None,
     ) -> Detector:
-        """Load a detector by its name in the table, downloaded once; `find_detector` says how, `from_onnx` the rest."""
+        """Load a detector by its name in the table, downloaded once; `find_detector` says how, `from_onnx` the rest.
+
+        Its mean, std and rgb are the table's where they are None.
+        """
         path = find_detector(name, sha256=sha256, table=table)
+        entry = load_table(table)[name]
         return cls.from_onnx(
-            path, device=device, conf=conf, iou=iou, classes=classes, tensorrt=tensorrt, onnxruntime=onnxruntime
+            path,
+            device=device,
+            conf=conf,
+            iou=iou,
+            classes=classes,
+            mean=entry.mean if mean is None else mean,
+            std=entry.std if std is None else std,
+            rgb=entry.rgb if rgb is None else rgb,
+            tensorrt=tensorrt,
+            onnxruntime=onnxruntime,
         )
 
     @classmethod
@@ -157,6 +187,9 @@ class Detector:
         conf: float = 0.3,
         iou: float | None = None,
         classes: Sequence[int] = (0,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        rgb: bool | None = None,
         tensorrt: TensorRtSettings | None = None,
         onnxruntime: OnnxRuntimeSettings | None = None,
     ) -> Detector:
@@ -169,13 +202,17 @@ class Detector:
             conf: Lowest score of a box, 0 to 1.
             iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs.
             classes: The classes that are people, counted from 0.
+            mean: Subtracted from the pixels, 0 to 255, before they are divided by `std`; a number for each channel, in
+                the order that the graph gets. With one of both, the other is 0 or 1. The family's if both are None.
+            std: See `mean`.
+            rgb: Whether the graph gets red, green, blue, rather than blue, green, red; the family's if None.
             tensorrt: How to build, find and run the engine where the device is `tensorrt`.
             onnxruntime: How to run on the other GPU devices.
 
         Raises:
             DetectorError: there is no such file, it is not an ONNX graph that the device takes, or of no known family.
             EngineError: the device, or what runs graphs on it, is not there.
-            InputError: conf, iou or classes are out of range, or iou would do nothing.
+            InputError: conf, iou, classes, mean or std are out of range, or iou would do nothing.
         """
         path = Path(path)
         if (found := found_at(path)) != "a file":
@@ -190,7 +227,7 @@ class Detector:
         except GraphError as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise DetectorError(f"detector {path}: expected an ONNX graph that {devices[0]} runs: {reason}") from error
-        return cls(path, runner, conf, iou, classes)
+        return cls(path, runner, conf, iou, classes, mean=mean, std=std, rgb=rgb)
 
     def __call__(self, image_bgr: Image) -> Boxes:
         """As `find`; where nobody was in the first 30 pictures, warns once of what was assumed (`UserWarning`)."""
@@ -206,19 +243,20 @@ class Detector:
 
     def assumptions(self) -> str:
         """Where it finds nobody: how it feeds its graph, and what to check."""
-        height, width = self.input_size
+        (height, width), place = self.input_size, "in the middle" if self.family.centred else "in the top left"
         return (
             f"the best score was {self.best_score:.2g}, with conf {self.conf:g}; {self.path.name} was taken for "
-            f"{self.family.name} and fed {height}x{width} (HxW), {self.family.preprocessing}: if people are "
-            "there, check that it was trained so (RTMDet wants a mean and std, which must be put into the graph), and "
-            "--conf and --classes"
+            f"{self.family.name} and fed {height}x{width} (HxW), {self.preprocessing}, the picture {place} on grey "
+            f"{PADDING_GREY}: if people are there, check that it was trained so, else give --detector-mean, "
+            f"--detector-std or --detector-rgb ({_RTMDET}), and check --conf and --classes"
         )
 
-    def find(self, image_bgr: Image) -> Boxes:
+    def find(self, image_bgr: Image, sample_aspect_ratio: float = 1.0) -> Boxes:
         """The people in a picture.
 
         Args:
             image_bgr: uint8 [H, W, 3], BGR.
+            sample_aspect_ratio: Width of a pixel to its height; the graph gets square pixels.
 
         Returns:
             Boxes in picture pixels, clipped to the picture, best first, without those that are not finite or have no
@@ -234,8 +272,10 @@ class Detector:
                 f"detector: expected a picture uint8 [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}"
             )
         height, width = image_bgr.shape[:2]
-        letterbox = Letterbox.fit((height, width), self.input_size, centred=self.family.centred)
-        outputs = self._run(self.family.tensor(letterbox.apply(image_bgr), self._input.dtype))
+        letterbox = Letterbox.fit(
+            (height, width), self.input_size, centred=self.family.centred, sample_aspect_ratio=sample_aspect_ratio
+        )
+        outputs = self._run(self.preprocessing.tensor(letterbox.apply(image_bgr), self._input.dtype))
         try:
             candidates = self.family.decode(outputs)
         except DetectorError as error:

@@ -86,6 +86,16 @@ def test_the_users_detector_is_downloaded_once_and_loads(served: tuple[str, Path
     assert find_detector("mine", console=quiet()) == path
 
 
+def test_the_table_says_how_pictures_are_prepared(served: tuple[str, Path]) -> None:
+    url, file = served
+    write_table(url, sha256=sha256_of(file), sha256_source="me", mean="[1, 2, 3]", std="[4, 5, 6]", rgb="true")
+    detector = Detector.from_name("mine")
+    assert str(detector.preprocessing) == "RGB, mean 1,2,3 subtracted, divided by std 4,5,6"
+    assert "BGR, mean 1,2,3" in str(Detector.from_name("mine", rgb=False).preprocessing)
+    write_table(url, mean="[1, 2]")
+    assert "mean" in refused("mine")
+
+
 def test_a_name_whose_hash_nobody_knows_is_refused(served: tuple[str, Path]) -> None:
     write_table(served[0])
     message = refused("mine")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from detector_graphs import FED, HALF, SIZE, finder, picture, says, yolov8_columns, yolox_rows
+from detector_graphs import FED, FLOAT, HALF, INT64, SIZE, finder, picture, save, says, yolov8_columns, yolox_rows
+from onnx import helper
 
-from sharpose.errors import DetectorError, EngineError
+from sharpose.errors import DetectorError, EngineError, InputError
 from sharpose.runtime.boxes import DetectorBoxes
 from sharpose.runtime.detectors.families import Letterbox, Yolox
 from sharpose.runtime.detectors.onnx import Detector
@@ -101,6 +103,135 @@ def test_end_to_end_boxes_are_corners(tmp_path: Path) -> None:
 def test_end_to_end_that_finds_nobody(tmp_path: Path) -> None:
     path = says(tmp_path / "d.onnx", dets=np.zeros((1, 0, 5), np.float32), labels=np.zeros((1, 0), np.int64))
     assert len(Detector.from_onnx(path)(picture(50, 50))) == 0
+
+
+def test_end_to_end_labels_may_be_floats(tmp_path: Path) -> None:
+    dets = np.array([[[10, 20, 30, 60, 0.4], [5, 5, 9, 9, 0.9]]], np.float32)
+    detector = Detector.from_onnx(says(tmp_path / "d.onnx", dets=dets, labels=np.array([[0, 2]], np.float32)))
+    np.testing.assert_allclose(detector(picture(96, 64)).xyxy, [[10, 20, 30, 60]])
+    halves = says(tmp_path / "h.onnx", dets=dets, labels=np.array([[0, 0.5]], np.float32))
+    with pytest.raises(DetectorError, match="expected whole numbers as classes"):
+        Detector.from_onnx(halves)
+
+
+def test_yolo_end_to_end_rows_are_corners_score_and_class(tmp_path: Path) -> None:
+    rows = np.zeros((1, 300, 6), np.float32)  # the rest is padding
+    rows[0, :4] = [
+        [42, 20, 62, 60, 0.4, 0],
+        [45, 5, 49, 9, 0.9, 2],
+        [42, 21, 62, 61, 0.8, 0],  # overlaps the first: suppression was the graph's own
+        [40, 1, 49, 9, 0.1, 0],
+    ]
+    detector = Detector.from_onnx(says(tmp_path / "d.onnx", output0=rows))
+    assert detector.family.name == "YOLO end-to-end"
+    boxes = detector(picture(96, 64))  # lies in the middle: 32 grey pixels on the left
+    np.testing.assert_allclose(boxes.xyxy, [[10, 21, 30, 61], [10, 20, 30, 60]])
+    np.testing.assert_allclose(boxes.scores, [0.8, 0.4], atol=1e-6)
+    np.testing.assert_allclose(Detector.from_onnx(tmp_path / "d.onnx", classes=(2,))(picture(96, 64)).scores, [0.9])
+    with pytest.raises(InputError, match="iou would do nothing"):
+        Detector.from_onnx(tmp_path / "d.onnx", iou=0.5)
+
+
+def test_yolo_end_to_end_may_find_nobody(tmp_path: Path) -> None:
+    assert (
+        len(Detector.from_onnx(says(tmp_path / "d.onnx", output0=np.zeros((1, 0, 6), np.float32)))(picture(9, 9))) == 0
+    )
+
+
+def test_six_numbers_an_anchor_are_not_end_to_end(tmp_path: Path) -> None:
+    one_class = says(tmp_path / "x.onnx", output=np.zeros((1, 252, 6), np.float32))  # as many rows as anchors
+    assert Detector.from_onnx(one_class).family.name == "YOLOX"
+    for place, rows in enumerate((np.zeros((1, 756, 6)), np.zeros((1, 1001, 6)), np.full((1, 300, 6), 0.5))):
+        with pytest.raises(DetectorError, match="YOLO end-to-end"):  # YOLOv5 with one class
+            Detector.from_onnx(says(tmp_path / f"{place}.onnx", output0=rows.astype(np.float32)))
+
+
+MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+
+
+def normalised_reader(path: Path, fed: tuple[float, float, float]) -> Path:
+    """An end-to-end graph whose scores are 1 - |mean of a channel - what is expected|, channel by channel."""
+    node = helper.make_node
+    nodes = [
+        node("ReduceMean", ["images"], ["means"], axes=[2, 3], keepdims=0),  # [1, 3]
+        node("Sub", ["means", "fed"], ["off"]),
+        node("Abs", ["off"], ["away"]),
+        node("Sub", ["one", "away"], ["near"]),
+        node("Clip", ["near", "zero", "one"], ["score"]),
+        node("Reshape", ["score", "columns"], ["scores"]),
+        node("Concat", ["boxes", "scores"], ["dets"], axis=2),
+        node("Identity", ["kinds"], ["labels"]),
+    ]
+    boxes = np.array([[[10 * i, 10, 10 * i + 9, 40] for i in (1, 2, 3)]], np.float32)
+    constants = {
+        "fed": np.array([fed], np.float32),
+        "one": np.float32(1),
+        "zero": np.float32(0),
+        "columns": np.array([1, 3, 1]),
+        "boxes": boxes,
+        "kinds": np.zeros((1, 3), np.int64),
+    }
+    return save(path, nodes, [("dets", FLOAT, (1, 3, 5)), ("labels", INT64, (1, 3))], constants=constants)
+
+
+@pytest.mark.parametrize(
+    ("options", "fed"),
+    [
+        ({"mean": MEAN, "std": STD}, ((10 - 103.53) / 57.375, (100 - 116.28) / 57.12, (200 - 123.675) / 58.395)),
+        (
+            {"mean": MEAN, "std": STD, "rgb": True},
+            ((200 - 103.53) / 57.375, (100 - 116.28) / 57.12, (10 - 123.675) / 58.395),
+        ),
+        ({"mean": (1, 2, 3)}, (9, 98, 197)),
+        ({"std": (2.0, 4.0, 5.0)}, (5, 25, 40)),
+        ({"rgb": True}, (200, 100, 10)),
+        ({}, (10, 100, 200)),
+    ],
+)
+def test_a_graph_gets_its_mean_and_std(tmp_path: Path, options: dict[str, object], fed: tuple[float, ...]) -> None:
+    path = normalised_reader(tmp_path / "d.onnx", fed)  # type: ignore[arg-type]
+    image = np.empty((*SIZE, 3), np.uint8)
+    image[:] = (10, 100, 200)
+    np.testing.assert_allclose(Detector.from_onnx(path, **options)(image).scores, [1, 1, 1], atol=1e-3)  # type: ignore[arg-type]
+    if options:
+        assert len(Detector.from_onnx(path, conf=0.9)(image)) < 3
+
+
+def test_yolo_with_its_own_mean_is_not_scaled_as_well(tmp_path: Path) -> None:
+    red, _ = FED["yolov8"]
+    path = finder(tmp_path / "d.onnx", "yolov8", threshold=100, red=red)
+    image = picture(*SIZE)
+    image[20:70, 30:50] = (0, 0, 255)
+    assert len(Detector.from_onnx(path)(image)) == 0
+    found = Detector.from_onnx(path, mean=(50, 50, 50))(image)
+    np.testing.assert_allclose(found.xyxy, [[30, 20, 50, 70]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"std": (0.229, 0.224, 0.225)}, "multiply a mean and std for pixels of 0 to 1 by 255"),
+        ({"std": (50, 50)}, "expected three numbers"),
+        ({"mean": (1, 2, float("nan"))}, "expected three numbers"),
+        ({"std": (0, 50, 50)}, "grey levels of 1 or more"),
+    ],
+)
+def test_a_mean_and_std_that_can_not_be(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    with pytest.raises(InputError, match=said):
+        Detector.from_onnx(path, **options)  # type: ignore[arg-type]
+
+
+def test_a_picture_of_oblong_pixels_is_fed_with_square_ones(tmp_path: Path) -> None:
+    red, threshold = FED["yolox"]
+    detector = Detector.from_onnx(finder(tmp_path / "d.onnx", "yolox", threshold=threshold, red=red))
+    image = picture(96, 90)  # shown 128 wide, and so not scaled
+    image[20:70, 45:63] = (0, 0, 255)
+    np.testing.assert_allclose(detector.find(image, 128 / 90).xyxy, [[45, 20, 63, 70]], atol=0.8)
+    letterbox = Letterbox.fit((96, 90), SIZE, centred=True, sample_aspect_ratio=128 / 90)
+    assert (letterbox.scaled, letterbox.offset) == ((96, 128), (0, 0))
+    frame = Frame(image, 0, 0.0, 0, sample_aspect_ratio=Fraction(128, 90))
+    np.testing.assert_array_equal(DetectorBoxes(detector).boxes_for(frame).xyxy, detector.find(image, 128 / 90).xyxy)
 
 
 @pytest.mark.parametrize("family", ["yolox", "yolov8", "end-to-end"])

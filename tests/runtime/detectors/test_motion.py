@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 
 import cv2
@@ -76,7 +78,7 @@ def test_walkers_are_found_and_nobody_else() -> None:
         picture = wall()
         true = three_walkers(picture, index)
         boxes = detector.boxes_for(frame(picture, index))
-        if index < 5:
+        if index < 7:
             assert len(boxes) == 0  # the background is being learned
         if index >= 75:
             hits += sum(found(boxes, box) for box in true)
@@ -162,6 +164,52 @@ def test_a_change_of_everything_is_said_once_and_learned(what: str) -> None:
     assert "learning the background again" in said[0]
     assert "at 2." in said[0]
     assert hits > 0.9 * 50
+
+
+def test_a_camera_that_pans_is_warned_of_once() -> None:
+    warned: list[str] = []
+    detector = MotionBoxes(warn=warned.append)
+    long = cv2.resize(np.tile(PATCHES, (1, 8, 1)), (WIDTH * 8, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    for index in range(150):
+        view = long[:, 8 * index : 8 * index + WIDTH].copy()
+        draw(view, walk(index), 200, step=index / 4)
+        detector.boxes_for(frame(view, index))
+    (line,) = warned
+    assert line.startswith("--detector motion needs a camera that stands still, but by ")
+    assert line.endswith("take --detector NAME")
+
+
+@pytest.mark.parametrize("walker", [False, True])
+def test_a_camera_that_stands_still_is_not_warned_of(walker: bool) -> None:
+    warned: list[str] = []
+    detector = MotionBoxes(warn=warned.append)
+    for index in range(80):
+        view = wall()
+        if walker:
+            draw(view, walk(index), 200, step=index / 4)
+        detector.boxes_for(frame(view, index))
+    assert warned == []
+
+
+def test_a_clip_of_five_frames_is_too_short_to_tell_people_from_their_ghosts() -> None:
+    detector = MotionBoxes()
+    for index in range(5):  # at 5 frames a second, so the background is a second old at the end
+        picture = wall()
+        three_walkers(picture, 5 * index)
+        assert len(detector.boxes_for(Frame(picture, index, index / 5, index))) == 0
+
+
+def test_a_picture_of_oblong_pixels_is_seen_with_square_ones() -> None:
+    detector, ratio = MotionBoxes(), Fraction(64, 45)
+    hits = 0
+    for index in range(100):
+        picture = wall()
+        box = np.array(draw(picture, walk(index), 200, step=index / 4))
+        squeezed = cv2.resize(picture, (round(WIDTH / ratio), HEIGHT), interpolation=cv2.INTER_AREA)
+        given = replace(frame(squeezed, index), sample_aspect_ratio=ratio)
+        boxes = detector.boxes_for(given)
+        hits += index >= 50 and found(boxes, (box * [1 / ratio, 1, 1 / ratio, 1]).astype(float).tolist())
+    assert hits > 45
 
 
 def test_a_flash_is_forgotten() -> None:
