@@ -123,9 +123,10 @@ class Picture:
         stream: Index of its stream; the deadline scheduler's memory of people is kept per stream.
         time: Seconds of its stream, never decreasing.
         deadline: The `time.perf_counter()` by which the poses should be there; None for no limit.
+        sample_aspect_ratio: Width of a pixel to its height; people are cropped as a player shows them.
 
     Raises:
-        InputError: the picture has another type, dtype or shape, or a time or the deadline isn't a number.
+        InputError: the picture has another type, dtype or shape, or a number isn't one.
     """
 
     image: Image
@@ -133,6 +134,7 @@ class Picture:
     stream: int = 0
     time: float = 0.0
     deadline: float | None = None
+    sample_aspect_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         image = self.image
@@ -152,6 +154,8 @@ class Picture:
             raise InputError(f"time: expected seconds, got {self.time}")
         if late:
             raise InputError("deadline: expected a time.perf_counter() value, got NaN")
+        if not (self.sample_aspect_ratio > 0 and math.isfinite(self.sample_aspect_ratio)):
+            raise InputError(f"sample_aspect_ratio: expected a positive number, got {self.sample_aspect_ratio}")
 
 
 @dataclass
@@ -391,7 +395,8 @@ class Crowd:
         self.owners = np.repeat(np.arange(len(pictures)), [len(picture.boxes) for picture in pictures])
         boxes = [picture.boxes.xyxy for picture in pictures]
         self.boxes_xyxy: npt.NDArray[np.float32] = np.concatenate([np.zeros((0, 4), np.float32), *boxes])
-        self.frames = crop_frames(self.boxes_xyxy, crop_size)
+        ratios = np.array([picture.sample_aspect_ratio for picture in pictures], np.float64)
+        self.frames = crop_frames(self.boxes_xyxy, crop_size, sample_aspect_ratio=ratios[self.owners])
         people = len(self.owners)
         self.keypoints = np.zeros((people, skeleton.num_keypoints, 3), dtype=np.float32)
         self.quality = np.zeros(people, dtype=np.float32)

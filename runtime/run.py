@@ -308,6 +308,7 @@ class Loop:
                     stream=item.running.index,
                     time=item.frame.time,
                     deadline=None if limit is None else item.began + limit,
+                    sample_aspect_ratio=float(item.frame.sample_aspect_ratio),
                 )
                 for item in work
             ]

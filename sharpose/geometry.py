@@ -37,7 +37,7 @@ class CropFrames:
 
     Attributes:
         center: float32 [n, 2], x and y in picture pixels.
-        size: float32 [n, 2], width and height in picture pixels, at the crop's aspect.
+        size: float32 [n, 2], width and height in picture pixels, at the crop's aspect as a player shows them.
         crop_size: `(height, width)` of the crop in pixels.
     """
 
@@ -64,7 +64,10 @@ class CropFrames:
 
 
 def crop_frames(
-    boxes_xyxy: npt.NDArray[np.float32], crop_size: tuple[int, int], padding: float = PADDING
+    boxes_xyxy: npt.NDArray[np.float32],
+    crop_size: tuple[int, int],
+    padding: float = PADDING,
+    sample_aspect_ratio: float | npt.NDArray[np.float64] = 1.0,
 ) -> CropFrames:
     """The frames that boxes are cropped by.
 
@@ -72,8 +75,9 @@ def crop_frames(
         boxes_xyxy: float32 [n, 4], `x1, y1, x2, y2` in picture pixels.
         crop_size: `(height, width)` of the crop.
         padding: Growth of the frame after it has the crop's aspect.
+        sample_aspect_ratio: Width of the picture's pixels to their height, one or [n]; crops have square pixels.
     """
-    aspect = crop_size[1] / crop_size[0]
+    aspect = crop_size[1] / crop_size[0] / sample_aspect_ratio
     boxes = boxes_xyxy.astype(np.float64)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     center = np.stack([boxes[:, 0] + width * 0.5, boxes[:, 1] + height * 0.5], axis=1).astype(np.float32)

@@ -229,7 +229,7 @@ _KEY_INTERVAL = 1 * _TICKS
 
 
 class PictureEncoder:
-    """The one stream of a container.
+    """The video stream of a container.
 
     Args:
         container: Nothing has been written to it.
@@ -237,6 +237,7 @@ class PictureEncoder:
         settings: How to encode.
         picture: The first picture, which gives the size, made even; others are letterboxed to it.
         frame_rate: Nominal frames per second, for the header; 25 if None.
+        sample_aspect_ratio: Width of a pixel to its height, for the header and the stream.
 
     Attributes:
         size: Height and width.
@@ -250,6 +251,7 @@ class PictureEncoder:
         *,
         picture: Image,
         frame_rate: float | None,
+        sample_aspect_ratio: Fraction = Fraction(1),
     ) -> None:
         padded = pad_even(picture)
         self.size: tuple[int, int] = padded.shape[0], padded.shape[1]
@@ -261,6 +263,7 @@ class PictureEncoder:
         if encoder.family == "h265" and "mp4" in container.format.name:
             self._stream.codec_context.codec_tag = "hvc1"  # or Apple's players show nothing
         _set_up(self._stream.codec_context, encoder, settings, self.size, float(rate))
+        self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         self._last_stamp = -_MIN_STEP
         self._last_key = -_KEY_INTERVAL
         self._duration = max(_MIN_STEP, round(_TICKS / (frame_rate or 1.0)))

@@ -93,6 +93,7 @@ class SinkSettings:
         video: How videos are encoded.
         picture_kind: What `--frames` writes: `jpg` or `png`.
         pictures: The picture files by frame, where the source is one of pictures; see `SourceInfo.pictures`.
+        sound: The file whose sound goes into videos; see `SourceInfo.sound`.
         overwrite: Whether the files of an earlier run in a folder are replaced.
         say: Called with a line about what was lost while the run goes on, possibly from another thread.
         note: Called with a line that is worth knowing.
@@ -107,6 +108,7 @@ class SinkSettings:
     video: VideoSettings = field(default_factory=VideoSettings)
     picture_kind: str = "jpg"
     pictures: Collection[Path] | None = None
+    sound: Path | None = None
     overwrite: bool = False
     say: Callable[[str], None] = lambda line: None
     note: Callable[[str], None] = lambda line: None
@@ -296,7 +298,14 @@ def _video_sink(target: str, settings: SinkSettings) -> Sink:
             f"--output {target}: expected a video's name ending in {' '.join(VIDEO_SUFFIXES)}, or an address that "
             f"begins with {' '.join(f'{scheme}://' for scheme in RESTREAM_SCHEMES)}"
         )
-    return VideoSink(target, frame_rate=settings.frame_rate, settings=settings.video, live=settings.live)
+    return VideoSink(
+        target,
+        frame_rate=settings.frame_rate,
+        settings=settings.video,
+        live=settings.live,
+        sound=settings.sound,
+        say=settings.say,
+    )
 
 
 # A new format is a class that implements `Sink`, a line here, and an option in `runtime/cli.py`.

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -101,6 +102,7 @@ class RestreamSink:
         self._failure: SinkError | None = None
         self._connected_once = self._waiting = self._reported = False
         self._written = 0
+        self._aspect = Fraction(1)
         self.dropped = 0
         self.reconnects = 0
         self.warnings: list[str] = []
@@ -118,6 +120,7 @@ class RestreamSink:
                 self.dropped += 1
                 return
         entry = record.picture, self._clock()
+        self._aspect = record.frame.sample_aspect_ratio
         with self._changed:
             if len(self._queue) >= _QUEUE_SIZE:
                 self._queue.popleft()
@@ -207,7 +210,14 @@ class RestreamSink:
             sender.end(0.0)
 
     def _send(self, container: OutputContainer, sender: Sender, picture: Image, start: float) -> None:
-        pictures = PictureEncoder(container, self._encoder, self._settings, picture=picture, frame_rate=self._rate)
+        pictures = PictureEncoder(
+            container,
+            self._encoder,
+            self._settings,
+            picture=picture,
+            frame_rate=self._rate,
+            sample_aspect_ratio=self._aspect,
+        )
         container.start_encoding()
         entry: tuple[Image, float] | None = (picture, start)
         noted = False

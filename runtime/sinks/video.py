@@ -1,4 +1,4 @@
-"""The annotated pictures as an H.264 or H.265 video file, through PyAV; it can be played at every moment."""
+"""The annotated pictures as an H.264 or H.265 video file with the source's sound; it can be played at every moment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
 
 from sharpose.errors import InputError, SinkError, one_line
 from sharpose.files import mark_partial, open_to_write, removed_error, write_all
-from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
+from sharpose.runtime.sinks.sound import Sound
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The suffixes that can be written, with FFmpeg's names for the containers."""
@@ -28,8 +32,11 @@ class VideoSink:
     """Writes each record's `picture`, timed by its frame's `time`.
 
     The size is the first picture's, made even; others are letterboxed to it. While it grows the file is fragmented, so
-    that it can be played after a kill: from a file, up to all but the last frame, however slowly the frames come; from
-    a live source, up to half a second and a frame before its end.
+    that it can be played after a kill: from a file, up to all but the last frame (the last three where it has sound),
+    however slowly the frames come; from a live source, up to half a second and a frame before its end.
+
+    The sound of the source is copied in step with the frames, and ends with them. Sound that can't be copied is left
+    out with a line; it never ends the video.
 
     Args:
         path: Ends in `.mp4`, `.mov` or `.mkv`; created at the first record.
@@ -37,7 +44,9 @@ class VideoSink:
             several is shown as long as the one before it.
         settings: How to encode.
         live: The source has no end: no index is gathered for the end of the file, so memory doesn't grow. (The index
-            takes about 110 bytes per frame.)
+            takes about 110 bytes per frame, and per packet of sound.)
+        sound: The file whose sound is copied, by the frames' stamps; None for no sound.
+        say: Called with a line where sound is left out.
         clock: Monotonic seconds; a removed file is noticed within one.
 
     Raises:
@@ -52,6 +61,8 @@ class VideoSink:
         frame_rate: float | None = None,
         settings: VideoSettings | None = None,
         live: bool = False,
+        sound: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = Path(path)
@@ -64,12 +75,19 @@ class VideoSink:
         self._encoder = find_encoder(self._settings, VIDEO_SUFFIXES[self.path.suffix.lower()])
         self._rate = frame_rate
         self._live = live
+        self._sound_file = None if self._settings.audio == "none" else sound
+        self._say = say
         self._clock = clock
         self._file: VideoFile | None = None
         self._container: OutputContainer | None = None
         self._pictures: PictureEncoder | None = None
         self._size: tuple[int, ...] = ()
-        self._start = 0.0
+        self._sound: Sound | None = None
+        self._sound_stream: AudioStream | None = None
+        self._sound_failures = 0  # in a row
+        self._held: list[Packet[VideoStream]] = []  # of the newest picture
+        self._start = self._newest = self._shift = 0.0  # seconds
+        self._step = 1 / (frame_rate or 1.0)
         self._made = self._closed = self._lost = False
 
     def write(self, record: FrameRecord) -> None:
@@ -79,11 +97,22 @@ class VideoSink:
         picture = record.picture
         with self._giving_up():
             if self._pictures is None:
-                self._open(picture, record.frame.time)
+                self._open(picture, record.frame)
             assert self._pictures is not None
             assert self._container is not None
             assert self._file is not None
-            self._container.mux(self._pictures.encode(picture, record.frame.time - self._start))
+            seconds = record.frame.time - self._start
+            if seconds > self._newest:
+                self._step = seconds - self._newest
+            self._newest, self._shift = seconds, seconds - (record.frame.stamp or 0.0)
+            packets = self._pictures.encode(picture, seconds)
+            if self._sound_stream is not None:
+                # Beside sound, MP4 goes by a packet's duration, which the next picture tells.
+                packets, self._held = self._held, packets
+                for packet in packets:
+                    packet.duration = round(self._step / packet.time_base)
+            self._container.mux(packets)
+            self._copy_sound()
             self._file.commit()
 
     def close(self) -> None:
@@ -96,11 +125,14 @@ class VideoSink:
             return
         with self._giving_up():
             if pictures is not None:
-                container.mux(pictures.finish())
+                container.mux([*self._held, *pictures.finish()])
+                self._newest += self._step
+                self._copy_sound()
             file.commit()
             container.close()
             file.commit()
             file.close()
+        self._close_sound()
         self._container = self._pictures = self._file = None
 
     def abandon(self) -> Path | None:
@@ -109,23 +141,82 @@ class VideoSink:
             self.close()
         return mark_partial(self.path) if self._made and not self._lost else None
 
-    def _open(self, picture: Image, start: float) -> None:
-        self._start = start
+    def _open(self, picture: Image, frame: Frame) -> None:
+        self._start = frame.time
         self._size = picture.shape[:2]
         suffix = self.path.suffix.lower()
         file = self._file = VideoFile(self.path, boxes=suffix != ".mkv", clock=self._clock)
-        self._container = av.open(
-            file,
-            "w",
-            format=VIDEO_SUFFIXES[suffix],
-            options=_muxer_options(suffix, endless=self._live or not file.seekable()),
-        )
+        if self._sound_file is not None and frame.stamp is not None:
+            self._sound = self._find_sound(self._sound_file, frame.stamp)
+        options = _muxer_options(suffix, endless=self._live or not file.seekable(), sound=self._sound)
+        self._container = av.open(file, "w", format=VIDEO_SUFFIXES[suffix], options=options)
         self._pictures = PictureEncoder(
-            self._container, self._encoder, self._settings, picture=picture, frame_rate=self._rate
+            self._container,
+            self._encoder,
+            self._settings,
+            picture=picture,
+            frame_rate=self._rate,
+            sample_aspect_ratio=frame.sample_aspect_ratio,
         )
         self._size = self._pictures.size
+        if self._sound is not None:
+            self._sound_stream = self._sound.stream_in(self._container)
         self._container.start_encoding()
         self._made = True
+
+    def _find_sound(self, file: Path, stamp: float) -> Sound | None:
+        """The sound from `stamp` on; None where there is none, or none that the container takes."""
+        try:
+            sound = Sound(file, stamp)
+        except SinkError as error:
+            self._say(f"{self.path}: the sound of {file} is left out: {error}")
+            return None
+        if sound.first is None:
+            sound.close()
+            return None
+        takers = [
+            suffix
+            for suffix, form in VIDEO_SUFFIXES.items()
+            if sound.fits(form, _muxer_options(suffix, endless=False, sound=sound))
+        ]
+        suffix = self.path.suffix.lower()
+        if suffix in takers:
+            return sound
+        others = f"; take {' or '.join(takers)}" if takers else ""
+        self._say(f"{self.path}: the sound of {file} is left out: {suffix} can't hold {sound.codec}{others}")
+        sound.close()
+        return None
+
+    def _copy_sound(self) -> None:
+        """The packets of sound up to the newest picture."""
+        if self._sound is None:
+            return
+        assert self._sound_stream is not None
+        assert self._container is not None
+        assert self._file is not None
+        for packet in self._sound.until(self._newest, self._shift):
+            packet.stream = self._sound_stream
+            try:
+                self._container.mux(packet)
+                self._sound_failures = 0
+            except av.FFmpegError as error:
+                if self._file.error is not None or self._file.removed:
+                    raise
+                self._sound_failures += 1
+                if self._sound_failures == _MOST_FAILURES:
+                    self._end_sound(one_line(error))
+                    return
+        if self._sound.broken is not None:
+            self._end_sound(self._sound.broken)
+
+    def _end_sound(self, why: str) -> None:
+        self._say(f"{self.path}: its sound ends after {self._newest:.1f} s, as it is damaged: {why}")
+        self._close_sound()
+
+    def _close_sound(self) -> None:
+        if self._sound is not None:
+            self._sound.close()
+            self._sound = None
 
     @contextlib.contextmanager
     def _giving_up(self) -> Iterator[None]:
@@ -147,6 +238,7 @@ class VideoSink:
         self._closed = True
         container, file = self._container, self._file
         self._container = self._pictures = self._file = None
+        self._close_sound()
         if file is not None:
             file.take_back()
         if container is not None:
@@ -157,20 +249,32 @@ class VideoSink:
                 file.close()
 
 
+_MOST_FAILURES = 16  # in a row
 _LIVE_FRAGMENT = 500_000  # microseconds
+_LONGEST_DELAY = 1.0  # seconds
 
 
-def _muxer_options(suffix: str, *, endless: bool) -> dict[str, str]:
+def _muxer_options(suffix: str, *, endless: bool, sound: Sound | None) -> dict[str, str]:
     options = {"flush_packets": "1"}  # or the last 256 KiB would wait in memory
+    if sound is not None:
+        options["max_interleave_delta"] = "1"  # microseconds: where sound pauses, a picture waits for the next one only
     if suffix == ".mkv":
         # A cluster is written when the next begins: one a frame.
         return options | {"cluster_time_limit": "1"} | ({"live": "1"} if endless else {})
-    plain = "empty_moov+default_base_moof"
+    flags = "empty_moov+default_base_moof"
+    if sound is not None and sound.first is not None and sound.first < _LONGEST_DELAY:
+        flags += "+delay_moov"  # AC-3's header is made from the first packet
+    elif sound is not None:  # which would have pictures wait for sound
+        flags += "+frag_discont"
+        options["use_editlist"] = "1"  # says when it begins
     if endless:
-        return options | {"movflags": f"{plain}+skip_trailer", "frag_duration": str(_LIVE_FRAGMENT)}
+        return options | {"movflags": f"{flags}+skip_trailer", "frag_duration": str(_LIVE_FRAGMENT)}
     # Hybrid: fragments while it grows, an ordinary index with the number of frames once it is closed.
     hybrid = "hybrid_fragmented+" if av.library_versions["libavformat"] >= (61, 7) else ""
-    return options | {"movflags": f"{hybrid}frag_every_frame+{plain}"}
+    if sound is None:
+        return options | {"movflags": f"{hybrid}frag_every_frame+{flags}"}
+    # With two streams `frag_every_frame` gives packets the time of the next; a fragment of a microsecond is the same.
+    return options | {"movflags": f"{hybrid}{flags}", "frag_duration": "1"}
 
 
 _LOOK_EVERY = 1.0  # seconds

@@ -456,6 +456,10 @@ class FrameClock:
         self._last = time
         return time
 
+    def stamp(self, time: float) -> float:
+        """The stamp, in seconds, that stands for the time of the newest frame."""
+        return time + (self.origin or 0.0)
+
     def _choose(self, pts: int | None, dts: int | None) -> int:
         """0 for the presentation stamp, 1 (the decoding stamp) where those have run backwards more often."""
         for kind, stamp in (("pts", pts), ("dts", dts)):

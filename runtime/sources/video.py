@@ -41,15 +41,17 @@ if TYPE_CHECKING:
 _DEFAULT_RATE = 25.0
 _FAILED = "Input/output error"  # FFmpeg's words for failures of many kinds
 _SHORT_SECONDS = 0.5  # how much shorter than its header a stream may be before that is worth a warning
+_MOST_STRETCHED = 8  # width of a pixel to its height, or the other way round
 _SEEK_SLACK = 1e-3  # seconds by which containers round times (Matroska: to milliseconds)
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A picture with its place: 0-based index, and seconds since the first picture of the stream."""
+    """A picture with its place: 0-based index, seconds since the first picture of the stream, the same as a stamp."""
 
     index: int
     time: float
+    stamp: float
     picture: VideoFrame
     damaged: bool
 
@@ -91,6 +93,8 @@ class VideoSource:
             self.info.frame_count = None if partial else -(-claimed // stride)
             if partial or stride > 1:  # of the whole video: a boxes file may have the skipped frames too
                 self.info.image_ids = range(claimed)
+        if not is_url(spec) and Path(spec).is_file() and self._container.streams.audio:  # a pipe can't be read twice
+            self.info.sound = Path(spec)
 
     def _open(self) -> None:
         remote = is_url(self._spec)
@@ -141,8 +145,17 @@ class VideoSource:
                 self._gaps.see(timed.time)
                 first_index = timed.index if first_index is None else first_index
                 if (timed.index - first_index) % self._options.stride == 0:
-                    image = self._upright(timed.picture)
-                    yield Frame(image, timed.index, timed.time, timed.index, arrived=arrived, damaged=timed.damaged)
+                    image, ratio = self._upright(timed.picture)
+                    yield Frame(
+                        image,
+                        timed.index,
+                        timed.time,
+                        timed.index,
+                        arrived=arrived,
+                        damaged=timed.damaged,
+                        stamp=timed.stamp,
+                        sample_aspect_ratio=ratio,
+                    )
                 if self._closed:
                     return
             if first_index is None:
@@ -229,13 +242,17 @@ class VideoSource:
             return _SHORT_SECONDS
         return min(_SHORT_SECONDS, 1.5 / float(self._stream.average_rate or _DEFAULT_RATE))
 
-    def _upright(self, picture: VideoFrame) -> Image:
+    def _upright(self, picture: VideoFrame) -> tuple[Image, Fraction]:
+        """The picture as it is to be looked at, and its sample aspect ratio."""
         converted = self._reformatter.reformat(picture, format="bgr24").to_ndarray()
         image = np.ascontiguousarray(converted, dtype=np.uint8)
+        ratio = self._stream.sample_aspect_ratio or Fraction(1)
+        if not 1 / _MOST_STRETCHED <= ratio <= _MOST_STRETCHED:  # a header can claim anything
+            ratio = Fraction(1)
         for data in cast(SideDataContainer, picture.side_data):
             if data.type.name == "DISPLAYMATRIX":
-                return upright(image, bytes(data))
-        return image
+                return upright(image, bytes(data)), 1 / ratio if _is_turned(bytes(data)) else ratio
+        return image, ratio
 
     def _warn_of_damage(self) -> None:
         skipped, flagged, broken = self._decoder.skipped, self._decoder.flagged, self._decoder.broken
@@ -319,7 +336,8 @@ def _counted(
             except SourceError as error:  # after the picture at hand
                 failure = error
         stamps = None if following is None else (following.picture.pts, following.picture.dts)
-        yield _Timed(index, clock.seconds(picture.pts, picture.dts, stamps), picture, damaged)
+        time = clock.seconds(picture.pts, picture.dts, stamps)
+        yield _Timed(index, time, clock.stamp(time), picture, damaged)
         if failure is not None:
             raise failure
         current = following if ahead else next(decoded, None)
@@ -365,7 +383,9 @@ def _seek(
             time = there.seconds(first.picture.pts, first.picture.dts)
             if time <= start + _SEEK_SLACK:
                 index = _index_at(container, stream, time, stamp)
-                return itertools.chain([_Timed(index, time, *first)], _counted(pictures, there, index + 1))
+                return itertools.chain(
+                    [_Timed(index, time, there.stamp(time), *first)], _counted(pictures, there, index + 1)
+                )
     return None
 
 
@@ -393,10 +413,23 @@ def upright(image: Image, matrix: bytes) -> Image:
     """
     if len(matrix) < 36:
         return image
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).astype(np.int64).tolist()
-    transpose = abs(b) + abs(c) > abs(a) + abs(d)
+    a, b, c, d = _turn(matrix)
+    transpose = _is_turned(matrix)
     flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)
     turned = cv2.transpose(image) if transpose else image
     if flip_x or flip_y:
         turned = cv2.flip(turned, -1 if flip_x and flip_y else int(flip_x))
     return np.ascontiguousarray(turned, dtype=np.uint8)
+
+
+def _is_turned(matrix: bytes) -> bool:
+    """Whether x and y change places."""
+    if len(matrix) < 36:
+        return False
+    a, b, c, d = _turn(matrix)
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _turn(matrix: bytes) -> tuple[int, int, int, int]:
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).astype(np.int64).tolist()
+    return a, b, c, d

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -171,3 +172,22 @@ def test_a_buffer_that_does_not_fit_is_refused(out):
 def test_crops_are_the_same_every_time():
     first, second = crop(gradient(), [3, 4, 80, 190]), crop(gradient(), [3, 4, 80, 190])
     assert (first == second).all()
+
+
+def test_crops_of_oblong_pixels_show_people_as_a_player_does() -> None:
+    rng = np.random.default_rng(0)
+    image = np.asarray(cv2.GaussianBlur(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8), (0, 0), 6), np.uint8)
+    squeezed = np.asarray(cv2.resize(image, (200, 200), interpolation=cv2.INTER_AREA), np.uint8)  # pixels of 3:2
+    box = np.array([[90, 40, 150, 180]], np.float32)
+    narrow = box * np.array([2 / 3, 1, 2 / 3, 1], np.float32)
+    frames, squeezed_frames = crop_frames(box, CROP), crop_frames(narrow, CROP, sample_aspect_ratio=1.5)
+    np.testing.assert_allclose(squeezed_frames.size * [1.5, 1], frames.size, rtol=1e-6)
+    crops = [np.zeros((1, *CROP, 3), np.uint8) for _ in range(2)]
+    extract_crops(image, frames, crops[0])
+    extract_crops(squeezed, squeezed_frames, crops[1])
+    assert np.abs(crops[0].astype(int) - crops[1]).mean() < 3
+    keypoints = np.array([[[10.0, 20.0, 1.0], [100.0, 200.0, 1.0]]], np.float32)
+    there, squeezed_there = keypoints_to_image(keypoints, frames), keypoints_to_image(keypoints, squeezed_frames)
+    np.testing.assert_allclose(squeezed_there * [1.5, 1, 1], there, atol=1e-3)
+    both = crop_frames(np.concatenate([box, narrow]), CROP, sample_aspect_ratio=np.array([1.0, 1.5]))
+    np.testing.assert_array_equal(both.size, np.concatenate([frames.size, squeezed_frames.size]))

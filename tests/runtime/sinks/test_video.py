@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -36,6 +38,22 @@ def test_every_frame_comes_back_at_its_time(tmp_path, record, suffix):
         assert header.frames == 70
         assert header.seconds == pytest.approx(70 / 25, abs=1e-3)
         assert header.rate == pytest.approx(25, abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("encoder", ["h264", "h265"])
+def test_the_shape_of_pixels_is_kept(tmp_path, record, suffix, encoder):
+    sink = VideoSink(tmp_path / f"out{suffix}", settings=VideoSettings(encoder=encoder))
+    for index in range(3):
+        given = record(index, image=plain(100, 72, 90))
+        sink.write(replace(given, frame=replace(given.frame, sample_aspect_ratio=Fraction(64, 45))))
+    sink.close()
+    with av.open(str(sink.path)) as container:
+        stream = container.streams.video[0]
+        assert stream.sample_aspect_ratio == Fraction(64, 45)  # of the container, where that has one
+        assert (stream.width, stream.height) == (90, 72)
+        next(container.decode(stream))
+        assert stream.codec_context.sample_aspect_ratio == Fraction(64, 45)
 
 
 def test_colours_survive(tmp_path, record):

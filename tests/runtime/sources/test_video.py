@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -79,6 +80,34 @@ def test_pictures_that_stand_on_their_side_are_turned(tmp_path, make_video):
     for before, frame in zip(VideoSource(str(stored)), VideoSource(turned), strict=True):
         np.testing.assert_array_equal(frame.image, np.rot90(before.image, -1))
         assert (frame.height, frame.width) == (64, 48)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize("ratio", [Fraction(1), Fraction(64, 45), Fraction(8, 9)])
+def test_the_shape_of_pixels(tmp_path, make_video, name, ratio):
+    made = make_video(tmp_path / name, frames=3, sample_aspect_ratio=ratio)
+    source = VideoSource(str(made))
+    for frame in source:
+        assert float(frame.sample_aspect_ratio) == pytest.approx(float(ratio), rel=0.02)  # Matroska rounds
+        assert frame.image.shape == (48, 64, 3)
+    if name == "a.mp4":
+        turned = saved(tmp_path / "turned.mp4", with_display_matrix(made.read_bytes(), (0, ONE, 0, -ONE, 0, 0)))
+        assert [frame.sample_aspect_ratio for frame in VideoSource(turned)] == [1 / ratio] * 3
+
+
+def test_pixels_of_an_unbelievable_shape_are_square(tmp_path, make_video):
+    (frame, *_) = VideoSource(str(make_video(tmp_path / "a.mp4", frames=3, sample_aspect_ratio=Fraction(1, 200))))
+    assert frame.sample_aspect_ratio == 1
+
+
+def test_frames_know_their_stamps(tmp_path, make_video):
+    source = VideoSource(str(make_video(tmp_path / "a.ts", frames=5, stamps=range(250, 255), b_frames=0)))
+    frames = list(source)
+    with av.open(str(tmp_path / "a.ts")) as container:
+        stamps = [float(picture.time) for picture in container.decode(video=0)]
+    assert [frame.stamp for frame in frames] == pytest.approx(stamps)
+    assert stamps[0] > 9
+    assert source.info.sound is None
 
 
 def test_a_change_of_size_inside_the_stream(tmp_path, make_video):

@@ -1,0 +1,211 @@
+"""The sound of the source in the annotated video: which packets, when, and where it can't be copied."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from sound_files import RATE, Sounded, pictures_of, plain, sound_of, write_sounded
+
+from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.options import SourceOptions, VideoSettings
+from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.sinks.video import VideoSink
+from sharpose.runtime.sources.video import VideoSource
+
+NOBODY = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
+
+
+def annotate(
+    source: Path,
+    out: Path,
+    *,
+    frames: int | None = None,
+    reading: SourceOptions | None = None,
+    settings: VideoSettings | None = None,
+    copies: list[Path] | None = None,
+) -> list[str]:
+    """Copies a video through the sink, up to so many frames; what is said. `copies`: the file as it is after each."""
+    said: list[str] = []
+    video = VideoSource(str(source), reading)
+    sink = VideoSink(out, frame_rate=RATE, sound=video.info.sound, settings=settings, say=said.append)
+    for count, frame in enumerate(video, 1):
+        sink.write(FrameRecord(frame, NOBODY, lambda image, poses: image))
+        if copies is not None:
+            copies.append(out.with_name(f"copy{count}{out.suffix}"))
+            shutil.copy(out, copies[-1])
+        if count == frames:
+            break
+    sink.close()
+    video.close()
+    return said
+
+
+def same(found: list[Sounded], given: list[Sounded], codec: str, shift: float = 0.0, atol: float = 1.1e-3) -> None:
+    """`found` are packets of `given`, one after the other, `shift` seconds later."""
+    data = [plain(packet.data, codec) for packet in given]
+    first = data.index(plain(found[0].data, codec))
+    assert [plain(packet.data, codec) for packet in found] == data[first : first + len(found)]
+    np.testing.assert_allclose(
+        [packet.time for packet in found],
+        [packet.time + shift for packet in given[first : first + len(found)]],
+        atol=atol,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "out"),
+    [
+        ("in.mp4", "aac", ".mp4"),
+        ("in.mp4", "aac", ".mkv"),
+        ("in.mkv", "aac", ".mp4"),
+        ("in.ts", "aac", ".mp4"),
+        ("in.ts", "aac", ".mkv"),
+        ("in.ts", "ac3", ".mp4"),
+        ("in.mkv", "libopus", ".mp4"),
+        ("in.mkv", "libopus", ".mkv"),
+        ("in.mov", "pcm_s16le", ".mov"),
+        ("in.avi", "libmp3lame", ".mp4"),
+        ("in.mkv", "flac", ".mkv"),
+    ],
+)
+def test_every_packet_of_sound_is_copied_at_its_time(tmp_path: Path, source: str, codec: str, out: str) -> None:
+    given = write_sounded(tmp_path / source, sound=codec)
+    assert annotate(given, tmp_path / f"o{out}") == []
+    packets, first_picture = sound_of(given), 0.0 if source == "in.avi" else pictures_of(given)[0]
+    found = sound_of(tmp_path / f"o{out}")
+    same(found, packets, codec, -first_picture)
+    assert found[0].time < 0.045
+    times = [frame.time for frame in VideoSource(str(given))]
+    np.testing.assert_allclose(pictures_of(tmp_path / f"o{out}"), times, atol=1.1e-3)
+    assert times[-1] - 0.06 < found[-1].time < times[-1] + 0.04
+    with av.open(str(tmp_path / f"o{out}")) as container:  # it can be decoded, from the first packet on
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 0.9 * 48_000
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.mkv", "in.ts"])
+@pytest.mark.parametrize("out", [".mp4", ".mkv"])
+def test_a_part_of_a_video_has_the_sound_of_that_part(tmp_path: Path, name: str, out: str) -> None:
+    given = write_sounded(tmp_path / name, frames=120, offset=0.0 if name == "in.mp4" else 7.0)
+    annotate(given, tmp_path / f"o{out}", reading=SourceOptions(start=3.2, duration=1.0, stride=3))
+    found, begin = sound_of(tmp_path / f"o{out}"), pictures_of(given)[0] + 3.2
+    same(found, sound_of(given), "aac", -begin)
+    assert 0 <= found[0].time < 0.022
+    np.testing.assert_allclose(pictures_of(tmp_path / f"o{out}"), np.arange(9) * 0.12, atol=1.1e-3)
+    assert 0.96 < found[-1].time < 1.081  # it ends with the last picture, which is shown for 0.12 s
+
+
+@pytest.mark.parametrize("out", [".mp4", ".mov", ".mkv"])
+def test_an_interrupted_run_ends_both_together(tmp_path: Path, out: str) -> None:
+    given = write_sounded(tmp_path / "in.mp4", frames=50)
+    annotate(given, tmp_path / f"o{out}", frames=20)
+    assert len(pictures_of(tmp_path / f"o{out}")) == 20
+    assert 0.75 < sound_of(tmp_path / f"o{out}")[-1].time < 0.8
+
+
+@pytest.mark.parametrize("out", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize(("begin", "seconds", "lost"), [(0.0, 1.8, 2), (0.0, 0.5, 3), (1.2, 0.6, 3), (0.4, 0.4, 3)])
+def test_a_killed_run_leaves_pictures_and_sound(
+    tmp_path: Path, out: str, begin: float, seconds: float, lost: int
+) -> None:
+    """Also where the sound begins late or ends early."""
+    given = write_sounded(tmp_path / "in.mp4", frames=45, sound_from=begin, sound_seconds=seconds)
+    copies: list[Path] = []
+    annotate(given, tmp_path / f"o{out}", copies=copies)
+    for done in (12, 36, 45):
+        pictures = pictures_of(copies[done - 1])
+        assert done - lost <= len(pictures) <= done
+        np.testing.assert_allclose(pictures, np.arange(len(pictures)) / RATE, atol=1.1e-3)
+        heard = sound_of(copies[done - 1])
+        due = min(done / RATE - 0.1, begin + seconds - 0.05)
+        assert (heard[-1].time if heard else 0.0) >= min(due, begin + seconds) - 0.05 or due < begin
+    first = pictures_of(given)[0]
+    same(sound_of(tmp_path / f"o{out}"), sound_of(given), "aac", -first)
+
+
+def test_sound_lies_beside_its_pictures_in_the_file(tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mp4", frames=50)
+    annotate(given, tmp_path / "o.mp4")
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        packets = [
+            (packet.pos, float(packet.pts * packet.time_base)) for packet in container.demux() if packet.pos is not None
+        ]
+    times = np.array([time for _, time in sorted(packets)])
+    assert len(times) > 90
+    assert (np.maximum.accumulate(times) - times).max() < 0.1
+
+
+def test_glued_files_keep_pictures_and_sound_together(tmp_path: Path) -> None:
+    first, second = (
+        write_sounded(tmp_path / f"{name}.ts", frames=frames, offset=offset)
+        for name, frames, offset in (("a", 50, 9.0), ("b", 40, 2.0))
+    )
+    glued = tmp_path / "glued.ts"
+    glued.write_bytes(first.read_bytes() + second.read_bytes())
+    annotate(glued, tmp_path / "o.mkv")
+    pictures, found = pictures_of(tmp_path / "o.mkv"), sound_of(tmp_path / "o.mkv")
+    np.testing.assert_allclose(pictures, np.arange(90) / RATE, atol=1.1e-3)
+    packets = sound_of(second)
+    where = {plain(packet.data, "aac"): packet.time for packet in packets}
+    late = [(packet.time, where[packet.data]) for packet in found if packet.time > 2.3]
+    assert len(late) > 50
+    shift = 2.0 - pictures_of(second)[0]  # the second file's first picture is the 51st
+    np.testing.assert_allclose([time for time, _ in late], [time + shift for _, time in late], atol=2e-3)
+
+
+def test_without_sound(tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mp4")
+    assert annotate(given, tmp_path / "o.mp4", settings=VideoSettings(audio="none")) == []
+    assert sound_of(tmp_path / "o.mp4") == []
+    assert len(pictures_of(tmp_path / "o.mp4")) == 25
+
+
+def test_a_codec_that_the_container_does_not_take_is_said(tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mkv", sound="pcm_u8")
+    (line,) = annotate(given, tmp_path / "o.mp4")
+    left_out = f"{tmp_path / 'o.mp4'}: the sound of {given} is left out"
+    assert line == f"{left_out}: .mp4 can't hold pcm_u8; take .mov or .mkv"
+    assert sound_of(tmp_path / "o.mp4") == []
+    assert len(pictures_of(tmp_path / "o.mp4")) == 25
+    assert annotate(given, tmp_path / "o.mkv") == []
+    same(sound_of(tmp_path / "o.mkv"), sound_of(given), "pcm_u8", -pictures_of(given)[0])
+    (line,) = annotate(write_sounded(tmp_path / "in.wmv", sound="wmav2"), tmp_path / "o.mov")
+    assert line.endswith("in.wmv is left out: .mov can't hold wmav2")
+
+
+@pytest.mark.parametrize("out", [".mp4", ".mkv"])
+def test_damaged_sound_costs_no_picture(tmp_path: Path, out: str) -> None:
+    given = write_sounded(tmp_path / "in.ts", frames=75)
+    data, chance = bytearray(given.read_bytes()), np.random.default_rng(0)
+    with av.open(str(given)) as container:
+        stream = container.streams.audio[0].id
+    places = [at for at in range(0, len(data), 188) if (data[at + 1] & 31) << 8 | data[at + 2] == stream]
+    for at in places[len(places) // 3 : len(places) // 2]:
+        data[at + 8 : at + 188] = chance.integers(0, 256, 180, dtype=np.uint8).tobytes()
+    damaged = tmp_path / "damaged.ts"
+    damaged.write_bytes(data)
+    annotate(damaged, tmp_path / f"o{out}")
+    assert len(pictures_of(tmp_path / f"o{out}")) == 75
+    found, whole = sound_of(tmp_path / f"o{out}"), {plain(packet.data, "aac") for packet in sound_of(given)}
+    heard = [packet.time for packet in found if packet.data in whole]
+    assert len(heard) > 70
+    assert heard[0] < 0.05
+    assert heard[-1] > 2.8
+
+
+def test_sound_that_is_gone_when_the_run_begins_is_said(tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mp4", frames=5)
+    video = VideoSource(str(given))
+    said: list[str] = []
+    sink = VideoSink(tmp_path / "o.mp4", sound=video.info.sound, say=said.append)
+    frames = list(video)
+    given.unlink()
+    for frame in frames:
+        sink.write(FrameRecord(frame, NOBODY, lambda image, poses: image))
+    sink.close()
+    (line,) = said
+    assert line == f"{tmp_path / 'o.mp4'}: the sound of {given} is left out: No such file or directory"
+    assert len(pictures_of(tmp_path / "o.mp4")) == 5
