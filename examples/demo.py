@@ -1,4 +1,4 @@
-"""The contact sheet of `make demo`: the shipped bundle on the built-in scene and on two photographs.
+"""The contact sheet of `make demo`: the shipped bundle on two photographs and on the built-in scene.
 
 `python examples/demo.py --output demo/sheet.jpg`; needs no PyTorch.
 """
@@ -13,9 +13,9 @@ from typing import NoReturn
 import click
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from sharpose.cli import main as run_command
-from sharpose.errors import InputError
 from sharpose.runtime.drawing.draw import draw_poses
 from sharpose.runtime.drawing.style import COLOURS
 from sharpose.runtime.pipeline import PoseEstimator
@@ -45,6 +45,7 @@ _SCENE = SceneConfig(seed=0, people=3, frames=50, height=360, width=640)
 _FRAMES = (12, 37)
 _KEYPOINT_THRESHOLD = 0.2
 
+Floats = npt.NDArray[np.float32]
 _Colour = tuple[int, int, int]  # BGR
 _PAPER: _Colour = (34, 28, 24)
 _INK: _Colour = (240, 236, 232)
@@ -66,17 +67,16 @@ class Tile:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Tiles from left to right, `per_column` of the same shape in each of the two columns."""
+    """A tile in each of the two columns, of the same shape."""
 
-    tiles: tuple[Tile, ...]
-    per_column: int
+    left: Tile
+    right: Tile
 
     @property
     def tile_size(self) -> tuple[int, int]:
         """Width and height of a tile on the sheet, in pixels."""
-        height, width = self.tiles[0].image.shape[:2]
-        on_sheet = (_COLUMN - (self.per_column - 1) * _GAP) // self.per_column
-        return on_sheet, round(on_sheet * float(height) / float(width))
+        height, width = self.left.image.shape[:2]
+        return _COLUMN, round(_COLUMN * height / width)
 
     @property
     def height(self) -> int:
@@ -85,14 +85,7 @@ class SheetRow:
 
 
 def draw_sheet(title: str, columns: tuple[str, str], rows: Sequence[SheetRow], notes: Sequence[str]) -> Image:
-    """Draw a page, uint8 [height, width, 3], BGR: a title, headings of two columns, rows, and lines at the foot.
-
-    Raises:
-        InputError: a row does not have the tiles of two columns.
-    """
-    for row in rows:
-        if len(row.tiles) != 2 * row.per_column or row.per_column < 1:
-            raise InputError(f"sheet: expected {2 * row.per_column} tiles in a row, got {len(row.tiles)}")
+    """Draw a page, uint8 [height, width, 3], BGR: a title, headings of two columns, rows, and lines at the foot."""
     width = 2 * _MARGIN + 2 * _COLUMN + _GAP
     foot = len(notes) * _LINE + _GAP
     page = np.full((_HEADING + _LEGEND + sum(row.height for row in rows) + foot + _MARGIN, width, 3), _PAPER, np.uint8)
@@ -112,9 +105,8 @@ def draw_sheet(title: str, columns: tuple[str, str], rows: Sequence[SheetRow], n
 
 def _place(page: Image, row: SheetRow, top: int) -> None:
     width, height = row.tile_size
-    for index, tile in enumerate(row.tiles):
-        column, place = divmod(index, row.per_column)
-        left = _MARGIN + column * (_COLUMN + _GAP) + place * (width + _GAP)
+    for column, tile in enumerate((row.left, row.right)):
+        left = _MARGIN + column * (_COLUMN + _GAP)
         shrinks = tile.image.shape[1] > width
         resized = cv2.resize(tile.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         page[top : top + height, left : left + width] = resized
@@ -158,22 +150,19 @@ def demo_sheet() -> Image:
     """
     estimators = [PoseEstimator(refine=refine) for refine in ("never", "always")]
 
-    def tile(estimator: PoseEstimator, image: Image, boxes: Sequence[Sequence[float]], caption: str) -> Tile:
-        poses = estimator(image, np.asarray(boxes, np.float32))
-        return Tile(draw_poses(image, poses, estimator.skeleton, keypoint_threshold=_KEYPOINT_THRESHOLD), caption)
+    def row(image: Image, boxes: Floats, caption: str) -> SheetRow:
+        poses = [estimator(image, boxes) for estimator in estimators]
+        drawn = [draw_poses(image, one, skeleton, keypoint_threshold=_KEYPOINT_THRESHOLD) for one in poses]
+        return SheetRow(*(Tile(picture, caption) for picture in drawn))
 
+    skeleton = estimators[0].skeleton
     rows = []
+    for photograph in PHOTOGRAPHS:
+        boxes = np.asarray([photograph.box], np.float32)
+        rows.append(row(read_photograph(photograph), boxes, f"photograph: {photograph.credit}"))
     for index in _FRAMES:
         frame = Scene(_SCENE).frame(index)
-        caption = f"built-in scene, frame {index}"
-        tiles = [tile(estimator, frame.image, frame.boxes_xyxy.tolist(), caption) for estimator in estimators]
-        rows.append(SheetRow(tuple(tiles), per_column=1))
-    tiles = [
-        tile(estimator, read_photograph(photograph), [photograph.box], f"photograph: {photograph.credit}")
-        for estimator in estimators
-        for photograph in PHOTOGRAPHS
-    ]
-    rows.append(SheetRow(tuple(tiles), per_column=len(PHOTOGRAPHS)))
+        rows.append(row(frame.image, frame.boxes_xyxy, f"built-in scene, frame {index}"))
     name = estimators[0].bundle.model.name
     for estimator in estimators:
         estimator.close()

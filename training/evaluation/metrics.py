@@ -13,7 +13,7 @@ from sharpose.bundle import GainCurve
 from sharpose.coco.ap import CocoScores, coco_scores
 from sharpose.errors import counted
 from sharpose.runtime.gate import Refine
-from sharpose.similarity import pose_oks
+from sharpose.similarity import keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData, People
 from sharpose.training.evaluation.predict import GatedPoses, Predictions, coco_results
@@ -80,38 +80,39 @@ _BINS = 10
 
 
 @dataclass(frozen=True)
-class QualityBin:
-    """People whose predicted quality lies in `[low, high]`, with the means of predicted quality and true OKS."""
+class CalibrationBin:
+    """Items whose predicted value lies in `[low, high]`, with the means of predicted and true values."""
 
     low: float
     high: float
-    people: int
+    count: int
     predicted: float
     true: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predicted quality against true OKS."""
+    """Predicted values against true ones: people's quality against OKS, keypoints' scores against being right."""
 
-    bins: tuple[QualityBin, ...]  # up to ten bins of as many people each, lowest quality first
+    bins: tuple[CalibrationBin, ...]  # up to ten bins of as many items each, lowest prediction first
     rank_correlation: float  # Spearman's, -1 to 1; NaN where one side doesn't vary
     mean_error: float  # mean of `|predicted - true|`
     bias: float  # mean of `predicted - true`
-    people: int  # number of people compared
+    count: int  # number of items compared
 
 
-def calibrate(quality: Floats, oks: Doubles) -> Calibration:
-    """Compare qualities [n] with true OKS [n]; NaN on either side is left out."""
-    known = np.isfinite(quality) & np.isfinite(oks)
-    predicted, true = quality[known].astype(np.float64), oks[known]
+def calibrate(predictions: Floats, truths: Doubles) -> Calibration:
+    """Compare predicted values [n] with true ones [n]; NaN on either side is left out."""
+    known = np.isfinite(predictions) & np.isfinite(truths)
+    predicted, true = predictions[known].astype(np.float64), truths[known]
     if not len(true):
         return Calibration((), float("nan"), float("nan"), float("nan"), 0)
     order = np.argsort(predicted, kind="stable")
     bins = []
     for rows in np.array_split(order, min(_BINS, len(order))):
         of = predicted[rows]
-        bins.append(QualityBin(float(of.min()), float(of.max()), len(rows), float(of.mean()), float(true[rows].mean())))
+        means = float(of.mean()), float(true[rows].mean())
+        bins.append(CalibrationBin(float(of.min()), float(of.max()), len(rows), *means))
     rank, error = rank_correlation(predicted, true), predicted - true
     return Calibration(tuple(bins), rank, float(np.abs(error).mean()), float(error.mean()), len(true))
 
@@ -185,6 +186,7 @@ class Evaluation:
     threshold: float  # threshold of the gate in `auto`
     oks: Doubles  # float64 [n], true OKS of the coarse poses; NaN where it isn't known
     calibration: Calibration  # predicted quality against `oks`
+    score_calibration: Calibration  # see `calibrate_scores`, in `auto`; empty where boxes aren't labelled people
     gain: GainCurve | None  # gain of refining by predicted quality; None where too few people are labelled
 
 
@@ -194,7 +196,21 @@ def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -
     modes = tuple(_mode(data, predictions, mode, threshold) for mode in MODES)
     quality = predictions.quality[:, 0]
     gain = measure_gain(quality, coarse, fine, f"{data.name}, {counted(len(data.people), 'person')}")
-    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), gain)
+    scores = calibrate_scores(data, predictions.gated("auto", threshold))
+    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), scores, gain)
+
+
+def calibrate_scores(data: EvaluationData, poses: GatedPoses) -> Calibration:
+    """Scores of labelled keypoints against whether they are right: a similarity to their label, as in OKS, above 0.5.
+
+    Empty where boxes aren't labelled people. Scores are compared as results hold them, clipped to 0 to 1.
+    """
+    people = data.people
+    if not people.labelled:
+        return calibrate(np.zeros(0, np.float32), np.zeros(0))
+    counted = people.keypoints[..., 2] > 0
+    right = keypoint_similarity(poses.keypoints, people.keypoints, people.areas, data.skeleton.sigmas) > 0.5
+    return calibrate(poses.keypoints[..., 2].clip(0, 1)[counted], right[counted].astype(np.float64))
 
 
 def poses_oks(data: EvaluationData, poses: GatedPoses) -> Doubles:

@@ -72,11 +72,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(_calibration_line(evaluation), highlight=False)
-    if evaluation.calibration.bins:
-        table = Table(*_BIN_HEADS, title="quality calibration")
-        for row in _bin_rows(evaluation):
-            table.add_row(*row)
-        console.print(table)
+    for heads, found in ((_QUALITY_HEADS, evaluation.calibration), (_SCORE_HEADS, evaluation.score_calibration)):
+        if found.bins:
+            table = Table(*heads, title=f"{heads[0]}, calibration")
+            for row in _bin_rows(found):
+                table.add_row(*row)
+            console.print(table)
     if evaluation.gain is not None:
         console.print(_gain_line(evaluation.gain), highlight=False)
 
@@ -104,11 +105,14 @@ def as_markdown(
         parts += ["## PCKh@0.5", _markdown(["refine", *names], rows)]
     parts += ["## Predicted quality", _calibration_line(evaluation)]
     if evaluation.calibration.bins:
-        parts.append(_markdown(_BIN_HEADS, _bin_rows(evaluation)))
+        parts.append(_markdown(_QUALITY_HEADS, _bin_rows(evaluation.calibration)))
     if evaluation.gain is not None:
         parts.append(_gain_line(evaluation.gain))
     if plots:
         parts.append("![Predicted quality against true OKS](quality.png)")
+    if evaluation.score_calibration.bins:
+        parts += ["## Keypoint scores, refine auto", _score_line(evaluation.score_calibration)]
+        parts.append(_markdown(_SCORE_HEADS, _bin_rows(evaluation.score_calibration)))
     if points:
         parts.append("## The gate")
         if choice is not None:
@@ -151,6 +155,7 @@ def as_numbers(
         "threshold": evaluation.threshold,
         "modes": modes,
         "calibration": dataclasses.asdict(evaluation.calibration),
+        "score_calibration": dataclasses.asdict(evaluation.score_calibration),
         "gain": None if evaluation.gain is None else evaluation.gain.model_dump(),
         "curve": [dataclasses.asdict(point) for point in points],
         "choice": None if choice is None else dataclasses.asdict(choice),
@@ -160,14 +165,15 @@ def as_numbers(
     return known
 
 
-_BIN_HEADS = ["predicted quality", "people", "mean predicted", "mean true OKS"]
+_QUALITY_HEADS = ["predicted quality", "people", "mean predicted", "mean true OKS"]
+_SCORE_HEADS = ["keypoint score", "keypoints", "mean score", "share right"]
 _POINT_HEADS = ["threshold", "refined", "AP"]
 
 
-def _bin_rows(evaluation: Evaluation) -> list[list[str]]:
+def _bin_rows(calibration: Calibration) -> list[list[str]]:
     return [
-        [f"{item.low:.3f} to {item.high:.3f}", str(item.people), f"{item.predicted:.3f}", f"{item.true:.3f}"]
-        for item in evaluation.calibration.bins
+        [f"{item.low:.3f} to {item.high:.3f}", str(item.count), f"{item.predicted:.3f}", f"{item.true:.3f}"]
+        for item in calibration.bins
     ]
 
 
@@ -192,12 +198,19 @@ def _mode_table(evaluation: Evaluation, auto: str) -> tuple[list[str], list[list
 
 def _calibration_line(evaluation: Evaluation) -> str:
     found = evaluation.calibration
-    if not found.people:
+    if not found.count:
         return "Predicted quality can't be compared: no labelled people."
     rank = "undefined" if math.isnan(found.rank_correlation) else f"{found.rank_correlation:.3f}"
     return (
-        f"Predicted quality against true OKS of the coarse pose, {counted(found.people, 'person')}: rank correlation "
+        f"Predicted quality against true OKS of the coarse pose, {counted(found.count, 'person')}: rank correlation "
         f"{rank}, mean error {found.mean_error:.3f}, bias {found.bias:+.3f}."
+    )
+
+
+def _score_line(found: Calibration) -> str:
+    return (
+        f"Scores of {counted(found.count, 'labelled keypoint')} against the share that is right (similarity to the "
+        f"label above 0.5, as in OKS): bias {found.bias:+.3f}."
     )
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sharpose.skeleton import MPII16
-from sharpose.training.evaluation.data import People
+from sharpose.skeleton import COCO17, MPII16
+from sharpose.training.evaluation.data import EvaluationData, People
 from sharpose.training.evaluation.metrics import (
     best_oks,
     calibrate,
+    calibrate_scores,
     keypoint_diagonals,
     measure_gain,
     pck,
     pckh_by_joint,
     rank_correlation,
 )
+from sharpose.training.evaluation.predict import GatedPoses
 
 
 def people(labels: list[list[list[float]]], head_sizes: list[float]) -> People:
@@ -82,8 +86,8 @@ def test_bins_hold_as_many_people_each_and_nan_is_left_out() -> None:
     quality = (oks + 0.1).astype(np.float32)
     quality[5], oks[6], oks[7] = np.nan, np.nan, np.nan
     found = calibrate(quality, oks)
-    assert found.people == 200
-    assert [item.people for item in found.bins] == [20] * 10
+    assert found.count == 200
+    assert [item.count for item in found.bins] == [20] * 10
     assert found.bias == pytest.approx(0.1, abs=1e-6)
     assert found.mean_error == pytest.approx(0.1, abs=1e-6)
     assert found.rank_correlation == pytest.approx(1)
@@ -91,9 +95,29 @@ def test_bins_hold_as_many_people_each_and_nan_is_left_out() -> None:
     assert all(one.high <= other.low for one, other in zip(found.bins, found.bins[1:], strict=False))
 
 
+def test_scores_are_compared_with_being_right(labelled: Callable[..., EvaluationData]) -> None:
+    data = labelled(2)
+    keypoints = data.people.keypoints.copy()
+    keypoints[1, 16, 2] = 0  # not labelled: doesn't count
+    reach = np.sqrt(2 * 13000 * (2 * COCO17.sigmas[5]) ** 2 * math.log(2))  # the similarity of 0.5 ends here
+    poses = keypoints.copy()
+    poses[..., 2] = 0.25
+    poses[:, 5] += (0.99 * reach, 0, 1)  # left shoulders: right, and sure by more than 1
+    poses[:, 6] += (1.01 * reach, 0, 0)  # right shoulders: wrong
+    gated = GatedPoses(poses, np.ones(2, np.float32), np.zeros(2))
+    people = replace(data.people, keypoints=keypoints)
+    found = calibrate_scores(replace(data, people=people), gated)
+    assert found.count == 33
+    assert sum(item.count * item.true for item in found.bins) == pytest.approx(31)
+    assert found.bias == pytest.approx((31 * 0.25 + 2 * 1 - 31) / 33)
+    assert (found.bins[-1].high, found.bins[0].low) == (1.0, 0.25)
+    unknown = replace(data, people=replace(people, labelled=False))
+    assert calibrate_scores(unknown, gated).count == 0
+
+
 def test_nobody_is_no_error() -> None:
     found = calibrate(np.zeros(0, np.float32), np.zeros(0))
-    assert (found.bins, found.people) == ((), 0)
+    assert (found.bins, found.count) == ((), 0)
 
 
 def test_detections_take_the_best_label_of_their_picture() -> None:

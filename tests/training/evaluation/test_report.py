@@ -55,6 +55,12 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     assert numbers["gain"]["gain"] == list(evaluation.gain.gain)
     assert f"{evaluation.gain.gain[0]:+.3f} at {evaluation.gain.quality[0]:.2f}" in text
     assert evaluation.calibration.rank_correlation > 0.5
+    scores = evaluation.score_calibration
+    assert scores.count == 40 * 17
+    assert "Scores of 680 labelled keypoints against the share that is right" in text
+    assert f"as in OKS): bias {scores.bias:+.3f}." in text
+    assert f"| {scores.bins[0].low:.3f} to {scores.bins[0].high:.3f} | 68 |" in text
+    assert numbers["score_calibration"]["bins"][9]["true"] == scores.bins[9].true
 
 
 def test_without_ap_there_are_dashes(labelled: Data, predicted: Poses) -> None:
