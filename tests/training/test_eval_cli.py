@@ -46,7 +46,7 @@ def test_a_bundle_on_coco(tiny_bundle: Path, shared_dir: Path, tmp_path: Path) -
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert numbers["modes"]["never"]["refine_rate"] == 0
     assert numbers["modes"]["always"]["refine_rate"] == 1
-    assert numbers["calibration"]["people"] == numbers["subject"]["people"] == 21
+    assert numbers["calibration"]["count"] == numbers["subject"]["people"] == 21
     truth = COCO(str(data / "annotations" / "person_keypoints_val2017.json"))
     assert len(truth.loadRes(str(tmp_path / "results_always.json")).anns) <= 21
 
@@ -187,8 +187,10 @@ def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path)
     (line,) = [line for line in result.output.splitlines() if line.startswith("labels: ")]
     assert line.startswith("labels: 1 person used, 4 left out (")
     assert line in (output / "report.md").read_text()
-    partial = "partial: 2 pictures with people can't be used; the numbers are of the others"
+    lost = "2 pictures with people can't be used; the numbers are of the others"
+    partial = f"partial: {lost}"
     assert partial in result.output
+    assert result.stderr.splitlines()[-1] == f"error: {lost}"
     assert partial in (output / "report.md").read_text()
     subject = json.loads((output / "metrics.json").read_text())["subject"]
     assert subject["left_out"] == {

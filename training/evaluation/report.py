@@ -51,15 +51,17 @@ class Subject:
         ]
         return [*lines, f"PCKh unit: {self.head_unit}"] if self.head_unit else lines
 
+    @property
+    def partial(self) -> str:
+        """What the numbers leave out, where pictures are lost."""
+        return f"{counted(self.lost, 'picture')} with people can't be used; the numbers are of the others"
+
     def closing_lines(self) -> list[str]:
         """What was assumed, how many people were used and how many left out, and whether the numbers are partial."""
         noun = "person" if self.boxes == "labelled" else "box"
         used = usage_line(self.data, self.people, Counter(self.left_out), noun)
         lines = [*(f"note: {note}" for note in self.notes), used]
-        if self.lost:
-            lost = counted(self.lost, "picture")
-            lines.append(f"partial: {lost} with people can't be used; the numbers are of the others")
-        return lines
+        return [*lines, f"partial: {self.partial}"] if self.lost else lines
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import click
 from rich.console import Console
 from rich.progress import Progress
 
@@ -129,7 +130,10 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         raise no_choice
     if choice is not None and not choice.kept:
         return EXIT_REFUSED
-    return EXIT_FAILED if data.lost else 0
+    if data.lost:
+        click.echo(f"error: {subject.partial}", err=True)
+        return EXIT_FAILED
+    return 0
 
 
 def _require_packages(options: EvalOptions, where: DataFiles | str) -> None:
