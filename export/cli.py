@@ -233,8 +233,8 @@ _VERIFY = "Comparison of engines"
     help="Precision that the weights of fp32 graphs are stored in; fp16 halves the file, and loading casts the rounded "
     "weights back; default: fp32.",
 )
-@option(_BUNDLE, "--max-batch", type=_BATCH, help="People in a run at most, up to 4096; default: 16, or the bundle's.")
-@option(_BUNDLE, "--opset", type=Whole(18, 22), help="ONNX opset, 18 to 22; default: 20.")
+@option(_BUNDLE, "--max-batch", type=_BATCH, help="People in a run at most; default: 16, or the bundle's.")
+@option(_BUNDLE, "--opset", type=Whole(18, 22), help="ONNX opset; default: 20.")
 @option(
     _PARITY, "--images", type=FILE, metavar="DIR", help="Folder of pictures to compare on; default: the built-in scene."
 )

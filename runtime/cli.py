@@ -80,6 +80,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _MODEL,
     "--device",
+    metavar="DEVICE",
     default="cpu",
     help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best of tensorrt, cuda and cpu that this "
     "machine has.",
@@ -223,13 +224,14 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _RESULTS,
     "--encoder",
+    metavar="NAME",
     default="h264",
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works), or any of FFmpeg's by name that fits the "
     "file's format, such as libvpx-vp9.",
 )
-@option(_RESULTS, "--crf", type=Whole(0, 51), help="Constant rate factor, 0 is best; default: the encoder's.")
+@option(_RESULTS, "--crf", type=Whole(0, 51), help="Constant rate factor, 0 is best; default: the encoder's own.")
 @option(_RESULTS, "--bitrate", type=Whole(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf.")
-@option(_RESULTS, "--preset", help="Encoder preset, such as veryfast.")
+@option(_RESULTS, "--preset", metavar="NAME", help="Encoder preset, such as veryfast.")
 @option(
     _RESULTS,
     "--audio",
@@ -265,9 +267,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _PICTURE,
     "--kpt-thr",
     type=Number(),
-    metavar="FLOAT",
     default=0.3,
-    help="Score threshold of keypoints that are drawn or used for --angles.",
+    help="Score from 0 to 1 below which keypoints are not drawn, and not used for --angles.",
 )
 @option(
     _PICTURE,
@@ -282,8 +283,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_MESSAGES, "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses refuse names that they don't know)
     """Find human poses in every SOURCE: a video, a picture, a folder or glob of them, a camera's index, a URL,
-    raw frames on standard input (`-`), or the built-in `scene`, which is
-    `scene:seed=0,people=5,frames=150,size=720x1280,fps=25` (a frame may show fewer people).
+    raw frames on standard input (`-`), or `scene`: drawn people, with settings as in
+    `scene:seed=0,people=5,frames=150,size=720x1280,fps=25`.
 
     Several sources share one model; `{source}` in an output's name stands for the source's. The videos of a folder run
     one after another, several SOURCEs at the same time.

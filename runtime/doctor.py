@@ -371,6 +371,7 @@ _OPTIONS = "Options"
     _OPTIONS,
     "--device",
     "device_text",
+    metavar="DEVICE",
     default="cpu",
     show_default=True,
     help="Device to run on, as in sharpose-run; auto: the best here.",
@@ -379,12 +380,13 @@ _OPTIONS = "Options"
     _OPTIONS,
     "--detector-device",
     "detector_text",
+    metavar="DEVICE",
     default="auto",
     show_default=True,
     help="Device to run detectors on; auto: the same, for TensorRT else CUDA or the CPU.",
 )
 @option(_OPTIONS, "--json", "as_json", is_flag=True, help="Print JSON.")
-@option(_OPTIONS, "--debug", is_flag=True, help="Show the traceback of an error.")
+@option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(device_text: str, detector_text: str, as_json: bool, debug: bool) -> int:
     """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, GPU, TensorRT.
 

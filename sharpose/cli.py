@@ -87,7 +87,7 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         if "--debug" in arguments:
             traceback.print_exc()
         if not isinstance(error, ReaderGoneError):
-            _say(error.format_message() if isinstance(error, click.ClickException) else str(error))
+            _say(_words(error))
         sys.exit(error.exit_code)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
@@ -105,6 +105,13 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         _say(f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)")
         sys.exit(EXIT_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _words(error: SharposeError | click.ClickException) -> str:
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        named = error.param.opts[-1] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        return f"expected {named.removesuffix('...')}, got none; --help ends with examples"
+    return error.format_message() if isinstance(error, click.ClickException) else str(error)
 
 
 def _check_current_folder() -> None:
@@ -194,14 +201,38 @@ FILE = click.Path(path_type=Path, readable=False)
 """A file or folder; what reads it says why it can't, click only that it can't."""
 
 
+_NO_LIMIT = 10**9
+"""A bound from here on is against nonsense alone: the help is silent about it."""
+
+
+def _range_in_words(low: float | None, high: float | None, *, low_is_open: bool, whole: bool = False) -> str:
+    """`1 to 16`, `at least 1`, `above 0`; nothing where everything is taken. `whole`: also bounds against nonsense."""
+    low = None if low is None or (low <= -_NO_LIMIT and not whole) else low
+    high = None if high is None or (high >= _NO_LIMIT and not whole) else high
+    if low is None:
+        return "" if high is None else f"at most {high}"
+    if high is None:
+        return f"{'above' if low_is_open else 'at least'} {low}"
+    return f"{'above ' if low_is_open else ''}{low} to {high}"
+
+
 class Whole(click.IntRange):
     """A whole number in a range, in ASCII digits; click itself also takes `1_000` and digits of other scripts."""
+
+    name = "n"
+
+    def _describe_range(self) -> str:
+        return _range_in_words(self.min, self.max, low_is_open=self.min_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
         """See `click.ParamType.convert`."""
         if isinstance(value, str) and not re.fullmatch("[+-]?[0-9]{1,30}", value):
             self.fail(f"expected a whole number, got {reprlib.repr(value)}", param, ctx)
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            expected = _range_in_words(self.min, self.max, low_is_open=self.min_open, whole=True)
+            self.fail(f"expected {expected}, got {reprlib.repr(value)}", param, ctx)
 
 
 class Threads(Whole):
@@ -221,9 +252,10 @@ class Threads(Whole):
 class Number(click.FloatRange):
     """A finite number in a range, in ASCII digits."""
 
+    name = "number"
+
     def _describe_range(self) -> str:
-        """For the help; click would describe a number without bounds as `x<=None`."""
-        return "" if self.min is None and self.max is None else super()._describe_range()
+        return _range_in_words(self.min, self.max, low_is_open=self.min_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
         """See `click.ParamType.convert`."""
@@ -231,7 +263,11 @@ class Number(click.FloatRange):
             plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value)
             if plain is None or math.isinf(float(value)):
                 self.fail(f"expected a finite number, got {reprlib.repr(value)}", param, ctx)
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            expected = _range_in_words(self.min, self.max, low_is_open=self.min_open, whole=True)
+            self.fail(f"expected {expected}, got {reprlib.repr(value)}", param, ctx)
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on

@@ -122,6 +122,7 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
 @option(
     _MODEL,
     "--device",
+    metavar="DEVICE",
     default="cpu",
     show_default=True,
     help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best that this machine has. With "

@@ -112,7 +112,12 @@ _RECIPE, _RUN = "Recipe", "Run"
     type=Whole(1, 10**9),
     help="Stop after so many steps, for a trial; --resume continues. Default: the whole recipe.",
 )
-@option(_RUN, "--device", help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.")
+@option(
+    _RUN,
+    "--device",
+    metavar="DEVICE",
+    help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.",
+)
 @option(_RECIPE, "--list", "list_them", is_flag=True, help="List the recipes that come with the package.")
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; TrainOptions refuses names that it doesn't know)

@@ -14,17 +14,19 @@ from sharpose.scene.looks import mixed, random_color, smooth_noise
 Image = npt.NDArray[np.uint8]
 
 
-def _fade(height: int, width: int, top: Color, bottom: Color) -> npt.NDArray[np.float32]:
+_ROWS = 256  # worked on at once in floating point, so that memory is for the picture
+
+
+def _fade(height: int, width: int, top: Color, bottom: Color) -> Image:
     share = np.linspace(0, 1, max(height, 1), dtype=np.float32)[:, None, None]
     line = np.asarray(top, np.float32) * (1 - share) + np.asarray(bottom, np.float32) * share
-    return np.array(np.broadcast_to(line, (height, width, 3)), np.float32, order="C")
+    return np.array(np.broadcast_to(line.astype(np.uint8), (height, width, 3)), order="C")
 
 
 def _split(height: int, width: int, row: float, above: tuple[Color, Color], below: tuple[Color, Color]) -> Canvas:
     """A canvas with one colour fade above `row` and one below."""
     cut = int(np.clip(round(row), 0, height))
-    image = np.concatenate([_fade(cut, width, *above), _fade(height - cut, width, *below)])
-    return Canvas(image.astype(np.uint8))
+    return Canvas(np.concatenate([_fade(cut, width, *above), _fade(height - cut, width, *below)]))
 
 
 def _ground(camera: Camera, *corners: tuple[float, float]) -> Array:
@@ -97,9 +99,10 @@ def _clouds(rng: np.random.Generator, canvas: Canvas, horizon: float) -> None:
     rows = int(np.clip(horizon, 1, canvas.height))
     veil = smooth_noise(rng, rows, canvas.width, max(canvas.width // 9, 4))
     veil += 0.5 * smooth_noise(rng, rows, canvas.width, max(canvas.width // 25, 3))
-    cover = 0.6 * np.clip(veil - 0.3, 0, 1)[:, :, None]
-    sky = canvas.image[:rows]
-    sky[:] = (sky * (1 - cover) + 250 * cover).astype(np.uint8)
+    for start in range(0, rows, _ROWS):
+        sky = canvas.image[start : min(start + _ROWS, rows)]
+        cover = 0.6 * np.clip(veil[start : start + len(sky)] - 0.3, 0, 1)[:, :, None]
+        sky[:] = (sky * (1 - cover) + 250 * cover).astype(np.uint8)
 
 
 def _tree(rng: np.random.Generator, canvas: Canvas, camera: Camera, x: float, away: float) -> None:
@@ -192,7 +195,7 @@ def _park(rng: np.random.Generator, camera: Camera, height: int, width: int) -> 
 
 
 def _clutter(rng: np.random.Generator, camera: Camera, height: int, width: int) -> Canvas:
-    canvas = Canvas(_fade(height, width, random_color(rng), random_color(rng)).astype(np.uint8))
+    canvas = Canvas(_fade(height, width, random_color(rng), random_color(rng)))
     for _ in range(int(rng.integers(25, 60))):
         middle = rng.random(2) * (width, height)
         size = height * rng.uniform(0.03, 0.22) * rng.uniform(0.3, 1.2, 2)
@@ -218,8 +221,10 @@ def paint(rng: np.random.Generator, place: str, camera: Camera, height: int, wid
     strength = 0.015 if place in ("studio", "room") else 0.04
     coarse = smooth_noise(rng, height, width, max(height // 14, 3))
     fine = smooth_noise(rng, height, width, max(height // 160, 2))
-    grain = np.asarray(1 + strength * coarse + 0.7 * strength * fine, np.float32)
-    image = np.clip(image * grain[:, :, None], 0, 255).astype(np.uint8)
+    for start in range(0, height, _ROWS):
+        rows = slice(start, start + _ROWS)
+        grain = np.asarray(1 + strength * coarse[rows] + 0.7 * strength * fine[rows], np.float32)
+        image[rows] = np.clip(image[rows] * grain[:, :, None], 0, 255).astype(np.uint8)
     if rng.random() < 0.6:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 2.0)) * height / 720 + 0.2), np.uint8)
     return image

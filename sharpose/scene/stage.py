@@ -140,6 +140,9 @@ class Effects:
         return np.asarray(cv2.addWeighted(result, self.contrast, noise, 1, self.brightness - 128), np.uint8)
 
 
+_ROWS = 256  # made at once in floating point, so that memory is for the picture
+
+
 def effects(seed: tuple[int, ...], height: int, width: int) -> Effects:
     """Mild effects, chosen at random."""
     rng = np.random.default_rng([*seed, 1])
@@ -149,8 +152,10 @@ def effects(seed: tuple[int, ...], height: int, width: int) -> Effects:
     sigma = float(rng.uniform(0.8, 5.0))
     noise = None
     if rng.random() < 0.85:
-        grain = rng.standard_normal((height + 32, width + 32, 3), np.float32)
-        noise = np.clip(128.5 + sigma * grain, 0, 255).astype(np.uint8)
+        noise = np.empty((height + 32, width + 32, 3), np.uint8)
+        for start in range(0, len(noise), _ROWS):
+            rows = noise[start : start + _ROWS]
+            rows[:] = np.clip(128.5 + sigma * rng.standard_normal(rows.shape, np.float32), 0, 255).astype(np.uint8)
     return Effects(contrast, brightness, blur, noise, (*seed, 2))
 
 

@@ -85,9 +85,9 @@ def test_an_interrupted_folder_says_what_was_not_begun(
     (tmp_path / "videos").mkdir()
     for name in "abc":
         write_video(tmp_path / "videos" / f"{name}.mp4", 600 if name == "a" else 1)
-    command = [PROGRAM, "videos", "--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--quiet"]
+    options = ["--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--quiet", "--threads", "1"]
     process = subprocess.Popen(
-        [*command, "--bundle", tiny_bundle, "--threads", "1"],
+        [PROGRAM, "videos", "--bundle", tiny_bundle, *options],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -60,6 +60,7 @@ def test_parse_scene_refuses_what_is_no_scene(spec: str):
     [
         "scene:people=65",
         "scene:frames=0",
+        "scene:size=4321x7680",
         "scene:size=63x640",
         "scene:size=640x63",
         "scene:fps=0",
