@@ -146,9 +146,12 @@ class VideoSink:
         self._size = picture.shape[:2]
         suffix = self.path.suffix.lower()
         file = self._file = VideoFile(self.path, boxes=suffix != ".mkv", clock=self._clock)
+        endless = self._live or not file.seekable()
+        options = _muxer_options(suffix, endless=endless)
         if self._sound_file is not None and frame.stamp is not None:
             self._sound = self._find_sound(self._sound_file, frame.stamp)
-        options = _muxer_options(suffix, endless=self._live or not file.seekable(), sound=self._sound)
+        if self._sound is not None:
+            options = _options_with_sound(suffix, self._sound, endless=endless) or options
         self._container = av.open(file, "w", format=VIDEO_SUFFIXES[suffix], options=options)
         self._pictures = PictureEncoder(
             self._container,
@@ -174,11 +177,7 @@ class VideoSink:
         if sound.first is None:
             sound.close()
             return None
-        takers = [
-            suffix
-            for suffix, form in VIDEO_SUFFIXES.items()
-            if sound.fits(form, _muxer_options(suffix, endless=False, sound=sound))
-        ]
+        takers = [suffix for suffix in VIDEO_SUFFIXES if _options_with_sound(suffix, sound, endless=False)]
         suffix = self.path.suffix.lower()
         if suffix in takers:
             return sound
@@ -254,27 +253,37 @@ _LIVE_FRAGMENT = 500_000  # microseconds
 _LONGEST_DELAY = 1.0  # seconds
 
 
-def _muxer_options(suffix: str, *, endless: bool, sound: Sound | None) -> dict[str, str]:
+def _muxer_options(suffix: str, *, endless: bool) -> dict[str, str]:
     options = {"flush_packets": "1"}  # or the last 256 KiB would wait in memory
-    if sound is not None:
-        options["max_interleave_delta"] = "1"  # microseconds: where sound pauses, a picture waits for the next one only
     if suffix == ".mkv":
         # A cluster is written when the next begins: one a frame.
         return options | {"cluster_time_limit": "1"} | ({"live": "1"} if endless else {})
-    flags = "empty_moov+default_base_moof"
-    if sound is not None and sound.first is not None and sound.first < _LONGEST_DELAY:
-        flags += "+delay_moov"  # AC-3's header is made from the first packet
-    elif sound is not None:  # which would have pictures wait for sound
-        flags += "+frag_discont"
-        options["use_editlist"] = "1"  # says when it begins
+    plain = "empty_moov+default_base_moof"
     if endless:
-        return options | {"movflags": f"{flags}+skip_trailer", "frag_duration": str(_LIVE_FRAGMENT)}
+        return options | {"movflags": f"{plain}+skip_trailer", "frag_duration": str(_LIVE_FRAGMENT)}
     # Hybrid: fragments while it grows, an ordinary index with the number of frames once it is closed.
     hybrid = "hybrid_fragmented+" if av.library_versions["libavformat"] >= (61, 7) else ""
-    if sound is None:
-        return options | {"movflags": f"{hybrid}frag_every_frame+{flags}"}
-    # With two streams `frag_every_frame` gives packets the time of the next; a fragment of a microsecond is the same.
-    return options | {"movflags": f"{hybrid}{flags}", "frag_duration": "1"}
+    return options | {"movflags": f"{hybrid}frag_every_frame+{plain}"}
+
+
+def _options_with_sound(suffix: str, sound: Sound, *, endless: bool) -> dict[str, str] | None:
+    """The muxer's options for pictures with this sound; None where the container doesn't take it."""
+    options = _muxer_options(suffix, endless=endless)
+    options["max_interleave_delta"] = "1"  # microseconds: where sound pauses, a picture waits for the next one only
+    tries = [options]
+    if suffix != ".mkv":
+        # Of two streams, `frag_every_frame` gives packets the time of the next; fragments of a microsecond do not.
+        options.setdefault("frag_duration", "1")
+        flags = options["movflags"].replace("frag_every_frame+", "")
+        tries = [options | {"movflags": f"{flags}+frag_discont"}]
+        if av.library_versions["libavformat"] >= (62,):
+            # Says when sound begins, once the file is closed; else its first packet is put at 0.
+            tries[0]["use_editlist"] = "1"
+        else:
+            flags = flags.replace("hybrid_fragmented+", "")  # it makes no whole index with the next option
+        if sound.first is not None and sound.first < _LONGEST_DELAY:  # AC-3's header is made from its first packet
+            tries.append(options | {"movflags": f"{flags}+delay_moov"})
+    return next((one for one in tries if sound.fits(VIDEO_SUFFIXES[suffix], one)), None)
 
 
 _LOOK_EVERY = 1.0  # seconds

@@ -26,6 +26,7 @@ from cli_files import (
     write_video,
 )
 from served_detector import default_detector_served
+from sound_files import sound_of, write_sounded
 
 
 @pytest.fixture
@@ -176,6 +177,18 @@ def test_the_full_frame(sharpose_run: Run, tmp_path: Path) -> None:
     ((person,),) = people_of(tmp_path / "ø.jsonl")
     assert person["bbox"] == [0, 0, 45, 60]
     assert done.stdout.splitlines()[-1] == "wrote \\xf8.jsonl"
+
+
+def test_sound_is_copied_unless_it_can_not_be(sharpose_run: Run, tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mkv", frames=6, sound="pcm_u8")
+    done = sharpose_run(given, "--full-frame", "--refine", "never", "--output", "o.mkv", "--output", "o.mp4")
+    assert done.returncode == 0
+    assert (
+        done.stderr == f"warning: o.mp4: the sound of {given} is left out: .mp4 can't hold pcm_u8; take .mov or .mkv\n"
+    )
+    assert [packet.data for packet in sound_of(tmp_path / "o.mkv")] == [packet.data for packet in sound_of(given)][:12]
+    assert sound_of(tmp_path / "o.mp4") == []
+    assert frames_of(tmp_path / "o.mp4") == frames_of(tmp_path / "o.mkv") == 6
 
 
 def test_nothing_to_write_is_said(sharpose_run: Run, tmp_path: Path) -> None:

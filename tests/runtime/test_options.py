@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 import pytest
 
 from sharpose.errors import InputError
-from sharpose.runtime.options import Kind, SourceOptions, is_scene
+from sharpose.runtime.cli import command
+from sharpose.runtime.options import Kind, RunOptions, SourceOptions, VideoSettings, is_scene
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,28 @@ def test_what_is_a_scene():
     assert is_scene("scene:people=3")
     assert not is_scene("./scene")
     assert not is_scene("scenery.mp4")
+
+
+def test_how_a_detectors_input_is_prepared():
+    given = ["a.mp4", "--detector-mean", "103.53,116.28, 123.675", "--detector-std", "57.375,57.12,58.395"]
+    values = command.make_context("sharpose-run", given).params
+    assert (values["detector_mean"], values["detector_std"]) == ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
+    assert (values["detector_rgb"], values["audio"]) == (None, "copy")
+    assert command.make_context("sharpose-run", ["a.mp4", "--detector-bgr"]).params["detector_rgb"] is False
+    for wrong in ("1,2", "1,2,x", "1,2,inf", "1,2,3,4"):
+        with pytest.raises(click.BadParameter, match="expected three numbers with commas between"):
+            command.make_context("sharpose-run", ["a.mp4", "--detector-mean", wrong])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"video": VideoSettings(audio="none")}, "--audio is for --output, which isn't given"),
+        ({"detector": "motion", "detector_mean": (1.0, 2.0, 3.0)}, "--detector-mean is for --detector"),
+        ({"full_frame": True, "detector_std": (1.0, 2.0, 3.0)}, "--detector-std is for --detector"),
+        ({"boxes": "b.json", "detector_rgb": False}, "--detector-rgb is for --detector"),
+    ],
+)
+def test_options_that_would_do_nothing(given: dict[str, Any], said: str):
+    with pytest.raises(click.UsageError, match=said):
+        RunOptions(sources=("a.mp4",), **given)
