@@ -20,6 +20,7 @@ class Cost:
 
     coarse: int  # multiply-adds of the coarse stage
     fine: int  # of the fine stage, which come on top
+    dense: int  # of one pass over all patches at full size instead
     parameters: int
 
 
@@ -49,17 +50,20 @@ def count_cost(config: ModelConfig) -> Cost:
     return Cost(
         coarse=blocks(tokens) + regions * patch + ranked + quality + head + blur,
         fine=blocks(joints + patches + regions - selected) + patches * patch + reuse + head + blur,
+        dense=blocks(joints + PATCHES_PER_REGION * regions) + PATCHES_PER_REGION * regions * patch + head + blur,
         parameters=parameters,
     )
 
 
 def main() -> None:
     """Print a row for each configuration of the package."""
-    print("| model | parameters | GFLOPs coarse | fine | both |\n| --- | --- | --- | --- | --- |")
+    print("| model | parameters | GFLOPs coarse | fine | both | dense | both / dense |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in list_configs():
         cost = count_cost(load_config(name))
-        coarse, fine, both = (count / 1e9 for count in (cost.coarse, cost.fine, cost.coarse + cost.fine))
-        print(f"| {name} | {cost.parameters / 1e6:.1f} M | {coarse:.1f} | {fine:.1f} | {both:.1f} |")
+        both = cost.coarse + cost.fine
+        work = " | ".join(f"{count / 1e9:.1f}" for count in (cost.coarse, cost.fine, both, cost.dense))
+        print(f"| {name} | {cost.parameters / 1e6:.1f} M | {work} | {100 * both / cost.dense:.0f} % |")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flops import count_cost
+from flops import count_cost, main
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +15,7 @@ from sharpose.config import ModelConfig, load_config
 from sharpose.model import random_model
 from sharpose.model.graphs import CoarseGraph, FineGraph
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
@@ -35,7 +35,7 @@ def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str) -> None:
 
 
 def test_the_readme_has_these_numbers() -> None:
-    text = README.read_text("utf-8")
+    text = (ROOT / "README.md").read_text("utf-8")
     number = r"([\d.]+)"
     row = rf"^\| ([\w ]+) \| (\d+)×(\d+) \| {number} M \| {number} \| {number} \| {number} \|"
     rows = re.findall(row, text, re.MULTILINE)
@@ -47,3 +47,15 @@ def test_the_readme_has_these_numbers() -> None:
         both = cost.coarse + cost.fine
         counted = [cost.parameters / 1e6, config.alpha, cost.coarse / 1e9, both / 1e9]
         assert numbers == [f"{value:.1f}" for value in counted], kind
+
+
+def test_the_performance_page_has_the_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert capsys.readouterr().out in (ROOT / "docs" / "performance.md").read_text("utf-8")
+
+
+def test_dense_is_the_fine_stage_with_every_region(nano_config: ModelConfig) -> None:
+    """But for the small MLP that reuses coarse features."""
+    everything = nano_config.replace({"alpha": 1.0})
+    reuse = everything.num_regions * 2 * everything.width * everything.mlp_hidden
+    assert count_cost(everything).fine - reuse == count_cost(nano_config).dense
