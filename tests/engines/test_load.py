@@ -164,6 +164,8 @@ def test_a_detector_runs_beside_the_poses_unless_its_device_is_given(
         raise EngineError("enough")
 
     estimator = PoseEstimator.from_bundle()
+    device = dict(zip(arguments[::2], arguments[1::2], strict=False)).get("--device", "cpu")
+    monkeypatch.setattr(PoseEstimator, "device", device)  # as if its engines ran there
     monkeypatch.setattr(assemble, "_make_estimator", lambda *_: estimator)
     monkeypatch.setattr(Detector, "from_onnx", refuse)
     video = str(Path(__file__).parents[2] / "examples" / "photographs")
