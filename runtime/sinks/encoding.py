@@ -263,7 +263,8 @@ class PictureEncoder:
         if encoder.family == "h265" and "mp4" in container.format.name:
             self._stream.codec_context.codec_tag = "hvc1"  # or Apple's players show nothing
         _set_up(self._stream.codec_context, encoder, settings, self.size, float(rate))
-        self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
+        if sample_aspect_ratio != 1:
+            self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         self._last_stamp = -_MIN_STEP
         self._last_key = -_KEY_INTERVAL
         self._duration = max(_MIN_STEP, round(_TICKS / (frame_rate or 1.0)))

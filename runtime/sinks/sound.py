@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ _LEAP = 1  # seconds: a longer one that the next packet doesn't confirm is damag
 _TWO_MILLISECONDS = Fraction(2, 1000)
 _EARLIER = 2.0  # seconds before the first frame that are read: containers keep sound some way from its picture
 _MOST_FAILURES = 16  # in a row
+_NEEDS_HEADER = ("aac", "alac", "flac", "opus", "vorbis")  # FFmpeg's MP4 muxer crashes where some of them have none
 
 
 class _Timed(NamedTuple):
@@ -58,6 +60,8 @@ class Sound:
         try:
             self._seek(stamp)
             first = self._next()
+            if self.codec in _NEEDS_HEADER and not (self._stream.codec_context.extradata or self._aac_config):
+                raise SinkError("the header of its codec is missing")
         except (av.FFmpegError, OSError, SinkError) as error:
             self.close()
             raise SinkError(one_line(error)) from None
@@ -73,7 +77,7 @@ class Sound:
             self._container.close()
             raise SinkError("its codec is unknown to this FFmpeg")
         self._stream = stream
-        self.codec = stream.codec_context.name
+        self.codec = stream.codec_context.codec.canonical_name
         self.rate = stream.codec_context.sample_rate
         self._aac_config: bytes | None = None
         self._frame_size = stream.codec_context.frame_size
@@ -110,28 +114,28 @@ class Sound:
 
     def fits(self, form: str, options: Mapping[str, str]) -> bool:
         """Whether FFmpeg's container `form`, with these options, takes the sound; tried with its first packets."""
+        container = av.open(io.BytesIO(), "w", format=form, options=dict(options))
         try:
-            container = av.open(io.BytesIO(), "w", format=form, options=dict(options))
             stream = self.stream_in(container)
             container.start_encoding()
+            for _ in range(_MOST_FAILURES):
+                entry = self._next()
+                if entry is None:
+                    return False
+                packet = Packet(bytes(entry.packet))
+                packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, self.rate), 0, 0
+                packet.duration = self._frame_size or 1
+                with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+                    container.mux(packet)
+                    container.close()
+                    return True
+                self._waiting = None  # damaged
         except (av.FFmpegError, OSError, ValueError, SinkError):
             return False
-        taken = False
-        for _ in range(_MOST_FAILURES):
-            entry = self._next()
-            if entry is None:
-                break
-            packet = Packet(bytes(entry.packet))
-            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, self.rate), 0, 0
-            packet.duration = self._frame_size or 1
-            try:
-                container.mux(packet)
+        finally:
+            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                 container.close()
-                taken = True
-                break
-            except (av.FFmpegError, OSError, ValueError):
-                self._waiting = None  # damaged
-        return taken
+        return False
 
     def until(self, seconds: float, shift: float) -> Iterator[Packet[AudioStream]]:
         """The next packets, timed for the stream that `stream_in` made.

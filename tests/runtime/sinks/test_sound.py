@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from sound_files import RATE, Sounded, pictures_of, plain, sound_of, write_sound
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import SourceOptions, VideoSettings
 from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.video import VideoSink
 from sharpose.runtime.sources.video import VideoSource
 
@@ -30,17 +33,16 @@ def annotate(
 ) -> list[str]:
     """Copies a video through the sink, up to so many frames; what is said. `copies`: the file as it is after each."""
     said: list[str] = []
-    video = VideoSource(str(source), reading)
-    sink = VideoSink(out, frame_rate=RATE, sound=video.info.sound, settings=settings, say=said.append)
-    for count, frame in enumerate(video, 1):
-        sink.write(FrameRecord(frame, NOBODY, lambda image, poses: image))
-        if copies is not None:
-            copies.append(out.with_name(f"copy{count}{out.suffix}"))
-            shutil.copy(out, copies[-1])
-        if count == frames:
-            break
-    sink.close()
-    video.close()
+    frames_of = VideoSource(str(source), reading)
+    sink = VideoSink(out, frame_rate=RATE, sound=frames_of.info.sound, settings=settings, say=said.append)
+    with contextlib.closing(frames_of), contextlib.closing(sink):
+        for count, frame in enumerate(frames_of, 1):
+            sink.write(FrameRecord(frame, NOBODY, lambda image, poses: image))
+            if copies is not None:
+                copies.append(out.with_name(f"copy{count}{out.suffix}"))
+                shutil.copy(out, copies[-1])
+            if count == frames:
+                break
     return said
 
 
@@ -198,10 +200,10 @@ def test_damaged_sound_costs_no_picture(tmp_path: Path, out: str) -> None:
 
 def test_sound_that_is_gone_when_the_run_begins_is_said(tmp_path: Path) -> None:
     given = write_sounded(tmp_path / "in.mp4", frames=5)
-    video = VideoSource(str(given))
+    source = VideoSource(str(given))
     said: list[str] = []
-    sink = VideoSink(tmp_path / "o.mp4", sound=video.info.sound, say=said.append)
-    frames = list(video)
+    sink = VideoSink(tmp_path / "o.mp4", sound=source.info.sound, say=said.append)
+    frames = list(source)
     given.unlink()
     for frame in frames:
         sink.write(FrameRecord(frame, NOBODY, lambda image, poses: image))
@@ -209,3 +211,38 @@ def test_sound_that_is_gone_when_the_run_begins_is_said(tmp_path: Path) -> None:
     (line,) = said
     assert line == f"{tmp_path / 'o.mp4'}: the sound of {given} is left out: No such file or directory"
     assert len(pictures_of(tmp_path / "o.mp4")) == 5
+
+
+def test_a_codec_whose_header_is_lost_is_left_out(tmp_path: Path) -> None:
+    data = write_sounded(tmp_path / "in.mkv", sound="flac").read_bytes()
+    at = data.rindex(b"\x63\xa2", 0, data.index(b"fLaC"))  # Matroska's element CodecPrivate
+    given = tmp_path / "lost.mkv"
+    given.write_bytes(data[:at] + b"\x63\xa3" + data[at + 2 :])
+    (line,) = annotate(given, tmp_path / "o.mp4")
+    assert line == f"{tmp_path / 'o.mp4'}: the sound of {given} is left out: the header of its codec is missing"
+    assert len(pictures_of(tmp_path / "o.mp4")) == 25
+
+
+@pytest.mark.parametrize("out", [".mp4", ".mkv"])
+def test_a_kill_inside_a_write_or_while_closing_loses_nothing_more(
+    tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, copy = write_sounded(tmp_path / "in.mp4", frames=8), tmp_path / f"copy{out}"
+    states: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def in_pieces(descriptor: int, data: bytes, position: int) -> int:
+        size = len(data) if len(data) <= 8 else max(1, len(data) // 3)
+        written = pwrite(descriptor, bytes(data[:size]), position)
+        shutil.copy(tmp_path / f"o{out}", copy)
+        with contextlib.suppress(av.FFmpegError):  # before the header is whole
+            states.append((len(pictures_of(copy)), len(sound_of(copy))))
+        return written
+
+    monkeypatch.setattr(video.os, "pwrite", in_pieces)
+    annotate(given, tmp_path / f"o{out}")
+    assert len(states) > 40
+    assert [pictures for pictures, _ in states] == sorted(pictures for pictures, _ in states)
+    assert [packets for _, packets in states] == sorted(packets for _, packets in states)
+    assert states[-1] == (8, len(sound_of(tmp_path / f"o{out}")))
+    assert states[-1][1] > 13

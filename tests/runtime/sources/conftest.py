@@ -36,14 +36,15 @@ def write_video(
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
     format_name: str | None = None,
-    sample_aspect_ratio: Fraction = Fraction(1),
+    sample_aspect_ratio: Fraction | None = None,
 ) -> Path:
     with av.open(str(path), "w", format=format_name, options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
+        if sample_aspect_ratio is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         if codec == "mpeg4":
             stream.bit_rate = 4_000_000
         if codec != "mjpeg":
