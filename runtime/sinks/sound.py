@@ -44,7 +44,7 @@ class Sound:
 
     Attributes:
         codec: FFmpeg's name of its codec.
-        first: Seconds from the first frame to the first packet; None where there is none.
+        first: Seconds from the first frame to the first packet.
         broken: Why it could not be read to its end; None as long as it could.
 
     Raises:
@@ -60,12 +60,14 @@ class Sound:
         try:
             self._seek(stamp)
             first = self._next()
+            if first is None:
+                raise SinkError("it ends before the first frame")
             if self.codec in _NEEDS_HEADER and not (self._stream.codec_context.extradata or self._aac_config):
                 raise SinkError("the header of its codec is missing")
         except (av.FFmpegError, OSError, SinkError) as error:
             self.close()
             raise SinkError(one_line(error)) from None
-        self.first: float | None = None if first is None else float(first.stamp + self._shifts[0])
+        self.first = float(first.stamp + self._shifts[0])
 
     def _open(self) -> None:
         try:

@@ -168,14 +168,11 @@ class VideoSink:
         self._made = True
 
     def _find_sound(self, file: Path, stamp: float) -> Sound | None:
-        """The sound from `stamp` on; None where there is none, or none that the container takes."""
+        """The sound from `stamp` on; None, with a line, where there is none or the container doesn't take it."""
         try:
             sound = Sound(file, stamp)
         except SinkError as error:
             self._say(f"{self.path}: the sound of {file} is left out: {error}")
-            return None
-        if sound.first is None:
-            sound.close()
             return None
         takers = [suffix for suffix in VIDEO_SUFFIXES if _options_with_sound(suffix, sound, endless=False)]
         suffix = self.path.suffix.lower()
@@ -281,7 +278,7 @@ def _options_with_sound(suffix: str, sound: Sound, *, endless: bool) -> dict[str
             tries[0]["use_editlist"] = "1"
         else:
             flags = flags.replace("hybrid_fragmented+", "")  # it makes no whole index with the next option
-        if sound.first is not None and sound.first < _LONGEST_DELAY:  # AC-3's header is made from its first packet
+        if sound.first < _LONGEST_DELAY:  # AC-3's header is made from its first packet
             tries.append(options | {"movflags": f"{flags}+delay_moov"})
     return next((one for one in tries if sound.fits(VIDEO_SUFFIXES[suffix], one)), None)
 

@@ -126,14 +126,21 @@ def finder(
             node("Cast", [f"{name}_size"], [f"{name}_side"], to=FLOAT),
             node("Sub", [f"{name}_side", f"{name}2f"], [f"{name}2"]),
         ]
-    if family == "end-to-end":
+    if family == "yolo-end-to-end":
+        constants |= {"shape": np.array([1, 1, 6]), "kind": np.zeros(1, np.float32)}
+        nodes += [
+            node("Concat", ["x1", "y1", "x2", "y2", "sure", "kind"], ["row"], axis=0),
+            node("Reshape", ["row", "shape"], ["output0"]),
+        ]
+        outputs: list[tuple[str, int, Sequence[int | str]]] = [("output0", FLOAT, (1, "n", 6))]
+    elif family == "end-to-end":
         constants |= {"dets_shape": np.array([1, 1, 5]), "first": np.zeros((1, 1), np.int64)}
         nodes += [
             node("Concat", ["x1", "y1", "x2", "y2", "sure"], ["row"], axis=0),
             node("Reshape", ["row", "dets_shape"], ["dets"]),
             node("Identity", ["first"], ["labels"]),
         ]
-        outputs: list[tuple[str, int, Sequence[int | str]]] = [("labels", INT64, (1, 1)), ("dets", FLOAT, (1, 1, 5))]
+        outputs = [("labels", INT64, (1, 1)), ("dets", FLOAT, (1, 1, 5))]
     else:
         nodes += [
             node("Concat", ["x1", "y1"], ["top_left"], axis=0),
@@ -167,4 +174,9 @@ def finder(
 
 
 # Which channel is red, and what exceeds only the rectangle's 255, in what each family wants to be fed.
-FED = {"yolox": (2, 200.0), "end-to-end": (2, 200.0), "yolov8": (0, 200 / 255)}
+FED = {
+    "yolox": (2, 200.0),
+    "end-to-end": (2, 200.0),
+    "yolov8": (0, 200 / 255),
+    "yolo-end-to-end": (0, 200 / 255),
+}

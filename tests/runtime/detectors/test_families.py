@@ -17,7 +17,7 @@ from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.frames import Frame
 
 
-@pytest.mark.parametrize("family", ["yolox", "yolov8", "end-to-end"])
+@pytest.mark.parametrize("family", ["yolox", "yolov8", "yolo-end-to-end", "end-to-end"])
 @pytest.mark.parametrize(
     ("height", "width"), [(96, 128), (480, 640), (480, 300), (100, 400), (48, 64), (31, 77), (720, 1280)]
 )
@@ -234,7 +234,7 @@ def test_a_picture_of_oblong_pixels_is_fed_with_square_ones(tmp_path: Path) -> N
     np.testing.assert_array_equal(DetectorBoxes(detector).boxes_for(frame).xyxy, detector.find(image, 128 / 90).xyxy)
 
 
-@pytest.mark.parametrize("family", ["yolox", "yolov8", "end-to-end"])
+@pytest.mark.parametrize("family", ["yolox", "yolov8", "yolo-end-to-end", "end-to-end"])
 def test_half_precision_input(tmp_path: Path, family: str) -> None:
     red, threshold = FED[family]
     detector = Detector.from_onnx(finder(tmp_path / "d.onnx", family, threshold=threshold, red=red, dtype=HALF))
@@ -250,7 +250,7 @@ def test_half_precision_output(tmp_path: Path) -> None:
     assert boxes.scores.dtype == np.float32
 
 
-@pytest.mark.parametrize("family", ["yolox", "yolov8", "end-to-end"])
+@pytest.mark.parametrize("family", ["yolox", "yolov8", "yolo-end-to-end", "end-to-end"])
 def test_dynamic_size_runs_at_640(tmp_path: Path, family: str) -> None:
     red, threshold = FED[family]
     path = finder(tmp_path / "d.onnx", family, threshold=threshold, red=red, shape=("batch", 3, "height", "width"))

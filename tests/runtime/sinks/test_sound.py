@@ -198,6 +198,13 @@ def test_damaged_sound_costs_no_picture(tmp_path: Path, out: str) -> None:
     assert heard[-1] > 2.8
 
 
+def test_sound_that_ends_before_the_first_frame_is_said(tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mp4", frames=60, sound_seconds=0.5)
+    (line,) = annotate(given, tmp_path / "o.mp4", reading=SourceOptions(start=2.0))
+    assert line == f"{tmp_path / 'o.mp4'}: the sound of {given} is left out: it ends before the first frame"
+    assert len(pictures_of(tmp_path / "o.mp4")) == 10
+
+
 def test_sound_that_is_gone_when_the_run_begins_is_said(tmp_path: Path) -> None:
     given = write_sounded(tmp_path / "in.mp4", frames=5)
     source = VideoSource(str(given))
