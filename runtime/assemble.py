@@ -38,7 +38,6 @@ from sharpose.runtime.sinks.outputs import (
     SinkSettings,
     check_outputs,
     fill,
-    identity_of,
     make_sink,
     outputs_of_streams,
 )
@@ -90,8 +89,8 @@ def _run(options: RunOptions, messages: Messages) -> int:
         _files_read(options, names),
         bundle=shipped_bundle() if options.bundle is None else options.bundle,
         overwrite=options.overwrite,
+        video_folders={Path(spec).parent for spec in specs if spec not in options.sources},
     )
-    _refuse_videos_among_sources(options, found, outputs)
     with contextlib.ExitStack() as to_close:
         estimator = to_close.enter_context(_make_estimator(options, messages))
         stop = to_close.enter_context(stop_on_signals())
@@ -245,24 +244,6 @@ def _go(
                 if isinstance(stream.boxes, FileBoxes):
                     say = messages.warning if stream.boxes.is_useless and not stop else messages.result
                     say(stream.boxes.summary)
-
-
-def _refuse_videos_among_sources(
-    options: RunOptions, found: Sequence[Sequence[str]], outputs: Sequence[Sequence[Output]]
-) -> None:
-    """Refuse to write a video into a folder whose videos are sources: the next run would take it for one."""
-    folders = {
-        identity_of(Path(file).parent)
-        for spec, files in zip(options.sources, found, strict=True)
-        for file in files
-        if file != spec
-    }
-    for output in (output for of_stream in outputs for output in of_stream if output.option == "--output"):
-        if output.path is not None and identity_of(output.path.parent) in folders:
-            raise InputError(
-                f"output {output.name} lies among the source's videos, where another run would take it for one; give "
-                "another folder"
-            )
 
 
 def _refuse_addresses(options: RunOptions) -> None:

@@ -126,6 +126,7 @@ _KINDS = {
     "tuple": "a list",
     "dict": "a mapping of keys to values",
     "model": "a mapping of keys to values",
+    "model_attributes": "a mapping of keys to values",
     "dataclass": "a mapping of keys to values",
 }
 _LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
@@ -137,6 +138,7 @@ def describe_problem(problem: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in problem["loc"] if not re.match("constrained-|function-|tagged-", str(part)))
     found = f", got {reprlib.repr(problem['input'])}"
     name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_parsing_size")
+    key = str(context.get("discriminator")).strip("'")  # which of a union's models it is
     limit = next((limit for limit in _LIMITS if limit in context), None)
     if kind == "extra_forbidden":
         message = "unknown key"
@@ -155,6 +157,10 @@ def describe_problem(problem: Mapping[str, Any]) -> str:
         most = kind == "string_too_long"
         limit_of = counted(context["max_length" if most else "min_length"], "character")
         message = f"expected text of at {'most' if most else 'least'} {limit_of}{found}"
+    elif kind == "union_tag_invalid":
+        message = f"{key}: expected one of {context['expected_tags']}, got {context['tag']!r}"
+    elif kind == "union_tag_not_found":
+        message = f"{key}: missing key"
     elif limit is not None:
         number = context[limit]
         message = f"expected {_LIMITS[limit]} {f'{number:g}' if isinstance(number, float) else number}{found}"

@@ -163,7 +163,12 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
 
 
 def check_outputs(
-    outputs: Sequence[Output], inputs: Iterable[tuple[Path, str]], *, bundle: Path, overwrite: bool
+    outputs: Sequence[Output],
+    inputs: Iterable[tuple[Path, str]],
+    *,
+    bundle: Path,
+    overwrite: bool,
+    video_folders: Iterable[Path] = (),
 ) -> None:
     """Refuse outputs that would overwrite what is read, or, without `overwrite`, a file that exists.
 
@@ -174,6 +179,7 @@ def check_outputs(
         inputs: Files and folders of files, and what to call them (`the source`).
         bundle: The bundle's folder.
         overwrite: Whether files that exist may be replaced.
+        video_folders: Folders whose videos are read: another run would take a video that is written there for one.
 
     Raises:
         InputError: one has to be refused.
@@ -196,6 +202,7 @@ def check_outputs(
         with contextlib.suppress(OSError, ValueError):
             for file in path.iterdir() if some_exist and path.is_dir() else ():
                 read.setdefault(identity_of(file), name)
+    of_videos = {identity_of(folder) for folder in video_folders}
     for output in outputs:
         target = output.path
         found = read.get(_stdout_identity() if output.to_stdout else output.identity)
@@ -210,6 +217,11 @@ def check_outputs(
             raise InputError(f"output {target} lies in the bundle's folder; give another one")
         if output.option == "--frames" and output.identity in of_pictures:
             raise InputError(f"output {target} is the folder of the source's pictures; give another one")
+        if output.option == "--output" and identity_of(target.parent) in of_videos:
+            raise InputError(
+                f"output {target} lies among the source's videos, where another run would take it for one; give "
+                "another folder"
+            )
         if target.is_dir() and not output.is_folder:
             raise InputError(f"output {target} is a folder; expected a file name")
         if not _is_descriptor(target):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -14,7 +16,7 @@ from pydantic import ValidationError
 from sharpose import bundle as shipped
 from sharpose.bundle import MANIFEST_NAME, Manifest, ParityReport, file_sha256, open_bundle, shipped_bundle
 from sharpose.config import ModelConfig, describe_validation_error, load_config
-from sharpose.errors import BundleError
+from sharpose.errors import BundleError, ConfigError
 
 WEIGHTS = bytes(range(256)) * 8
 
@@ -377,3 +379,32 @@ def test_a_package_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(shipped, "SHIPPED_BUNDLE", "not_there")
     with pytest.raises(BundleError, match=r"not_there, found no bundle.json there; install the package again"):
         shipped_bundle()
+
+
+def places_in(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The first of every list, and all of every mapping."""
+    if path:
+        yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield from places_in(item, (*path, key))
+
+
+def test_whatever_is_wrong_is_said_in_our_words(tiny_bundle: Path) -> None:
+    good = json.loads((tiny_bundle / "bundle.json").read_text())
+    said = set()
+    for path in places_in(good):
+        for wrong in (None, "x", -1, 1e30, [], {}, [1, 2, 3], True):
+            values = json.loads((tiny_bundle / "bundle.json").read_text())
+            place = values
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = wrong
+            try:
+                Manifest.model_validate(values)
+            except ValidationError as error:
+                said.add(describe_validation_error(error))
+            except ConfigError:
+                pass
+    assert len(said) > 200
+    assert [line for line in said if re.search(r"Input|should|valid |pydantic|ensure", line)] == []

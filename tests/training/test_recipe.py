@@ -99,7 +99,7 @@ def test_changes(nano_recipe: Path) -> None:
         ("data.train.7.limit=1", "no data.train.7.limit in the recipe"),
         ("drop_path=[", "not valid YAML"),
         ("accumulate=3", "batch_size 8 can't be shared by 3 accumulated batches"),
-        ("data.train.0.kind=voc", "data.train.0"),
+        ("data.train.0.kind=voc", "data.train.0: kind: expected one of 'coco', 'mpii', 'scene', got 'voc'"),
         ("workers=10000000", "workers: expected at most 1024, got 10000000"),
         ("batch_size=1" + "0" * 400, "batch_size: "),
         ("seed=9223372036854775808", "seed: expected at most 9223372036854775807, got 9223372036854775808"),
