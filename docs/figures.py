@@ -51,7 +51,7 @@ def regions_figure(bundle: Bundle, crops: npt.NDArray[np.uint8], coarse: Arrays,
     height, width = bundle.model.crop_size
     columns = bundle.model.region_grid[1]
     half = cv2.resize(crop, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    blurred = cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR)
+    blurred = np.asarray(cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     seen = enlarged(blurred)
     selected = coarse["region_order"][person][: bundle.model.num_selected].tolist()
     sharp, side = enlarged(crop), REGION_SIZE * _SCALE

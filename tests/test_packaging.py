@@ -79,7 +79,7 @@ def test_an_index_shows_the_readme_with_links_that_work_there(distributions: Pat
     assert shown["Description-Content-Type"] == "text/markdown"
     assert shown["License-Expression"] == "Apache-2.0"
     assert "Source, https://example.com/owner/name" in shown.get_all("Project-URL", [])
-    text = shown.get_payload()
+    text = str(shown.get_payload())
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     assert len(links) > 10
     assert all(link.startswith("https://") for link in links)
