@@ -12,13 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from pycocotools.coco import COCO
 
 from sharpose.bundle import open_bundle
 from sharpose.config import load_config
 from sharpose.errors import InputError, SharposeError, SourceError, how_to_install
-from sharpose.model import random_model, save_checkpoint
+from sharpose.model import random_model
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
 
@@ -100,9 +101,12 @@ def test_what_was_measured_is_written_even_where_nothing_can_be_chosen(tiny_bund
 
 
 def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "tiny.pth", random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model)
+    """The checkpoint as others write it: its alpha and heads are known by its shapes alone."""
+    model = random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model
+    torch.save({"state_dict": dict(model.state_dict()), "meta": {"epoch": 210}}, tmp_path / "tiny.pth")
     common = ("--data", SCENE, "--no-plots", "--flip-test")
-    run("--checkpoint", tmp_path / "tiny.pth", *common, "--output", tmp_path / "a")
+    result = run("--checkpoint", tmp_path / "tiny.pth", *common, "--output", tmp_path / "a")
+    assert "warning: checkpoint tiny.pth doesn't say alpha 0.5, heads 6, quality threshold 0.99" in result.stderr
     run("--bundle", tiny_bundle, *common, "--threads", 1, "--output", tmp_path / "b")
     scores = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("a", "b")]
     for mode in ("never", "auto", "always"):
