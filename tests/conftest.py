@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 if TYPE_CHECKING:
+    from forked_commands import CommandServer
+
     from sharpose.bundle import Bundle
     from sharpose.config import ModelConfig
     from sharpose.model import SHaRPose
@@ -16,6 +21,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every garbage collection: with torch, each took a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -29,20 +39,9 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def nano_config() -> ModelConfig:
-    """The smallest model with all parts: 12 regions, 2 blocks, 12 heads."""
-    from sharpose.config import ModelConfig
-    from sharpose.skeleton import COCO17
+    from nano_model import NANO
 
-    return ModelConfig(
-        name="nano",
-        skeleton=COCO17,
-        crop_size=(128, 96),
-        width=24,
-        depth=2,
-        heads=12,
-        alpha=0.5,
-        quality_threshold=0.99,
-    )
+    return NANO
 
 
 @pytest.fixture(scope="session")
@@ -54,25 +53,37 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeO
     root = own if worker_id == "master" else own.parent
 
     def shared(name: str, make: Callable[[Path], object]) -> Path:
-        folder = root / name
+        folder, unfinished = root / name, root / f"{name}.unfinished"
         with file_lock(root / f"{name}.lock"):
             if not folder.exists():
-                make(folder)
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a process that failed or was killed
+                make(unfinished)
+                unfinished.rename(folder)
         return folder
 
     return shared
 
 
 @pytest.fixture(scope="session")
+def nano_bundle(made_once: MadeOnce, nano_config: ModelConfig) -> Path:
+    """A bundle of the nano model with random weights (seed 0), for what needs no poses; copy it before changing it."""
+    return made_once("nano_bundle", lambda folder: _export_random(nano_config, folder))
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(made_once: MadeOnce) -> Path:
     """A bundle of sharpose_tiny_coco_256x192 with random weights (seed 0); copy it before changing it."""
-    return made_once("tiny_bundle", lambda folder: _export_random("sharpose_tiny_coco_256x192", folder))
+    from sharpose.config import load_config
+
+    return made_once("tiny_bundle", lambda folder: _export_random(load_config("sharpose_tiny_coco_256x192"), folder))
 
 
 @pytest.fixture(scope="session")
 def small_bundle(made_once: MadeOnce) -> Path:
     """The same for sharpose_small_coco_256x192, which takes about eight times as long to run."""
-    return made_once("small_bundle", lambda folder: _export_random("sharpose_small_coco_256x192", folder))
+    from sharpose.config import load_config
+
+    return made_once("small_bundle", lambda folder: _export_random(load_config("sharpose_small_coco_256x192"), folder))
 
 
 @pytest.fixture(scope="session")
@@ -104,19 +115,36 @@ def two_precisions(little_model: SHaRPose, made_once: MadeOnce) -> Bundle:
     def make(folder: Path) -> None:
         loaded = LoadedModel(little_model, little_model.config, "the tests' reference weights", ())
         pictures = ParityPictures(reference_crops(4, little_model.config.crop_size), "blocks of colour")
-        export_bundle(loaded, folder, pictures, ExportOptions(precisions=("fp32", "fp16"), max_batch=4))
+        export_bundle(loaded, folder, pictures, ExportOptions(precisions=("fp32", "fp16"), max_batch=6))
 
     return open_bundle(made_once("two_precisions", make))
 
 
-def _export_random(name: str, folder: Path) -> None:
+def _export_random(config: ModelConfig, folder: Path) -> None:
     from reference_model import reference_crops
 
-    from sharpose.config import load_config
     from sharpose.export.bundle import ExportOptions, export_bundle
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import random_model
 
-    config = load_config(name)
     pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
     export_bundle(random_model(config, seed=0), folder, pictures, ExportOptions(gate_chosen_by="the tests"))
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The process's own environment, but for torch: `import torch` fails as where it isn't installed."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
+
+
+@pytest.fixture(scope="session")
+def command_server(environment: dict[str, str]) -> Iterator[CommandServer]:
+    """Runs commands in forks of a process without torch."""
+    from forked_commands import CommandServer
+
+    server = CommandServer(environment)
+    yield server
+    server.close()

@@ -18,10 +18,10 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "deadline.py"
 
 
 @pytest.fixture(scope="module")
-def report(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+def report(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """The JSON and the printed text."""
     bundle = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(tiny_bundle, bundle, dirs_exist_ok=True)
+    shutil.copytree(nano_bundle, bundle, dirs_exist_ok=True)
     values = json.loads((bundle / "bundle.json").read_text("utf-8"))
     values["max_batch"] = 2  # fewer batch sizes to calibrate, for each of the five policies
     (bundle / "bundle.json").write_text(json.dumps(values))
@@ -75,10 +75,10 @@ def test_with_ten_times_the_time_all_are_refined(report: tuple[dict[str, Any], s
     ],
 )
 def test_bad_options_are_one_line(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(command, ["--bundle", str(tiny_bundle), "--output", str(tmp_path), *arguments])
+        main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), *arguments])
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")

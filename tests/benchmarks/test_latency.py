@@ -21,10 +21,10 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py"
 
 
 @pytest.fixture(scope="module")
-def report(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:
+def report(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:
     """The JSON, the Markdown and the printed text."""
     folder = tmp_path_factory.mktemp("reports") / "of" / "today"
-    arguments = [*("--bundle", tiny_bundle), *("--people", "1,3"), *("--refine", "0,50,100"), *("--output", folder)]
+    arguments = [*("--bundle", nano_bundle), *("--people", "1,3"), *("--refine", "0,50,100"), *("--output", folder)]
     arguments += ["--seconds", 0, "--iterations", 2, "--warm-up", 1, "--threads", 1]
     call = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300, cwd=SCRIPT.parent)
@@ -57,7 +57,7 @@ def test_percentiles_are_in_order_and_add_up(report: tuple[dict[str, Any], str, 
         assert case["warm_up_ms"] > 0
 
 
-def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str, str], tiny_bundle: Path) -> None:
+def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str, str], nano_bundle: Path) -> None:
     values, text, _ = report
     machine = values["machine"]
     assert machine["cores"] >= 1
@@ -66,14 +66,14 @@ def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str
     assert machine["python"] == platform.python_version()
     assert machine["packages"]["numpy"] == metadata.version("numpy")
     assert platform.machine() in machine["system"]
-    assert values["bundle"] == "sharpose_tiny_coco_256x192"
+    assert values["bundle"] == "nano"
     assert values["device"] == "cpu"
-    assert values["weights"] == json.loads((tiny_bundle / "bundle.json").read_text())["source"]
+    assert values["weights"] == json.loads((nano_bundle / "bundle.json").read_text())["source"]
     for piece in (machine["processor"], machine["system"], f"numpy {machine['packages']['numpy']}", values["command"]):
         assert piece in text
     for option in ("--people 1,3", "--refine 0,50,100", "--iterations 2", "--warm-up 1", "--threads 1"):
         assert option in values["command"]
-    assert text.startswith("# Latency of sharpose_tiny_coco_256x192")
+    assert text.startswith("# Latency of nano")
 
 
 def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str, str]) -> None:
@@ -118,19 +118,19 @@ def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str,
     ],
 )
 def test_bad_options_are_one_line(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    message = _refused(tiny_bundle, tmp_path / "report", capsys, *arguments)
+    message = _refused(nano_bundle, tmp_path / "report", capsys, *arguments)
     assert message.startswith("error: ")
     assert words in message
     assert not (tmp_path / "report" / "latency.json").exists()
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_measuring(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "report").write_text("a file")
-    assert "--output" in _refused(tiny_bundle, tmp_path / "report", capsys)  # would take a minute
+    assert "--output" in _refused(nano_bundle, tmp_path / "report", capsys)  # would take a minute
 
 
 def _refused(bundle: Path, output: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -14,8 +14,8 @@ from sharpose.engines.stages import fine_inputs, open_stages
 
 
 @pytest.mark.parametrize("kind", ["weights in half", "random"])
-def test_heatmaps_are_rolled_in_both_graphs(kind: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    bundle = open_bundle(tiny_bundle if kind == "random" else shipped_bundle())
+def test_heatmaps_are_rolled_in_both_graphs(kind: str, nano_bundle: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(nano_bundle if kind == "random" else shipped_bundle())
     shifted = shift_heatmaps(bundle, tmp_path / "shifted", 5)
     crops = reference_crops(2, bundle.model.crop_size)
     outputs = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -191,16 +191,15 @@ def _by_name(items):
 
 
 @pytest.fixture
-def live() -> Iterator[Callable[[HostCuda], dict[str, int]]]:
+def live() -> Callable[[HostCuda], dict[str, int]]:
     """Counts what of a device is still allocated, by kind, when garbage has been collected."""
 
     def count(cuda: HostCuda) -> dict[str, int]:
         gc.collect()
         return dict(+cuda.live)
 
-    gc.freeze()  # a second a collection, else, with torch loaded
-    yield count
-    gc.unfreeze()
+    gc.freeze()  # what was imported: a second a collection, else, with torch loaded
+    return count
 
 
 @pytest.fixture
@@ -246,3 +245,11 @@ def bundle_engines() -> Callable[[Path, HostCuda], tuple[HostEngine, HostEngine]
         return engines[0], engines[1]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `scale_graph`."""
+    from scale_graph import write_graph
+
+    return write_graph(tmp_path_factory.mktemp("graphs") / "scale.onnx")

@@ -23,22 +23,22 @@ from sharpose.runtime.detectors.onnx import Detector
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return open_bundle(tiny_bundle)
+def bundle(nano_bundle: Path) -> Bundle:
+    return open_bundle(nano_bundle)
 
 
 def test_both_stages_run(bundle: Bundle) -> None:
     stages = load_two_stage(bundle, "cpu", threads=1)
     assert stages.device == "cpu"
     assert stages.max_batch == bundle.manifest.max_batch == 16
-    assert stages.crops.shape == (16, 256, 192, 3)
+    assert stages.crops.shape == (16, 128, 96, 3)
     assert stages.patches.shape == (16, 4 * bundle.model.num_selected, 16 * 16 * 3)
     stages.crops[:2] = reference_crops(2, bundle.model.crop_size)
     stages.patches[:1] = 128
     coarse = stages.run_coarse(2)
     assert coarse.keypoints.shape == (2, 17, 3)
     assert coarse.quality.shape == (2,)
-    np.testing.assert_array_equal(np.sort(coarse.region_order), np.tile(np.arange(48), (2, 1)))
+    np.testing.assert_array_equal(np.sort(coarse.region_order), np.tile(np.arange(12), (2, 1)))
     fine = stages.run_fine(np.array([1], np.int32))
     assert fine.shape == (1, 17, 3)
     assert np.isfinite(fine).all()

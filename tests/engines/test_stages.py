@@ -9,12 +9,13 @@ import pytest
 from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
-from sharpose.engines.stages import CARRIED, fine_inputs, open_stages
+from sharpose.engines.stages import fine_inputs, open_stages
+from sharpose.engines.two_stage import CARRIED
 from sharpose.errors import BundleError, EngineError
 
 
-def test_inputs_and_outputs_have_the_names_of_the_graphs(tiny_bundle: Path) -> None:
-    bundle = open_bundle(tiny_bundle)
+def test_inputs_and_outputs_have_the_names_of_the_graphs(nano_bundle: Path) -> None:
+    bundle = open_bundle(nano_bundle)
     stages, config = open_stages(bundle, threads=1), bundle.model
     assert (stages.config, stages.precision, stages.max_batch) == (config, "fp32", bundle.manifest.max_batch)
     crops = reference_crops(3, config.crop_size)
@@ -30,8 +31,8 @@ def test_inputs_and_outputs_have_the_names_of_the_graphs(tiny_bundle: Path) -> N
         stages.coarse(crops)
 
 
-def test_what_is_not_there_is_refused(tiny_bundle: Path) -> None:
-    bundle = open_bundle(tiny_bundle)
+def test_what_is_not_there_is_refused(nano_bundle: Path) -> None:
+    bundle = open_bundle(nano_bundle)
     with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
         open_stages(bundle, "cpu", "fp16")
     with pytest.raises(EngineError, match="device: expected cpu"):

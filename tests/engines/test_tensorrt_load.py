@@ -99,8 +99,8 @@ def machine(monkeypatch, host_engine):
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle):
-    return open_bundle(tiny_bundle)
+def bundle(nano_bundle):
+    return open_bundle(nano_bundle)
 
 
 @pytest.fixture
@@ -264,9 +264,9 @@ def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, sett
 
 def test_one_stage_is_an_engine(machine, bundle, settings):
     engine = load_tensorrt_runner(bundle, "coarse", parse_device("tensorrt"), settings)
-    outputs = engine.run({"image": np.ones((3, 256, 192, 3), np.uint8)}, ["quality", "heatmaps"])
+    outputs = engine.run({"image": np.ones((3, 128, 96, 3), np.uint8)}, ["quality", "heatmaps"])
     assert outputs["quality"].shape == (3,)
-    assert outputs["heatmaps"].shape == (3, 17, 64, 48)
+    assert outputs["heatmaps"].shape == (3, 17, 32, 24)
     engine.close()
     assert machine.cudas[-1].closed
 
@@ -297,23 +297,23 @@ def _has_gpu() -> bool:
 
 
 @pytest.mark.skipif(_has_gpu(), reason="there is a GPU")
-def test_the_command_says_in_one_line_that_there_is_no_driver(tiny_bundle):
+def test_the_command_says_in_one_line_that_there_is_no_driver(nano_bundle):
     command = "from sharpose.runtime.cli import main; main()"
-    arguments = ["scene", "--bundle", str(tiny_bundle), "--device", "tensorrt"]
+    arguments = ["scene", "--bundle", str(nano_bundle), "--device", "tensorrt"]
     result = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: no GPU driver (libcuda.so.1 can't be loaded)")
 
 
-def test_tensorrts_options_want_its_device(tiny_bundle):
+def test_tensorrts_options_want_its_device(nano_bundle):
     import click
     from click.testing import CliRunner
 
     from sharpose.runtime.cli import command
 
     for option in (["--engine-cache", "x"], ["--cuda-bindings", "pycuda"], ["--no-cuda-graphs"]):
-        result = CliRunner().invoke(command, ["scene", "--bundle", str(tiny_bundle), *option], standalone_mode=False)
+        result = CliRunner().invoke(command, ["scene", "--bundle", str(nano_bundle), *option], standalone_mode=False)
         assert isinstance(result.exception, click.UsageError)
         wanted = "tensorrt or ort-tensorrt" if option[0] == "--engine-cache" else "tensorrt"
         assert f"is for --device {wanted}, got --device cpu" in str(result.exception)

@@ -31,9 +31,9 @@ def cuda():
 
 
 @pytest.fixture
-def make(tiny_bundle, tmp_path):
+def make(nano_bundle, tmp_path):
     """Makes an engine of a stage as the flavour with this name would load it, and returns it with the module."""
-    bundle = open_bundle(tiny_bundle)
+    bundle = open_bundle(nano_bundle)
 
     def make(stage="coarse", name="tensorrt", *, module=None, specialize=False, folder=tmp_path, gpu=GPU, **options):
         entry = bundle.graph(stage)[1]
@@ -72,7 +72,7 @@ def test_a_context_gets_its_profile_before_its_shapes(make, cuda):
     contexts = [_run(engine, cuda, batch) for batch in (1, 3, 16)]
     assert [context.profile for context in module.contexts] == [0, 1, 2]
     assert [context.shapes["rows"] for context in module.contexts] == [(1,), (3,), (16,)]
-    assert {context.shapes["region_order"] for context in module.contexts} == {(16, 48)}
+    assert {context.shapes["region_order"] for context in module.contexts} == {(16, 12)}
     assert cuda.log.count("synchronize stream") == 2  # the first profile needs none
     with pytest.raises(EngineError, match=r"refuses the profile 3 \(Error in set optimization profile async"):
         engine.create_context(3, cuda.stream())
@@ -122,10 +122,10 @@ def test_one_configuration_and_one_cache_live_as_long_as_the_engine(make, cuda):
     contexts = [engine.create_context(0, cuda.stream()) for _ in range(2)]
     gc.collect()
     for context in contexts:
-        context.set_input_shape("image", (1, 256, 192, 3))
+        context.set_input_shape("image", (1, 128, 96, 3))
         context.execute(cuda.stream())
     assert module.configurations == 1
-    assert module.compiled == [(1, 256, 192, 3)]  # by the first of them, for both
+    assert module.compiled == [(1, 128, 96, 3)]  # by the first of them, for both
     assert not make()[0].compiles_shapes
 
 
@@ -145,7 +145,7 @@ def test_what_was_compiled_is_kept_beside_the_engine(make, cuda, tmp_path):
     contexts += [_run(engine, cuda, batch) for batch in (1, 4, 8)]
     assert module.compiled == []
     contexts.append(_run(engine, cuda, 2))
-    assert module.compiled == [(2, 256, 192, 3)]
+    assert module.compiled == [(2, 128, 96, 3)]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "another plan's", "another driver's", "empty"])
@@ -168,7 +168,7 @@ def test_kernels_that_do_not_fit_are_compiled_again_and_replaced(make, cuda, tmp
     module.compiled.clear()
     engine, _ = make(name="tensorrt_rtx", module=module, folder=None)
     contexts.append(_run(engine, cuda, 1))
-    assert module.compiled == [(1, 256, 192, 3)]
+    assert module.compiled == [(1, 128, 96, 3)]
     engine.close()
     module.compiled.clear()
     engine, _ = make(name="tensorrt_rtx", module=module, folder=None)
@@ -182,7 +182,7 @@ def test_another_process_that_compiled_more_is_not_undone(make, cuda, tmp_path):
     contexts = [_run(one, cuda, 1), *(_run(other, cuda, batch) for batch in (1, 2, 4))]
     other.close()
     more = (tmp_path / KERNELS).read_bytes()
-    assert b"(4, 256, 192, 3)" in more
+    assert b"(4, 128, 96, 3)" in more
     one.close()
     assert (tmp_path / KERNELS).read_bytes() == more
     assert len(contexts) == 4
@@ -195,7 +195,7 @@ def test_every_gpu_has_its_own_kernels_of_a_portable_plan(make, cuda, tmp_path):
     other, _ = make(name="tensorrt_rtx", module=module, folder=None, gpu=dataclasses.replace(GPU, multiprocessors=76))
     contexts.append(_run(other, cuda, 2))
     other.close()
-    assert module.compiled == [(1, 256, 192, 3), (2, 256, 192, 3)]
+    assert module.compiled == [(1, 128, 96, 3), (2, 128, 96, 3)]
     assert sorted(path.name for path in tmp_path.glob("*.kernels")) == [KERNELS, KERNELS.replace("128", "76")]
     again, _ = make(name="tensorrt_rtx", module=module, folder=None)
     contexts.append(_run(again, cuda, 1))

@@ -318,14 +318,14 @@ def test_stages_that_do_not_fit_each_other_are_refused(small_engines, live):
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
-def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(tiny_bundle, bundle_engines, use_graphs):
+def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(nano_bundle, bundle_engines, use_graphs):
     from sharpose.bundle import open_bundle
     from sharpose.engines.load import load_two_stage
     from sharpose.runtime.pipeline import PoseEstimator
 
-    bundle = open_bundle(tiny_bundle)
+    bundle = open_bundle(nano_bundle)
     cuda = HostCuda()
-    coarse, fine = bundle_engines(tiny_bundle, cuda)
+    coarse, fine = bundle_engines(nano_bundle, cuda)
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     boxes = np.array([[10, 5, 60, 110], [40, 20, 150, 118], [0, 0, 159, 119]], np.float32)
     stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs)

@@ -4,8 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from onnx import numpy_helper
 from reference_model import reference_crops
 
 from sharpose.bundle import open_bundle
-from sharpose.cli import Terminated
+from sharpose.cli import Terminated, interruptible
 from sharpose.errors import ExportError, ParityError
 from sharpose.export import bundle as bundle_export
 from sharpose.export.bundle import ExportOptions, ParityReportError, atomic_folder, check_output, export_bundle
@@ -24,22 +23,22 @@ from sharpose.model import random_model
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_bundle):
-    return random_model(open_bundle(tiny_bundle).model, seed=0)
+def loaded(nano_config):
+    return random_model(nano_config, seed=0)
 
 
 @pytest.fixture
-def pictures():
-    return ParityPictures(reference_crops(2, (256, 192)), "blocks")
+def pictures(nano_config):
+    return ParityPictures(reference_crops(2, nano_config.crop_size), "blocks")
 
 
 @pytest.fixture
-def traced(tiny_bundle, monkeypatch):
-    """Spares the tracing: the tiny bundle's own graphs come out of it, after `change` was done to them."""
+def traced(nano_bundle, monkeypatch):
+    """Spares the tracing: the nano bundle's own graphs come out of it, after `change` was done to them."""
 
     def prepare(change=lambda coarse, fine: None):
         def export_graphs(model, *, max_batch, opset):
-            graphs = [onnx.load(str(tiny_bundle / f"{stage}.onnx")) for stage in ("coarse", "fine")]
+            graphs = [onnx.load(str(nano_bundle / f"{stage}.onnx")) for stage in ("coarse", "fine")]
             change(*graphs)
             return tuple(graphs)
 
@@ -56,9 +55,9 @@ def corrupt(coarse, fine):
     tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
 
 
-def test_the_bundle_says_where_it_came_from(tiny_bundle, loaded):
-    manifest = open_bundle(tiny_bundle).manifest
-    assert sorted(file.name for file in tiny_bundle.iterdir()) == [
+def test_the_bundle_says_where_it_came_from(nano_bundle, loaded):
+    manifest = open_bundle(nano_bundle).manifest
+    assert sorted(file.name for file in nano_bundle.iterdir()) == [
         "bundle.json",
         "coarse.onnx",
         "fine.onnx",
@@ -96,12 +95,12 @@ def test_failed_parity_leaves_nothing(loaded, pictures, traced, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_parity_keeps_the_bundle_that_was_there(loaded, pictures, traced, tmp_path, tiny_bundle):
-    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+def test_failed_parity_keeps_the_bundle_that_was_there(loaded, pictures, traced, tmp_path, nano_bundle):
+    shutil.copytree(nano_bundle, tmp_path / "bundle")
     traced(corrupt)
     with pytest.raises(ParityError):
         export_bundle(loaded, tmp_path / "bundle", pictures, ExportOptions(overwrite=True))
-    assert open_bundle(tmp_path / "bundle").manifest == open_bundle(tiny_bundle).manifest
+    assert open_bundle(tmp_path / "bundle").manifest == open_bundle(nano_bundle).manifest
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -133,8 +132,8 @@ def test_an_existing_output_is_refused_before_anything_is_done(loaded, pictures,
     assert (tmp_path / "bundle" / "mine.txt").read_text() == "dear"
 
 
-def test_overwrite_replaces_a_bundle(loaded, pictures, traced, tmp_path, tiny_bundle):
-    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+def test_overwrite_replaces_a_bundle(loaded, pictures, traced, tmp_path, nano_bundle):
+    shutil.copytree(nano_bundle, tmp_path / "bundle")
     (tmp_path / "bundle" / "left over").write_text("")
     traced()
     export_bundle(loaded, tmp_path / "bundle", pictures, ExportOptions(overwrite=True, gate_chosen_by="hand"))
@@ -160,53 +159,41 @@ def test_options_that_make_no_sense(options, words):
         ExportOptions(**options)
 
 
-KILLED = """
-import pathlib, sys, time
-import onnx
-from reference_model import reference_crops
-from sharpose.bundle import open_bundle
-from sharpose.export import bundle as bundle_export
-from sharpose.export.pictures import ParityPictures
-from sharpose.model import random_model
-
-tiny, output = map(pathlib.Path, sys.argv[1:])
-graphs = tuple(onnx.load(str(tiny / f"{stage}.onnx")) for stage in ("coarse", "fine"))
-bundle_export.export_graphs = lambda *arguments, **options: graphs
-
-def say(step):
-    print(step, flush=True)
-    if step.startswith("comparing"):
-        time.sleep(60)
-
-loaded = random_model(open_bundle(tiny).model)
-bundle_export.export_bundle(loaded, output, ParityPictures(reference_crops(2, (256, 192)), "blocks"), say=say)
-"""
+def forked(work):
+    """The id of a fork of this process that does some work, and the text that it passes to `say` first."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            interruptible()
+            work(lambda text: os.write(writing, text.encode()))
+        finally:
+            os._exit(1)
+    os.close(writing)
+    text = os.read(reading, 1000).decode()
+    os.close(reading)
+    return pid, text
 
 
-def test_a_killed_export_leaves_no_bundle(tiny_bundle, tmp_path):
-    import reference_model
-
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
-    (tmp_path / "lib").mkdir()
-    shutil.copy(reference_model.__file__, tmp_path / "lib")
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tiny_bundle), str(tmp_path / "out" / "bundle")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert process.stdout is not None
+def test_a_killed_export_leaves_no_bundle(loaded, pictures, traced, tmp_path):
+    traced()
     steps = []
-    for line in process.stdout:
-        steps.append(line)
-        if line.startswith("comparing"):
-            break
+
+    def export(tell):
+        def say(step):
+            steps.append(step)
+            if step.startswith("comparing"):
+                tell(str(len(steps)))
+                time.sleep(60)
+
+        export_bundle(loaded, tmp_path / "out" / "bundle", pictures, say=say)
+
+    pid, count = forked(export)
     (unfinished,) = (tmp_path / "out").iterdir()
     written = {file.name for file in unfinished.iterdir()}
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
-    process.stdout.close()
-    assert len(steps) >= 3
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert int(count) >= 3
     assert {"coarse.onnx", "fine.onnx", "weights.bin"} <= written  # it was far on
     assert not (tmp_path / "out" / "bundle").exists()
     assert unfinished.name.startswith(".bundle.unfinished-")
@@ -315,26 +302,17 @@ def test_the_old_bundle_comes_back_where_the_new_one_cant_take_its_place(tmp_pat
 
 @pytest.mark.parametrize(("sent", "leaves"), [(signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, False)])
 def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path, sent, leaves):
-    script = (
-        "import sys, time, pathlib, signal, sharpose.cli\n"
-        "from sharpose.export.bundle import atomic_folder\n"
-        "sharpose.cli.interruptible()\n"  # also where a shell started the tests in the background, ignoring SIGINT
-        "with atomic_folder(pathlib.Path(sys.argv[1]), overwrite=False) as folder:\n"
-        "    (folder / 'weights.bin').write_bytes(b'half')\n"
-        "    (folder / 'bundle.json').write_text('{}')\n"
-        "    print('ready', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "bundle")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.send_signal(sent)
-    assert process.wait(timeout=30) != 0
-    process.stdout.close()
+    def begin(say):
+        with atomic_folder(tmp_path / "bundle", overwrite=False) as folder:
+            (folder / "weights.bin").write_bytes(b"half")
+            (folder / "bundle.json").write_text("{}")
+            say("ready")
+            time.sleep(60)
+
+    pid, said = forked(begin)
+    assert said == "ready"
+    os.kill(pid, sent)
+    assert os.waitpid(pid, 0)[1] != 0
     assert not (tmp_path / "bundle").exists()
     assert bool(names(tmp_path)) is leaves  # nothing can clean up after SIGKILL
     write(tmp_path / "bundle")  # and what it left is in nobody's way

@@ -61,8 +61,8 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def released(tmp_path, nano_config):
-    """A released-format file of the nano model with seeded random values."""
-    state = SHaRPose(nano_config).state_dict()
+    """A released-format file of the nano model, with an mlp as its head, of seeded random values."""
+    state = SHaRPose(nano_config.replace({"head": "mlp"})).state_dict()
     values = reference_state({key: tuple(value.shape) for key, value in state.items()})
     path = tmp_path / "released.pth"
     torch.save(
@@ -104,11 +104,19 @@ def test_a_released_checkpoint_without_a_configuration(export, released, picture
 
 
 @pytest.fixture
-def traced(tiny_bundle, monkeypatch):
-    """Spares the tracing: the tiny bundle's graphs come out, with a weight negated if `corrupt`."""
+def nano(tmp_path):
+    """The arguments for the nano model with random weights."""
+    values = "crop_size: [128, 96]\nwidth: 24\ndepth: 2\nheads: 12\nalpha: 0.5\nquality_threshold: 0.99\n"
+    (tmp_path / "nano.yaml").write_text(f"name: nano\nskeleton: coco17\n{values}")
+    return ["--random-weights", "--config", tmp_path / "nano.yaml"]
+
+
+@pytest.fixture
+def traced(nano_bundle, monkeypatch):
+    """Spares the tracing: the nano bundle's graphs come out, with a weight negated if `corrupt`."""
 
     def prepare(corrupt=False):
-        graphs = [onnx.load(str(tiny_bundle / f"{stage}.onnx")) for stage in ("coarse", "fine")]
+        graphs = [onnx.load(str(nano_bundle / f"{stage}.onnx")) for stage in ("coarse", "fine")]
         if corrupt:
             tensor = max(graphs[1].graph.initializer, key=lambda item: len(item.raw_data))
             tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
@@ -117,9 +125,9 @@ def traced(tiny_bundle, monkeypatch):
     return prepare
 
 
-def test_failed_parity_prints_the_table_and_one_line_and_leaves_nothing(export, traced, pictures, tmp_path):
+def test_failed_parity_prints_the_table_and_one_line_and_leaves_nothing(export, traced, nano, pictures, tmp_path):
     traced(corrupt=True)
-    code, streams = export(*TINY, "--output", tmp_path / "out" / "bundle", "--images", pictures)
+    code, streams = export(*nano, "--output", tmp_path / "out" / "bundle", "--images", pictures)
     assert code == 1
     assert streams.err.startswith("error: parity of fp32 with PyTorch failed: fine heatmaps off by")
     assert streams.err.count("\n") == 1
@@ -127,11 +135,11 @@ def test_failed_parity_prints_the_table_and_one_line_and_leaves_nothing(export, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_random_weights_are_said_and_overwrite_replaces(export, traced, pictures, tmp_path):
+def test_random_weights_are_said_and_overwrite_replaces(export, traced, nano, pictures, tmp_path):
     output = tmp_path / "bundle"
     for extra in ((), ("--overwrite", "--quality-threshold", "0.5")):
         traced()
-        code, streams = export(*TINY, "--output", output, "--images", pictures, *extra)
+        code, streams = export(*nano, "--output", output, "--images", pictures, *extra)
         assert code == 0, streams.err
         assert "weights: random, so the poses mean nothing" in streams.out
     manifest = json.loads((output / "bundle.json").read_text())

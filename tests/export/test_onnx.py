@@ -15,10 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from reference_model import reference_crops, reference_state
 
 import sharpose
-from sharpose.bundle import open_bundle
+from sharpose.bundle import Bundle, open_bundle
 from sharpose.config import load_config
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.errors import ExportError
+from sharpose.export import bundle as bundle_export
 from sharpose.export.bundle import ExportOptions, export_bundle
 from sharpose.export.onnx import (
     describe_graph,
@@ -33,25 +34,25 @@ from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS
 from sharpose.runtime.gate import gate
 from sharpose.tokens import gather_patches
 
-# The bundle's contract for sharpose_tiny_coco_256x192: J 17, R 48, K 24, C 192, P 16, s 2.
+# The bundle's contract for the nano model: J 17, R 12, K 6, C 24, P 16, s 2.
 CARRIED = [
-    ("region_order", "int32", ("N", 48)),
-    ("region_features", "float32", ("N", 48, 192)),
-    ("region_embeddings", "float32", ("N", 48, 192)),
+    ("region_order", "int32", ("N", 12)),
+    ("region_features", "float32", ("N", 12, 24)),
+    ("region_embeddings", "float32", ("N", 12, 24)),
 ]
 CONTRACT = {
     "coarse": (
-        [("image", "uint8", ("N", 256, 192, 3))],
+        [("image", "uint8", ("N", 128, 96, 3))],
         [
             ("keypoints", "float32", ("N", 17, 3)),
             ("quality", "float32", ("N",)),
             *CARRIED,
-            ("heatmaps", "float32", ("N", 17, 64, 48)),
+            ("heatmaps", "float32", ("N", 17, 32, 24)),
         ],
     ),
     "fine": (
-        [("rows", "int32", ("M",)), ("patches", "uint8", ("M", 96, 768)), *CARRIED],
-        [("keypoints", "float32", ("M", 17, 3)), ("heatmaps", "float32", ("M", 17, 64, 48))],
+        [("rows", "int32", ("M",)), ("patches", "uint8", ("M", 24, 768)), *CARRIED],
+        [("keypoints", "float32", ("M", 17, 3)), ("heatmaps", "float32", ("M", 17, 32, 24))],
     ),
 }
 STAGES = ["coarse", "fine"]
@@ -62,8 +63,8 @@ def as_tuples(entries):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_inputs_and_outputs_are_the_contracts(tiny_bundle, stage):
-    path, entry = open_bundle(tiny_bundle).graph(stage)
+def test_inputs_and_outputs_are_the_contracts(nano_bundle, stage):
+    path, entry = open_bundle(nano_bundle).graph(stage)
     assert (as_tuples(entry.inputs), as_tuples(entry.outputs)) == CONTRACT[stage]
     assert entry.opset == 20
     session = onnxruntime.InferenceSession(str(path))
@@ -75,15 +76,15 @@ def test_inputs_and_outputs_are_the_contracts(tiny_bundle, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_full_checks_and_the_description(tiny_bundle, stage):
-    path, entry = open_bundle(tiny_bundle).graph(stage)
+def test_full_checks_and_the_description(nano_bundle, stage):
+    path, entry = open_bundle(nano_bundle).graph(stage)
     onnx.checker.check_model(str(path), full_check=True)
     assert describe_graph(onnx.load(str(path), load_external_data=False), path.name) == entry
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_native_operators_of_one_domain(tiny_bundle, stage):
-    model = onnx.load(str(tiny_bundle / f"{stage}.onnx"), load_external_data=False)
+def test_native_operators_of_one_domain(nano_bundle, stage):
+    model = onnx.load(str(nano_bundle / f"{stage}.onnx"), load_external_data=False)
     kinds = {node.op_type for node in model.graph.node}
     assert {"Gelu", "LayerNormalization", "Softmax"} <= kinds
     assert {node.domain for node in model.graph.node} == {""}
@@ -92,15 +93,15 @@ def test_native_operators_of_one_domain(tiny_bundle, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_uint8_inputs_are_only_ever_cast(tiny_bundle, stage):
-    graph = onnx.load(str(tiny_bundle / f"{stage}.onnx"), load_external_data=False).graph
+def test_uint8_inputs_are_only_ever_cast(nano_bundle, stage):
+    graph = onnx.load(str(nano_bundle / f"{stage}.onnx"), load_external_data=False).graph
     (pixels,) = [item.name for item in graph.input if item.type.tensor_type.elem_type == onnx.TensorProto.UINT8]
     assert [node.op_type for node in graph.node if pixels in node.input] == ["Cast"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_path_or_name_of_this_machine(tiny_bundle, stage):
-    content = (tiny_bundle / f"{stage}.onnx").read_bytes()
+def test_no_path_or_name_of_this_machine(nano_bundle, stage):
+    content = (nano_bundle / f"{stage}.onnx").read_bytes()
     folders = {Path(sharpose.__file__).parent, Path.home(), Path(sys.prefix), Path(onnx.__file__).parent}
     for private in (*map(str, folders), "site-packages", ".py", "stack_trace", "Traceback"):
         if len(private) > 2:
@@ -116,10 +117,10 @@ def test_other_opsets_are_refused(nano_config, opset):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_polygraphy_runs_it(tiny_bundle, stage):
+def test_polygraphy_runs_it(nano_bundle, stage):
     pytest.importorskip("polygraphy")
     tool = "import polygraphy.tools; polygraphy.tools.main()"
-    command = [sys.executable, "-c", tool, "run", str(tiny_bundle / f"{stage}.onnx"), "--onnxrt"]
+    command = [sys.executable, "-c", tool, "run", str(nano_bundle / f"{stage}.onnx"), "--onnxrt"]
     if stage == "fine":
         command += ["--val-range", "rows:[0,0]"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -180,12 +181,25 @@ def test_rounding_leaves_the_model_alone_and_refuses_what_is_too_large(little_mo
         round_to_half(rounded)
 
 
-@pytest.fixture(scope="module")
-def half_stored(little_model: SHaRPose, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+@pytest.fixture
+def half_stored(
+    little_model: SHaRPose,
+    two_precisions: Bundle,
+    made_once: Callable[[str, Callable[[Path], object]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A bundle whose weights are stored as halves; its half graphs, those of `two_precisions`, aren't traced again."""
+
+    def trace(model: SHaRPose, *, max_batch: int, opset: int) -> tuple[onnx.ModelProto, ...]:
+        if any(value.dtype == torch.float16 for value in model.parameters()):
+            return tuple(onnx.load(two_precisions.graph(stage, "fp16")[0]) for stage in STAGES)
+        return export_graphs(model, max_batch=max_batch, opset=opset)
+
     def make(folder: Path) -> None:
         loaded = LoadedModel(little_model, little_model.config, "the tests' reference weights", ())
         pictures = ParityPictures(reference_crops(4, little_model.config.crop_size), "blocks of colour")
-        options = ExportOptions(precisions=("fp32", "fp16"), max_batch=4, store_weights="fp16")
+        options = ExportOptions(precisions=("fp32", "fp16"), max_batch=6, store_weights="fp16")
+        monkeypatch.setattr(bundle_export, "export_graphs", trace)
         export_bundle(loaded, folder, pictures, options)
 
     return made_once("half_stored", make)
@@ -293,22 +307,21 @@ def test_the_same_graphs_give_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_a_bundle_holds_less_than_60_percent_of_two_separate_graphs(tiny_bundle):
+def test_a_bundle_holds_less_than_60_percent_of_two_separate_graphs(nano_bundle):
     separate = sum(
         len(numpy_helper.to_array(tensor).tobytes())
         for file in ("coarse.onnx", "fine.onnx")
-        for tensor in onnx.load(str(tiny_bundle / file)).graph.initializer
+        for tensor in onnx.load(str(nano_bundle / file)).graph.initializer
     )
-    assert (tiny_bundle / "weights.bin").stat().st_size < 0.6 * separate
+    assert (nano_bundle / "weights.bin").stat().st_size < 0.6 * separate
 
 
 @pytest.mark.parametrize("file", ["coarse.onnx", "fine.onnx"])
-def test_a_bundles_graph_is_small_itself(tiny_bundle, file):
-    assert (tiny_bundle / file).stat().st_size < 200_000
+def test_a_bundles_graph_is_small_itself(nano_bundle, file):
+    assert (nano_bundle / file).stat().st_size < 200_000
 
 
-pytestmark = pytest.mark.slow
-
+# Graph by graph what `test_parity` says of a smaller model and `model/test_stages` of this one in PyTorch.
 NAME = "sharpose_small_coco_256x192"
 DATA = Path(__file__).parent.parent / "data"
 
@@ -357,6 +370,7 @@ def runs(request, engines, recorded):
     }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", ["coarse", "always", "mixed"])
 def test_heatmaps_and_keypoints_are_the_released_ones(runs, recorded, mode):
     found = runs[mode]
@@ -367,6 +381,7 @@ def test_heatmaps_and_keypoints_are_the_released_ones(runs, recorded, mode):
     np.testing.assert_allclose(found["keypoints"][..., 2], recorded[f"keypoints_{mode}"][..., 2], atol=1e-4)
 
 
+@pytest.mark.soak
 def test_quality_gate_and_regions_are_the_released_ones(runs, recorded):
     np.testing.assert_allclose(runs["mixed"]["quality"], recorded["quality"], atol=1e-5)
     assert runs["mixed"]["refined"].tolist() == recorded["refined"].tolist()

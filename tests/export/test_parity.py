@@ -38,23 +38,23 @@ FP32 = tolerance_for("fp32")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_bundle):
-    return random_model(open_bundle(tiny_bundle).model, seed=0).model
+def model(nano_bundle):
+    return random_model(open_bundle(nano_bundle).model, seed=0).model
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return ParityPictures(reference_crops(5, (256, 192)), "blocks")
+def pictures(nano_config):
+    return ParityPictures(reference_crops(5, nano_config.crop_size), "blocks")
 
 
 @pytest.fixture(scope="module")
-def measure(tiny_bundle, model, pictures):
-    """The report on the tiny bundle's graphs after `change` was done to their protobufs."""
-    bundle = open_bundle(tiny_bundle)
+def measure(nano_bundle, model, pictures):
+    """The report on the nano bundle's graphs after `change` was done to their protobufs."""
+    bundle = open_bundle(nano_bundle)
     reference = run_stages(TorchStages(model), pictures.crops, batch_sizes(4))
 
     def run(folder, change=None):
-        graphs = {file: onnx.load(str(tiny_bundle / file)) for file in ("coarse.onnx", "fine.onnx")}
+        graphs = {file: onnx.load(str(nano_bundle / file)) for file in ("coarse.onnx", "fine.onnx")}
         if change is not None:
             change(graphs)
         save_graphs(graphs, folder, "weights.bin")
@@ -70,9 +70,9 @@ def good(measure, tmp_path_factory):
 
 
 def change_bias(graphs, file, amount):
-    """Add to the bias of the heatmap head, found by its 64 x 48 values."""
+    """Add to the bias of the heatmap head, found by its 32 x 24 values."""
     graph = graphs[file].graph
-    tensor = next(item for item in graph.initializer if list(item.dims) == [64 * 48])
+    tensor = next(item for item in graph.initializer if list(item.dims) == [32 * 24])
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(amount), tensor.name))
 
 
@@ -336,8 +336,8 @@ def test_gates_may_flip_near_the_threshold_in_half_only() -> None:
     ]
 
 
-def test_the_table_names_every_output_and_what_it_means_for_poses(tiny_bundle):
-    report = open_bundle(tiny_bundle).manifest.parity["fp32"]
+def test_the_table_names_every_output_and_what_it_means_for_poses(nano_bundle):
+    report = open_bundle(nano_bundle).manifest.parity["fp32"]
     changed = report.model_copy(
         update={"keypoint_pixels_p99": 0.25, "region_set_agreement": 0.75, "pictures": "blocks of colour"}
     )

@@ -1,4 +1,4 @@
-"""Try mutated inputs of one kind: `python tests/fuzz/try_inputs.py KIND --inputs DIR --seed 0 --count 100`.
+"""Try mutated inputs of some kinds: `python tests/fuzz/try_inputs.py KIND... --inputs DIR --seed 0 --count 100`.
 
 Every input gets a fork of this process, which has imported all that is needed and started no engine. Prints a line for
 each input that breaks the rule of `fuzzing.broken_rule`, or whose results are wrong without a word, and ends with 1 if
@@ -31,33 +31,30 @@ Attempt = Callable[[Path, np.random.Generator], str | None]
 """Makes a mutated input in an empty folder, tries it, and says what is wrong."""
 
 
-def make_inputs(folder: Path) -> None:
-    """One sound input of every kind: a small bundle, its checkpoint, pictures, labels, boxes, a video, a recipe."""
+def make_inputs(folder: Path, bundle: Path | None = None) -> None:
+    """One sound input of every kind: the nano bundle, its checkpoint, pictures, labels, boxes, a video, a recipe.
+
+    Args:
+        folder: Where they go.
+        bundle: The bundle, to copy; it is exported if None.
+    """
     import av
     import cv2
+    from nano_model import NANO
     from reference_model import reference_crops
 
-    from sharpose.config import ModelConfig
     from sharpose.export.bundle import ExportOptions, export_bundle
     from sharpose.export.pictures import ParityPictures
     from sharpose.model import random_model, save_checkpoint
-    from sharpose.skeleton import COCO17
 
     folder.mkdir(parents=True)
-    config = ModelConfig(
-        name="nano",
-        skeleton=COCO17,
-        crop_size=(128, 96),
-        width=24,
-        depth=2,
-        heads=12,
-        alpha=0.5,
-        quality_threshold=0.99,
-    )
-    loaded = random_model(config, seed=0)
+    loaded = random_model(NANO, seed=0)
     save_checkpoint(folder / "nano.pth", loaded.model)
-    pictures = ParityPictures(reference_crops(4, config.crop_size), "blocks of colour")
-    export_bundle(loaded, folder / "bundle", pictures, ExportOptions(gate_chosen_by="the tests", max_batch=4))
+    if bundle is None:
+        pictures = ParityPictures(reference_crops(4, NANO.crop_size), "blocks of colour")
+        export_bundle(loaded, folder / "bundle", pictures, ExportOptions(gate_chosen_by="the tests"))
+    else:
+        shutil.copytree(bundle, folder / "bundle")
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     entries, boxes = [], []
@@ -394,21 +391,27 @@ def requests(inputs: Path) -> Attempt:
 
 KINDS = {
     make.__name__: make
-    for make in (bundle_json, bundle_files, boxes, labels, checkpoints, recipes, videos, pictures, requests)
+    for make in (requests, bundle_json, bundle_files, boxes, videos, pictures, labels, recipes, checkpoints)
 }
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["inputs", *KINDS]))
+@click.argument("kinds", nargs=-1, required=True, type=click.Choice(["inputs", *KINDS]))
 @click.option("--inputs", type=click.Path(path_type=Path), required=True, help="Folder of sound inputs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The first input's number.")
-@click.option("--count", type=int, default=100, show_default=True, help="How many inputs to try.")
+@click.option("--count", type=int, default=100, show_default=True, help="How many inputs of each kind to try.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder for the inputs that break the rule.")
-def command(kind: str, inputs: Path, seed: int, count: int, keep: Path | None) -> int:
-    """Try mutated inputs of KIND; `inputs` makes the sound ones."""
-    if kind == "inputs":
+def command(kinds: tuple[str, ...], inputs: Path, seed: int, count: int, keep: Path | None) -> int:
+    """Try mutated inputs of KINDS; `inputs` makes the sound ones."""
+    if "inputs" in kinds:
         make_inputs(inputs)
         return 0
+    broken = [try_kind(kind, inputs, range(seed, seed + count), keep) for kind in kinds]
+    return 1 if any(broken) else 0
+
+
+def try_kind(kind: str, inputs: Path, numbers: range, keep: Path | None) -> int:
+    """Try the inputs of these numbers; how many break the rule."""
     if kind not in ("recipes", "checkpoints"):  # once, and not in every child
         for module in (
             "runtime.assemble",
@@ -427,7 +430,7 @@ def command(kind: str, inputs: Path, seed: int, count: int, keep: Path | None) -
         importlib.import_module("pycocotools.cocoeval")
     attempt = KINDS[kind](inputs)
     broken = 0
-    for number in range(seed, seed + count):
+    for number in numbers:
         with tempfile.TemporaryDirectory() as temporary:
             problem = attempt(Path(temporary), np.random.default_rng([sorted(KINDS).index(kind), number]))
             if problem is not None:
@@ -435,8 +438,8 @@ def command(kind: str, inputs: Path, seed: int, count: int, keep: Path | None) -
                 print(f"{kind} {number}: {problem}", flush=True)
                 if keep is not None:
                     shutil.copytree(temporary, keep / f"{kind}_{number}")
-    print(f"{kind}: {count} inputs, {broken} of them break the rule")
-    return 1 if broken else 0
+    print(f"{kind}: {len(numbers)} inputs, {broken} of them break the rule", flush=True)
+    return broken
 
 
 def start() -> NoReturn:

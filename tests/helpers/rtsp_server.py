@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -38,6 +39,7 @@ class RtspServer:
         self._process: subprocess.Popen[str] | None = None
 
     @staticmethod
+    @functools.cache
     def missing() -> str | None:
         """Why it can't run on this machine, or None."""
         if not Path(_PYTHON).exists():

@@ -1,10 +1,9 @@
-"""For the tests of the runtime: `sharpose-run` in a process that can't import torch."""
+"""For the tests of the runtime: `sharpose-run` in a process that can't import torch, and a live stream."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,45 +11,29 @@ import pytest
 
 if TYPE_CHECKING:
     from cli_files import Run
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The process's own environment, but for torch: `import torch` fails as where it isn't installed."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
+    from forked_commands import CommandServer
+    from rtsp_server import RtspServer
 
 
 @pytest.fixture
-def sharpose_run(environment: dict[str, str], tiny_bundle: Path, tmp_path: Path) -> Run:
-    """Runs the program in a folder of its own; `bundle` stands for the tiny bundle's folder."""
-    from cli_files import PROGRAM
+def sharpose_run(command_server: CommandServer, nano_bundle: Path, tmp_path: Path) -> Run:
+    """Runs the program in a folder of its own; `bundle` stands for the nano bundle's folder."""
 
     def run(
-        *arguments: object, bundle: Path | None = tiny_bundle, **variables: str
+        *arguments: object, bundle: Path | None = nano_bundle, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         given = [] if bundle is None else ["--bundle", bundle, "--threads", 1]
-        return subprocess.run(
-            [PROGRAM, *map(str, (*arguments, *given))],
-            cwd=tmp_path,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        return command_server.run("run", [*arguments, *given], tmp_path, variables)
 
     return run
 
 
 @pytest.fixture
-def refused(sharpose_run: Run, tiny_bundle: Path, tmp_path: Path) -> Callable[..., str]:
+def refused(sharpose_run: Run, nano_bundle: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs what must be refused: one line, exit code 2, and nothing that could be taken for a result."""
     from cli_files import outputs
 
-    def run(*arguments: object, bundle: Path | None = tiny_bundle, to: Sequence[object] | None = None) -> str:
+    def run(*arguments: object, bundle: Path | None = nano_bundle, to: Sequence[object] | None = None) -> str:
         folder = tmp_path / "results"
         done = sharpose_run(*arguments, *(outputs(folder) if to is None else to), bundle=bundle)
         assert done.returncode == 2, done.stdout + done.stderr
@@ -62,3 +45,16 @@ def refused(sharpose_run: Run, tiny_bundle: Path, tmp_path: Path) -> Callable[..
         return done.stderr
 
     return run
+
+
+@pytest.fixture
+def rtsp() -> Iterator[RtspServer]:
+    """A server that isn't started yet; skips the test where there is none on this machine."""
+    from rtsp_server import RtspServer
+
+    why = RtspServer.missing()
+    if why is not None:
+        pytest.skip(why)
+    server = RtspServer()
+    yield server
+    server.kill()

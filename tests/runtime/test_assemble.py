@@ -24,8 +24,8 @@ SCENE = "scene:frames=8,size=240x320,people=3"
 
 
 @pytest.fixture(scope="module")
-def estimator(tiny_bundle: Path) -> Iterator[PoseEstimator]:
-    with PoseEstimator(tiny_bundle, threads=1) as made:
+def estimator(nano_bundle: Path) -> Iterator[PoseEstimator]:
+    with PoseEstimator(nano_bundle, threads=1) as made:
         yield made
 
 
@@ -86,13 +86,13 @@ def test_a_video_has_the_poses_of_a_run(
 
 
 @pytest.mark.usefixtures("people_served")
-def test_where_people_are(estimator: PoseEstimator, tiny_bundle: Path, video: Path) -> None:
+def test_where_people_are(estimator: PoseEstimator, nano_bundle: Path, video: Path) -> None:
     whole = [result.boxes_xyxy.tolist() for _, result in estimator.stream(video, full_frame=True)]
     assert whole == [[[0, 0, 128, 96]]] * 6
     boxes = write_boxes(video.with_name("b.json"), [(0, (5, 5, 40, 80), 0.5), (2, (1, 2, 30, 40), 0.9)])
     given = [result.boxes_xyxy.tolist() for _, result in estimator.stream(video, boxes=boxes)]
     assert given == [[[5, 5, 45, 85]], [], [[1, 2, 31, 42]], [], [], []]
-    with PoseEstimator(tiny_bundle, threads=1, detector=Detector.from_name(conf=0.4)) as own:
+    with PoseEstimator(nano_bundle, threads=1, detector=Detector.from_name(conf=0.4)) as own:
         scene = "scene:frames=1,size=96x128,people=3"  # its boxes give way to a detector that was asked for
         ((_, result),) = own.stream(scene)
         assert result.boxes_xyxy.tolist() == [PERSON]
@@ -138,9 +138,9 @@ def test_what_can_not_be_streamed(
 
 
 @pytest.mark.usefixtures("people_served")
-def test_a_detector_that_does_not_come(tiny_bundle: Path, tmp_path: Path, video: Path) -> None:
+def test_a_detector_that_does_not_come(nano_bundle: Path, tmp_path: Path, video: Path) -> None:
     (tmp_path / "served" / "tiny.onnx").unlink()
-    with PoseEstimator(tiny_bundle, threads=1) as fresh, pytest.raises(DetectorError, match="can't be downloaded"):
+    with PoseEstimator(nano_bundle, threads=1) as fresh, pytest.raises(DetectorError, match="can't be downloaded"):
         next(fresh.stream(video))
     assert not reading_threads()
 

@@ -80,14 +80,14 @@ def test_what_several_files_need(refused: Callable[..., str], holiday: Path, arg
 
 
 def test_an_interrupted_folder_says_what_was_not_begun(
-    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+    environment: dict[str, str], nano_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "videos").mkdir()
     for name in "abc":
         write_video(tmp_path / "videos" / f"{name}.mp4", 600 if name == "a" else 1)
     options = ["--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--quiet", "--threads", "1"]
     process = subprocess.Popen(
-        [PROGRAM, "videos", "--bundle", tiny_bundle, *options],
+        [PROGRAM, "videos", "--bundle", nano_bundle, *options],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,8 +15,6 @@ import pytest
 from cli_files import PROGRAM, frames_of, lines_of
 from rtsp_server import RtspServer
 
-pytestmark = pytest.mark.skipif(RtspServer.missing() is not None, reason=f"no RTSP server: {RtspServer.missing()}")
-
 
 class LiveRun:
     """The program on a stream, its results in a folder, its messages as JSON."""
@@ -79,18 +77,16 @@ def _ended(run: LiveRun) -> Iterator[LiveRun]:
 
 
 @pytest.fixture
-def server() -> Iterator[RtspServer]:
-    server = RtspServer()
-    server.start(login=True)
-    yield server
-    server.kill()
+def server(rtsp: RtspServer) -> RtspServer:
+    rtsp.start(login=True)
+    return rtsp
 
 
 def test_a_stream_that_comes_back_in_another_size(
-    server: RtspServer, environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+    server: RtspServer, environment: dict[str, str], nano_bundle: Path, tmp_path: Path
 ) -> None:
     with _ended(
-        LiveRun(server.secret_url, tiny_bundle, tmp_path, environment, "--refine", "never", "--timeout", 1.5)
+        LiveRun(server.secret_url, nano_bundle, tmp_path, environment, "--refine", "never", "--timeout", 1.5)
     ) as run:
         run.wait_for(10)
         server.kill()
@@ -116,9 +112,9 @@ def test_a_stream_that_comes_back_in_another_size(
 
 
 def test_a_stream_that_is_not_there_is_said_at_once(
-    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+    environment: dict[str, str], nano_bundle: Path, tmp_path: Path
 ) -> None:
-    run = LiveRun("rtsp://me:hunter2@127.0.0.1:9/live", tiny_bundle, tmp_path, environment)
+    run = LiveRun("rtsp://me:hunter2@127.0.0.1:9/live", nano_bundle, tmp_path, environment)
     assert run.process.wait(60) == 2
     (entry,) = run.log
     assert entry["level"] == "error"

@@ -170,9 +170,9 @@ def bundle_with(change: Callable[[Path], object]) -> Callable[[Path, Path], Path
 
 def flip_a_byte(folder: Path) -> None:
     with (folder / "weights.bin").open("r+b") as file:
-        file.seek(10_000_000)
+        file.seek(100_000)
         byte = file.read(1)[0]
-        file.seek(10_000_000)
+        file.seek(100_000)
         file.write(bytes([byte ^ 1]))
 
 
@@ -203,12 +203,12 @@ def point_outside(folder: Path) -> None:
 )
 def test_a_bundle_that_is_none(
     refused: Callable[..., str],
-    tiny_bundle: Path,
+    nano_bundle: Path,
     tmp_path: Path,
     make: Callable[[Path, Path], Path],
     words: str,
 ) -> None:
-    message = refused(SCENE, bundle=make(tiny_bundle, tmp_path / "copy"))
+    message = refused(SCENE, bundle=make(nano_bundle, tmp_path / "copy"))
     assert message.startswith("error: bundle ")
     assert words in message
 

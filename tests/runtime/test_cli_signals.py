@@ -15,12 +15,12 @@ from cli_files import PROGRAM, frames_of, lines_of, outputs, table_of, write_box
 
 
 def test_a_signal_is_answered_in_a_frame_of_thousands(
-    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path
+    environment: dict[str, str], nano_bundle: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "0.png"
     cv2.imwrite(str(picture), np.full((90, 120, 3), 90, np.uint8))
     boxes = write_boxes(tmp_path / "b.json", [(0, (1, 2, 50, 60), 0.5)] * 20_000)
-    arguments = [str(picture), "--boxes", str(boxes), "--bundle", str(tiny_bundle), "--json", str(tmp_path / "o.jsonl")]
+    arguments = [str(picture), "--boxes", str(boxes), "--bundle", str(nano_bundle), "--json", str(tmp_path / "o.jsonl")]
     process = subprocess.Popen([PROGRAM, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(4)  # by now it estimates, which takes minutes
@@ -36,10 +36,10 @@ def test_a_signal_is_answered_in_a_frame_of_thousands(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_cleanly(
-    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path, number: signal.Signals, code: int
+    environment: dict[str, str], nano_bundle: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     source = "scene:frames=100000,size=128x128,people=1"
-    arguments = ["--bundle", tiny_bundle, "--threads", "1", "--refine", "never", *outputs(tmp_path)]
+    arguments = ["--bundle", nano_bundle, "--threads", "1", "--refine", "never", *outputs(tmp_path)]
     process = subprocess.Popen(
         [PROGRAM, source, *map(str, arguments)],
         env=environment,

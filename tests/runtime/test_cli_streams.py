@@ -140,11 +140,11 @@ def test_a_deadline_is_accounted_for(sharpose_run: Run, tmp_path: Path) -> None:
     assert f"refinements wanted {people}, done 0, deferred {people}, frames on time 0.0%" in done.stdout
 
 
-def test_raw_frames_on_standard_input(environment: dict[str, str], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_raw_frames_on_standard_input(environment: dict[str, str], nano_bundle: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
     done = subprocess.run(
         [PROGRAM, "-", "--stdin-size", "48x64", "--stdin-rate", "10", "--full-frame", "--refine", "never",
-         "--json", "o.jsonl", "--bundle", tiny_bundle, "--threads", "1"],
+         "--json", "o.jsonl", "--bundle", nano_bundle, "--threads", "1"],
         input=frames.tobytes()[:-100], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_raw_frames_on_standard_input(environment: dict[str, str], tiny_bundle: 
     "kills", [pytest.param(1, id="once"), pytest.param(20, id="twenty times", marks=pytest.mark.soak)]
 )
 def test_killed_at_any_moment_all_outputs_can_be_read(
-    environment: dict[str, str], tiny_bundle: Path, tmp_path: Path, kills: int
+    environment: dict[str, str], nano_bundle: Path, tmp_path: Path, kills: int
 ) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     chance = random.Random(0)
@@ -166,7 +166,7 @@ def test_killed_at_any_moment_all_outputs_can_be_read(
                    "--coco", folder / "o.json", "--csv", folder / "o.csv", "--mot", folder / "o.txt",
                    "--openpose", folder / "openpose", "--frames", folder / "frames"]  # fmt: skip
         process = subprocess.Popen(
-            [PROGRAM, "scene:frames=100000,size=240x320,people=2", "--bundle", tiny_bundle, "--threads", "1",
+            [PROGRAM, "scene:frames=100000,size=240x320,people=2", "--bundle", nano_bundle, "--threads", "1",
              *map(str, options)],
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -197,13 +197,13 @@ def test_killed_at_any_moment_all_outputs_can_be_read(
         assert (folder / "o.csv").read_text().startswith("frame,time,id,")
 
 
-def test_what_serves_is_there_while_it_runs(environment: dict[str, str], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_what_serves_is_there_while_it_runs(environment: dict[str, str], nano_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client")
     import re
     import urllib.request
 
     process = subprocess.Popen(
-        [PROGRAM, *(f"scene:seed={s},frames=100000,size=240x320,people=2" for s in (1, 2)), "--bundle", tiny_bundle,
+        [PROGRAM, *(f"scene:seed={s},frames=100000,size=240x320,people=2" for s in (1, 2)), "--bundle", nano_bundle,
          "--threads", "1", "--refine", "never", "--serve", "0"],
         env=environment | {"SHARPOSE_SERVE_TOKEN": "sesame"}, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip

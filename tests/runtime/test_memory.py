@@ -48,19 +48,6 @@ class MeasuredRun:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def nano_bundle(tmp_path: Path, nano_config) -> Path:
-    from reference_model import reference_crops
-
-    from sharpose.export.bundle import ExportOptions, export_bundle
-    from sharpose.export.pictures import ParityPictures
-    from sharpose.model import random_model
-
-    pictures = ParityPictures(reference_crops(2, nano_config.crop_size), "blocks of colour")
-    export_bundle(random_model(nano_config), tmp_path / "bundle", pictures, ExportOptions(gate_chosen_by="the tests"))
-    return tmp_path / "bundle"
-
-
 def picture(index: int) -> np.ndarray:
     image = np.full((96, 128, 3), 90, np.uint8)
     image[:, index % 128] = 250
@@ -113,16 +100,6 @@ def http() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
-
-
-@pytest.fixture
-def rtsp() -> Iterator[RtspServer]:
-    why = RtspServer.missing()
-    if why is not None:
-        pytest.skip(why)
-    server = RtspServer()
-    yield server
-    server.kill()
 
 
 def reconnects(run: MeasuredRun, break_off: Callable[[], None]) -> None:

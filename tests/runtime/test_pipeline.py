@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import pytest
 from reference_model import reference_crops
 from stand_in_stages import MAX_BATCH, PICTURE, some_boxes, stub_estimator
 
-from sharpose.bundle import Bundle, open_bundle
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import CoarseOutput
 from sharpose.errors import InputError
@@ -24,8 +23,8 @@ from sharpose.runtime.pipeline import EstimateStopped
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return open_bundle(tiny_bundle)
+def bundle() -> Bundle:
+    return open_bundle(shipped_bundle())
 
 
 @pytest.fixture(scope="module")

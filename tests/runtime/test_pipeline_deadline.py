@@ -20,8 +20,8 @@ from sharpose.runtime.deadline.history import StreamHistory
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return open_bundle(tiny_bundle)
+def bundle(nano_bundle: Path) -> Bundle:
+    return open_bundle(nano_bundle)
 
 
 class Setting:

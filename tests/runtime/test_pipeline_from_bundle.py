@@ -23,8 +23,8 @@ BOXES = np.array([[10, 10, 100, 200], [200, 5, 320, 250]], np.float32)
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return open_bundle(tiny_bundle)
+def bundle(nano_bundle: Path) -> Bundle:
+    return open_bundle(nano_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def photo() -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.concatenate(list(reference_crops(3, (256, 192))), axis=1))
 
 
-def test_from_bundle_uses_the_bundles_threshold(tiny_bundle: Path, photo: npt.NDArray[np.uint8]) -> None:
-    with PoseEstimator.from_bundle(tiny_bundle, threads=1) as estimator:
+def test_from_bundle_uses_the_bundles_threshold(nano_bundle: Path, photo: npt.NDArray[np.uint8]) -> None:
+    with PoseEstimator.from_bundle(nano_bundle, threads=1) as estimator:
         assert estimator.quality_threshold == 0.99
         assert (estimator.refine, estimator.device) == ("auto", "cpu")
         assert estimator.skeleton.num_keypoints == 17
@@ -55,10 +55,10 @@ def test_from_bundle_uses_the_bundles_threshold(tiny_bundle: Path, photo: npt.ND
     ],
 )
 def test_from_bundle_refuses_bad_settings(
-    tiny_bundle: Path, settings: dict[str, object], error: type[Exception], words: str
+    nano_bundle: Path, settings: dict[str, object], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        PoseEstimator.from_bundle(tiny_bundle, **settings)  # type: ignore[arg-type]
+        PoseEstimator.from_bundle(nano_bundle, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bundle", [5, b"models", ["models"]])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from stand_in_stages import PATCH, PICTURE, REGION, StubStages, Ticks, TimedStages, some_boxes, stub_estimator
 
-from sharpose.bundle import Bundle, open_bundle
+from sharpose.bundle import Bundle, Gate, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import CoarseOutput
 from sharpose.errors import EngineError, InputError
@@ -24,8 +23,11 @@ from sharpose.similarity import BODY_SHARE, keypoint_similarity
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return open_bundle(tiny_bundle)
+def bundle() -> Bundle:
+    """The shipped one, with the threshold that these tests speak of."""
+    shipped = open_bundle(shipped_bundle())
+    gate = Gate(quality_threshold=0.99, chosen_by="the tests")
+    return Bundle(shipped.path, shipped.manifest.model_copy(update={"gate": gate}))
 
 
 def test_only_those_below_the_threshold_enter_the_fine_batch(bundle: Bundle) -> None:

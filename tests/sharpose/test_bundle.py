@@ -22,10 +22,10 @@ WEIGHTS = bytes(range(256)) * 8
 
 
 @pytest.fixture
-def bundle(tiny_bundle, tmp_path):
-    """The tiny bundle with less to copy as its weights: what is opened here is hashed, not run."""
+def bundle(nano_bundle, tmp_path):
+    """The nano bundle with less to copy as its weights: what is opened here is hashed, not run."""
     folder = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, folder, ignore=shutil.ignore_patterns("weights.bin"))
+    shutil.copytree(nano_bundle, folder, ignore=shutil.ignore_patterns("weights.bin"))
     (folder / "weights.bin").write_bytes(WEIGHTS)
     rehash(folder, "weights.bin")
     assert open_bundle(folder).manifest.files["weights.bin"] == file_sha256(folder / "weights.bin")
@@ -52,21 +52,21 @@ def refused(path, *words):
         assert word in message
 
 
-def test_an_exported_bundle_opens(tiny_bundle):
-    bundle = open_bundle(str(tiny_bundle))
-    assert bundle.path == tiny_bundle
-    assert bundle.model.name == "sharpose_tiny_coco_256x192"
+def test_an_exported_bundle_opens(nano_bundle):
+    bundle = open_bundle(str(nano_bundle))
+    assert bundle.path == nano_bundle
+    assert bundle.model.name == "nano"
     assert bundle.precisions == ("fp32",)
     path, entry = bundle.graph("fine")
-    assert path == tiny_bundle / "fine.onnx"
+    assert path == nano_bundle / "fine.onnx"
     assert [item.name for item in entry.inputs][:2] == ["rows", "patches"]
     with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
         bundle.graph("fine", "fp16")
 
 
-def test_a_link_to_a_whole_bundle_opens(tiny_bundle, tmp_path):
-    (tmp_path / "link").symlink_to(tiny_bundle)
-    assert open_bundle(tmp_path / "link").manifest == open_bundle(tiny_bundle).manifest
+def test_a_link_to_a_whole_bundle_opens(nano_bundle, tmp_path):
+    (tmp_path / "link").symlink_to(nano_bundle)
+    assert open_bundle(tmp_path / "link").manifest == open_bundle(nano_bundle).manifest
 
 
 def test_file_sha256(tmp_path):
@@ -84,12 +84,12 @@ def test_one_byte_of_the_weights_changed(bundle, position):
     refused(bundle, "weights.bin is damaged or was changed", "export it again")
 
 
-def test_one_byte_of_an_exported_bundles_weights_changed(tiny_bundle, tmp_path):
-    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+def test_one_byte_of_an_exported_bundles_weights_changed(nano_bundle, tmp_path):
+    shutil.copytree(nano_bundle, tmp_path / "bundle")
     with (tmp_path / "bundle" / "weights.bin").open("r+b") as file:
-        file.seek(12_345_678)
+        file.seek(123_456)
         byte = file.read(1)
-        file.seek(12_345_678)
+        file.seek(123_456)
         file.write(bytes([byte[0] ^ 1]))
     refused(tmp_path / "bundle", "weights.bin is damaged or was changed")
 
@@ -143,9 +143,9 @@ def test_a_graph_that_is_none(bundle):
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "coarse.onnx"])
-def test_a_link_that_leaves_the_folder(bundle, tiny_bundle, name):
+def test_a_link_that_leaves_the_folder(bundle, nano_bundle, name):
     (bundle / name).unlink()
-    (bundle / name).symlink_to(tiny_bundle / name)
+    (bundle / name).symlink_to(nano_bundle / name)
     refused(bundle, f"{name} is a link that leaves the folder")
 
 
@@ -197,12 +197,12 @@ def test_no_bundle(tmp_path, bundle):
         ),
         (
             lambda values: values["model"].update(crop_size=[512, 384]),
-            "coarse.inputs: not those of a sharpose_tiny_coco_256x192 (crop_size, width, alpha, keypoints): "
-            "image: expected ('N', 512, 384, 3), got ('N', 256, 192, 3)",
+            "coarse.inputs: not those of a nano (crop_size, width, alpha, keypoints): "
+            "image: expected ('N', 512, 384, 3), got ('N', 128, 96, 3)",
         ),
         (
             lambda values: values["graphs"]["fp32"]["fine"]["inputs"][1].update(shape=["M", 10**9, 768]),
-            "patches: expected ('M', 96, 768), got ('M', 1000000000, 768)",
+            "patches: expected ('M', 24, 768), got ('M', 1000000000, 768)",
         ),
         (lambda values: values["graphs"]["fp32"]["coarse"]["inputs"].clear(), "got None"),
         (lambda values: values["model"].update(width=192 * 1000), "model.width: expected at most 8192, got 192000"),
@@ -255,8 +255,8 @@ def test_more_crops_than_an_engine_can_hold(values):
 
 
 @pytest.fixture(scope="module")
-def values(tiny_bundle):
-    return json.loads((tiny_bundle / MANIFEST_NAME).read_text())
+def values(nano_bundle):
+    return json.loads((nano_bundle / MANIFEST_NAME).read_text())
 
 
 def containers(value, path=()):
@@ -390,12 +390,12 @@ def places_in(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple
         yield from places_in(item, (*path, key))
 
 
-def test_whatever_is_wrong_is_said_in_our_words(tiny_bundle: Path) -> None:
-    good = json.loads((tiny_bundle / "bundle.json").read_text())
+def test_whatever_is_wrong_is_said_in_our_words(nano_bundle: Path) -> None:
+    good = json.loads((nano_bundle / "bundle.json").read_text())
     said = set()
     for path in places_in(good):
         for wrong in (None, "x", -1, 1e30, [], {}, [1, 2, 3], True):
-            values = json.loads((tiny_bundle / "bundle.json").read_text())
+            values = json.loads((nano_bundle / "bundle.json").read_text())
             place = values
             for key in path[:-1]:
                 place = place[key]

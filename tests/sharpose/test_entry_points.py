@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+from forked_commands import CLOSED, UNREAD, CommandServer
 
 from sharpose import __version__
 from sharpose.__main__ import _MODULES
@@ -32,11 +33,10 @@ def lines_of(file: Path) -> int:
 @pytest.mark.parametrize(
     ("number", "code", "seconds"),
     [
-        *(
-            (number, code, at)
-            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143))
-            for at in (0.1, 0.5, 0.9)
-        ),
+        (signal.SIGINT, 130, 0.1),
+        (signal.SIGTERM, 143, 0.25),
+        (signal.SIGINT, 130, 0.5),
+        (signal.SIGTERM, 143, 0.9),
         (signal.SIGHUP, 129, 0.2),
     ],
 )
@@ -81,57 +81,60 @@ def test_a_closed_standard_output(tmp_path: Path, start: str) -> None:
     ("option", "target"),
     [("--json", "-"), ("--csv", "-"), ("--mot", "-"), ("--json", "/dev/stdout"), ("--coco", "/proc/self/fd/1")],
 )
-def test_results_to_a_closed_standard_output(tmp_path: Path, option: str, target: str) -> None:
-    command = " ".join([*RUN, *SHORT, "--track", option, target, "--csv", "other.csv", ">&-"])
-    if option == "--csv":
-        command = command.replace("--csv other.csv", "--json other.csv")
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+def test_results_to_a_closed_standard_output(
+    command_server: CommandServer, tmp_path: Path, option: str, target: str
+) -> None:
+    other = ["--json" if option == "--csv" else "--csv", "other.csv"]
+    done = command_server.run("run", [*SHORT, "--track", option, target, *other], tmp_path, stdout=CLOSED)
     assert (done.returncode, done.stderr) == (2, f"error: {option} {target}: standard output is closed\n")
     assert not list(tmp_path.iterdir())
 
 
-def unread(arguments: list[str], folder: Path, *, stderr: bool = False) -> tuple[int, str]:
-    """Exit code and messages of a command whose standard output (or both) goes to a pipe that nobody reads."""
-    read, write = os.pipe()
-    os.close(read)
-    where = write if stderr else subprocess.PIPE
-    command = [sys.executable, "-m", "sharpose", *arguments]
-    done = subprocess.run(command, stdout=write, stderr=where, text=True, check=False, cwd=folder)
-    os.close(write)
-    return done.returncode, done.stderr or ""
-
-
-@pytest.mark.parametrize("stderr", [False, True])
-def test_a_table_that_nobody_reads(tmp_path: Path, stderr: bool) -> None:
-    assert unread(["run", *SHORT, "--json", "out.jsonl"], tmp_path, stderr=stderr) == (0, "")
+@pytest.mark.parametrize("stderr", [None, UNREAD])
+def test_a_table_that_nobody_reads(command_server: CommandServer, tmp_path: Path, stderr: str | None) -> None:
+    done = command_server.run("run", [*SHORT, "--json", "out.jsonl"], tmp_path, stdout=UNREAD, stderr=stderr)
+    assert (done.returncode, done.stderr) == (0, "")
     assert lines_of(tmp_path / "out.jsonl") == 3
 
 
-def test_help_and_findings_that_nobody_reads(tmp_path: Path) -> None:
-    assert unread(["export", "--help"], tmp_path) == (0, "")
-    assert unread(["doctor"], tmp_path) == (0, "")
+def test_help_and_findings_that_nobody_reads(command_server: CommandServer, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "sharpose", "export", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = command_server.run("doctor", [], tmp_path, stdout=UNREAD)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_results_on_standard_output_that_nobody_reads(tmp_path: Path) -> None:
-    assert unread(["run", *SHORT, "--json", "-"], tmp_path) == (141, "")
-    code, messages = unread(["run", *SHORT, "--json", "-", "--csv", "out.csv", "--quiet"], tmp_path)
-    assert code == 3
-    assert messages == "warning: standard output: can't be written: Broken pipe; the other outputs go on\n"
+def test_results_on_standard_output_that_nobody_reads(command_server: CommandServer, tmp_path: Path) -> None:
+    done = command_server.run("run", [*SHORT, "--json", "-"], tmp_path, stdout=UNREAD)
+    assert (done.returncode, done.stderr) == (141, "")
+    arguments = [*SHORT, "--json", "-", "--csv", "out.csv", "--quiet"]
+    done = command_server.run("run", arguments, tmp_path, stdout=UNREAD)
+    assert done.returncode == 3
+    assert done.stderr == "warning: standard output: can't be written: Broken pipe; the other outputs go on\n"
     assert (tmp_path / "out.csv").read_bytes().startswith(b"frame,time,")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["run", *SHORT, "--json", "out.jsonl"], ["doctor"], ["run", "--help"], ["export", "--help"]]
-)
-def test_a_full_standard_output(tmp_path: Path, arguments: list[str]) -> None:
-    with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "sharpose", *arguments]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+def check_full(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == "error: standard output can't be written: No space left on device"
     assert "Traceback" not in done.stderr
-    if "--json" in arguments:
-        assert lines_of(tmp_path / "out.jsonl") == 3
+
+
+def test_a_full_standard_output(command_server: CommandServer, tmp_path: Path) -> None:
+    check_full(command_server.run("run", [*SHORT, "--json", "out.jsonl"], tmp_path, stdout="/dev/full"))
+    assert lines_of(tmp_path / "out.jsonl") == 3
+    check_full(command_server.run("doctor", [], tmp_path, stdout="/dev/full"))
+
+
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_help_to_a_full_standard_output(command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        arguments = [sys.executable, "-m", "sharpose", command, "--help"]
+        check_full(subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False))
 
 
 def test_nothing_is_left_in_the_home(tmp_path: Path) -> None:

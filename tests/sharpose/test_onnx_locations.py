@@ -32,15 +32,15 @@ def find(model):
 
 
 @pytest.mark.parametrize("file", ["coarse.onnx", "fine.onnx"])
-def test_agrees_with_the_onnx_package_on_an_exported_graph(tiny_bundle, file):
-    model = onnx.load(str(tiny_bundle / file), load_external_data=False)
+def test_agrees_with_the_onnx_package_on_an_exported_graph(nano_bundle, file):
+    model = onnx.load(str(nano_bundle / file), load_external_data=False)
     expected = {
         entry.value
         for tensor in onnx.external_data_helper._get_all_tensors(model)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    assert external_data_locations((tiny_bundle / file).read_bytes()) == expected == {"weights.bin"}
+    assert external_data_locations((nano_bundle / file).read_bytes()) == expected == {"weights.bin"}
 
 
 def test_no_weights_outside():
@@ -147,8 +147,8 @@ def test_damage_gives_an_answer_or_an_error_of_ours():
     assert min(outcomes.values()) > 100
 
 
-def test_damage_of_an_exported_graph(tiny_bundle):
-    content = (tiny_bundle / "fine.onnx").read_bytes()
+def test_damage_of_an_exported_graph(nano_bundle):
+    content = (nano_bundle / "fine.onnx").read_bytes()
     rng = random.Random(1)
     for _ in range(60):
         damaged = bytearray(content)
@@ -184,11 +184,11 @@ def test_many_empty_nodes_take_no_memory():
     assert peak < 1 << 20
 
 
-def test_a_graphs_hash_covers_its_weights(tiny_bundle, tmp_path):
+def test_a_graphs_hash_covers_its_weights(nano_bundle, tmp_path):
     for name in ("coarse.onnx", "fine.onnx", "weights.bin"):
-        (tmp_path / name).write_bytes((tiny_bundle / name).read_bytes())
+        (tmp_path / name).write_bytes((nano_bundle / name).read_bytes())
     coarse, fine = graph_sha256(tmp_path / "coarse.onnx"), graph_sha256(tmp_path / "fine.onnx")
-    assert coarse == graph_sha256(tiny_bundle / "coarse.onnx") != fine
+    assert coarse == graph_sha256(nano_bundle / "coarse.onnx") != fine
     weights = bytearray((tmp_path / "weights.bin").read_bytes())
     weights[1000] ^= 1
     (tmp_path / "weights.bin").write_bytes(weights)

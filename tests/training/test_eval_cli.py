@@ -16,10 +16,9 @@ import torch
 from click.testing import CliRunner, Result
 from pycocotools.coco import COCO
 
-from sharpose.bundle import open_bundle
-from sharpose.config import load_config
+from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.errors import InputError, SharposeError, SourceError, how_to_install
-from sharpose.model import random_model
+from sharpose.model import load_model
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
 
@@ -34,9 +33,9 @@ def run(*arguments: str | Path | int) -> Result:
 
 
 @pytest.mark.shared
-def test_a_bundle_on_coco(tiny_bundle: Path, shared_dir: Path, tmp_path: Path) -> None:
+def test_a_bundle_on_coco(nano_bundle: Path, shared_dir: Path, tmp_path: Path) -> None:
     data = shared_dir / "data" / "coco_tiny"
-    result = run("--bundle", tiny_bundle, "--data", data, "--limit", 8, "--threads", 1, "--output", tmp_path)
+    result = run("--bundle", nano_bundle, "--data", data, "--limit", 8, "--threads", 1, "--output", tmp_path)
     assert result.return_value == 0
     assert "person_keypoints_val2017, the first 8 pictures" in result.output
     assert "│ always" in result.output
@@ -52,9 +51,9 @@ def test_a_bundle_on_coco(tiny_bundle: Path, shared_dir: Path, tmp_path: Path) -
     assert len(truth.loadRes(str(tmp_path / "results_always.json")).anns) <= 21
 
 
-def test_a_chosen_threshold_goes_into_the_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_chosen_threshold_goes_into_the_bundle(nano_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, bundle)
+    shutil.copytree(nano_bundle, bundle)
     common = ("--bundle", bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
     result = run(*common, "--choose-threshold", "refine-rate<=1")
     assert result.return_value == 0
@@ -74,10 +73,10 @@ def test_a_chosen_threshold_goes_into_the_bundle(tiny_bundle: Path, tmp_path: Pa
 
 
 def test_a_broken_promise_is_exit_code_1_and_is_not_written(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, bundle)
+    shutil.copytree(nano_bundle, bundle)
     choose = threshold.choose_threshold
 
     def broken(*arguments: object) -> object:
@@ -89,25 +88,29 @@ def test_a_broken_promise_is_exit_code_1_and_is_not_written(
     result = run(*arguments, "--choose-threshold", "refine-rate<=0.5")
     assert result.return_value == 1
     assert "was not written" in result.output
-    assert (bundle / "bundle.json").read_bytes() == (tiny_bundle / "bundle.json").read_bytes()
+    assert (bundle / "bundle.json").read_bytes() == (nano_bundle / "bundle.json").read_bytes()
 
 
-def test_what_was_measured_is_written_even_where_nothing_can_be_chosen(tiny_bundle: Path, tmp_path: Path) -> None:
-    arguments = ("--bundle", tiny_bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path)
+def test_what_was_measured_is_written_even_where_nothing_can_be_chosen(nano_bundle: Path, tmp_path: Path) -> None:
+    arguments = ("--bundle", nano_bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path)
     with pytest.raises(InputError, match="no loss can be measured"):  # random weights have no AP to lose
         run(*arguments, "--choose-threshold", "ap-loss<=0.2")
     assert json.loads((tmp_path / "metrics.json").read_text())["choice"] is None
     assert (tmp_path / "report.md").is_file()
 
 
-def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_and_its_bundle_score_the_same(tmp_path: Path) -> None:
     """The checkpoint as others write it: its alpha and heads are known by its shapes alone."""
-    model = random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model
-    torch.save({"state_dict": dict(model.state_dict()), "meta": {"epoch": 210}}, tmp_path / "tiny.pth")
+    bundle = Path(shutil.copytree(shipped_bundle(), tmp_path / "bundle"))
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["gate"]["quality_threshold"] = manifest["model"]["quality_threshold"]  # as the checkpoint's
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    state = load_model(bundle).model.state_dict()
+    torch.save({"state_dict": dict(state), "meta": {"epoch": 210}}, tmp_path / "tiny.pth")
     common = ("--data", SCENE, "--no-plots", "--flip-test")
     result = run("--checkpoint", tmp_path / "tiny.pth", *common, "--output", tmp_path / "a")
     assert "warning: checkpoint tiny.pth doesn't say alpha 0.5, heads 6, quality threshold 0.99" in result.stderr
-    run("--bundle", tiny_bundle, *common, "--threads", 1, "--output", tmp_path / "b")
+    run("--bundle", bundle, *common, "--threads", 1, "--output", tmp_path / "b")
     scores = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("a", "b")]
     for mode in ("never", "auto", "always"):
         torch_scores, engine_scores = (item["modes"][mode] for item in scores)
@@ -118,11 +121,11 @@ def test_a_checkpoint_and_its_bundle_score_the_same(tiny_bundle: Path, tmp_path:
 
 
 def test_packages_that_a_bundle_needs_are_named_at_once(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("torch", "pycocotools.coco", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, module, None)
-    arguments = ("--bundle", tiny_bundle, "--data", SCENE, "--output", tmp_path / "out")
+    arguments = ("--bundle", nano_bundle, "--data", SCENE, "--output", tmp_path / "out")
     missing = f"sharpose-eval needs pycocotools and matplotlib: {how_to_install('eval')}"
     with pytest.raises(InputError, match=rf"^{re.escape(missing)}$"):
         run(*arguments)
@@ -150,15 +153,15 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
     assert message in result.output
 
 
-def test_mistakes_are_found_before_the_work(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_mistakes_are_found_before_the_work(nano_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--choose-threshold: expected"):
-        run("--bundle", tiny_bundle, "--data", SCENE, "--output", tmp_path / "o", "--choose-threshold", "ap<=1")
+        run("--bundle", nano_bundle, "--data", SCENE, "--output", tmp_path / "o", "--choose-threshold", "ap<=1")
     assert not (tmp_path / "o").exists()
     with pytest.raises(SharposeError, match="--data"):
-        run("--bundle", tiny_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "o")
+        run("--bundle", nano_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "o")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output"):
-        run("--bundle", tiny_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
+        run("--bundle", nano_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
 
 
 def labelled_pictures(folder: Path) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def labelled_pictures(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_who_was_left_out_is_said_and_written(nano_bundle: Path, tmp_path: Path) -> None:
     labels = labelled_pictures(tmp_path)
     labels["annotations"] += [
         {**labels["annotations"][0], "iscrowd": 1},
@@ -186,7 +189,7 @@ def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path)
     (tmp_path / "1.png").write_bytes(b"no picture")
     where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
     output = tmp_path / "out"
-    result = run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", output)
+    result = run("--bundle", nano_bundle, *where, "--threads", 1, "--no-plots", "--output", output)
     assert result.return_value == 3
     (line,) = [line for line in result.output.splitlines() if line.startswith("labels: ")]
     assert line.startswith("labels: 1 person used, 4 left out (")
@@ -207,11 +210,11 @@ def test_who_was_left_out_is_said_and_written(tiny_bundle: Path, tmp_path: Path)
     assert len(subject["notes"]) == 3  # ids that repeat, and the two pictures
     (tmp_path / "2.png").unlink()
     with pytest.raises(SharposeError, match=r"1\.png: can't be decoded"):
-        run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "none")
+        run("--bundle", nano_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "none")
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_inputs_are_never_overwritten(tiny_bundle: Path, tmp_path: Path, overwrite: list[str]) -> None:
+def test_inputs_are_never_overwritten(nano_bundle: Path, tmp_path: Path, overwrite: list[str]) -> None:
     output = tmp_path / "out"
     output.mkdir()
     labels = output / "results_auto.json"
@@ -223,7 +226,7 @@ def test_inputs_are_never_overwritten(tiny_bundle: Path, tmp_path: Path, overwri
     before = {path: path.read_bytes() for path in (labels, boxes)}
     common: tuple[str | Path, ...] = (
         "--bundle",
-        tiny_bundle,
+        nano_bundle,
         "--images",
         tmp_path,
         "--no-plots",
@@ -244,14 +247,14 @@ def test_inputs_are_never_overwritten(tiny_bundle: Path, tmp_path: Path, overwri
     assert {path: path.read_bytes() for path in before} == before
     where = ("--annotations", tmp_path / "labels.json", "--images", output)
     with pytest.raises(InputError, match=r"quality\.png would overwrite the input .*quality\.png"):
-        run("--bundle", tiny_bundle, *where, "--output", output, "--overwrite")
+        run("--bundle", nano_bundle, *where, "--output", output, "--overwrite")
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_pictures_after_the_limit_may_be_missing(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_pictures_after_the_limit_may_be_missing(nano_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(json.dumps(labelled_pictures(tmp_path)))
     (tmp_path / "2.png").unlink()
-    where = ("--bundle", tiny_bundle, "--annotations", tmp_path / "labels.json", "--images", tmp_path, "--no-plots")
+    where = ("--bundle", nano_bundle, "--annotations", tmp_path / "labels.json", "--images", tmp_path, "--no-plots")
     assert run(*where, "--limit", 2, "--output", tmp_path / "a").return_value == 0
     result = run(*where, "--limit", 3, "--output", tmp_path / "b")
     assert result.return_value == 3
@@ -260,22 +263,22 @@ def test_pictures_after_the_limit_may_be_missing(tiny_bundle: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_picture_of_another_size_than_its_labels_say_is_refused(
-    tiny_bundle: Path, tmp_path: Path, width: int
+    nano_bundle: Path, tmp_path: Path, width: int
 ) -> None:
     labels = labelled_pictures(tmp_path)
     labels["images"][1]["width"] = width
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
     with pytest.raises(SourceError, match=rf"1\.png: expected \({width}, 96\) pixels .*, got \(72, 96\)"):
-        run("--bundle", tiny_bundle, *where, "--no-plots", "--output", tmp_path / "out")
+        run("--bundle", nano_bundle, *where, "--no-plots", "--output", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_label_that_is_no_number_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_label_that_is_no_number_is_refused(nano_bundle: Path, tmp_path: Path) -> None:
     labels = labelled_pictures(tmp_path)
     labels["annotations"][1]["keypoints"][3] = None
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
     with pytest.raises(SourceError, match=r"labels\.json: annotation 7: keypoints: left_eye: expected finite x, y"):
-        run("--bundle", tiny_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
+        run("--bundle", nano_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()

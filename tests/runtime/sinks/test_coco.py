@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from sharpose.errors import SinkError
-from sharpose.runtime.sinks import coco
 from sharpose.runtime.sinks.coco import CocoSink, TwinFile
 
 
@@ -124,7 +123,7 @@ def links(request, monkeypatch):
         def refuse(old: object, new: object) -> None:
             raise OSError(1, "Operation not permitted")
 
-        monkeypatch.setattr(coco.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     return request.param
 
 
@@ -161,7 +160,7 @@ def test_it_is_whole_whatever_call_the_kill_comes_before(tmp_path, monkeypatch):
             look()
             return result
 
-        monkeypatch.setattr(coco.os, name, watching)
+        monkeypatch.setattr(os, name, watching)
 
     for name in ("pwrite", "link", "replace"):
         watched(name)
@@ -204,7 +203,7 @@ def test_a_full_disk_leaves_the_entries_before(tmp_path, monkeypatch, links):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(coco.os, "pwrite", full)
+        patched.setattr(os, "pwrite", full)
         with pytest.raises(SinkError, match=r"a\.json: can't be written: No space left on device"):
             add(file, 3)
     assert file.abandon() == tmp_path / "a.partial.json"
@@ -216,7 +215,7 @@ def test_a_first_entry_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(descriptor: int, data: bytes, position: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(coco.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     file = array_file(tmp_path / "a.json")
     with pytest.raises(SinkError):
         add(file, 0)

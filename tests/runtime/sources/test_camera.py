@@ -57,7 +57,7 @@ class Capture:
 def capture(monkeypatch: pytest.MonkeyPatch) -> type[Capture]:
     made = type("Made", (Capture,), {"made": []})
     monkeypatch.setattr(camera, "has_gstreamer", lambda: True)
-    monkeypatch.setattr(camera.cv2, "VideoCapture", made)
+    monkeypatch.setattr(cv2, "VideoCapture", made)
     return made
 
 

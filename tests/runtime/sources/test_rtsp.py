@@ -13,23 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rtsp_server import RtspServer, read_stamp
+from rtsp_server import read_stamp
 
 from sharpose.errors import SourceError
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.sources import FOREVER, SourceOptions, open_source
 
 PATIENCE = 60.0  # what a busy machine may take to start a server and connect
-
-
-@pytest.fixture
-def server() -> Iterator[RtspServer]:
-    why = RtspServer.missing()
-    if why is not None:
-        pytest.skip(why)
-    server = RtspServer()
-    yield server
-    server.kill()
 
 
 def read_until(frames: Iterator[Frame], wanted: Callable[[Frame], bool]) -> list[Frame]:
@@ -44,16 +34,16 @@ def read_until(frames: Iterator[Frame], wanted: Callable[[Frame], bool]) -> list
     raise AssertionError("the stream ended")
 
 
-def test_killed_and_back_with_another_size(server):
-    server.start((240, 320))
+def test_killed_and_back_with_another_size(rtsp):
+    rtsp.start((240, 320))
     said: list[str] = []
-    source = open_source(server.url, SourceOptions(timeout=5.0), say=said.append)
-    assert (source.info.live, source.info.frame_count, source.info.name) == (True, None, server.url)
+    source = open_source(rtsp.url, SourceOptions(timeout=5.0), say=said.append)
+    assert (source.info.live, source.info.frame_count, source.info.name) == (True, None, rtsp.url)
     with contextlib.closing(source):
         frames = iter(source)
         before = read_until(frames, lambda frame: frame.index >= 10)
-        server.kill()
-        server.start((120, 160))
+        rtsp.kill()
+        rtsp.start((120, 160))
         after = read_until(frames, lambda frame: frame.height == 120)
         after += itertools.islice(frames, 5)
         times = [frame.time for frame in before + after]
@@ -69,37 +59,37 @@ def test_killed_and_back_with_another_size(server):
         assert back.time - lost.time == pytest.approx(back.arrived - lost.arrived, abs=1.0)
         assert source.info.health.reconnects == 1
         assert source.info.health.connected
-    assert said[0].startswith(f"{server.url}: lost (")
+    assert said[0].startswith(f"{rtsp.url}: lost (")
     assert said[0].endswith("; reconnecting")
-    assert said[1].startswith(f"{server.url}: reconnected after ")
+    assert said[1].startswith(f"{rtsp.url}: reconnected after ")
     assert said[1].endswith(", now 160x120 instead of 320x240")
     assert len(said) == 2
 
 
-def test_silence_longer_than_the_timeout(server):
-    server.start()
+def test_silence_longer_than_the_timeout(rtsp):
+    rtsp.start()
     said: list[str] = []
-    source = open_source(server.url, SourceOptions(timeout=1.0), say=said.append)
+    source = open_source(rtsp.url, SourceOptions(timeout=1.0), say=said.append)
     with contextlib.closing(source):
         frames = iter(source)
         read_until(frames, lambda frame: frame.index >= 5)
-        server.pause()
+        rtsp.pause()
         until = time.monotonic() + PATIENCE
         while not said and time.monotonic() < until:
             time.sleep(0.05)
-        assert said == [f"{server.url}: lost (no frame for 1 s); reconnecting"]
+        assert said == [f"{rtsp.url}: lost (no frame for 1 s); reconnecting"]
         assert not source.info.health.connected
         time.sleep(1.5)  # new connections hang meanwhile
-        server.resume()
+        rtsp.resume()
         read_until(frames, lambda frame: source.info.health.reconnects == 1)
         # What the server had made before it fell silent is not taken for new.
         read_until(frames, lambda frame: time.monotonic() - read_stamp(frame.image) < 1.0)
     assert len(said) == 2
 
 
-def test_a_slow_reader_gets_new_pictures(server):
-    server.start(rate=25)
-    source = open_source(server.url, SourceOptions(timeout=5.0))
+def test_a_slow_reader_gets_new_pictures(rtsp):
+    rtsp.start(rate=25)
+    source = open_source(rtsp.url, SourceOptions(timeout=5.0))
     with contextlib.closing(source):
         frames = iter(source)
         read_until(frames, lambda frame: frame.index >= 20)
@@ -112,9 +102,9 @@ def test_a_slow_reader_gets_new_pictures(server):
         assert sorted(ages)[len(ages) // 2] < 2 / 25  # not all: the machine may be busy
 
 
-def test_all_frames_are_kept_where_that_is_asked_for(server):
-    server.start(rate=25)
-    source = open_source(server.url, SourceOptions(buffer="all", queue_size=200))
+def test_all_frames_are_kept_where_that_is_asked_for(rtsp):
+    rtsp.start(rate=25)
+    source = open_source(rtsp.url, SourceOptions(buffer="all", queue_size=200))
     with contextlib.closing(source):
         frames = iter(source)
         found = [next(frames)]
@@ -124,9 +114,9 @@ def test_all_frames_are_kept_where_that_is_asked_for(server):
     assert source.info.health.dropped == 0
 
 
-def test_stride_and_duration(server):
-    server.start(rate=25)
-    source = open_source(server.url, SourceOptions(buffer="all", stride=5, duration=2.0))
+def test_stride_and_duration(rtsp):
+    rtsp.start(rate=25)
+    source = open_source(rtsp.url, SourceOptions(buffer="all", stride=5, duration=2.0))
     with contextlib.closing(source):
         found = list(source)
     assert [frame.index % 5 for frame in found] == [0] * len(found)
@@ -134,26 +124,26 @@ def test_stride_and_duration(server):
     assert found[-1].time < 2.0
 
 
-def test_closing_is_prompt_while_it_is_silent(server):
-    server.start()
-    source = open_source(server.url, SourceOptions(timeout=30.0))
+def test_closing_is_prompt_while_it_is_silent(rtsp):
+    rtsp.start()
+    source = open_source(rtsp.url, SourceOptions(timeout=30.0))
     next(iter(source))
-    server.pause()
+    rtsp.pause()
     time.sleep(0.5)
     began = time.monotonic()
     source.close()
     assert time.monotonic() - began < 5  # not 30
 
 
-def test_over_udp(server):
-    server.start()
-    source = open_source(server.url, SourceOptions(rtsp_transport="udp", timeout=5.0))
+def test_over_udp(rtsp):
+    rtsp.start()
+    source = open_source(rtsp.url, SourceOptions(rtsp_transport="udp", timeout=5.0))
     with contextlib.closing(source):
         assert read_until(iter(source), lambda frame: frame.index >= 10)[-1].image.shape == (240, 320, 3)
 
 
-def test_a_process_ends_while_its_stream_is_silent(server):
-    server.start()
+def test_a_process_ends_while_its_stream_is_silent(rtsp):
+    rtsp.start()
     program = (
         "import sys; from sharpose.runtime.sources import SourceOptions, open_source\n"
         "source = open_source(sys.argv[1], SourceOptions(timeout=60.0))\n"
@@ -161,7 +151,7 @@ def test_a_process_ends_while_its_stream_is_silent(server):
         "sys.stdin.readline(); source.close(); print('closed', source.queue.ended)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, server.url],
+        [sys.executable, "-c", program, rtsp.url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,48 +159,48 @@ def test_a_process_ends_while_its_stream_is_silent(server):
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "240\n"
-    server.pause()
+    rtsp.pause()
     time.sleep(0.5)
     output, complaints = process.communicate("\n", timeout=30)  # not 60
     assert (process.returncode, output, complaints) == (0, "closed True\n", "")
 
 
-def test_a_login_works_and_is_never_shown(server, capfd):
-    server.start(login=True)
+def test_a_login_works_and_is_never_shown(rtsp, capfd):
+    rtsp.start(login=True)
     said: list[str] = []
     with pytest.raises(SourceError, match="401 Unauthorized") as caught:
-        open_source(server.url, say=said.append)
+        open_source(rtsp.url, say=said.append)
     assert "\n" not in str(caught.value)
-    source = open_source(server.secret_url, SourceOptions(timeout=5.0, reconnect=1), say=said.append)
+    source = open_source(rtsp.secret_url, SourceOptions(timeout=5.0, reconnect=1), say=said.append)
     with contextlib.closing(source):
         frames = iter(source)
         read_until(frames, lambda frame: frame.index >= 5)
-        server.kill()
+        rtsp.kill()
         with pytest.raises(SourceError, match="not back after 1 attempt") as lost:
             read_until(frames, lambda frame: False)
     texts = [source.info.name, str(lost.value), *said, *source.info.warnings, *capfd.readouterr()]
-    assert source.info.name == server.url.replace("//", "//***@")
+    assert source.info.name == rtsp.url.replace("//", "//***@")
     assert not any("hunter2" in text for text in texts)
 
 
-def test_no_server_at_the_start(server):
+def test_no_server_at_the_start(rtsp):
     with pytest.raises(SourceError, match=r"rtsp://\*\*\*@127.0.0.1.*can't be opened as one: Connection refused"):
-        open_source(server.secret_url)
+        open_source(rtsp.secret_url)
 
 
-def test_waiting_for_a_server_that_starts_later(server):
+def test_waiting_for_a_server_that_starts_later(rtsp):
     said: list[str] = []
-    source = open_source(server.url, SourceOptions(reconnect=FOREVER), say=said.append)
+    source = open_source(rtsp.url, SourceOptions(reconnect=FOREVER), say=said.append)
     with contextlib.closing(source):
         time.sleep(0.5)
         assert source.info.frame_rate is None
-        server.start()
+        rtsp.start()
         assert next(iter(source)).image.shape == (240, 320, 3)
         assert source.info.frame_rate == pytest.approx(25.0, abs=1.0)
-    assert said[0].startswith(f"{server.url}: not there yet (")
+    assert said[0].startswith(f"{rtsp.url}: not there yet (")
 
 
-def test_an_encrypted_stream_with_a_login(server, tmp_path):
+def test_an_encrypted_stream_with_a_login(rtsp, tmp_path):
     if shutil.which("openssl") is None or not list(Path("/usr/lib").glob("*/gio/modules/libgio*tls.so")):
         pytest.skip("no openssl command, or no TLS for GLib (Debian: openssl, glib-networking)")
     files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "certificate.pem"]
@@ -219,23 +209,23 @@ def test_an_encrypted_stream_with_a_login(server, tmp_path):
     subprocess.run(made, check=True, capture_output=True)
     both = tmp_path / "both.pem"
     both.write_text((tmp_path / "certificate.pem").read_text() + (tmp_path / "key.pem").read_text())
-    server.start((120, 160), login=True, tls=both)
-    source = open_source(server.secret_url.replace("rtsp:", "rtsps:"), SourceOptions(timeout=5.0, reconnect=0))
+    rtsp.start((120, 160), login=True, tls=both)
+    source = open_source(rtsp.secret_url.replace("rtsp:", "rtsps:"), SourceOptions(timeout=5.0, reconnect=0))
     with contextlib.closing(source):
         frames = read_until(iter(source), lambda frame: frame.index >= 5)
         assert {frame.image.shape for frame in frames} == {(120, 160, 3)}
         assert abs(time.monotonic() - read_stamp(frames[-1].image)) < PATIENCE
-        assert source.info.name == server.url.replace("rtsp:", "rtsps:").replace("//", "//***@")
+        assert source.info.name == rtsp.url.replace("rtsp:", "rtsps:").replace("//", "//***@")
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1"):  # who doesn't encrypt isn't let in
-        open_source(server.url, SourceOptions(timeout=5.0, reconnect=0))
+        open_source(rtsp.url, SourceOptions(timeout=5.0, reconnect=0))
 
 
 @pytest.mark.soak
-def test_ten_restarts_and_a_minute_of_silence(server):
+def test_ten_restarts_and_a_minute_of_silence(rtsp):
     """Also that memory is flat, and that pictures stay new while each takes four intervals to use."""
-    server.start((240, 320))
+    rtsp.start((240, 320))
     said: list[str] = []
-    source = open_source(server.url, SourceOptions(timeout=5.0), say=said.append)
+    source = open_source(rtsp.url, SourceOptions(timeout=5.0), say=said.append)
     memory, ages, lags = [], [], []
     with contextlib.closing(source):
         frames = iter(source)
@@ -254,13 +244,13 @@ def test_ten_restarts_and_a_minute_of_silence(server):
         for restart in range(10):
             use(10.0)
             memory.append(_resident())
-            server.kill()
-            server.start((480, 640) if restart == 5 else (240, 320))
+            rtsp.kill()
+            rtsp.start((480, 640) if restart == 5 else (240, 320))
             read_until(frames, lambda frame, made=restart + 1: source.info.health.reconnects == made)  # type: ignore[misc]
         use(5.0)
-        server.pause()
+        rtsp.pause()
         time.sleep(60)
-        server.resume()
+        rtsp.resume()
         read_until(frames, lambda frame: source.info.health.reconnects >= 11)
         use(10.0)
         memory.append(_resident())

@@ -60,7 +60,7 @@ def test_the_bundle_in_the_package_holds_halves_alone() -> None:
 
 
 def test_what_gives_no_weights(
-    two_precisions: Bundle, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_precisions: Bundle, nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = two_precisions.path
     damaged = shutil.copytree(bundle, tmp_path / "damaged")
@@ -75,7 +75,7 @@ def test_what_gives_no_weights(
     with pytest.raises(CheckpointError, match="expected a bundle with fp32 or fp16 graphs, it has int8 alone"):
         load_model(with_graphs_of(bundle, tmp_path / "int8", "fp32", "int8"))
     with pytest.raises(CheckpointError, match="can't be told from others that equal them, as in an untrained model"):
-        load_model(tiny_bundle)  # its biases are all zeros
+        load_model(nano_bundle)  # its biases are all zeros
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(CheckpointError, match=r'reading a bundle needs onnx: pip install ".*\[export\]"'):
         load_model(bundle)

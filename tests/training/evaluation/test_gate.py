@@ -29,9 +29,9 @@ from sharpose.training.evaluation.predict import Predictions, coco_results
 
 
 @pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+def bundle(nano_bundle: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, folder)
+    shutil.copytree(nano_bundle, folder)
     return folder
 
 

@@ -34,8 +34,8 @@ def noisy(labelled: Callable[..., EvaluationData]) -> EvaluationData:
     )
 
 
-def test_predictions_are_what_the_pipeline_hands_out(tiny_bundle: Path, noisy: EvaluationData) -> None:
-    stages = open_stages(open_bundle(tiny_bundle), "cpu", threads=1)
+def test_predictions_are_what_the_pipeline_hands_out(nano_bundle: Path, noisy: EvaluationData) -> None:
+    stages = open_stages(open_bundle(nano_bundle), "cpu", threads=1)
     told: list[int] = []
     predictions = predict(stages, noisy, on_people=told.append)
     stages.close()
@@ -44,7 +44,7 @@ def test_predictions_are_what_the_pipeline_hands_out(tiny_bundle: Path, noisy: E
     threshold = float(np.median(predictions.quality))
     for mode in MODES:
         gated = predictions.gated(mode, threshold)
-        with PoseEstimator.from_bundle(tiny_bundle, refine=mode, quality_threshold=threshold, threads=1) as estimator:
+        with PoseEstimator.from_bundle(nano_bundle, refine=mode, quality_threshold=threshold, threads=1) as estimator:
             for image_id in range(2):
                 rows = people.image_ids == image_id
                 poses = estimator(noisy.read(image_id), people.boxes_xyxy[rows])
@@ -54,9 +54,9 @@ def test_predictions_are_what_the_pipeline_hands_out(tiny_bundle: Path, noisy: E
                 assert gated.refined[rows].astype(bool).tolist() == poses.refined.tolist()
 
 
-def test_engines_and_pytorch_agree_with_and_without_flip_test(tiny_bundle: Path, noisy: EvaluationData) -> None:
-    model = random_model(load_config("sharpose_tiny_coco_256x192"), seed=0).model
-    bundle = open_bundle(tiny_bundle)
+def test_engines_and_pytorch_agree_with_and_without_flip_test(nano_bundle: Path, noisy: EvaluationData) -> None:
+    bundle = open_bundle(nano_bundle)
+    model = random_model(bundle.model, seed=0).model
     for flip in (False, True):
         torch_run = predict(TorchStages(model, max_batch=3), noisy, flip_test=flip)
         stages = open_stages(bundle, "cpu", threads=1)
