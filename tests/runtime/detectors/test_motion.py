@@ -72,7 +72,8 @@ def three_walkers(picture: np.ndarray, index: int) -> list[list[float]]:
 
 
 def test_walkers_are_found_and_nobody_else() -> None:
-    detector = MotionBoxes()
+    warned: list[str] = []
+    detector = MotionBoxes(warn=warned.append)
     hits = wanted = reported = 0
     for index in range(150):
         picture = wall()
@@ -86,11 +87,14 @@ def test_walkers_are_found_and_nobody_else() -> None:
             reported += len(boxes)
     assert hits > 0.95 * wanted
     assert reported < 1.1 * wanted
+    assert warned == []
 
 
 def test_an_empty_place_stays_empty() -> None:
-    detector = MotionBoxes()
+    warned: list[str] = []
+    detector = MotionBoxes(warn=warned.append)
     assert sum(len(detector.boxes_for(frame(wall(), index))) for index in range(60)) == 0
+    assert warned == []
 
 
 def test_who_stops_is_still_there_and_who_stood_there_leaves_no_ghost() -> None:
@@ -169,26 +173,14 @@ def test_a_change_of_everything_is_said_once_and_learned(what: str) -> None:
 def test_a_camera_that_pans_is_warned_of_once() -> None:
     warned: list[str] = []
     detector = MotionBoxes(warn=warned.append)
-    long = cv2.resize(np.tile(PATCHES, (1, 8, 1)), (WIDTH * 8, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    for index in range(150):
-        view = long[:, 8 * index : 8 * index + WIDTH].copy()
+    long = cv2.resize(np.tile(PATCHES, (1, 4, 1)), (WIDTH * 4, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    for index in range(90):
+        view = long[:, 14 * index : 14 * index + WIDTH].copy()
         draw(view, walk(index), 200, step=index / 4)
         detector.boxes_for(frame(view, index))
     (line,) = warned
     assert line.startswith("--detector motion needs a camera that stands still, but by ")
     assert line.endswith("take --detector NAME")
-
-
-@pytest.mark.parametrize("walker", [False, True])
-def test_a_camera_that_stands_still_is_not_warned_of(walker: bool) -> None:
-    warned: list[str] = []
-    detector = MotionBoxes(warn=warned.append)
-    for index in range(80):
-        view = wall()
-        if walker:
-            draw(view, walk(index), 200, step=index / 4)
-        detector.boxes_for(frame(view, index))
-    assert warned == []
 
 
 def test_a_clip_of_five_frames_is_too_short_to_tell_people_from_their_ghosts() -> None:
@@ -202,14 +194,14 @@ def test_a_clip_of_five_frames_is_too_short_to_tell_people_from_their_ghosts() -
 def test_a_picture_of_oblong_pixels_is_seen_with_square_ones() -> None:
     detector, ratio = MotionBoxes(), Fraction(64, 45)
     hits = 0
-    for index in range(100):
+    for index in range(70):
         picture = wall()
         box = np.array(draw(picture, walk(index), 200, step=index / 4))
         squeezed = cv2.resize(picture, (round(WIDTH / ratio), HEIGHT), interpolation=cv2.INTER_AREA)
         given = replace(frame(squeezed, index), sample_aspect_ratio=ratio)
         boxes = detector.boxes_for(given)
-        hits += index >= 50 and found(boxes, (box * [1 / ratio, 1, 1 / ratio, 1]).astype(float).tolist())
-    assert hits > 45
+        hits += index >= 40 and found(boxes, (box * [1 / ratio, 1, 1 / ratio, 1]).astype(float).tolist())
+    assert hits > 27
 
 
 def test_a_flash_is_forgotten() -> None:
