@@ -92,7 +92,7 @@ class SourceInfo:
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
         failures: Lines for the user about what of a file could not be read, though others of its frames could: the run
             isn't a whole one then; complete when iteration has ended.
-        sound: The file whose sound goes with the frames' stamps, or None.
+        sound: What FFmpeg opens (`file:PATH` or an address) for the sound that goes with the frames' stamps, or None.
         progress: Frames read so far, skipped ones included, where they are counted.
         end_reason: Why a live stream ended, where that is known; None as long as it hasn't.
     """
@@ -109,7 +109,7 @@ class SourceInfo:
     end_reason: str | None = None
     pictures: Mapping[Path, int] | None = None
     id_note: str | None = None
-    sound: Path | None = None
+    sound: str | None = None
 
 
 class Source(Protocol):

@@ -148,7 +148,7 @@ class VideoSettings:
         crf: Constant quality, 0 (best) to 51; the encoder's default if None. Excludes `bitrate`.
         bitrate: Bits per second, or None.
         preset: One of the encoder's own, such as `veryfast`; a fast one if None.
-        audio: `copy` (the sound of a video file on this machine, without encoding) or `none`.
+        audio: `copy` (the sound of a video file, without encoding) or `none`.
 
     Raises:
         InputError: a number is out of its range, or quality and bitrate are both given.

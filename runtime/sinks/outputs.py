@@ -93,7 +93,7 @@ class SinkSettings:
         video: How videos are encoded.
         picture_kind: What `--frames` writes: `jpg` or `png`.
         pictures: The picture files by frame, where the source is one of pictures; see `SourceInfo.pictures`.
-        sound: The file whose sound goes into videos; see `SourceInfo.sound`.
+        sound: Where the sound of videos comes from; see `SourceInfo.sound`.
         overwrite: Whether the files of an earlier run in a folder are replaced.
         say: Called with a line about what was lost while the run goes on, possibly from another thread.
         note: Called with a line that is worth knowing.
@@ -108,7 +108,7 @@ class SinkSettings:
     video: VideoSettings = field(default_factory=VideoSettings)
     picture_kind: str = "jpg"
     pictures: Collection[Path] | None = None
-    sound: Path | None = None
+    sound: str | None = None
     overwrite: bool = False
     say: Callable[[str], None] = lambda line: None
     note: Callable[[str], None] = lambda line: None

@@ -1,4 +1,4 @@
-"""The sound of a video file, copied packet by packet into the annotated video, without decoding."""
+"""The sound of a video, copied packet by packet into the annotated video, without decoding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 from collections import deque
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import av
@@ -17,6 +16,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 
 from sharpose.errors import SinkError, one_line
+from sharpose.runtime.options import DEFAULT_TIMEOUT
 
 _STEP_BACK = Fraction(1, 20)  # seconds: a longer one is a new start of the stamps, as in glued files
 _LEAP = 1  # seconds: a longer one that the next packet doesn't confirm is damage
@@ -39,7 +39,7 @@ class Sound:
     frames from there.
 
     Args:
-        path: Of the file, which is opened a second time.
+        address: What FFmpeg opens, a second time: `file:PATH`, or the address of a file on a server.
         stamp: Of the first frame, which is second 0 of what is written.
 
     Attributes:
@@ -51,8 +51,8 @@ class Sound:
         SinkError: there is no sound that can be read.
     """
 
-    def __init__(self, path: Path, stamp: float) -> None:
-        self._path = path
+    def __init__(self, address: str, stamp: float) -> None:
+        self._address = address
         self.broken: str | None = None
         self._shifts: deque[Fraction] = deque([-Fraction(stamp)])  # of the stamps, piece by piece of a glued file
         self._last_stamp = Fraction(stamp)
@@ -71,7 +71,8 @@ class Sound:
 
     def _open(self) -> None:
         try:
-            self._container = av.open(f"file:{self._path}", "r", metadata_errors="replace")
+            timeout = None if self._address.startswith("file:") else DEFAULT_TIMEOUT
+            self._container = av.open(self._address, "r", timeout=timeout, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise SinkError(one_line(error)) from None
         stream = self._container.streams.best("audio")

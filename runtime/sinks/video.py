@@ -23,6 +23,7 @@ from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image
 from sharpose.runtime.sinks.encoding import PictureEncoder, find_encoder
 from sharpose.runtime.sinks.sound import Sound
+from sharpose.runtime.sources.urls import redact_url
 
 VIDEO_SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The suffixes that can be written, with FFmpeg's names for the containers."""
@@ -45,7 +46,7 @@ class VideoSink:
         settings: How to encode.
         live: The source has no end: no index is gathered for the end of the file, so memory doesn't grow. (The index
             takes about 110 bytes per frame, and per packet of sound.)
-        sound: The file whose sound is copied, by the frames' stamps; None for no sound.
+        sound: What FFmpeg opens for the sound that is copied, see `SourceInfo.sound`; None for no sound.
         say: Called with a line where sound is left out.
         clock: Monotonic seconds; a removed file is noticed within one.
 
@@ -61,7 +62,7 @@ class VideoSink:
         frame_rate: float | None = None,
         settings: VideoSettings | None = None,
         live: bool = False,
-        sound: Path | None = None,
+        sound: str | None = None,
         say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,7 +76,7 @@ class VideoSink:
         self._encoder = find_encoder(self._settings, VIDEO_SUFFIXES[self.path.suffix.lower()])
         self._rate = frame_rate
         self._live = live
-        self._sound_file = None if self._settings.audio == "none" else sound
+        self._sound_address = None if self._settings.audio == "none" else sound
         self._say = say
         self._clock = clock
         self._file: VideoFile | None = None
@@ -148,8 +149,8 @@ class VideoSink:
         file = self._file = VideoFile(self.path, boxes=suffix != ".mkv", clock=self._clock)
         endless = self._live or not file.seekable()
         options = _muxer_options(suffix, endless=endless)
-        if self._sound_file is not None and frame.stamp is not None:
-            self._sound = self._find_sound(self._sound_file, frame.stamp)
+        if self._sound_address is not None and frame.stamp is not None:
+            self._sound = self._find_sound(self._sound_address, frame.stamp)
         if self._sound is not None:
             options = _options_with_sound(suffix, self._sound, endless=endless) or options
         self._container = av.open(file, "w", format=VIDEO_SUFFIXES[suffix], options=options)
@@ -167,19 +168,20 @@ class VideoSink:
         self._container.start_encoding()
         self._made = True
 
-    def _find_sound(self, file: Path, stamp: float) -> Sound | None:
+    def _find_sound(self, address: str, stamp: float) -> Sound | None:
         """The sound from `stamp` on; None, with a line, where there is none or the container doesn't take it."""
+        source = redact_url(address.removeprefix("file:"))
         try:
-            sound = Sound(file, stamp)
+            sound = Sound(address, stamp)
         except SinkError as error:
-            self._say(f"{self.path}: the sound of {file} is left out: {error}")
+            self._say(f"{self.path}: the sound of {source} is left out: {error}")
             return None
         takers = [suffix for suffix in VIDEO_SUFFIXES if _options_with_sound(suffix, sound, endless=False)]
         suffix = self.path.suffix.lower()
         if suffix in takers:
             return sound
         others = f"; take {' or '.join(takers)}" if takers else ""
-        self._say(f"{self.path}: the sound of {file} is left out: {suffix} can't hold {sound.codec}{others}")
+        self._say(f"{self.path}: the sound of {source} is left out: {suffix} can't hold {sound.codec}{others}")
         sound.close()
         return None
 

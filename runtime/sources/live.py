@@ -211,6 +211,7 @@ class LiveSource:
             self.info.frame_rate = info.frame_rate or self.info.frame_rate
             if not info.live:
                 self.info.frame_count, self.info.image_ids = info.frame_count, info.image_ids
+                self.info.sound = info.sound
                 self.queue.use("wait", _READ_AHEAD)
             self.info.warnings, self.info.failures = info.warnings, info.failures
             self._heard = self._clock()

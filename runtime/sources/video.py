@@ -93,8 +93,8 @@ class VideoSource:
             self.info.frame_count = None if partial else -(-claimed // stride)
             if partial or stride > 1:  # of the whole video: a boxes file may have the skipped frames too
                 self.info.image_ids = range(claimed)
-        if not is_url(spec) and Path(spec).is_file() and self._container.streams.audio:  # a pipe can't be read twice
-            self.info.sound = Path(spec)
+        if self._container.streams.audio and not self.info.live and (is_url(spec) or Path(spec).is_file()):
+            self.info.sound = spec if is_url(spec) else f"file:{spec}"  # of a pipe there is no second reading
 
     def _open(self) -> None:
         remote = is_url(self._spec)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import av
@@ -12,11 +15,12 @@ import numpy as np
 import pytest
 from sound_files import RATE, Sounded, pictures_of, plain, sound_of, write_sounded
 
-from sharpose.runtime.frames import FrameRecord
+from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.options import SourceOptions, VideoSettings
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.video import VideoSink
+from sharpose.runtime.sources import open_source
 from sharpose.runtime.sources.video import VideoSource
 
 NOBODY = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
@@ -253,3 +257,34 @@ def test_a_kill_inside_a_write_or_while_closing_loses_nothing_more(
     assert [packets for _, packets in states] == sorted(packets for _, packets in states)
     assert states[-1] == (8, len(sound_of(tmp_path / f"o{out}")))
     assert states[-1][1] > 13
+
+
+def test_a_file_on_a_server_has_its_sound(tmp_path: Path) -> None:
+    given = write_sounded(tmp_path / "in.mkv")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        source = open_source(f"http://127.0.0.1:{server.server_address[1]}/in.mkv")
+        said: list[str] = []
+        sink = VideoSink(tmp_path / "o.mkv", sound=source.info.sound, say=said.append)
+        with contextlib.closing(source), contextlib.closing(sink):
+            for frame in source:
+                sink.write(FrameRecord(frame, NOBODY, lambda image, poses: image))
+        server.shutdown()
+    assert said == []
+    same(sound_of(tmp_path / "o.mkv"), sound_of(given), "aac", -pictures_of(given)[0])
+
+
+@pytest.mark.parametrize("address", ["http://user:secret@127.0.0.1:9/in.mp4", "file:/nowhere/in.mp4"])
+def test_a_password_is_not_said_with_the_sound(tmp_path: Path, address: str) -> None:
+    said: list[str] = []
+    sink = VideoSink(tmp_path / "o.mp4", sound=address, say=said.append)
+    sink.write(
+        FrameRecord(Frame(np.zeros((48, 64, 3), np.uint8), 0, 0.0, 0, stamp=0.0), NOBODY, lambda image, _: image)
+    )
+    sink.close()
+    (line,) = said
+    assert line.startswith(
+        f"{tmp_path / 'o.mp4'}: the sound of {address.removeprefix('file:')}".replace("user:secret", "***")
+    )
+    assert "secret" not in line
