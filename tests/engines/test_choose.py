@@ -10,9 +10,10 @@ import pytest
 from sharpose.engines import choose, gpu
 from sharpose.engines.choose import device_problem, load_on, provider_works
 from sharpose.engines.cuda import device as cuda_device
-from sharpose.engines.load import Device
+from sharpose.engines.load import Device, OnnxRuntimeSettings
 from sharpose.engines.tensorrt import library
 from sharpose.errors import EngineError
+from sharpose.runtime import PoseEstimator
 
 
 def taken(
@@ -106,3 +107,7 @@ def test_tensorrt_needs_a_runtime_that_starts_and_bindings(monkeypatch: pytest.M
 def test_without_a_gpu_the_driver_is_named() -> None:
     problems = {device_problem(Device(kind)) for kind in ("tensorrt", "cuda")}
     assert problems == {"no GPU driver (libcuda.so.1 can't be loaded)"}
+    lines: list[str] = []
+    with PoseEstimator(device="auto", threads=1, onnxruntime=OnnxRuntimeSettings(say=lines.append)) as estimator:
+        assert estimator.device == "cpu"
+    assert lines == [f"device auto takes cpu; not tensorrt, cuda: {problems.pop()}"]
