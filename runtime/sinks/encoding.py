@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -137,6 +138,7 @@ def _other_encoder(settings: VideoSettings) -> list[VideoEncoder]:
         return []
     if codec.type != "video":
         return []
+    os.environ.setdefault("SVT_LOG", "0")  # else libsvtav1 writes to standard error
     return [
         VideoEncoder(
             settings.encoder,

@@ -52,7 +52,7 @@ def test_encoders_that_nobody_knows(name):
         ("prores_ks", "mov", {}),
     ],
 )
-def test_any_of_ffmpegs_encoders_that_fits(tmp_path, name, container, settings):
+def test_any_of_ffmpegs_encoders_that_fits(tmp_path, capfd, name, container, settings):
     asked = VideoSettings(encoder=name, **settings)
     encoder, path = find_encoder(asked, container), tmp_path / "o"
     y, x = np.mgrid[:64, :96]
@@ -70,6 +70,7 @@ def test_any_of_ffmpegs_encoders_that_fits(tmp_path, name, container, settings):
         )
         shown = [frame.to_ndarray(format="bgr24") for frame in video.decode(video=0)]
     assert len(shown) == 4
+    assert capfd.readouterr() == ("", "")
     for one, frame in zip(shown, frames, strict=True):
         assert np.abs(one.astype(int) - frame).mean() < 12
 
