@@ -6,7 +6,7 @@ import contextlib
 import glob
 import re
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions, is_scene
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Image, PoseResult
-from sharpose.runtime.run import Loop, Outcome, PoseStep, Run, Stream, run
+from sharpose.runtime.run import Loop, Outcome, Playlist, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
 from sharpose.runtime.sinks.outputs import (
     OUTPUT_OPTIONS,
@@ -42,13 +42,14 @@ from sharpose.runtime.sinks.outputs import (
     outputs_of_streams,
 )
 from sharpose.runtime.sinks.window import WindowSink
-from sharpose.runtime.sources.open import local_path, open_source, source_names, sources_in
+from sharpose.runtime.sources.open import is_video_file, local_path, open_source, source_names, sources_in
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
 from sharpose.runtime.tracking.follow_poses import FollowPoses
 
 _LOWEST_SCORE = 0.3  # of a detection, without --conf
+_FILES_AT_ONCE = 8  # of the video files on a command line: each takes a decoder, an encoder and their memory
 
 
 def run_with(options: RunOptions) -> int:
@@ -116,15 +117,20 @@ def _run(options: RunOptions, messages: Messages) -> int:
             streams.append(stream)
             return stream
 
+        files: list[Callable[[], Stream]] = []
         playlists, first = [], 0
-        for in_one in found:
+        crowded = sum(map(is_video_file, options.sources)) > _FILES_AT_ONCE
+        for spec, in_one in zip(options.sources, found, strict=True):
             several = len(in_one) > 1
             opening = [partial(open_next, first + place, beside_videos=several) for place in range(len(in_one))]
             first += len(in_one)
             if several:
-                playlists.append(opening)
+                playlists.append(Playlist(opening))
+            elif crowded and is_video_file(spec):
+                files.append(opening[0])
             else:
                 opening[0]()
+        playlists.append(Playlist(files, _FILES_AT_ONCE))
         if not (options.outputs or options.show or options.serve):
             messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
         try:

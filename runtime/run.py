@@ -82,6 +82,19 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Playlist:
+    """Streams of which only so many run at a time.
+
+    Attributes:
+        openers: Open the streams, in order, each when one before it has ended.
+        at_once: How many run at a time.
+    """
+
+    openers: Sequence[Callable[[], Stream]]
+    at_once: int = 1
+
+
+@dataclass(frozen=True)
 class Run:
     """What runs through what.
 
@@ -91,8 +104,8 @@ class Run:
         draw: Makes the annotated picture, where a sink asks for one.
         deadline: Seconds from when a frame is taken from the queue to its poses; None for no limit.
         say: Called with a line when a stream or a sink fails and others go on.
-        playlists: Streams that run one after another, each opened when the one before it has ended. One that can't be
-            opened is passed over, with a line, if it is its source's or boxes file's fault.
+        playlists: Streams that wait for others to end. One that can't be opened is passed over, with a line, if it is
+            its source's or boxes file's fault.
     """
 
     streams: Sequence[Stream]
@@ -100,7 +113,7 @@ class Run:
     draw: Callable[[Image, PoseResult], Image]
     deadline: float | None = None
     say: Callable[[str], None] = lambda line: None
-    playlists: Sequence[Sequence[Callable[[], Stream]]] = ()
+    playlists: Sequence[Playlist] = ()
 
 
 @dataclass(frozen=True)
@@ -168,8 +181,8 @@ class _Work:
 
 
 @dataclass
-class _Playlist:
-    """Streams that wait for the one before them to end, and the one that runs."""
+class _Turn:
+    """The streams of a playlist that wait, and the one after which it is the next one's turn."""
 
     waiting: deque[Callable[[], Stream]]
     running: _Running | None = None
@@ -188,7 +201,12 @@ class Loop:
         self._news = threading.Event()  # a queue has a frame, or has ended
         self._failures: list[str] = []
         self._running: list[_Running] = []
-        self._playlists = [_Playlist(deque(playlist)) for playlist in job.playlists]
+        self._waiting = [deque(playlist.openers) for playlist in job.playlists]
+        self._turns = [
+            _Turn(waiting)
+            for waiting, playlist in zip(self._waiting, job.playlists, strict=True)
+            for _ in range(playlist.at_once)
+        ]
 
     def records(self) -> Generator[tuple[int, FrameRecord], None, None]:
         """Run all streams to their ends. Raises what `run` raises.
@@ -236,7 +254,7 @@ class Loop:
             + [line for stream in self._job.streams for line in stream.source.info.failures],
             [name for running in self._running if not running.cut for name in running.sinks.complete],
             [name for running in self._running if running.cut for name in running.sinks.complete],
-            sum(len(playlist.waiting) for playlist in self._playlists),
+            sum(map(len, self._waiting)),
         )
 
     def _begin(self, stream: Stream) -> _Running:
@@ -247,15 +265,15 @@ class Loop:
         return running
 
     def _open_next(self) -> None:
-        """Begin the next stream of every playlist whose last one is over."""
-        for playlist in self._playlists:
-            while playlist.waiting and (playlist.running is None or playlist.running.over):
+        """Begin the next streams of the playlists."""
+        for turn in self._turns:
+            while turn.waiting and (turn.running is None or turn.running.over):
                 try:
-                    stream = playlist.waiting.popleft()()
+                    stream = turn.waiting.popleft()()
                 except (SourceError, BoxesError) as error:
                     self._note(error)
                 else:
-                    playlist.running = self._begin(stream)
+                    turn.running = self._begin(stream)
 
     def _start_reading(self, stream: Stream) -> FrameQueue:
         stream.statistics.begin()
@@ -377,8 +395,7 @@ class Loop:
 
     def _note(self, error: Exception) -> None:
         """Keep the error that a stream ended on; the last one's is raised where no stream ended well."""
-        waiting = any(playlist.waiting for playlist in self._playlists)
-        if not waiting and all(running.error is not None for running in self._running):
+        if not any(self._waiting) and all(running.error is not None for running in self._running):
             raise error
         self._failures.append(str(error))
         self._job.say(f"{error}; the other streams go on")

@@ -38,6 +38,14 @@ _EXPECTED = (
 _UNSUPPORTED_PICTURES = frozenset((".heic", ".heif", ".avif"))
 
 
+def is_video_file(spec: str) -> bool:
+    """Whether `spec` is a video file that is there."""
+    try:
+        return _kind_of(spec) is Kind.VIDEO
+    except SourceError:
+        return False
+
+
 def sources_in(spec: str, say: Callable[[str], None] = lambda line: None) -> list[str]:
     """The sources that one SOURCE stands for: of a folder or glob its pictures, as one, and each of its videos.
 

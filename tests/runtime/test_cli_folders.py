@@ -106,3 +106,13 @@ def test_an_interrupted_folder_says_what_was_not_begun(
     held = f"warning: interrupted after {frames} frame{'s' * (frames != 1)}; a.jsonl holds those; 2 sources not begun\n"
     assert stderr == held
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"a.jsonl"}
+
+
+def test_of_many_videos_one_that_is_none_is_passed_over(sharpose_run: Run, tmp_path: Path) -> None:
+    videos = [write_video(tmp_path / f"v{index}.mp4", 2) for index in range(9)]
+    videos[3].write_bytes(b"no video" * 99)
+    done = sharpose_run(*videos, "--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--quiet")
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"warning: {videos[3]}: ")
+    written = {path.stem: len(lines_of(path)) for path in tmp_path.glob("*.jsonl")}
+    assert written == {video.stem: 2 for video in videos if video != videos[3]}

@@ -16,7 +16,7 @@ from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Picture, PoseResult
-from sharpose.runtime.run import Outcome, PoseStep, Run, RunFailedError, Stream, run
+from sharpose.runtime.run import Outcome, Playlist, PoseStep, Run, RunFailedError, Stream, run
 from sharpose.runtime.statistics import STAGES, StreamStatistics
 
 
@@ -266,12 +266,21 @@ def opener(opened: list[int], source: Numbered | SharposeError, sink: Notes) -> 
 
 
 def play(
-    playlist: Sequence[Numbered | SharposeError], beside: Sequence[Stream] = (), stop: StopRequest | None = None
+    playlist: Sequence[Numbered | SharposeError],
+    beside: Sequence[Stream] = (),
+    stop: StopRequest | None = None,
+    at_once: int = 1,
 ) -> tuple[Outcome, list[Notes], list[str], list[int], list[tuple[int, int]]]:
     """How it went, the sinks of the playlist, what was said, what was opened, and every frame with its stream."""
     sinks, said, opened, seen = [Notes() for _ in playlist], list[str](), list[int](), list[tuple[int, int]]()
     waiting = [opener(opened, source, sink) for source, sink in zip(playlist, sinks, strict=True)]
-    job = Run(beside, cast(PoseEstimator, Estimator()), lambda image, _: image, say=said.append, playlists=[waiting])
+    job = Run(
+        beside,
+        cast(PoseEstimator, Estimator()),
+        lambda image, _: image,
+        say=said.append,
+        playlists=[Playlist(waiting, at_once)],
+    )
 
     def on_frame(index: int, frame: Frame) -> None:
         seen.append((index, frame.index))
@@ -289,6 +298,18 @@ def test_a_playlist_runs_one_after_another() -> None:
     assert seen == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)]
     assert [sink.seen for sink in sinks] == [[0, 1, 2], [0], [0, 1]]
     assert [sink.calls for sink in sinks] == [["close"]] * 3
+
+
+def test_so_many_of_a_playlist_run_at_once() -> None:
+    gate = threading.Event()
+    slow = Numbered(1, 1, gate=gate)
+    playlist = [slow, Numbered(2, 2), SourceError("c: no video"), Numbered(4, 2), Numbered(5, 1)]
+    threading.Timer(0.3, gate.set).start()
+    outcome, sinks, said, opened, seen = play(playlist, at_once=2)
+    assert [sink.seen for sink in sinks] == [[0], [0, 1], [], [0, 1], [0]]
+    assert (opened, outcome.unopened) == ([1, 2, 4, 5], 0)
+    assert seen[:5] == [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]  # beside the slow one, one after another
+    assert said == ["c: no video; the other streams go on"]
 
 
 def test_a_playlist_runs_beside_other_streams() -> None:
