@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -43,6 +44,7 @@ class Receiver:
     brightness: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
+    sample_aspect_ratio: Fraction | None = None
     ended_on: str = ""
     thread: threading.Thread | None = None
 
@@ -63,6 +65,7 @@ class Receiver:
             with av.open(self.url, options=self.options, timeout=PATIENCE) as container:
                 for frame in container.decode(video=0):
                     self.size = frame.height, frame.width
+                    self.sample_aspect_ratio = container.streams.video[0].codec_context.sample_aspect_ratio
                     self.brightness.append(float(frame.to_ndarray(format="gray").mean()))
                     self.times.append(float(frame.time))
                     if self.stop_after is not None and len(self.times) >= self.stop_after:
@@ -93,7 +96,8 @@ def receiver(scheme: str) -> tuple[str, Receiver]:
 def write(record) -> Callable[..., None]:
     def to(sink: RestreamSink, count: int, *, gap: float = 0.02, size: tuple[int, int] = (48, 64)) -> None:
         for index in range(count):
-            sink.write(record(index, image=np.full((*size, 3), 150, np.uint8)))
+            given = record(index, image=np.full((*size, 3), 150, np.uint8))
+            sink.write(replace(given, frame=replace(given.frame, sample_aspect_ratio=Fraction(64, 45))))
             time.sleep(gap)
 
     return to
@@ -110,6 +114,7 @@ def test_pictures_arrive(write, scheme):
     sink.close()
     other_end.join()
     assert other_end.size == (48, 64)
+    assert other_end.sample_aspect_ratio == Fraction(64, 45)
     assert len(other_end.times) >= 15
     assert np.median(other_end.brightness) == pytest.approx(150, abs=8)
     assert (np.diff(other_end.times) > 0).all()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import cv2
@@ -80,6 +81,15 @@ def test_every_picture_is_shown_until_it_is_closed(record):
     sink.close()
     assert not screen.open
     assert sink.abandon() is None
+
+
+def test_a_picture_of_oblong_pixels_is_stretched(record):
+    screen = Screen()
+    given = record(image=np.full((48, 64, 3), 7, np.uint8))
+    window(screen).write(replace(given, frame=replace(given.frame, sample_aspect_ratio=Fraction(64, 45))))
+    ((_, picture),) = screen.shown
+    assert picture.shape == (48, 91, 3)
+    assert (picture == 7).all()
 
 
 @pytest.mark.parametrize("key", [ord("q"), ord("Q"), ESCAPE, 0x100000 + ESCAPE])
