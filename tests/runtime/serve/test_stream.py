@@ -125,3 +125,12 @@ def test_pictures_are_stretched_to_square_pixels(serve, ask, show, make_record) 
         sink.write(replace(record, frame=replace(record.frame, sample_aspect_ratio=ratio)))
     assert decoded(ask(server, "/snapshot.jpg?stream=wide").body).shape == (48, 91, 3)
     assert decoded(ask(server, "/snapshot.jpg?stream=tall").body).shape == (96, 64, 3)
+
+
+def test_a_picture_that_can_not_be_made_ends_the_stream(serve, ask, show, make_record, lines) -> None:
+    server = serve()
+    show(server, "a").write(make_record(0, image=np.zeros((0, 0, 3), np.uint8)))
+    for _ in range(2):
+        answer = ask(server, "/stream.mjpg")
+        assert (answer.status, answer.body) == (200, b"")  # the head had gone
+    assert len([line for line in lines if "unexpected" in line]) == 1
