@@ -242,7 +242,7 @@ def _go(
         deadline = job.deadline is not None
         if len(streams) > 1:
             for stream, of_stream in zip(streams, numbers, strict=True):
-                messages.summary(of_stream, stream=stream.source.info.name, warm_up=warm_up, deadline=deadline)
+                messages.summary(of_stream, stream=stream.source.info.name, deadline=deadline)
         total = StreamSnapshot.total(numbers)
         if total.frames:
             messages.summary(total, warm_up=warm_up, deadline=deadline, timings=timings)

@@ -191,7 +191,7 @@ class Messages:
         numbers: StreamSnapshot,
         *,
         stream: str | None = None,
-        warm_up: float = 0.0,
+        warm_up: float | None = None,
         deadline: bool = False,
         timings: bool = False,
     ) -> None:

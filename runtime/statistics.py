@@ -223,19 +223,20 @@ class StreamStatistics:
             )
 
 
-def summary_of(numbers: StreamSnapshot, *, warm_up: float = 0.0, deadline: bool = False) -> str:
+def summary_of(numbers: StreamSnapshot, *, warm_up: float | None = None, deadline: bool = False) -> str:
     """A run in one line.
 
     Args:
         numbers: Of the run's streams.
-        warm_up: Seconds that warming up took; in no other number.
+        warm_up: Seconds that warming up took; in no other number. None leaves them out.
         deadline: Whether frames had one: adds how many refinements were wanted, done and deferred.
     """
     parts = [
         f"frames {numbers.frames}",
         f"people {numbers.people}",
         f"refined {numbers.refined} ({numbers.refine_rate:.0%})",
-        f"{numbers.frame_rate:.1f} frames a second (after {warm_up:.1f} s of warm-up)",
+        f"{numbers.frame_rate:.1f} frames a second"
+        + ("" if warm_up is None else f" (after {warm_up:.1f} s of warm-up)"),
     ]
     if deadline:
         on_time = 1 - numbers.late / numbers.frames if numbers.frames else 1.0
