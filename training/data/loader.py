@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sharpose.errors import InputError, SharposeError, SourceError, counted
+from sharpose.errors import InputError, SharposeError, SourceError, TrainingError, counted, one_line
 from sharpose.training.data.augment import AugmentSpec, CropSample, PixelChange, make_crop
 from sharpose.training.data.sample import PoseDataset, Sample, UndecodableImageError
 from sharpose.training.objectives.pose import DEFAULT_SIGMA, heatmap_targets
@@ -209,7 +209,12 @@ class CropLoader:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The remaining batches of the current epoch. Raises `SourceError` where too many pictures can't be decoded."""
+        """The remaining batches of the current epoch.
+
+        Raises:
+            SourceError: too many pictures can't be decoded.
+            TrainingError: a worker process was killed.
+        """
         if self._loader is None:
             # The plan doesn't refer back to this object: inside a reference cycle, PyTorch's workers end slowly.
             self._loader = DataLoader(
@@ -230,8 +235,13 @@ class CropLoader:
                 yield made.batch.pin_memory() if self._pin_memory else made.batch
         except GeneratorExit:  # the caller stops here, and may go on later
             raise
-        except BaseException:
+        except BaseException as error:
             self.close()  # a traceback may hold the workers in a reference cycle, too
+            if isinstance(error, EOFError) or str(error).startswith("DataLoader worker"):
+                raise TrainingError(
+                    f"a process that loads pictures was killed ({one_line(error)}); if memory ran out, take fewer "
+                    "`workers` or a smaller `data.cache_mib`"
+                ) from error
             raise
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpose.errors import InputError, SourceError
+from sharpose.errors import InputError, SourceError, TrainingError
 from sharpose.skeleton import COCO17
 from sharpose.training.data.augment import AugmentSpec, PixelChange
 from sharpose.training.data.coco import CocoDataset
@@ -173,3 +173,16 @@ def test_closing_ends_the_workers_and_iterating_starts_new_ones(coco_dataset: Co
     expected = list(loader(coco_dataset))
     assert same(first, expected[0])
     assert same(next(iter(batches)), expected[1])
+
+
+def test_a_killed_worker_is_named_and_the_rest_can_be_loaded(coco_dataset: CocoDataset) -> None:
+    batches, before = loader(coco_dataset, batch_size=1, workers=1), set(multiprocessing.active_children())
+    walk = iter(batches)
+    next(walk)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    with pytest.raises(TrainingError, match=r"was killed \(.+\); if memory ran out, take fewer `workers`"):
+        list(walk)
+    done = batches.state()["batch"]
+    assert 1 <= done < len(batches)
+    assert len(list(batches)) == len(batches) - done
