@@ -78,6 +78,11 @@ class EngineStages:
         """See `Stages`."""
         return _run(self.fine_runner, inputs)
 
+    def terminate(self) -> None:
+        """End the run at hand early, from another thread, where the engines can: it and all later ones then fail."""
+        self.coarse_runner.terminate()
+        self.fine_runner.terminate()
+
     def close(self) -> None:
         """Free both engines. May be called twice."""
         self.coarse_runner.close()

@@ -53,17 +53,12 @@ class StopRequest:
         """Call something from another thread once a signal is overdue, to end what the main thread waits for."""
         self._overdue.append(call)
 
-    def watch(self, numbers: int, closing: threading.Event) -> None:
-        """Read the numbers of signals from a file as they come; in a thread, as Python runs handlers in the main one
-        alone, and only once that comes out of a batch.
-        """
-        while read := os.read(numbers, 1):
-            if read[0] in _EXIT_CODES:
-                self._signalled = time.monotonic()
-                if not closing.wait(_PATIENCE):
-                    for call in self._overdue:
-                        call()
-                return
+    def become_overdue(self, over: threading.Event) -> None:
+        """Note the time of a signal, and do what is to be done once it is overdue, unless all is `over` before."""
+        self._signalled = time.monotonic()
+        if not over.wait(_PATIENCE):
+            for call in self._overdue:
+                call()
 
     @property
     def is_overdue(self) -> bool:
@@ -74,6 +69,35 @@ class StopRequest:
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 0 if the run wasn't asked to stop."""
         return 0 if self.signal is None else _EXIT_CODES[self.signal]
+
+
+@contextlib.contextmanager
+def watching_signals(act: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Call `act` from a thread as soon as a signal comes that ends a run; its event is set once the block is over.
+
+    Python runs a signal's handler in the main thread alone, and only once that comes out of a batch of an engine.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while read := os.read(reading, 1):
+            if read[0] in _EXIT_CODES:
+                act(over)
+                return
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
 
 
 @contextlib.contextmanager
@@ -91,23 +115,13 @@ def stop_on_signals() -> Iterator[StopRequest]:
     noted = [
         number for number in _EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
     ]
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    closing = threading.Event()
-    watcher = threading.Thread(target=request.watch, args=(reading, closing), name="signals", daemon=True)
     previous = {number: signal.signal(number, handle) for number in noted}
-    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watcher.start()
     try:
-        yield request
+        with watching_signals(request.become_overdue):
+            yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup)
-        closing.set()
-        os.close(writing)
-        watcher.join()
-        os.close(reading)
 
 
 class Messages:

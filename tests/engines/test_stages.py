@@ -26,6 +26,9 @@ def test_inputs_and_outputs_have_the_names_of_the_graphs(nano_bundle: Path) -> N
     assert inputs["rows"].tolist() == [0, 1, 2]
     fine = stages.fine({**inputs, "region_features": inputs["region_features"].astype(np.float64)})  # is converted
     assert set(fine) == {"keypoints", "heatmaps"}
+    stages.terminate()
+    with pytest.raises(EngineError, match="terminate"):
+        stages.coarse(crops)
     stages.close()
     with pytest.raises(EngineError, match="closed"):
         stages.coarse(crops)

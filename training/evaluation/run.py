@@ -19,8 +19,9 @@ from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.cli import EXIT_FAILED, EXIT_REFUSED, warn
 from sharpose.config import load_config
 from sharpose.engines.choose import AUTO, load_on
-from sharpose.engines.stages import Stages, open_stages
+from sharpose.engines.stages import EngineStages, Stages, open_stages
 from sharpose.errors import InputError, SinkError, require_packages
+from sharpose.runtime.messages import watching_signals
 from sharpose.runtime.sinks.outputs import Output, check_outputs
 from sharpose.training.evaluation import report
 from sharpose.training.evaluation.data import DataFiles, EvaluationData, files_of, has_coco_labels, load_data
@@ -92,7 +93,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         )
         if promise is not None and data.document is None:
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
-        with _progress("estimating poses", len(data.people)) as advance:
+        with _progress("estimating poses", len(data.people)) as advance, _ended_by_signals(measured.stages):
             predictions = predict(measured.stages, data, flip_test=options.flip_test, on_people=advance)
         data = data.without(predictions.unreadable)
     finally:
@@ -186,6 +187,13 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     device = "cuda" if on_gpu else "cpu" if options.device == AUTO else options.device
     on_torch, config = TorchStages(loaded.model, device), loaded.config
     return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)", device)
+
+
+def _ended_by_signals(stages: Stages) -> contextlib.AbstractContextManager[None]:
+    """Ctrl-C doesn't wait for a batch, which may take a large model several seconds; PyTorch's can't be ended."""
+    if not isinstance(stages, EngineStages):
+        return contextlib.nullcontext()
+    return watching_signals(lambda over: stages.terminate())
 
 
 def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> report.Subject:
