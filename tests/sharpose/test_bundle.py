@@ -392,7 +392,7 @@ def places_in(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple
 
 def test_whatever_is_wrong_is_said_in_our_words(nano_bundle: Path) -> None:
     good = json.loads((nano_bundle / "bundle.json").read_text())
-    said = set()
+    said: set[str] = set()
     for path in places_in(good):
         wrong: object
         for wrong in (None, "x", -1, 1e30, [], {}, [1, 2, 3], True):

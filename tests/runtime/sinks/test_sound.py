@@ -18,7 +18,6 @@ from sound_files import RATE, Sounded, pictures_of, plain, sound_of, write_sound
 from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.options import SourceOptions, VideoSettings
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.video import VideoSink
 from sharpose.runtime.sources import open_source
 from sharpose.runtime.sources.video import VideoSource
@@ -250,7 +249,7 @@ def test_a_kill_inside_a_write_or_while_closing_loses_nothing_more(
             states.append((len(pictures_of(copy)), len(sound_of(copy))))
         return written
 
-    monkeypatch.setattr(video.os, "pwrite", in_pieces)
+    monkeypatch.setattr(os, "pwrite", in_pieces)
     annotate(given, tmp_path / f"o{out}")
     assert len(states) > 40
     assert [pictures for pictures, _ in states] == sorted(pictures for pictures, _ in states)
