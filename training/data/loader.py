@@ -237,7 +237,7 @@ class CropLoader:
             raise
         except BaseException as error:
             self.close()  # a traceback may hold the workers in a reference cycle, too
-            if isinstance(error, EOFError) or str(error).startswith("DataLoader worker"):
+            if isinstance(error, EOFError | ConnectionError) or str(error).startswith("DataLoader worker"):
                 raise TrainingError(
                     f"a process that loads pictures was killed ({one_line(error)}); if memory ran out, take fewer "
                     "`workers` or a smaller `data.cache_mib`"

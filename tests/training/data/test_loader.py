@@ -175,6 +175,8 @@ def test_closing_ends_the_workers_and_iterating_starts_new_ones(coco_dataset: Co
     assert same(next(iter(batches)), expected[1])
 
 
+# PyTorch may notice the death once more, where it ends the workers.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_named_and_the_rest_can_be_loaded(coco_dataset: CocoDataset) -> None:
     batches, before = loader(coco_dataset, batch_size=1, workers=1), set(multiprocessing.active_children())
     walk = iter(batches)
