@@ -272,7 +272,7 @@ class PoseEstimator:
             the newest one, unless `reading` says otherwise.
 
         Raises:
-            InputError: arguments exclude one another, or one would do nothing.
+            InputError: arguments exclude one another, or one would do nothing; or `source` is several (videos).
             SharposeError: the source, the boxes or the detector can't be used, or an engine failed.
         """
         from sharpose.runtime.assemble import stream_with

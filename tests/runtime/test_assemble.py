@@ -117,6 +117,15 @@ def test_a_stream_that_is_left_early_is_closed(estimator: PoseEstimator, video: 
     assert len(list(estimator.stream(video, full_frame=True))) == 6  # the estimator goes on
 
 
+def test_a_folder_of_one_video_is_streamed_and_one_of_two_refused(estimator: PoseEstimator, video: Path) -> None:
+    folder = video.parent
+    assert len(list(estimator.stream(folder, full_frame=True))) == 6
+    write_video(folder / "clip.mp4", 1)
+    message = rf"^{folder}: expected one source, found 2: {folder}/clip\.mp4, {video}, …; stream each$"
+    with pytest.raises(InputError, match=message):
+        next(estimator.stream(folder, full_frame=True))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
