@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the folder of shared material, small models and bundles."""
+"""Fixtures for all tests: the folder of shared material, small models and bundles, commands."""
 
 from __future__ import annotations
 
@@ -71,16 +71,8 @@ def nano_bundle(made_once: MadeOnce, nano_config: ModelConfig) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(made_once: MadeOnce) -> Path:
-    """A bundle of sharpose_tiny_coco_256x192 with random weights (seed 0); copy it before changing it."""
-    from sharpose.config import load_config
-
-    return made_once("tiny_bundle", lambda folder: _export_random(load_config("sharpose_tiny_coco_256x192"), folder))
-
-
-@pytest.fixture(scope="session")
 def small_bundle(made_once: MadeOnce) -> Path:
-    """The same for sharpose_small_coco_256x192, which takes about eight times as long to run."""
+    """The same for sharpose_small_coco_256x192, whose runs take a while."""
     from sharpose.config import load_config
 
     return made_once("small_bundle", lambda folder: _export_random(load_config("sharpose_small_coco_256x192"), folder))

@@ -140,6 +140,12 @@ def test_files_are_short() -> None:
     assert {str(path): count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
+def run(program: str) -> tuple[int, str, str]:
+    """Exit code, standard output and error of a new Python."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_the_runtime_works_without_torch() -> None:
     program = (
         "import sys\n"
@@ -152,8 +158,7 @@ def test_the_runtime_works_without_torch() -> None:
         "assert not heavy, heavy\n"
         "print(PoseEstimator.__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "PoseEstimator\n", "")
+    assert run(program) == (0, "PoseEstimator\n", "")
 
 
 def test_bundles_are_evaluated_and_verified_without_torch() -> None:
@@ -163,8 +168,7 @@ def test_bundles_are_evaluated_and_verified_without_torch() -> None:
         "import sharpose.training.evaluation.run, sharpose.training.eval_cli\n"
         "import sharpose.export.cli, sharpose.export.verify\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run(program) == (0, "", "")
 
 
 def test_help_needs_nothing_heavy() -> None:
@@ -175,8 +179,7 @@ def test_help_needs_nothing_heavy() -> None:
         "heavy = {'numpy', 'cv2', 'av', 'pydantic', 'rich', 'onnxruntime'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run(program) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", ["sharpose.runtime", "sharpose.engines.tensorrt.build", "sharpose.training.data"])
@@ -198,8 +201,7 @@ def test_the_estimator_is_at_the_top_and_imported_on_first_use() -> None:
         "from sharpose.runtime.pipeline import PoseEstimator as same\n"
         "assert PoseEstimator is same\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run(program) == (0, "", "")
 
 
 MOST_MODULES = 12  # of a folder, beside its __init__.py and __main__.py

@@ -160,8 +160,8 @@ def test_outputs_never_overwrite_inputs(
 
 
 def bundle_with(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:
-    def make(tiny: Path, folder: Path) -> Path:
-        shutil.copytree(tiny, folder)
+    def make(nano: Path, folder: Path) -> Path:
+        shutil.copytree(nano, folder)
         change(folder)
         return folder
 
@@ -186,9 +186,9 @@ def point_outside(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        pytest.param(lambda tiny, folder: folder, "found nothing there", id="missing"),
-        pytest.param(lambda tiny, folder: tiny / "bundle.json", "found a file there", id="a file"),
-        pytest.param(lambda tiny, folder: tiny.parent, "no bundle.json in it", id="a directory"),
+        pytest.param(lambda nano, folder: folder, "found nothing there", id="missing"),
+        pytest.param(lambda nano, folder: nano / "bundle.json", "found a file there", id="a file"),
+        pytest.param(lambda nano, folder: nano.parent, "no bundle.json in it", id="a directory"),
         pytest.param(bundle_with(flip_a_byte), "weights.bin is damaged or was changed", id="one byte"),
         pytest.param(bundle_with(point_outside), "'../../x' leaves the bundle's folder", id="outside"),
         pytest.param(
