@@ -266,9 +266,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _PICTURE,
     "--kpt-thr",
-    type=Number(),
+    type=_SHARE,
     default=0.3,
-    help="Score from 0 to 1 below which keypoints are not drawn, and not used for --angles.",
+    help="Score below which keypoints are not drawn, and not used for --angles.",
 )
 @option(
     _PICTURE,

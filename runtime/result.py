@@ -193,6 +193,7 @@ class PoseResult:
             for people who were not refined. None unless the estimator keeps regions.
         track_ids: int64 [n], from 1; 0 for people whose track is not yet confirmed. None without tracking.
         skeleton: Names the J keypoints and their limbs; None in results that no estimator made.
+        sample_aspect_ratio: Width of a pixel of the picture to its height, for `angles`.
 
     Raises:
         InputError: the arrays' lengths or shapes disagree.
@@ -208,6 +209,7 @@ class PoseResult:
     regions_xyxy: npt.NDArray[np.float32] | None = None
     track_ids: npt.NDArray[np.int64] | None = None
     skeleton: Skeleton | None = None
+    sample_aspect_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         people = len(self.boxes)
@@ -238,22 +240,24 @@ class PoseResult:
 
         Args:
             image_bgr: uint8 [H, W, 3], BGR; not changed.
-            keypoint_threshold: Lowest score of a keypoint that is drawn.
+            keypoint_threshold: Lowest score of a keypoint that is drawn, 0 to 1.
             regions: Whether to tint the regions that the fine stage looked at; the estimator must keep them.
 
         Raises:
-            InputError: `image_bgr` is no such picture, the result has no skeleton, or no regions where they are wanted.
+            InputError: `image_bgr` is no such picture, `keypoint_threshold` is out of range, or the result has no
+                skeleton, or no regions where they are wanted.
         """
         from sharpose.runtime.drawing.draw import draw_poses
 
-        skeleton = self._skeleton_for("plot")
-        return draw_poses(image_bgr, self, skeleton, keypoint_threshold=keypoint_threshold, regions=regions)
+        skeleton, threshold = self._skeleton_for("plot"), _check_keypoint_threshold(keypoint_threshold)
+        image = Picture(image_bgr, self.boxes).image  # checked
+        return draw_poses(image, self, skeleton, keypoint_threshold=threshold, regions=regions)
 
     def angles(self, *, keypoint_threshold: float = 0.3) -> dict[str, npt.NDArray[np.float32]]:
-        """Joint angles in the plane of the picture, in degrees; `sharpose.angles.ANGLES` defines them.
+        """Joint angles in the picture as a player shows it, in degrees; `sharpose.angles.ANGLES` defines them.
 
         Args:
-            keypoint_threshold: Lowest score of a keypoint that is used.
+            keypoint_threshold: Lowest score of a keypoint that is used, 0 to 1.
 
         Returns:
             float32 [n] for each angle that the skeleton gives, such as `left_knee`, 0 to 180 where 180 is straight, and
@@ -261,9 +265,11 @@ class PoseResult:
             whose keypoints score too low.
 
         Raises:
-            InputError: the result has no skeleton, or one of another number of keypoints.
+            InputError: the result has no skeleton, or one of another number of keypoints, or `keypoint_threshold` is
+                out of range.
         """
-        return joint_angles(self.keypoints, self._skeleton_for("angles"), keypoint_threshold)
+        skeleton, threshold = self._skeleton_for("angles"), _check_keypoint_threshold(keypoint_threshold)
+        return joint_angles(self.keypoints, skeleton, threshold, self.sample_aspect_ratio)
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """The people as `sharpose-run --json` writes them: `{"people": [{"bbox": [x, y, width, height], …}, …]}`.
@@ -303,11 +309,12 @@ class PoseResult:
         Without people it is empty.
 
         Args:
-            keypoint_threshold: Lowest score of a keypoint that is `visible`; annotators draw only these.
+            keypoint_threshold: Lowest score of a keypoint that is `visible`, 0 to 1; annotators draw only these.
 
         Raises:
-            InputError: supervision is not installed, or is older than 0.30.
+            InputError: `keypoint_threshold` is out of range, or supervision is not installed, or older than 0.30.
         """
+        threshold = _check_keypoint_threshold(keypoint_threshold)
         require_packages("to_supervision", ["supervision"], "supervision", InputError)
         import supervision
 
@@ -325,7 +332,7 @@ class PoseResult:
             class_id=np.zeros(len(self), int),
             keypoint_confidence=scores,
             detection_confidence=self.scores,
-            visible=scores >= keypoint_threshold,
+            visible=scores >= threshold,
             data={
                 "class_name": np.array(["person"] * len(self)),
                 "xyxy": self.boxes_xyxy.copy(),
@@ -362,6 +369,12 @@ class PoseResult:
         mean = total / np.maximum(counted.sum(axis=1), 1)
         scores: npt.NDArray[np.float32] = (self.boxes.scores * mean).astype(np.float32)
         return scores
+
+
+def _check_keypoint_threshold(value: float) -> float:
+    if isinstance(value, int | float | np.integer | np.floating) and 0 <= value <= 1:
+        return float(value)
+    raise InputError(f"keypoint_threshold: expected a score from 0 to 1, got {reprlib.repr(value)}")
 
 
 class Crowd:
@@ -445,6 +458,7 @@ class Crowd:
                 carried=None if self.carried is None else self.carried[start:end],
                 regions_xyxy=None if self.regions_xyxy is None else self.regions_xyxy[start:end],
                 skeleton=self._skeleton,
+                sample_aspect_ratio=picture.sample_aspect_ratio,
             )
             for picture, timings, start, end in zip(self.pictures, self.timings, starts, ends, strict=True)
         ]

@@ -40,7 +40,10 @@ def angles_of(skeleton: Skeleton) -> tuple[str, ...]:
 
 
 def joint_angles(
-    keypoints: npt.NDArray[np.float32], skeleton: Skeleton, keypoint_threshold: float = 0.3
+    keypoints: npt.NDArray[np.float32],
+    skeleton: Skeleton,
+    keypoint_threshold: float = 0.3,
+    sample_aspect_ratio: float = 1.0,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The joint angles of people.
 
@@ -48,6 +51,7 @@ def joint_angles(
         keypoints: float32 [n, J, 3], `x, y` in picture pixels and score.
         skeleton: Names the J keypoints.
         keypoint_threshold: Lowest score of a keypoint that is used; a point midway has the lower of two scores.
+        sample_aspect_ratio: Width of a pixel to its height; angles are those of the picture as a player shows it.
 
     Returns:
         float32 [n] in degrees for each name that `angles_of` gives, in its order; NaN where a keypoint scores below the
@@ -63,6 +67,7 @@ def joint_angles(
         )
     used = np.isfinite(keypoints).all(axis=2) & (keypoints[:, :, 2] >= keypoint_threshold)
     known = np.where(used[:, :, None], keypoints[:, :, :2].astype(np.float64), np.nan)
+    known[:, :, 0] *= sample_aspect_ratio
 
     def place(point: str) -> npt.NDArray[np.float64]:
         indices = [skeleton.keypoints.index(name) for name in _MIDWAY.get(point, (point,))]

@@ -152,7 +152,8 @@ class AnglesSink(LineSink):
     def lines(self, record: FrameRecord) -> bytes:
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
         _check_keypoints(self.path, record, self._skeleton)
-        angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold).values()
+        ratio = float(record.frame.sample_aspect_ratio)
+        angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold, ratio).values()
         return _rows(
             [
                 *_frame_values(record),

@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -99,6 +100,17 @@ def test_a_video_with_tracks(clip: str, tmp_path: Path, capsys: pytest.CaptureFi
     tracked = sum(1 in result.track_ids.tolist() for result in results if result.track_ids is not None)
     assert line == f"person 1: {tracked} frames"
     assert 0 < tracked < FRAMES
+
+
+def test_a_video_with_tracks_whose_pixels_are_not_square(tmp_path: Path) -> None:
+    with av.open("wide.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=20)
+        stream.height, stream.width, stream.pix_fmt = 72, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((72, 48, 3), np.uint8), format="bgr24")))
+        container.mux(stream.encode(None))
+    video.main(["wide.mp4", "--output", "out.mp4"])
+    assert [frame.shape for frame in frames_of(tmp_path / "out.mp4")] == [(72, 96, 3)]
 
 
 def test_knee_angles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ def test_torch_is_not_there(environment: dict[str, str]) -> None:
         (["a.mp4", "--bundle", "b", "--max-people", "0"], "--max-people"),
         (["a.mp4", "--bundle", "b", "--threads", "0"], "--threads"),
         (["a.mp4", "--bundle", "b", "--kpt-thr", "high"], "--kpt-thr"),
+        (["a.mp4", "--output", "o.mp4", "--kpt-thr", "2"], "expected 0 to 1, got '2'"),
         (["a.mp4", "--bundle", "b", "--quality-threshold", "high"], "--quality-threshold"),
         (["a.mp4", "--bundle", "b", "--fast"], "--fast"),
     ],

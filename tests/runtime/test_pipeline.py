@@ -199,6 +199,13 @@ def test_crops_come_from_ones_own_picture(bundle: Bundle) -> None:
     assert [int(crop[128, 96, 0]) for crop in stages.crops[:3]] == [10, 90, 200]
 
 
+def test_results_know_the_shape_of_their_pictures_pixels(bundle: Bundle) -> None:
+    estimator, _ = stub_estimator(bundle)
+    boxes = Boxes.from_xyxy(some_boxes(1))
+    results = estimator.estimate([Picture(PICTURE, boxes, sample_aspect_ratio=ratio) for ratio in (1.0, 64 / 45)])
+    assert [result.sample_aspect_ratio for result in results] == [1.0, 64 / 45]
+
+
 def test_no_pictures_and_nobody_run_nothing(bundle: Bundle) -> None:
     estimator, stages = stub_estimator(bundle)
     assert estimator.estimate([]) == []

@@ -164,6 +164,25 @@ def test_joint_angles_of_a_result():
     np.testing.assert_allclose(found.angles()["right_knee"], [np.nan, 90])
     assert np.isnan(found.angles(keypoint_threshold=0.45)["right_knee"]).all()
 
+    keypoints[1, 16, 0] = 10 + 10 / 3**0.5  # in square pixels: 10 to the right, 10 up
+    keypoints[1, 16, 1] = 10
+    found = result(keypoints=keypoints, skeleton=COCO17, sample_aspect_ratio=3**0.5)
+    np.testing.assert_allclose(found.angles()["right_knee"], [np.nan, 45], atol=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [2, -1, float("nan"), "x", None])
+@pytest.mark.parametrize("name", ["plot", "angles", "to_supervision"])
+def test_thresholds_that_no_score_can_have(name, threshold):
+    found = result(skeleton=COCO17)
+    given = [np.zeros((9, 9, 3), np.uint8)] if name == "plot" else []
+    with pytest.raises(InputError, match=f"keypoint_threshold: expected a score from 0 to 1, got {threshold!r}"):
+        getattr(found, name)(*given, keypoint_threshold=threshold)
+
+
+def test_a_plot_on_no_picture():
+    with pytest.raises(InputError, match=r"image_bgr: expected a uint8 array \[H, W, 3\], got NoneType"):
+        result(skeleton=COCO17).plot(None)
+
 
 @pytest.mark.parametrize(
     ("name", "call"), [("plot", lambda found: found.plot(np.zeros((9, 9, 3), np.uint8))), ("angles", PoseResult.angles)]

@@ -66,6 +66,17 @@ def test_angles_by_hand(skeleton: Skeleton, name: str, moved: dict[str, tuple[fl
     assert angle(name, person(skeleton, **moved), skeleton) == pytest.approx(degrees, abs=1e-4)
 
 
+def test_angles_are_those_of_square_pixels() -> None:
+    straight, squeezed = person(left_ankle=(90, 130), left_shoulder=(85, 20)), person()
+    squeezed[:] = straight
+    squeezed[:, :, 0] /= 2
+    for name, degrees in joint_angles(straight, COCO17).items():
+        np.testing.assert_allclose(joint_angles(squeezed, COCO17, sample_aspect_ratio=2)[name], degrees, atol=1e-4)
+    assert joint_angles(squeezed, COCO17)["left_knee"] != pytest.approx(
+        joint_angles(straight, COCO17)["left_knee"], abs=3
+    )
+
+
 def test_one_keypoint_moves_only_its_angles() -> None:
     straight, bent = joint_angles(person(), COCO17), joint_angles(person(left_knee=(80, 100)), COCO17)
     changed = {name for name in ANGLES if straight[name].tolist() != bent[name].tolist()}

@@ -5,11 +5,13 @@ The Makefile installs it without what it asks for: opencv-python, which overwrit
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import threading
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +214,16 @@ def test_what_a_row_of_angles_says(tmp_path, record):
     assert [row["person"] for row in found] == ["0", "1", "0", "1"]
     assert [row["left_knee"] for row in found] == ["", "90.0", "", ""]
     assert {row[name] for row in found for name in ANGLES if name != "left_knee"} == {""}
+
+
+def test_angles_where_pixels_are_not_square(tmp_path, record):
+    given = record(0, people=2)
+    keypoints = np.zeros_like(given.poses.keypoints)
+    keypoints[1, [11, 13, 15]] = [[10, 10, 1], [10, 20, 1], [15, 10, 1]]
+    frame, poses = replace(given.frame, sample_aspect_ratio=Fraction(2)), replace(given.poses, keypoints=keypoints)
+    with contextlib.closing(AnglesSink(tmp_path / "out.csv", skeleton=COCO17)) as sink:
+        sink.write(replace(given, frame=frame, poses=poses))
+    assert [row["left_knee"] for row in rows(sink.path)] == ["", "45.0"]
 
 
 def test_angles_of_picture_files_and_of_another_skeleton(tmp_path, record):
