@@ -12,7 +12,7 @@ import click
 
 from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Threads, Whole, complete_files, option
 from sharpose.cli import main as run_command
-from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, RunOptions, SourceOptions, VideoSettings
+from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, HIGHEST_CRF, RunOptions, SourceOptions, VideoSettings
 
 
 def _attempts(text: str) -> int:
@@ -229,7 +229,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works), or any of FFmpeg's by name that fits the "
     "file's format, such as libvpx-vp9.",
 )
-@option(_RESULTS, "--crf", type=Whole(0, 51), help="Constant rate factor, 0 is best; default: the encoder's own.")
+@option(
+    _RESULTS,
+    "--crf",
+    type=Whole(0, HIGHEST_CRF),
+    help="Constant rate factor, 0 is best, 51 the worst of H.264 and H.265; default: the encoder's own.",
+)
 @option(_RESULTS, "--bitrate", type=Whole(1000, 10**9), metavar="BITS", help="Bits per second, instead of --crf.")
 @option(_RESULTS, "--preset", metavar="NAME", help="Encoder preset, such as veryfast.")
 @option(

@@ -17,6 +17,8 @@ DEFAULT_DETECTOR = "yolox-tiny"
 """Finds people where nothing else says where they are."""
 DEFAULT_TIMEOUT = 10.0
 """Seconds without a frame before a live source counts as lost."""
+HIGHEST_CRF = 63
+"""Of VP9 and AV1; H.264 and H.265 end at 51."""
 FOREVER = -1
 """As `SourceOptions.reconnect`: retry without limit, from the very first attempt on."""
 
@@ -145,7 +147,7 @@ class VideoSettings:
     Attributes:
         encoder: `h264` or `h265` (software where FFmpeg has it), `auto` (H.264 in hardware where an encoder for that
             opens, else as `h264`), or the name of one of FFmpeg's encoders, such as `libx265` or `h264_nvenc`.
-        crf: Constant quality, 0 (best) to 51; the encoder's default if None. Excludes `bitrate`.
+        crf: Constant quality, 0 (best) to 51 (VP9, AV1: 63); the encoder's default if None. Excludes `bitrate`.
         bitrate: Bits per second, or None.
         preset: One of the encoder's own, such as `veryfast`; a fast one if None.
         audio: `copy` (the sound of a video file, without encoding) or `none`.
@@ -161,8 +163,8 @@ class VideoSettings:
     audio: Literal["copy", "none"] = "copy"
 
     def __post_init__(self) -> None:
-        if self.crf is not None and not 0 <= self.crf <= 51:
-            raise InputError(f"video quality: expected a crf of 0 (best) to 51, got {self.crf}")
+        if self.crf is not None and not 0 <= self.crf <= HIGHEST_CRF:
+            raise InputError(f"video quality: expected a crf of 0 (best) to {HIGHEST_CRF}, got {self.crf}")
         if self.bitrate is not None and self.bitrate < 1000:
             raise InputError(f"video bitrate: expected bits a second, at least 1000, got {self.bitrate}")
         if self.crf is not None and self.bitrate is not None:

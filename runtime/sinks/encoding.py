@@ -22,7 +22,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from sharpose.errors import SinkError, one_line
-from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.options import HIGHEST_CRF, VideoSettings
 from sharpose.runtime.result import Image
 from sharpose.runtime.sources.pictures import captured_complaints
 
@@ -40,6 +40,7 @@ class VideoEncoder:
         quality: Its options that take a crf; without any it gets a bit rate.
         quality_mode: Options that go with those.
         crf: The default one.
+        highest_crf: The worst one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class VideoEncoder:
     quality: tuple[str, ...] = ()
     quality_mode: dict[str, str] = field(default_factory=dict, hash=False)
     crf: int = 23
+    highest_crf: int = 51
 
     def options(self, settings: VideoSettings) -> dict[str, str]:
         """FFmpeg's options for these settings."""
@@ -90,6 +92,9 @@ _ENCODERS = (
 )
 
 
+_WIDELY_USED = ("libsvtav1", "libvpx-vp9", "libvpx", "mpeg4", "mjpeg", "prores_ks", "ffv1")
+
+
 def find_encoder(settings: VideoSettings, container: str = "mp4") -> VideoEncoder:
     """The encoder that the settings ask for, tried with a picture.
 
@@ -112,6 +117,9 @@ def find_encoder(settings: VideoSettings, container: str = "mp4") -> VideoEncode
         if settings.crf is not None and not encoder.quality:
             refused = f" ({encoder.name} takes a bit rate, no crf)"
             continue
+        if settings.crf is not None and settings.crf > encoder.highest_crf:
+            refused = f" ({encoder.name} takes a crf of 0 to {encoder.highest_crf}, got {settings.crf})"
+            continue
         if settings.preset is not None and encoder.preset is None:
             refused = refused or f" ({encoder.name} has no presets)"
             continue
@@ -121,7 +129,7 @@ def find_encoder(settings: VideoSettings, container: str = "mp4") -> VideoEncode
         if why is None:
             return encoder
         refused = refused or f" ({why})"
-    there = usable_encoders()
+    there = [*usable_encoders(), *_usable_others(container)]
     raise SinkError(
         f"video encoder {wanted}: not usable here{refused}; usable are {', '.join(there)}"
         if there
@@ -145,6 +153,7 @@ def _other_encoder(settings: VideoSettings) -> list[VideoEncoder]:
             {"hevc": "h265"}.get(codec.canonical_name, codec.canonical_name),
             preset=None if settings.preset is None else ("preset", settings.preset),
             quality=() if settings.crf is None else ("crf",),
+            highest_crf=HIGHEST_CRF,
         )
     ]
 
@@ -169,9 +178,18 @@ def usable_encoders() -> list[str]:
     return [encoder.name for encoder in _ENCODERS if _why_unusable(encoder, VideoSettings()) is None]
 
 
+def _usable_others(container: str) -> list[str]:
+    """Encoders of other codecs, of those in wide use, that open here and fit the container."""
+    settings = [VideoSettings(encoder=name) for name in _WIDELY_USED]
+    pairs = [(encoder, one) for one in settings for encoder in _other_encoder(one)]
+    usable = [(encoder, one) for encoder, one in pairs if _why_unusable(encoder, VideoSettings()) is None]
+    return [encoder.name for encoder, one in usable if _fits(encoder, one, container)]
+
+
 _TICKS = 90_000  # stamps per second
 _TICKS_OF = {"mpeg4": 60_000}  # MPEG-4's old codec counts no finer than 65,535
 _TRIAL = (256, 256)  # height and width; hardware refuses smaller ones
+_CIF = (288, 352)  # height and width that every codec of video calls takes
 _THREADS = 2  # the engines want the others
 _BT709 = 1
 _BT601 = 6  # the matrix of OpenCV's BGR2YUV
@@ -185,10 +203,7 @@ def _why_unusable(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
     """Encodes a picture; the reason if that can't be done, else None."""
     height, width = _TRIAL
     try:
-        context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
-        context.options = encoder.options(settings)
-        context.framerate = Fraction(25)
-        _set_up(context, encoder, settings, (height, width), 25.0)
+        context = _new_context(encoder, settings)
         frame = VideoFrame.from_ndarray(np.zeros((height * 3 // 2, width), np.uint8), format="yuv420p")
         frame.pts, frame.time_base = 0, Fraction(1, _TICKS)
         packets = [*context.encode(frame), *context.encode(None)]
@@ -200,8 +215,29 @@ def _why_unusable(encoder: VideoEncoder, settings: VideoSettings) -> str | None:
     except (av.FFmpegError, OSError, ValueError) as error:
         with contextlib.suppress(Exception):
             del context
+        if _opens_at_a_rate(encoder, settings):
+            return "it needs a constant frame rate, and frames are timed one by one here"
         return "it doesn't open" + (f" with preset {settings.preset}" if settings.preset else f": {one_line(error)}")
     return None if packets else "it gives no packets"
+
+
+def _new_context(encoder: VideoEncoder, settings: VideoSettings) -> VideoCodecContext:
+    context = cast(VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
+    context.options = encoder.options(settings)
+    context.framerate = Fraction(25)
+    _set_up(context, encoder, settings, _TRIAL, 25.0)
+    return context
+
+
+def _opens_at_a_rate(encoder: VideoEncoder, settings: VideoSettings) -> bool:
+    """Whether an encoder that doesn't open takes frames at a constant rate, and maybe of one of few sizes."""
+    context = _new_context(encoder, settings)
+    context.time_base, context.height, context.width = Fraction(1, 25), *_CIF
+    try:
+        context.open()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def _set_up(

@@ -226,7 +226,9 @@ class VideoSink:
             cause = file_error if file_error is not None and file_error.errno else error
             self._close_as_it_is()
             what = f"the video ({self._size[1]}x{self._size[0]})" if self._size else "the video"
-            raise SinkError(f"{self.path}: {what} can't be written: {one_line(cause)}") from None
+            opening = not self._made and isinstance(cause, av.FFmpegError)
+            why = f"{self._encoder.name} doesn't open for it: " if opening else ""
+            raise SinkError(f"{self.path}: {what} can't be written: {why}{one_line(cause)}") from None
         except SinkError:
             self._lost = True
             self._close_as_it_is()
@@ -244,6 +246,8 @@ class VideoSink:
                 container.close()
         if file is not None:
             with contextlib.suppress(OSError):
+                if not self._made:
+                    file.remove()
                 file.close()
 
 
@@ -383,6 +387,11 @@ class VideoFile:
             self._waiting.clear()
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._whole)
+
+    def remove(self) -> None:
+        """Removes the file, before it is closed; a link, a pipe and a device stay. Raises `OSError`."""
+        if self._regular and not self._path.is_symlink():
+            self._path.unlink()
 
     def close(self) -> None:
         """Closes it; what waits is lost. May be called twice. Raises `OSError`."""

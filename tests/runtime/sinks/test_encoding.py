@@ -46,6 +46,7 @@ def test_encoders_that_nobody_knows(name):
     [
         ("mpeg4", "mp4", {"bitrate": 300_000}),
         ("libvpx-vp9", "matroska", {"crf": 40}),
+        ("libvpx-vp9", "matroska", {"crf": 52}),
         ("libsvtav1", "mp4", {"crf": 15, "preset": "12"}),
         ("ffv1", "matroska", {}),
         ("mjpeg", "mov", {}),
@@ -81,6 +82,9 @@ def test_any_of_ffmpegs_encoders_that_fits(tmp_path, capfd, name, container, set
         ("prores_ks", "mp4", {}, "it doesn't fit into mp4"),
         ("mpeg4", "flv", {}, "it doesn't fit into flv"),
         ("mjpeg", "mp4", {"crf": 20}, "it takes no crf"),
+        ("mpeg2video", "matroska", {}, "it needs a constant frame rate, and frames are timed one by one here"),
+        ("h263", "mov", {}, "it needs a constant frame rate, and frames are timed one by one here"),
+        ("libx264", "mp4", {"crf": 52}, "libx264 takes a crf of 0 to 51, got 52"),
         ("ffv1", "matroska", {"preset": "fast"}, "it takes no --preset"),
         ("libopenh264", "mp4", {"preset": "fast"}, "libopenh264 has no presets"),
     ],
@@ -88,6 +92,17 @@ def test_any_of_ffmpegs_encoders_that_fits(tmp_path, capfd, name, container, set
 def test_what_an_encoder_can_not_do(name, container, settings, why):
     with pytest.raises(SinkError, match=rf"video encoder {name}: not usable here \({why}\); usable are libx264"):
         find_encoder(VideoSettings(encoder=name, **settings), container)
+
+
+def test_an_error_names_encoders_that_fit_the_file():
+    def named(container):
+        with pytest.raises(SinkError) as refused:
+            find_encoder(VideoSettings(encoder="nonsense"), container)
+        return str(refused.value).partition("usable are ")[2].split(", ")
+
+    assert {"libx264", "libvpx-vp9", "mpeg4", "ffv1"} <= set(named("matroska"))
+    assert "prores_ks" in named("mov")
+    assert not {"prores_ks", "ffv1"} & set(named("flv"))
 
 
 def test_a_chip_that_is_not_there_says_why_and_what_is():
@@ -111,7 +126,7 @@ def test_a_quality_for_one_that_takes_a_bit_rate(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"crf": 52}, r"crf of 0 \(best\) to 51, got 52"),
+        ({"crf": 64}, r"crf of 0 \(best\) to 63, got 64"),
         ({"crf": -1}, "got -1"),
         ({"bitrate": 5}, "at least 1000, got 5"),
         ({"crf": 20, "bitrate": 100_000}, "exclude each other"),

@@ -248,6 +248,17 @@ def test_no_encoder_is_said_at_once(tmp_path, monkeypatch):
         VideoSink(tmp_path / "out.mp4")
 
 
+def test_no_file_stays_of_a_size_that_the_encoder_refuses(tmp_path, record, capfd):
+    (tmp_path / "out.mp4").write_text("of an earlier run")
+    sink = VideoSink(tmp_path / "out.mp4", settings=VideoSettings(encoder="libsvtav1"))
+    why = r"out\.mp4: the video \(64x48\) can't be written: libsvtav1 doesn't open for it: "
+    with pytest.raises(SinkError, match=why):
+        sink.write(record())
+    assert sink.abandon() is None
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_folder_where_the_file_should_be(tmp_path, record):
     (tmp_path / "out.mp4").mkdir()
     sink = VideoSink(tmp_path / "out.mp4")
