@@ -10,6 +10,7 @@ sharpose-run CAMERA CAMERA --track --json 'out/{source}.jsonl'
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -60,4 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SharposeError as error:  # one line: what was expected, what was found, what to do
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

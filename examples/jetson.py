@@ -4,7 +4,7 @@ python examples/jetson.py csi://0 --bundle bundle
 
 Engines are built on the first start (minutes) and kept. The bundle should have half precision:
 sharpose-export --checkpoint FILE --precision fp32,fp16 --output bundle
-README says how to install TensorRT on a Jetson, and `sharpose-doctor --device tensorrt` whether it can run. The same
+README says how to install TensorRT on a Jetson, and sharpose-doctor --device tensorrt whether it can run. The same
 works on a desktop with an NVIDIA GPU.
 """
 
@@ -44,4 +44,5 @@ if __name__ == "__main__":
     try:
         main()
     except SharposeError as error:  # one line: what was expected, what was found, what to do
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -49,5 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except SharposeError as error:  # one line: what was expected, what was found, what to do
-        sys.exit(f"error: {error}")
+    except (SharposeError, OSError) as error:  # one line: what was expected, what was found, what to do
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,7 +2,7 @@
 
 python examples/picture.py photo.jpg --output poses.jpg
 
-The person detector is downloaded once (20 MB). `pip install ".[cpu]"` in the checkout is all that is needed.
+The person detector is downloaded once (20 MB). In the checkout, pip install ".[cpu]" is all that is needed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("picture", help="picture file")
     parser.add_argument("--output", default="poses.jpg", help="annotated picture; default: poses.jpg")
     given = parser.parse_args(arguments)
-    loaded = cv2.imread(given.picture)
+    if not cv2.haveImageWriter(given.output):
+        parser.error(f"--output {given.output}: expected a picture's name, such as poses.jpg or poses.png")
+    loaded = cv2.imread(given.picture) if Path(given.picture).is_file() else None
     if loaded is None:
         parser.error(f"{given.picture}: expected a picture, found none that can be read")
     image = np.asarray(loaded, np.uint8)  # [H, W, 3], BGR
@@ -45,4 +48,5 @@ if __name__ == "__main__":
     try:
         main()
     except SharposeError as error:  # one line: what was expected, what was found, what to do
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,7 +2,7 @@
 
 python examples/supervision_annotators.py walk.mp4 --output supervision.mp4
 
-Needs supervision: `pip install ".[cpu,supervision]"` in the checkout. The person detector is downloaded once (20 MB).
+Needs supervision: in the checkout, pip install ".[cpu,supervision]". The person detector is downloaded once (20 MB).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import supervision as sv
 
@@ -23,6 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("video", help="video file")
     parser.add_argument("--output", default="supervision.mp4", help="annotated video; default: supervision.mp4")
     given = parser.parse_args(arguments)
+    if not Path(given.video).is_file():
+        parser.error(f"{given.video}: expected a video file, found none")
+    if Path(given.output).suffix != ".mp4":
+        parser.error(f"--output {given.output}: expected a name that ends in .mp4")
+    if not Path(given.output).parent.is_dir():
+        parser.error(f"--output {given.output}: expected a folder that is there")
 
     estimator = PoseEstimator()
     limbs = [(first + 1, second + 1) for first, second in estimator.skeleton.limbs]  # supervision counts from 1
@@ -43,4 +50,5 @@ if __name__ == "__main__":
     try:
         main()
     except SharposeError as error:  # one line: what was expected, what was found, what to do
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

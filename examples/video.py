@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("video", help="video file")
     parser.add_argument("--output", default="tracks.mp4", help="annotated video; default: tracks.mp4")
     given = parser.parse_args(arguments)
+    if not given.output.endswith(".mp4"):
+        parser.error(f"--output {given.output}: expected a name that ends in .mp4")
     rate = cv2.VideoCapture(given.video).get(cv2.CAP_PROP_FPS) or 25  # where the file doesn't say
 
     estimator = PoseEstimator()
@@ -59,4 +61,5 @@ if __name__ == "__main__":
     try:
         main()
     except SharposeError as error:  # one line: what was expected, what was found, what to do
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import av
 import cameras
@@ -22,6 +24,7 @@ from served_detector import default_detector_served
 from video_files import decoded
 
 from sharpose import PoseEstimator
+from sharpose.errors import EngineError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FRAMES = 8
@@ -89,6 +92,32 @@ def test_a_picture_that_is_none(arguments: list[str], words: str, capsys: pytest
         picture.main(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [picture, video])
+def test_an_output_of_another_kind(
+    program: ModuleType, clip: str, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite("photo.png", photo)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["photo.png" if program is picture else clip, "--output", "o/p.xyz"])
+    assert ended.value.code == 2
+    assert "error: --output o/p.xyz: expected a " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cameras.py", "jetson.py", "knee_angles.py", "video.py"])
+def test_no_estimator_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise EngineError("no engine here")
+
+    monkeypatch.setattr("sharpose.PoseEstimator", refuse)
+    monkeypatch.setattr(sys, "argv", [name, "scene:frames=1"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", "error: no engine here\n")
 
 
 def test_a_video_with_tracks(clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +198,7 @@ def test_a_jetson_without_its_gpu(tmp_path: Path) -> None:
     if done.returncode == 0:
         assert done.stdout.count("frames per second") == 2
     else:
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith("error: ")
         assert "GPU" in line or "TensorRT" in line
