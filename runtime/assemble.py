@@ -43,7 +43,7 @@ from sharpose.runtime.sinks.outputs import (
 )
 from sharpose.runtime.sinks.window import WindowSink
 from sharpose.runtime.sources.open import is_video_file, local_path, open_source, source_names, sources_in
-from sharpose.runtime.sources.urls import redact_urls
+from sharpose.runtime.sources.urls import redact_url, redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
 from sharpose.runtime.tracking.follow_poses import FollowPoses
@@ -84,6 +84,12 @@ def _run(options: RunOptions, messages: Messages) -> int:
     specs = [spec for in_one in found for spec in in_one]
     names = source_names(specs)
     outputs = outputs_of_streams([Output(option, target) for option, target in options.outputs], names)
+    of_source = {  # of outputs whose name has another number than the source's, to tell them apart
+        str(output.path): f", of {redact_url(spec)}"
+        for spec, name, of_stream in zip(specs, names, outputs, strict=True)
+        if source_names([spec]) != [name]
+        for output in of_stream
+    }
     _refuse_addresses(options)
     check_outputs(
         [output for of_stream in outputs for output in of_stream],
@@ -160,7 +166,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
             watch.finish()
         frames = sum(stream.statistics.frames for stream in streams)
         for name in [*outcome.complete, *([] if stop.exit_code else outcome.cut)] if frames else ():
-            messages.result(f"wrote {name}")
+            messages.result(f"wrote {name}{of_source.get(name, '')}")
         if stop.exit_code:
             hold = f"; {', '.join(outcome.cut)} {'holds' if len(outcome.cut) == 1 else 'hold'} those"
             rest = f"; {counted(outcome.unopened, 'source')} not begun" if outcome.unopened else ""

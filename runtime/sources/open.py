@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -254,11 +255,12 @@ class SceneSource:
         """Nothing is open."""
 
 
-_LONGEST_NAME = 80  # characters, which leaves room for a folder's numbers and endings
+_LONGEST_NAME, _LONGEST_IN_BYTES = 80, 160  # which leaves room for a folder's numbers and endings
 
 
 def source_names(specs: Sequence[str]) -> list[str]:
-    """A short name for each source, for file names: letters, digits, `. _ -`; no password; no two alike in any case.
+    """A short name for each source, for file names: letters of any script, digits, `. _ -`; no password; no two
+    alike in any case.
 
     `walk.mp4` is `walk`, camera `0` is `camera0`, `rtsp://user:secret@cam1:554/live` is `cam1_554_live`. A name that
     is taken gets `-2`, `-3`, … behind it.
@@ -289,6 +291,10 @@ def _short_name(spec: str) -> str:
         text = spec
     else:
         path = PurePath(redact_urls(spec))
-        named = next((part for part in (path, *path.parents) if re.search("[A-Za-z0-9]", part.name)), path)
+        named = next((part for part in (path, *path.parents) if re.search(r"[^\W_]", part.name)), path)
         text = named.stem  # of `holiday/*`, `holiday`
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:_LONGEST_NAME] or "source"
+    text = unicodedata.normalize("NFC", text)
+    # A vowel's sign of Devanagari or Thai is a mark, which is no letter, but part of the word.
+    kept = "".join(one if re.match(r"[\w.-]", one) or unicodedata.category(one)[0] == "M" else "\0" for one in text)
+    name = re.sub("\0+", "_", kept).strip("._-")[:_LONGEST_NAME]
+    return name.encode()[:_LONGEST_IN_BYTES].decode(errors="ignore") or "source"

@@ -61,6 +61,12 @@ def test_a_glob_of_videos_and_a_folder_of_one(sharpose_run: Run, tmp_path: Path,
     expected = "warning: one: left out 1 file that is neither a picture nor a video: .txt\n"
     assert (done.returncode, done.stderr) == (0, expected)
     assert len(lines_of(tmp_path / "o.jsonl")) == 3
+    shutil.copy(holiday / "clip2.MP4", tmp_path / "one" / "видео.mp4")
+    sources = ("one/clip10.mp4", "holiday/clip10.mp4", "one/видео.mp4")
+    done = sharpose_run(*sources, "--full-frame", "--refine", "never", "--json", "n/{source}.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {line for line in done.stdout.splitlines() if line.startswith("wrote")}
+    assert written == {"wrote n/clip10.jsonl", "wrote n/clip10-2.jsonl, of holiday/clip10.mp4", "wrote n/видео.jsonl"}
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,12 @@ def test_scene_settings_that_are_not_understood():
         ("frames/*.jpg", "source"),
         ("..", "source"),
         ("/", "source"),
-        ("人.mp4", "source"),
+        ("人.mp4", "人"),
+        ("видео ü.mkv", "видео_ü"),
+        ("u\u0308.mp4", "ü"),
+        ("हिन्दी (1).mp4", "हिन्दी_1"),
+        ("人" * 90 + ".mp4", "人" * 53),
+        ("\udcff.mp4", "source"),
         ("x" * 500 + ".mp4", "x" * 80),
     ],
 )
