@@ -150,7 +150,13 @@ class Sound:
         if abs(Fraction(shift) - self._shifts[-1]) > _TWO_MILLISECONDS:
             self._shifts.append(Fraction(shift))
         while (entry := self._next()) is not None:
-            if entry.stamp < self._last_stamp - _STEP_BACK:
+            if entry.stamp > self._last_stamp + _LEAP:
+                due = self._last_stamp + self._shifts[0]
+                while len(self._shifts) > 1 and abs(entry.stamp + self._shifts[1] - due) < abs(
+                    entry.stamp + self._shifts[0] - due
+                ):
+                    self._shifts.popleft()
+            elif entry.stamp < self._last_stamp - _STEP_BACK:
                 if len(self._shifts) == 1:  # no frame of the next piece has come yet
                     return
                 self._shifts.popleft()

@@ -89,6 +89,7 @@ class VideoSink:
         self._held: list[Packet[VideoStream]] = []  # of the newest picture
         self._start = self._newest = self._shift = 0.0  # seconds
         self._step = 1 / (frame_rate or 1.0)
+        self._gaps_closed = 0
         self._made = self._closed = self._lost = False
 
     def write(self, record: FrameRecord) -> None:
@@ -102,7 +103,7 @@ class VideoSink:
             assert self._pictures is not None
             assert self._container is not None
             assert self._file is not None
-            seconds = record.frame.time - self._start
+            seconds = self._close_gap(record.frame.time - self._start)
             if seconds > self._newest:
                 self._step = seconds - self._newest
             self._newest, self._shift = seconds, seconds - (record.frame.stamp or 0.0)
@@ -124,6 +125,8 @@ class VideoSink:
         container, file, pictures = self._container, self._file, self._pictures
         if container is None or file is None:
             return
+        if self._gaps_closed > 1:
+            self._say(f"{self.path}: gaps that were closed: {self._gaps_closed}")
         with self._giving_up():
             if pictures is not None:
                 container.mux([*self._held, *pictures.finish()])
@@ -167,6 +170,21 @@ class VideoSink:
             self._sound_stream = self._sound.stream_in(self._container)
         self._container.start_encoding()
         self._made = True
+
+    def _close_gap(self, seconds: float) -> float:
+        """The time of a picture in the file, `seconds` unless that is more than the container can hold."""
+        suffix, step = self.path.suffix.lower(), seconds - self._newest
+        longest = _LONGEST_STEP if self._sound is None else min(_LONGEST_STEP, (1 << 31) / self._sound.rate - 1)
+        if suffix == ".mkv" or step <= longest:
+            return seconds
+        self._gaps_closed += 1
+        if self._gaps_closed == 1:
+            self._say(
+                f"{self.path}: the gap of {step / 3600:.1f} h after {self._newest:.2f} s is closed: {suffix} holds at "
+                f"most {longest / 3600:.1f} h without a picture; take .mkv to keep it"
+            )
+        self._start += step - self._step
+        return self._newest + self._step
 
     def _find_sound(self, address: str, stamp: float) -> Sound | None:
         """The sound from `stamp` on; None, with a line, where there is none or the container doesn't take it."""
@@ -254,6 +272,7 @@ class VideoSink:
 _MOST_FAILURES = 16  # in a row
 _LIVE_FRAGMENT = 500_000  # microseconds
 _LONGEST_DELAY = 1.0  # seconds
+_LONGEST_STEP = 6.5 * 3600  # seconds: MP4 counts them in 31 bits of 90 kHz, and FFmpeg ends the process beyond
 
 
 def _muxer_options(suffix: str, *, endless: bool) -> dict[str, str]:

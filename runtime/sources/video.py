@@ -25,7 +25,8 @@ from sharpose.errors import SourceError, counted
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.result import Image
-from sharpose.runtime.sources.decoding import Decoded, Decoder, FrameClock, GapWatch, Hardware, open_stream
+from sharpose.runtime.sources.decoding import Decoded, Decoder, Hardware, open_stream
+from sharpose.runtime.sources.timing import FrameClock, GapWatch, wrap_of
 from sharpose.runtime.sources.urls import (
     ffmpeg_options,
     is_url,
@@ -133,10 +134,12 @@ class VideoSource:
             raise SourceError(f"{self.info.name}: a video can be read once; open it again")
         self._started = True
         first_index: int | None = None
+        origin = 0.0
         last: _Timed | None = None
         try:
             for timed in self._timed():
                 arrived = time.monotonic() if self.info.live else None
+                origin = timed.stamp - timed.time if last is None else origin
                 last = timed
                 self.info.progress += 1
                 self._damaged += timed.damaged
@@ -168,7 +171,7 @@ class VideoSource:
                 raise SourceError(f"{self.info.name}: expected a video, but not one frame of it can be decoded{why}")
             self.info.end_reason = self._decoder.cut or "the stream ended"
             if last is not None:
-                self._warn_of_early_end(last)
+                self._warn_of_early_end(last, origin)
         except SourceError as error:
             if not str(error).endswith(f"0 frames: {_FAILED}") or not self._needs_ranges():
                 raise
@@ -201,6 +204,7 @@ class VideoSource:
             self._stream.time_base or Fraction(1, 90000),
             1.0 / float(self._stream.average_rate or _DEFAULT_RATE),
             trust_pts=self._container.format.name != "avi",
+            wrap=wrap_of(self._container),
         )
 
     def _is_past(self, time: float) -> bool:
@@ -218,10 +222,11 @@ class VideoSource:
     def _warn(self, line: str) -> None:
         self.info.warnings.append(f"{self.info.name}: {line}")
 
-    def _warn_of_early_end(self, last: _Timed) -> None:
+    def _warn_of_early_end(self, last: _Timed, origin: float) -> None:
         frames = last.index + 1
         claimed = (self._stream.frames or 0) - self._decoder.hidden - self._decoder.lost
-        seconds = _claimed_seconds(self._stream)
+        anew = abs(last.stamp - last.time - origin) > _SHORT_SECONDS  # as in glued files: the claim is of other stamps
+        seconds = None if anew else _claimed_seconds(self._stream, origin)
         end = last.time + float((getattr(last.picture, "duration", 0) or 0) * (self._stream.time_base or 0))
         if self._decoder.broken and not self._decoder.cut and end + _SHORT_SECONDS >= (seconds or 0.0):
             return  # frames are missing where it is damaged
@@ -266,9 +271,13 @@ class VideoSource:
             self._warn(f"damaged pieces that were skipped: {skipped}")
         if flagged and not (broken or self.info.warnings):
             self._warn(f"damaged pieces whose frames may be wrong or missing: {flagged}")
-        if self._gaps.gap is not None and self._gaps.missing > self._decoder.lost and not self.info.warnings:
-            before, after = self._gaps.gap
-            self._warn(f"frames may be missing between {before:.2f} s and {after:.2f} s")
+        if self._gaps.missing > self._decoder.lost and not self.info.warnings:
+            before, after = self._gaps.first
+            places = f"in {self._gaps.count} places, first " if self._gaps.count > 1 else ""
+            self._warn(
+                f"frames may be missing {places}between {before:.2f} s and {after:.2f} s: "
+                f"room for {counted(self._gaps.missing, 'frame')} ({self._gaps.seconds:.2f} s) in all"
+            )
 
 
 def _has_length(container: InputContainer) -> bool:
@@ -279,13 +288,16 @@ def _has_length(container: InputContainer) -> bool:
         return False
 
 
-def _claimed_seconds(stream: VideoStream) -> float | None:
-    """The length that the header gives this stream; Matroska says it in a tag such as `00:01:02.500`."""
+def _claimed_seconds(stream: VideoStream, origin: float) -> float | None:
+    """The length that the header gives this stream; Matroska says its end, in a tag such as `00:01:02.500`.
+
+    `origin`: the stamp of the first frame, in seconds.
+    """
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     try:
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - max(0.0, origin)
     except ValueError:
         return None
 

@@ -143,15 +143,16 @@ def test_sound_lies_beside_its_pictures_in_the_file(tmp_path: Path) -> None:
     assert (np.maximum.accumulate(times) - times).max() < 0.1
 
 
-def test_glued_files_keep_pictures_and_sound_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("begin", "out"), [(9.0, ".mkv"), (100.0, ".mkv"), (100.0, ".mp4")])
+def test_glued_files_keep_pictures_and_sound_together(tmp_path: Path, begin: float, out: str) -> None:
     first, second = (
         write_sounded(tmp_path / f"{name}.ts", frames=frames, offset=offset)
-        for name, frames, offset in (("a", 50, 9.0), ("b", 40, 2.0))
+        for name, frames, offset in (("a", 50, begin), ("b", 40, 2.0))
     )
     glued = tmp_path / "glued.ts"
     glued.write_bytes(first.read_bytes() + second.read_bytes())
-    annotate(glued, tmp_path / "o.mkv")
-    pictures, found = pictures_of(tmp_path / "o.mkv"), sound_of(tmp_path / "o.mkv")
+    annotate(glued, tmp_path / f"o{out}")
+    pictures, found = pictures_of(tmp_path / f"o{out}"), sound_of(tmp_path / f"o{out}")
     np.testing.assert_allclose(pictures, np.arange(90) / RATE, atol=1.1e-3)
     packets = sound_of(second)
     where = {plain(packet.data, "aac"): packet.time for packet in packets}
@@ -159,6 +160,39 @@ def test_glued_files_keep_pictures_and_sound_together(tmp_path: Path) -> None:
     assert len(late) > 50
     shift = 2.0 - pictures_of(second)[0]  # the second file's first picture is the 51st
     np.testing.assert_allclose([time for time, _ in late], [time + shift for _, time in late], atol=2e-3)
+
+
+@pytest.mark.parametrize("out", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("settings", [VideoSettings(), VideoSettings(audio="none")], ids=["sound", "silent"])
+def test_a_gap_that_the_container_cannot_hold_is_closed(tmp_path: Path, out: str, settings: VideoSettings) -> None:
+    given, name = leaping(tmp_path / "in.mkv", 25_000), tmp_path / f"o{out}"
+    said = annotate(given, name, settings=settings)
+    gap = 25_000 * (out == ".mkv")
+    expected = np.arange(50) / RATE + np.where(np.arange(50) < 25, 0, gap)
+    np.testing.assert_allclose(pictures_of(name), expected, atol=1.1e-3)
+    closed = f"{name}: the gap of 6.9 h after 0.96 s is closed: {out} holds at most 6.5 h without a picture"
+    assert said == ([] if gap else [f"{closed}; take .mkv to keep it"])
+    if settings.audio == "copy":
+        times = [packet.time for packet in sound_of(name)]
+        assert len(times) > 90
+        assert max(np.diff(times)) < gap + 0.1
+        assert gap + 1.9 < times[-1] < gap + 2.02
+
+
+def leaping(path: Path, seconds: float) -> Path:
+    """Two seconds of pictures and sound, the second one `seconds` late."""
+    with (
+        av.open(str(write_sounded(path.with_suffix(".mp4"), frames=50))) as given,
+        av.open(str(path), "w") as container,
+    ):
+        streams = {stream: container.add_stream_from_template(stream) for stream in given.streams}
+        for packet in given.demux():
+            if packet.dts is not None:
+                leap = round(seconds / packet.time_base) if packet.pts * packet.time_base >= 1 else 0
+                packet.pts, packet.dts = packet.pts + leap, packet.dts + leap
+                packet.stream = streams[packet.stream]
+                container.mux(packet)
+    return path
 
 
 def test_without_sound(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from sound_files import write_sounded
 from video_files import cut, saved, with_garbage
 
 from sharpose.errors import SourceError
@@ -185,7 +186,9 @@ def test_frames_that_the_demuxer_skips_leave_a_warning(tmp_path, make_video, sho
     assert len(frames) < 40
     assert shown(frames)[-1] == 39
     before, after = max(itertools.pairwise(frame.time for frame in frames), key=lambda pair: pair[1] - pair[0])
-    expected = f"frames may be missing between {before:.2f} s and {after:.2f} s"
+    lost = 40 - len(frames)
+    room = f"room for {lost} frame{'s' * (lost > 1)} ({lost * 0.04:.2f} s) in all"
+    expected = f"frames may be missing between {before:.2f} s and {after:.2f} s: {room}"
     assert source.info.warnings == [f"{source.info.name}: {expected}"]
 
 
@@ -203,6 +206,21 @@ def test_a_glued_transport_stream_is_not_damaged(tmp_path, make_video):
     assert [round(frame.time / 0.04, 3) for frame in frames] == list(range(27))
     assert not any(frame.damaged for frame in frames)
     assert source.info.failures == []
+
+
+def test_a_matroska_file_that_begins_late_is_whole(tmp_path):
+    source = VideoSource(str(write_sounded(tmp_path / "late.mkv", frames=12, offset=100.0)))
+    frames = list(source)
+    assert (len(frames), frames[-1].time) == (12, pytest.approx(0.44))
+    assert source.info.warnings == []
+
+
+def test_glued_recordings_of_which_the_first_begins_late(tmp_path):
+    first, second = (write_sounded(tmp_path / f"{at}.ts", frames=12, offset=at).read_bytes() for at in (100.0, 0.0))
+    source = VideoSource(saved(tmp_path / "glued.ts", first + second + first))
+    assert [round(frame.time / 0.04, 3) for frame in source] == list(range(36))
+    assert source.info.failures == []
+    assert not any("claims" in line for line in source.info.warnings)
 
 
 def test_a_recording_that_begins_between_key_frames(tmp_path, make_video):
