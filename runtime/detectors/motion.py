@@ -31,6 +31,7 @@ _TOO_MUCH = 0.5  # of the picture in front: the light or the camera has changed
 _PATIENCE = 0.6  # seconds that this may last (a flash, a bus) before the background is learned again
 _REFER_EVERY = 1.0  # seconds
 _UNSTEADY = 10.0  # seconds within which two new beginnings mean that the camera moves
+_PAN, _PAN_STEPS = 0.02, 8  # of the longer side within a second, and frames at least: a pan, no shake and no knock
 
 
 class MotionBoxes:
@@ -48,8 +49,8 @@ class MotionBoxes:
     doesn't learn under people for 10 s gave longer tracks (median 115), but only 8,293 boxes with an id.
 
     Args:
-        say: Called with a line when the background is learned again.
-        warn: Called once, where that happens again and again.
+        say: Called with a line when the background is learned again, unless `warn` was.
+        warn: Called once, where that happens again and again, or the camera pans.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class MotionBoxes:
         self._say, self._warn = say, warn
         self._warned = False
         self._begun: deque[float] = deque(maxlen=2)  # times at which the background was learned again
+        self._places: deque[tuple[float, float, float]] = deque()  # time, x and y of the view in the last second
+        self._moved = False  # whether the camera did, since the picture began to change
         self._frames = 0  # that it was learned from
         self._frame_size: tuple[int, int] | None = None
         self._size = PersonSize()
@@ -78,13 +81,12 @@ class MotionBoxes:
         front = self._background.difference(steady, visible, seconds)
         changed = not same_view or np.count_nonzero(front == 255) > _TOO_MUCH * front.size
         self._changed = self._changed + seconds if changed else 0.0
+        self._moved = changed and (self._moved or not same_view)
         if changed:
             if self._changed > _PATIENCE:
-                what = "the light changed" if same_view else "the camera moved"
-                self._say(f"motion: {what} at {frame.time:.1f} s: learning the background again")
-                self._begin(picture, frame)
-                self._judge_camera(frame.time)
+                self._begin_again(picture, frame)
             return Boxes.empty()
+        self._look_for_pan(frame.time)
         xyxy, scores = find_people(front, visible, self._size)
         people = np.zeros(front.shape, np.uint8)
         for x1, y1, x2, y2 in xyxy.astype(int):
@@ -101,15 +103,33 @@ class MotionBoxes:
     def observe(self, frame: Frame, poses: PoseResult) -> None:
         """Nothing to learn from poses."""
 
-    def _judge_camera(self, time: float) -> None:
-        """Warn where the background was learned again just now, and shortly before as well."""
-        self._begun.append(time)
-        if not self._warned and len(self._begun) == 2 and time - self._begun[0] <= _UNSTEADY:
+    def _begin_again(self, picture: Picture, frame: Frame) -> None:
+        """Learn the background again; warn where that was necessary shortly before as well."""
+        self._begun.append(frame.time)
+        if len(self._begun) == 2 and frame.time - self._begun[0] <= _UNSTEADY:
+            self._warn_of_camera(frame.time, "the whole picture has changed again and again, as where a camera moves")
+        if not self._warned:
+            what = "the camera moved" if self._moved else "the light or the view changed"
+            self._say(f"motion: {what} at {frame.time:.1f} s: learning the background again")
+        self._begin(picture, frame)
+
+    def _look_for_pan(self, time: float) -> None:
+        """Warn where the view moves on steadily."""
+        height, width = self._small_size
+        self._places.append((time, *self._shake.shift((height, width))))
+        while time - self._places[0][0] > 1:
+            self._places.popleft()
+        way = np.hypot(*np.subtract(self._places, self._places[0])[:, 1:].T)
+        steps = np.diff(way)
+        if len(steps) >= _PAN_STEPS and way[-1] > _PAN * max(height, width) and steps.max() < way[-1] / 2:
+            self._warn_of_camera(time, "the camera seems to pan")
+
+    def _warn_of_camera(self, time: float, found: str) -> None:
+        if not self._warned:
             self._warned = True
             self._warn(
-                f"--detector motion needs a camera that stands still, but by {time:.1f} s the whole picture has "
-                "changed again and again, as where a camera moves: people are missed, and there may be poses where "
-                "nobody is; take --detector NAME"
+                f"--detector motion needs a camera that stands still, but by {time:.1f} s {found}: people are missed, "
+                "and there may be poses where nobody is; take --detector NAME"
             )
 
     def _begin(self, picture: Picture, frame: Frame) -> None:
@@ -121,7 +141,8 @@ class MotionBoxes:
         self._background = Background(*self._shake.onto_background(picture, wide))
         self._shake.refer_to(_light(self._background.picture))
         self._time = self._began = self._referred = frame.time
-        self._changed = 0.0
+        self._changed, self._moved = 0.0, False
+        self._places.clear()
         self._frames = 1
 
     def _small(self, frame: Frame) -> Picture:
@@ -204,12 +225,21 @@ class CameraShake:
         if matrix is None or agreeing.mean() < _NEEDED:
             return True
         scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
-        middle = matrix @ np.array([width / 2 + self._margin, height / 2 + self._margin, 1])
-        shift = float(np.hypot(*(middle - (width / 2, height / 2))))
+        shift = float(np.hypot(*self._shift(matrix, (height, width))))
         if abs(scale - 1) > _MAX_SCALE_CHANGE or shift > _MAX_SHIFT * max(height, width):
             return False
         self.matrix = np.asarray(matrix, np.float64)
         return True
+
+    def shift(self, size: tuple[int, int]) -> tuple[float, float]:
+        """How far the middle of a picture of `size` (height, width) has moved since the first picture, x and y."""
+        x, y = self._shift(self.matrix, size).tolist()
+        return x, y
+
+    def _shift(self, matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        middle = np.array([size[1] / 2, size[0] / 2])
+        moved: npt.NDArray[np.float64] = matrix @ np.array([*(middle + self._margin), 1.0]) - middle
+        return moved
 
     def onto_background(self, picture: Picture, background: Picture) -> tuple[Picture, Mask]:
         """The picture laid over the background, uint8 as that is, and where it lies: uint8 [H, W], 1 or 0."""

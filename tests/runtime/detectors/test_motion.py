@@ -129,7 +129,8 @@ def test_a_pair_is_taken_apart_once_the_size_of_people_is_known() -> None:
 
 
 def test_a_camera_that_shakes_and_drifts_is_followed() -> None:
-    detector = MotionBoxes()
+    warned: list[str] = []
+    detector = MotionBoxes(warn=warned.append)
     hits = reported = 0
     for index in range(150):
         picture = wall()
@@ -144,6 +145,7 @@ def test_a_camera_that_shakes_and_drifts_is_followed() -> None:
             reported += len(boxes)
     assert hits > 0.9 * 75 * 3
     assert reported < 1.25 * 75 * 3
+    assert warned == []
 
 
 @pytest.mark.parametrize("what", ["the light changed", "the camera moved"])
@@ -167,12 +169,14 @@ def test_a_change_of_everything_is_said_once_and_learned(what: str) -> None:
     assert len(said) == 1
     assert "learning the background again" in said[0]
     assert "at 2." in said[0]
+    assert "the light or the view changed" in said[0]  # the new view shows nothing that can be recognised
     assert hits > 0.9 * 50
 
 
 def test_a_camera_that_pans_is_warned_of_once() -> None:
+    said: list[str] = []
     warned: list[str] = []
-    detector = MotionBoxes(warn=warned.append)
+    detector = MotionBoxes(said.append, warned.append)
     long = cv2.resize(np.tile(PATCHES, (1, 4, 1)), (WIDTH * 4, HEIGHT), interpolation=cv2.INTER_CUBIC)
     for index in range(90):
         view = long[:, 14 * index : 14 * index + WIDTH].copy()
@@ -181,6 +185,30 @@ def test_a_camera_that_pans_is_warned_of_once() -> None:
     (line,) = warned
     assert line.startswith("--detector motion needs a camera that stands still, but by ")
     assert line.endswith("take --detector NAME")
+    assert len(said) <= 1
+
+
+@pytest.mark.parametrize("speed", [1, 2])  # pixels a frame
+def test_a_slow_pan_is_warned_of_before_the_view_is_lost(speed: int) -> None:
+    said: list[str] = []
+    warned: list[str] = []
+    detector = MotionBoxes(said.append, warned.append)
+    texture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH + 200, 3), dtype=np.uint8)
+    texture = np.asarray(cv2.GaussianBlur(texture, (0, 0), 2), np.uint8)
+    texture = np.asarray(cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
+    for index in range(90):
+        detector.boxes_for(Frame(texture[:, speed * index : speed * index + WIDTH], index, index / RATE, index))
+    assert [line.partition("but by ")[2][4:].partition(":")[0] for line in warned] == ["s the camera seems to pan"]
+    assert said == []  # the warning says it
+
+
+def test_a_knock_is_no_pan() -> None:
+    warned: list[str] = []
+    detector = MotionBoxes(warn=warned.append)
+    for index in range(75):
+        picture = np.roll(wall(), 16 if index > 30 else 0, axis=1)
+        detector.boxes_for(frame(picture, index))
+    assert warned == []
 
 
 def test_a_clip_of_five_frames_is_too_short_to_tell_people_from_their_ghosts() -> None:
