@@ -39,7 +39,8 @@ def parse_device(text: str) -> Device:
     """A device from `cpu | cuda[:i] | tensorrt[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
     match = re.fullmatch(r"(cpu|cuda|tensorrt|ort-tensorrt)(?::([0-9]{1,3}))?", text)
     if match is None or (match[1] == "cpu" and match[2] is not None):
-        raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got {text!r}")
+        auto = "" if text == "auto" else ", or auto where the best is looked for"
+        raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i]{auto}, got {text!r}")
     return Device(match[1], int(match[2] or 0))
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 import click
 
 from sharpose.bundle import Precision, gpu_precision
-from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Whole, interruptible, option, warn
+from sharpose.cli import (
+    FILE,
+    SIZE,
+    Number,
+    SectionedCommand,
+    Whole,
+    complete_configurations,
+    interruptible,
+    option,
+    warn,
+)
 from sharpose.cli import main as run_command
 from sharpose.errors import ExportError, ParityError, require_packages
 
@@ -190,8 +200,20 @@ _VERIFY = "Comparison of engines"
         "sharpose-export --random-weights --config sharpose_tiny_coco_256x192 --output bundle",
     ],
 )
-@option(_MODEL, "--checkpoint", type=FILE, metavar="FILE", help="Checkpoint in the released format (.pth).")
-@option(_MODEL, "--config", metavar="NAME|FILE", help="Model configuration; default: read off the checkpoint.")
+@option(
+    _MODEL,
+    "--checkpoint",
+    type=FILE,
+    metavar="FILE",
+    help="Checkpoint: .pth in the released format, .safetensors, or a bundle's folder.",
+)
+@option(
+    _MODEL,
+    "--config",
+    shell_complete=complete_configurations,
+    metavar="NAME|FILE",
+    help="Model configuration; default: read off the checkpoint.",
+)
 @option(_MODEL, "--random-weights", is_flag=True, help="Seeded random weights instead of a checkpoint.")
 @option(_MODEL, "--seed", type=_SEED, help="Seed of the random weights; default: 0.")
 @option(

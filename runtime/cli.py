@@ -10,8 +10,21 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from sharpose.cli import FILE, SIZE, Number, SectionedCommand, Threads, Whole, complete_files, option
+from sharpose.cli import (
+    DEVICE,
+    FILE,
+    SIZE,
+    Number,
+    SectionedCommand,
+    Threads,
+    Whole,
+    complete_devices,
+    complete_files,
+    complete_words,
+    option,
+)
 from sharpose.cli import main as run_command
+from sharpose.errors import DetectorError
 from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, HIGHEST_CRF, RunOptions, SourceOptions, VideoSettings
 
 
@@ -32,6 +45,16 @@ def _channels(text: str) -> tuple[float, ...]:
     return numbers
 
 
+def _detectors() -> list[str]:
+    from sharpose.runtime.detectors.catalogue import MOTION, load_table
+
+    try:
+        return [MOTION, *load_table()]
+    except DetectorError:  # of the user's own table, which the run will tell
+        return [MOTION]
+
+
+_ENCODERS = ("h264", "h265", "auto", "h264_nvenc", "hevc_nvenc", "libsvtav1", "libvpx-vp9", "prores_ks")
 _SECONDS = Number(0, min_open=True)
 _COUNT = Whole(1, 10**9)
 _SHARE = Number(0, 1)
@@ -80,6 +103,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _MODEL,
     "--device",
+    type=DEVICE,
+    shell_complete=complete_devices,
     metavar="DEVICE",
     default="cpu",
     help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best of tensorrt, cuda and cpu that this "
@@ -110,6 +135,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _PEOPLE,
     "--detector",
+    shell_complete=complete_words(_detectors),
     metavar="FILE|NAME|motion",
     help="Person detector: an ONNX file (YOLOX, YOLOv8-style, YOLO or MMDeploy end-to-end), the name of one to "
     f"download, or `motion`: whatever moves in front of a camera that doesn't; default: {DEFAULT_DETECTOR}, downloaded "
@@ -124,6 +150,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _PEOPLE,
     "--detector-device",
+    type=DEVICE,
+    shell_complete=complete_devices,
     metavar="DEVICE",
     default="auto",
     help="Device of the detector, as --device; auto: the same, and where TensorRT can't build it, CUDA or the CPU.",
@@ -224,6 +252,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _RESULTS,
     "--encoder",
+    shell_complete=complete_words(lambda: _ENCODERS),
     metavar="NAME",
     default="h264",
     help="Video encoder: h264, h265, auto (H.264 in hardware if that works), or any of FFmpeg's by name that fits the "

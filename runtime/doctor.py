@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sharpose.cli import EXIT_REFUSED, SectionedCommand, option
+from sharpose.cli import DEVICE, EXIT_REFUSED, SectionedCommand, complete_devices, option
 from sharpose.cli import main as run_command
 from sharpose.errors import BundleError, EngineError, how_to_install
 
@@ -371,6 +371,8 @@ _OPTIONS = "Options"
     _OPTIONS,
     "--device",
     "device_text",
+    type=DEVICE,
+    shell_complete=complete_devices,
     metavar="DEVICE",
     default="cpu",
     show_default=True,
@@ -380,6 +382,8 @@ _OPTIONS = "Options"
     _OPTIONS,
     "--detector-device",
     "detector_text",
+    type=DEVICE,
+    shell_complete=complete_devices,
     metavar="DEVICE",
     default="auto",
     show_default=True,

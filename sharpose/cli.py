@@ -292,6 +292,43 @@ SIZE = _Size()
 """A height and a width in pixels, `720x1280`."""
 
 
+def complete_words(find: Callable[[], Sequence[str]]) -> Callable[..., list[CompletionItem]]:
+    """For a shell's completion: those of the words that `find` gives which begin as what was typed."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in find() if word.startswith(incomplete)]
+
+    return complete
+
+
+def _configurations() -> list[str]:
+    from sharpose.config import list_configs
+
+    return list_configs()
+
+
+complete_configurations = complete_words(_configurations)
+"""Names of the model configurations that come with the package."""
+complete_devices = complete_words(lambda: ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt"))
+"""Devices of engines."""
+
+
+class _Device(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        if not re.fullmatch("auto|cpu|(cuda|tensorrt|ort-tensorrt)(:[0-9]{1,3})?", value):
+            expected = "auto, cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i]"
+            self.fail(f"expected {expected}, got {reprlib.repr(value)}", param, ctx)
+        return str(value)
+
+
+DEVICE = _Device()
+"""The name of an engine's device, or `auto`."""
+
+
 def complete_files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For a shell's completion: the shell's own file names."""
     from click.shell_completion import CompletionItem

@@ -8,7 +8,17 @@ from typing import Any, NoReturn
 
 import click
 
-from sharpose.cli import FILE, Number, SectionedCommand, Threads, Whole, interruptible, option
+from sharpose.cli import (
+    FILE,
+    Number,
+    SectionedCommand,
+    Threads,
+    Whole,
+    complete_configurations,
+    complete_devices,
+    interruptible,
+    option,
+)
 from sharpose.cli import main as run_command
 
 
@@ -88,9 +98,15 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
     "--checkpoint",
     type=FILE,
     metavar="FILE",
-    help="Checkpoint in the released format (.pth), measured in PyTorch.",
+    help="Checkpoint, measured in PyTorch: .pth in the released format, .safetensors, or a bundle's folder.",
 )
-@option(_MODEL, "--config", metavar="NAME|FILE", help="Configuration of the checkpoint; default: read off it.")
+@option(
+    _MODEL,
+    "--config",
+    shell_complete=complete_configurations,
+    metavar="NAME|FILE",
+    help="Configuration of the checkpoint; default: read off it.",
+)
 @option(
     _DATA,
     "--data",
@@ -122,6 +138,7 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
 @option(
     _MODEL,
     "--device",
+    shell_complete=complete_devices,
     metavar="DEVICE",
     default="cpu",
     show_default=True,

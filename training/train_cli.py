@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from sharpose.cli import FILE, SectionedCommand, Whole, complete_files, option
+from sharpose.cli import FILE, SectionedCommand, Whole, complete_files, complete_words, option
 from sharpose.cli import main as run_command
 from sharpose.errors import ConfigError, counted, require_packages
 from sharpose.files import found_at
@@ -115,6 +115,7 @@ _RECIPE, _RUN = "Recipe", "Run"
 @option(
     _RUN,
     "--device",
+    shell_complete=complete_words(lambda: ("cpu", "cuda")),
     metavar="DEVICE",
     help="Device to train on: cpu, cuda or cuda:INDEX; default: a GPU if there is one.",
 )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import model_metadata
 from sharpose.engines.base import GraphError, Runner, TensorSpec
+from sharpose.engines.choose import AUTO, load_on
 from sharpose.engines.load import OnnxRuntimeSettings, load_graph
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
@@ -197,7 +198,8 @@ class Detector:
 
         Args:
             path: An ONNX file.
-            device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`. Of several, the first that can run the
+            device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, or `auto`: the best that this machine has and
+                that can run the graph, as the attribute `device` says then. Of several, the first that can run the
                 graph; a line is said of those that can't.
             conf: Lowest score of a box, 0 to 1.
             iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs.
@@ -219,14 +221,22 @@ class Detector:
             raise DetectorError(f"detector {path}: expected an ONNX file, found {found}")
         if not os.access(path, os.R_OK):
             raise DetectorError(f"detector {path}: can't be read: {os.strerror(errno.EACCES)}")
-        devices = [device] if isinstance(device, str) else device
-        try:
-            runner = load_graph(
+
+        def load(*devices: str) -> Runner:
+            return load_graph(
                 path, lambda inputs: [_fix_input(path, inputs)], devices, tensorrt=tensorrt, onnxruntime=onnxruntime
             )
+
+        try:
+            if isinstance(device, str):
+                runner = load_on(device, load, None if onnxruntime is None else onnxruntime.say)
+            else:
+                runner = load(*device)
         except GraphError as error:
             reason = str(error).removeprefix(f"{path}: ")
-            raise DetectorError(f"detector {path}: expected an ONNX graph that {devices[0]} runs: {reason}") from error
+            tried = device if isinstance(device, str) else device[0]
+            where = "cpu" if tried == AUTO else tried  # its last one
+            raise DetectorError(f"detector {path}: expected an ONNX graph that {where} runs: {reason}") from error
         return cls(path, runner, conf, iou, classes, mean=mean, std=std, rgb=rgb)
 
     def __call__(self, image_bgr: Image) -> Boxes:

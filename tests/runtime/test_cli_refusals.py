@@ -220,8 +220,13 @@ def test_a_device_that_is_none(refused: Callable[..., str], device: str) -> None
         pytest.skip("there may be one here")
     message = refused(SCENE, "--device", device)
     if device != "tensorrt":
-        assert "device: expected cpu, cuda[:i]" in message
-        assert repr(device) in message
+        expected = "expected auto, cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got"
+        assert f"'--device': {expected} {device!r}" in message
+
+
+def test_a_detectors_device_that_is_none_before_anything_is_downloaded(refused: Callable[..., str]) -> None:
+    message = refused("a.mp4", "--detector-device", "AUTO")
+    assert "'--detector-device': expected auto, cpu, " in message
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")

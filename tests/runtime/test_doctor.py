@@ -92,7 +92,7 @@ def test_json_is_all_that_stdout_holds(no_gpu: None, capsys: pytest.CaptureFixtu
 def test_an_unknown_device_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = _run(["--device", "fpga"], capsys)
     assert (code, out) == (2, "")
-    assert err.startswith("error: device: expected cpu, cuda[:i]")
+    assert err.startswith("error: Invalid value for '--device': expected auto, cpu, cuda[:i]")
 
 
 @pytest.mark.parametrize(("module", "name"), [("cv2", "OpenCV"), ("av", "PyAV"), ("onnxruntime", "ONNX Runtime")])

@@ -236,6 +236,11 @@ def _take_terminal() -> None:
         ("sharpose-export --store-weights fp1", ["fp16"]),
         ("sharpose-eval --ignore", ["--ignore-weak"]),
         ("sharpose-doctor --detector-d", ["--detector-device"]),
+        ("sharpose-doctor --device a", ["auto"]),
+        ("sharpose-run x --encoder libvpx", ["libvpx-vp9"]),
+        ("sharpose-run x --detector yolox-t", ["yolox-tiny"]),
+        ("sharpose-run x --detector my", ["my_video.mp4"]),
+        ("sharpose-export --config sharpose_tiny", ["sharpose_tiny_coco_256x192"]),
     ],
 )
 def test_bash_completes_the_installed_commands(tmp_path: Path, line: str, expected: list[str]) -> None:

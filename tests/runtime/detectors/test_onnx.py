@@ -161,6 +161,11 @@ def test_files_that_are_no_graphs_are_refused(tmp_path: Path, capfd: pytest.Capt
 def test_devices(tmp_path: Path) -> None:
     path = says(tmp_path / "d.onnx", output0=yolov8_columns())
     assert len(Detector.from_onnx(path, device="cpu")(picture(9, 9))) == 0
+    found = Detector.from_onnx(path, device="auto")
+    assert found.device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert len(found(picture(9, 9))) == 0
+    with pytest.raises(DetectorError, match="expected an ONNX graph that cpu runs"):
+        Detector.from_onnx(__file__, device="auto")
     for device in ("gpu", "cuda:x", "tensorrt:", ""):
         with pytest.raises(EngineError, match=r"expected (one of )?cpu, cuda"):
             Detector.from_onnx(path, device=device)
