@@ -101,6 +101,8 @@ class ServeSink:
         statistics: The stream's numbers, which the run counts.
     """
 
+    keeps_nothing = True  # what is shown is gone afterwards
+
     def __init__(self, stream: str, name: str, statistics: StreamStatistics) -> None:
         self.stream, self.name, self.statistics = stream, name, statistics
         self.picture = NewestPicture()

@@ -22,7 +22,7 @@ class SinkGroup:
         kept: The partial files of sinks that failed or were abandoned.
         problems: What kept a partial file from being marked as one.
         failures: What was said of sinks that failed while others went on.
-        complete: Names of the sinks that were closed well.
+        complete: Names of the sinks that were closed well and keep what they were given, as a page or window doesn't.
     """
 
     def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
@@ -58,7 +58,8 @@ class SinkGroup:
                 self._drop(sink, error, alone=alone)
             else:
                 self._open.remove(sink)
-                self.complete.append(sink.name)
+                if not getattr(sink, "keeps_nothing", False):
+                    self.complete.append(sink.name)
 
     @property
     def closed_by_user(self) -> bool:

@@ -61,7 +61,10 @@ class Sound:
             self._seek(stamp)
             first = self._next()
             if first is None:
-                raise SinkError("it ends before the first frame")
+                if self._found:
+                    raise SinkError("it ends before the first frame")
+                why = f" ({self.broken})" if self.broken else ""
+                raise SinkError(f"not one packet of it can be read{why}; it is empty, or its index is damaged")
             if self.codec in _NEEDS_HEADER and not (self._stream.codec_context.extradata or self._aac_config):
                 raise SinkError("the header of its codec is missing")
         except (av.FFmpegError, OSError, SinkError) as error:
@@ -86,6 +89,7 @@ class Sound:
         self._frame_size = stream.codec_context.frame_size
         self._packets = _in_order(self._read())
         self._waiting: _Timed | None = None
+        self._found = False  # a packet
         self._ticks, self._length = -1, 0  # of the last packet handed out, in samples: its stamp and its length
 
     def _seek(self, stamp: float) -> None:
@@ -213,6 +217,7 @@ class Sound:
                     failures, self.broken = 0, None
                     stamp = packet.dts if packet.pts is None else packet.pts
                     if packet.size and stamp is not None and not packet.is_discard:
+                        self._found = True
                         unit, length = Fraction(packet.time_base), packet.duration or 0
                         for one in self._unwrapped(packet):
                             yield _Timed(one, stamp * unit, length * unit)

@@ -51,6 +51,8 @@ class WindowSink:
         SinkError: no window can be shown here.
     """
 
+    keeps_nothing = True  # what is shown is gone afterwards
+
     def __init__(self, title: str, *, stop: Callable[[], bool] = lambda: False, gui: ModuleType = cv2) -> None:
         check_window(gui)
         self.name = f"window {title!r}"

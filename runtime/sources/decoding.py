@@ -61,6 +61,8 @@ def open_stream(
         why = _reason(error)
         if path is not None and isinstance(error, av.error.InvalidDataError):
             why = "it is no video, or was cut off before the index that it ends with"
+        if path is not None and isinstance(error, MemoryError):
+            why = "its header claims more than fits into memory: it is damaged; repair the file"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = url.partition("://")[0]
             why = f"this FFmpeg has no {scheme}; receive it with another program and pipe it in, or use rtsp or udp"
@@ -71,10 +73,21 @@ def open_stream(
     except RuntimeError:  # PyAV, where not one stream fits the accelerator; it names neither
         raise SourceError(f"{name}: the hardware decoder that was asked for can't decode its codec") from None
     try:
-        return container, _video_stream(name, container)
+        stream = _video_stream(name, container)
+        _pass_over_others(container, stream)
+        return container, stream
     except BaseException:
         container.close()
         raise
+
+
+def _pass_over_others(container: InputContainer, stream: VideoStream) -> None:
+    """In MP4, keeps damaged tables of the other streams, such as the sound, from ending the video early."""
+    discard = getattr(av.stream, "Discard", None)  # older PyAV has none
+    if discard is not None and "mp4" in container.format.name:
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = discard.all
 
 
 def _video_stream(name: str, container: InputContainer) -> VideoStream:

@@ -39,6 +39,10 @@ class Sink:
         return Path(f"{self.name}.partial") if self.frames else None
 
 
+class Page(Sink):
+    keeps_nothing = True
+
+
 def record(index: int) -> FrameRecord:
     poses = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
     return FrameRecord(Frame(np.zeros((2, 2, 3), np.uint8), index, 0.0, index), poses, lambda image, _: image)
@@ -47,6 +51,15 @@ def record(index: int) -> FrameRecord:
 def write(group: SinkGroup, count: int) -> None:
     for index in range(count):
         group.write(record(index))
+
+
+def test_what_keeps_nothing_is_not_named() -> None:
+    page, file = Page("page"), Sink("file")
+    group = SinkGroup([page, file], pytest.fail)
+    write(group, 2)
+    group.close()
+    assert page.calls == ["close"]
+    assert group.complete == ["file"]
 
 
 def test_one_that_fails_goes_alone_and_is_kept() -> None:

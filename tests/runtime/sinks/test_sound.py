@@ -235,6 +235,20 @@ def test_damaged_sound_costs_no_picture(tmp_path: Path, out: str) -> None:
     assert heard[-1] > 2.8
 
 
+@pytest.mark.skipif(not hasattr(av.stream, "Discard"), reason="this PyAV can't pass over a stream")
+@pytest.mark.parametrize("table", [b"stco", b"stsz"])
+def test_damaged_tables_of_the_sound_cost_no_picture(tmp_path: Path, table: bytes) -> None:
+    data = bytearray(write_sounded(tmp_path / "in.mp4", frames=50).read_bytes())
+    at = data.rindex(table) + (12 if table == b"stco" else 8)  # offsets of chunks; the size of all samples
+    data[at : at + (32 if table == b"stco" else 4)] = b"\xff" * (32 if table == b"stco" else 4)
+    given = tmp_path / "damaged.mp4"
+    given.write_bytes(data)
+    said = annotate(given, tmp_path / "o.mp4")
+    why = "not one packet of it can be read; it is empty, or its index is damaged"
+    assert said == [f"{tmp_path / 'o.mp4'}: the sound of {given} is left out: {why}"]
+    np.testing.assert_allclose(pictures_of(tmp_path / "o.mp4"), np.arange(50) / RATE, atol=1.1e-3)
+
+
 def test_sound_that_ends_before_the_first_frame_is_said(tmp_path: Path) -> None:
     given = write_sounded(tmp_path / "in.mp4", frames=60, sound_seconds=0.5)
     (line,) = annotate(given, tmp_path / "o.mp4", reading=SourceOptions(start=2.0))

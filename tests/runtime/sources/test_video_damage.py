@@ -237,6 +237,15 @@ def test_an_index_that_is_missing_is_said(tmp_path, make_video):
         VideoSource(saved(tmp_path / "cut.mp4", cut(data, 0.6)))
 
 
+def test_tables_that_no_memory_could_hold_are_damage(tmp_path):
+    data = bytearray(write_sounded(tmp_path / "whole.mp4", frames=5).read_bytes())
+    at = data.rindex(b"stts") + 8  # the number of entries, then samples and duration of each
+    data[at + 4 : at + 8] = b"\xff" * 4
+    data[at : at + 4] = (0x7FFFFFFF).to_bytes(4, "big")
+    with pytest.raises(SourceError, match=r"a\.mp4: .* claims more than fits into memory: it is damaged"):
+        VideoSource(saved(tmp_path / "a.mp4", data))
+
+
 @pytest.mark.parametrize("name", ["notes.mp4", "notes.txt", "notes.avi"])
 def test_a_text_file_is_no_video(tmp_path, name):
     path = tmp_path / name
