@@ -246,7 +246,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "to_output",  # `to_…`: RunOptions.outputs
     multiple=True,
     metavar="FILE|URL",
-    help="Annotated video: a .mp4, .mkv or .mov file, or an rtsp://, rtmp://, udp:// or srt:// address to stream to. "
+    help="Annotated video: a .mp4, .mkv or .mov file, or an RTSP, RTMP, UDP or SRT address to stream to. "
     "May be repeated.",
 )
 @option(

@@ -126,7 +126,9 @@ def faces_of(keypoints: Floats, skeleton: Skeleton, threshold: float) -> Floats:
 
 
 class StatusLine:
-    """`24.8 fps  5 people  2 refined  1 deferred`, for `draw_poses(status=)`; `frame_rate` gives frames per second."""
+    """`24.8 fps  5 people  2 refined  1 deferred`, for `draw_poses(status=)`; `frame_rate` gives frames per second,
+    0 while they aren't known.
+    """
 
     def __init__(self, frame_rate: Callable[[], float]) -> None:
         self._frame_rate = frame_rate
@@ -134,7 +136,9 @@ class StatusLine:
     def __call__(self, poses: PoseResult) -> str:
         """The line for one frame."""
         refined, deferred = int(poses.refined.sum()), int(poses.deferred.sum())
-        parts = [f"{self._frame_rate():.1f} fps", f"{counted(len(poses), 'person')}"]
+        rate = self._frame_rate()
+        parts = [f"{rate:.1f} fps"] if rate > 0 else []
+        parts += [f"{counted(len(poses), 'person')}"]
         parts += [f"{refined} refined"] if refined else []
         parts += [f"{deferred} deferred"] if deferred else []
         return "  ".join(parts)

@@ -91,8 +91,13 @@ def infer_config(state: Mapping[str, Tensor], name: str, given: Mapping[str, obj
         raise CheckpointError(f"checkpoint {name}: {error}; give --config") from error
     known = _same_shapes(shown)
     config = shown if known is None else known.replace(given)
-    named, unsaid = alpha_in_name(name), [field for field in _ASSUMED if field not in given]
-    if named is not None and "alpha" in unsaid:
+    in_name = [] if "alpha" in given else alphas_in_name(name)
+    if len(in_name) > 1:
+        both = " and ".join(f"{alpha:g}" for alpha in in_name)
+        raise CheckpointError(f"checkpoint {name}: its name says alpha {both}; give --config, or the right --alpha")
+    named = next((alpha for alpha in in_name if 0 < alpha <= 1), None)
+    unsaid = [field for field in _ASSUMED if field not in given]
+    if named is not None:
         if known is not None and known.name in RELEASED and known.alpha != named:
             raise CheckpointError(
                 f"checkpoint {name}: its name says alpha {named:g}, but it has the shapes of {known.name}, whose alpha "
@@ -101,10 +106,14 @@ def infer_config(state: Mapping[str, Tensor], name: str, given: Mapping[str, obj
         config = config.replace({"alpha": named})
         unsaid.remove("alpha")
     note = f"no --config: {config.name} was read off the checkpoint"
-    if named is not None and "alpha" not in given:
+    if named is not None:
         note += f"; alpha {named:g} is in its name"
     rest = ", ".join(f"{field.replace('_', ' ')} {getattr(config, field):g}" for field in unsaid)
     warnings = []
+    if in_name and named is None:
+        warnings.append(
+            f"checkpoint {name}: alpha {in_name[0]:g} in its name isn't above 0 and at most 1; {config.alpha:g} is used"
+        )
     if rest and known is not None and known.name in RELEASED:
         note += f"; {rest}, as released"
         if config.quality_threshold > 1:
@@ -129,10 +138,9 @@ def _same_shapes(shown: ModelConfig) -> ModelConfig | None:
     return None
 
 
-def alpha_in_name(name: str) -> float | None:
-    """The alpha that a file's name says, as in `sharpose_coco_384x288_b_alpha0.3.pth`; None if it says none."""
-    found = re.search(r"alpha[-_=]?([01]?\.\d+|1)(?!\d)", name, re.IGNORECASE)
-    return float(found[1]) if found is not None and 0 < float(found[1]) <= 1 else None
+def alphas_in_name(name: str) -> list[float]:
+    """The alphas that a file's name says, as in `sharpose_coco_384x288_b_alpha0.3.pth`; any numbers, ascending."""
+    return sorted({float(number) for number in re.findall(r"alpha[-_=]?(\d*\.\d+|\d+)", name, re.IGNORECASE)})
 
 
 def _crop_size(regions: int, name: str) -> tuple[int, int]:
@@ -217,15 +225,16 @@ def load_model(
     """
     state, meta, notes = read_checkpoint(path)
     warnings: tuple[str, ...] = ()
-    named = alpha_in_name(Path(path).name)
+    in_name = alphas_in_name(Path(path).name)
     if config is None:
         if CONFIG_KEY in meta:
             config = parse_config(meta[CONFIG_KEY], source=f"in {path}")
         else:
             inferred = infer_config(state, Path(path).name, changes or {})
             config, notes, warnings = inferred.config, notes + inferred.notes, inferred.warnings
-    elif named is not None and named != config.alpha:
-        warnings = (f"checkpoint {Path(path).name}: its name says alpha {named:g}; {config.alpha:g} is used, as given",)
+    elif in_name and in_name != [config.alpha]:
+        said = " and ".join(f"{alpha:g}" for alpha in in_name)
+        warnings = (f"checkpoint {Path(path).name}: its name says alpha {said}; {config.alpha:g} is used, as given",)
     _refuse_abs(state, path)
     config = config.replace(changes or {})
     with torch.device("meta"):  # memory follows what the file holds, not what its configuration claims

@@ -120,6 +120,10 @@ class Promise:
     def __str__(self) -> str:
         return f"{self.kind}<={self.limit:g}"
 
+    def words(self, value: float) -> str:
+        """A value of the promised quantity, as people read it: `0.25` AP points, `40.0%` of the people."""
+        return f"{value:.3g}" if self.kind == "ap-loss" else f"{value:.1%}"
+
 
 @dataclass(frozen=True)
 class ThresholdChoice:
@@ -137,10 +141,10 @@ class ThresholdChoice:
 
     def describe(self, data: str) -> str:
         """One line for `bundle.json`."""
-        low, high = self.interval
+        chosen, held_out, low, high = map(self.promise.words, (self.chosen_value, self.held_out_value, *self.interval))
         return (
-            f"sharpose-eval --choose-threshold {self.promise} on {data}: {self.chosen_value:.3g} on "
-            f"{counted(self.pictures[0], 'picture')}; {self.held_out_value:.3g} (95% interval {low:.3g} to {high:.3g}) "
+            f"sharpose-eval --choose-threshold {self.promise} on {data}: {chosen} on "
+            f"{counted(self.pictures[0], 'picture')}; {held_out} (95% interval {low} to {high}) "
             f"on {self.pictures[1]} held-out ones, refining {self.checked_on.refine_rate:.0%}"
         )
 

@@ -127,15 +127,18 @@ def as_markdown(
 
 def choice_lines(choice: ThresholdChoice) -> str:
     """A choice in a few sentences."""
-    unit = "AP points" if choice.promise.kind == "ap-loss" else "of the people refined"
-    low, high = choice.interval
+    words, points = choice.promise.words, (choice.chosen_on, choice.checked_on)
+    low, high = map(words, choice.interval)
+    if choice.promise.kind == "ap-loss":
+        unit, refining = "AP points", [f", refining {point.refine_rate:.1%}" for point in points]
+    else:
+        unit, refining = "of the people refined", ["", ""]
     chosen_on, checked_on = (counted(number, "picture") for number in choice.pictures)
     verdict = "the promise is kept" if choice.kept else "the promise is NOT kept"
     return (
         f"Promise {choice.promise}: threshold {choice.threshold:.5f}, chosen on {chosen_on} "
-        f"({choice.chosen_value:.3g} {unit}, refining {choice.chosen_on.refine_rate:.1%}). On the other {checked_on}: "
-        f"{choice.held_out_value:.3g} {unit}, 95% bootstrap interval {low:.3g} to {high:.3g}, refining "
-        f"{choice.checked_on.refine_rate:.1%}: {verdict} there."
+        f"({words(choice.chosen_value)} {unit}{refining[0]}). On the other {checked_on}: "
+        f"{words(choice.held_out_value)} {unit}, 95% bootstrap interval {low} to {high}{refining[1]}: {verdict} there."
     )
 
 

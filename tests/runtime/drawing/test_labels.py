@@ -109,6 +109,7 @@ def some_people(people: int, refined: int = 0, wanted: int = 0) -> PoseResult:
 def test_what_the_status_line_says() -> None:
     line = StatusLine(lambda: 24.84)
     assert line(some_people(0)) == "24.8 fps  0 people"
+    assert StatusLine(lambda: 0.0)(some_people(1)) == "1 person"
     assert line(some_people(1, 1, 1)) == "24.8 fps  1 person  1 refined"
     assert line(some_people(5, 1, 3)) == "24.8 fps  5 people  1 refined  2 deferred"
 

@@ -15,7 +15,7 @@ import torch
 from sharpose.config import ModelConfig, list_configs, load_config
 from sharpose.errors import CheckpointError, ConfigError, how_to_install
 from sharpose.model import SHaRPose, load_model, random_model, save_checkpoint
-from sharpose.model.checkpoint import RELEASED, alpha_in_name, infer_config
+from sharpose.model.checkpoint import RELEASED, alphas_in_name, infer_config
 from sharpose.model.weights_file import read_checkpoint
 
 
@@ -457,21 +457,37 @@ def test_a_name_that_contradicts_the_shapes():
 
 
 @pytest.mark.parametrize(
-    ("name", "alpha"),
+    ("name", "alphas"),
     [
-        ("sharpose_coco_384x288_b_alpha0.3.pth", 0.3),
-        ("a_alpha=.45_x.pth", 0.45),
-        ("alpha1.pth", 1.0),
-        ("ALPHA-1.0.safetensors", 1.0),
-        ("alpha.pth", None),
-        ("alpha0.pth", None),
-        ("alpha1.5.pth", None),
-        ("alpha12.pth", None),
-        ("alphabet0.3.pth", None),
+        ("sharpose_coco_384x288_b_alpha0.3.pth", [0.3]),
+        ("a_alpha=.45_x.pth", [0.45]),
+        ("alpha1.pth", [1.0]),
+        ("ALPHA-1.0.safetensors", [1.0]),
+        ("alpha0.3.1.pth", [0.3]),
+        ("alpha.pth", []),
+        ("alphabet0.3.pth", []),
+        ("alpha12.pth", [12.0]),
+        ("x_alpha0.5_alpha0.3_alpha0.50.pth", [0.3, 0.5]),
     ],
 )
-def test_alpha_in_a_name(name, alpha):
-    assert alpha_in_name(name) == alpha
+def test_alphas_in_a_name(name, alphas):
+    assert alphas_in_name(name) == alphas
+
+
+@pytest.mark.parametrize("said", ["7", "0.0", "0", "1.5"])
+def test_an_alpha_in_a_name_that_can_not_be_is_said(nano_config, said):
+    found = infer_config(shapes(nano_config), f"some_alpha{said}.pth", {})
+    assert found.config.alpha == 0.5
+    assert f"alpha {float(said):g} in its name isn't above 0 and at most 1; 0.5 is used" in found.warnings[0]
+    assert infer_config(shapes(nano_config), f"some_alpha{said}.pth", {"alpha": 0.5}).config.alpha == 0.5
+
+
+def test_two_alphas_in_a_name_need_one_that_is_given(nano_config):
+    with pytest.raises(
+        CheckpointError, match=r"its name says alpha 0\.3 and 0\.5; give --config, or the right --alpha"
+    ):
+        infer_config(shapes(nano_config), "some_alpha0.5_alpha0.3.pth", {})
+    assert infer_config(shapes(nano_config), "some_alpha0.5_alpha0.3.pth", {"alpha": 0.3}).config.alpha == 0.3
 
 
 def test_an_unusual_head_and_mlp_are_read_off_too(nano_config):

@@ -47,6 +47,9 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     assert never.coco.ap < always.coco.ap
     assert never.pck[0.05] < always.pck[0.05] <= always.pck[0.1]
     assert "Promise refine-rate<=0.5: threshold" in text
+    assert f"({choice.chosen_value:.1%} of the people refined). On the other " in text
+    assert f"95% bootstrap interval {choice.interval[0]:.1%} to {choice.interval[1]:.1%}: the promise is " in text
+    assert f"{choice.held_out_value:.1%} (95% interval {choice.interval[0]:.1%} to " in choice.describe("x")
     assert text.count("\n| ") > 35
     numbers = json.loads(json.dumps(as_numbers(SUBJECT, evaluation, [], choice), allow_nan=False))
     assert numbers["modes"]["always"]["coco"]["ap"] == always.coco.ap
