@@ -25,7 +25,15 @@ from sharpose.cli import (
 )
 from sharpose.cli import main as run_command
 from sharpose.errors import DetectorError
-from sharpose.runtime.options import DEFAULT_DETECTOR, FOREVER, HIGHEST_CRF, RunOptions, SourceOptions, VideoSettings
+from sharpose.runtime.options import (
+    DEFAULT_DETECTOR,
+    FOREVER,
+    HIGHEST_CRF,
+    MOST,
+    RunOptions,
+    SourceOptions,
+    VideoSettings,
+)
 
 
 def _attempts(text: str) -> int:
@@ -56,7 +64,7 @@ def _detectors() -> list[str]:
 
 _ENCODERS = ("h264", "h265", "auto", "h264_nvenc", "hevc_nvenc", "libsvtav1", "libvpx-vp9", "prores_ks")
 _SECONDS = Number(0, min_open=True)
-_COUNT = Whole(1, 10**9)
+_COUNT = Whole(1, MOST)
 _SHARE = Number(0, 1)
 _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from enum import Enum
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +23,8 @@ DEFAULT_TIMEOUT = 10.0
 """Seconds without a frame before a live source counts as lost."""
 HIGHEST_CRF = 63
 """Of VP9 and AV1; H.264 and H.265 end at 51."""
+MOST = 10**9
+"""Of whatever is counted: people, frames."""
 FOREVER = -1
 """As `SourceOptions.reconnect`: retry without limit, from the very first attempt on."""
 
@@ -63,6 +69,12 @@ _MEANT_FOR: dict[str, frozenset[Kind]] = {
 _OFF: dict[str, object] = {"reconnect": 0, "hwaccel": "none", "strict": False}  # these fit every kind
 
 
+def _check_number(name: str, value: object, *, whole: bool = False) -> None:
+    """Refuse what is no number: Python's callers may give anything."""
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise InputError(f"{name}: expected a {'whole ' if whole else ''}number, got {reprlib.repr(value)}")
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """How a source is read. None: not given; what is given must do something to the source (`check`).
@@ -105,6 +117,12 @@ class SourceOptions:
             raise InputError(f"buffer: expected latest or all, got {self.buffer!r}")
         if self.rtsp_transport is not None and self.rtsp_transport not in get_args(_Transport):
             raise InputError(f"rtsp-transport: expected tcp or udp, got {self.rtsp_transport!r}")
+        for name in ("reconnect", "stride", "queue_size"):
+            if (value := getattr(self, name)) is not None or name != "reconnect":
+                _check_number(name.replace("_", "-"), value, whole=True)
+        for name in ("start", "timeout", "duration", "stdin_rate"):
+            if (value := getattr(self, name)) is not None:
+                _check_number(name.replace("_", "-"), value)
         if self.reconnect is not None and self.reconnect < FOREVER:
             raise InputError(f"reconnect: expected a number of attempts, 0 for none, got {self.reconnect}")
         if self.stride < 1:
@@ -117,8 +135,10 @@ class SourceOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name.replace('_', '-')}: expected a positive number, got {value}")
-        if self.stdin_size is not None and not (len(self.stdin_size) == 2 and min(self.stdin_size) > 0):
-            raise InputError(f"stdin-size: expected a height and a width, both positive, got {self.stdin_size}")
+        size = self.stdin_size
+        pair = size is None or (isinstance(size, tuple | list) and len(size) == 2)
+        if not pair or not all(isinstance(side, int) and side > 0 for side in size or ()):
+            raise InputError(f"stdin-size: expected a height and a width, both positive, got {self.stdin_size!r}")
 
     @property
     def silence(self) -> float:
@@ -230,6 +250,11 @@ class RunOptions:
     debug: bool = False
 
     def __post_init__(self) -> None:
+        for name, count in (("max_people", self.max_people), ("detect_every", self.detect_every)):
+            if count is not None or name == "detect_every":
+                _check_number(name, count, whole=True)
+                if not 1 <= count <= MOST:
+                    raise InputError(f"{name}: expected 1 to {MOST}, got {count}")
         ways = {"--boxes": self.boxes, "--detector": self.detector, "--full-frame": self.full_frame}
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:
@@ -242,7 +267,7 @@ class RunOptions:
         if "--mot" in dict(self.outputs) and not self.track:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
         if self.detector_device != "auto" and self.detector_used in (None, "motion"):
-            raise click.UsageError("--detector-device is for --detector FILE or NAME, which isn't given")
+            raise click.UsageError(f"--detector-device is for --detector FILE or NAME{self._other_detector}")
         if self.tf32 and self.device == "cpu" and self.detector_device in ("cpu", "auto"):
             raise click.UsageError("--tf32 is for GPUs, got --device cpu")
         said = {"--timings": self.timings, "--quiet": self.quiet, "--json-logs": self.json_logs}
@@ -259,6 +284,10 @@ class RunOptions:
             return self.detector
         known = self.boxes is not None or self.full_frame or all(map(is_scene, self.sources))
         return None if known else DEFAULT_DETECTOR
+
+    @property
+    def _other_detector(self) -> str:
+        return ", got --detector motion" if self.detector == "motion" else ", which isn't given"
 
     def _check_needs(self) -> None:
         """Refuse options that do nothing without another."""
@@ -281,9 +310,9 @@ class RunOptions:
             ("--detect-every", self.detect_every > 1, "--detector", detector),
             ("--detector-sha256", self.detector_sha256 is not None, "--detector NAME", named),
             ("--detector-table", self.detector_table is not None, "--detector NAME", named),
-            ("--detector-mean", self.detector_mean is not None, "--detector", named),
-            ("--detector-std", self.detector_std is not None, "--detector", named),
-            ("--detector-rgb", self.detector_rgb is not None, "--detector", named),
+            ("--detector-mean", self.detector_mean is not None, "--detector FILE or NAME", named),
+            ("--detector-std", self.detector_std is not None, "--detector FILE or NAME", named),
+            ("--detector-rgb", self.detector_rgb is not None, "--detector FILE or NAME", named),
             ("--encoder", self.video.encoder != VideoSettings.encoder, "--output", encoded),
             ("--crf", self.video.crf is not None, "--output", encoded),
             ("--bitrate", self.video.bitrate is not None, "--output", encoded),
@@ -298,4 +327,27 @@ class RunOptions:
         ):
             if is_given and not is_there:
                 missing = "" if needed.startswith("--device") else ", which isn't given"
+                missing = self._other_detector if needed.startswith("--detector ") else missing
                 raise click.UsageError(f"{option} is for {needed}{missing}")
+
+
+def check_arguments(source: object, flags: Mapping[str, object], boxes: object, reading: object) -> None:
+    """Check the types of what `PoseEstimator.stream` is given; `InputError` for others."""
+    if isinstance(source, bool) or not isinstance(source, str | os.PathLike | Integral):
+        raise InputError(f"source: expected a path, an address or a camera's index, got {reprlib.repr(source)}")
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise InputError(f"{name}: expected True or False, got {reprlib.repr(flag)}")
+    if boxes is not None and not isinstance(boxes, str | os.PathLike):
+        raise InputError(f"boxes: expected a file's path, got {reprlib.repr(boxes)}")
+    if reading is not None and not isinstance(reading, SourceOptions):
+        raise InputError(f"reading: expected SourceOptions, got {reprlib.repr(reading)}")
+
+
+def as_arguments(message: str) -> str:
+    """A message about options of `sharpose-run` in terms of the arguments of `PoseEstimator.stream`."""
+    message = message.replace("give --track as well", "give track=True as well")
+    message = message.replace("is for --detector,", "is for a detector,").replace("--detector ", "motion ")
+    names = [field.name for kind in (RunOptions, SourceOptions) for field in fields(kind)]
+    given = "|".join(name.replace("_", "-") for name in names)
+    return re.sub(rf"(?<![\w-])--({given})(?![\w-])", lambda found: found[1].replace("-", "_"), message)

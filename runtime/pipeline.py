@@ -22,17 +22,17 @@ from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, load_tw
 from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
-from sharpose.errors import EngineError, InputError
+from sharpose.errors import EngineError, InputError, SourceError
 from sharpose.geometry import keypoints_to_image
 from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
 from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
+from sharpose.runtime.options import RunOptions, SourceOptions, as_arguments, check_arguments
 from sharpose.runtime.result import Boxes, Crowd, Image, Picture, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import gather_patches
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
-    from sharpose.runtime.options import SourceOptions
 
 
 class EstimateStopped(Exception):  # noqa: N818 (no error)
@@ -63,7 +63,7 @@ class PoseEstimator:
     Raises:
         BundleError: the bundle is missing, damaged or not valid.
         EngineError: the device is not there, or can't run the graphs.
-        InputError: `refine` or `quality_threshold` isn't one.
+        InputError: `refine`, `quality_threshold` or `threads` isn't one.
 
     Attributes:
         bundle: The bundle it runs.
@@ -89,6 +89,7 @@ class PoseEstimator:
         detector: Detector | None = None,
     ) -> None:
         check_refine(refine)
+        _check_threads(threads)
         if quality_threshold is not None:
             _check_threshold(quality_threshold)
         if bundle is not None and not isinstance(bundle, str | os.PathLike):
@@ -276,8 +277,9 @@ class PoseEstimator:
             SharposeError: the source, the boxes or the detector can't be used, or an engine failed.
         """
         from sharpose.runtime.assemble import stream_with
-        from sharpose.runtime.options import RunOptions, SourceOptions
 
+        flags = {"track": track, "smooth": smooth, "full_frame": full_frame, "motion": motion}
+        check_arguments(source, flags, boxes, reading)
         try:
             options = RunOptions(
                 sources=(str(source),),
@@ -292,7 +294,10 @@ class PoseEstimator:
             )
             yield from stream_with(options, self)
         except click.UsageError as error:
-            raise InputError(error.message) from error
+            raise InputError(as_arguments(error.message)) from error
+        except (InputError, SourceError) as error:
+            error.args = (as_arguments(str(error)),)
+            raise
 
     def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool] = lambda: False) -> list[PoseResult]:
         """Poses of the people in several pictures, in shared batches.
@@ -450,6 +455,13 @@ class _Clock:
         now = self._now()
         passed, self._last = now - self._last, now
         return passed
+
+
+def _check_threads(threads: int | None) -> None:
+    most = 4 * (os.cpu_count() or 1)
+    whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= most):
+        raise InputError(f"threads: expected 1 to {most} on this machine, or None, got {reprlib.repr(threads)}")
 
 
 def _check_threshold(threshold: float) -> float:

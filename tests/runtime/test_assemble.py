@@ -129,13 +129,23 @@ def test_a_folder_of_one_video_is_streamed_and_one_of_two_refused(estimator: Pos
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"smooth": True}, InputError, "give --track as well"),
-        ({"full_frame": True, "boxes": "b.json"}, InputError, "--boxes and --full-frame exclude each other"),
-        ({"full_frame": True, "motion": True}, InputError, "exclude each other"),
-        ({"full_frame": True, "detect_every": 2}, InputError, "--detect-every is for --detector"),
+        ({"smooth": True}, InputError, "^smooth follows people from frame to frame: give track=True as well$"),
+        ({"full_frame": True, "boxes": "b.json"}, InputError, "^boxes and full_frame exclude each other: give one$"),
+        ({"full_frame": True, "motion": True}, InputError, "^motion and full_frame exclude each other: give one$"),
+        ({"full_frame": True, "detect_every": 2}, InputError, "^detect_every is for a detector, which isn't given$"),
+        ({"max_people": -1}, InputError, "^max_people: expected 1 to 1000000000, got -1$"),
+        ({"max_people": 0}, InputError, "^max_people: expected 1 to 1000000000, got 0$"),
+        ({"max_people": "x"}, InputError, "^max_people: expected a whole number, got 'x'$"),
+        ({"detect_every": 0}, InputError, "^detect_every: expected 1 to 1000000000, got 0$"),
+        ({"detect_every": None}, InputError, "^detect_every: expected a whole number, got None$"),
+        ({"detect_every": 1.5}, InputError, "^detect_every: expected a whole number, got 1.5$"),
+        ({"track": "no"}, InputError, "^track: expected True or False, got 'no'$"),
+        ({"boxes": 3}, InputError, "^boxes: expected a file's path, got 3$"),
+        ({"reading": 2}, InputError, "^reading: expected SourceOptions, got 2$"),
+        ({"source": None}, InputError, "^source: expected a path, an address or a camera's index, got None$"),
         ({"boxes": "none.json"}, BoxesError, "none.json"),
         ({"source": "none.mp4"}, SourceError, "none.mp4: no such file"),
-        ({"reading": SourceOptions(stdin_size=(4, 4)), "full_frame": True}, InputError, "--stdin-size is for"),
+        ({"reading": SourceOptions(stdin_size=(4, 4)), "full_frame": True}, InputError, "^stdin_size is for"),
     ],
 )
 def test_what_can_not_be_streamed(

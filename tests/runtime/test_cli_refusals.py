@@ -46,7 +46,11 @@ def test_torch_is_not_there(environment: dict[str, str]) -> None:
         ),
         (
             ["a.mp4", "--detector", "motion", "--detector-device", "cpu"],
-            "--detector-device is for --detector FILE or NAME, which isn't given",
+            "--detector-device is for --detector FILE or NAME, got --detector motion",
+        ),
+        (
+            ["a.mp4", "--detector", "motion", "--detector-mean", "1,2,3"],
+            "--detector-mean is for --detector FILE or NAME, got --detector motion",
         ),
         (
             ["a.mp4", "--detector", "d.onnx", "--engine-cache", "folder"],

@@ -24,6 +24,11 @@ from sharpose.runtime.options import Kind, RunOptions, SourceOptions, VideoSetti
         ({"stdin_rate": -1.0}, "stdin-rate: expected a positive number"),
         ({"stdin_size": (0, 4)}, "stdin-size: expected a height and a width"),
         ({"rtsp_transport": "http"}, "rtsp-transport: expected tcp or udp"),
+        ({"stride": "x"}, "stride: expected a whole number, got 'x'"),
+        ({"stride": None}, "stride: expected a whole number, got None"),
+        ({"reconnect": 1.5}, "reconnect: expected a whole number, got 1.5"),
+        ({"start": "1"}, "start: expected a number, got '1'"),
+        ({"stdin_size": 5}, "stdin-size: expected a height and a width, both positive, got 5"),
         ({"queue_size": 0}, "queue size: expected at least 1"),
     ],
 )

@@ -51,6 +51,9 @@ def test_from_bundle_uses_the_bundles_threshold(nano_bundle: Path, photo: npt.ND
         ({"device": "gpu"}, EngineError, "device: expected cpu"),
         ({"quality_threshold": 10**400}, InputError, "quality_threshold: expected a number, got 1000"),
         ({"quality_threshold": "high"}, InputError, "quality_threshold: expected a number, got 'high'"),
+        ({"threads": "a"}, InputError, "threads: expected 1 to [0-9]+ on this machine, or None, got 'a'"),
+        ({"threads": 0}, InputError, "threads: expected 1 to [0-9]+ on this machine, or None, got 0"),
+        ({"threads": 10**6}, InputError, "threads: expected 1 to [0-9]+ on this machine, or None, got 1000000"),
         ({"device": None}, InputError, "device: expected a name such as 'cpu' or 'cuda:0', got None"),
     ],
 )
