@@ -22,7 +22,7 @@ from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxe
 from sharpose.runtime.deadline import DeadlineScheduler
 from sharpose.runtime.detectors.catalogue import MOTION, find_detector, is_file_name, load_table
 from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
-from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, parse_classes
+from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, check_early, parse_classes
 from sharpose.runtime.drawing.draw import draw_poses
 from sharpose.runtime.drawing.labels import StatusLine, legend_of
 from sharpose.runtime.frames import Sink, Source
@@ -443,6 +443,10 @@ class _BoxSources:
         if self._detector is None:
             assert name is not None
             entry = None
+            given = options.detector_device
+            devices = detector_devices(self._device) if given == "auto" else (given,)
+            mean, std, rgb = options.detector_mean, options.detector_std, options.detector_rgb
+            check_early(devices, mean, std, rgb)
             if not is_file_name(name):
                 path = find_detector(
                     name,
@@ -458,10 +462,9 @@ class _BoxSources:
             else:
                 option = "--detector-table" if options.detector_sha256 is None else "--detector-sha256"
                 raise InputError(f"{option} is for a named detector that is downloaded, not for a file")
-            mean, std, rgb = options.detector_mean, options.detector_std, options.detector_rgb
             self._detector = Detector.from_onnx(
                 path,
-                device=detector_devices(self._device) if options.detector_device == "auto" else options.detector_device,
+                device=devices,
                 conf=_LOWEST_SCORE if options.conf is None else options.conf,
                 iou=options.iou,
                 classes=(0,) if options.classes is None else parse_classes(options.classes),

@@ -182,9 +182,10 @@ def find_detector(
             found = download(url, path, expected, on_progress=on_progress, say=say)
     except DownloadError as error:
         raise DownloadError(
-            f"the detector {name} can't be downloaded: {error}; give --detector FILE.onnx, --detector {MOTION} "
-            "(a camera that stands still), --full-frame (one person fills the picture) or --boxes FILE (COCO detection "
-            f"results), or name a mirror in {MIRROR}"
+            f"the detector {name} can't be downloaded: {error}; give --detector FILE.onnx (in Python "
+            f"`Detector.from_onnx`), --detector {MOTION} (a camera that stands still; `motion=True`), --full-frame "
+            "(one person fills the picture; `full_frame=True`) or --boxes FILE (COCO detection results; `boxes=FILE`), "
+            f"or name a mirror in {MIRROR}"
         ) from error
     if expected is None:
         try:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ EXPECTED = (
 """The families, for messages."""
 
 _STRIDES = (8, 16, 32)
+_LARGEST_LEVEL = 65504  # of a mean or std: the largest half
 _MOST_SELECTED = 1000  # boxes of a graph that selects them itself; 300 is usual
 
 Outputs = Mapping[str, npt.NDArray[np.generic]]
@@ -106,9 +108,14 @@ class Preprocessing:
     std: Channels = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rgb, bool):
+            raise InputError(f"detector rgb: expected True or False, got {reprlib.repr(self.rgb)}")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not np.isfinite(values).all():
-                raise InputError(f"detector {name}: expected three numbers, one for each channel, got {values}")
+            if len(values) != 3 or not all(abs(value) <= _LARGEST_LEVEL for value in values):
+                raise InputError(
+                    f"detector {name}: expected three numbers, one for each channel, within ±{_LARGEST_LEVEL}, "
+                    f"got {values}"
+                )
         if min(self.std) < 1:
             raise InputError(
                 f"detector std: expected grey levels of 1 or more, for pixels of 0 to 255, got {self.std}; multiply a "
@@ -122,8 +129,8 @@ class Preprocessing:
         own = mean is None and std is None
         return Preprocessing(
             self.rgb if rgb is None else rgb,
-            self.mean if own else tuple(mean or (0.0, 0.0, 0.0)),  # type: ignore[arg-type]
-            self.std if own else tuple(std or (1.0, 1.0, 1.0)),  # type: ignore[arg-type]
+            self.mean if own else _channels("mean", (0.0, 0.0, 0.0) if mean is None else mean),
+            self.std if own else _channels("std", (1.0, 1.0, 1.0) if std is None else std),
         )
 
     def tensor(self, canvas: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
@@ -152,6 +159,16 @@ class Candidates:
     labels: npt.NDArray[np.int64]  # int64 [n], that class
 
 
+def _channels(name: str, values: Sequence[float]) -> Channels:
+    try:
+        numbers = () if isinstance(values, str | bytes) else tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        numbers = ()
+    if len(numbers) != 3:
+        raise InputError(f"detector {name}: expected three numbers, one for each channel, got {reprlib.repr(values)}")
+    return numbers[0], numbers[1], numbers[2]
+
+
 class Family(ABC):
     """How to feed a detector and read its outputs; the values of each family are in the table above."""
 
@@ -159,6 +176,7 @@ class Family(ABC):
     preprocessing: ClassVar[Preprocessing] = Preprocessing()
     centred: bool = False  # whether the picture lies in the middle of the input, else in the top left
     overlapping: bool = True  # whether boxes still need non-maximum suppression
+    corners: bool = False  # whether the graph gives corners of boxes, else their centre and size
     classes: int | None = None  # how many there are; None where the graph does not tell
 
     @abstractmethod
@@ -212,6 +230,7 @@ class YoloEndToEnd(Family):
     """x1, y1, x2, y2 in input pixels, score and class, as of `yolo export nms=True`, YOLOv10 and YOLO26."""
 
     name = "YOLO end-to-end"
+    corners = True
     preprocessing = _ULTRALYTICS
     centred = True
     overlapping = False
@@ -230,6 +249,7 @@ class EndToEnd(Family):
     """`dets` (x1, y1, x2, y2 in input pixels, score) and `labels`, as MMDeploy exports RTMDet, YOLOX and others."""
 
     name = "end-to-end"
+    corners = True
     overlapping = False
 
     def decode(self, outputs: Outputs) -> Candidates:
@@ -261,7 +281,12 @@ def recognise(outputs: Outputs, size: tuple[int, int]) -> Family:
     _, rows, columns = output.shape
     yolox, yolov8 = rows == anchors and columns > 5, columns == anchors and rows > 4
     if columns == 6 and not (yolox or yolov8) and _looks_selected(output[0], anchors):
-        return YoloEndToEnd()
+        selected = YoloEndToEnd()
+        try:
+            selected.decode(outputs)
+        except DetectorError as error:
+            raise DetectorError(f"taken for YOLO end-to-end, {error}; known detectors: {EXPECTED}") from None
+        return selected
     if yolox and yolov8:
         raise DetectorError(f"{found} can be YOLOX as well as YOLOv8-style; export it with another input size")
     if yolox:
@@ -279,8 +304,7 @@ def _looks_selected(rows: npt.NDArray[np.generic], anchors: int) -> bool:
     YOLOv5 with one class has six numbers too, for a multiple of the anchors (or more grids), the last one a score.
     """
     of_all = len(rows) > max(anchors, _MOST_SELECTED) or (len(rows) > 0 and len(rows) % anchors == 0)
-    kinds = rows[:, 5].astype(np.float32)
-    return not of_all and bool((np.rint(kinds) == kinds).all())
+    return not of_all
 
 
 def _looks_decoded(rows: npt.NDArray[np.generic], size: tuple[int, int]) -> bool:
@@ -319,8 +343,11 @@ def _only(outputs: Outputs, shape: tuple[int, ...]) -> Floats:
 
 def _whole(labels: npt.NDArray[np.generic], outputs: Outputs) -> npt.NDArray[np.int64]:
     """Labels as int64; raises `DetectorError` for a number that is no class."""
-    if labels.dtype.kind == "f" and not (np.rint(labels.astype(np.float32)) == labels).all():
-        raise DetectorError(f"expected whole numbers as classes, found others in {_describe(outputs)}")
+    numbers = labels.astype(np.float32)
+    bad = numbers[np.rint(numbers) != numbers]  # NaN as well
+    if np.isinf(numbers).any() or bad.size:
+        found = "infinity" if not bad.size else "NaN" if np.isnan(bad[0]) else f"{bad[0]:g}"
+        raise DetectorError(f"expected whole numbers as classes, found {found} in {_describe(outputs)}")
     return labels.astype(np.int64, copy=False)
 
 

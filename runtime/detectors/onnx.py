@@ -15,13 +15,21 @@ import numpy.typing as npt
 from sharpose.bundle import model_metadata
 from sharpose.engines.base import GraphError, Runner, TensorSpec
 from sharpose.engines.choose import AUTO, load_on
-from sharpose.engines.load import OnnxRuntimeSettings, load_graph
+from sharpose.engines.load import OnnxRuntimeSettings, load_graph, parse_device
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.files import found_at
 from sharpose.runtime.boxes import SEARCHED_FRAMES
 from sharpose.runtime.detectors.catalogue import find_detector, load_table
-from sharpose.runtime.detectors.families import EXPECTED, PADDING_GREY, Candidates, Family, Letterbox, recognise
+from sharpose.runtime.detectors.families import (
+    EXPECTED,
+    PADDING_GREY,
+    Candidates,
+    Family,
+    Letterbox,
+    Preprocessing,
+    recognise,
+)
 from sharpose.runtime.options import DEFAULT_DETECTOR
 from sharpose.runtime.result import Boxes, Image
 from sharpose.similarity import box_nms
@@ -54,6 +62,7 @@ _INPUT_DTYPES = (np.dtype("f4"), np.dtype("f2"))
 _OTHER_TASKS = ("classify", "segment", "pose", "obb")
 _DEFAULT_IOU = 0.65
 _SCORE_SLACK = 1e-2  # half precision
+_NORMALISED = 1.5  # all coordinates of boxes from 0 to 1 are below it; they may reach outside a little
 _RTMDET = "RTMDet wants --detector-mean 103.53,116.28,123.675 --detector-std 57.375,57.12,58.395"
 
 
@@ -93,6 +102,18 @@ def check_detector_options(
         parse_classes(classes)
 
 
+def check_early(
+    device: str | Sequence[str],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rgb: bool | None = None,
+) -> None:
+    """Check what can be before a detector is downloaded; see `Detector.from_onnx`, also for what is raised."""
+    for one in (device,) if isinstance(device, str) else device:
+        parse_device(one)
+    Preprocessing().changed(mean, std, rgb)
+
+
 class Detector:
     """A detector of people, of one of the families in `detectors/families.py`; see `from_name` and `from_onnx`.
 
@@ -127,6 +148,7 @@ class Detector:
             raise InputError(f"detector: conf and iou must be in [0, 1], got {conf} and {overlap}")
         self.path, self.conf, self.iou, self.classes = path, conf, overlap, tuple(classes)
         self.best_score = 0.0
+        self._boxes_are_pixels = False  # as was seen
         self._runner, self._lock = runner, EngineLock(f"detector {path}")
         self._searched: int | None = 0  # pictures; None once somebody was found, or the warning given
         (self._input,) = runner.inputs.values()
@@ -141,7 +163,8 @@ class Detector:
         count = self.family.classes
         if not self.classes or any(c < 0 or (count is not None and c >= count) for c in self.classes):
             known = "non-negative" if count is None else f"among its {count}"
-            raise InputError(f"detector {path}: expected classes {known}, got {list(self.classes)}")
+            ids = [f"{c} ({COCO_CLASSES[c]})" if 0 <= c < len(COCO_CLASSES) else str(c) for c in self.classes]
+            raise InputError(f"detector {path}: expected classes {known}, got {', '.join(ids) or 'none'}")
 
     @classmethod
     def from_name(
@@ -164,6 +187,7 @@ class Detector:
 
         Its mean, std and rgb are the table's where they are None.
         """
+        check_early(device, mean, std, rgb)
         path = find_detector(name, sha256=sha256, table=table)
         entry = load_table(table)[name]
         return cls.from_onnx(
@@ -339,6 +363,7 @@ class Detector:
             )
         wanted = finite & np.isin(candidates.labels, self.classes)
         self.best_score = max(self.best_score, float(scores.max(where=wanted, initial=0)))
+        self._check_boxes(candidates.xyxy[finite & (scores >= self.conf)])
         people = wanted & (scores >= self.conf)
         people &= np.isfinite(candidates.xyxy).all(axis=1)
         xyxy, scores, labels = candidates.xyxy[people], scores[people], candidates.labels[people]
@@ -349,6 +374,21 @@ class Detector:
         xyxy, scores = letterbox.to_picture(xyxy[order]), scores[order]
         solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
         return Boxes(xyxy[solid], scores[solid])
+
+    def _check_boxes(self, xyxy: npt.NDArray[np.float32]) -> None:
+        """Refuse the first boxes of a graph if they can't be corners in input pixels."""
+        xyxy = xyxy[np.isfinite(xyxy).all(axis=1) & (xyxy != 0).any(axis=1)]
+        if self._boxes_are_pixels or not len(xyxy):
+            return
+        found = f"got {[round(side, 3) for side in xyxy[0].tolist()]}"
+        if self.family.corners and (xyxy[:, 2:] < xyxy[:, :2]).any(axis=1).all():
+            raise DetectorError(f"detector {self.path}: expected boxes x1, y1, x2, y2 with x1 <= x2, y1 <= y2, {found}")
+        if (np.abs(xyxy) <= _NORMALISED).all():
+            raise DetectorError(
+                f"detector {self.path}: expected boxes in pixels of the input, {found}, as of boxes from 0 to 1; "
+                "export it with boxes in pixels"
+            )
+        self._boxes_are_pixels = True
 
 
 def _fix_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:

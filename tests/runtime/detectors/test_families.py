@@ -331,3 +331,23 @@ def test_letterbox_corners_return_to_the_picture(picture_size: tuple[int, int], 
     np.testing.assert_allclose(letterbox.to_picture(corners), [[0, 0, picture_size[1], picture_size[0]]], rtol=1e-6)
     grey = [columns.min(), rows.min()], [SIZE[1] - columns.max() - 1, SIZE[0] - rows.max() - 1]
     assert np.abs(np.subtract(*grey)).max() <= 1 if centred else grey[0] == [0, 0]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([NAN] * 6, "expected whole numbers as classes, found NaN in output0"),
+        ([10, 10, 60, 90, 0.9, 0.5], "expected whole numbers as classes, found 0.5 in output0"),
+        ([0.1, 0.1, 0.5, 0.9, 0.9, 0], r"boxes in pixels of the input, got \[0.1, 0.1, 0.5, 0.9\]"),
+        ([60, 90, 10, 10, 0.9, 0], r"with x1 <= x2, y1 <= y2, got \[60.0, 90.0, 10.0, 10.0\]"),
+    ],
+)
+def test_yolo_end_to_end_rows_that_are_none(tmp_path: Path, row: list[float], words: str) -> None:
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, 0] = row
+    path = says(tmp_path / "d.onnx", output0=rows)
+    with pytest.raises(DetectorError, match=words):
+        Detector.from_onnx(path)(picture(96, 128))

@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -376,3 +377,29 @@ def test_eight_threads_and_a_forked_process(tmp_path: Path) -> None:
     with os.fdopen(reading) as said:
         assert "d.onnx: expected to be called in process" in said.read()
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mean": "abc"}, "detector mean: expected three numbers, one for each channel, got 'abc'"),
+        ({"mean": 5}, "detector mean: expected three numbers, one for each channel, got 5"),
+        ({"mean": (1e38, 1e39, 1e300)}, "within ±65504, got"),
+        ({"std": (0, 1, 1)}, "detector std: expected grey levels of 1 or more"),
+        ({"rgb": "yes"}, "detector rgb: expected True or False, got 'yes'"),
+    ],
+)
+def test_settings_are_checked_before_a_download(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setenv("SHARPOSE_DETECTOR_MIRROR", "http://127.0.0.1:9/none")
+    with pytest.raises(InputError, match=words):
+        Detector.from_name(**settings)
+    with pytest.raises(EngineError, match="got 'bogus'"):
+        Detector.from_name(device="bogus")
+
+
+def test_classes_that_a_graph_has_not_are_named(tmp_path: Path) -> None:
+    path = says(tmp_path / "d.onnx", output0=yolov8_columns())
+    with pytest.raises(InputError, match=r"expected classes among its 3, got 15 \(cat\), 99$"):
+        Detector.from_onnx(path, classes=(15, 99))
