@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 import pytest
 
-from sharpose.cli import main
+from sharpose.cli import DEVICE, main
 
 COMMANDS = {
     "run": "sharpose.runtime.cli",
@@ -198,6 +198,8 @@ def test_every_option_of_one_value_is_refused_the_second_time(
 
 def _good_value(option: click.Option) -> str:
     kind = option.type
+    if kind is DEVICE:
+        return "cpu"
     if isinstance(kind, click.Choice):
         return str(next(iter(kind.choices)))
     if isinstance(kind, click.IntRange | click.FloatRange):
