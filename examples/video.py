@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 line = np.array(trails[track_id][-50:]).round().astype(np.int32)
                 cv2.polylines(picture, [line], False, (255, 255, 255), 2, cv2.LINE_AA)
         if result.sample_aspect_ratio != 1:  # OpenCV's writer knows square pixels only
-            picture = cv2.resize(picture, None, fx=result.sample_aspect_ratio, fy=1)
+            picture = np.asarray(cv2.resize(picture, None, fx=result.sample_aspect_ratio, fy=1), np.uint8)
         if writer is None:
             height, width = picture.shape[:2]
             writer = cv2.VideoWriter(given.output, cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))

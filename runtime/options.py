@@ -251,10 +251,11 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         for name, count in (("max_people", self.max_people), ("detect_every", self.detect_every)):
-            if count is not None or name == "detect_every":
-                _check_number(name, count, whole=True)
-                if not 1 <= count <= MOST:
-                    raise InputError(f"{name}: expected 1 to {MOST}, got {count}")
+            if count is None and name == "max_people":
+                continue
+            _check_number(name, count, whole=True)
+            if count is None or not 1 <= count <= MOST:
+                raise InputError(f"{name}: expected 1 to {MOST}, got {count}")
         ways = {"--boxes": self.boxes, "--detector": self.detector, "--full-frame": self.full_frame}
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:

@@ -79,7 +79,7 @@ class MotionBoxes:
         same_view = self._shake.follow(_light(picture))
         steady, visible = self._shake.onto_background(picture, self._background.picture)
         front = self._background.difference(steady, visible, seconds)
-        changed = not same_view or np.count_nonzero(front == 255) > _TOO_MUCH * front.size
+        changed = not same_view or bool(np.count_nonzero(front == 255) > _TOO_MUCH * front.size)
         self._changed = self._changed + seconds if changed else 0.0
         self._moved = changed and (self._moved or not same_view)
         if changed:

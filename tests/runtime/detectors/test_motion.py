@@ -195,7 +195,7 @@ def test_a_slow_pan_is_warned_of_before_the_view_is_lost(speed: int) -> None:
     detector = MotionBoxes(said.append, warned.append)
     texture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH + 200, 3), dtype=np.uint8)
     texture = np.asarray(cv2.GaussianBlur(texture, (0, 0), 2), np.uint8)
-    texture = np.asarray(cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX), np.uint8)
+    texture = np.asarray(cv2.normalize(texture, texture.copy(), 0, 255, cv2.NORM_MINMAX), np.uint8)
     for index in range(90):
         detector.boxes_for(Frame(texture[:, speed * index : speed * index + WIDTH], index, index / RATE, index))
     assert [line.partition("but by ")[2][4:].partition(":")[0] for line in warned] == ["s the camera seems to pan"]
