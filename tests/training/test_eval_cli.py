@@ -286,3 +286,16 @@ def test_a_label_that_is_no_number_is_refused(nano_bundle: Path, tmp_path: Path)
     with pytest.raises(SourceError, match=r"labels\.json: annotation 7: keypoints: left_eye: expected finite x, y"):
         run("--bundle", nano_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.shared
+def test_the_shipped_bundle_is_as_good_on_photographs_as_its_model_card_says(shared_dir: Path, tmp_path: Path) -> None:
+    folder = shared_dir / "data" / "coco_tiny"
+    labels = folder / "annotations" / "person_keypoints_val2017.json"
+    where = ("--annotations", labels, "--images", folder / "val2017")
+    assert run(*where, "--no-plots", "--threads", 1, "--output", tmp_path / "out").return_value == 0
+    modes = json.loads((tmp_path / "out" / "metrics.json").read_text())["modes"]
+    ap = {mode: modes[mode]["coco"]["ap"] for mode in ("never", "auto", "always")}
+    assert ap["always"] > 0.30
+    assert ap["always"] - ap["auto"] < 0.01
+    assert ap["never"] > 0.16
