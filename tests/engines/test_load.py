@@ -150,12 +150,12 @@ def test_what_runs_on_a_gpu_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPa
         (["--device", "ort-tensorrt"], ("ort-tensorrt:0",)),
         (["--device", "tensorrt"], ("tensorrt:0", "cuda:0", "cpu")),
         (["--device", "tensorrt:2"], ("tensorrt:2", "cuda:2", "cpu")),
-        (["--device", "tensorrt", "--detector-device", "cuda:1"], "cuda:1"),
-        (["--detector-device", "tensorrt", "--tf32", "--engine-cache", "folder"], "tensorrt"),
+        (["--device", "tensorrt", "--detector-device", "cuda:1"], ("cuda:1",)),
+        (["--detector-device", "tensorrt", "--tf32", "--engine-cache", "folder"], ("tensorrt",)),
     ],
 )
 def test_a_detector_runs_beside_the_poses_unless_its_device_is_given(
-    arguments: list[str], devices: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], devices: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
 
