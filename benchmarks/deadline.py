@@ -28,9 +28,9 @@ from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import TwoStage
 from sharpose.runtime import Boxes, Picture, PoseEstimator
-from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.priority import Candidates, priority
-from sharpose.runtime.gate import Refine
+from sharpose.runtime.refinement import DeadlineScheduler
+from sharpose.runtime.refinement.gate import Refine
+from sharpose.runtime.refinement.priority import Candidates, priority
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.similarity import body_area, pose_oks
 

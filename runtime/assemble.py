@@ -14,21 +14,20 @@ import click
 
 from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
-from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, parse_device
+from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import EngineError, InputError, ReaderGoneError, SharposeError, SinkError, counted
 from sharpose.files import STDOUT
-from sharpose.runtime.boxes import BoxesFile, BoxSource, DetectorBoxes, FileBoxes, FullFrame, NobodyWatch, SourceBoxes
-from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.detectors.catalogue import MOTION, find_detector, is_file_name, load_table
-from sharpose.runtime.detectors.motion import NOTHING_MOVED, MotionBoxes
-from sharpose.runtime.detectors.onnx import Detector, PeopleFrom, check_detector_options, check_early, parse_classes
+from sharpose.runtime.boxes.choose import BoxSources
+from sharpose.runtime.boxes.sources import FileBoxes
+from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.drawing.draw import draw_poses
 from sharpose.runtime.drawing.labels import StatusLine, legend_of
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
-from sharpose.runtime.options import RunOptions, is_scene
+from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.result import Image, PoseResult
 from sharpose.runtime.run import Loop, Outcome, Playlist, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
@@ -46,9 +45,7 @@ from sharpose.runtime.sources.open import is_video_file, local_path, open_source
 from sharpose.runtime.sources.urls import redact_url, redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
-from sharpose.runtime.tracking.follow_poses import FollowPoses
 
-_LOWEST_SCORE = 0.3  # of a detection, without --conf
 _FILES_AT_ONCE = 8  # of the video files on a command line: each takes a decoder, an encoder and their memory
 
 
@@ -106,7 +103,16 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if options.serve is not None:
             server = ServeServer(options.serve, options.serve_token, say=messages.info)
             to_close.callback(server.close)
-        boxes = to_close.enter_context(_BoxSources(options, names, messages, estimator.device))
+        boxes = to_close.enter_context(
+            BoxSources(
+                options,
+                names,
+                messages,
+                estimator.device,
+                tensorrt=_tensorrt_settings(options, messages),
+                onnxruntime=_onnxruntime_settings(options, messages),
+            )
+        )
         streams: list[Stream] = []  # those of playlists come as they are opened
 
         def open_next(index: int, *, beside_videos: bool) -> Stream:
@@ -193,7 +199,7 @@ def stream_with(options: RunOptions, estimator: PoseEstimator) -> Generator[tupl
         raise InputError(f"{spec}: expected one source, found {len(found)}: {found[0]}, {found[1]}, …; stream each")
     with contextlib.ExitStack() as to_close:
         boxes = to_close.enter_context(
-            _BoxSources(options, source_names(options.sources), messages, estimator.device, estimator)
+            BoxSources(options, source_names(options.sources), messages, estimator.device, estimator=estimator)
         )
         stream = _open_stream(0, found[0], options, boxes, estimator, messages, to_close)
         loop = Loop(Run([stream], estimator, partial(draw_poses, skeleton=estimator.skeleton)), StopRequest())
@@ -213,7 +219,7 @@ def _open_stream(
     index: int,
     spec: str,
     options: RunOptions,
-    boxes: _BoxSources,
+    boxes: BoxSources,
     estimator: PoseEstimator,
     messages: Messages,
     to_close: contextlib.ExitStack,
@@ -354,143 +360,3 @@ def _make_sinks(
 def _make_steps(options: RunOptions, estimator: PoseEstimator) -> list[PoseStep]:
     steps: list[PoseStep] = [Tracker(sigmas=estimator.skeleton.sigmas)] if options.track else []
     return [*steps, Smoother()] if options.smooth else steps
-
-
-class _BoxSources:
-    """Makes a box source per stream; streams share a detector's engine, and nothing else.
-
-    Args:
-        options: Of the run.
-        names: Of the sources, which `{source}` in the name of a boxes file stands for.
-        messages: For lines to the user.
-        device: The estimator's, which a detector shares unless the options name another.
-        estimator: Has the detector that is used where the options name none; by default it is loaded by its name.
-
-    Attributes:
-        watches: Those that wait for somebody to be found, to be finished at the end.
-    """
-
-    def __init__(
-        self,
-        options: RunOptions,
-        names: Sequence[str],
-        messages: Messages,
-        device: str,
-        estimator: PoseEstimator | None = None,
-    ) -> None:
-        self._options, self._names, self._messages, self._estimator = options, names, messages, estimator
-        self._device = device
-        self._say, self._warn = messages.info, messages.warning
-        self._detector: Detector | None = None
-        self.watches: list[NobodyWatch] = []
-
-    def make(self, index: int, source: Source) -> BoxSource:
-        """The box source of the stream at `index`.
-
-        Raises:
-            SharposeError: a boxes file or a detector can't be used, or an option would do nothing.
-            click.UsageError: several sources are to share a boxes file.
-        """
-        options, kind = self._options, self._kind(source)
-        check_detector_options(kind, conf=options.conf, iou=options.iou, classes=options.classes)
-        if kind == "boxes":
-            file, pictures = self._read_boxes(index, source), source.info.pictures
-            if not len(file):
-                self._warn(f"{file.path}: holds no box of a person: nobody is in the results")
-            ids = None if pictures is None else file.ids_of(pictures)
-            for note in (None if file.has_names else source.info.id_note, file.note):
-                if note is not None:
-                    self._warn(note)
-            if pictures is None and file.counts_from_one:
-                self._warn(f"{file.path}: its ids count from 1, its file names from 0: frames go by the names")
-            return FileBoxes(file, options.conf, ids)
-        if kind == "full-frame":
-            return FullFrame()
-        if kind == "scene":
-            return SourceBoxes()
-        found: NobodyWatch
-        if kind == "motion":
-            name = source.info.name
-            motion = MotionBoxes(self._say, lambda line: self._warn(f"{name}: {line}"))
-            found = NobodyWatch(motion, name, lambda: NOTHING_MOVED, self._warn)
-        else:
-            own = self._estimator is not None and options.detector is None
-            detector = self._estimator.load_detector() if own and self._estimator else self._load_detector()
-            found = NobodyWatch(DetectorBoxes(detector), source.info.name, detector.assumptions, self._warn)
-        self.watches.append(found)
-        return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
-
-    def __enter__(self) -> _BoxSources:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        """Free the detector's engine."""
-        if self._detector is not None:
-            self._detector.close()
-
-    def _kind(self, source: Source) -> PeopleFrom:
-        if self._options.boxes is not None:
-            return "boxes"
-        if self._options.full_frame:
-            return "full-frame"
-        given = self._options.detector is not None or (self._estimator is not None and self._estimator.detector)
-        if not given and is_scene(source.info.name):
-            return "scene"
-        return "motion" if self._options.detector == MOTION else "detector"
-
-    def _load_detector(self) -> Detector:
-        options, name = self._options, self._options.detector_used
-        if self._detector is None:
-            assert name is not None
-            entry = None
-            given = options.detector_device
-            devices = detector_devices(self._device) if given == "auto" else (given,)
-            mean, std, rgb = options.detector_mean, options.detector_std, options.detector_rgb
-            check_early(devices, mean, std, rgb)
-            if not is_file_name(name):
-                path = find_detector(
-                    name,
-                    sha256=options.detector_sha256,
-                    table=options.detector_table,
-                    console=self._messages.bars,
-                    say=self._say,
-                    warn=self._warn,
-                )
-                entry = load_table(options.detector_table)[name]
-            elif options.detector_sha256 is None and options.detector_table is None:
-                path = Path(name)
-            else:
-                option = "--detector-table" if options.detector_sha256 is None else "--detector-sha256"
-                raise InputError(f"{option} is for a named detector that is downloaded, not for a file")
-            self._detector = Detector.from_onnx(
-                path,
-                device=devices,
-                conf=_LOWEST_SCORE if options.conf is None else options.conf,
-                iou=options.iou,
-                classes=(0,) if options.classes is None else parse_classes(options.classes),
-                mean=entry.mean if entry and mean is None else mean,
-                std=entry.std if entry and std is None else std,
-                rgb=entry.rgb if entry and rgb is None else rgb,
-                tensorrt=_tensorrt_settings(options, self._messages),
-                onnxruntime=_onnxruntime_settings(options, self._messages),
-            )
-            if self._detector.device != str(parse_device(self._device)):
-                self._say(f"the detector runs on {self._detector.device}")
-        return self._detector
-
-    def _read_boxes(self, index: int, source: Source) -> BoxesFile:
-        assert self._options.boxes is not None
-        path = Path(fill("--boxes", self._options.boxes, self._names[index]))
-        if len(self._names) > 1 and str(path) == self._options.boxes:
-            raise click.UsageError(
-                f"--boxes {path}: {len(self._names)} sources can't share one file of boxes; put {{source}} into its "
-                "name, which stands for the source's"
-            )
-        file, info = BoxesFile.load(path), source.info
-        if info.pictures is not None:
-            return file  # `ids_of` checks them
-        if info.image_ids is not None:
-            file.check_image_ids(info.image_ids)
-        elif info.frame_count is not None:  # a claim, and headers claim too much rather than too little
-            file.check_image_ids(range(info.frame_count))
-        return file

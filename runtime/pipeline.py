@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import reprlib
 import time
@@ -22,21 +21,16 @@ from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, load_tw
 from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
-from sharpose.errors import EngineError, InputError, SourceError
-from sharpose.geometry import keypoints_to_image
-from sharpose.runtime.deadline import DeadlineScheduler, RefinementPlan
-from sharpose.runtime.gate import Refine, check_refine, gate, region_boxes
+from sharpose.errors import InputError, SourceError
+from sharpose.runtime.crowd import Crowd, CrowdRunner
 from sharpose.runtime.options import RunOptions, SourceOptions, as_arguments, check_arguments
-from sharpose.runtime.result import Boxes, Crowd, Image, Picture, PoseResult, StageTimings
+from sharpose.runtime.refinement import DeadlineScheduler
+from sharpose.runtime.refinement.gate import Refine, check_refine, check_rows, check_threshold, gate
+from sharpose.runtime.result import Boxes, Image, Picture, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
-from sharpose.tokens import gather_patches
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
-
-
-class EstimateStopped(Exception):  # noqa: N818 (no error)
-    """An estimate was given up, as its caller wanted."""
 
 
 class PoseEstimator:
@@ -91,7 +85,7 @@ class PoseEstimator:
         check_refine(refine)
         _check_threads(threads)
         if quality_threshold is not None:
-            _check_threshold(quality_threshold)
+            check_threshold(quality_threshold)
         if bundle is not None and not isinstance(bundle, str | os.PathLike):
             raise InputError(
                 f"bundle: expected a folder's path, or None for the model that comes along, got {bundle!r}"
@@ -167,17 +161,16 @@ class PoseEstimator:
         self.keep_regions = keep_regions
         self.refine = check_refine(refine)
         threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
-        self.quality_threshold = _check_threshold(threshold)
+        self.quality_threshold = check_threshold(threshold)
         self._stages = stages
         self._own_detector: Detector | None = None
         self._lock = EngineLock("estimator")
-        self._max_batch = stages.max_batch
-        self._selected = bundle.model.num_selected
         self.scheduler = scheduler
         self._now: Callable[[], float] = time.perf_counter
         if scheduler is not None:
             scheduler.attach(stages)
             self._now = scheduler.clock
+        self._runner = CrowdRunner(stages, bundle.model.num_selected, self._now)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -217,7 +210,7 @@ class PoseEstimator:
                 raise InputError("rows: expected boxes_xyxy as well, whose indices they are")
             boxes_xyxy = self.load_detector()(Picture(image_bgr, Boxes.empty()).image)  # checked
         boxes = boxes_xyxy if isinstance(boxes_xyxy, Boxes) else Boxes.from_xyxy(boxes_xyxy)
-        chosen = None if rows is None else _check_rows(rows, len(boxes))
+        chosen = None if rows is None else check_rows(rows, len(boxes))
         (result,) = self._estimate([Picture(image_bgr, boxes)], chosen)
         return result
 
@@ -326,72 +319,20 @@ class PoseEstimator:
         stop: Callable[[], bool] = lambda: False,
     ) -> list[PoseResult]:
         with self._lock:
-            return self._estimate_alone(pictures, chosen, stop)
+            manifest, scheduler = self.bundle.manifest, self.scheduler
+            regions = self.bundle.model.num_selected if self.keep_regions else None
+            crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton, regions)
+            plan = None
+            if scheduler is not None and chosen is None:
+                plan = scheduler.plan(crowd, self.skeleton, self.quality_threshold, manifest.gate.gain)
 
-    def _estimate_alone(
-        self, pictures: Sequence[Picture], chosen: npt.NDArray[np.bool_] | None, stop: Callable[[], bool]
-    ) -> list[PoseResult]:
-        regions = self._selected if self.keep_regions else None
-        crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton, regions)
-        plan = None
-        if self.scheduler is not None and chosen is None:
-            plan = self.scheduler.plan(crowd, self.skeleton, self.quality_threshold, self.bundle.manifest.gate.gain)
-        for start in range(0, len(crowd), self._max_batch):
-            if start and stop():
-                raise EstimateStopped
-            part = slice(start, min(start + self._max_batch, len(crowd)))
-            try:
-                self._run_chunk(crowd, part, None if chosen is None else chosen[part], plan)
-            except EngineError as error:
-                if stop():
-                    raise EstimateStopped from error
-                raise
-        if plan is not None:
-            plan.finish()
-        return crowd.results()
+            def choose(part: slice, quality: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+                if chosen is None:
+                    return gate(quality, self.quality_threshold, self.refine)
+                return np.flatnonzero(chosen[part]).astype(np.int32)
 
-    def _run_chunk(
-        self, crowd: Crowd, part: slice, chosen: npt.NDArray[np.bool_] | None, plan: RefinementPlan | None
-    ) -> None:
-        """Both stages for at most max-batch people."""
-        clock = _Clock(self._now)
-        crops = crowd.crop(part, self._stages.crops)
-        crowd.charge("crop", part, clock.lap())
-        coarse = self._stages.run_coarse(len(crops))
-        crowd.charge("coarse", part, clock.lap())
-        crowd.quality[part] = coarse.quality
-        crowd.keypoints[part] = keypoints_to_image(coarse.keypoints, crowd.frames_of(part))
-        crowd.charge("map_back", part, clock.lap())
-        if chosen is None:
-            rows = gate(coarse.quality, self.quality_threshold, self.refine)
-        else:
-            rows = np.flatnonzero(chosen).astype(np.int32)
-        if plan is not None:
-            plan.open(part, rows)
-            rows = plan.next_rows()
-        crowd.charge("gate", part, clock.lap())
-        while len(rows):
-            self._run_fine(crowd, part, rows, coarse.region_order, clock)
-            if plan is None:
-                break
-            rows = plan.next_rows()
-            crowd.charge("gate", part, clock.lap())
-
-    def _run_fine(
-        self, crowd: Crowd, part: slice, rows: npt.NDArray[np.int32], order: npt.NDArray[np.int32], clock: _Clock
-    ) -> None:
-        """The fine stage for some rows of the chunk whose coarse stage ran last."""
-        people = part.start + rows
-        frames = crowd.frames_of(people)
-        gather_patches(self._stages.crops, rows, order, self._selected, self._stages.patches)
-        crowd.charge("gather", people, clock.lap())
-        keypoints = self._stages.run_fine(rows)
-        crowd.charge("fine", people, clock.lap())
-        crowd.keypoints[people] = keypoints_to_image(keypoints, frames)
-        crowd.refined[people] = True
-        if crowd.regions_xyxy is not None:
-            crowd.regions_xyxy[people] = region_boxes(order[rows], frames, self._selected)
-        crowd.charge("map_back", people, clock.lap())
+            self._runner.run(crowd, choose, plan, stop)
+            return crowd.results()
 
     def warm_up(self, people: int = 1) -> float:
         """Run both stages on a black picture, so that later calls meet no first-time cost.
@@ -444,48 +385,8 @@ class PoseEstimator:
         self.close()
 
 
-class _Clock:
-    """Seconds since the last lap."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._last = now()
-
-    def lap(self) -> float:
-        now = self._now()
-        passed, self._last = now - self._last, now
-        return passed
-
-
 def _check_threads(threads: int | None) -> None:
     most = 4 * (os.cpu_count() or 1)
     whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
     if threads is not None and not (whole and 1 <= threads <= most):
         raise InputError(f"threads: expected 1 to {most} on this machine, or None, got {reprlib.repr(threads)}")
-
-
-def _check_threshold(threshold: float) -> float:
-    try:
-        number = float(threshold)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"quality_threshold: expected a number, got {reprlib.repr(threshold)}") from None
-    if math.isnan(number):
-        raise InputError("quality_threshold: expected a number, got NaN")
-    return number
-
-
-def _check_rows(rows: npt.ArrayLike, people: int) -> npt.NDArray[np.bool_]:
-    """A mask [people], true at `rows`."""
-    try:
-        index = np.asarray(rows)
-    except ValueError:  # lists of several lengths
-        raise InputError(f"rows: expected indices in [0, {people}), got {reprlib.repr(rows)}") from None
-    if not index.size and index.ndim == 1:
-        index = index.astype(np.int64)  # an empty list is one of floats to numpy
-    if index.dtype.kind not in "iu":
-        raise InputError(f"rows: expected whole numbers, indices of people, got {index.dtype} {reprlib.repr(rows)}")
-    if index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= people)):
-        raise InputError(f"rows: expected indices in [0, {people}), got {reprlib.repr(rows)}")
-    chosen = np.zeros(people, dtype=np.bool_)
-    chosen[index] = True
-    return chosen

@@ -25,10 +25,11 @@ from sharpose.errors import (
     SourceError,
 )
 from sharpose.files import STDOUT_PATH
-from sharpose.runtime.boxes import BoxSource, FileBoxes
+from sharpose.runtime.boxes.sources import BoxSource, FileBoxes
+from sharpose.runtime.crowd import EstimateStopped
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.pipeline import EstimateStopped, PoseEstimator
+from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
 from sharpose.runtime.sinks.group import SinkGroup
 from sharpose.runtime.sources.live import LiveSource

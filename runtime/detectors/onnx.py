@@ -19,7 +19,7 @@ from sharpose.engines.load import OnnxRuntimeSettings, load_graph, parse_device
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.files import found_at
-from sharpose.runtime.boxes import SEARCHED_FRAMES
+from sharpose.runtime.boxes.sources import SEARCHED_FRAMES
 from sharpose.runtime.detectors.catalogue import find_detector, load_table
 from sharpose.runtime.detectors.families import (
     EXPECTED,

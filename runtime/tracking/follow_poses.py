@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sharpose.engines.locks import one_thread
 from sharpose.errors import InputError
-from sharpose.runtime.boxes import BoxSource
+from sharpose.runtime.boxes.sources import BoxSource
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.similarity import box_nms

@@ -31,7 +31,7 @@ from sharpose.export.onnx import (
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import LoadedModel, SHaRPose, random_model
 from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS
-from sharpose.runtime.gate import gate
+from sharpose.runtime.refinement.gate import gate
 from sharpose.tokens import gather_patches
 
 # The bundle's contract for the nano model: J 17, R 12, K 6, C 24, P 16, s 2.

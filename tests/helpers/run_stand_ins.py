@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import EngineError, SinkError, SourceError
-from sharpose.runtime.boxes import BoxSource, SourceBoxes
+from sharpose.runtime.boxes.sources import BoxSource, SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator

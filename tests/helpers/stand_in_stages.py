@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sharpose.bundle import Bundle
 from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
 from sharpose.runtime import PoseEstimator
-from sharpose.runtime.gate import Refine
+from sharpose.runtime.refinement.gate import Refine
 
 REGION, PATCH = 32, 16
 MAX_BATCH = 4

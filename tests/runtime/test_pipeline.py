@@ -18,8 +18,8 @@ from sharpose.engines.two_stage import CoarseOutput
 from sharpose.errors import InputError
 from sharpose.geometry import crop_frames
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
-from sharpose.runtime.gate import Refine
-from sharpose.runtime.pipeline import EstimateStopped
+from sharpose.runtime.crowd import EstimateStopped
+from sharpose.runtime.refinement.gate import Refine
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from stand_in_stages import PICTURE, Ticks, TimedStages, some_boxes
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.errors import InputError
 from sharpose.runtime import Boxes, Picture, PoseEstimator, PoseResult
-from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.history import StreamHistory
+from sharpose.runtime.refinement import DeadlineScheduler
+from sharpose.runtime.refinement.history import StreamHistory
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from sharpose.engines.two_stage import CoarseOutput
 from sharpose.errors import EngineError, InputError
 from sharpose.geometry import crop_frames, keypoints_to_image
 from sharpose.runtime import Boxes, Picture, PoseEstimator
-from sharpose.runtime.deadline import DeadlineScheduler
-from sharpose.runtime.deadline.priority import Candidates, Prioritise, priority
-from sharpose.runtime.gate import Refine
-from sharpose.runtime.pipeline import EstimateStopped
+from sharpose.runtime.crowd import EstimateStopped
+from sharpose.runtime.refinement import DeadlineScheduler
+from sharpose.runtime.refinement.gate import Refine
+from sharpose.runtime.refinement.priority import Candidates, Prioritise, priority
 from sharpose.similarity import BODY_SHARE, keypoint_similarity
 
 

@@ -18,7 +18,8 @@ from sharpose.errors import (
     SharposeError,
     SourceError,
 )
-from sharpose.runtime.boxes import BoxesFile, FileBoxes
+from sharpose.runtime.boxes.file import BoxesFile
+from sharpose.runtime.boxes.sources import FileBoxes
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.run import RunFailedError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import DetectorError, EngineError, SharposeError, SinkError, SourceError
-from sharpose.runtime.boxes import SourceBoxes
+from sharpose.runtime.boxes.sources import SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator

@@ -11,7 +11,8 @@ import numpy as np
 
 from sharpose.coco.labels import CocoLabels, LabelledPicture, read_coco_labels
 from sharpose.errors import SourceError
-from sharpose.runtime.boxes import OUTSIDE, BoxesFile, lie_outside
+from sharpose.runtime.boxes.file import BoxesFile
+from sharpose.runtime.boxes.sources import OUTSIDE, lie_outside
 from sharpose.runtime.frames import ImageId
 from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import Skeleton

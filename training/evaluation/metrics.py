@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sharpose.bundle import GainCurve
 from sharpose.coco.ap import CocoScores, coco_scores
 from sharpose.errors import counted
-from sharpose.runtime.gate import Refine
+from sharpose.runtime.refinement.gate import Refine
 from sharpose.similarity import keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData, People

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sharpose.engines.stages import Arrays, Stages, fine_inputs
 from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
 from sharpose.heatmap import decode_heatmaps
-from sharpose.runtime.gate import Refine, gate
+from sharpose.runtime.refinement.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton

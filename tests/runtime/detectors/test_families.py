@@ -11,7 +11,7 @@ from detector_graphs import FED, FLOAT, HALF, INT64, SIZE, finder, picture, save
 from onnx import helper
 
 from sharpose.errors import DetectorError, EngineError, InputError
-from sharpose.runtime.boxes import DetectorBoxes
+from sharpose.runtime.boxes.sources import DetectorBoxes
 from sharpose.runtime.detectors.families import Letterbox, Yolox
 from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.frames import Frame

@@ -21,7 +21,8 @@ from sharpose.engines.base import GraphError
 from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt import graph as tensorrt_graph
 from sharpose.errors import DetectorError, EngineError, InputError, how_to_install
-from sharpose.runtime.boxes import BoxesFile, FileBoxes
+from sharpose.runtime.boxes.file import BoxesFile
+from sharpose.runtime.boxes.sources import FileBoxes
 from sharpose.runtime.detectors.onnx import COCO_CLASSES, Detector, PeopleFrom, check_detector_options, parse_classes
 from sharpose.runtime.frames import Frame
 

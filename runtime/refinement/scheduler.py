@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,14 @@ import numpy.typing as npt
 from sharpose.bundle import GainCurve
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError
-from sharpose.runtime.deadline.costs import StageCosts, next_batch, own_share
-from sharpose.runtime.deadline.history import PersonHistory, StreamHistory, carry_over
-from sharpose.runtime.deadline.priority import TURN_EVERY, Candidates, Prioritise, expected_gain, priority, with_turns
-from sharpose.runtime.result import Crowd
+from sharpose.runtime.refinement.costs import StageCosts, next_batch, own_share
+from sharpose.runtime.refinement.history import PersonHistory, StreamHistory, carry_over
+from sharpose.runtime.refinement.priority import TURN_EVERY, Candidates, Prioritise, expected_gain, priority, with_turns
 from sharpose.similarity import body_area, box_iou, keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from sharpose.runtime.crowd import Crowd
 
 # OKS of a still person's coarse poses: at least the predicted quality of the coarse pose now, within these bounds, so
 # that what is kept is likely to be better. Of 17 keypoints, a single one that goes far makes it 0.94.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sharpose.runtime.gate import gate
+from sharpose.runtime.refinement.gate import gate
 
 QUALITY = np.array([0.9, 0.99, 0.2, 1.3, -0.1], np.float32)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -19,6 +21,34 @@ def check_refine(refine: str) -> Refine:
     if refine not in get_args(Refine):
         raise InputError(f"refine: expected one of {', '.join(get_args(Refine))}, got {refine!r}")
     return cast("Refine", refine)
+
+
+def check_threshold(threshold: float) -> float:
+    """`threshold` as a number; raises `InputError` where it isn't one."""
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"quality_threshold: expected a number, got {reprlib.repr(threshold)}") from None
+    if math.isnan(number):
+        raise InputError("quality_threshold: expected a number, got NaN")
+    return number
+
+
+def check_rows(rows: npt.ArrayLike, people: int) -> npt.NDArray[np.bool_]:
+    """Bool [people], true at `rows`; raises `InputError` where they aren't indices of people."""
+    try:
+        index = np.asarray(rows)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"rows: expected indices in [0, {people}), got {reprlib.repr(rows)}") from None
+    if not index.size and index.ndim == 1:
+        index = index.astype(np.int64)  # an empty list is one of floats to numpy
+    if index.dtype.kind not in "iu":
+        raise InputError(f"rows: expected whole numbers, indices of people, got {index.dtype} {reprlib.repr(rows)}")
+    if index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= people)):
+        raise InputError(f"rows: expected indices in [0, {people}), got {reprlib.repr(rows)}")
+    chosen = np.zeros(people, dtype=np.bool_)
+    chosen[index] = True
+    return chosen
 
 
 def gate(quality: npt.NDArray[np.float32], threshold: float, refine: Refine) -> npt.NDArray[np.int32]:

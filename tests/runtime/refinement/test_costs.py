@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sharpose.engines.two_stage import BatchBuckets
-from sharpose.runtime.deadline.costs import BatchCost, next_batch, own_share
+from sharpose.runtime.refinement.costs import BatchCost, next_batch, own_share
 
 
 def exact(largest: int = 16) -> BatchCost:

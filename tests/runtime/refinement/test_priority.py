@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpose.bundle import GainCurve
-from sharpose.runtime.deadline.priority import TURN_EVERY, Candidates, expected_gain, priority, with_turns
+from sharpose.runtime.refinement.priority import TURN_EVERY, Candidates, expected_gain, priority, with_turns
 
 
 def gains(quality: list[float], pixels: list[float], threshold: float = 0.99) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.runtime.deadline.history import PersonHistory, StreamHistory, carry_over
+from sharpose.runtime.refinement.history import PersonHistory, StreamHistory, carry_over
 from sharpose.similarity import keypoint_similarity
 from sharpose.skeleton import COCO17
 
