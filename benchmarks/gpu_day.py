@@ -27,8 +27,8 @@ from report import Machine, command_to_repeat, make_output_folder, this_machine
 from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_REFUSED
 from sharpose.cli import main as run_command
+from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.engines.load import parse_device
 from sharpose.errors import EngineError, InputError, one_line
 from sharpose.files import read_json, replacing
 

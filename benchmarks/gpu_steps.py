@@ -30,8 +30,9 @@ from torch_latency import measure_torch
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.cuda.device import CUDA_BINDINGS, CudaDevice, CudaGraph, CudaStream, open_cuda_device
+from sharpose.engines.device import detector_devices, parse_device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.engines.load import detector_devices, load_two_stage, parse_device
+from sharpose.engines.load import load_two_stage
 from sharpose.engines.stages import open_stages
 from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.engines.tensorrt.library import installed_flavours
@@ -445,8 +446,13 @@ def _bundle_for_gpu(setup: Setup) -> Bundle:
     return open_bundle(setup.bundle)
 
 
-def _open(setup: Setup, bundle: Bundle, **settings: Any) -> TwoStage:  # noqa: ANN401 (those of TensorRtSettings)
-    return load_two_stage(bundle, setup.device, tensorrt=TensorRtSettings(say=_say, **settings))
+def _open(
+    setup: Setup,
+    bundle: Bundle,
+    precision: str = "auto",
+    **settings: Any,  # noqa: ANN401 (those of TensorRtSettings)
+) -> TwoStage:
+    return load_two_stage(bundle, setup.device, precision=precision, tensorrt=TensorRtSettings(say=_say, **settings))
 
 
 def _run(stages: TwoStage, bundle: Bundle, crops: Crops) -> tuple[Keypoints, Keypoints]:

@@ -19,6 +19,7 @@ from report import Machine, command_to_repeat, make_output_folder, number_list, 
 
 from sharpose.cli import Threads
 from sharpose.cli import main as run_command
+from sharpose.engines.precision import PRECISIONS, PrecisionChoice
 from sharpose.runtime import Boxes, PoseEstimator
 from sharpose.scene import Scene, SceneConfig
 
@@ -115,6 +116,9 @@ def markdown(cases: list[Case], machine: Machine, bundle: str, device: str, comm
     help="Folder written by sharpose-export.  [default: the shipped bundle]",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="As sharpose-run takes it."
+)
 @click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
 @click.option("--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people.")
 @click.option(
@@ -132,6 +136,7 @@ def markdown(cases: list[Case], machine: Machine, bundle: str, device: str, comm
 def command(
     bundle: Path | None,
     device: str,
+    precision: PrecisionChoice,
     threads: int | None,
     people: list[int],
     refine: list[int],
@@ -143,7 +148,7 @@ def command(
 ) -> int:
     """Measure a bundle's latency by stage."""
     make_output_folder(output)
-    estimator = PoseEstimator(bundle, device=device, threads=threads)
+    estimator = PoseEstimator(bundle, device=device, precision=precision, threads=threads)
     cases: list[Case] = []
     for count in people:
         # every number of refined people once: 50 % of one person is nobody or everybody
@@ -155,13 +160,13 @@ def command(
     command_line = command_to_repeat("latency.py")
     machine = this_machine()
     name = estimator.bundle.model.name
-    precision = " (fp32)" if estimator.bundle.precisions == ("fp32",) or estimator.device == "cpu" else ""
-    page = markdown(cases, machine, f"{name}{precision}", estimator.device, command_line)
+    page = markdown(cases, machine, f"{name} ({estimator.precision})", estimator.device, command_line)
     (output / "latency.md").write_text(page, "utf-8")
     report = {
         "bundle": name,
         "weights": estimator.bundle.manifest.source,
         "device": estimator.device,
+        "precision": estimator.precision,
         "command": command_line,
         "machine": asdict(machine),
         "cases": [asdict(case) for case in cases],

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from sharpose.engines.load import Device, parse_device
+from sharpose.engines.device import Device, parse_device
 from sharpose.errors import EngineError
 
 AUTO = "auto"

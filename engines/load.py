@@ -1,21 +1,19 @@
-"""Devices as users write them, and from a bundle and a device to the two stages, ready to run.
-
-Nothing heavy is imported before engines are loaded: `sharpose-doctor` parses devices where packages may be broken.
-"""
+"""From a bundle and a device to the two stages, ready to run. Nothing heavy is imported before engines are loaded."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sharpose.engines.device import Device, parse_device
+from sharpose.engines.precision import choose_precision, graphs_of
 from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
-    from sharpose.bundle import Bundle, Precision
+    from sharpose.bundle import Bundle
     from sharpose.engines.base import FixInputs, Runner
     from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
@@ -25,39 +23,9 @@ _log = logging.getLogger("sharpose.onnxruntime")
 
 
 @dataclass(frozen=True)
-class Device:
-    """A kind of device and, for GPUs, which one."""
-
-    kind: str
-    index: int = 0
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
-
-
-def parse_device(text: str) -> Device:
-    """A device from `cpu | cuda[:i] | tensorrt[:i] | ort-tensorrt[:i]`; raises `EngineError` for anything else."""
-    match = re.fullmatch(r"(cpu|cuda|tensorrt|ort-tensorrt)(?::([0-9]{1,3}))?", text)
-    if match is None or (match[1] == "cpu" and match[2] is not None):
-        auto = "" if text == "auto" else ", or auto where the best is looked for"
-        raise EngineError(f"device: expected cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i]{auto}, got {text!r}")
-    return Device(match[1], int(match[2] or 0))
-
-
-def detector_devices(text: str) -> tuple[str, ...]:
-    """Where a detector beside poses on a device may run, best first: there; for TensorRT else in ONNX Runtime."""
-    device = parse_device(text)
-    others = (str(Device("cuda", device.index)), "cpu") if device.kind == "tensorrt" else ()
-    return (str(device), *others)
-
-
-@dataclass(frozen=True)
 class OnnxRuntimeSettings:
     """How to run with ONNX Runtime on a GPU."""
 
-    precision: Precision | None = (
-        None  # of the bundle's graphs; if None, on a GPU fp16 where they are verified, else fp32
-    )
     tf32: bool = False  # whether matrix products in float32 may round their factors to TF32 (10 bits of mantissa)
     engine_cache: Path | None = None  # of device `ort-tensorrt`: folder of engines; `cache_folder()` if None
     say: Callable[[str], None] | None = None  # called with a line of text; logged if None
@@ -67,6 +35,7 @@ def load_two_stage(
     bundle: Bundle,
     device: str = "cpu",
     *,
+    precision: str = "auto",
     threads: int | None = None,
     tensorrt: TensorRtSettings | None = None,
     onnxruntime: OnnxRuntimeSettings | None = None,
@@ -76,32 +45,38 @@ def load_two_stage(
     Args:
         bundle: An opened bundle.
         device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
+        precision: To compute in: `fp32`, `fp16`, `bf16`, `int8`, or `auto` (see `choose_precision`).
         threads: CPU threads inside an operator; the backend's own choice if None.
         tensorrt: How to build, find and run engines where the device is `tensorrt`.
         onnxruntime: How to run on the other GPU devices.
 
     Raises:
+        InputError: `precision` isn't one.
         BundleError: the bundle doesn't have the precision asked for.
-        EngineError: the device is not there, or a graph can't be loaded on it.
+        EngineError: the device is not there, hasn't that precision, or can't load a graph.
     """
     where = parse_device(device)
+    chosen = choose_precision(bundle, where, precision)
+    graphs = graphs_of(chosen)
     if where.kind == "tensorrt":
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_two_stage
 
-        return load_tensorrt_two_stage(bundle, where, tensorrt or TensorRtSettings())
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision
+        return load_tensorrt_two_stage(bundle, where, graphs, tensorrt or TensorRtSettings())
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
     from sharpose.engines.two_stage import HostTwoStage
 
     max_batch, settings = bundle.manifest.max_batch, onnxruntime or OnnxRuntimeSettings()
-    precision = choose_precision(bundle, where, settings)
     coarse, fine = (
-        OnnxRuntimeRunner(*bundle.graph(stage, precision), max_batch, device=device, threads=threads, settings=settings)
+        OnnxRuntimeRunner(*bundle.graph(stage, graphs), max_batch, device=device, threads=threads, settings=settings)
         for stage in STAGES
     )
     if where.kind != "cpu":
         tf32 = "on" if settings.tf32 else "off"
-        (settings.say or _log.info)(f"ONNX Runtime on {where}, {precision} graphs, TF32 {tf32}")
-    return HostTwoStage(coarse, fine)
+        (settings.say or _log.info)(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")
+    elif chosen != "fp32":
+        slower = ", which it computes in float32, slower than fp32 graphs" if chosen == "fp16" else ""
+        (settings.say or _log.info)(f"ONNX Runtime on {where}, {chosen} graphs{slower}")
+    return HostTwoStage(coarse, fine, chosen)
 
 
 def load_graph(

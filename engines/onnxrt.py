@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpose.bundle import Bundle, GraphEntry, Precision, gpu_precision, graph_sha256
+from sharpose.bundle import GraphEntry, graph_sha256
 from sharpose.engines import Untyped
 from sharpose.engines.base import FixInputs, GraphError, Runner, TensorSpec, Value, check_signature, specs
+from sharpose.engines.device import Device, parse_device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.engines.load import Device, OnnxRuntimeSettings, parse_device
+from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.errors import EngineError, how_to_install, one_line
 from sharpose.files import cache_folder
 
@@ -43,18 +44,6 @@ _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
 _TYPICAL_BATCH = 4
 _NO_PROFILE = "provide all the dynamic shape inputs"  # of the parts that the TensorRT provider makes of a graph
 _log = logging.getLogger("sharpose.onnxruntime")
-
-
-def choose_precision(bundle: Bundle, device: Device, settings: OnnxRuntimeSettings) -> Precision:
-    """The precision of the bundle's graphs to run on a device.
-
-    On a GPU without a choice that is fp16 where the export has verified it, else fp32. A CPU computes fp16 graphs in
-    float32, and slower.
-    """
-    if device.kind == "cpu":
-        return settings.precision or "fp32"
-    verified = [name for name, report in bundle.manifest.parity.items() if not report.failures]
-    return settings.precision or gpu_precision(name for name in bundle.precisions if name in verified)
 
 
 def create_session(

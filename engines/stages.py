@@ -12,10 +12,12 @@ from typing import Protocol, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.bundle import Bundle, Precision, gpu_precision
+from sharpose.bundle import Bundle
 from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
-from sharpose.engines.load import OnnxRuntimeSettings, parse_device
+from sharpose.engines.device import parse_device
+from sharpose.engines.load import STAGES, OnnxRuntimeSettings
+from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
 from sharpose.engines.two_stage import CARRIED
 from sharpose.tokens import gather_patches
 
@@ -61,7 +63,7 @@ class EngineStages:
     """The engines of a bundle's two graphs as `Stages`; what goes from one to the other travels through the host."""
 
     config: ModelConfig
-    precision: Precision
+    precision: RunPrecision  # what both compute in
     coarse_runner: Runner
     fine_runner: Runner
 
@@ -97,7 +99,7 @@ def _run(runner: Runner, inputs: Arrays) -> Arrays:
 def open_stages(
     bundle: Bundle,
     device: str = "cpu",
-    precision: Precision | None = None,
+    precision: str = "auto",
     *,
     threads: int | None = None,
     say: Callable[[str], None] | None = None,
@@ -107,30 +109,29 @@ def open_stages(
     Args:
         bundle: An opened bundle.
         device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
-        precision: Of the graphs; if None, on a GPU fp16 where the bundle holds it, else fp32.
+        precision: To compute in: `fp32`, `fp16`, `bf16`, `int8`, or `auto` (see `choose_precision`).
         threads: CPU threads inside an operator; the engine's own choice if None.
         say: Called with a line about what is built, waited for or runs elsewhere; logged if None.
 
     Raises:
+        InputError: `precision` isn't one.
         BundleError: the bundle has no graphs in that precision.
-        EngineError: the device is not there, or a graph can't be loaded on it.
+        EngineError: the device is not there, hasn't that precision, or can't load a graph.
     """
     where = parse_device(device)
+    chosen = choose_precision(bundle, where, precision)
+    graphs = graphs_of(chosen)
     if where.kind == "tensorrt":
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 
-        precision = precision or gpu_precision(bundle.precisions)
-        settings = TensorRtSettings(precision=precision, say=say)
-        coarse, fine = (load_tensorrt_runner(bundle, stage, where, settings) for stage in ("coarse", "fine"))
-        return EngineStages(bundle.model, precision, coarse, fine)
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision
+        settings = TensorRtSettings(say=say)
+        coarse, fine = (load_tensorrt_runner(bundle, stage, where, graphs, settings) for stage in STAGES)
+        return EngineStages(bundle.model, chosen, coarse, fine)
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
 
-    ort_settings, largest = OnnxRuntimeSettings(precision, say=say), bundle.manifest.max_batch
-    precision = choose_precision(bundle, where, ort_settings)
+    ort_settings, largest = OnnxRuntimeSettings(say=say), bundle.manifest.max_batch
     runners = (
-        OnnxRuntimeRunner(
-            *bundle.graph(stage, precision), largest, device=device, threads=threads, settings=ort_settings
-        )
-        for stage in ("coarse", "fine")
+        OnnxRuntimeRunner(*bundle.graph(stage, graphs), largest, device=device, threads=threads, settings=ort_settings)
+        for stage in STAGES
     )
-    return EngineStages(bundle.model, precision, *runners)
+    return EngineStages(bundle.model, chosen, *runners)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.base import Runner, Value
+from sharpose.engines.precision import RunPrecision
 from sharpose.errors import EngineError
 
 CARRIED = ("region_order", "region_features", "region_embeddings")
@@ -47,6 +48,7 @@ class TwoStage(Protocol):
     """Both stages on one device. The coarse stage's features never leave it."""
 
     device: str  # as the user asked for it
+    precision: RunPrecision  # what both stages compute in
     max_batch: int  # most people in a run
     crops: npt.NDArray[np.uint8]  # [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`
     patches: npt.NDArray[np.uint8]  # [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows
@@ -79,7 +81,8 @@ class TwoStage(Protocol):
 class HostTwoStage:
     """Both stages as two runners of one backend and device that take host arrays (ONNX Runtime); see `TwoStage`."""
 
-    def __init__(self, coarse: Runner, fine: Runner) -> None:
+    def __init__(self, coarse: Runner, fine: Runner, precision: RunPrecision) -> None:
+        self.precision: RunPrecision = precision
         self.device, self.max_batch = coarse.device, coarse.max_batch
         self._coarse, self._fine = coarse, fine
         self.crops, self.patches = (

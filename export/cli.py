@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import click
 
-from sharpose.bundle import Precision, gpu_precision
+from sharpose.bundle import Precision
 from sharpose.cli import (
     FILE,
     SIZE,
@@ -138,17 +138,20 @@ class CommandOptions:
         """The precisions to export."""
         return self.precision or ("fp32",)
 
-    def engine_precision(self, available: tuple[Precision, ...]) -> Precision:
-        """The precision to build engines in: the one asked for with `--bundle`, else fp16 where there is one, or fp32.
+    def engine_precision(self, bundle: Bundle) -> Precision:
+        """The precision to build engines in: the one asked for with `--bundle`, else what `--device tensorrt` takes.
 
         Raises:
+            BundleError: the bundle doesn't have it.
             ExportError: more than one was asked for.
         """
-        if self.bundle is None or self.precision is None:
-            return gpu_precision(available)
-        if len(self.precision) > 1:
-            raise ExportError(f"--precision {','.join(self.precision)}: engines are built in one precision; give one")
-        return self.precision[0]
+        from sharpose.engines.device import Device
+        from sharpose.engines.precision import choose_precision, graphs_of
+
+        asked = self.precision if self.bundle is not None and self.precision is not None else ("auto",)
+        if len(asked) > 1:
+            raise ExportError(f"--precision {','.join(asked)}: engines are built in one precision; give one")
+        return graphs_of(choose_precision(bundle, Device("tensorrt"), asked[0]))
 
     def build_options(self, max_batch: int) -> BuildOptions:
         """The engine builder's options; raises `EngineError` where the batch sizes are out of order."""
@@ -425,7 +428,7 @@ def _build(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     from sharpose.engines.tensorrt.load import build_bar
 
     interruptible()
-    precision = options.engine_precision(bundle.precisions)
+    precision = options.engine_precision(bundle)
     build_options = options.build_options(options.max_batch or bundle.manifest.max_batch)
     folder = bundle.path / ENGINES_FOLDER
     with build_bar() as on_progress:

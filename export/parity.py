@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sharpose.bundle import OutputParity, ParityReport, Precision
 from sharpose.config import ModelConfig
+from sharpose.engines.precision import RunPrecision
 from sharpose.engines.stages import Arrays, EngineStages, Stages, fine_inputs
 from sharpose.engines.two_stage import CARRIED
 from sharpose.export.pictures import ParityPictures
@@ -44,8 +45,8 @@ _FP16 = Tolerance(2e-2, 2e-3, 0.75, 0.5, 0.95, 0.05, 1.0, True)
 _INT8 = dataclasses.replace(_FP16, enforced=False)
 
 
-def tolerance_for(precision: Precision, device: str = "cpu") -> Tolerance:
-    """The limits for graphs of a precision on a device (`cpu`, `cuda:0` …)."""
+def tolerance_for(precision: RunPrecision, device: str = "cpu") -> Tolerance:
+    """The limits for computing in a precision on a device (`cpu`, `cuda:0` …)."""
     if precision == "int8":
         return _INT8
     if precision == "fp32":

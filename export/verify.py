@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from sharpose.bundle import Bundle, ParityReport, Precision
+from sharpose.bundle import Bundle, ParityReport
 from sharpose.engines.gpu import probe_gpus
+from sharpose.engines.precision import RunPrecision
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
@@ -60,7 +61,7 @@ class VerifiedEngine:
     """One engine's result."""
 
     device: str  # as the user writes it
-    precision: Precision  # of the graphs that it ran
+    precision: RunPrecision  # what it computed in
     report: ParityReport  # how far it is from the reference
     average_precision: float | None  # COCO keypoint AP on the labelled pictures, if there are any
 
@@ -136,7 +137,7 @@ def _average_precision(bundle: Bundle, stages: EngineStages, labels: LabelledPic
     if labels is None:
         return None
     return labels.average_precision(
-        PoseEstimator.from_stages(bundle, HostTwoStage(stages.coarse_runner, stages.fine_runner))
+        PoseEstimator.from_stages(bundle, HostTwoStage(stages.coarse_runner, stages.fine_runner, stages.precision))
     )
 
 

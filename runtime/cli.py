@@ -24,6 +24,7 @@ from sharpose.cli import (
     option,
 )
 from sharpose.cli import main as run_command
+from sharpose.engines.precision import PRECISIONS
 from sharpose.errors import DetectorError
 from sharpose.runtime.options import (
     DEFAULT_DETECTOR,
@@ -117,6 +118,14 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default="cpu",
     help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best of tensorrt, cuda and cpu that this "
     "machine has.",
+)
+@option(
+    _MODEL,
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    help="Precision to compute in; auto: the fastest that sharpose-export --verify found right on this kind of device, "
+    "else fp32, or fp16 on a GPU, as far as the bundle holds it; bf16: with OpenVINO.",
 )
 @option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(

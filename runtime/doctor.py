@@ -21,8 +21,7 @@ from sharpose.cli import main as run_command
 from sharpose.errors import BundleError, EngineError, how_to_install
 
 if TYPE_CHECKING:
-    from sharpose.engines.load import Device
-
+    from sharpose.engines.device import Device
 ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt"})
 _ON_ORT = ALL_DEVICES - {"tensorrt"}
 _ON_GPU = ALL_DEVICES - {"cpu"}
@@ -324,12 +323,14 @@ def check_bundle(device: Device, *, run: bool) -> Iterator[Finding]:
     import numpy as np
 
     from sharpose.engines.load import OnnxRuntimeSettings
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision
+    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+    from sharpose.engines.precision import choose_precision, graphs_of
 
     lines: list[str] = []
     settings = OnnxRuntimeSettings(say=lines.append)
+    precision = choose_precision(bundle, device)
     try:
-        graph = bundle.graph("coarse", choose_precision(bundle, device, settings))
+        graph = bundle.graph("coarse", graphs_of(precision))
         runner = OnnxRuntimeRunner(*graph, bundle.manifest.max_batch, device=str(device), settings=settings)
         runner.run({"image": np.zeros((1, *bundle.model.crop_size, 3), np.uint8)}, ("keypoints",))
         runner.close()
@@ -337,14 +338,16 @@ def check_bundle(device: Device, *, run: bool) -> Iterator[Finding]:
         mend = f"see the rows of ONNX Runtime and provider {device.kind}"
         yield Finding(name, False, f"can't run on {device}: {error}", mend, frozenset({device.kind}))
         return
-    yield Finding(name, True, f"{bundle.model.name} runs on {device}", needed_by=frozenset({device.kind}))
+    yield Finding(
+        name, True, f"{bundle.model.name} runs on {device} in {precision}", needed_by=frozenset({device.kind})
+    )
     if device.kind == "cuda":
         yield Finding("nodes on the CPU", not lines, "; ".join(lines) or "none: the GPU has the whole coarse graph")
 
 
 def check_detectors(findings: Sequence[Finding], device: Device) -> Iterator[Finding]:
     """Where detectors can run beside poses on a device, by what was found before."""
-    from sharpose.engines.load import detector_devices, parse_device
+    from sharpose.engines.device import detector_devices, parse_device
 
     able = [text for text in detector_devices(str(device)) if not obstacles(findings, parse_device(text))]
     if str(device) not in able:
@@ -397,7 +400,7 @@ def command(device_text: str, detector_text: str, as_json: bool, debug: bool) ->
     The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not.
     """
     from sharpose.engines.choose import load_on
-    from sharpose.engines.load import parse_device
+    from sharpose.engines.device import parse_device
 
     device = parse_device(load_on(device_text, str, lambda line: click.echo(line, err=True)))
     detector = device if detector_text == "auto" else parse_device(detector_text)

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import click
 
+from sharpose.engines.precision import PrecisionChoice
 from sharpose.errors import InputError
 
 DEFAULT_DETECTOR = "yolox-tiny"
@@ -215,6 +216,7 @@ class RunOptions:
     deadline: float | None = None
     max_people: int | None = None
     device: str = "cpu"
+    precision: PrecisionChoice = "auto"
     threads: int | None = None
     tf32: bool = False
     engine_cache: Path | None = None

@@ -17,8 +17,10 @@ import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.choose import load_on
-from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, load_two_stage
+from sharpose.engines.device import detector_devices
+from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
 from sharpose.engines.locks import EngineLock
+from sharpose.engines.precision import PrecisionChoice, RunPrecision
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError, SourceError
@@ -44,20 +46,22 @@ class PoseEstimator:
         bundle: A folder written by `sharpose-export`; the bundle that comes with the package if None.
         device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, or `auto`: the best that this machine has, as the
             attribute `device` says then.
+        precision: `fp32`, `fp16`, `bf16` or `int8` to compute in, or `auto`: the fastest that was verified here, else
+            fp32, on a GPU fp16; as the attribute `precision` says then.
         refine: `auto`, `always` or `never`.
         quality_threshold: The bundle's own if None.
         keep_regions: Whether results have `PoseResult.regions_xyxy`.
         scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
         threads: CPU threads inside an operator; the engine's choice if None.
         tensorrt: For device `tensorrt`: the engine cache, CUDA bindings, CUDA graphs.
-        onnxruntime: For devices `cuda` and `ort-tensorrt`: precision, TF32, the engine cache.
+        onnxruntime: For devices `cuda` and `ort-tensorrt`: TF32, the engine cache.
         detector: Finds the people of pictures that come without boxes. If None, that is `Detector.from_name()` on the
             estimator's device, made at the first such picture.
 
     Raises:
-        BundleError: the bundle is missing, damaged or not valid.
-        EngineError: the device is not there, or can't run the graphs.
-        InputError: `refine`, `quality_threshold` or `threads` isn't one.
+        BundleError: the bundle is missing, damaged or not valid, or has no graphs of that precision.
+        EngineError: the device is not there, or can't run the graphs in that precision.
+        InputError: `precision`, `refine`, `quality_threshold` or `threads` isn't one.
 
     Attributes:
         bundle: The bundle it runs.
@@ -73,6 +77,7 @@ class PoseEstimator:
         bundle: str | Path | None = None,
         *,
         device: str = "cpu",
+        precision: PrecisionChoice = "auto",
         refine: Refine = "auto",
         quality_threshold: float | None = None,
         keep_regions: bool = False,
@@ -93,7 +98,9 @@ class PoseEstimator:
         if not isinstance(device, str):
             raise InputError(f"device: expected a name such as 'cpu' or 'cuda:0', got {device!r}")
         opened = open_bundle(shipped_bundle() if bundle is None else bundle)
-        load = partial(load_two_stage, opened, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime)
+        load = partial(
+            load_two_stage, opened, precision=precision, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime
+        )
         stages = load_on(device, load, None if onnxruntime is None else onnxruntime.say)
         self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler)
         self.detector = detector
@@ -106,6 +113,7 @@ class PoseEstimator:
         path: str | Path | None = None,
         *,
         device: str = "cpu",
+        precision: PrecisionChoice = "auto",
         refine: Refine = "auto",
         quality_threshold: float | None = None,
         keep_regions: bool = False,
@@ -119,6 +127,7 @@ class PoseEstimator:
         return cls(
             path,
             device=device,
+            precision=precision,
             refine=refine,
             quality_threshold=quality_threshold,
             keep_regions=keep_regions,
@@ -181,6 +190,11 @@ class PoseEstimator:
     def device(self) -> str:
         """Where the engines run."""
         return self._stages.device
+
+    @property
+    def precision(self) -> RunPrecision:
+        """What the engines compute in."""
+        return self._stages.precision
 
     def __call__(
         self,
@@ -250,12 +264,11 @@ class PoseEstimator:
         own boxes, unless the estimator was given a detector. Warnings go to standard error.
 
         Args:
-            source: As for `sharpose-run`: a video, a picture, a folder or glob of videos (streamed one after another)
-                or pictures, a camera's index, a URL, `-`, or `scene`.
+            source: As for `sharpose-run`: a video, a picture, a folder or glob of pictures, a camera's index, a URL,
+                `-`, or `scene`.
             track: Give people ids that stay, `PoseResult.track_ids`.
             smooth: Smooth each track's keypoints; needs `track`.
-            boxes: A file of people's boxes: COCO detection results, or annotations. For several videos `{source}` in
-                its name stands for theirs.
+            boxes: A file of people's boxes: COCO detection results, or annotations.
             full_frame: One person fills every picture.
             motion: Whatever moves in front of a camera that doesn't.
             detect_every: Detection interval in frames; boxes follow poses in between.
@@ -263,13 +276,12 @@ class PoseEstimator:
             reading: How the source is read: stride, start, duration, reconnection.
 
         Yields:
-            The frame, uint8 [H, W, 3], BGR, and its result; `origin` says which frame of what. A live source's frames
-            that come meanwhile are dropped for the newest one, unless `reading` says otherwise.
+            The frame, uint8 [H, W, 3], BGR, and its result. A live source's frames that come meanwhile are dropped for
+            the newest one, unless `reading` says otherwise.
 
         Raises:
-            InputError: arguments exclude one another, or one would do nothing.
-            SharposeError: the source, the boxes or the detector can't be used, or an engine failed; of several videos
-                one failed, which is raised after the frames of all others.
+            InputError: arguments exclude one another, or one would do nothing; or `source` is several (videos).
+            SharposeError: the source, the boxes or the detector can't be used, or an engine failed.
         """
         from sharpose.runtime.assemble import stream_with
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -134,11 +134,6 @@ MAX_BATCH = 4096
 
 Precision = Literal["fp32", "fp16", "int8"]
 """int8 is experimental."""
-
-
-def gpu_precision(available: Iterable[Precision]) -> Precision:
-    """The precision that a GPU runs unless another is asked for: fp16 where there is one, else fp32."""
-    return "fp16" if "fp16" in available else "fp32"
 
 
 class _Strict(BaseModel):
@@ -348,7 +343,11 @@ class Bundle:
         """The ONNX file of `"coarse"` or `"fine"` and its description; `BundleError` if the precision isn't there."""
         pair = self.manifest.graphs.get(precision)
         if pair is None:
-            raise BundleError(f"bundle {self.path}: holds {', '.join(self.precisions)} graphs, not {precision}")
+            held = ", ".join(self.precisions)
+            both = ",".join(item for item in get_args(Precision) if item in (*self.precisions, precision))
+            raise BundleError(
+                f"bundle {self.path}: holds {held} graphs, not {precision}; export it with --precision {both}"
+            )
         entry = {"coarse": pair.coarse, "fine": pair.fine}[stage]
         return self.path / entry.file, entry
 

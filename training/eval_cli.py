@@ -20,6 +20,7 @@ from sharpose.cli import (
     option,
 )
 from sharpose.cli import main as run_command
+from sharpose.engines.precision import PRECISIONS, PrecisionChoice
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class EvalOptions:
     flip_test: bool
     quality_threshold: float | None
     device: str
+    precision: PrecisionChoice
     threads: int | None
     limit: int | None
     promise: str | None
@@ -61,6 +63,8 @@ class EvalOptions:
             raise click.UsageError("--quality-threshold and --choose-threshold exclude each other: give one")
         if self.threads is not None and self.checkpoint is None and self.device.startswith("tensorrt"):
             raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
+        if self.precision != "auto" and self.checkpoint is not None:
+            raise click.UsageError("--precision is for bundles: a checkpoint is measured in float32; export it first")
         if self.config is not None and self.checkpoint is None:
             raise click.UsageError("--config goes with --checkpoint")
         if (self.data is None) == (self.annotations is None):
@@ -144,6 +148,14 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
     show_default=True,
     help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best that this machine has. With "
     "--checkpoint, one of PyTorch's.",
+)
+@option(
+    _MODEL,
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="Precision of a bundle to compute in, as in sharpose-run.",
 )
 @option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(_DATA, "--limit", type=Whole(1, 10**9), help="Number of pictures with people, from the first; default: all.")

@@ -13,8 +13,8 @@ from pathlib import Path
 from sharpose.bundle import graph_sha256
 from sharpose.engines.base import FixInputs, GraphError
 from sharpose.engines.cuda.device import open_cuda_device
+from sharpose.engines.device import Device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.engines.load import Device
 from sharpose.engines.tensorrt.build import ParsedNetwork, build_file, describe_options, describe_tensors
 from sharpose.engines.tensorrt.cache import EngineRequest, EngineTensor, Profile, Sidecar
 from sharpose.engines.tensorrt.library import find_flavour

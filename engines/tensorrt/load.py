@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sharpose.bundle import Bundle, Precision, gpu_precision
+from sharpose.bundle import Bundle, Precision
 from sharpose.engines.cuda.device import open_cuda_device
+from sharpose.engines.device import Device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.engines.load import STAGES, Device
+from sharpose.engines.load import STAGES
 from sharpose.engines.tensorrt.build import (
     ENGINES_FOLDER,
     BuildProgress,
@@ -43,7 +44,6 @@ class TensorRtSettings:
     warm_up: bool = True  # run every batch size before the first frame
     mapped_memory: bool = True  # a GPU that shares the host's memory reads and writes its arrays instead of copies
     flavour: str | None = None  # `tensorrt` or `tensorrt_rtx`; the first that loads if None
-    precision: Precision | None = None  # of the bundle's graphs; if None, fp16 where it has them, else fp32
     tf32: bool | None = None  # TF32 in float32 graphs; if None, as the bundle's engines have it, else without
     options: BuildOptions | None = None  # if None, the default ones, and the bundle's own engines whatever theirs
     on_progress: OnBuildProgress | None = None  # if None, a bar on stderr, where that is a terminal
@@ -54,14 +54,16 @@ class TensorRtSettings:
         return self.options or BuildOptions(max_batch=max_batch, tf32=bool(self.tf32))
 
 
-def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSettings) -> TensorRtTwoStage:
-    """Both stages on a GPU.
+def load_tensorrt_two_stage(
+    bundle: Bundle, device: Device, precision: Precision, settings: TensorRtSettings
+) -> TensorRtTwoStage:
+    """Both stages on a GPU, with the bundle's graphs of a precision.
 
     Raises:
-        BundleError: the bundle doesn't have the precision asked for.
+        BundleError: the bundle doesn't have that precision.
         EngineError: the driver, the GPU, TensorRT or a CUDA binding is missing, or an engine can't be built or loaded.
     """
-    loader = _EngineLoader(bundle, device, settings)
+    loader = _EngineLoader(bundle, device, precision, settings)
     cuda = open_cuda_device(device.index, settings.cuda_bindings)
     try:
         use_graphs = cuda.has_graphs if settings.cuda_graphs is None else settings.cuda_graphs
@@ -79,7 +81,7 @@ def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSe
         cuda.close()
         raise
     mapped = cuda.shares_memory and settings.mapped_memory
-    stages = TensorRtTwoStage(coarse, fine, cuda, str(device), use_graphs=use_graphs, mapped=mapped)
+    stages = TensorRtTwoStage(coarse, fine, cuda, str(device), precision, use_graphs=use_graphs, mapped=mapped)
     if settings.warm_up:
         loader.say("running every batch size once, so that no frame waits for it")
         try:
@@ -90,9 +92,11 @@ def load_tensorrt_two_stage(bundle: Bundle, device: Device, settings: TensorRtSe
     return stages
 
 
-def load_tensorrt_runner(bundle: Bundle, stage: str, device: Device, settings: TensorRtSettings) -> TensorRtRunner:
+def load_tensorrt_runner(
+    bundle: Bundle, stage: str, device: Device, precision: Precision, settings: TensorRtSettings
+) -> TensorRtRunner:
     """One stage on a GPU; raises as `load_tensorrt_two_stage`."""
-    loader = _EngineLoader(bundle, device, settings)
+    loader = _EngineLoader(bundle, device, precision, settings)
     cuda = open_cuda_device(device.index, settings.cuda_bindings)
     try:
         with cuda.active():
@@ -106,11 +110,10 @@ def load_tensorrt_runner(bundle: Bundle, stage: str, device: Device, settings: T
 class _EngineLoader:
     """Finds or builds a bundle's engines for one GPU, and loads them."""
 
-    def __init__(self, bundle: Bundle, device: Device, settings: TensorRtSettings) -> None:
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision, settings: TensorRtSettings) -> None:
         self.gpu = probe_gpu(device.index)  # first: without a driver nothing else matters
         self.flavour = find_flavour(settings.flavour)
-        self.precision = settings.precision or gpu_precision(bundle.precisions)
-        bundle.graph(STAGES[0], self.precision)  # raises where the bundle doesn't have it
+        self.precision = precision
         self._bundle = bundle
         self._settings = settings
         self._options = settings.build_options(bundle.manifest.max_batch)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sharpose.engines.base import HostArray, Value
 from sharpose.engines.cuda.device import CudaDevice
+from sharpose.engines.precision import RunPrecision
 from sharpose.engines.tensorrt.contexts import ContextPool, DeviceResources
 from sharpose.engines.tensorrt.runtime import TensorRtEngine
 from sharpose.engines.two_stage import CARRIED, BatchBuckets, CoarseOutput
@@ -38,6 +39,7 @@ class TensorRtTwoStage:
         fine: The fine stage's engine.
         cuda: Where they run.
         device: As the user asked for it.
+        precision: That of the engines' graphs.
         use_graphs: Capture CUDA graphs.
         mapped: The GPU reads crops, patches and rows, and writes keypoints, quality and region order, where the host
             has them, instead of in copies; for GPUs that share the host's memory.
@@ -52,10 +54,12 @@ class TensorRtTwoStage:
         fine: TensorRtEngine,
         cuda: CudaDevice,
         device: str,
+        precision: RunPrecision,
         *,
         use_graphs: bool,
         mapped: bool = False,
     ) -> None:
+        self.precision: RunPrecision = precision
         self.device, self.max_batch = device, min(coarse.max_batch, fine.max_batch)
         self._people, self._closed = 0, False
         self._engines = (coarse, fine)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sharpose.engines.load import OnnxRuntimeSettings, detector_devices, parse_device
+from sharpose.engines.device import detector_devices, parse_device
+from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError
 from sharpose.runtime.boxes.file import BoxesFile

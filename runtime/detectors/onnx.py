@@ -15,7 +15,8 @@ import numpy.typing as npt
 from sharpose.bundle import model_metadata
 from sharpose.engines.base import GraphError, Runner, TensorSpec
 from sharpose.engines.choose import AUTO, load_on
-from sharpose.engines.load import OnnxRuntimeSettings, load_graph, parse_device
+from sharpose.engines.device import parse_device
+from sharpose.engines.load import OnnxRuntimeSettings, load_graph
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.files import found_at

@@ -67,13 +67,13 @@ def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str
     assert machine["packages"]["numpy"] == metadata.version("numpy")
     assert platform.machine() in machine["system"]
     assert values["bundle"] == "nano"
-    assert values["device"] == "cpu"
+    assert (values["device"], values["precision"]) == ("cpu", "fp32")
     assert values["weights"] == json.loads((nano_bundle / "bundle.json").read_text())["source"]
     for piece in (machine["processor"], machine["system"], f"numpy {machine['packages']['numpy']}", values["command"]):
         assert piece in text
     for option in ("--people 1,3", "--refine 0,50,100", "--iterations 2", "--warm-up 1", "--threads 1"):
         assert option in values["command"]
-    assert text.startswith("# Latency of nano")
+    assert text.startswith("# Latency of nano (fp32) on cpu")
 
 
 def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str, str]) -> None:
@@ -115,6 +115,8 @@ def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str,
         (["--seconds", "inf"], "--seconds"),
         (["--warm-up", "-1"], "--warm-up"),
         (["--device", "gpu"], "device: expected cpu"),
+        (["--precision", "int8"], "holds fp32 graphs, not int8"),
+        (["--precision", "half"], "'half' is not one of 'auto', 'fp32', 'fp16', 'bf16', 'int8'"),
     ],
 )
 def test_bad_options_are_one_line(

@@ -10,7 +10,8 @@ import pytest
 from sharpose.engines import choose, gpu
 from sharpose.engines.choose import device_problem, load_on, provider_works
 from sharpose.engines.cuda import device as cuda_device
-from sharpose.engines.load import Device, OnnxRuntimeSettings
+from sharpose.engines.device import Device
+from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt import library
 from sharpose.errors import EngineError
 from sharpose.runtime import PoseEstimator

@@ -184,7 +184,7 @@ def make(name, items, function):
 TWO_STAGES = """
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
 fine = make("fine", helpers.FINE, helpers.fine_sum)
-stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False, mapped=cuda.shares_memory)
+stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=False, mapped=cuda.shares_memory)
 for people in range(1, 9):  # makes all contexts
     stages.run_coarse(people)
 allocated = live()
@@ -208,7 +208,7 @@ assert live() == kept, live()
 EMPTY_GRAPHS = """
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
 fine = make("fine", helpers.FINE, helpers.fine_sum)
-stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=True, mapped=cuda.shares_memory)
+stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=True, mapped=cuda.shares_memory)
 for people in (3, 3, 8, 3, 1):
     stages.crops[:people] = np.arange(people * 12, dtype=np.uint8).reshape(people, 2, 2, 3) + people
     stages.patches[:people] = 1
@@ -233,7 +233,8 @@ def function(arrays):
     return {"boxes": arrays["picture"][:, :2] + arrays["picture"][:, 2:]}
 
 coarse = make("coarse", helpers.COARSE, helpers.coarse_sum)
-stages = TensorRtTwoStage(coarse, make("fine", helpers.FINE, helpers.fine_sum), cuda, "tensorrt:0", use_graphs=False)
+fine = make("fine", helpers.FINE, helpers.fine_sum)
+stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=False)
 alone = live()
 device = open_cuda_device(0, sys.argv[1])
 detector = TensorRtRunner(make("detector", items, function), device, "tensorrt:0")

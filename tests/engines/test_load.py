@@ -15,7 +15,8 @@ from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines import onnxrt
-from sharpose.engines.load import Device, OnnxRuntimeSettings, load_two_stage, parse_device
+from sharpose.engines.device import Device, parse_device
+from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
 from sharpose.errors import EngineError, how_to_install
 from sharpose.runtime import PoseEstimator, assemble
 from sharpose.runtime.cli import command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from scale_graph import MAX_BATCH, entry, scale_inputs
 
 from sharpose.bundle import Bundle, GraphEntry, TensorEntry, open_bundle
 from sharpose.engines.base import TensorSpec
-from sharpose.engines.load import Device, OnnxRuntimeSettings, parse_device
-from sharpose.engines.onnxrt import OnnxRuntimeRunner, choose_precision, create_session
+from sharpose.engines.device import parse_device
+from sharpose.engines.onnxrt import OnnxRuntimeRunner, create_session
 from sharpose.errors import EngineError, InputError
 
 Array = npt.NDArray[Any]
@@ -115,26 +115,6 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes | Non
         create_session(path, parse_device("cpu"))
     assert str(caught.value).startswith(f"{path}: ONNX Runtime can't load it (")
     assert "\n" not in str(caught.value)
-
-
-def test_half_graphs_run_on_a_gpu_where_their_export_verified_them(bundle: Bundle) -> None:
-    graphs, parity = bundle.manifest.graphs["fp32"], bundle.manifest.parity["fp32"]
-    cpu, cuda = parse_device("cpu"), parse_device("cuda")
-    default = OnnxRuntimeSettings()
-
-    def chosen(device: Device, reports: Mapping[str, Any], settings: OnnxRuntimeSettings = default) -> str:
-        update = {"graphs": {"fp32": graphs, "fp16": graphs}, "parity": reports}
-        return choose_precision(Bundle(bundle.path, bundle.manifest.model_copy(update=update)), device, settings)
-
-    both = {"fp32": parity, "fp16": parity}
-    failed = parity.model_copy(update={"failures": ("coarse heatmaps",)})
-    assert chosen(cpu, both) == "fp32"
-    assert chosen(cuda, both) == "fp16"
-    assert chosen(cuda, both | {"fp16": failed}) == "fp32"
-    assert chosen(cuda, {"fp32": parity}) == "fp32"
-    assert chosen(cuda, both, OnnxRuntimeSettings("fp32")) == "fp32"
-    assert chosen(cpu, both, OnnxRuntimeSettings("fp16")) == "fp16"
-    assert choose_precision(bundle, cuda, default) == "fp32"
 
 
 def test_a_graph_of_no_bundle_gets_the_shapes_that_it_is_given(graph: Path) -> None:

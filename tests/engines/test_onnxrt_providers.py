@@ -14,7 +14,8 @@ import pytest
 from scale_graph import MAX_BATCH, entry, scale_inputs
 
 from sharpose.engines import onnxrt
-from sharpose.engines.load import OnnxRuntimeSettings, parse_device
+from sharpose.engines.device import parse_device
+from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.onnxrt import OnnxRuntimeRunner, create_session
 from sharpose.errors import EngineError, how_to_install
 

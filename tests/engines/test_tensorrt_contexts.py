@@ -18,7 +18,7 @@ def make(small_engines):
     def make(*, use_graphs=True, fault=None, max_batch=8):
         cuda = HostCuda(fault=fault)
         coarse, fine = small_engines(cuda, max_batch=max_batch)
-        return TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs), cuda, coarse, fine
+        return TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=use_graphs), cuda, coarse, fine
 
     return make
 

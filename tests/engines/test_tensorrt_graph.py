@@ -10,7 +10,8 @@ from host_cuda import HostCuda
 from onnx import helper
 
 from sharpose.engines.base import GraphError, TensorSpec
-from sharpose.engines.load import Device, OnnxRuntimeSettings, detector_devices, load_graph
+from sharpose.engines.device import Device, detector_devices
+from sharpose.engines.load import OnnxRuntimeSettings, load_graph
 from sharpose.engines.tensorrt import graph as tensorrt_graph
 from sharpose.engines.tensorrt.cache import read_engine
 from sharpose.engines.tensorrt.graph import load_tensorrt_graph
@@ -237,7 +238,7 @@ def test_a_detector_and_poses_take_turns_on_one_device(machine, settings, small_
     machine.cuda = lambda: cuda
     red, threshold = FED["yolox"]
     machine.file = finder(tmp_path / "d.onnx", "yolox", threshold=threshold, red=red)
-    stages = TensorRtTwoStage(*small_engines(cuda), cuda, "tensorrt:0", use_graphs=True)
+    stages = TensorRtTwoStage(*small_engines(cuda), cuda, "tensorrt:0", "fp32", use_graphs=True)
     detector = load_tensorrt_graph(machine.file, fix, DEVICE, settings)
     empty = np.zeros((1, 3, *SIZE), np.float32)
     for people in (1, 3, 3, 1):

@@ -14,8 +14,9 @@ from host_cuda import HostCuda
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.base import specs
+from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import Gpu, probe_gpus
-from sharpose.engines.load import load_two_stage, parse_device
+from sharpose.engines.load import load_two_stage
 from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.engines.tensorrt.build import describe_gpu
 from sharpose.engines.tensorrt.cache import Sidecar, write_engine
@@ -111,8 +112,8 @@ def settings(tmp_path):
     return settings
 
 
-def _load(bundle, settings, device="tensorrt:0"):
-    stages = load_two_stage(bundle, device, tensorrt=settings)
+def _load(bundle, settings, device="tensorrt:0", precision="auto"):
+    stages = load_two_stage(bundle, device, precision=precision, tensorrt=settings)
     stages.close()
     return stages
 
@@ -239,14 +240,14 @@ def test_a_bundles_engine_that_does_not_load_stays_and_the_cache_builds_another(
 
 
 def test_half_graphs_are_preferred_where_the_bundle_has_them(machine, bundle, settings):
-    graphs = bundle.manifest.graphs | {"fp16": bundle.manifest.graphs["fp32"]}
-    both = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
-    _load(both, settings)
-    _load(both, dataclasses.replace(settings, precision="fp32"))
+    graphs, parity = (values | {"fp16": values["fp32"]} for values in (bundle.manifest.graphs, bundle.manifest.parity))
+    both = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs, "parity": parity}))
+    assert _load(both, settings).precision == "fp16"
+    assert _load(both, settings, precision="fp32").precision == "fp32"
     said = [line.split(", ")[1] for line in settings.lines if "graphs, NVIDIA" in line]
     assert said == ["fp16 graphs", "fp32 graphs"]
     with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
-        _load(bundle, dataclasses.replace(settings, precision="fp16"))
+        _load(bundle, settings, precision="fp16")
 
 
 def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, settings):
@@ -263,7 +264,7 @@ def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, sett
 
 
 def test_one_stage_is_an_engine(machine, bundle, settings):
-    engine = load_tensorrt_runner(bundle, "coarse", parse_device("tensorrt"), settings)
+    engine = load_tensorrt_runner(bundle, "coarse", parse_device("tensorrt"), "fp32", settings)
     outputs = engine.run({"image": np.ones((3, 128, 96, 3), np.uint8)}, ["quality", "heatmaps"])
     assert outputs["quality"].shape == (3,)
     assert outputs["heatmaps"].shape == (3, 17, 32, 24)

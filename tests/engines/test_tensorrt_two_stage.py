@@ -17,7 +17,7 @@ def _fill(stages, people, seed=0):
 def _make(small_engines, *, use_graphs, max_batch=8, min_batch=1, **cuda_options):
     cuda = HostCuda(**cuda_options)
     coarse, fine = small_engines(cuda, max_batch=max_batch, min_batch=min_batch)
-    return TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs), cuda, coarse, fine
+    return TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=use_graphs), cuda, coarse, fine
 
 
 @pytest.mark.parametrize("use_graphs", [False, True])
@@ -174,7 +174,7 @@ def test_batches_are_padded_where_every_size_costs_a_compilation(small_engines):
     cuda = HostCuda()
     coarse, fine = small_engines(cuda)
     coarse.compiles_shapes = fine.compiles_shapes = True
-    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=False)
     assert stages.coarse_buckets.sizes == stages.fine_buckets.sizes == (1, 2, 3, 4, 6, 8)
     stages.close()
 
@@ -183,7 +183,7 @@ def test_batches_are_padded_where_every_size_costs_a_compilation(small_engines):
 def test_an_integrated_gpu_reads_and_writes_the_hosts_arrays(small_engines, use_graphs, live):
     cuda = HostCuda(shares_memory=True)
     coarse, fine = small_engines(cuda)
-    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs, mapped=True)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=use_graphs, mapped=True)
     # Features, embeddings, both stages' heatmaps in one, and scratch memory are all that is left.
     assert cuda.live["HostBuffer"] == 4
     stages.warm_up()
@@ -207,7 +207,7 @@ def test_engines_of_different_sizes_run_for_the_smaller_one(small_engines):
     cuda = HostCuda(shares_memory=True)
     coarse, _ = small_engines(cuda, max_batch=4)
     _, fine = small_engines(cuda, max_batch=8)
-    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False, mapped=True)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=False, mapped=True)
     assert stages.max_batch == len(stages.crops) == len(stages.patches) == 4
     totals = _fill(stages, 4)
     stages.run_coarse(4)
@@ -221,7 +221,7 @@ def test_engines_of_different_sizes_run_for_the_smaller_one(small_engines):
 def test_page_locked_arrays_are_freed_while_the_context_is_active(small_engines, mapped, live):
     cuda = HostCuda(shares_memory=mapped)
     coarse, fine = small_engines(cuda)
-    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=True, mapped=mapped)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=True, mapped=mapped)
     assert cuda.live["pinned"] == 7
     stages.run_coarse(2)
     stages.close()
@@ -302,7 +302,7 @@ def test_an_allocation_that_fails_leaves_nothing_behind(small_engines, fail_afte
     cuda = HostCuda(fail_after=fail_after)
     coarse, fine = small_engines(cuda)
     with pytest.raises(EngineError, match="out of memory"):
-        TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+        TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=False)
     assert (coarse.closed, fine.closed, cuda.closed) == (1, 1, True)
     assert live(cuda) == {}
 
@@ -313,7 +313,7 @@ def test_stages_that_do_not_fit_each_other_are_refused(small_engines, live):
     half = coarse.outputs["region_features"]
     coarse.outputs["region_features"] = type(half)(half.name, np.dtype("float16"), half.shape)
     with pytest.raises(EngineError, match="coarse gives region_features float16"):
-        TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=False)
+        TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=False)
     assert live(cuda) == {}
 
 
@@ -328,7 +328,7 @@ def test_the_pipeline_finds_the_same_poses_as_through_onnx_runtime(nano_bundle, 
     coarse, fine = bundle_engines(nano_bundle, cuda)
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     boxes = np.array([[10, 5, 60, 110], [40, 20, 150, 118], [0, 0, 159, 119]], np.float32)
-    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", use_graphs=use_graphs)
+    stages = TensorRtTwoStage(coarse, fine, cuda, "tensorrt:0", "fp32", use_graphs=use_graphs)
     with (
         PoseEstimator.from_stages(bundle, load_two_stage(bundle, threads=1)) as expected,
         PoseEstimator.from_stages(bundle, stages) as estimator,

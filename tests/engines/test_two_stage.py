@@ -56,7 +56,7 @@ def runners() -> tuple[StubRunner, StubRunner]:
 
 
 def test_buffers_fit_the_graphs(runners: tuple[StubRunner, StubRunner]) -> None:
-    stages = HostTwoStage(*runners)
+    stages = HostTwoStage(*runners, "fp32")
     assert (stages.device, stages.max_batch) == ("stub:0", MAX_BATCH)
     for buffer, shape in ((stages.crops, (MAX_BATCH, 8, 6, 3)), (stages.patches, (MAX_BATCH, 5, 12))):
         assert buffer.shape == shape
@@ -65,7 +65,7 @@ def test_buffers_fit_the_graphs(runners: tuple[StubRunner, StubRunner]) -> None:
 
 
 def test_the_coarse_stage_gets_the_first_crops_and_keeps_its_features(runners: tuple[StubRunner, StubRunner]) -> None:
-    stages = HostTwoStage(*runners)
+    stages = HostTwoStage(*runners, "fp32")
     host = stages.run_coarse(3)
     ((inputs, outputs),) = runners[0].calls
     assert list(inputs) == ["image"]
@@ -78,7 +78,7 @@ def test_the_coarse_stage_gets_the_first_crops_and_keeps_its_features(runners: t
 
 
 def test_the_fine_stage_gets_the_last_coarse_run(runners: tuple[StubRunner, StubRunner]) -> None:
-    stages = HostTwoStage(*runners)
+    stages = HostTwoStage(*runners, "fp32")
     stages.run_coarse(3)
     stages.run_coarse(2)
     rows = np.array([0, 1], np.int32)
@@ -97,7 +97,7 @@ def test_the_fine_stage_gets_the_last_coarse_run(runners: tuple[StubRunner, Stub
 
 
 def test_the_fine_stage_needs_a_coarse_run(runners: tuple[StubRunner, StubRunner]) -> None:
-    stages = HostTwoStage(*runners)
+    stages = HostTwoStage(*runners, "fp32")
     with pytest.raises(EngineError, match="expected a coarse batch before it"):
         stages.run_fine(np.zeros(1, np.int32))
     stages.run_coarse(1)
@@ -108,7 +108,7 @@ def test_the_fine_stage_needs_a_coarse_run(runners: tuple[StubRunner, StubRunner
 
 
 def test_closing_frees_both(runners: tuple[StubRunner, StubRunner]) -> None:
-    stages = HostTwoStage(*runners)
+    stages = HostTwoStage(*runners, "fp32")
     stages.close()
     stages.close()
     assert [runner.freed for runner in runners] == [1, 1]

@@ -17,10 +17,10 @@ import torch
 from onnx import numpy_helper
 from reference_model import reference_state
 
-from sharpose.bundle import open_bundle
+from sharpose.bundle import Bundle, open_bundle
 from sharpose.cli import main
 from sharpose.engines.tensorrt import library as tensorrt_flavour
-from sharpose.errors import EngineError, ExportError, how_to_install
+from sharpose.errors import BundleError, EngineError, ExportError, how_to_install
 from sharpose.export import bundle as bundle_export
 from sharpose.export import cli as export_cli
 from sharpose.export.cli import CommandOptions, command
@@ -307,15 +307,17 @@ def test_precisions_come_in_the_toolkits_order() -> None:
         _options(*given, "--precision", "fp16,fp16")
 
 
-def test_engines_are_fp16_where_the_bundle_is() -> None:
-    build = ("--bundle", "x", "--tensorrt")
-    assert _options(*build).engine_precision(("fp32", "fp16")) == "fp16"
-    assert _options(*build).engine_precision(("fp32",)) == "fp32"
-    assert _options(*build, "--precision", "fp32").engine_precision(("fp32", "fp16")) == "fp32"
+def test_engines_are_fp16_where_the_bundle_is(two_precisions: Bundle, nano_bundle: Path) -> None:
+    build, one = ("--bundle", "x", "--tensorrt"), open_bundle(nano_bundle)
+    assert _options(*build).engine_precision(two_precisions) == "fp16"
+    assert _options(*build).engine_precision(one) == "fp32"
+    assert _options(*build, "--precision", "fp32").engine_precision(two_precisions) == "fp32"
     exported = _options("--output", "x", "--checkpoint", "y", "--tensorrt", "--precision", "fp32,fp16")
-    assert exported.engine_precision(("fp32", "fp16")) == "fp16"
+    assert exported.engine_precision(two_precisions) == "fp16"
     with pytest.raises(ExportError, match="engines are built in one precision; give one"):
-        _options(*build, "--precision", "fp32,fp16").engine_precision(("fp32", "fp16"))
+        _options(*build, "--precision", "fp32,fp16").engine_precision(two_precisions)
+    with pytest.raises(BundleError, match=r"holds fp32 graphs, not fp16; export it with --precision fp32,fp16$"):
+        _options(*build, "--precision", "fp16").engine_precision(one)
 
 
 def test_the_builder_is_told_what_was_asked() -> None:

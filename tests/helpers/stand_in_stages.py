@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle
+from sharpose.engines.precision import RunPrecision
 from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
 from sharpose.runtime import PoseEstimator
 from sharpose.runtime.refinement.gate import Refine
@@ -25,6 +26,7 @@ class StubStages:
     def __init__(self, bundle: Bundle, qualities: list[float] | None = None, *, max_batch: int = MAX_BATCH) -> None:
         height, width = self.crop_size = bundle.model.crop_size
         self.device = "stub"
+        self.precision: RunPrecision = "fp32"
         self.max_batch = max_batch
         self.coarse_buckets = self.fine_buckets = BatchBuckets(1, max_batch, exact=True)
         self.regions = (height // REGION, width // REGION)

@@ -12,8 +12,8 @@ import pytest
 
 from sharpose.cli import main as run_command
 from sharpose.engines import gpu as gpu_module
+from sharpose.engines.device import Device, parse_device
 from sharpose.engines.gpu import Gpu
-from sharpose.engines.load import Device, parse_device
 from sharpose.engines.onnxrt import MissingLibrary
 from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import EngineError
@@ -242,7 +242,7 @@ import sys
 import sharpose.runtime.doctor as doctor
 heavy = {"numpy", "cv2", "av", "onnxruntime", "rich", "pydantic", "torch"} & set(sys.modules)
 assert not heavy, heavy
-from sharpose.engines.load import parse_device
+from sharpose.engines.device import parse_device
 doctor.examine(parse_device("cpu"))
 assert "torch" not in sys.modules
 """
@@ -295,14 +295,14 @@ def test_the_shipped_bundle_runs_where_that_takes_no_build(monkeypatch: pytest.M
     from sharpose.engines import onnxrt
 
     (found,) = doctor.check_bundle(Device("cpu"), run=True)
-    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cpu")
+    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cpu in fp32")
     for device, run in ((Device("cpu"), False), (Device("tensorrt"), True)):
         (found,) = doctor.check_bundle(device, run=run)
         assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 opens")
     monkeypatch.setattr(onnxrt, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "CPUExecutionProvider"})
     monkeypatch.setattr(onnxrt, "_providers", lambda *_: ["CPUExecutionProvider"])
     found, nodes = doctor.check_bundle(Device("cuda"), run=True)
-    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cuda:0")
+    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cuda:0 in fp32")
     assert (nodes.name, nodes.found, nodes.needed_by) == ("nodes on the CPU", False, frozenset())
     assert re.match(r"coarse\.onnx on cuda:0: (\d+) of \1 nodes run on the CPU \(Add \d+, ", nodes.text)
 

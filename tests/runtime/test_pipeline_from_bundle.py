@@ -35,7 +35,7 @@ def photo() -> npt.NDArray[np.uint8]:
 def test_from_bundle_uses_the_bundles_threshold(nano_bundle: Path, photo: npt.NDArray[np.uint8]) -> None:
     with PoseEstimator.from_bundle(nano_bundle, threads=1) as estimator:
         assert estimator.quality_threshold == 0.99
-        assert (estimator.refine, estimator.device) == ("auto", "cpu")
+        assert (estimator.refine, estimator.device, estimator.precision) == ("auto", "cpu", "fp32")
         assert estimator.skeleton.num_keypoints == 17
         result = estimator(photo, BOXES)
     np.testing.assert_array_equal(result.refined, result.quality < 0.99)
@@ -49,6 +49,10 @@ def test_from_bundle_uses_the_bundles_threshold(nano_bundle: Path, photo: npt.ND
         ({"refine": "sometimes"}, InputError, "refine: expected one of auto, always, never, got 'sometimes'"),
         ({"quality_threshold": math.nan}, InputError, "quality_threshold: expected a number, got NaN"),
         ({"device": "gpu"}, EngineError, "device: expected cpu"),
+        ({"precision": "half"}, InputError, "precision: expected auto, fp32, fp16, bf16 or int8, got 'half'"),
+        ({"precision": None}, InputError, "precision: expected auto, fp32, fp16, bf16 or int8, got None"),
+        ({"precision": "int8"}, BundleError, "holds fp32 graphs, not int8; export it with --precision fp32,int8"),
+        ({"precision": "bf16"}, EngineError, "precision bf16: device cpu has none; expected --device openvino, or"),
         ({"quality_threshold": 10**400}, InputError, "quality_threshold: expected a number, got 1000"),
         ({"quality_threshold": "high"}, InputError, "quality_threshold: expected a number, got 'high'"),
         ({"threads": "a"}, InputError, "threads: expected 1 to [0-9]+ on this machine, or None, got 'a'"),

@@ -158,6 +158,7 @@ def test_every_option_has_its_section(command: str) -> None:
         ),
         ("eval", "--data d --output o --device tensorrt --threads 2", "--threads does nothing on --device tensorrt"),
         ("eval", "--data d --output o --bundle b --checkpoint c", "--bundle and --checkpoint exclude each other"),
+        ("eval", "--data d --output o --checkpoint c --precision int8", "--precision is for bundles: a checkpoint is"),
         ("eval", "--data d --output o --config c", "--config goes with --checkpoint"),
         ("eval", "--data d --output o --annotations a --images i", "expected either --data DIR, or --annotations"),
     ],

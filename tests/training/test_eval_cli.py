@@ -63,7 +63,7 @@ def test_a_chosen_threshold_goes_into_the_bundle(nano_bundle: Path, tmp_path: Pa
     assert "chosen" in result.output
     gate = open_bundle(bundle).manifest.gate
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert numbers["subject"]["device"] == "cpu"
+    assert (numbers["subject"]["device"], numbers["subject"]["precision"]) == ("cpu", "fp32")
     assert gate.quality_threshold == numbers["choice"]["threshold"] == numbers["threshold"]
     assert gate.chosen_by.startswith(f"sharpose-eval --choose-threshold refine-rate<=1 on {SCENE} (labelled boxes)")
     assert "95% interval" in gate.chosen_by

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model, device and data that were measured, for people to read."""
+    """The model, device, precision and data that were measured, for people to read."""
 
     model: str
     device: str
+    precision: str
     data: str
     boxes: str
     flip_test: bool
@@ -45,7 +46,7 @@ class Subject:
     def lines(self) -> list[str]:
         """One line for each fact."""
         lines = [
-            f"model: {self.model}, on {self.device}",
+            f"model: {self.model}, on {self.device} in {self.precision}",
             f"data: {self.data}, {counted(self.pictures, 'picture')}, {counted(self.people, 'box')} ({self.boxes})",
             f"flip test: {'yes, each pass gated by itself' if self.flip_test else 'no'}",
         ]

@@ -19,6 +19,7 @@ from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
 from sharpose.cli import EXIT_FAILED, EXIT_REFUSED, warn
 from sharpose.config import load_config
 from sharpose.engines.choose import AUTO, load_on
+from sharpose.engines.precision import RunPrecision
 from sharpose.engines.stages import EngineStages, Stages, open_stages
 from sharpose.errors import InputError, SinkError, require_packages
 from sharpose.runtime.messages import watching_signals
@@ -46,12 +47,13 @@ _QUALITY_PLOT, _CURVE_PLOT = "quality.png", "ap_refine_rate.png"
 
 
 class _Measured(NamedTuple):
-    """A model, ready to run, its own threshold, and its name and device for reports."""
+    """A model, ready to run, its own threshold, and its name, device and precision for reports."""
 
     stages: Stages
     threshold: float
     name: str
     device: str
+    precision: RunPrecision
 
 
 def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
@@ -166,12 +168,12 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
         bundle = open_bundle(folder)
         stages = load_on(
             options.device,
-            lambda device: open_stages(bundle, device, threads=options.threads),
+            lambda device: open_stages(bundle, device, options.precision, threads=options.threads),
             lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
         )
-        graphs = "" if stages.precision == "fp32" else f", {stages.precision} graphs"
-        name = f"bundle {folder.name or folder} ({bundle.model.name}{graphs}, {bundle.manifest.source})"
-        return _Measured(stages, bundle.manifest.gate.quality_threshold, name, stages.coarse_runner.device)
+        name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
+        threshold, device = bundle.manifest.gate.quality_threshold, stages.coarse_runner.device
+        return _Measured(stages, threshold, name, device, stages.precision)
     import torch
 
     from sharpose.model import load_model
@@ -186,7 +188,7 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     on_gpu = options.device == AUTO and torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu" if options.device == AUTO else options.device
     on_torch, config = TorchStages(loaded.model, device), loaded.config
-    return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)", device)
+    return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)", device, "fp32")
 
 
 def _ended_by_signals(stages: Stages) -> contextlib.AbstractContextManager[None]:
@@ -202,6 +204,7 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
     return report.Subject(
         model=measured.name,
         device=measured.device,
+        precision=measured.precision,
         data=f"{data.name}{limited}{weak}",
         boxes="labelled" if options.detections is None else f"detections from {options.detections.name}",
         flip_test=options.flip_test,

@@ -28,7 +28,7 @@ from sharpose.training.evaluation.report import (
 
 Data = Callable[..., EvaluationData]
 Poses = Callable[..., Predictions]
-SUBJECT = Subject("a model", "cpu", "made up", "labelled", False, 20, 40)
+SUBJECT = Subject("a model", "cpu", "fp32", "made up", "labelled", False, 20, 40)
 
 
 def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: Poses) -> None:
