@@ -7,6 +7,7 @@ import glob
 import re
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt.load import TensorRtSettings
-from sharpose.errors import EngineError, InputError, ReaderGoneError, SharposeError, SinkError, counted
+from sharpose.errors import EngineError, InputError, ReaderGoneError, SharposeError, SinkError, SourceError, counted
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes.choose import BoxSources
 from sharpose.runtime.boxes.sources import FileBoxes
@@ -28,7 +29,7 @@ from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.refinement import DeadlineScheduler
-from sharpose.runtime.result import Image, PoseResult
+from sharpose.runtime.result import FrameOrigin, Image, PoseResult
 from sharpose.runtime.run import Loop, Outcome, Playlist, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
 from sharpose.runtime.sinks.outputs import (
@@ -189,30 +190,51 @@ def stream_with(options: RunOptions, estimator: PoseEstimator) -> Generator[tupl
     where the options name none. Warnings are said on standard error.
 
     Raises:
-        SharposeError: it failed.
+        SharposeError: it failed; of several videos, after the frames of the others.
         click.UsageError: an option would do nothing.
     """
     messages = Messages(quiet=True)
     (spec,) = options.sources
     found = sources_in(spec, messages.warning)
-    if len(found) > 1:
-        raise InputError(f"{spec}: expected one source, found {len(found)}: {found[0]}, {found[1]}, …; stream each")
+    streams: list[Stream] = []
+    failed: list[str] = []
+
+    def note(line: str) -> None:
+        failed.append(line)
+        messages.warning(line)
+
     with contextlib.ExitStack() as to_close:
         boxes = to_close.enter_context(
-            BoxSources(options, source_names(options.sources), messages, estimator.device, estimator=estimator)
+            BoxSources(options, source_names(found), messages, estimator.device, estimator=estimator)
         )
-        stream = _open_stream(0, found[0], options, boxes, estimator, messages, to_close)
-        loop = Loop(Run([stream], estimator, partial(draw_poses, skeleton=estimator.skeleton)), StopRequest())
+
+        def open_next(index: int) -> Stream:
+            several = len(found) > 1
+            stream = _open_stream(
+                index, found[index], options, boxes, estimator, messages, to_close, beside_videos=several
+            )
+            streams.append(stream)
+            return stream
+
+        one_by_one = Playlist([partial(open_next, index) for index in range(len(found))])
+        draw = partial(draw_poses, skeleton=estimator.skeleton)
+        loop = Loop(Run([], estimator, draw, say=note, playlists=[one_by_one]), StopRequest())
         try:
-            for _, record in to_close.enter_context(contextlib.closing(loop.records())):
-                yield record.frame.image, record.poses
+            for index, record in to_close.enter_context(contextlib.closing(loop.records())):
+                frame = record.frame
+                origin = FrameOrigin(streams[index].source.info.name, frame.index, frame.time, frame.file_name)
+                yield frame.image, replace(record.poses, origin=origin)
             for watch in boxes.watches:
                 watch.finish()
-            if isinstance(stream.boxes, FileBoxes) and stream.boxes.is_useless:
-                messages.warning(stream.boxes.summary)
+            for stream in streams:
+                if isinstance(stream.boxes, FileBoxes) and stream.boxes.is_useless:
+                    messages.warning(stream.boxes.summary)
         finally:
-            for warning in [*stream.source.info.failures, *stream.source.info.warnings]:
-                messages.warning(warning)
+            for stream in streams:
+                for warning in [*stream.source.info.failures, *stream.source.info.warnings]:
+                    messages.warning(warning)
+        if failed:
+            raise SourceError(f"{spec}: {len(failed)} of {len(found)} sources failed; the others are complete")
 
 
 def _open_stream(

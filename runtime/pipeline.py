@@ -264,11 +264,12 @@ class PoseEstimator:
         own boxes, unless the estimator was given a detector. Warnings go to standard error.
 
         Args:
-            source: As for `sharpose-run`: a video, a picture, a folder or glob of pictures, a camera's index, a URL,
-                `-`, or `scene`.
+            source: As for `sharpose-run`: a video, a picture, a folder or glob of videos (streamed one after another)
+                or pictures, a camera's index, a URL, `-`, or `scene`.
             track: Give people ids that stay, `PoseResult.track_ids`.
             smooth: Smooth each track's keypoints; needs `track`.
-            boxes: A file of people's boxes: COCO detection results, or annotations.
+            boxes: A file of people's boxes: COCO detection results, or annotations. For several videos `{source}` in
+                its name stands for theirs.
             full_frame: One person fills every picture.
             motion: Whatever moves in front of a camera that doesn't.
             detect_every: Detection interval in frames; boxes follow poses in between.
@@ -276,12 +277,13 @@ class PoseEstimator:
             reading: How the source is read: stride, start, duration, reconnection.
 
         Yields:
-            The frame, uint8 [H, W, 3], BGR, and its result. A live source's frames that come meanwhile are dropped for
-            the newest one, unless `reading` says otherwise.
+            The frame, uint8 [H, W, 3], BGR, and its result; `origin` says which frame of what. A live source's frames
+            that come meanwhile are dropped for the newest one, unless `reading` says otherwise.
 
         Raises:
-            InputError: arguments exclude one another, or one would do nothing; or `source` is several (videos).
-            SharposeError: the source, the boxes or the detector can't be used, or an engine failed.
+            InputError: arguments exclude one another, or one would do nothing.
+            SharposeError: the source, the boxes or the detector can't be used, or an engine failed; of several videos
+                one failed, which is raised after the frames of all others.
         """
         from sharpose.runtime.assemble import stream_with
 

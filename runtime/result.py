@@ -173,6 +173,23 @@ class StageTimings:
         return self.crop + self.coarse + self.gate + self.gather + self.fine + self.map_back
 
 
+@dataclass(frozen=True)
+class FrameOrigin:
+    """Which frame a result is of.
+
+    Attributes:
+        source: The video, stream, camera or folder of pictures, as it was named, without a password.
+        index: 0-based position in the source.
+        time: Seconds since the source's first frame.
+        file_name: Of a picture: its file's name, or its path where two files of the source have the same name.
+    """
+
+    source: str
+    index: int
+    time: float
+    file_name: str | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class PoseResult:
     """The poses of all people of one picture.
@@ -192,6 +209,7 @@ class PoseResult:
         track_ids: int64 [n], from 1; 0 for people whose track is not yet confirmed. None without tracking.
         skeleton: Names the J keypoints and their limbs; None in results that no estimator made.
         sample_aspect_ratio: Width of a pixel of the picture to its height, for `angles`.
+        origin: The frame that it is of, for results of `PoseEstimator.stream`; else None.
 
     Raises:
         InputError: the arrays' lengths or shapes disagree.
@@ -208,6 +226,7 @@ class PoseResult:
     track_ids: npt.NDArray[np.int64] | None = None
     skeleton: Skeleton | None = None
     sample_aspect_ratio: float = 1.0
+    origin: FrameOrigin | None = None
 
     def __post_init__(self) -> None:
         people = len(self.boxes)

@@ -252,7 +252,7 @@ class Loop:
         return Outcome(
             self._failures
             + [line for running in self._running for line in running.sinks.failures]
-            + [line for stream in self._job.streams for line in stream.source.info.failures],
+            + [line for running in self._running for line in running.stream.source.info.failures],
             [name for running in self._running if not running.cut for name in running.sinks.complete],
             [name for running in self._running if running.cut for name in running.sinks.complete],
             sum(map(len, self._waiting)),

@@ -19,6 +19,7 @@ from sharpose.runtime import PoseEstimator, assemble
 from sharpose.runtime.cli import command
 from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.options import RunOptions, SourceOptions
+from sharpose.runtime.result import FrameOrigin
 
 SCENE = "scene:frames=8,size=240x320,people=3"
 
@@ -117,13 +118,55 @@ def test_a_stream_that_is_left_early_is_closed(estimator: PoseEstimator, video: 
     assert len(list(estimator.stream(video, full_frame=True))) == 6  # the estimator goes on
 
 
-def test_a_folder_of_one_video_is_streamed_and_one_of_two_refused(estimator: PoseEstimator, video: Path) -> None:
+def test_videos_of_a_folder_are_streamed_one_after_another(estimator: PoseEstimator, video: Path) -> None:
     folder = video.parent
-    assert len(list(estimator.stream(folder, full_frame=True))) == 6
-    write_video(folder / "clip.mp4", 1)
-    message = rf"^{folder}: expected one source, found 2: {folder}/clip\.mp4, {video}, …; stream each$"
-    with pytest.raises(InputError, match=message):
-        next(estimator.stream(folder, full_frame=True))
+    alone = [result for _, result in estimator.stream(folder, full_frame=True)]
+    write_video(folder / "more.mp4", 2)
+    frames, results = zip(*estimator.stream(folder, full_frame=True, track=True), strict=True)
+    assert all(np.array_equal(one, again) for one, again in zip(frames[:2], frames[2:], strict=False))
+    assert [(result.origin.source, result.origin.index) for result in results] == [
+        *((str(folder / "more.mp4"), index) for index in range(2)),
+        *((str(video), index) for index in range(6)),
+    ]
+    assert [result.origin.time for result in results[2:]] == [result.origin.time for result in alone]
+    assert alone[-1].origin == results[-1].origin
+    for one, again in zip(alone, results[2:], strict=True):
+        assert np.array_equal(one.keypoints, again.keypoints)
+    assert results[0].origin.file_name is None
+    assert not reading_threads()
+
+
+def test_a_video_that_fails_is_said_after_the_others(
+    estimator: PoseEstimator, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (video.parent / "broken.mp4").write_bytes(b"no video" * 100)
+    stream = estimator.stream(video.parent, full_frame=True)
+    seen = [next(stream)[1].origin.source for _ in range(6)]
+    with pytest.raises(SourceError, match=rf"^{video.parent}: 1 of 2 sources failed; the others are complete$"):
+        next(stream)
+    assert seen == [str(video)] * 6
+    assert f"warning: {video.parent / 'broken.mp4'}: " in capsys.readouterr().err
+
+
+def test_boxes_of_each_video_of_a_folder(estimator: PoseEstimator, video: Path, tmp_path: Path) -> None:
+    write_video(video.parent / "more.mp4", 2)
+    with pytest.raises(InputError, match="boxes"):
+        next(estimator.stream(video.parent, boxes=tmp_path / "boxes.json"))
+    for name, left in ((video.stem, 10), ("more", 20)):
+        write_boxes(tmp_path / f"boxes_{name}.json", [(0, [left, 5, 20, 30], 1)])
+    found = {
+        result.origin.source: result.boxes_xyxy[0, 0]
+        for _, result in estimator.stream(video.parent, boxes=tmp_path / "boxes_{source}.json")
+        if len(result)
+    }
+    assert found == {str(video): 10, str(video.parent / "more.mp4"): 20}
+
+
+def test_pictures_say_their_file(estimator: PoseEstimator, tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, 64, 3), np.uint8))
+    origins = [result.origin for _, result in estimator.stream(tmp_path, full_frame=True)]
+    assert origins == [FrameOrigin(str(tmp_path), 0, 0.0, "a.png"), FrameOrigin(str(tmp_path), 1, 1.0, "b.png")]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,20 @@ def test_each_video_of_a_folder_has_its_own_results(sharpose_run: Run, tmp_path:
     assert sum(line.startswith("wrote out/") for line in lines) == 6
 
 
+def test_a_damaged_video_of_a_folder_fails_the_run(sharpose_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in ("a", "b"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", 30, faststart=True)
+    data = bytearray((tmp_path / "videos" / "a.mp4").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 6000] = bytes(6000)
+    (tmp_path / "videos" / "a.mp4").write_bytes(data)
+    done = sharpose_run("videos", "--full-frame", "--refine", "never", "--json", "{source}.jsonl")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.endswith("error: videos/a.mp4: damaged; the results are those of what could be read\n")
+    assert len(lines_of(tmp_path / "b.jsonl")) == 30 > len(lines_of(tmp_path / "a.jsonl")) > 0
+
+
 def test_a_glob_of_videos_and_a_folder_of_one(sharpose_run: Run, tmp_path: Path, holiday: Path) -> None:
     done = sharpose_run("holiday/clip*", "--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--stride", 2)
     assert (done.returncode, done.stderr) == (0, "")
