@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from sharpose.bundle import Bundle, file_sha256, open_bundle
+from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.stages import open_stages
+from sharpose.files import file_sha256
 
 _DTYPES = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.FLOAT16: np.float16}
 _PASSED = ("Cast", "Reshape", "Add", "Gemm", "MatMul")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpose.bundle import GraphEntry, graph_sha256
+from sharpose.bundle import GraphEntry
 from sharpose.engines import Untyped
 from sharpose.engines.base import FixInputs, GraphError, Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.device import Device, parse_device
@@ -28,6 +28,7 @@ from sharpose.engines.gpu import probe_gpu
 from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.errors import EngineError, how_to_install, one_line
 from sharpose.files import cache_folder
+from sharpose.onnx_file import graph_sha256
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -14,23 +14,14 @@ import numpy as np
 import onnx
 
 import sharpose
-from sharpose.bundle import (
-    MANIFEST_NAME,
-    MAX_BATCH,
-    Gate,
-    GraphPair,
-    Manifest,
-    ParityReport,
-    Precision,
-    file_sha256,
-    largest_batch,
-)
+from sharpose.bundle import MANIFEST_NAME, MAX_BATCH, Gate, GraphPair, Manifest, ParityReport, Precision, largest_batch
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.engines.stages import Arrays, EngineStages
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
 from sharpose.export.parity import batch_sizes, measure_parity, run_stages, strict_failures, tolerance_for
 from sharpose.export.pictures import ParityPictures
+from sharpose.files import file_sha256
 from sharpose.model import LoadedModel, SHaRPose
 from sharpose.model.graphs import TorchStages
 

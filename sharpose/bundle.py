@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import reprlib
 from collections.abc import Iterator
@@ -15,117 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sharpose.config import ModelConfig, describe_validation_error
 from sharpose.errors import BundleError, ConfigError
-from sharpose.files import read_json
+from sharpose.files import file_sha256, read_json
+from sharpose.onnx_file import check_node_inputs, external_data_locations
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
-
-# Kind of message: its fields that lead to tensors, by number, and what they hold.
-_CHILDREN: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},  # initialization, algorithm
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},  # values, indices
-}
-_DEPTH = 100  # as protobuf's own readers have it
-_EXTERNAL_DATA = 13  # of a tensor: entries of a key (field 1) and a value (field 2)
-_METADATA = 14  # of a model: likewise
-
-
-def external_data_locations(model: bytes) -> frozenset[str]:
-    """All `location` values of external tensors in a serialised ONNX `ModelProto`.
-
-    Raises:
-        BundleError: the bytes are not a protobuf message.
-    """
-    found: set[str] = set()
-    opened = [("model", _length_delimited_fields(memoryview(model)))]
-    while opened:
-        kind, fields = opened[-1]
-        field, payload = next(fields, (None, memoryview(b"")))
-        if field is None:
-            opened.pop()
-        elif kind == "tensor":
-            if field == _EXTERNAL_DATA:
-                entry = dict(_length_delimited_fields(payload))
-                if bytes(entry.get(1, b"")) == b"location":
-                    found.add(bytes(entry.get(2, b"")).decode("utf-8", "replace"))
-        elif field in _CHILDREN[kind]:
-            opened.append((_CHILDREN[kind][field], _length_delimited_fields(payload)))
-            if len(opened) > _DEPTH:
-                raise BundleError(f"not an ONNX file: messages are nested in more than {_DEPTH} levels")
-    return frozenset(found)
-
-
-def graph_sha256(path: Path) -> str:
-    """sha256 of an ONNX file together with the files that its weights lie in, in hexadecimal.
-
-    Raises:
-        BundleError: it is not an ONNX file, or one of the files can't be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        model = path.read_bytes()
-        digest.update(hashlib.sha256(model).digest())
-        for location in sorted(external_data_locations(model)):
-            digest.update(bytes.fromhex(file_sha256(path.parent / location)))
-    except OSError as error:
-        raise BundleError(f"{error.filename}: can't be read ({error.strerror})") from error
-    return digest.hexdigest()
-
-
-def model_metadata(model: bytes) -> dict[str, str]:
-    """The metadata of a serialised ONNX `ModelProto`, as exporters write it; raises as `external_data_locations`."""
-    entries = (
-        dict(_length_delimited_fields(payload))
-        for field, payload in _length_delimited_fields(memoryview(model))
-        if field == _METADATA
-    )
-    return {
-        bytes(entry.get(1, b"")).decode("utf-8", "replace"): bytes(entry.get(2, b"")).decode("utf-8", "replace")
-        for entry in entries
-    }
-
-
-def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Field number and payload of every length-delimited field; other wire types are skipped."""
-    position, end = 0, len(message)
-    while position < end:
-        tag, position = _varint(message, position)
-        if tag >> 32:  # some readers drop the upper bits, and would see a field that we don't
-            raise BundleError("not an ONNX file: a field number is out of range")
-        wire_type = tag & 7
-        if wire_type == 0:
-            _, position = _varint(message, position)
-        elif wire_type == 1:
-            position += 8
-        elif wire_type == 2:
-            length, position = _varint(message, position)
-            if position + length > end:
-                raise BundleError("not an ONNX file: a field reaches past its end")
-            yield tag >> 3, message[position : position + length]
-            position += length
-        elif wire_type == 5:
-            position += 4
-        else:
-            raise BundleError(f"not an ONNX file: unknown protobuf wire type {wire_type}")
-    if position != end:
-        raise BundleError("not an ONNX file: a field reaches past its end")
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A base-128 number at `position`, and where it ends."""
-    value = shift = 0
-    while position < len(message) and shift < 70:
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise BundleError("not an ONNX file: a number reaches past its end")
-
 
 MANIFEST_NAME = "bundle.json"
 SCHEMA_VERSION = 1
@@ -313,7 +204,6 @@ def _is_plain_name(name: str) -> bool:
     return not set(name) & set("/\\:\0")
 
 
-_CHUNK = 1 << 20  # bytes
 _CROP_BYTES = 1 << 30  # of max_batch crops, which an engine holds at once
 _GRAPH_BYTES = 2 << 30  # of an ONNX file, which can't be longer
 _CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})
@@ -350,15 +240,6 @@ class Bundle:
             )
         entry = {"coarse": pair.coarse, "fine": pair.fine}[stage]
         return self.path / entry.file, entry
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -443,23 +324,11 @@ def _check_graph(folder: Path, graph: str, weights: str) -> None:
     try:
         model = (folder / graph).read_bytes()
         locations = external_data_locations(model)
-        _check_inputs(model)
+        check_node_inputs(model)
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {graph}: {error}") from error
     for location in sorted(locations - {weights}):
         raise BundleError(f"bundle {folder}: {graph} takes weights from {location!r}; expected {weights!r} beside it")
-
-
-def _check_inputs(model: bytes) -> None:
-    """Refuse nodes with an input left out, Clip's minimum aside: ONNX Runtime crashes on some."""
-    for field, graph in _length_delimited_fields(memoryview(model)):
-        nodes = _length_delimited_fields(graph) if _CHILDREN["model"].get(field) == "graph" else iter(())
-        for kind, node in nodes:
-            if _CHILDREN["graph"].get(kind) == "node":
-                fields = list(_length_delimited_fields(node))
-                operator = next((bytes(text) for number, text in fields if number == 4), b"")
-                if operator != b"Clip" and any(number == 1 and not text for number, text in fields):
-                    raise BundleError(f"a node of type {operator.decode(errors='replace')[:80]!r} lacks an input")
 
 
 SHIPPED_BUNDLE = "sharpose_tiny_coco_256x192"

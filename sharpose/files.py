@@ -1,9 +1,10 @@
-"""Files: JSON and YAML read with limits, files that are whole at every moment, locks, the cache folder."""
+"""Files: JSON and YAML read with limits, hashes, files that are whole at every moment, locks, the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -161,6 +162,15 @@ def parse_yaml(text: str, failure: Callable[[str], SharposeError]) -> Any:  # no
         raise
     except Exception as error:  # dates, numbers and tags that don't fit break PyYAML's constructors in many ways
         raise failure(f"not valid YAML ({_words(error)})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def found_at(path: Path) -> str:

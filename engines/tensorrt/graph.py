@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sharpose.bundle import graph_sha256
 from sharpose.engines.base import FixInputs, GraphError
 from sharpose.engines.cuda.device import open_cuda_device
 from sharpose.engines.device import Device
@@ -21,6 +20,7 @@ from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.tensorrt.load import TensorRtSettings, load_engine, reporting
 from sharpose.engines.tensorrt.runner import TensorRtRunner
 from sharpose.engines.tensorrt.runtime import TensorRtEngine
+from sharpose.onnx_file import graph_sha256
 
 _STAGE = "detector"
 

@@ -21,10 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sharpose.bundle import file_sha256
 from sharpose.config import describe_validation_error
 from sharpose.errors import DetectorError, counted
-from sharpose.files import cache_folder, file_lock, parse_yaml, read_yaml
+from sharpose.files import cache_folder, file_lock, file_sha256, parse_yaml, read_yaml
 
 MOTION = "motion"
 """The name of the detector without weights."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.bundle import model_metadata
 from sharpose.engines.base import GraphError, Runner, TensorSpec
 from sharpose.engines.choose import AUTO, load_on
 from sharpose.engines.device import parse_device
@@ -20,6 +19,7 @@ from sharpose.engines.load import OnnxRuntimeSettings, load_graph
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.files import found_at
+from sharpose.onnx_file import model_metadata
 from sharpose.runtime.boxes.sources import SEARCHED_FRAMES
 from sharpose.runtime.detectors.catalogue import find_detector, load_table
 from sharpose.runtime.detectors.families import (

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 from reference_model import reference_crops
 
-from sharpose.bundle import Bundle, Precision, file_sha256, open_bundle
+from sharpose.bundle import Bundle, Precision, open_bundle
 from sharpose.cli import main as run_command
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.errors import BundleError, EngineError, ExportError, SourceError, how_to_install
@@ -23,6 +23,7 @@ from sharpose.export import verify as verify_engines
 from sharpose.export.cli import command
 from sharpose.export.pictures import ParityPictures, load_labels
 from sharpose.export.verify import verify_bundle
+from sharpose.files import file_sha256
 from sharpose.runtime.pipeline import PoseEstimator
 
 

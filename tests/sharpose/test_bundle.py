@@ -14,9 +14,10 @@ import pytest
 from pydantic import ValidationError
 
 from sharpose import bundle as shipped
-from sharpose.bundle import MANIFEST_NAME, Manifest, ParityReport, file_sha256, open_bundle, shipped_bundle
+from sharpose.bundle import MANIFEST_NAME, Manifest, ParityReport, open_bundle, shipped_bundle
 from sharpose.config import ModelConfig, describe_validation_error, load_config
 from sharpose.errors import BundleError, ConfigError
+from sharpose.files import file_sha256
 
 WEIGHTS = bytes(range(256)) * 8
 
@@ -67,13 +68,6 @@ def test_an_exported_bundle_opens(nano_bundle):
 def test_a_link_to_a_whole_bundle_opens(nano_bundle, tmp_path):
     (tmp_path / "link").symlink_to(nano_bundle)
     assert open_bundle(tmp_path / "link").manifest == open_bundle(nano_bundle).manifest
-
-
-def test_file_sha256(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    (tmp_path / "a").write_bytes(b"")
-    assert file_sha256(tmp_path / "a").startswith("e3b0c44298fc1c14")
 
 
 @pytest.mark.parametrize("position", [0, 1000, -1])

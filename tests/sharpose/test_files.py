@@ -17,6 +17,7 @@ from sharpose.files import (
     atomic_file,
     cache_folder,
     check_not_held,
+    file_sha256,
     found_at,
     mark_partial,
     open_to_write,
@@ -365,3 +366,10 @@ def test_a_pipe_and_a_device_are_not_held(tmp_path):
     os.close(second)
     os.mkfifo(tmp_path / "pipe")
     check_not_held(tmp_path / "pipe")  # doesn't wait for a writer
+
+
+def test_a_files_hash(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "a").write_bytes(b"")
+    assert file_sha256(tmp_path / "a").startswith("e3b0c44298fc1c14")

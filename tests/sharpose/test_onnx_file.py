@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sharpose.bundle import external_data_locations, graph_sha256, model_metadata
 from sharpose.errors import BundleError
+from sharpose.onnx_file import external_data_locations, graph_sha256, model_metadata
 
 
 def external(location, name="w"):
