@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpose.engines.device import Device, parse_device
-from sharpose.engines.precision import choose_precision, graphs_of
+from sharpose.engines.precision import choose_precision, graphs_of, on_cpu
 from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
@@ -63,19 +64,26 @@ def load_two_stage(
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_two_stage
 
         return load_tensorrt_two_stage(bundle, where, graphs_of(chosen), tensorrt or TensorRtSettings())
+    from sharpose.engines.batches import BatchCache
     from sharpose.engines.two_stage import HostTwoStage
 
     settings = onnxruntime or OnnxRuntimeSettings()
+    say = settings.say or _log.info
     coarse, fine = load_runners(bundle, where, chosen, threads=threads, onnxruntime=settings)
     if where.kind == "openvino":
-        (settings.say or _log.info)(f"OpenVINO on {where}, {chosen}")
+        say(f"OpenVINO on {where}, {chosen}")
     elif where.kind != "cpu":
         tf32 = "on" if settings.tf32 else "off"
-        (settings.say or _log.info)(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")
+        say(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")
     elif chosen != "fp32":
         slower = ", which it computes in float32, slower than fp32 graphs" if chosen == "fp16" else ""
-        (settings.say or _log.info)(f"ONNX Runtime on {where}, {chosen} graphs{slower}")
-    return HostTwoStage(coarse, fine, chosen)
+        say(f"ONNX Runtime on {where}, {chosen} graphs{slower}")
+    if not on_cpu(where):
+        return HostTwoStage(coarse, fine, chosen)
+    engine = "openvino" if where.kind == "openvino" else "onnxruntime"
+    engine = f"{engine} {import_module(engine).__version__}"
+    cache = BatchCache.of_stages(bundle, chosen, device=str(where), engine=engine, threads=threads, say=say)
+    return HostTwoStage(coarse, fine, chosen, divisible=True, batch_cache=cache)
 
 
 def load_runners(
