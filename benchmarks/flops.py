@@ -7,25 +7,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from sharpose.config import ModelConfig, list_configs, load_config
-from sharpose.model import SHaRPose
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A model's work for a person, and its size."""
+    """A model's work for a person in multiply-adds."""
 
-    coarse: int  # multiply-adds of the coarse stage
-    fine: int  # of the fine stage, which come on top
-    dense: int  # of one pass over all patches at full size instead
-    parameters: int
+    coarse: int  # the coarse stage
+    fine: int  # the fine stage, which comes on top
+    dense: int  # one pass over all patches at full size instead
+    vitpose: int  # the same without keypoint tokens and with ViTPose's head of deconvolutions
+
+
+DECODER_WIDTH = 256
+"""Channels between the two deconvolutions of ViTPose's classic head."""
 
 
 def count_cost(config: ModelConfig) -> Cost:
-    """Sum up the matrix products of a model's layers, those of decoding too.
+    """Sum up the matrix products of a model's layers, those of decoding too. Without PyTorch.
 
     A multiplication with its addition counts once, as in MMPose's and RTMPose's tables. Norms, softmax and activations
     are left out.
@@ -45,25 +46,38 @@ def count_cost(config: ModelConfig) -> Cost:
     ranked = (config.depth - config.depth // 4) * (joints - 1) * tokens * width  # attention once more, for relevance
     quality = 2 * width * width + width
     reuse = selected * 2 * width * config.mlp_hidden
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in SHaRPose(config).parameters())
+    everything = PATCHES_PER_REGION * regions
+    deconvolved = 4 * everything  # pixels after the first deconvolution; the heatmap has four times as many
+    decoder = 16 * everything * width * DECODER_WIDTH + 16 * deconvolved * DECODER_WIDTH**2
     return Cost(
         coarse=blocks(tokens) + regions * patch + ranked + quality + head + blur,
         fine=blocks(joints + patches + regions - selected) + patches * patch + reuse + head + blur,
-        dense=blocks(joints + PATCHES_PER_REGION * regions) + PATCHES_PER_REGION * regions * patch + head + blur,
-        parameters=parameters,
+        dense=blocks(joints + everything) + everything * patch + head + blur,
+        vitpose=blocks(everything) + everything * patch + decoder + joints * pixels * DECODER_WIDTH + blur,
     )
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """The parameters of a model."""
+    import torch
+
+    from sharpose.model import SHaRPose
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in SHaRPose(config).parameters())
 
 
 def main() -> None:
     """Print a row for each configuration of the package."""
-    print("| model | parameters | GFLOPs coarse | fine | both | dense | both / dense |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| model | parameters | GFLOPs coarse | fine | both | dense | ViTPose | both / dense | both / ViTPose |")
+    print("| --- " * 9 + "|")
     for name in list_configs():
-        cost = count_cost(load_config(name))
+        config = load_config(name)
+        cost = count_cost(config)
         both = cost.coarse + cost.fine
-        work = " | ".join(f"{count / 1e9:.1f}" for count in (cost.coarse, cost.fine, both, cost.dense))
-        print(f"| {name} | {cost.parameters / 1e6:.1f} M | {work} | {100 * both / cost.dense:.0f} % |")
+        work = " | ".join(f"{count / 1e9:.1f}" for count in (cost.coarse, cost.fine, both, cost.dense, cost.vitpose))
+        shares = " | ".join(f"{100 * both / count:.0f} %" for count in (cost.dense, cost.vitpose))
+        print(f"| {name} | {count_parameters(config) / 1e6:.1f} M | {work} | {shares} |")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,17 @@ something that it needs isn't here; any other error is not as expected.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,14 +26,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gpu_day import CouldNotRunError, Notes, Setup, run_check
-from latency import measure, picture_with
-from torch_latency import measure_torch
+from latency import Benchmark, Plan, picture_with
+from measuring.contenders import BASELINES, STAGES, Entry, list_entries
+from measuring.memory import gpu_mib, host_mib
+from measuring.targets import ON_GPU, judge, judge_overhead
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines.cuda.device import CUDA_BINDINGS, CudaDevice, CudaGraph, CudaStream, open_cuda_device
 from sharpose.engines.device import detector_devices, parse_device
 from sharpose.engines.gpu import probe_gpu
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.precision import PrecisionChoice
 from sharpose.engines.stages import open_stages
 from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.engines.tensorrt.library import installed_flavours
@@ -231,29 +235,45 @@ def _with_broken_capture(index: int = 0, name: str | None = None) -> CudaDevice:
 
 
 def check_latency(setup: Setup, notes: Notes) -> Outcome:
-    """Latency by stage in each precision, and PyTorch's in half, eager and compiled."""
+    """Latency by stage in each precision; what runs outside the engines."""
     bundle = _bundle_for_gpu(setup)
-    numbers = 1, bundle.manifest.max_batch
-    best = dict.fromkeys(numbers, np.inf)
-    for precision in bundle.precisions:
-        estimator = PoseEstimator.from_stages(bundle, _open(setup, bundle, precision=precision))
-        for people in numbers:
-            case = measure(estimator, people, people, warm_up=5, seconds=setup.seconds, min_iterations=5)
-            coarse, fine, whole = (case.percentiles[stage][0] for stage in ("coarse", "fine", "end_to_end"))
-            best[people] = min(best[people], coarse + fine)
-            name = f"{setup.device} {precision}"
-            notes.row("p50 in ms", engine=name, people=people, coarse=coarse, fine=fine, end_to_end=whole)
-        estimator.close()
-    slower = []
-    try:
-        for item in measure_torch(bundle.model, numbers):
-            name, times = f"PyTorch {item.mode} fp16", {"coarse": item.coarse_ms, "fine": item.fine_ms}
-            notes.row("p50 in ms", engine=name, people=item.people, **times, end_to_end=None)
-            if best[item.people] > sum(times.values()):
-                slower.append(f"slower than {name} with {item.people} people")
-    except EngineError as error:
-        return True, f"measured; not compared: {error}"
-    return not slower, "; ".join(slower) or "faster than PyTorch in half"
+    entries = [Entry("engine", setup.device, precision) for precision in bundle.precisions]
+    plan = Plan(sorted({1, bundle.manifest.max_batch}), (50, 100), setup.seconds, setup.rounds, 3, peak_s=setup.seconds)
+    failed = judge_overhead(_measure(bundle, entries, plan, notes))
+    return not failed, "; ".join(failed) or "a frame takes little more than its engines"
+
+
+def check_baselines(setup: Setup, notes: Notes) -> Outcome:
+    """The same frames in PyTorch, eager and compiled, and in a dense model of the same size, all in half."""
+    bundle = _bundle_for_gpu(setup)
+    precision: PrecisionChoice = "fp16" if "fp16" in bundle.precisions else "fp32"
+    entries = list_entries(bundle, (setup.device,), (precision,), ("torch-eager", "torch-compiled", "dense"), ())
+    most = bundle.manifest.max_batch
+    targets = [replace(target, people=min(target.people, most)) for target in ON_GPU]
+    people = sorted({target.people for target in targets})
+    plan = Plan(people, (50, 100), setup.seconds, setup.rounds, 3, peak_s=0)
+    verdicts = judge(_measure(bundle, entries, plan, notes), targets)
+    for verdict in verdicts:
+        notes.row("targets", met=str(verdict.met), what=str(verdict))
+    missed = [str(verdict) for verdict in verdicts if not verdict.met]
+    return not missed, "; ".join(missed) or "faster than each baseline, as expected"
+
+
+def _measure(bundle: Bundle, entries: list[Entry], plan: Plan, notes: Notes) -> list[dict[str, Any]]:
+    """The cases of `latency.py`, with a row of notes for each contender; baselines that can't run here are noted."""
+    with TemporaryDirectory() as folder:
+        benchmark = Benchmark(bundle, entries, plan, Path(folder), may_be_left_out=BASELINES)
+        with contextlib.closing(benchmark):
+            benchmark.measure_peaks()
+            benchmark.measure_cases()
+    for line in benchmark.report.left_out:
+        notes.row("left out", line=line)
+    for case in benchmark.report.cases:
+        for name, values in case["contenders"].items():
+            cells = {stage: values["means"][stage] for stage in STAGES}
+            shares = {f"{stage}_of_peak": values["share_of_peak"].get(stage) for stage in ("coarse", "fine")}
+            notes.row("mean ms", what=name, people=case["people"], refined=case["refine_percent"], **cells, **shares)
+    return benchmark.report.cases
 
 
 _CHANGED_LATENCY = """
@@ -278,12 +298,13 @@ def check_providers(setup: Setup, notes: Notes) -> Outcome:
         for preload in ("with", "without"):
             folder = setup.folder / f"latency-{device}-{preload}-preload"
             options = ["--people", "1,4", "--refine", "100", "--seconds", str(setup.seconds), "--device", device]
+            options += ["--peak-seconds", "0"]
             words = [preload, "latency.py", *options, "--bundle", str(setup.bundle), "--output", str(folder)]
             done = _call(sys.executable, "-c", _CHANGED_LATENCY, *words)
             error = _error_of(done)
             cases = [] if error else json.loads((folder / "latency.json").read_text("utf-8"))["cases"]
-            one, four = [case["percentiles"]["end_to_end"][0] for case in cases] or (None, None)
-            notes.row("p50 in ms", device=device, preload=preload, one_person=one, four_people=four, error=error)
+            one, four = [next(iter(case["contenders"].values()))["mean_ms"] for case in cases] or (None, None)
+            notes.row("mean ms", device=device, preload=preload, one_person=one, four_people=four, error=error)
             if error and preload == "with":
                 failed.append(f"{device}: {error}")
     return not failed, "; ".join(failed) or "both providers run"
@@ -368,18 +389,7 @@ def check_frames(setup: Setup, notes: Notes) -> Outcome:
 
 def _note_memory(setup: Setup, notes: Notes) -> None:
     """Note the MiB that this process uses, and that are used on the GPU (0 where nvidia-smi doesn't say)."""
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    text = ""
-    if (tool := shutil.which("nvidia-smi")) is not None:
-        query = [
-            "--query-gpu=memory.used",
-            "--format=csv,noheader,nounits",
-            "-i",
-            str(parse_device(setup.device).index),
-        ]
-        text = subprocess.run([tool, *query], capture_output=True, text=True, check=False).stdout.strip()
-    gpu = float(text) if text.isdigit() else 0.0
-    notes.row("memory in MiB", host=pages * os.sysconf("SC_PAGE_SIZE") / _MIB, gpu=gpu)
+    notes.row("memory in MiB", host=host_mib(), gpu=gpu_mib(parse_device(setup.device).index) or 0.0)
 
 
 def _judge_memory(notes: Notes) -> Outcome:

@@ -1,112 +1,260 @@
-"""Latency of a bundle on a device, by stage: `python benchmarks/latency.py --bundle DIR --output DIR`.
+"""Latency of a bundle, by stage and from a decoded frame to poses: `python benchmarks/latency.py --output DIR`.
 
-One picture of the built-in scene runs repeatedly, for each number of people and each share of them that is refined.
-Decoding, detection, drawing and encoding are not included. Warm-up runs are reported separately.
+Devices, precisions and baselines are compared in one run, frame for frame, in turns of alternating order. One picture
+of the built-in scene is used, for each number of people and each refine rate. Decoding, detection, drawing and encoding
+are not included. A time ends when the results are on the host, so it includes copies from and to a GPU.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import json
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
 import click
 import numpy as np
 import numpy.typing as npt
-from report import Machine, command_to_repeat, make_output_folder, number_list, this_machine
+from measuring.cold_start import measure_cold_start
+from measuring.contenders import (
+    BASELINES,
+    OUTSIDE_ENGINES,
+    STAGES,
+    Contender,
+    Entry,
+    check_packages,
+    list_entries,
+    open_contender,
+)
+from measuring.energy import EnergyMeter, Sensor, find_sensors
+from measuring.page import write_page
+from measuring.peak import Peak, measure_peak
+from measuring.turns import Times, paired_ratio, refined_counts, take_turns
+from report import command_to_repeat, make_output_folder, number_list, this_machine, word_list
 
-from sharpose.cli import Threads
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.cli import Number, Threads, Whole
 from sharpose.cli import main as run_command
+from sharpose.engines.device import parse_device
 from sharpose.engines.precision import PRECISIONS, PrecisionChoice
-from sharpose.runtime import Boxes, PoseEstimator
-from sharpose.scene import Scene, SceneConfig
+from sharpose.errors import EngineError, SharposeError, counted
+from sharpose.runtime import Boxes
+from sharpose.scene import Scene, SceneConfig, SceneFrame
 
-STAGES = ("crop", "coarse", "gate", "gather", "fine", "map_back", "end_to_end")
-OUTSIDE_ENGINES = ("crop", "gate", "gather", "map_back")
+SCHEMA = "sharpose-latency/2"
+SIZE = (720, 1280)
+"""Height and width of the picture."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """One row of the report."""
+class Plan:
+    """What is measured, and how long."""
 
-    people: int  # number of people in the picture
-    refined: int  # number of them that run through the fine stage
-    iterations: int  # number of measured runs
-    warm_up_ms: float  # total milliseconds of the warm-up runs
-    percentiles: dict[str, tuple[float, float, float]]  # p50, p95 and p99 of every stage, in milliseconds
-    people_per_second: float  # `people` divided by the median end-to-end time
-    own_share: float  # share of the mean end-to-end time that is spent outside the engines
-
-
-def measure(
-    estimator: PoseEstimator, people: int, refined: int, *, warm_up: int, seconds: float, min_iterations: int
-) -> Case:
-    """Run one case, with the first `refined` people refined, for at least `seconds` and `min_iterations` runs."""
-    image, boxes = picture_with(people)
-    rows = range(refined)
-    started = time.perf_counter()
-    for _ in range(warm_up):
-        estimator(image, boxes, rows=rows)
-    warm_up_ms = (time.perf_counter() - started) * 1000
-    samples: list[dict[str, float]] = []
-    deadline = time.perf_counter() + seconds
-    while len(samples) < min_iterations or time.perf_counter() < deadline:
-        began = time.perf_counter()
-        timings = asdict(estimator(image, boxes, rows=rows).timings)
-        timings["end_to_end"] = time.perf_counter() - began
-        samples.append({stage: timings[stage] * 1000 for stage in STAGES})
-    percentiles: dict[str, tuple[float, float, float]] = {}
-    for stage in STAGES:
-        p50, p95, p99 = (float(value) for value in np.percentile([sample[stage] for sample in samples], (50, 95, 99)))
-        percentiles[stage] = p50, p95, p99
-    return Case(
-        people=people,
-        refined=refined,
-        iterations=len(samples),
-        warm_up_ms=warm_up_ms,
-        percentiles=percentiles,
-        people_per_second=people * 1000 / percentiles["end_to_end"][0],
-        own_share=sum(sample[stage] for sample in samples for stage in OUTSIDE_ENGINES)
-        / sum(sample["end_to_end"] for sample in samples),
-    )
+    people: Sequence[int]
+    refine: Sequence[int]  # percentages
+    seconds: float
+    rounds: int
+    warm_up: int
+    threads: int | None = None
+    cold_starts: int = 0
+    peak_s: float = 1.0  # for each library and size; 0 measures no peak
 
 
-def picture_with(people: int) -> tuple[npt.NDArray[np.uint8], Boxes]:
-    """A 720 x 1280 picture of the scene, always the same, and `people` boxes in it, repeated where it has fewer."""
-    frame = Scene(SceneConfig(seed=0, people=24, frames=1)).frame(0)
+@dataclass
+class Report:
+    """What `latency.json` holds beside the machine and the command."""
+
+    opened: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    peaks: list[dict[str, Any]] = field(default_factory=list)
+    cold_starts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    energy_sensors: list[str] = field(default_factory=list)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+
+
+def picture_with(people: int, size: tuple[int, int] = SIZE) -> tuple[npt.NDArray[np.uint8], Boxes]:
+    """A picture of the scene, always the same, and `people` boxes in it, repeated where it has fewer."""
+    frame = _scene(*size)
     index = np.arange(people) % len(frame.boxes_xyxy)
     return frame.image, Boxes.from_xyxy(frame.boxes_xyxy[index])
 
 
-def markdown(cases: list[Case], machine: Machine, bundle: str, device: str, command_line: str) -> str:
-    """The report as a Markdown page."""
-    lines = [
-        f"# Latency of {bundle} on {device}",
-        "",
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_gib:.0f} GiB"
-        + (f"; {machine.gpu}" if machine.gpu else "")
-        + f"; {machine.system}; Python {machine.python}; "
-        + ", ".join(f"{name} {version}" for name, version in machine.packages.items()),
-        "",
-        f"`{command_line}`",
-        "",
-        "Milliseconds per picture, p50 / p95 / p99. People are cropped from a 720 x 1280 scene; reading,",
-        "detection, drawing and writing are not included. `own` is the share of crop, gate, gather and map back.",
-        "",
-        "| people | refined | "
-        + " | ".join(stage.replace("_", " ") for stage in STAGES)
-        + " | people/s | own | warm-up |",
-        "| --- " * (len(STAGES) + 5) + "|",
-    ]
-    for case in cases:
-        times = " | ".join(" / ".join(f"{value:.2f}" for value in case.percentiles[stage]) for stage in STAGES)
-        lines.append(
-            f"| {case.people} | {case.refined} | {times} | {case.people_per_second:.1f} | {case.own_share:.1%} | "
-            f"{case.warm_up_ms:.0f} ms |"
-        )
-    return "\n".join(lines) + "\n"
+@functools.cache
+def _scene(height: int, width: int) -> SceneFrame:
+    return Scene(SceneConfig(seed=0, people=24, frames=1, height=height, width=width)).frame(0)
+
+
+class Benchmark:
+    """Opens all entries, measures every case, and collects the report; closes what it opened.
+
+    Args:
+        bundle: The bundle.
+        entries: What to open.
+        plan: What to measure.
+        folder: For scratch files.
+        may_be_left_out: Kinds of entries that are left out, with the reason in the report, where they can't run here.
+
+    Raises:
+        SharposeError: another entry can't run here, or no engine is left.
+    """
+
+    def __init__(
+        self, bundle: Bundle, entries: Sequence[Entry], plan: Plan, folder: Path, may_be_left_out: Sequence[str]
+    ) -> None:
+        self._bundle, self._plan, self._folder = bundle, plan, folder
+        self.report = Report()
+        self._contenders: list[Contender] = []
+        self._sensors: list[Sensor] = []
+        try:
+            for entry in entries:
+                try:
+                    self._contenders.append(open_contender(entry, bundle, folder / "dense", plan.threads))
+                except SharposeError as error:
+                    if entry.kind not in may_be_left_out:
+                        raise
+                    self._leave_out(entry, error)
+            if not any(contender.entry.kind == "engine" for contender in self._contenders):
+                raise EngineError("no device runs the bundle in any of the precisions, as said above")
+        except SharposeError:
+            self.close()
+            raise
+        for contender in self._contenders:
+            about = asdict(contender.entry) | {"name": contender.name, "opened_s": contender.opened_s}
+            self.report.opened.append(about)
+        gpus = [parse_device(entry.device) for entry in entries if _on_gpu(entry.device)]
+        self._sensors = find_sensors(gpus[0].index if gpus else None)
+        self.report.energy_sensors = [sensor.name for sensor in self._sensors]
+        self._peaks: dict[tuple[bool, str], Peak] = {}
+
+    def _leave_out(self, entry: Entry, error: SharposeError) -> None:
+        self.report.left_out.append(f"{entry.name}: {error}")
+        click.echo(f"left out: {self.report.left_out[-1]}")
+
+    def close(self) -> None:
+        """Free everything."""
+        for contender in self._contenders:
+            contender.close()
+        for sensor in self._sensors:
+            sensor.close()
+
+    def measure_peaks(self) -> None:
+        """The matrix-product peak for each precision of an engine or baseline."""
+        for contender in self._contenders:
+            key = _on_gpu(contender.entry.device), contender.entry.precision
+            if contender.entry.kind == "peer" or key in self._peaks or not self._plan.peak_s:
+                continue
+            peak = measure_peak(key[1], on_gpu=key[0], threads=self._plan.threads, seconds=self._plan.peak_s)
+            if peak is not None:
+                self._peaks[key] = peak
+                self.report.peaks.append(asdict(peak) | {"on_gpu": key[0]})
+                click.echo(
+                    f"matrix products in {peak.precision}: {peak.multiply_adds_per_s / 1e9:.0f} billion multiply-adds "
+                    f"per second ({peak.library})"
+                )
+
+    def measure_cold_starts(self) -> None:
+        """A few fresh processes of each contender, with as many people as the largest case."""
+        image, boxes = picture_with(max(self._plan.people))
+        for contender in self._contenders if self._plan.cold_starts else ():
+            if contender.entry.kind in ("both-stages", "torch-compiled"):
+                continue  # the same as the engine; compiles for a minute
+            found = measure_cold_start(
+                contender.entry,
+                self._bundle,
+                self._folder / "dense",
+                self._plan.threads,
+                image,
+                boxes,
+                times=self._plan.cold_starts,
+            )
+            self.report.cold_starts[contender.name] = asdict(found) | {"people": len(boxes)}
+            click.echo(f"{contender.name}: {found.error or f'{found.seconds:.2f} s from start to poses'}")
+
+    def measure_cases(self) -> None:
+        """Every number of people with every refine rate."""
+        for people, percent in itertools.product(self._plan.people, self._plan.refine):
+            counts = refined_counts(people, percent)
+            image, boxes = picture_with(people)
+            taking_part = [item for item in self._contenders if item.entry.kind != "both-stages" or percent < 100]
+            meters = {item.name: EnergyMeter(self._sensors) for item in taking_part} if self._sensors else {}
+            times = take_turns(
+                {item.name: item.frame(image, boxes) for item in taking_part},
+                counts,
+                warm_up=self._plan.warm_up,
+                seconds=self._plan.seconds,
+                min_rounds=self._plan.rounds,
+                meters=meters,
+            )
+            refined = sum(counts) / len(counts)
+            values = {
+                item.name: self._values(item, times[item.name], people, refined, meters.get(item.name))
+                for item in taking_part
+            }
+            ratios = [
+                asdict(paired_ratio(times, first.name, second.name))
+                for first, second in itertools.combinations(taking_part, 2)
+            ]
+            case = {"people": people, "refine_percent": percent, "refined": refined, "contenders": values}
+            self.report.cases.append({**case, "ratios": ratios})
+            for name, item in values.items():
+                click.echo(
+                    f"{counted(people, 'person')}, {percent} % refined, {name}: {item['mean_ms']:.1f} ms, "
+                    f"{item['people_per_second']:.1f}/s"
+                )
+
+    def _values(
+        self, contender: Contender, times: Times, people: int, refined: float, meter: EnergyMeter | None
+    ) -> dict[str, Any]:
+        """One contender in one case, as `latency.json` has it."""
+        work = contender.multiply_adds(people, refined)
+        peak = self._peaks.get((_on_gpu(contender.entry.device), contender.entry.precision))
+        frames = times.frames()
+        means = {stage: times.mean(stage) for stage in STAGES}
+        shares = {
+            stage: count / (means[stage] / 1000) / peak.multiply_adds_per_s
+            for stage, count in work.items()
+            if peak is not None and means[stage] > 0
+        }
+        own = sum(means[stage] for stage in OUTSIDE_ENGINES) / means["end_to_end"]
+        return {
+            "frames": len(frames),
+            "rounds": len(times.turns),
+            "first_frame_ms": times.first_ms,
+            "warm_up_ms": times.warm_up_ms,
+            "percentiles": {stage: times.percentiles(stage) for stage in STAGES},
+            "means": means,
+            "mean_ms": means["end_to_end"],
+            "people_per_second": people * 1000 / means["end_to_end"],
+            "outside_engines": own,
+            "multiply_adds": work,
+            "share_of_peak": shares,
+            "joules_per_frame": {} if meter is None else {n: j / len(frames) for n, j in meter.joules.items()},
+            "turn_means": {stage: _rounded(times.turn_means(stage)) for stage in STAGES},
+            "frames_ms": _rounded(frames),
+        }
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def _on_gpu(device: str) -> bool:
+    return parse_device(device).kind in ("cuda", "tensorrt", "ort-tensorrt")
+
+
+def _draw(report: dict[str, Any], output: Path) -> None:
+    try:
+        from measuring.plots import draw_plots
+    except ImportError:
+        click.echo("no plots: they need matplotlib, which the extra [eval] brings")
+        return
+    for path in draw_plots(report, output):
+        click.echo(f"wrote {path}")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -115,64 +263,94 @@ def markdown(cases: list[Case], machine: Machine, bundle: str, device: str, comm
     type=click.Path(path_type=Path),
     help="Folder written by sharpose-export.  [default: the shipped bundle]",
 )
-@click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="As sharpose-run takes it."
+    "--device", default="cpu", show_default=True, callback=word_list(), help="Devices, as sharpose-run takes."
 )
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    callback=word_list(PRECISIONS),
+    help=f"Precisions of each device: {', '.join(PRECISIONS)}.",
+)
+@click.option(
+    "--baseline",
+    default="",
+    callback=word_list(BASELINES),
+    help="Baselines in the same run: torch-eager and torch-compiled (this model in PyTorch), dense (a ViTPose of the "
+    "same width and depth with its classic head, random weights), both-stages (everybody refined).",
+)
+@click.option("--peer", multiple=True, type=click.Path(path_type=Path), help="ONNX file of another pose model.")
 @click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
 @click.option("--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people.")
 @click.option(
     "--refine", default="0,50,100", show_default=True, callback=number_list(0, 100), help="Percentages to refine."
 )
+@click.option("--seconds", default=5.0, show_default=True, type=Number(0, 86400), help="Minimum seconds per case.")
+@click.option("--rounds", default=10, show_default=True, type=Whole(2), help="Minimum rounds per case.")
+@click.option("--warm-up", default=3, show_default=True, type=Whole(1), help="Periods before measuring.")
+@click.option("--cold-starts", default=0, show_default=True, type=Whole(0), help="Fresh processes of each contender.")
 @click.option(
-    "--seconds", default=5.0, show_default=True, type=click.FloatRange(0, 86400), help="Minimum seconds per case."
+    "--peak-seconds",
+    default=1.0,
+    show_default=True,
+    type=Number(0, 60),
+    help="For each library that multiplies matrices; 0: leave the peak out.",
 )
-@click.option("--iterations", default=20, show_default=True, type=click.IntRange(1), help="Minimum runs per case.")
-@click.option("--warm-up", default=3, show_default=True, type=click.IntRange(0), help="Runs before measuring.")
+@click.option("--plots", is_flag=True, help="Draw plots, with matplotlib.")
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for latency.md and latency.json."
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
     bundle: Path | None,
-    device: str,
-    precision: PrecisionChoice,
+    device: list[str],
+    precision: list[PrecisionChoice],
+    baseline: list[str],
+    peer: tuple[Path, ...],
     threads: int | None,
     people: list[int],
     refine: list[int],
     seconds: float,
-    iterations: int,
+    rounds: int,
     warm_up: int,
+    cold_starts: int,
+    peak_seconds: float,
+    plots: bool,
     output: Path,
     debug: bool,
 ) -> int:
-    """Measure a bundle's latency by stage."""
+    """Measure a bundle's latency by stage, on several devices, in several precisions, beside baselines."""
     make_output_folder(output)
-    estimator = PoseEstimator(bundle, device=device, precision=precision, threads=threads)
-    cases: list[Case] = []
-    for count in people:
-        # every number of refined people once: 50 % of one person is nobody or everybody
-        for refined in dict.fromkeys(round(count * percent / 100) for percent in refine):
-            case = measure(estimator, count, refined, warm_up=warm_up, seconds=seconds, min_iterations=iterations)
-            cases.append(case)
-            p50 = case.percentiles["end_to_end"][0]
-            click.echo(f"{case.people} people, {case.refined} refined: {p50:.1f} ms, {case.people_per_second:.1f}/s")
-    command_line = command_to_repeat("latency.py")
     machine = this_machine()
-    name = estimator.bundle.model.name
-    page = markdown(cases, machine, f"{name} ({estimator.precision})", estimator.device, command_line)
-    (output / "latency.md").write_text(page, "utf-8")
+    if machine.load_average > machine.cores / 4:
+        click.echo(f"the machine is busy (load average {machine.load_average:.2f}): times will be too long")
+    opened = open_bundle(shipped_bundle() if bundle is None else bundle)
+    entries = list_entries(opened, device, precision, baseline, peer)
+    check_packages(baseline)
+    plan = Plan(people, refine, seconds, rounds, warm_up, threads, cold_starts, peak_seconds)
+    with TemporaryDirectory(prefix="sharpose-latency-") as folder:
+        several = len(device) * len(precision) > 1  # of which some pairs may not go together
+        may_be_left_out = ("engine", "dense", "both-stages") if several else ()
+        benchmark = Benchmark(opened, entries, plan, Path(folder), may_be_left_out)
+        with contextlib.closing(benchmark):
+            benchmark.measure_peaks()
+            benchmark.measure_cold_starts()
+            benchmark.measure_cases()
     report = {
-        "bundle": name,
-        "weights": estimator.bundle.manifest.source,
-        "device": estimator.device,
-        "precision": estimator.precision,
-        "command": command_line,
+        "schema": SCHEMA,
+        "bundle": opened.model.name,
+        "weights": opened.manifest.source,
+        "command": command_to_repeat("latency.py"),
+        "picture": list(SIZE),
+        "threads": threads,
         "machine": asdict(machine),
-        "cases": [asdict(case) for case in cases],
+        **asdict(benchmark.report),
     }
-    (output / "latency.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    estimator.close()
+    (output / "latency.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    (output / "latency.md").write_text(write_page(report), "utf-8")
+    if plots:
+        _draw(report, output)
     click.echo(f"wrote {output / 'latency.md'} and {output / 'latency.json'}")
     return 0
 

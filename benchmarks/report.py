@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +16,17 @@ import click
 _PACKAGES = (
     *("sharpose", "numpy", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch"),
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
-    *("cuda-bindings", "pycuda"),
+    *("openvino", "cuda-bindings", "pycuda"),
+)
+_INSTRUCTION_SETS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and the packages on it; `gpu` is empty where nvidia-smi finds none."""
+    """A machine and the packages on it; `gpu` is empty where nvidia-smi finds none, `governor` in most guests."""
 
     processor: str
     cores: int
@@ -31,6 +35,24 @@ class Machine:
     system: str
     python: str
     packages: dict[str, str]
+    instruction_sets: str = ""  # those that matter for matrix products
+    governor: str = ""  # of the CPU's frequency
+    load_average: float = 0.0  # over the last minute, before the benchmark
+
+    def __str__(self) -> str:
+        """One line for a report."""
+        packages = ", ".join(f"{name} {version}" for name, version in self.packages.items())
+        parts = [
+            f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB",
+            self.gpu,
+            self.instruction_sets and f"instruction sets {self.instruction_sets}",
+            self.governor and f"governor {self.governor}",
+            f"load average {self.load_average:.2f} before",
+            self.system,
+            f"Python {self.python}",
+            packages,
+        ]
+        return "; ".join(filter(None, parts))
 
 
 def this_machine() -> Machine:
@@ -49,16 +71,29 @@ def this_machine() -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         packages=packages,
+        instruction_sets=" ".join(name for name in _INSTRUCTION_SETS if name in _cpuinfo("flags", "features").split()),
+        governor=_governor(),
+        load_average=os.getloadavg()[0],
     )
 
 
 def _processor() -> str:
+    return _cpuinfo("model name", "hardware") or platform.processor() or "unknown processor"
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first line of /proc/cpuinfo that has one of these names."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text("utf-8", "replace").splitlines():
-            if line.lower().startswith(("model name", "hardware")):
+            if line.lower().startswith(names):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown processor"
+    return ""
+
+
+def _governor() -> str:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text("ascii").strip() if path.is_file() else ""
 
 
 def _gpu() -> str:
@@ -86,6 +121,20 @@ def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter
     return read
 
 
+def word_list(known: Collection[str] = ()) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """A click callback that reads `a,b`, each of them `known`, or any words if empty; raises `click.BadParameter`."""
+
+    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
+        words = text.split(",") if text else []
+        for word in words:
+            if not word or (known and word not in known):
+                expected = f"some of {', '.join(known)}" if known else "names separated by commas"
+                raise click.BadParameter(f"expected {expected}, got {text!r}")
+        return list(dict.fromkeys(words))
+
+    return read
+
+
 def make_output_folder(path: Path) -> None:
     """Make the report's folder before the long part; raises `click.UsageError`."""
     try:
@@ -104,6 +153,8 @@ def command_to_repeat(script: str) -> str:
             continue
         if value is True:
             words.append(option.opts[0])
-        else:
+        elif isinstance(value, tuple):  # an option that was given several times
+            words += [word for item in value for word in (option.opts[-1], str(item))]
+        elif value != []:
             words += [option.opts[-1], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return " ".join([*words, "--output", "DIR"])

@@ -218,7 +218,6 @@ class RunOptions:
     device: str = "cpu"
     precision: PrecisionChoice = "auto"
     threads: int | None = None
-    batch: int | None = None
     tf32: bool = False
     engine_cache: Path | None = None
     cuda_bindings: str | None = None
@@ -253,9 +252,8 @@ class RunOptions:
     debug: bool = False
 
     def __post_init__(self) -> None:
-        counts = {"max_people": self.max_people, "detect_every": self.detect_every, "batch": self.batch}
-        for name, count in counts.items():
-            if count is None and name != "detect_every":
+        for name, count in (("max_people", self.max_people), ("detect_every", self.detect_every)):
+            if count is None and name == "max_people":
                 continue
             _check_number(name, count, whole=True)
             if count is None or not 1 <= count <= MOST:

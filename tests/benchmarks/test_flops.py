@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from flops import count_cost, main
+from flops import count_cost, count_parameters, main
+from measuring.baselines import DenseModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +32,11 @@ def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str) -> None:
             FineGraph(model)(torch.zeros(1, dtype=torch.int32), patches, order, features, embeddings)
     cost = count_cost(config)
     assert (2 * cost.coarse, 2 * cost.fine) == (coarse.get_total_flops(), fine.get_total_flops())
-    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    dense = CoarseGraph(DenseModel(config).eval())
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        dense(image)
+    assert 2 * cost.vitpose == counter.get_total_flops()
 
 
 def test_the_readme_has_these_numbers() -> None:
@@ -45,7 +50,7 @@ def test_the_readme_has_these_numbers() -> None:
         config = load_config(f"sharpose_{size}_{skeleton.lower() or 'coco'}_{height}x{width}")
         cost = count_cost(config)
         both = cost.coarse + cost.fine
-        counted = [cost.parameters / 1e6, config.alpha, cost.coarse / 1e9, both / 1e9]
+        counted = [count_parameters(config) / 1e6, config.alpha, cost.coarse / 1e9, both / 1e9]
         assert numbers == [f"{value:.1f}" for value in counted], kind
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,10 @@ import pytest
 from detector_graphs import says, yolox_rows
 from gpu_day import CouldNotRunError, Notes, Setup
 from host_cuda import HostCuda
-from torch_latency import TorchCase
+from measuring import baselines, turns
 
 from sharpose.bundle import Bundle, Precision, shipped_bundle
+from sharpose.config import ModelConfig
 from sharpose.engines.base import specs
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.stages import open_stages
@@ -58,7 +60,7 @@ class Rehearsal:
     """A machine with a stand-in GPU: what was opened on it, and what is done to it."""
 
     def __init__(self, bundle: Path, folder: Path) -> None:
-        self.setup = Setup(bundle, folder, frames=15, openings=4, repeats=3, seconds=0)
+        self.setup = Setup(bundle, folder, frames=15, openings=4, repeats=3, seconds=0, rounds=2)
         self.notes = Notes(folder / "notes.json")
         self.cudas: list[HostCuda] = []
         self.settings: list[TensorRtSettings] = []
@@ -125,6 +127,7 @@ def rehearsal(small_batches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(verify, "_gpu_devices", list)
     for module in (gpu_steps, latency):
         monkeypatch.setattr(module, "picture_with", small_picture)
+    monkeypatch.setattr(turns, "_TURN_S", 0.0)
     logger = logging.getLogger("sharpose")
     before = list(logger.handlers)
     yield stage
@@ -243,26 +246,46 @@ def test_a_failed_capture_gives_a_warning_and_the_same_poses(rehearsal: Rehearsa
     assert "waiting in a capture was not refused" in rehearsal.notes.values["warnings"]
 
 
-def test_latency_is_compared_with_pytorch(rehearsal: Rehearsal, monkeypatch) -> None:
-    cases = [TorchCase("eager", 1, 1e6, 1e6), TorchCase("compiled", MOST, 0.0, 0.001)]
-    monkeypatch.setattr(gpu_steps, "measure_torch", lambda config, numbers: iter(cases))
-    assert rehearsal.run("latency") == (False, f"slower than PyTorch compiled fp16 with {MOST} people")
-    rows = rehearsal.notes.values["p50 in ms"]
-    assert [(row["engine"], row["people"]) for row in rows] == [
-        ("tensorrt fp32", 1),
-        ("tensorrt fp32", MOST),
-        ("PyTorch eager fp16", 1),
-        ("PyTorch compiled fp16", MOST),
+def test_latency_by_stage_and_what_runs_beside_the_engines(rehearsal: Rehearsal, monkeypatch) -> None:
+    monkeypatch.setattr(gpu_steps, "judge_overhead", lambda cases: [])  # beside engines of microseconds, all is slow
+    assert rehearsal.run("latency") == (True, "a frame takes little more than its engines")
+    rows = rehearsal.notes.values["mean ms"]
+    assert [(row["what"], row["people"], row["refined"]) for row in rows] == [
+        ("tensorrt fp32", people, percent) for people in (1, MOST) for percent in (50, 100)
     ]
-    assert all(0 < row["coarse"] < row["end to end"] for row in rows[:2])
+    assert all(0 < row["coarse"] < row["end to end"] and row["fine"] > 0 for row in rows)
+    monkeypatch.setattr(gpu_steps, "judge_overhead", lambda cases: [f"{len(cases)} cases are slow"])
+    assert rehearsal.run("latency") == (False, "4 cases are slow")
 
-    def refuse(config: object, numbers: object) -> None:
-        raise EngineError("PyTorch is not installed")
 
-    case = SimpleNamespace(percentiles=dict.fromkeys(("coarse", "fine", "end_to_end"), (1.0, 2.0, 3.0)))
-    monkeypatch.setattr(gpu_steps, "measure", lambda *words, **rest: case)
-    monkeypatch.setattr(gpu_steps, "measure_torch", refuse)
-    assert rehearsal.run("latency") == (True, "measured; not compared: PyTorch is not installed")
+def test_baselines_are_judged_by_the_targets(rehearsal: Rehearsal, monkeypatch, quick_dense) -> None:
+    """PyTorch runs on the CPU; nothing is compiled."""
+
+    class OnCpu(baselines.TorchTwoStage):
+        def __init__(self, config: ModelConfig, device: str, *words: int, compiled: bool, **rest: Any) -> None:
+            assert device == "cuda:0"
+            super().__init__(config, "cpu", *words, **rest)
+
+    monkeypatch.setattr(baselines, "TorchTwoStage", OnCpu)
+    monkeypatch.setattr(baselines, "export_dense", quick_dense)
+    good, _ = rehearsal.run("baselines")
+    targets = rehearsal.notes.values["targets"]
+    assert good == all(row["met"] == "True" for row in targets)
+    for row, baseline in zip(targets, ("torch-eager cuda:0", "torch-compiled cuda:0", "dense tensorrt"), strict=True):
+        assert re.fullmatch(
+            rf"tensorrt fp32 is [\d.]+ times as fast as {baseline} fp(32|16), .*; expected [\d.]+", row["what"]
+        )
+    people = [row["what"].partition(", ")[2].split()[0] for row in targets]
+    assert people == ["1", str(MOST), str(MOST)]
+
+
+def test_baselines_that_cannot_run_are_named(rehearsal: Rehearsal, monkeypatch, quick_dense) -> None:
+    monkeypatch.setattr(baselines, "export_dense", quick_dense)
+    good, text = rehearsal.run("baselines")
+    assert not good
+    assert "against torch-eager, 1 person, 100 % refined: not compared; expected 4" in text
+    assert len(rehearsal.notes.values["left out"]) == 2
+    assert "has no CUDA here" in rehearsal.notes.values["left out"][0]["line"]
 
 
 def test_providers_with_and_without_preload(rehearsal: Rehearsal, monkeypatch) -> None:
@@ -277,13 +300,13 @@ def test_providers_with_and_without_preload(rehearsal: Rehearsal, monkeypatch) -
             return subprocess.CompletedProcess(words, 2, "", "error: cublas is missing\nmore\n")
         folder = Path(words[words.index("--output") + 1])
         folder.mkdir()
-        cases = [{"percentiles": {"end_to_end": [time, 0, 0]}} for time in (1.5, 4.5)]
+        cases = [{"contenders": {"cuda fp32": {"mean_ms": time}}} for time in (1.5, 4.5)]
         (folder / "latency.json").write_text(json.dumps({"cases": cases}))
         return subprocess.CompletedProcess(words, 0, "", "")
 
     monkeypatch.setattr(gpu_steps, "_call", call)
     assert rehearsal.run("providers") == (False, "ort-tensorrt: error: cublas is missing")
-    rows = rehearsal.notes.values["p50 in ms"]
+    rows = rehearsal.notes.values["mean ms"]
     assert [(row["device"], row["preload"], row["one person"], row["four people"], row["error"]) for row in rows] == [
         ("cuda", "with", 1.5, 4.5, ""),
         ("cuda", "without", None, None, "error: cublas is missing"),

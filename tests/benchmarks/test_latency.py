@@ -2,59 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import platform
 import re
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from latency import STAGES, command, picture_with
+from latency import command, picture_with
+from measuring import baselines, turns
+from measuring.contenders import OUTSIDE_ENGINES, STAGES
+from measuring.plots import draw_plots
+from measuring.turns import PERCENTILE_NAMES
 
 from sharpose.cli import main
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py"
+NAMES = ["cpu fp32", "torch-eager cpu fp32", "dense cpu fp32", "both-stages cpu fp32"]
 
 
 @pytest.fixture(scope="module")
-def report(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:
+def quick() -> Iterator[pytest.MonkeyPatch]:
+    """Turns of one period."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "_TURN_S", 0.0)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def report(
+    nano_bundle: Path,
+    quick_dense: Callable[..., Path],
+    quick: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, Any], str, str]:
     """The JSON, the Markdown and the printed text."""
+    quick.setattr(baselines, "export_dense", quick_dense)
     folder = tmp_path_factory.mktemp("reports") / "of" / "today"
-    arguments = [*("--bundle", nano_bundle), *("--people", "1,3"), *("--refine", "0,50,100"), *("--output", folder)]
-    arguments += ["--seconds", 0, "--iterations", 2, "--warm-up", 1, "--threads", 1]
-    call = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300, cwd=SCRIPT.parent)
-    assert (done.returncode, done.stderr) == (0, "")
+    words = [*("--bundle", nano_bundle), *("--people", "1,3"), *("--refine", "0,50,100"), *("--output", folder)]
+    words += ["--precision", "fp32,int8", "--baseline", "torch-eager,dense,both-stages", "--peak-seconds", "0.01"]
+    words += ["--seconds", 0, "--rounds", 3, "--warm-up", 1, "--threads", 1]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+        main(command, [str(word) for word in words])
+    assert stopped.value.code == 0
     text = (folder / "latency.md").read_text("utf-8")
-    return json.loads((folder / "latency.json").read_text("utf-8")), text, done.stdout
+    return json.loads((folder / "latency.json").read_text("utf-8")), text, printed.getvalue()
 
 
-def test_cases_are_what_was_asked_for(report: tuple[dict[str, Any], str, str]) -> None:
-    cases = report[0]["cases"]
-    # Half of one person is nobody or everybody: not a case of its own.
-    assert [(case["people"], case["refined"]) for case in cases] == [(1, 0), (1, 1), (3, 0), (3, 2), (3, 3)]
-    assert {case["iterations"] for case in cases} == {2}
+def test_cases_and_contenders_are_what_was_asked_for(report: tuple[dict[str, Any], str, str]) -> None:
+    values, _, printed = report
+    cases = values["cases"]
+    assert [(case["people"], case["refine_percent"], case["refined"]) for case in cases] == [
+        (1, 0, 0),
+        (1, 50, 0.5),
+        (1, 100, 1),
+        (3, 0, 0),
+        (3, 50, 1.5),
+        (3, 100, 3),
+    ]
+    for case in cases:
+        # with everybody refined, both stages always run
+        assert list(case["contenders"]) == (NAMES if case["refine_percent"] < 100 else NAMES[:3])
+        assert {item["rounds"] for item in case["contenders"].values()} == {4}
+        assert len(case["ratios"]) == (6 if case["refine_percent"] < 100 else 3)
+    assert [item["name"] for item in values["opened"]] == NAMES
+    assert [line.partition(": ")[0] for line in values["left_out"]] == ["cpu int8", "both-stages cpu int8"]
+    assert f"left out: {values['left_out'][0]}\n" in printed
 
 
-def test_percentiles_are_in_order_and_add_up(report: tuple[dict[str, Any], str, str]) -> None:
+def test_times_are_in_order_and_add_up(report: tuple[dict[str, Any], str, str]) -> None:
     for case in report[0]["cases"]:
-        percentiles = case["percentiles"]
-        assert list(percentiles) == list(STAGES)
-        for p50, p95, p99 in percentiles.values():
-            assert 0 <= p50 <= p95 <= p99
-        assert percentiles["coarse"][0] > 0
-        assert (percentiles["fine"][0] > 0) == (percentiles["gather"][0] > 0) == (case["refined"] > 0)
-        # Two samples: p50 is their mean, so that the stages' p50 add up.
-        parts = sum(percentiles[stage][0] for stage in STAGES[:-1])
-        assert parts <= percentiles["end_to_end"][0]
-        assert case["people_per_second"] == pytest.approx(case["people"] * 1000 / percentiles["end_to_end"][0])
-        own = sum(percentiles[stage][0] for stage in ("crop", "gate", "gather", "map_back"))
-        assert case["own_share"] == pytest.approx(own / percentiles["end_to_end"][0])
-        assert case["warm_up_ms"] > 0
+        for name, item in case["contenders"].items():
+            for stage in STAGES:
+                percentiles = item["percentiles"][stage]
+                assert list(percentiles) == list(PERCENTILE_NAMES)
+                assert 0 <= percentiles["p50"] <= percentiles["p90"] <= percentiles["p95"]
+                assert percentiles["p95"] <= percentiles["p99"] <= percentiles["max"]
+            means = item["means"]
+            assert sum(means[stage] for stage in STAGES[:-1]) <= means["end_to_end"] == item["mean_ms"]
+            refined = {"dense cpu fp32": 0, "both-stages cpu fp32": case["people"]}.get(name, case["refined"])
+            assert means["coarse"] > 0
+            assert (means["fine"] > 0) == (means["gather"] > 0) == (refined > 0)
+            assert item["people_per_second"] == pytest.approx(case["people"] * 1000 / item["mean_ms"])
+            own = sum(means[stage] for stage in OUTSIDE_ENGINES)
+            assert item["outside_engines"] == pytest.approx(own / item["mean_ms"])
+            assert item["warm_up_ms"] >= item["first_frame_ms"] > 0
+            assert item["frames"] == len(item["frames_ms"])
+            assert np.mean(item["frames_ms"]) == pytest.approx(item["mean_ms"], abs=1e-3)
+            assert {len(times) for times in item["turn_means"].values()} == {4}
+            assert item["joules_per_frame"] == {} or report[0]["energy_sensors"]
+
+
+def test_ratios_are_those_of_the_turns(report: tuple[dict[str, Any], str, str]) -> None:
+    for case in report[0]["cases"]:
+        for item in case["ratios"]:
+            first, second = (case["contenders"][item[key]]["turn_means"]["end_to_end"] for key in ("first", "second"))
+            quotients = np.divide(second, first)
+            assert item["median"] == pytest.approx(np.median(quotients), rel=1e-3)
+            assert item["low"] <= item["median"] <= item["high"]
+            assert min(quotients) * 0.999 <= item["low"]
+            assert item["high"] <= max(quotients) * 1.001
+
+
+def test_work_is_shared_by_the_peak(report: tuple[dict[str, Any], str, str]) -> None:
+    values = report[0]
+    (peak,) = values["peaks"]
+    assert (peak["precision"], peak["on_gpu"]) == ("fp32", False)
+    case = values["cases"][4]
+    engine, dense = case["contenders"][NAMES[0]], case["contenders"][NAMES[2]]
+    work = engine["multiply_adds"]
+    assert work["fine"] / work["coarse"] == pytest.approx(
+        values["cases"][5]["contenders"][NAMES[0]]["multiply_adds"]["fine"] / 2 / work["coarse"]
+    )
+    share = work["fine"] / (engine["means"]["fine"] / 1000) / peak["multiply_adds_per_s"]
+    assert engine["share_of_peak"]["fine"] == pytest.approx(share)
+    assert list(dense["multiply_adds"]) == ["coarse"]
 
 
 def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str, str], nano_bundle: Path) -> None:
@@ -63,41 +131,85 @@ def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str
     assert machine["cores"] >= 1
     assert machine["memory_gib"] > 0
     assert machine["processor"]
+    assert machine["load_average"] >= 0
+    flags = Path("/proc/cpuinfo").read_text("utf-8").split()
+    assert set(machine["instruction_sets"].split()) <= set(flags)
+    assert ("avx2" in machine["instruction_sets"]) == ("avx2" in flags)
     assert machine["python"] == platform.python_version()
     assert machine["packages"]["numpy"] == metadata.version("numpy")
     assert platform.machine() in machine["system"]
     assert values["bundle"] == "nano"
-    assert (values["device"], values["precision"]) == ("cpu", "fp32")
     assert values["weights"] == json.loads((nano_bundle / "bundle.json").read_text())["source"]
     for piece in (machine["processor"], machine["system"], f"numpy {machine['packages']['numpy']}", values["command"]):
         assert piece in text
-    for option in ("--people 1,3", "--refine 0,50,100", "--iterations 2", "--warm-up 1", "--threads 1"):
+    for option in ("--people 1,3", "--refine 0,50,100", "--precision fp32,int8", "--rounds 3", "--threads 1"):
         assert option in values["command"]
-    assert text.startswith("# Latency of nano (fp32) on cpu")
+    assert "--peer" not in values["command"]
+    assert text.startswith("# Latency of nano")
 
 
 def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str, str]) -> None:
     values, text, printed = report
-    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
-    names = [cell.strip() for cell in header.strip("|").split("|")]
-    assert names == [
-        *("people", "refined", "crop", "coarse", "gate", "gather", "fine", "map back", "end to end"),
-        *("people/s", "own", "warm-up"),
-    ]
-    assert len(rows) == len(values["cases"])
-    for row, case in zip(rows, values["cases"], strict=True):
-        cells = dict(zip(names, (cell.strip() for cell in row.strip("|").split("|")), strict=True))
-        assert (int(cells["people"]), int(cells["refined"])) == (case["people"], case["refined"])
-        for stage in STAGES:
-            expected = " / ".join(f"{value:.2f}" for value in case["percentiles"][stage])
-            assert cells[stage.replace("_", " ")] == expected
-        assert cells["people/s"] == f"{case['people_per_second']:.1f}"
-        assert cells["own"] == f"{case['own_share']:.1%}"
-    said = re.findall(r"^(\d+) people, (\d+) refined: [\d.]+ ms", printed, re.MULTILINE)
-    assert [(int(people), int(refined)) for people, refined in said] == [
-        (case["people"], case["refined"]) for case in values["cases"]
+    tables = _tables(text)
+    rows = [(case, name, item) for case in values["cases"] for name, item in case["contenders"].items()]
+    assert len(tables["From a decoded frame to poses"]) == len(tables["By stage"]) == len(rows)
+    both = zip(rows, tables["From a decoded frame to poses"], tables["By stage"], strict=True)
+    for (case, name, item), whole, stages in both:
+        for cells in (whole, stages):
+            assert (cells["people"], cells["refined"]) == (str(case["people"]), f"{case['refine_percent']} %")
+            assert cells["contender"] == name
+        assert whole["mean"] == f"{item['mean_ms']:.2f}"
+        assert whole["max"] == f"{item['percentiles']['end_to_end']['max']:.2f}"
+        assert whole["people/s"] == f"{item['people_per_second']:.1f}"
+        for stage in STAGES[:-1]:
+            assert stages[stage.replace("_", " ")] == f"{item['means'][stage]:.2f}"
+    assert len(tables["Ratios"]) == sum(len(case["ratios"]) for case in values["cases"])
+    said = re.findall(r"^(\d+) (?:person|people), (\d+) % refined, ([\w -]+): [\d.]+ ms", printed, re.MULTILINE)
+    assert [(int(people), int(percent), name) for people, percent, name in said] == [
+        (case["people"], case["refine_percent"], name) for case, name, _ in rows
     ]
     assert "latency.md" in printed.splitlines()[-1]
+
+
+def _tables(text: str) -> dict[str, list[dict[str, str]]]:
+    """The last table under each heading, a dict for each row; of equal column names the first counts."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for section in text.split("\n## ")[1:]:
+        blocks = [block for block in section.split("\n\n") if block.startswith("|")]
+        if blocks:
+            lines = [line.strip("|").split("|") for line in blocks[-1].splitlines()]
+            names, _, *rows = [[cell.strip() for cell in line] for line in lines]
+            found[section.splitlines()[0]] = [dict(reversed(list(zip(names, row, strict=True)))) for row in rows]
+    return found
+
+
+def test_plots_show_the_cases(report: tuple[dict[str, Any], str, str], tmp_path: Path) -> None:
+    values = report[0]
+    names = ["latency_by_refine_rate.png", "stages.png", "throughput_by_people.png"]
+    assert [path.name for path in draw_plots(values, tmp_path)] == names
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
+    one = values | {"cases": values["cases"][:1]}
+    assert [path.name for path in draw_plots(one, tmp_path)] == ["stages.png"]
+
+
+def test_without_matplotlib_the_numbers_stay(
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("matplotlib", "measuring.plots"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = ["--people", "1", "--refine", "0", "--seconds", "0", "--rounds", "2", "--peak-seconds", "0", "--plots"]
+    with pytest.raises(SystemExit) as stopped:
+        main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), *words, "--cold-starts", "1"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "no plots: they need matplotlib, which the extra [eval] brings" in printed
+    values = json.loads((tmp_path / "latency.json").read_text("utf-8"))
+    start = values["cold_starts"]["cpu fp32"]
+    assert (start["error"], start["people"]) == ("", 1)
+    assert start["seconds"] > start["load_s"]
+    (row,) = _tables((tmp_path / "latency.md").read_text("utf-8"))["Start and warm-up"]
+    assert (row["contender"], row["people"]) == ("cpu fp32", "1")
 
 
 @pytest.mark.parametrize(
@@ -110,13 +222,16 @@ def test_the_page_has_the_numbers_of_the_json(report: tuple[dict[str, Any], str,
         (["--refine", "101"], "numbers from 0 to 100"),
         (["--refine", "-1"], "numbers from 0 to 100"),
         (["--refine", "0.5"], "expected numbers separated by commas"),
-        (["--iterations", "0"], "--iterations"),
+        (["--rounds", "1"], "--rounds"),
         (["--seconds", "-1"], "--seconds"),
         (["--seconds", "inf"], "--seconds"),
-        (["--warm-up", "-1"], "--warm-up"),
+        (["--warm-up", "0"], "--warm-up"),
         (["--device", "gpu"], "device: expected cpu"),
+        (["--device", "cpu,,cuda"], "expected names separated by commas"),
         (["--precision", "int8"], "holds fp32 graphs, not int8"),
-        (["--precision", "half"], "'half' is not one of 'auto', 'fp32', 'fp16', 'bf16', 'int8'"),
+        (["--precision", "half"], "expected some of auto, fp32, fp16, bf16, int8, got 'half'"),
+        (["--baseline", "tensorflow"], "expected some of torch-eager, torch-compiled, dense, both-stages"),
+        (["--peer", "missing.onnx"], "missing.onnx"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -135,11 +250,23 @@ def test_a_report_that_cannot_be_written_is_refused_before_measuring(
     assert "--output" in _refused(nano_bundle, tmp_path / "report", capsys)  # would take a minute
 
 
+def test_where_no_pair_goes_together_nothing_is_measured(
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), "--precision", "int8,bf16"])
+    printed = capsys.readouterr()
+    assert caught.value.code == 2
+    assert [line.partition(": ")[0] for line in printed.out.splitlines() if "busy" not in line] == ["left out"] * 2
+    assert printed.err == "error: no device runs the bundle in any of the precisions, as said above\n"
+
+
 def _refused(bundle: Path, output: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as caught:
         main(command, ["--bundle", str(bundle), "--output", str(output), *arguments])
     printed = capsys.readouterr()
-    assert (caught.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    said = [line for line in printed.out.splitlines() if not line.startswith("the machine is busy")]
+    assert (caught.value.code, said, printed.err.count("\n")) == (2, [], 1)
     return printed.err
 
 

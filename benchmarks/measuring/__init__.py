@@ -1,0 +1,1 @@
+"""What the benchmarks measure with: turns, contenders, the machine's peak, energy, memory, cold starts and plots."""
