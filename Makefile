@@ -45,8 +45,8 @@ $(VENV)/.cpu: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@echo "installing sharpose with [cpu,export,train,dev] into $(VENV)"
-	@$(PIP) -e ".[cpu,export,train,dev]"
+	@echo "installing sharpose with [cpu,openvino,export,train,dev] into $(VENV)"
+	@$(PIP) -e ".[cpu,openvino,export,train,dev]"
 	@# TensorRT-RTX builds engines without a GPU; without it, its tests are skipped.
 	@$(PIP) tensorrt-rtx-cu13 cuda-bindings \
 		|| echo "TensorRT-RTX can't be installed here: its tests will be skipped"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpose.engines.device import Device, parse_device
-from sharpose.engines.precision import choose_precision, graphs_of
+from sharpose.engines.precision import choose_precision, graphs_of, on_cpu
 from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle
     from sharpose.engines.base import FixInputs, Runner
+    from sharpose.engines.precision import RunPrecision
     from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
 
@@ -44,7 +47,7 @@ def load_two_stage(
 
     Args:
         bundle: An opened bundle.
-        device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
+        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]` or `openvino[:CPU|GPU[.i]|NPU]`.
         precision: To compute in: `fp32`, `fp16`, `bf16`, `int8`, or `auto` (see `choose_precision`).
         threads: CPU threads inside an operator; the backend's own choice if None.
         tensorrt: How to build, find and run engines where the device is `tensorrt`.
@@ -57,26 +60,50 @@ def load_two_stage(
     """
     where = parse_device(device)
     chosen = choose_precision(bundle, where, precision)
-    graphs = graphs_of(chosen)
     if where.kind == "tensorrt":
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_two_stage
 
-        return load_tensorrt_two_stage(bundle, where, graphs, tensorrt or TensorRtSettings())
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner
+        return load_tensorrt_two_stage(bundle, where, graphs_of(chosen), tensorrt or TensorRtSettings())
+    from sharpose.engines.batches import BatchCache
     from sharpose.engines.two_stage import HostTwoStage
 
-    max_batch, settings = bundle.manifest.max_batch, onnxruntime or OnnxRuntimeSettings()
-    coarse, fine = (
-        OnnxRuntimeRunner(*bundle.graph(stage, graphs), max_batch, device=device, threads=threads, settings=settings)
-        for stage in STAGES
-    )
-    if where.kind != "cpu":
+    settings = onnxruntime or OnnxRuntimeSettings()
+    say = settings.say or _log.info
+    coarse, fine = load_runners(bundle, where, chosen, threads=threads, onnxruntime=settings)
+    if where.kind == "openvino":
+        say(f"OpenVINO on {where}, {chosen}")
+    elif where.kind != "cpu":
         tf32 = "on" if settings.tf32 else "off"
-        (settings.say or _log.info)(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")
+        say(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")
     elif chosen != "fp32":
         slower = ", which it computes in float32, slower than fp32 graphs" if chosen == "fp16" else ""
-        (settings.say or _log.info)(f"ONNX Runtime on {where}, {chosen} graphs{slower}")
-    return HostTwoStage(coarse, fine, chosen)
+        say(f"ONNX Runtime on {where}, {chosen} graphs{slower}")
+    if not on_cpu(where):
+        return HostTwoStage(coarse, fine, chosen)
+    engine = "openvino" if where.kind == "openvino" else "onnxruntime"
+    engine = f"{engine} {import_module(engine).__version__}"
+    cache = BatchCache.of_stages(bundle, chosen, device=str(where), engine=engine, threads=threads, say=say)
+    return HostTwoStage(coarse, fine, chosen, divisible=True, batch_cache=cache)
+
+
+def load_runners(
+    bundle: Bundle, device: Device, precision: RunPrecision, *, threads: int | None, onnxruntime: OnnxRuntimeSettings
+) -> tuple[Runner, Runner]:
+    """The coarse and the fine stage in ONNX Runtime or OpenVINO; raises as `load_two_stage`."""
+    make: Callable[..., Runner]
+    if device.kind == "openvino":
+        from sharpose.engines.openvino import OpenVinoRunner
+
+        make = partial(OpenVinoRunner, precision=precision)
+    else:
+        from sharpose.engines.onnxrt import OnnxRuntimeRunner
+
+        make = partial(OnnxRuntimeRunner, settings=onnxruntime)
+    coarse, fine = (
+        make(*bundle.graph(stage, graphs_of(precision)), bundle.manifest.max_batch, device=str(device), threads=threads)
+        for stage in STAGES
+    )
+    return coarse, fine
 
 
 def load_graph(
@@ -131,6 +158,10 @@ def _load_graph_on(
         from sharpose.engines.tensorrt.load import TensorRtSettings
 
         return load_tensorrt_graph(path, fix_inputs, device, tensorrt or TensorRtSettings())
+    if device.kind == "openvino":
+        from sharpose.engines.openvino import OpenVinoRunner
+
+        return OpenVinoRunner(path, fix_inputs, 1, device=str(device))
     from sharpose.engines.onnxrt import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(path, fix_inputs, 1, device=str(device), settings=onnxruntime)

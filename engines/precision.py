@@ -63,4 +63,4 @@ def _usual(bundle: Bundle, device: Device) -> RunPrecision:
 
 def on_cpu(device: Device) -> bool:
     """Whether a device is a CPU."""
-    return device.kind == "cpu"
+    return device.kind == "cpu" or device.target == "CPU"

@@ -16,7 +16,7 @@ from sharpose.bundle import Bundle
 from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
 from sharpose.engines.device import parse_device
-from sharpose.engines.load import STAGES, OnnxRuntimeSettings
+from sharpose.engines.load import STAGES, OnnxRuntimeSettings, load_runners
 from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
 from sharpose.engines.two_stage import CARRIED
 from sharpose.tokens import gather_patches
@@ -108,7 +108,7 @@ def open_stages(
 
     Args:
         bundle: An opened bundle.
-        device: `cpu`, `cuda[:i]`, `tensorrt[:i]` or `ort-tensorrt[:i]`.
+        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]` or `openvino[:CPU|GPU[.i]|NPU]`.
         precision: To compute in: `fp32`, `fp16`, `bf16`, `int8`, or `auto` (see `choose_precision`).
         threads: CPU threads inside an operator; the engine's own choice if None.
         say: Called with a line about what is built, waited for or runs elsewhere; logged if None.
@@ -120,18 +120,11 @@ def open_stages(
     """
     where = parse_device(device)
     chosen = choose_precision(bundle, where, precision)
-    graphs = graphs_of(chosen)
     if where.kind == "tensorrt":
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 
         settings = TensorRtSettings(say=say)
-        coarse, fine = (load_tensorrt_runner(bundle, stage, where, graphs, settings) for stage in STAGES)
+        coarse, fine = (load_tensorrt_runner(bundle, stage, where, graphs_of(chosen), settings) for stage in STAGES)
         return EngineStages(bundle.model, chosen, coarse, fine)
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner
-
-    ort_settings, largest = OnnxRuntimeSettings(say=say), bundle.manifest.max_batch
-    runners = (
-        OnnxRuntimeRunner(*bundle.graph(stage, graphs), largest, device=device, threads=threads, settings=ort_settings)
-        for stage in STAGES
-    )
+    runners = load_runners(bundle, where, chosen, threads=threads, onnxruntime=OnnxRuntimeSettings(say=say))
     return EngineStages(bundle.model, chosen, *runners)

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.base import Runner, Value
+from sharpose.engines.base import HostArray, Runner, Value
+from sharpose.engines.batches import BatchBuckets, BatchCache
 from sharpose.engines.precision import RunPrecision
 from sharpose.errors import EngineError
 
 CARRIED = ("region_order", "region_features", "region_embeddings")
 """Outputs of the coarse stage that are inputs of the fine one."""
-
-
-class BatchBuckets:
-    """Batch sizes that a stage computes; smaller batches are padded: 1, 2, 3, 4, 6, 8, 12, 16, 24 … max.
-
-    At most half as much again is computed in vain. With `exact`, every size from `smallest` on is its own bucket.
-    """
-
-    def __init__(self, smallest: int, largest: int, *, exact: bool = False) -> None:
-        sizes = set(range(smallest, largest + 1))
-        if not exact:
-            powers = [1 << exponent for exponent in range(largest.bit_length())]
-            sizes &= {smallest, largest, *powers, *(power + power // 2 for power in powers)}
-        self.sizes = tuple(sorted(sizes))  # ascending
-
-    def fit(self, count: int) -> int:
-        """The smallest bucket that holds `count`, which is at most the largest."""
-        return self.sizes[bisect_left(self.sizes, count)]
 
 
 @dataclass(frozen=True)
@@ -52,8 +34,9 @@ class TwoStage(Protocol):
     max_batch: int  # most people in a run
     crops: npt.NDArray[np.uint8]  # [max_batch, H, W, 3], RGB; write the first n before `run_coarse(n)`
     patches: npt.NDArray[np.uint8]  # [max_batch, s*s*K, P*P*3]; write the first m before `run_fine` with m rows
-    coarse_buckets: BatchBuckets  # batch sizes that the coarse stage computes; a smaller batch costs as much
+    coarse_buckets: BatchBuckets  # batch sizes that the coarse stage computes, and their costs where they are known
     fine_buckets: BatchBuckets  # those of the fine stage
+    batch_cache: BatchCache | None  # where the costs are kept
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """Run the coarse stage on the first `people` crops. Raises `EngineError` where it fails."""
@@ -79,9 +62,26 @@ class TwoStage(Protocol):
 
 
 class HostTwoStage:
-    """Both stages as two runners of one backend and device that take host arrays (ONNX Runtime); see `TwoStage`."""
+    """Both stages as two runners of one backend and device that take host arrays (ONNX Runtime); see `TwoStage`.
 
-    def __init__(self, coarse: Runner, fine: Runner, precision: RunPrecision) -> None:
+    Args:
+        coarse: The coarse stage.
+        fine: The fine stage.
+        precision: What they compute in.
+        divisible: Whether a run may be cut into batches of sizes that are known to be cheaper, as on a CPU. What goes
+            from stage to stage then travels through the host.
+        batch_cache: Where the costs of batches are kept.
+    """
+
+    def __init__(
+        self,
+        coarse: Runner,
+        fine: Runner,
+        precision: RunPrecision,
+        *,
+        divisible: bool = False,
+        batch_cache: BatchCache | None = None,
+    ) -> None:
         self.precision: RunPrecision = precision
         self.device, self.max_batch = coarse.device, coarse.max_batch
         self._coarse, self._fine = coarse, fine
@@ -89,14 +89,28 @@ class HostTwoStage:
             np.empty(runner.inputs[name].shape_at({"N": self.max_batch, "M": self.max_batch}), dtype=np.uint8)
             for runner, name in ((coarse, "image"), (fine, "patches"))
         )
-        self.coarse_buckets = self.fine_buckets = BatchBuckets(1, self.max_batch, exact=True)
+        self.coarse_buckets, self.fine_buckets = (
+            BatchBuckets(1, self.max_batch, exact=True, divisible=divisible) for _ in range(2)
+        )
+        self.batch_cache = batch_cache
         self._carried: dict[str, Value] | None = None
+        self._joined: dict[str, HostArray] = {}  # outputs of several batches, of max batch people
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
         wanted = ("keypoints", "quality", *CARRIED)
-        # Of what is carried, the host reads the order of the regions alone.
-        outputs = self._coarse.run({"image": self.crops[:people]}, wanted, keep_on_device=CARRIED[1:])
+        batches = self.coarse_buckets.cut(people)
+        if len(batches) == 1:
+            # Of what is carried, the host reads the order of the regions alone.
+            outputs = self._coarse.run({"image": self.crops[:people]}, wanted, keep_on_device=CARRIED[1:])
+        else:
+            self._carried = None  # until all batches have succeeded
+            end = 0
+            for size in batches:
+                start, end = end, end + size
+                for name, value in self._coarse.run({"image": self.crops[start:end]}, wanted).items():
+                    self._join(f"coarse {name}", value, start)
+            outputs = {name: self._joined[f"coarse {name}"][:people] for name in wanted}
         self._carried = {name: outputs[name] for name in CARRIED}
         return CoarseOutput(
             keypoints=cast("npt.NDArray[np.float32]", outputs["keypoints"]),
@@ -108,8 +122,23 @@ class HostTwoStage:
         """See `TwoStage.run_fine`."""
         if self._carried is None:
             raise EngineError("run_fine: expected a coarse batch before it, got none")
-        inputs = {"rows": rows, "patches": self.patches[: len(rows)], **self._carried}
-        return cast("npt.NDArray[np.float32]", self._fine.run(inputs, ("keypoints",))["keypoints"])
+        batches = self.fine_buckets.cut(len(rows))
+        end = 0
+        for size in batches:
+            start, end = end, end + size
+            inputs = {"rows": rows[start:end], "patches": self.patches[start:end], **self._carried}
+            keypoints = self._fine.run(inputs, ("keypoints",))["keypoints"]
+            if len(batches) == 1:
+                return cast("npt.NDArray[np.float32]", keypoints)
+            self._join("fine keypoints", keypoints, start)
+        return cast("npt.NDArray[np.float32]", self._joined["fine keypoints"][: len(rows)])
+
+    def _join(self, name: str, value: Value, start: int) -> None:
+        """Put an output of one of several batches, whose first person is `start`, with those before it."""
+        array = cast("HostArray", value)
+        if name not in self._joined:
+            self._joined[name] = np.empty((self.max_batch, *array.shape[1:]), array.dtype)
+        self._joined[name][start : start + len(array)] = array
 
     def terminate(self) -> None:
         """See `TwoStage.terminate`."""
@@ -118,6 +147,6 @@ class HostTwoStage:
 
     def close(self) -> None:
         """See `TwoStage.close`."""
-        self._carried = None
+        self._carried, self._joined = None, {}
         self._coarse.close()
         self._fine.close()

@@ -341,6 +341,7 @@ def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
         refine=options.refine,
         quality_threshold=options.quality_threshold,
         threads=options.threads,
+        batch=options.batch,
         tensorrt=_tensorrt_settings(options, messages),
         onnxruntime=_onnxruntime_settings(options, messages),
         keep_regions=options.draw_regions,

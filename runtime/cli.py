@@ -130,6 +130,13 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(
     _MODEL,
+    "--batch",
+    type=_COUNT,
+    help="People in a batch at most, for results that are the same to the last bit in every run; default: on a CPU the "
+    "sizes that were measured to be cheapest, else the bundle's max batch.",
+)
+@option(
+    _MODEL,
     "--tf32/--no-tf32",
     default=False,
     help="TF32 in float32 graphs on a GPU: faster, with the mantissa of a half.",

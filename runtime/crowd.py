@@ -116,16 +116,18 @@ ChooseRows: TypeAlias = Callable[[slice, npt.NDArray[np.float32]], npt.NDArray[n
 
 
 class CrowdRunner:
-    """Runs both stages for crowds, in chunks of at most max batch people, with the engines' buffers.
+    """Runs both stages for crowds, in chunks that fit the engines' buffers.
 
     Args:
         stages: The engines.
         selected: K, how many regions of a crop the fine stage sees at full size.
         now: Seconds, for timings.
+        batch: Most people in a batch; max batch if None.
     """
 
-    def __init__(self, stages: TwoStage, selected: int, now: Callable[[], float]) -> None:
+    def __init__(self, stages: TwoStage, selected: int, now: Callable[[], float], batch: int | None = None) -> None:
         self._stages, self._selected, self._now = stages, selected, now
+        self._most = batch or stages.max_batch
 
     def run(self, crowd: Crowd, choose: ChooseRows, plan: RefinementPlan | None, stop: Callable[[], bool]) -> None:
         """Fill in what is to be found out about the people.
@@ -140,7 +142,7 @@ class CrowdRunner:
             EngineError: an engine failed.
             EstimateStopped: `stop` said so.
         """
-        most = self._stages.max_batch
+        most = self._most
         for start in range(0, len(crowd), most):
             if start and stop():
                 raise EstimateStopped
@@ -154,7 +156,7 @@ class CrowdRunner:
             plan.finish()
 
     def _run_chunk(self, crowd: Crowd, part: slice, choose: ChooseRows, plan: RefinementPlan | None) -> None:
-        """Both stages for at most max-batch people."""
+        """Both stages for one chunk."""
         clock = _Clock(self._now)
         crops = crowd.crop(part, self._stages.crops)
         crowd.charge("crop", part, clock.lap())

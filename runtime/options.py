@@ -218,6 +218,7 @@ class RunOptions:
     device: str = "cpu"
     precision: PrecisionChoice = "auto"
     threads: int | None = None
+    batch: int | None = None
     tf32: bool = False
     engine_cache: Path | None = None
     cuda_bindings: str | None = None
@@ -252,8 +253,9 @@ class RunOptions:
     debug: bool = False
 
     def __post_init__(self) -> None:
-        for name, count in (("max_people", self.max_people), ("detect_every", self.detect_every)):
-            if count is None and name == "max_people":
+        counts = {"max_people": self.max_people, "detect_every": self.detect_every, "batch": self.batch}
+        for name, count in counts.items():
+            if count is None and name != "detect_every":
                 continue
             _check_number(name, count, whole=True)
             if count is None or not 1 <= count <= MOST:

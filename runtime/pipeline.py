@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.engines.batches import settle
 from sharpose.engines.choose import load_on
 from sharpose.engines.device import detector_devices
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 class PoseEstimator:
     """Poses of the people in pictures, from a bundle, without PyTorch.
 
-    All people share one coarse batch, and those whose predicted quality is below the threshold one fine batch; more
+    All people share one coarse batch, and those whose predicted quality is below the threshold one fine batch; on a CPU
+    they are cut into the sizes of batches that were measured to be cheapest, once, and kept in the cache folder. More
     than the bundle's max batch are run in chunks. Buffers are allocated once. Threads may share one: their calls wait
     for each other. A process may not use one that was made before it was forked.
 
@@ -53,6 +55,8 @@ class PoseEstimator:
         keep_regions: Whether results have `PoseResult.regions_xyxy`.
         scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
         threads: CPU threads inside an operator; the engine's choice if None.
+        batch: Most people in a batch of either stage, at most the bundle's max batch: nothing is measured, and results
+            are the same to the last bit in every run. The cheapest sizes if None.
         tensorrt: For device `tensorrt`: the engine cache, CUDA bindings, CUDA graphs.
         onnxruntime: For devices `cuda` and `ort-tensorrt`: TF32, the engine cache.
         detector: Finds the people of pictures that come without boxes. If None, that is `Detector.from_name()` on the
@@ -61,7 +65,7 @@ class PoseEstimator:
     Raises:
         BundleError: the bundle is missing, damaged or not valid, or has no graphs of that precision.
         EngineError: the device is not there, or can't run the graphs in that precision.
-        InputError: `precision`, `refine`, `quality_threshold` or `threads` isn't one.
+        InputError: `precision`, `refine`, `quality_threshold`, `threads` or `batch` isn't one.
 
     Attributes:
         bundle: The bundle it runs.
@@ -83,6 +87,7 @@ class PoseEstimator:
         keep_regions: bool = False,
         scheduler: DeadlineScheduler | None = None,
         threads: int | None = None,
+        batch: int | None = None,
         tensorrt: TensorRtSettings | None = None,
         onnxruntime: OnnxRuntimeSettings | None = None,
         detector: Detector | None = None,
@@ -102,7 +107,7 @@ class PoseEstimator:
             load_two_stage, opened, precision=precision, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime
         )
         stages = load_on(device, load, None if onnxruntime is None else onnxruntime.say)
-        self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler)
+        self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler, batch)
         self.detector = detector
         self._detector_devices = detector_devices(stages.device)
         self._tensorrt, self._onnxruntime = tensorrt, onnxruntime
@@ -119,6 +124,7 @@ class PoseEstimator:
         keep_regions: bool = False,
         scheduler: DeadlineScheduler | None = None,
         threads: int | None = None,
+        batch: int | None = None,
         tensorrt: TensorRtSettings | None = None,
         onnxruntime: OnnxRuntimeSettings | None = None,
         detector: Detector | None = None,
@@ -133,6 +139,7 @@ class PoseEstimator:
             keep_regions=keep_regions,
             scheduler=scheduler,
             threads=threads,
+            batch=batch,
             tensorrt=tensorrt,
             onnxruntime=onnxruntime,
             detector=detector,
@@ -148,11 +155,12 @@ class PoseEstimator:
         quality_threshold: float | None = None,
         keep_regions: bool = False,
         scheduler: DeadlineScheduler | None = None,
+        batch: int | None = None,
         detector: Detector | None = None,
     ) -> PoseEstimator:
         """An estimator of a bundle whose engines are loaded already; it closes them."""
         estimator = cls.__new__(cls)
-        estimator._set_up(bundle, stages, refine, quality_threshold, keep_regions, scheduler)
+        estimator._set_up(bundle, stages, refine, quality_threshold, keep_regions, scheduler, batch)
         estimator.detector, estimator._detector_devices = detector, ("cpu",)
         estimator._tensorrt = estimator._onnxruntime = None
         return estimator
@@ -165,6 +173,7 @@ class PoseEstimator:
         quality_threshold: float | None,
         keep_regions: bool,
         scheduler: DeadlineScheduler | None,
+        batch: int | None,
     ) -> None:
         self.bundle = bundle
         self.keep_regions = keep_regions
@@ -179,7 +188,9 @@ class PoseEstimator:
         if scheduler is not None:
             scheduler.attach(stages)
             self._now = scheduler.clock
-        self._runner = CrowdRunner(stages, bundle.model.num_selected, self._now)
+        self._batch = None if batch is None else _check_batch(batch, stages.max_batch)
+        self._settled = False  # whether it was tried to find out what batches cost
+        self._runner = CrowdRunner(stages, bundle.model.num_selected, self._now, self._batch)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -335,6 +346,8 @@ class PoseEstimator:
         stop: Callable[[], bool] = lambda: False,
     ) -> list[PoseResult]:
         with self._lock:
+            if self.scheduler is None and self._batch is None and sum(len(picture.boxes) for picture in pictures) > 1:
+                self._settle_batches()
             manifest, scheduler = self.bundle.manifest, self.scheduler
             regions = self.bundle.model.num_selected if self.keep_regions else None
             crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton, regions)
@@ -353,7 +366,8 @@ class PoseEstimator:
     def warm_up(self, people: int = 1) -> float:
         """Run both stages on a black picture, so that later calls meet no first-time cost.
 
-        Where deadlines are kept, batches of several sizes are run, to learn what they cost.
+        On a CPU, and where deadlines are kept, batches of several sizes are run for about a second, to learn what they
+        cost. Without deadlines that is kept in the cache folder for later runs.
 
         Args:
             people: How many people to run; at least 1.
@@ -364,9 +378,27 @@ class PoseEstimator:
         with self._lock:
             started = time.perf_counter()
             self._run_black(people)
+            if self.scheduler is not None or self._batch is None:
+                self._settle_batches()
             if self.scheduler is not None:
-                self.scheduler.costs.calibrate(self._run_black, self._now)
+                self.scheduler.costs.start_from_measured()
             return time.perf_counter() - started
+
+    def _settle_batches(self) -> None:
+        """Find out what batches cost, once, where that decides something: how people are cut, or who is refined."""
+        stages = self._stages
+        if self._settled or not (self.scheduler or stages.coarse_buckets.divisible):
+            return
+        self._settled = True
+
+        def run(people: int) -> tuple[float, float]:
+            timings = self._run_black(people)
+            coarse = timings.crop + timings.coarse + timings.gate + timings.map_back
+            return coarse, timings.gather + timings.fine
+
+        # Deadlines need the costs of now, whatever else the machine does.
+        cache = stages.batch_cache if self.scheduler is None else None
+        settle(stages.coarse_buckets, stages.fine_buckets, run, self._now, cache)
 
     def _run_black(self, people: int) -> StageTimings:
         """Both stages for so many people in a black picture."""
@@ -399,6 +431,13 @@ class PoseEstimator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_batch(batch: int, most: int) -> int:
+    whole = isinstance(batch, int | np.integer) and not isinstance(batch, bool)
+    if whole and 1 <= batch <= most:
+        return int(batch)
+    raise InputError(f"batch: expected 1 to {most}, the bundle's max batch, or None, got {reprlib.repr(batch)}")
 
 
 def _check_threads(threads: int | None) -> None:

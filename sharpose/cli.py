@@ -311,7 +311,7 @@ def _configurations() -> list[str]:
 
 complete_configurations = complete_words(_configurations)
 """Names of the model configurations that come with the package."""
-complete_devices = complete_words(lambda: ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt"))
+complete_devices = complete_words(lambda: ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt", "openvino"))
 """Devices of engines."""
 
 
@@ -319,8 +319,9 @@ class _Device(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
-        if not re.fullmatch("auto|cpu|(cuda|tensorrt|ort-tensorrt)(:[0-9]{1,3})?", value):
-            expected = "auto, cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i]"
+        nvidia, openvino = "(cuda|tensorrt|ort-tensorrt)(:[0-9]{1,3})?", r"openvino(:(CPU|GPU(\.[0-9]{1,3})?|NPU))?"
+        if not re.fullmatch(f"auto|cpu|{nvidia}|{openvino}", value):
+            expected = "auto, cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i] or openvino[:CPU|GPU[.i]|NPU]"
             self.fail(f"expected {expected}, got {reprlib.repr(value)}", param, ctx)
         return str(value)
 

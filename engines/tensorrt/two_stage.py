@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.base import HostArray, Value
+from sharpose.engines.batches import BatchBuckets, BatchCache
 from sharpose.engines.cuda.device import CudaDevice
 from sharpose.engines.precision import RunPrecision
 from sharpose.engines.tensorrt.contexts import ContextPool, DeviceResources
 from sharpose.engines.tensorrt.runtime import TensorRtEngine
-from sharpose.engines.two_stage import CARRIED, BatchBuckets, CoarseOutput
+from sharpose.engines.two_stage import CARRIED, CoarseOutput
 from sharpose.errors import EngineError, InputError
 
 _UPLOADED = ("image", "patches", "rows")
@@ -61,6 +62,7 @@ class TensorRtTwoStage:
     ) -> None:
         self.precision: RunPrecision = precision
         self.device, self.max_batch = device, min(coarse.max_batch, fine.max_batch)
+        self.batch_cache: BatchCache | None = None  # measuring takes a GPU some milliseconds
         self._people, self._closed = 0, False
         self._engines = (coarse, fine)
         self._gpu = DeviceResources(cuda, self._engines)

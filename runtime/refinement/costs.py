@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.engines.two_stage import BatchBuckets
-from sharpose.runtime.result import StageTimings
+from sharpose.engines.batches import BatchBuckets
 
 _COMMON_RATE = 0.15  # how fast the estimate of the machine's speed follows a batch
 _OWN_RATE = 0.1  # how fast that of the batch's own size does
@@ -20,9 +19,6 @@ _FEW = 20  # with fewer, the margin is at least `_CAREFUL`
 _CAREFUL = 1.25
 _SHORTEST = 1e-9  # seconds: a clock may stand still
 
-_REPEATS = 3
-_CALIBRATION_SECONDS = 3.0  # sizes that weren't reached by then are taken to cost in proportion
-_SPARSE = 1.4  # of sizes closer to each other than this, only the smaller one is measured
 _MOST_PEOPLE = 64  # beyond it, finishing a call is taken to cost as much
 
 _AMPLE = 2.0  # with this many times the time that one batch of everybody takes, it is one batch
@@ -41,7 +37,7 @@ class BatchCost:
     """
 
     def __init__(self, buckets: BatchBuckets) -> None:
-        self.largest = buckets.sizes[-1]
+        self._buckets, self.largest = buckets, buckets.sizes[-1]
         self._sizes = np.array([buckets.fit(count) for count in range(1, self.largest + 1)])
         self._own: dict[int, float] = {}  # log seconds by size, less the common part
         self._common = 0.0
@@ -53,6 +49,12 @@ class BatchCost:
         """Set the cost of `count` people to the median of some runs, whatever was estimated before."""
         self._own[int(self._sizes[count - 1])] = math.log(max(float(np.median(seconds)), _SHORTEST)) - self._common
         self._refresh()
+
+    def start_from_measured(self) -> None:
+        """Set the costs of all sizes to what the buckets know, whatever was estimated before."""
+        if self._buckets.seconds:
+            self._own = {int(size): math.log(self._buckets.cost(int(size))) - self._common for size in self._sizes}
+            self._refresh()
 
     def observe(self, count: int, seconds: float) -> None:
         """Learn from a batch of `count` people that took `seconds`."""
@@ -92,7 +94,6 @@ class StageCosts:
     """What the parts of a call cost: each stage with its cropping and mapping back, and what follows the last batch."""
 
     def __init__(self, coarse: BatchBuckets, fine: BatchBuckets) -> None:
-        self._sizes = sorted({*coarse.sizes, *fine.sizes})
         self.coarse, self.fine = BatchCost(coarse), BatchCost(fine)
         self.finish = BatchCost(BatchBuckets(1, _MOST_PEOPLE, exact=True))
 
@@ -101,24 +102,10 @@ class StageCosts:
         full, rest = divmod(people, self.coarse.largest)
         return full * cost(self.coarse.largest) + cost(rest)
 
-    def calibrate(self, run: Callable[[int], StageTimings], clock: Callable[[], float]) -> None:
-        """Measure batches: `run` both stages for a few numbers of people well, then for the others once."""
-        every = self._sizes
-        few = every
-        if len(every) == every[-1] - every[0] + 1:  # no padding: every size is its own
-            few = []
-            for size in every:
-                if not few or size >= _SPARSE * few[-1] or size == every[-1]:
-                    few.append(size)
-        started = clock()
-        for size in [*few, *(size for size in every if size not in few)]:
-            if clock() - started > _CALIBRATION_SECONDS:
-                return
-            run(size)  # a size may cost more when it is met for the first time
-            if size in few:
-                timings = [run(size) for _ in range(_REPEATS)]
-                self.coarse.calibrate(size, [one.crop + one.coarse + one.gate + one.map_back for one in timings])
-                self.fine.calibrate(size, [one.gather + one.fine for one in timings])
+    def start_from_measured(self) -> None:
+        """Take what batches were measured to cost, whatever was estimated before."""
+        for cost in (self.coarse, self.fine):
+            cost.start_from_measured()
 
 
 def next_batch(count: int, seconds: float, cost: Callable[[int], float]) -> int:

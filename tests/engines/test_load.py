@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, open_bundle
+from sharpose.cli import DEVICE
 from sharpose.engines import onnxrt
 from sharpose.engines.device import Device, parse_device
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
@@ -77,10 +78,15 @@ def test_a_graph_that_is_not_as_the_manifest_says_is_refused(bundle: Bundle) -> 
         ("cuda:12", Device("cuda", 12), "cuda:12"),
         ("ort-tensorrt", Device("ort-tensorrt", 0), "ort-tensorrt:0"),
         ("ort-tensorrt:3", Device("ort-tensorrt", 3), "ort-tensorrt:3"),
+        ("openvino", Device("openvino", 0, "CPU"), "openvino:CPU"),
+        ("openvino:GPU", Device("openvino", 0, "GPU"), "openvino:GPU.0"),
+        ("openvino:GPU.1", Device("openvino", 1, "GPU"), "openvino:GPU.1"),
+        ("openvino:NPU", Device("openvino", 0, "NPU"), "openvino:NPU"),
     ],
 )
 def test_a_device_is_read_and_printed(text: str, device: Device, printed: str) -> None:
     assert parse_device(text) == device
+    assert DEVICE.convert(text, None, None) == text
     assert str(device) == printed
     assert parse_device(printed) == device
 
@@ -100,6 +106,12 @@ def test_a_device_is_read_and_printed(text: str, device: Device, printed: str) -
         "cuda\n",
         "0",
         "ort-tensorrt:a",
+        "openvino:",
+        "openvino:gpu",
+        "openvino:CPU.0",
+        "openvino:GPU.",
+        "openvino:AUTO",
+        "openvino:0",
         "xpu",
     ],
 )
@@ -110,6 +122,8 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
     assert message.startswith("device: expected cpu, cuda[:i]")
     assert message.endswith(f"got {text!r}")
     assert "\n" not in message
+    with pytest.raises(click.BadParameter):  # as options are read
+        DEVICE.convert(text, None, None)
 
 
 def test_options_for_gpus_are_refused_on_a_cpu() -> None:
@@ -151,6 +165,8 @@ def test_what_runs_on_a_gpu_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPa
         (["--device", "ort-tensorrt"], ("ort-tensorrt:0",)),
         (["--device", "tensorrt"], ("tensorrt:0", "cuda:0", "cpu")),
         (["--device", "tensorrt:2"], ("tensorrt:2", "cuda:2", "cpu")),
+        (["--device", "openvino"], ("openvino:CPU",)),
+        (["--device", "openvino:GPU"], ("openvino:GPU.0", "openvino:CPU")),
         (["--device", "tensorrt", "--detector-device", "cuda:1"], ("cuda:1",)),
         (["--detector-device", "tensorrt", "--tf32", "--engine-cache", "folder"], ("tensorrt",)),
     ],

@@ -1,4 +1,4 @@
-"""Both stages of two runners: what goes from one to the other, the buffers around them, and the sizes of batches."""
+"""Both stages of two runners: what goes from one to the other, the buffers around them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sharpose.engines.base import Runner, TensorSpec, Value
-from sharpose.engines.two_stage import BatchBuckets, HostTwoStage
+from sharpose.engines.two_stage import HostTwoStage
 from sharpose.errors import EngineError
 
 MAX_BATCH = 4
@@ -86,7 +86,7 @@ def test_the_fine_stage_gets_the_last_coarse_run(runners: tuple[StubRunner, Stub
     ((inputs, outputs),) = runners[1].calls
     assert outputs == ("keypoints",)
     assert set(inputs) == {"rows", "patches", "region_order"} | CARRIED
-    assert inputs["rows"] is rows
+    np.testing.assert_array_equal(np.asarray(inputs["rows"]), rows)
     assert np.asarray(inputs["patches"]).shape == (2, 5, 12)
     assert np.shares_memory(np.asarray(inputs["patches"]), stages.patches)
     np.testing.assert_array_equal(np.asarray(inputs["region_order"]), [2])
@@ -94,6 +94,55 @@ def test_the_fine_stage_gets_the_last_coarse_run(runners: tuple[StubRunner, Stub
         kept = inputs[name]
         assert isinstance(kept, Kept)
         assert (kept.name, kept.run) == (name, 2)
+
+
+class CountingRunner(StubRunner):
+    """Its outputs say the batch and the row that they are of."""
+
+    def _run(
+        self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
+    ) -> dict[str, Value]:
+        assert not kept  # what is cut goes through the host
+        self.calls.append((dict(inputs), tuple(outputs)))
+        people = len(np.asarray(inputs.get("image", inputs.get("rows"))))
+        rows = 10 * len(self.calls) + np.arange(people)
+        return {name: np.stack([rows, rows + 100], axis=1).astype(np.float32) for name in outputs}
+
+
+def test_runs_are_cut_into_the_cheapest_batches() -> None:
+    coarse, fine = CountingRunner(image=("N", 8, 6, 3)), CountingRunner(rows=("M",), patches=("M", 5, 12))
+    stages = HostTwoStage(coarse, fine, "fp32", divisible=True)
+    stages.coarse_buckets.learn({1: 0.010, 2: 0.015, 4: 0.090})
+    stages.fine_buckets.learn({1: 0.010, 2: 0.030, 4: 0.090})
+    stages.crops[:, 0, 0, 0] = range(4)
+    stages.patches[:, 0, 0] = range(4)
+    host = stages.run_coarse(3)
+    assert [np.asarray(inputs["image"])[:, 0, 0, 0].tolist() for inputs, _ in coarse.calls] == [[0, 1], [2]]
+    np.testing.assert_array_equal(host.keypoints, [[10, 110], [11, 111], [20, 120]])
+    np.testing.assert_array_equal(host.region_order, host.keypoints)
+    rows = np.array([2, 0, 1], np.int32)
+    np.testing.assert_array_equal(stages.run_fine(rows), [[10, 110], [20, 120], [30, 130]])
+    for place, (inputs, _) in enumerate(fine.calls):
+        assert np.asarray(inputs["rows"]).tolist() == [rows[place]]
+        assert np.asarray(inputs["patches"])[:, 0, 0].tolist() == [place]
+        for name in CARRIED:  # of all people, whose rows are asked for
+            np.testing.assert_array_equal(np.asarray(inputs[name]), host.keypoints)
+
+
+def test_a_cut_run_that_fails_leaves_no_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse, fine = CountingRunner(image=("N", 8, 6, 3)), CountingRunner(rows=("M",), patches=("M", 5, 12))
+    stages = HostTwoStage(coarse, fine, "fp32", divisible=True)
+    stages.coarse_buckets.learn({1: 0.010})
+    stages.run_coarse(2)
+
+    def fail(*arguments: object, **more: object) -> dict[str, Value]:
+        raise EngineError("gone")
+
+    monkeypatch.setattr(coarse, "run", fail)
+    with pytest.raises(EngineError, match="gone"):
+        stages.run_coarse(2)
+    with pytest.raises(EngineError, match="expected a coarse batch before it"):
+        stages.run_fine(np.zeros(1, np.int32))
 
 
 def test_the_fine_stage_needs_a_coarse_run(runners: tuple[StubRunner, StubRunner]) -> None:
@@ -112,28 +161,3 @@ def test_closing_frees_both(runners: tuple[StubRunner, StubRunner]) -> None:
     stages.close()
     stages.close()
     assert [runner.freed for runner in runners] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("smallest", "largest", "sizes"),
-    [
-        (1, 16, (1, 2, 3, 4, 6, 8, 12, 16)),
-        (1, 1, (1,)),
-        (1, 5, (1, 2, 3, 4, 5)),
-        (4, 20, (4, 6, 8, 12, 16, 20)),
-        (5, 5, (5,)),
-    ],
-)
-def test_buckets(smallest, largest, sizes):
-    assert BatchBuckets(smallest, largest).sizes == sizes
-
-
-def test_every_count_fits_with_at_most_half_as_much_again_in_vain():
-    buckets = BatchBuckets(1, 64)
-    for count in range(1, 65):
-        assert count <= buckets.fit(count) <= 1.5 * count
-
-
-def test_exact_sizes_pad_only_below_the_smallest():
-    buckets = BatchBuckets(3, 6, exact=True)
-    assert [buckets.fit(count) for count in range(1, 7)] == [3, 3, 3, 4, 5, 6]

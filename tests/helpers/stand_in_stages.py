@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.bundle import Bundle
+from sharpose.engines.batches import BatchBuckets, BatchCache
 from sharpose.engines.precision import RunPrecision
-from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
+from sharpose.engines.two_stage import CoarseOutput
 from sharpose.runtime import PoseEstimator
 from sharpose.runtime.refinement.gate import Refine
 
@@ -28,7 +29,8 @@ class StubStages:
         self.device = "stub"
         self.precision: RunPrecision = "fp32"
         self.max_batch = max_batch
-        self.coarse_buckets = self.fine_buckets = BatchBuckets(1, max_batch, exact=True)
+        self.coarse_buckets, self.fine_buckets = (BatchBuckets(1, max_batch, exact=True) for _ in range(2))
+        self.batch_cache: BatchCache | None = None
         self.regions = (height // REGION, width // REGION)
         self.selected = bundle.model.num_selected
         self.crops = np.full((max_batch, height, width, 3), 77, np.uint8)

@@ -224,7 +224,7 @@ def test_a_device_that_is_none(refused: Callable[..., str], device: str) -> None
         pytest.skip("there may be one here")
     message = refused(SCENE, "--device", device)
     if device != "tensorrt":
-        expected = "expected auto, cpu, cuda[:i], tensorrt[:i] or ort-tensorrt[:i], got"
+        expected = "expected auto, cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i] or openvino[:CPU|GPU[.i]|NPU], got"
         assert f"'--device': {expected} {device!r}" in message
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sharpose.engines.two_stage import BatchBuckets
+from sharpose.engines.batches import BatchBuckets
 from sharpose.runtime.refinement.costs import BatchCost, next_batch, own_share
 
 

@@ -1,0 +1,384 @@
+"""Running a graph with OpenVINO, on a CPU, an Intel GPU or an NPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import threading
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from sharpose.bundle import GraphEntry
+from sharpose.engines import Untyped
+from sharpose.engines.base import FixInputs, GraphError, HostArray, Runner, TensorSpec, Value, check_signature, specs
+from sharpose.engines.device import Device, parse_device
+from sharpose.engines.locks import EngineLock
+from sharpose.errors import EngineError, how_to_install
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+"""OpenVINO's name of what is computed in."""
+_CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+_FIXED_SIZES = (1, 2, 4, 8)
+"""Batch sizes compiled for GPUs and NPUs, which want fixed shapes."""
+_NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API failed|Summary:|$")
+
+
+@functools.cache
+def import_openvino() -> Untyped:
+    """The module `openvino`. Unless it was imported before, its telemetry stays out of this process.
+
+    Imported plainly, it writes an id for its makers into the user's home and sends them an event.
+
+    Raises:
+        EngineError: it isn't installed, or doesn't load.
+    """
+    telemetry = "openvino_telemetry"
+    before = sys.modules.get(telemetry)
+    # Importing what is None fails, and openvino does without.
+    sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        if error.name != "openvino":
+            raise EngineError(f"OpenVINO doesn't load ({error}): {how_to_install('openvino')}") from error
+        raise EngineError(f"OpenVINO is not installed: {how_to_install('openvino')}") from None
+    except ImportError as error:
+        raise EngineError(f"OpenVINO doesn't load ({error}): {how_to_install('openvino')}") from error
+    finally:
+        del sys.modules[telemetry]
+        if before is not None:
+            sys.modules[telemetry] = before
+    return openvino
+
+
+def _core() -> Untyped:
+    core, process = _core_and_process()
+    if os.getpid() != process:
+        raise EngineError(
+            f"OpenVINO was started in process {process}, from which this one was forked, and has no threads here: fork "
+            "before it is used, or start processes by `spawn`"
+        )
+    return core
+
+
+@functools.cache
+def _core_and_process() -> tuple[Untyped, int]:
+    return import_openvino().Core(), os.getpid()
+
+
+@dataclass(frozen=True)
+class OpenVinoDevice:
+    """A device that OpenVINO sees."""
+
+    name: str  # as users write it, after `openvino:`
+    full_name: str
+    capabilities: frozenset[str]  # FP32, FP16, BF16, INT8, and others that aren't precisions
+
+
+def visible_devices() -> list[OpenVinoDevice]:
+    """The devices that OpenVINO sees here; raises as `import_openvino`."""
+    core = _core()
+    return [
+        OpenVinoDevice(
+            name,
+            str(core.get_property(name, "FULL_DEVICE_NAME")),
+            frozenset(core.get_property(name, "OPTIMIZATION_CAPABILITIES")),
+        )
+        for name in core.available_devices
+    ]
+
+
+def find_device(device: Device) -> OpenVinoDevice:
+    """A device of kind `openvino`; raises `EngineError` where OpenVINO doesn't see it, with what it sees."""
+    found = visible_devices()
+    for item in found:
+        target, _, index = item.name.partition(".")
+        if target == device.target and (target != "GPU" or int(index or 0) == device.index):
+            return item
+    there = ", ".join(f"{item.name} ({item.full_name})" for item in found) or "no device"
+    mend = "" if device.target == "CPU" else "; install Intel's driver for it, or use --device openvino:CPU"
+    raise EngineError(f"device {device}: OpenVINO sees {there} here{mend}")
+
+
+def precision_hint(precision: str, device: OpenVinoDevice) -> str:
+    """OpenVINO's name of what a device computes in: `f32`, `f16` or `bf16`.
+
+    Args:
+        precision: `fp32`, `fp16`, `bf16` or `int8`. What int8 graphs leave in float is computed in float32 where the
+            device can, else in float16.
+        device: The device.
+
+    Raises:
+        EngineError: the device can't compute in that precision.
+    """
+    has = device.capabilities
+    hint = _HINTS.get(precision) or ("f32" if "FP32" in has else "f16")
+    if _CAPABILITIES[hint] not in has or (precision == "int8" and "INT8" not in has):
+        able = [
+            name for name in ("fp32", "fp16", "bf16", "int8") if _CAPABILITIES.get(_HINTS.get(name, ""), "INT8") in has
+        ]
+        raise EngineError(
+            f"precision {precision}: expected one that openvino:{device.name} ({device.full_name}) computes in: "
+            f"{', '.join(able) or 'none of ours'}"
+        )
+    return hint
+
+
+@dataclass(frozen=True)
+class _KeptTensor:
+    """An output where OpenVINO wrote it, to be read there by another run."""
+
+    tensor: Untyped
+
+    def shape(self) -> Sequence[int]:
+        return list(self.tensor.shape)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An infer request, and its inputs and outputs by name."""
+
+    raw: Untyped
+    ports: Mapping[str, Untyped]
+
+    def set(self, name: str, tensor: Untyped) -> None:
+        self.raw.set_tensor(self.ports[name], tensor)
+
+    def get(self, name: str) -> Untyped:
+        return self.raw.get_tensor(self.ports[name])
+
+
+class OpenVinoRunner(Runner):
+    """An ONNX file, compiled by OpenVINO.
+
+    On a CPU one compiled model serves all batch sizes. For GPUs and NPUs, which want fixed shapes, there is one for
+    each of a few: smaller batches are padded, and an axis that no output has is always at its largest. Inputs that need
+    no padding are read where they lie; outputs are written into arrays that no later run writes into.
+
+    Args:
+        path: The ONNX file.
+        declared: What a bundle declares of it; the file must agree. Or, for any other file, what gives every input a
+            fixed shape.
+        max_batch: Largest size of a dynamic axis.
+        device: `openvino[:CPU|GPU[.i]|NPU]`.
+        precision: What to compute in, of what `precision_hint` takes; if None, float32 where the device can, else
+            float16.
+        threads: CPU threads inside an operator; OpenVINO's own choice if None.
+        fixed_sizes: The batch sizes to compile, ascending, of which the last one that is at most `max_batch` becomes
+            that; none for one model of all sizes. The device's own choice if None.
+
+    Raises:
+        GraphError: the graph can't be loaded.
+        EngineError: OpenVINO or the device is not there, or can't compute in that precision; or the graph's inputs and
+            outputs are not the declared ones.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        declared: GraphEntry | FixInputs,
+        max_batch: int,
+        *,
+        device: str = "openvino",
+        precision: str | None = None,
+        threads: int | None = None,
+        fixed_sizes: Sequence[int] | None = None,
+    ) -> None:
+        where = parse_device(device)
+        found = find_device(where)
+        if precision is None:
+            precision = "fp32" if "FP32" in found.capabilities else "fp16"
+        hint = precision_hint(precision, found)
+        model = _read(path)
+        found_inputs, found_outputs = _specs(path, model)
+        if isinstance(declared, GraphEntry):
+            inputs, outputs = specs(declared)
+            check_signature(str(path), found_inputs, list(inputs.values()))
+            check_signature(str(path), found_outputs, list(outputs.values()))
+        else:
+            inputs = {spec.name: spec for spec in declared(found_inputs)}
+            _reshape(path, model, inputs, {})
+            outputs = {spec.name: spec for spec in _specs(path, model)[1]}
+        if fixed_sizes is None:
+            fixed_sizes = () if where.target == "CPU" else _FIXED_SIZES
+        self._batches = [size for size in fixed_sizes if size <= max_batch and _dynamic_axes(inputs)]
+        super().__init__(str(where), inputs, outputs, self._batches[-1] if self._batches else max_batch)
+        self._tensor = import_openvino().Tensor
+        self._lock = EngineLock(f"engine of {path}")
+        self._compiled: dict[int, Untyped] = {}  # by batch; 0: all of them
+        for batch in self._batches or [0]:
+            fixed = model.clone() if batch else model
+            if batch:
+                _reshape(path, fixed, inputs, self._padded_sizes(batch))
+            self._compiled[batch] = _compile(path, fixed, found, hint, threads)
+        self._requests: dict[tuple[int, frozenset[str]], _Request] = {}
+        self._running: Untyped = None
+        self._ended = threading.Event()
+
+    def _padded_sizes(self, batch: int) -> dict[str, int]:
+        """Sizes of the dynamic axes where the model of a batch is run."""
+        of_outputs = _dynamic_axes(self.outputs)
+        return {axis: batch if axis in of_outputs else self.max_batch for axis in _dynamic_axes(self.inputs)}
+
+    def _run(
+        self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
+    ) -> dict[str, Value]:
+        batch, run_sizes = 0, sizes
+        if self._batches:
+            most = max((sizes[axis] for axis in _dynamic_axes(self.outputs)), default=1)
+            batch = self._batches[bisect_left(self._batches, most)]
+            run_sizes = self._padded_sizes(batch)
+        with self._lock:
+            request = self._request(batch, frozenset(outputs))
+            # Held until the run has ended: OpenVINO itself doesn't hold the arrays that it is shown.
+            read = {name: self._input(value, self.inputs[name].shape_at(run_sizes)) for name, value in inputs.items()}
+            written = {
+                name: np.empty(spec.shape_at(run_sizes), spec.dtype)
+                for name, spec in self.outputs.items()
+                if name in outputs and _dynamic_axes({name: spec}) <= set(run_sizes)
+            }
+            shared = read | {name: self._tensor(array, shared_memory=True) for name, array in written.items()}
+            self._infer(request, shared)
+            results: dict[str, Value] = {}
+            for name in outputs:
+                tensor = request.get(name)
+                if name in written and tuple(tensor.shape) == written[name].shape:
+                    shape = self.outputs[name].shape_at(sizes)
+                    results[name] = written[name][tuple(map(slice, shape))]
+                else:  # of a size that the graph found out, or a wrong one
+                    results[name] = tensor.data.copy()
+        for name in kept:
+            results[name] = _KeptTensor(self._tensor(results[name], shared_memory=True))
+        return results
+
+    def _request(self, batch: int, outputs: frozenset[str]) -> _Request:
+        """A request of its own for each choice of outputs: the others are written where no caller has an array."""
+        key = (batch, outputs)
+        if key not in self._requests:
+            compiled = self._compiled[batch]
+            ports = {name: compiled.input(name) for name in self.inputs}
+            ports |= {name: compiled.output(name) for name in self.outputs}
+            self._requests[key] = _Request(compiled.create_infer_request(), ports)
+        return self._requests[key]
+
+    def _input(self, value: Value, shape: tuple[int, ...]) -> Untyped:
+        if isinstance(value, _KeptTensor):
+            if tuple(value.tensor.shape) == shape:
+                return value.tensor
+            value = value.tensor.data
+        array = cast(HostArray, value)
+        if array.shape != shape:
+            padded = np.zeros(shape, array.dtype)
+            padded[tuple(map(slice, array.shape))] = array
+            array = padded
+        elif not array.flags.writeable:  # OpenVINO refuses to share it
+            array = array.copy()
+        return self._tensor(array, shared_memory=True)
+
+    def _infer(self, request: _Request, tensors: Mapping[str, Untyped]) -> None:
+        if self._ended.is_set():
+            raise EngineError(f"OpenVINO on {self.device}: this engine was terminated")
+        self._running = request.raw
+        try:
+            for name, tensor in tensors.items():
+                request.set(name, tensor)
+            request.raw.start_async()
+            if self._ended.is_set():  # when there was nothing to cancel yet
+                request.raw.cancel()
+            request.raw.wait()
+        except Exception as error:  # OpenVINO's exceptions share no public base class
+            raise EngineError(f"OpenVINO failed on {self.device}: {_reason(error)}") from error
+        finally:
+            self._running = None
+
+    def terminate(self) -> None:
+        """See `Runner.terminate`: OpenVINO looks between two operators."""
+        self._ended.set()
+        running = self._running
+        if running is not None:
+            running.cancel()
+
+    def _free(self) -> None:
+        self._requests.clear()
+        self._compiled.clear()
+
+
+def _dynamic_axes(items: Mapping[str, TensorSpec]) -> set[str]:
+    return {axis for spec in items.values() for axis in spec.shape if isinstance(axis, str)}
+
+
+def _read(path: Path) -> Untyped:
+    """By the ONNX reader alone: OpenVINO itself would try them all on a damaged file, and they print."""
+    try:
+        reader = import_openvino().frontend.FrontEndManager().load_by_framework("onnx")
+        model = reader.convert(reader.load(str(path)))
+    except Exception as error:  # OpenVINO's exceptions share no public base class
+        raise GraphError(f"{path}: OpenVINO can't load it ({_reason(error)})") from error
+    if not model.outputs:  # what it makes of an empty file
+        raise GraphError(f"{path}: OpenVINO can't load it (it has no outputs)")
+    return model
+
+
+def _specs(path: Path, model: Untyped) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs and outputs of a model."""
+    both: list[list[TensorSpec]] = []
+    for ports in (model.inputs, model.outputs):
+        found = []
+        for port in ports:
+            try:
+                dtype = np.dtype(port.element_type.to_dtype())
+            except Exception:  # numpy has no such type
+                raise GraphError(
+                    f"{path}: expected tensors of numbers, found {port.any_name} {port.element_type}"
+                ) from None
+            shape = port.partial_shape
+            if shape.rank.is_dynamic:
+                raise GraphError(f"{path}: {port.any_name}: expected a known number of axes")
+            sizes = (axis.get_length() if axis.is_static else f"axis{place}" for place, axis in enumerate(shape))
+            found.append(TensorSpec(port.any_name, dtype, tuple(sizes)))
+        both.append(found)
+    inputs, outputs = both
+    return inputs, outputs
+
+
+def _reshape(path: Path, model: Untyped, inputs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> None:
+    shapes = {name: list(spec.shape_at(sizes)) for name, spec in inputs.items()}
+    try:
+        model.reshape(shapes)
+    except Exception as error:  # OpenVINO's exceptions share no public base class
+        raise GraphError(f"{path}: OpenVINO can't give it inputs {shapes} ({_reason(error)})") from error
+
+
+def _compile(path: Path, model: Untyped, device: OpenVinoDevice, hint: str, threads: int | None) -> Untyped:
+    wanted = {
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
+        "EXECUTION_MODE_HINT": "ACCURACY",  # nothing is quantized on the way
+        # Bound to cores, as is the default, the threads of two processes would share some and leave others idle.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        wanted["INFERENCE_NUM_THREADS"] = threads
+    try:
+        known = _core().get_property(device.name, "SUPPORTED_PROPERTIES")
+        settings = {key: value for key, value in wanted.items() if key in known}
+        compiled = _core().compile_model(model, device.name, settings | {"INFERENCE_PRECISION_HINT": hint})
+        computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    except Exception as error:  # OpenVINO's exceptions share no public base class
+        raise GraphError(f"{path}: OpenVINO can't compile it for {device.name} ({_reason(error)})") from error
+    if computes_in != hint:  # it replaces what it can't do by something else, and says nothing
+        raise EngineError(f"{path}: asked to compute in {hint} on {device.name}, OpenVINO chose {computes_in}")
+    return compiled
+
+
+def _reason(error: Exception) -> str:
+    """The last line of OpenVINO's report that isn't about its own sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    words = [line for line in lines if not _NOISE.match(line)]
+    return words[-1].removeprefix("-- ").removeprefix("Caught exception: ") if words else type(error).__name__
