@@ -1,11 +1,18 @@
-"""Devices as users write them. Nothing heavy is imported: `sharpose-doctor` runs where packages may be broken."""
+"""Devices as users write them, and what they are. Nothing heavy is imported: the doctor's packages may be broken."""
 
 from __future__ import annotations
 
+import platform
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from sharpose.errors import EngineError
+
+# Instruction sets that decide how fast matrices are multiplied, and how the products are rounded.
+_X86_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
+_ARM_SETS = ("asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -16,9 +23,14 @@ class Device:
     index: int = 0
     target: str = ""  # of OpenVINO: CPU, GPU or NPU
 
+    @property
+    def family(self) -> str:
+        """The device without its number: `cpu`, `cuda`, `openvino:GPU`."""
+        return f"openvino:{self.target}" if self.kind == "openvino" else self.kind
+
     def __str__(self) -> str:
         if self.kind == "openvino":
-            return f"openvino:{self.target}" + (f".{self.index}" if self.target == "GPU" else "")
+            return self.family + (f".{self.index}" if self.target == "GPU" else "")
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
@@ -56,3 +68,44 @@ def detector_devices(text: str) -> tuple[str, ...]:
     elif device.target in ("GPU", "NPU"):
         others = (str(Device("openvino", target="CPU")),)
     return (str(device), *others)
+
+
+def hardware_of(device: Device) -> str:
+    """What decides a device's speed and rounding: `x86_64 avx2 avx512f avx512_vnni`, `compute capability 9.0`.
+
+    Raises:
+        EngineError: the device is not there.
+    """
+    if device.kind == "cpu" or device.target == "CPU":
+        return cpu_text()
+    if device.kind == "openvino":
+        from sharpose.engines.openvino import find_device
+
+        return find_device(device).full_name
+    from sharpose.engines.gpu import probe_gpu
+
+    return f"compute capability {probe_gpu(device.index).compute_capability}"
+
+
+def engine_of(device: Device) -> str:
+    """The name of the engine that runs on a device: `onnxruntime`, `openvino`, `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        EngineError: TensorRT isn't there.
+    """
+    if device.kind != "tensorrt":
+        return "openvino" if device.kind == "openvino" else "onnxruntime"
+    from sharpose.engines.tensorrt.library import find_flavour
+
+    return find_flavour().name
+
+
+def cpu_text(cpuinfo: Path = _CPUINFO) -> str:
+    """The CPU's architecture and those of its instruction sets that matter here, as far as the system tells."""
+    try:
+        text = cpuinfo.read_text("utf-8", "replace")
+    except OSError:  # not Linux
+        text = ""
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    there = set(match[1].split()) if match else set()
+    return " ".join([platform.machine(), *(name for name in (*_X86_SETS, *_ARM_SETS) if name in there)])

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpose.engines.device import Device, parse_device
+from sharpose.engines.device import Device, engine_of, parse_device
 from sharpose.engines.precision import choose_precision, graphs_of, on_cpu
 from sharpose.errors import EngineError
 
@@ -70,18 +70,20 @@ def load_two_stage(
     settings = onnxruntime or OnnxRuntimeSettings()
     say = settings.say or _log.info
     coarse, fine = load_runners(bundle, where, chosen, threads=threads, onnxruntime=settings)
+    why = ""
+    if precision == "auto" and on_cpu(where) and chosen != "fp32" and "fp32" in bundle.precisions:
+        why = ", verified as the fastest that is right on this kind of CPU"
     if where.kind == "openvino":
-        say(f"OpenVINO on {where}, {chosen}")
+        say(f"OpenVINO on {where}, {chosen}{why}")
     elif where.kind != "cpu":
         tf32 = "on" if settings.tf32 else "off"
         say(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")
     elif chosen != "fp32":
         slower = ", which it computes in float32, slower than fp32 graphs" if chosen == "fp16" else ""
-        say(f"ONNX Runtime on {where}, {chosen} graphs{slower}")
+        say(f"ONNX Runtime on {where}, {chosen} graphs{slower or why}")
     if not on_cpu(where):
         return HostTwoStage(coarse, fine, chosen)
-    engine = "openvino" if where.kind == "openvino" else "onnxruntime"
-    engine = f"{engine} {import_module(engine).__version__}"
+    engine = f"{engine_of(where)} {import_module(engine_of(where)).__version__}"
     cache = BatchCache.of_stages(bundle, chosen, device=str(where), engine=engine, threads=threads, say=say)
     return HostTwoStage(coarse, fine, chosen, divisible=True, batch_cache=cache)
 

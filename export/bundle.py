@@ -117,7 +117,7 @@ def export_bundle(
             graphs=pairs,
             parity=reports,
         )
-        (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+        (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     return manifest
 
 

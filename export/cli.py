@@ -23,6 +23,7 @@ from sharpose.cli import (
     warn,
 )
 from sharpose.cli import main as run_command
+from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
 from sharpose.errors import ExportError, ParityError, require_packages
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class CommandOptions:
     config: str | None
     output: Path | None
     bundle: Path | None
-    precision: tuple[Precision, ...] | None
+    precision: tuple[RunPrecision, ...] | None
     size: tuple[int, int] | None
     max_batch: int | None
     alpha: float | None
@@ -108,9 +109,12 @@ class CommandOptions:
                 raise click.UsageError("--bundle needs --tensorrt, to build engines, or --verify, to compare them")
             if self.images is not None and not self.verify:
                 raise click.UsageError("--images needs --verify where nothing is exported")
-            if not self.tensorrt and self._given(("precision", "max_batch")):
-                raise click.UsageError("--precision and --max-batch need --tensorrt where nothing is exported")
+            if not self.tensorrt and self.max_batch is not None:
+                raise click.UsageError("--max-batch needs --tensorrt where nothing is exported")
+            if self.tensorrt:
+                self._refuse_bf16()
             return
+        self._refuse_bf16()
         if self.output is None:
             raise click.UsageError("expected --output DIR, or --bundle DIR to work on an existing bundle")
         if self.checkpoint is None and not self.random_weights:
@@ -127,6 +131,10 @@ class CommandOptions:
             if self.verify:
                 raise click.UsageError("--verify compares with fp32 graphs: add fp32 to --precision")
 
+    def _refuse_bf16(self) -> None:
+        if self.precision is not None and "bf16" in self.precision:
+            raise click.UsageError("--precision bf16: no graphs or engines are made for it, fp32 graphs run in it")
+
     def _given(self, names: tuple[str, ...]) -> str | None:
         """The first of some options that was given, as it is typed."""
         values = {name: getattr(self, name) for name in names}
@@ -136,7 +144,7 @@ class CommandOptions:
     @property
     def exported(self) -> tuple[Precision, ...]:
         """The precisions to export."""
-        return self.precision or ("fp32",)
+        return tuple(graphs_of(precision) for precision in self.precision or ("fp32",))
 
     def engine_precision(self, bundle: Bundle) -> Precision:
         """The precision to build engines in: the one asked for with `--bundle`, else what `--device tensorrt` takes.
@@ -146,7 +154,6 @@ class CommandOptions:
             ExportError: more than one was asked for.
         """
         from sharpose.engines.device import Device
-        from sharpose.engines.precision import choose_precision, graphs_of
 
         asked = self.precision if self.bundle is not None and self.precision is not None else ("auto",)
         if len(asked) > 1:
@@ -170,10 +177,10 @@ class CommandOptions:
         )
 
 
-def _precisions(text: str) -> tuple[Precision, ...]:
+def _precisions(text: str) -> tuple[RunPrecision, ...]:
     """`fp32,fp16` in the toolkit's own order, whatever order was typed."""
     asked = [part.strip() for part in text.split(",")]
-    known: tuple[Precision, ...] = get_args(Precision)
+    known: tuple[RunPrecision, ...] = get_args(RunPrecision)
     if not set(asked) <= set(known):
         raise click.BadParameter(f"expected one or more of {', '.join(known)}, with commas between, got {text!r}")
     if len(set(asked)) != len(asked):
@@ -249,7 +256,8 @@ _VERIFY = "Comparison of engines"
     type=_precisions,
     metavar="LIST",
     help="Precisions of the graphs, with commas between: fp32 (for ONNX Runtime on a CPU), fp16, int8 (experimental, "
-    "calibrated on --images); default: fp32. With --bundle and --tensorrt: the one to build.",
+    "calibrated on --images); default: fp32. With --bundle: the one to build (--tensorrt), or those to compare, bf16 "
+    "too (--verify; default: all).",
 )
 @option(
     _BUNDLE,
@@ -438,15 +446,18 @@ def _build(bundle: Bundle, options: CommandOptions, console: Console) -> None:
 
 def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     from sharpose.export.pictures import load_labels
-    from sharpose.export.verify import print_verification, verify_bundle
+    from sharpose.export.verify import keep_verification, print_verification, verify_bundle
 
     crop_size, labelled = bundle.model.crop_size, None
     if options.labels is not None and options.images is not None:
         labelled = load_labels(options.labels, options.images, bundle.model.skeleton)
     pictures = _pictures(options.images, crop_size) if labelled is None else labelled.crops(crop_size)
-    result = verify_bundle(bundle, pictures, labelled, say=_say(console))
+    known: tuple[RunPrecision, ...] = get_args(RunPrecision)
+    chosen = known if options.bundle is None or options.precision is None else options.precision
+    result = verify_bundle(bundle, pictures, labelled, say=_say(console), precisions=chosen)
     print_verification(result, console)
     _print_usage(pictures, console)
+    console.print(keep_verification(bundle, result), highlight=False, markup=False, soft_wrap=True)
     if result.failures:
         raise ParityError("engines differ from the float32 graphs: " + "; ".join(result.failures))
 

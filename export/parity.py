@@ -42,6 +42,8 @@ _FP32 = Tolerance(1e-3, 1e-5, 0.75, 0.25, 1.0, 0.01, 0.1, False)
 # GPUs multiply float32 matrices in TF32, with the mantissa of a half, unless they are told not to.
 _FP32_ON_GPU = Tolerance(1e-2, 1e-3, 0.75, 0.25, 0.95, 0.05, 1.0, True)
 _FP16 = Tolerance(2e-2, 2e-3, 0.75, 0.5, 0.95, 0.05, 1.0, True)
+# A bfloat16 has 8 bits of mantissa, where a half has 11.
+_BF16 = Tolerance(5e-2, 5e-3, 0.75, 0.5, 0.9, 0.25, 2.0, True)
 _INT8 = dataclasses.replace(_FP16, enforced=False)
 
 
@@ -51,7 +53,7 @@ def tolerance_for(precision: RunPrecision, device: str = "cpu") -> Tolerance:
         return _INT8
     if precision == "fp32":
         return _FP32 if device == "cpu" else _FP32_ON_GPU
-    return _FP16
+    return _BF16 if precision == "bf16" else _FP16
 
 
 def failures(report: ParityReport, tolerance: Tolerance) -> list[str]:

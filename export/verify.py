@@ -1,16 +1,25 @@
-"""`--verify`: compare every engine of this machine with the bundle's float32 ONNX graphs. Torch-free."""
+"""`--verify`: compare every engine of this machine with the bundle's float32 ONNX graphs, and time it. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import get_args
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sharpose.bundle import Bundle, ParityReport
+from sharpose.bundle import MANIFEST_NAME, MOST_VERIFIED, BatchTime, Bundle, ParityReport, Verified, change_manifest
+from sharpose.engines.device import Device, engine_of, hardware_of, parse_device
 from sharpose.engines.gpu import probe_gpus
-from sharpose.engines.precision import RunPrecision
+from sharpose.engines.load import load_two_stage
+from sharpose.engines.openvino import find_device, precision_hint, visible_devices
+from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage
@@ -19,20 +28,27 @@ from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 
+_TIMED_BATCH = 8  # people, beside one alone
+_FEWEST_RUNS, _MOST_RUNS, _TIMED_SECONDS = 3, 20, 0.5  # of each stage and batch
+_FIRST_COLUMN, _COLUMN = 31, 20  # characters of the table of results
 _GPU_PROVIDERS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "ort-tensorrt"}
 
 
 def available_engines(
-    bundle: Bundle, say: Callable[[str], None] = lambda message: None
+    bundle: Bundle,
+    say: Callable[[str], None] = lambda message: None,
+    precisions: Collection[RunPrecision] = get_args(RunPrecision),
 ) -> Iterator[tuple[str, EngineStages] | str]:
-    """Each device that is here with its engines, in every precision that the bundle holds, opened when they are due.
+    """Each device that is here with its engines, in every precision that it can run, opened when they are due.
 
     Instead of a device that is not usable comes one line that says why: onnxruntime-gpu lists providers whose
     libraries it then can't load. With a GPU and a TensorRT, its engines are taken from the bundle or the cache, or
-    built, about which `say` is called with a line.
+    built, about which `say` is called with a line. Others than `precisions` are left out.
     """
-    for device in ("cpu", *_gpu_devices()):
-        for precision in bundle.precisions:
+    for device in ("cpu", *_other_devices()):
+        for precision in (item for item in precisions if graphs_of(item) in bundle.precisions):
+            if not _computes_in(parse_device(device), precision):
+                continue
             try:
                 yield device, open_stages(bundle, device, precision, say=say)
             except EngineError as error:
@@ -41,7 +57,8 @@ def available_engines(
                 yield f"{device}, {precision}: {error}"
 
 
-def _gpu_devices() -> list[str]:
+def _other_devices() -> list[str]:
+    """The devices but `cpu` for which there is an engine."""
     try:
         import onnxruntime
     except ImportError:
@@ -51,9 +68,24 @@ def _gpu_devices() -> list[str]:
     try:
         probe_gpus()
         find_flavour()
+        found.append("tensorrt")
     except EngineError:  # no GPU, or no TensorRT: nothing that should run here
-        return found
-    return [*found, "tensorrt"]
+        pass
+    try:
+        names = [item.name for item in visible_devices()]
+    except EngineError:  # no OpenVINO
+        names = []
+    return [*found, *(f"openvino:{name}" for name in names if re.fullmatch(r"CPU|GPU(\.\d+)?|NPU", name))]
+
+
+def _computes_in(device: Device, precision: RunPrecision) -> bool:
+    if device.kind != "openvino":
+        return precision != "bf16"
+    try:
+        precision_hint(precision, find_device(device))
+    except EngineError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -64,6 +96,7 @@ class VerifiedEngine:
     precision: RunPrecision  # what it computed in
     report: ParityReport  # how far it is from the reference
     average_precision: float | None  # COCO keypoint AP on the labelled pictures, if there are any
+    times: tuple[BatchTime, ...]  # how long batches take
 
 
 @dataclass(frozen=True)
@@ -87,6 +120,7 @@ def verify_bundle(
     pictures: ParityPictures,
     labels: LabelledPictures | None = None,
     say: Callable[[str], None] = lambda message: None,
+    precisions: Collection[RunPrecision] = get_args(RunPrecision),
 ) -> Verification:
     """Run every engine that is available against the float32 ONNX graphs on the CPU.
 
@@ -98,10 +132,11 @@ def verify_bundle(
         pictures: Crops to compare on.
         labels: Pictures to measure average precision on.
         say: Called with a line about what is being run.
+        precisions: Those to compute in, as far as the bundle and the devices have them.
 
     Raises:
         BundleError: the bundle has no float32 graphs.
-        ExportError: there are no crops.
+        ExportError: there are no crops, or nothing here computes in one of `precisions`.
     """
     if "fp32" not in bundle.precisions:
         raise BundleError(
@@ -118,7 +153,7 @@ def verify_bundle(
     engines: list[VerifiedEngine] = []
     unusable: list[str] = []
     threshold = bundle.manifest.gate.quality_threshold
-    for found in available_engines(bundle, say):
+    for found in available_engines(bundle, say, precisions):
         if isinstance(found, str):
             unusable.append(found)
             continue
@@ -128,26 +163,120 @@ def verify_bundle(
         tolerance = tolerance_for(stages.precision, device)
         report = compare_stages(reference, stages, pictures, threshold, tolerance, judged)
         precision = _average_precision(bundle, stages, labels)
-        engines.append(VerifiedEngine(device, stages.precision, report, precision))
+        times = measure_times(bundle, device, stages, pictures)
+        engines.append(VerifiedEngine(device, stages.precision, report, precision, times))
         stages.close()
+    if not engines and not unusable:
+        raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(precisions)}")
     return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference_precision)
 
 
 def _average_precision(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | None) -> float | None:
     if labels is None:
         return None
-    return labels.average_precision(
-        PoseEstimator.from_stages(bundle, HostTwoStage(stages.coarse_runner, stages.fine_runner, stages.precision))
+    return labels.average_precision(PoseEstimator.from_stages(bundle, _two_stage(stages)))
+
+
+def _two_stage(stages: EngineStages) -> HostTwoStage:
+    return HostTwoStage(stages.coarse_runner, stages.fine_runner, stages.precision)
+
+
+def measure_times(bundle: Bundle, device: str, stages: EngineStages, pictures: ParityPictures) -> tuple[BatchTime, ...]:
+    """The shortest of several runs of both stages as the pipeline runs them, of one person and of a batch."""
+    on_tensorrt = parse_device(device).kind == "tensorrt"  # whose pipeline has CUDA graphs, and copies less
+    two_stage = load_two_stage(bundle, device, precision=stages.precision) if on_tensorrt else _two_stage(stages)
+    times = []
+    for people in dict.fromkeys((1, min(_TIMED_BATCH, two_stage.max_batch))):
+        two_stage.crops[:people] = np.resize(pictures.crops, (people, *pictures.crops.shape[1:]))
+        two_stage.patches[:people] = 0  # what they show makes no difference
+        rows = np.arange(people, dtype=np.int32)
+        runs: tuple[Callable[[], object], ...] = (
+            partial(two_stage.run_coarse, people),
+            partial(two_stage.run_fine, rows),
+        )
+        coarse, fine = (_shortest(run) * 1000 / people for run in runs)
+        times.append(BatchTime(people=people, coarse=coarse, fine=fine))
+    if on_tensorrt:
+        two_stage.close()
+    return tuple(times)
+
+
+def _shortest(run: Callable[[], object]) -> float:
+    """Seconds; the first run, which may prepare what is kept, doesn't count."""
+    run()
+    seconds: list[float] = []
+    while len(seconds) < _FEWEST_RUNS or (sum(seconds) < _TIMED_SECONDS and len(seconds) < _MOST_RUNS):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def store_verification(bundle: Bundle, verification: Verification) -> Bundle:
+    """Write the results into `bundle.json`, for `--precision auto` to go by; returns the changed bundle.
+
+    A result takes the place of an earlier one of the same kind of device, engine and precision.
+
+    Raises:
+        BundleError: `bundle.json` can't be written, or the bundle was exported again meanwhile.
+    """
+    new = tuple(_entry(bundle, item, verification.average_precision) for item in verification.engines)
+    places = {entry.place for entry in new}
+
+    def change(now: Bundle) -> dict[str, object]:
+        if now.manifest.files != bundle.manifest.files:
+            raise BundleError(f"bundle {bundle.path}: was exported again meanwhile; verify it again")
+        kept = [entry for entry in now.manifest.verified if entry.place not in places]
+        return {"verified": (*kept, *new)[-MOST_VERIFIED:]}
+
+    return change_manifest(bundle.path, change)
+
+
+def keep_verification(bundle: Bundle, verification: Verification) -> str:
+    """`store_verification`, and a line on what `--precision auto` takes now, or why nothing could be stored."""
+    try:
+        bundle = store_verification(bundle, verification)
+    except BundleError as error:
+        return f"not stored, so --precision auto goes on as before: {error}"
+    devices = dict.fromkeys(item.device for item in verification.engines)
+    taken = [f"{choose_precision(bundle, parse_device(device))} on {device}" for device in devices]
+    return f"stored in {bundle.path / MANIFEST_NAME}: --precision auto takes {', '.join(taken)}"
+
+
+def _entry(bundle: Bundle, item: VerifiedEngine, reference: float | None) -> Verified:
+    device = parse_device(item.device)
+    engine = engine_of(device)
+    change = None
+    if item.average_precision is not None and reference is not None:
+        change = item.average_precision - reference
+    return Verified(
+        device=device.family,
+        hardware=hardware_of(device),
+        engine=engine,
+        engine_version=import_module(engine).__version__,
+        precision=item.precision,
+        graphs_sha256=bundle.graphs_sha256(graphs_of(item.precision)),
+        parity=item.report,
+        average_precision_change=change,
+        times=item.times,
     )
 
 
 def print_verification(verification: Verification, console: Console) -> None:
-    """Print all results as one table, then what can't be used and what is beyond tolerance."""
-    table = Table(
-        title=f"Against the float32 ONNX graphs on the CPU: {verification.crops} crops from {verification.pictures}"
-    )
+    """Print all results, as many engines in a table as fit beside each other, then what can't be used."""
+    title = f"Against the float32 ONNX graphs on the CPU: {verification.crops} crops from {verification.pictures}"
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    beside = max(1, (console.width - _FIRST_COLUMN) // _COLUMN)
+    for first in range(0, len(verification.engines), beside):
+        console.print(_table(verification.engines[first : first + beside], verification.average_precision))
+    for line in verification.unusable:
+        console.print(f"not verified: {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
+    """Results beside each other; `reference` is the reference's average precision."""
+    table = Table()
     table.add_column("max / mean difference")
-    engines = verification.engines
     for engine in engines:
         mark = " (experimental)" if engine.report.experimental else ""
         table.add_column(f"{engine.device}\n{engine.precision}{mark}", justify="right")
@@ -164,13 +293,15 @@ def print_verification(verification: Verification, console: Console) -> None:
         "of those near the threshold",
         *(f"{report.gate_flips_near_threshold} of {report.gate_near_threshold}" for report in reports),
     )
-    if verification.average_precision is not None:
-        table.add_row("AP", *(_precision(engine, verification.average_precision) for engine in engines))
+    if reference is not None:
+        table.add_row("AP", *(_precision(engine, reference) for engine in engines))
+    for place, first in enumerate(engines[0].times):
+        batch = "alone" if first.people == 1 else f"in a batch of {first.people}"
+        both = [engine.times[place] for engine in engines]
+        table.add_row(f"ms a person {batch}", *(f"{item.coarse:.1f} + {item.fine:.1f}" for item in both))
     table.add_section()
     table.add_row("verdict", *map(_verdict, reports))
-    console.print(table)
-    for line in verification.unusable:
-        console.print(f"not verified: {line}", soft_wrap=True, highlight=False, markup=False)
+    return table
 
 
 def _verdict(report: ParityReport) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sharpose.config import ModelConfig, describe_validation_error
 from sharpose.errors import BundleError, ConfigError
-from sharpose.files import file_sha256, read_json
+from sharpose.files import file_sha256, read_json, replacing
 from sharpose.onnx_file import check_node_inputs, external_data_locations
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
@@ -22,6 +23,9 @@ MANIFEST_NAME = "bundle.json"
 SCHEMA_VERSION = 1
 MAX_BATCH = 4096
 """The most people in a run of any engine."""
+MOST_VERIFIED = 100
+"""The most results of `--verify` in a bundle, 3 kB each."""
+_ENOUGH_CROPS = 16  # those of the built-in scene: fewer say nothing of flips
 
 Precision = Literal["fp32", "fp16", "int8"]
 """int8 is experimental."""
@@ -112,6 +116,43 @@ class ParityReport(_Strict):
     failures: tuple[str, ...] = ()
 
 
+class BatchTime(_Strict):
+    """Milliseconds a person that each stage takes in a batch."""
+
+    people: int = Field(gt=0, le=MAX_BATCH, description="size of the batch")
+    coarse: float = Field(gt=0, allow_inf_nan=False)
+    fine: float = Field(gt=0, allow_inf_nan=False)
+
+
+class Verified(_Strict):
+    """How an engine of a kind of device did against the float32 ONNX graphs on a CPU: a result of `--verify`."""
+
+    device: str = Field(description="as users write it, without a number")
+    hardware: str = Field(description="what decides its speed and rounding: instruction sets, compute capability")
+    engine: str
+    engine_version: str
+    precision: Literal[Precision, "bf16"] = Field(description="what it computed in")
+    graphs_sha256: str = Field(description="of the graphs that it ran; see `Bundle.graphs_sha256`")
+    parity: ParityReport
+    average_precision_change: float | None = Field(allow_inf_nan=False, description="None without labelled pictures")
+    times: tuple[BatchTime, ...] = Field(min_length=1)
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What it is about; a later result for the same takes its place."""
+        return self.device, self.hardware, self.engine, self.precision
+
+    @property
+    def is_right(self) -> bool:
+        """Whether its outputs are within the limits, and those of enough people were compared."""
+        return not self.parity.failures and not self.parity.experimental and self.parity.crops >= _ENOUGH_CROPS
+
+    @property
+    def milliseconds(self) -> float:
+        """Of a person in both stages, added over the batches: the less, the faster the engine."""
+        return sum(time.coarse + time.fine for time in self.times)
+
+
 class Manifest(_Strict):
     """The whole of `bundle.json`.
 
@@ -119,6 +160,7 @@ class Manifest(_Strict):
         files: sha256 in hexadecimal of every file but `bundle.json`, by file name.
         graphs: One pair of graphs a precision.
         parity: The parity report of each precision's export.
+        verified: The results of `--verify`, the latest last; those of several machines.
     """
 
     schema_version: Literal[1]
@@ -131,6 +173,11 @@ class Manifest(_Strict):
     files: dict[str, str]
     graphs: dict[Precision, GraphPair] = Field(min_length=1)
     parity: dict[Precision, ParityReport]
+    verified: tuple[Verified, ...] = Field(default=(), max_length=MOST_VERIFIED)
+
+    def to_json(self) -> str:
+        """The text of `bundle.json`."""
+        return self.model_dump_json(indent=2, exclude=None if self.verified else {"verified"}) + "\n"
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Manifest:
@@ -209,7 +256,7 @@ _GRAPH_BYTES = 2 << 30  # of an ONNX file, which can't be longer
 _CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})
 _NAME_BYTES = 255  # of a file's name, as file systems have it
 
-_ADDED_LATER = frozenset({"gate.gain"})  # optional: older bundles lack them
+_ADDED_LATER = frozenset({"gate.gain", "verified"})  # optional: older bundles lack them
 
 
 @dataclass(frozen=True)
@@ -240,6 +287,11 @@ class Bundle:
             )
         entry = {"coarse": pair.coarse, "fine": pair.fine}[stage]
         return self.path / entry.file, entry
+
+    def graphs_sha256(self, precision: Precision) -> str:
+        """sha256 of a precision's two graphs and the weights; `BundleError` if the precision isn't there."""
+        names = (*(self.graph(stage, precision)[1].file for stage in ("coarse", "fine")), self.manifest.weights)
+        return hashlib.sha256("".join(self.manifest.files[name] for name in names).encode()).hexdigest()
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -280,6 +332,29 @@ def open_bundle(path: str | Path) -> Bundle:
         for entry in (pair.coarse, pair.fine):
             _check_graph(folder, entry.file, manifest.weights)
     return Bundle(folder, manifest)
+
+
+def change_manifest(folder: Path, change: Callable[[Bundle], dict[str, object]]) -> Bundle:
+    """Replace parts of a bundle's `bundle.json`, atomically. Engines that were built from its graphs stay valid.
+
+    Args:
+        folder: The bundle.
+        change: Gets the bundle as it is now, and gives the new values by the names of `Manifest`.
+
+    Returns:
+        The changed bundle.
+
+    Raises:
+        BundleError: the bundle isn't valid, or `bundle.json` can't be written.
+    """
+    bundle = open_bundle(folder)
+    changed = Bundle(folder, bundle.manifest.model_copy(update=change(bundle)))
+    try:
+        with replacing(folder / MANIFEST_NAME) as temporary:
+            temporary.write_text(changed.manifest.to_json(), "utf-8")
+    except OSError as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST_NAME} can't be written ({error.strerror})") from error
+    return changed
 
 
 def _read_manifest(folder: Path) -> Manifest:

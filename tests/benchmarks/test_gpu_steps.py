@@ -124,7 +124,7 @@ def rehearsal(small_batches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         gpu_steps, "open_stages", lambda bundle, device, precision, **rest: open_stages(bundle, "cpu", precision)
     )
-    monkeypatch.setattr(verify, "_gpu_devices", list)
+    monkeypatch.setattr(verify, "_other_devices", list)
     for module in (gpu_steps, latency):
         monkeypatch.setattr(module, "picture_with", small_picture)
     monkeypatch.setattr(turns, "_TURN_S", 0.0)

@@ -1,4 +1,4 @@
-"""Devices as users write them; from a bundle and a device to two stages that run."""
+"""From a bundle and a device to two stages that run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from click.testing import CliRunner
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.cli import DEVICE
 from sharpose.engines import onnxrt
-from sharpose.engines.device import Device, parse_device
+from sharpose.engines.device import Device
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
 from sharpose.errors import EngineError, how_to_install
 from sharpose.runtime import PoseEstimator, assemble
@@ -67,63 +66,6 @@ def test_a_graph_that_is_not_as_the_manifest_says_is_refused(bundle: Bundle) -> 
     manifest = bundle.manifest.model_copy(update={"graphs": {"fp32": swapped}})
     with pytest.raises(EngineError, match=r"fine\.onnx: expected keypoints float32 \[N, 17, 3\]"):
         load_two_stage(Bundle(bundle.path, manifest), threads=1)
-
-
-@pytest.mark.parametrize(
-    ("text", "device", "printed"),
-    [
-        ("cpu", Device("cpu"), "cpu"),
-        ("cuda", Device("cuda", 0), "cuda:0"),
-        ("cuda:1", Device("cuda", 1), "cuda:1"),
-        ("cuda:12", Device("cuda", 12), "cuda:12"),
-        ("ort-tensorrt", Device("ort-tensorrt", 0), "ort-tensorrt:0"),
-        ("ort-tensorrt:3", Device("ort-tensorrt", 3), "ort-tensorrt:3"),
-        ("openvino", Device("openvino", 0, "CPU"), "openvino:CPU"),
-        ("openvino:GPU", Device("openvino", 0, "GPU"), "openvino:GPU.0"),
-        ("openvino:GPU.1", Device("openvino", 1, "GPU"), "openvino:GPU.1"),
-        ("openvino:NPU", Device("openvino", 0, "NPU"), "openvino:NPU"),
-    ],
-)
-def test_a_device_is_read_and_printed(text: str, device: Device, printed: str) -> None:
-    assert parse_device(text) == device
-    assert DEVICE.convert(text, None, None) == text
-    assert str(device) == printed
-    assert parse_device(printed) == device
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "cpu:0",
-        "CPU",
-        "gpu",
-        "cuda:",
-        "cuda:-1",
-        "cuda:x",
-        "cuda:0:1",
-        " cuda",
-        "cuda\n",
-        "0",
-        "ort-tensorrt:a",
-        "openvino:",
-        "openvino:gpu",
-        "openvino:CPU.0",
-        "openvino:GPU.",
-        "openvino:AUTO",
-        "openvino:0",
-        "xpu",
-    ],
-)
-def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
-    with pytest.raises(EngineError) as caught:
-        parse_device(text)
-    message = str(caught.value)
-    assert message.startswith("device: expected cpu, cuda[:i]")
-    assert message.endswith(f"got {text!r}")
-    assert "\n" not in message
-    with pytest.raises(click.BadParameter):  # as options are read
-        DEVICE.convert(text, None, None)
 
 
 def test_options_for_gpus_are_refused_on_a_cpu() -> None:

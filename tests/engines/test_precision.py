@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sharpose.bundle import Bundle, Precision, open_bundle
-from sharpose.engines.device import parse_device
+from sharpose.bundle import BatchTime, Bundle, Precision, Verified, open_bundle
+from sharpose.engines import gpu as gpus
+from sharpose.engines.device import Device, hardware_of, parse_device
+from sharpose.engines.gpu import Gpu
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
 from sharpose.engines.precision import PRECISIONS, RunPrecision, choose_precision, graphs_of
 from sharpose.engines.stages import open_stages
@@ -103,3 +107,94 @@ def test_what_is_not_float32_is_said(two_precisions: Bundle) -> None:
         stages.close()
     slower = "ONNX Runtime on cpu, fp16 graphs, which it computes in float32, slower than fp32 graphs"
     assert lines == [slower]
+
+
+def _verified(bundle: Bundle, precision: RunPrecision, milliseconds: float, **changes: Any) -> Verified:
+    """A result on this machine's CPU, of 16 crops within the limits."""
+    report = bundle.manifest.parity["fp32"].model_copy(update={"crops": 16, "experimental": False, "failures": ()})
+    values = {
+        "device": "cpu",
+        "hardware": hardware_of(Device("cpu")),
+        "engine": "onnxruntime",
+        "engine_version": "1.0",
+        "precision": precision,
+        "graphs_sha256": bundle.graphs_sha256("fp32"),  # that of all graphs here
+        "parity": report,
+        "average_precision_change": None,
+        "times": (BatchTime(people=1, coarse=milliseconds, fine=milliseconds),),
+    }
+    return Verified.model_validate(values | changes)
+
+
+def _auto(bundle: Bundle, *entries: Verified, device: str = "cpu") -> str:
+    manifest = bundle.manifest.model_copy(update={"verified": entries})
+    return choose_precision(Bundle(bundle.path, manifest), parse_device(device))
+
+
+def test_auto_takes_the_fastest_that_was_verified_here(bundle: Bundle) -> None:
+    holding = _holding(bundle, "fp32", "fp16", "int8")
+    fp32, fp16 = _verified(holding, "fp32", 4.0), _verified(holding, "fp16", 6.0)
+    int8 = _verified(holding, "int8", 2.0)
+    assert _auto(holding, fp32, fp16) == "fp32"
+    assert _auto(holding, fp16, int8, fp32) == "int8"
+    assert _auto(holding, fp32, _verified(holding, "fp16", 1.0)) == "fp32"  # which the CPU computes in float32
+    assert _auto(holding, int8) == "fp32"  # faster than what?
+    assert _auto(holding, fp32, _verified(holding, "int8", 3.9)) == "fp32"  # by chance, perhaps
+    assert _auto(holding, fp32, int8, _verified(holding, "int8", 5.0)) == "fp32"  # the latest counts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": "cuda"},
+        {"hardware": "x86_64 avx"},
+        {"engine": "openvino"},
+        {"graphs_sha256": "0" * 64},
+        {"parity": {"failures": ("coarse heatmaps",)}},
+        {"parity": {"experimental": True}},
+        {"parity": {"crops": 15}},
+    ],
+)
+def test_auto_takes_nothing_that_was_verified_elsewhere_or_is_wrong(bundle: Bundle, changes: dict[str, Any]) -> None:
+    holding = _holding(bundle, "fp32", "int8")
+    fp32, int8 = _verified(holding, "fp32", 4.0), _verified(holding, "int8", 2.0)
+    assert _auto(holding, fp32, int8) == "int8"
+    if "parity" in changes:
+        changes = {"parity": int8.parity.model_copy(update=changes["parity"])}
+    assert _auto(holding, fp32, int8.model_copy(update=changes)) == "fp32"
+
+
+def test_auto_leaves_what_was_verified_to_be_wrong_here(bundle: Bundle) -> None:
+    holding = _holding(bundle, "fp32", "int8")
+    failed = holding.manifest.parity["fp32"].model_copy(update={"failures": ("fine heatmaps",)})
+    assert _auto(holding, _verified(holding, "fp32", 4.0, parity=failed)) == "int8"
+    assert _auto(_holding(bundle, "fp32"), _verified(bundle, "fp32", 4.0, parity=failed)) == "fp32"  # there is no other
+
+
+def test_a_gpu_that_was_not_verified_keeps_to_halves(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    holding = _holding(bundle, "fp32", "fp16", "int8")
+    gpu = {"device": "cuda", "hardware": "compute capability 9.0"}
+    entries = [_verified(holding, "fp16", 2.0, **gpu), _verified(holding, "int8", 1.0, **gpu)]
+    known = Gpu(0, "NVIDIA H100", "9.0", "CUDA 13.0", 132, False)
+    monkeypatch.setattr(gpus, "probe_gpu", lambda index: known)
+    assert _auto(holding, *entries, device="cuda") == "int8"
+    monkeypatch.setattr(gpus, "probe_gpu", lambda index: dataclasses.replace(known, compute_capability="8.6"))
+    assert _auto(holding, *entries, device="cuda") == "fp16"
+
+    def missing(index: int) -> Gpu:
+        raise EngineError("no GPU driver")
+
+    monkeypatch.setattr(gpus, "probe_gpu", missing)
+    assert _auto(holding, *entries, device="cuda") == "fp16"  # loading says what is wrong
+
+
+def test_why_auto_takes_another_than_float32_is_said(two_precisions: Bundle) -> None:
+    lines: list[str] = []
+    both = two_precisions.manifest
+    graphs = {"fp32": both.graphs["fp32"], "int8": both.graphs["fp16"]}
+    bundle = Bundle(two_precisions.path, both.model_copy(update={"graphs": graphs}))
+    quick = _verified(bundle, "int8", 1.0, graphs_sha256=bundle.graphs_sha256("int8"))
+    update = {"verified": (_verified(bundle, "fp32", 2.0), quick)}
+    bundle = Bundle(bundle.path, bundle.manifest.model_copy(update=update))
+    load_two_stage(bundle, threads=1, onnxruntime=OnnxRuntimeSettings(say=lines.append)).close()
+    assert lines == ["ONNX Runtime on cpu, int8 graphs, verified as the fastest that is right on this kind of CPU"]

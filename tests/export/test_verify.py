@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -11,18 +12,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper
 from reference_model import reference_crops
 
-from sharpose.bundle import Bundle, Precision, open_bundle
+from sharpose import bundle as bundles
+from sharpose.bundle import MOST_VERIFIED, BatchTime, Bundle, Precision, change_manifest, open_bundle
 from sharpose.cli import main as run_command
+from sharpose.engines.device import cpu_text, parse_device
+from sharpose.engines.openvino import find_device
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.errors import BundleError, EngineError, ExportError, SourceError, how_to_install
 from sharpose.export import verify as verify_engines
 from sharpose.export.cli import command
 from sharpose.export.pictures import ParityPictures, load_labels
-from sharpose.export.verify import verify_bundle
+from sharpose.export.verify import Verification, VerifiedEngine, keep_verification, verify_bundle
 from sharpose.files import file_sha256
 from sharpose.runtime.pipeline import PoseEstimator
 
@@ -40,6 +45,29 @@ def images(tmp_path: Path, pictures: ParityPictures) -> Path:
     for number, crop in enumerate(pictures.crops, start=1):
         cv2.imwrite(str(folder / f"{number}.png"), crop[..., ::-1])
     return folder
+
+
+@pytest.fixture
+def enough(tmp_path: Path, two_precisions: Bundle) -> Path:
+    """A folder of 16 pictures: so many that a verification counts."""
+    folder = tmp_path / "enough"
+    folder.mkdir()
+    for number, crop in enumerate(reference_crops(16, two_precisions.model.crop_size)):
+        cv2.imwrite(str(folder / f"{number:02}.png"), crop[..., ::-1])
+    return folder
+
+
+@pytest.fixture
+def on_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were ONNX Runtime on the CPU, and nothing else."""
+    monkeypatch.setattr(verify_engines, "_other_devices", list)
+
+
+def _verify(bundle: Path, images: Path, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(command, ["--bundle", str(bundle), "--verify", "--images", str(images), *arguments])
+    assert isinstance(exit_info.value.code, int)
+    return exit_info.value.code
 
 
 def _scale_heatmaps(folder: Path) -> None:
@@ -103,18 +131,129 @@ def test_both_precisions_are_run_and_within_tolerance(two_precisions: Bundle, pi
     assert by_precision["fp16"].region_set_agreement >= 0.75
 
 
+@pytest.mark.usefixtures("on_cpu_alone")
 def test_a_wrong_graph_is_named_and_exits_1(
     bundle_copy: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _scale_heatmaps(bundle_copy)
-    with pytest.raises(SystemExit) as exit_info:
-        run_command(command, ["--bundle", str(bundle_copy), "--verify", "--images", str(images)])
-    assert exit_info.value.code == 1
+    assert _verify(bundle_copy, images) == 1
     captured = capsys.readouterr()
     assert "error: engines differ from the float32 graphs: cpu fp16: fine heatmaps off by" in captured.err
     assert "Traceback" not in captured.err
     assert "beyond tolerance" in captured.out
     assert "within tolerance" in captured.out  # the fp32 column
+    fp32, fp16 = open_bundle(bundle_copy).manifest.verified
+    assert (fp32.parity.failures, len(fp16.parity.failures)) == ((), 1)
+
+
+@pytest.mark.usefixtures("on_cpu_alone")
+def test_the_results_are_stored_in_the_bundle(
+    bundle_copy: Path, enough: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = open_bundle(bundle_copy).manifest
+    assert _verify(bundle_copy, enough) == 0
+    printed = capsys.readouterr().out
+    assert f"stored in {bundle_copy}/bundle.json: --precision auto takes fp32 on cpu" in printed
+    bundle = open_bundle(bundle_copy)
+    assert bundle.manifest.model_copy(update={"verified": ()}) == before
+    fp32, fp16 = bundle.manifest.verified
+    for entry, precision in ((fp32, "fp32"), (fp16, "fp16")):
+        assert (entry.device, entry.engine, entry.precision) == ("cpu", "onnxruntime", precision)
+        assert (entry.hardware, entry.engine_version) == (cpu_text(), onnxruntime.__version__)
+        assert (entry.parity.crops, entry.parity.pictures) == (16, "16 pictures of enough")
+        assert entry.average_precision_change is None
+        assert [time.people for time in entry.times] == [1, bundle.manifest.max_batch] == [1, 6]
+        assert entry.is_right
+        alone, batch = (f"{time.coarse:.1f} + {time.fine:.1f}" for time in entry.times)
+        assert alone in printed
+        assert batch in printed
+    assert fp32.graphs_sha256 != fp16.graphs_sha256
+    assert fp16.parity.keypoint_pixels_median > fp32.parity.keypoint_pixels_median
+
+
+def test_openvino_is_verified_where_it_is_there(
+    bundle_copy: Path, enough: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    there = [
+        precision
+        for precision, name in (("fp32", "FP32"), ("fp16", "FP16"), ("bf16", "BF16"))
+        if name in find_device(parse_device("openvino")).capabilities
+    ]
+    assert _verify(bundle_copy, enough) == 0
+    assert re.search(rf"auto takes fp32 on cpu, ({'|'.join(there)}) on openvino:CPU$", capsys.readouterr().out, re.M)
+    entries = {item.precision: item for item in open_bundle(bundle_copy).manifest.verified if item.engine == "openvino"}
+    assert list(entries) == there
+    for precision, entry in entries.items():
+        assert (entry.device, entry.hardware) == ("openvino:CPU", cpu_text())
+        assert entry.engine_version == openvino.__version__
+        graphs = "fp16" if precision == "fp16" else "fp32"
+        assert entry.graphs_sha256 == open_bundle(bundle_copy).graphs_sha256(graphs)
+        assert entry.is_right
+    moved = [entries[name].parity.keypoint_pixels_median for name in there]
+    assert moved == sorted(moved)  # the fewer bits, the further
+
+
+def test_a_later_result_takes_the_place_of_an_earlier_one(two_precisions: Bundle, bundle_copy: Path) -> None:
+    bundle, report = open_bundle(bundle_copy), two_precisions.manifest.parity["fp32"]
+
+    def result(precision: Precision, milliseconds: float, change: float | None = None) -> Verification:
+        times = (BatchTime(people=1, coarse=milliseconds, fine=milliseconds),)
+        report_of_16 = report.model_copy(update={"crops": 16})
+        ap = None if change is None else 0.5 + change
+        engine = VerifiedEngine("cpu", precision, report_of_16, ap, times)
+        return Verification("pictures", 16, (engine,), (), None if change is None else 0.5)
+
+    assert keep_verification(bundle, result("fp32", 2.0)).endswith(": --precision auto takes fp32 on cpu")
+    assert keep_verification(bundle, result("fp16", 1.0, -0.25)).endswith(": --precision auto takes fp32 on cpu")
+    foreign = open_bundle(bundle_copy).manifest.verified[1].model_copy(update={"hardware": "riscv64"})
+    change_manifest(bundle_copy, lambda now: {"verified": (foreign, *now.manifest.verified)})
+    assert keep_verification(bundle, result("fp16", 3.0)).endswith(": --precision auto takes fp32 on cpu")
+    kept = open_bundle(bundle_copy).manifest.verified
+    assert [(item.hardware, item.precision, item.times[0].coarse) for item in kept] == [
+        ("riscv64", "fp16", 1.0),
+        (cpu_text(), "fp32", 2.0),
+        (cpu_text(), "fp16", 3.0),
+    ]
+    assert [item.average_precision_change for item in kept] == [-0.25, None, None]
+    many = tuple(foreign.model_copy(update={"hardware": f"number {number}"}) for number in range(MOST_VERIFIED))
+    change_manifest(bundle_copy, lambda now: {"verified": many})
+    keep_verification(bundle, result("fp32", 2.0))
+    kept = open_bundle(bundle_copy).manifest.verified
+    assert (len(kept), kept[0].hardware, kept[-1].hardware) == (MOST_VERIFIED, "number 1", cpu_text())
+    changed = bundle.manifest.files | {"weights.bin": "0" * 64}
+    other = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": changed}))
+    assert "was exported again meanwhile; verify it again" in keep_verification(other, result("fp32", 2.0))
+
+
+@pytest.mark.usefixtures("on_cpu_alone")
+def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(
+    bundle_copy: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    before = (bundle_copy / "bundle.json").read_bytes()
+    monkeypatch.setattr(bundles, "replacing", refuse)
+    assert _verify(bundle_copy, images) == 0
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.out.splitlines() if line.startswith("not stored")]
+    assert line == (
+        f"not stored, so --precision auto goes on as before: bundle {bundle_copy}: bundle.json can't be written "
+        "(Read-only file system)"
+    )
+    assert "within tolerance" in captured.out
+    assert captured.err == ""
+    assert (bundle_copy / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("on_cpu_alone")
+def test_one_precision_alone_is_verified(bundle_copy: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _verify(bundle_copy, images, "--precision", "fp16") == 0
+    assert [item.precision for item in open_bundle(bundle_copy).manifest.verified] == ["fp16"]
+    capsys.readouterr()
+    assert _verify(bundle_copy, images, "--precision", "int8") == 2
+    assert capsys.readouterr().err == f"error: nothing on this machine runs {bundle_copy} in int8\n"
 
 
 def test_a_bundle_without_fp32_has_no_reference(bundle_copy: Path, pictures: ParityPictures) -> None:
@@ -130,7 +269,7 @@ def test_a_bundle_without_fp32_has_no_reference(bundle_copy: Path, pictures: Par
 def test_a_listed_device_that_cannot_run_is_reported_not_hidden(
     two_precisions: Bundle, pictures: ParityPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_engines, "_gpu_devices", lambda: ["cuda"])
+    monkeypatch.setattr(verify_engines, "_other_devices", lambda: ["cuda"])
 
     def refuse(bundle: Bundle, device: str, precision: Precision, **options: object) -> EngineStages:
         if device == "cuda":
@@ -143,6 +282,7 @@ def test_a_listed_device_that_cannot_run_is_reported_not_hidden(
     assert len(result.engines) == 2
 
 
+@pytest.mark.usefixtures("on_cpu_alone")
 def test_average_precision_is_that_of_the_whole_pipeline(two_precisions: Bundle, images: Path, tmp_path: Path) -> None:
     labels = load_labels(_labels(tmp_path, two_precisions, images), images, two_precisions.model.skeleton)
     crops = labels.crops(two_precisions.model.crop_size)
@@ -200,8 +340,8 @@ main()
 """
 
 
-def test_a_bundle_is_verified_without_torch_and_onnx(two_precisions: Bundle, images: Path, tmp_path: Path) -> None:
-    arguments = ["--bundle", str(two_precisions.path), "--verify", "--images", str(images)]
+def test_a_bundle_is_verified_without_torch_and_onnx(bundle_copy: Path, images: Path, tmp_path: Path) -> None:
+    arguments = ["--bundle", str(bundle_copy), "--verify", "--images", str(images)]
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_TORCH, *arguments],
         capture_output=True,

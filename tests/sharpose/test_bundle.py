@@ -248,6 +248,60 @@ def test_more_crops_than_an_engine_can_hold(values):
     assert describe_validation_error(refused.value) == words
 
 
+def verified(values):
+    """`bundle.json` with a result of `--verify`."""
+    entry = {
+        "device": "cpu",
+        "hardware": "x86_64 avx2",
+        "engine": "onnxruntime",
+        "engine_version": "1.26.0",
+        "precision": "bf16",
+        "graphs_sha256": "0" * 64,
+        "parity": values["parity"]["fp32"],
+        "average_precision_change": None,
+        "times": [{"people": 1, "coarse": 29.5, "fine": 39.5}, {"people": 8, "coarse": 22.5, "fine": 48.5}],
+    }
+    return copy(values) | {"verified": [copy(entry), copy(entry) | {"average_precision_change": -0.25}]}
+
+
+def test_a_verified_bundle_opens(bundle, values):
+    edit(bundle, lambda written: written.update(verified=verified(values)["verified"]))
+    manifest = open_bundle(bundle).manifest
+    first, second = manifest.verified
+    assert (first.precision, first.average_precision_change, second.average_precision_change) == ("bf16", None, -0.25)
+    assert first.milliseconds == 29.5 + 39.5 + 22.5 + 48.5
+    assert json.loads(manifest.to_json()) == json.loads((bundle / MANIFEST_NAME).read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("precision",), "fp8", "verified.0.precision"),
+        (("graphs_sha256",), None, "verified.0.graphs_sha256"),
+        (("average_precision_change",), float("nan"), "verified.0.average_precision_change"),
+        (("times",), [], "verified.0.times"),
+        (("times", 0, "coarse"), 0, "verified.0.times.0.coarse"),
+        (("times", 0, "people"), 0, "verified.0.times.0.people"),
+        (("surprise",), 1, "verified.0.surprise: unknown key"),
+    ],
+)
+def test_a_result_of_verifying_is_strict(bundle, values, path, value, words):
+    changed = verified(values)
+    at(changed["verified"][0], path[:-1])[path[-1]] = value
+    edit(bundle, lambda written: written.update(verified=changed["verified"]))
+    refused(bundle, words)
+
+
+def test_a_result_of_verifying_lacks_nothing(bundle, values):
+    changed = verified(values)
+    del changed["verified"][1]["parity"]["judged"]
+    edit(bundle, lambda written: written.update(verified=changed["verified"]))
+    refused(bundle, "verified.1.parity.judged: missing key")
+    del changed["verified"][1]["engine"]
+    edit(bundle, lambda written: written.update(verified=changed["verified"]))
+    refused(bundle, "verified.1.engine: missing key")
+
+
 @pytest.fixture(scope="module")
 def values(nano_bundle):
     return json.loads((nano_bundle / MANIFEST_NAME).read_text())
@@ -276,7 +330,7 @@ def copy(values):
 
 def test_it_survives_json(values):
     manifest = Manifest.model_validate(values)
-    assert json.loads(manifest.model_dump_json()) == values
+    assert json.loads(manifest.to_json()) == values
 
 
 def test_an_unknown_key_anywhere_is_refused(values):

@@ -11,10 +11,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.bundle import MANIFEST_NAME, GainCurve, Gate, open_bundle
+from sharpose.bundle import GainCurve, Gate, change_manifest
 from sharpose.coco.ap import PictureMatches, average_precision, match_pictures
-from sharpose.errors import BundleError, InputError, counted
-from sharpose.files import replacing
+from sharpose.errors import InputError, counted
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.predict import Predictions, coco_results
 
@@ -244,11 +243,5 @@ def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve |
 
     Raises `BundleError` where the bundle isn't valid, or can't be written.
     """
-    manifest = open_bundle(folder).manifest
     gate = Gate(quality_threshold=threshold, chosen_by=chosen_by, gain=gain)
-    changed = manifest.model_copy(update={"gate": gate})
-    try:
-        with replacing(folder / MANIFEST_NAME) as temporary:
-            temporary.write_text(changed.model_dump_json(indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise BundleError(f"bundle {folder}: {MANIFEST_NAME} can't be written ({error.strerror})") from error
+    change_manifest(folder, lambda bundle: {"gate": gate})
