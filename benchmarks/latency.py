@@ -126,10 +126,10 @@ class Benchmark:
         for contender in self._contenders:
             about = asdict(contender.entry) | {"name": contender.name, "opened_s": contender.opened_s}
             self.report.opened.append(about)
-        gpus = [parse_device(entry.device) for entry in entries if _on_gpu(entry.device)]
+        gpus = [parse_device(entry.device) for entry in entries if _hardware(entry.device) == "gpu"]
         self._sensors = find_sensors(gpus[0].index if gpus else None)
         self.report.energy_sensors = [sensor.name for sensor in self._sensors]
-        self._peaks: dict[tuple[bool, str], Peak] = {}
+        self._peaks: dict[tuple[str, str], Peak] = {}  # by hardware and precision
 
     def _leave_out(self, entry: Entry, error: SharposeError) -> None:
         self.report.left_out.append(f"{entry.name}: {error}")
@@ -145,13 +145,13 @@ class Benchmark:
     def measure_peaks(self) -> None:
         """The matrix-product peak for each precision of an engine or baseline."""
         for contender in self._contenders:
-            key = _on_gpu(contender.entry.device), contender.entry.precision
-            if contender.entry.kind == "peer" or key in self._peaks or not self._plan.peak_s:
+            key = _hardware(contender.entry.device), contender.entry.precision
+            if contender.entry.kind == "peer" or key in self._peaks or not (key[0] and self._plan.peak_s):
                 continue
-            peak = measure_peak(key[1], on_gpu=key[0], threads=self._plan.threads, seconds=self._plan.peak_s)
+            peak = measure_peak(key[1], on_gpu=key[0] == "gpu", threads=self._plan.threads, seconds=self._plan.peak_s)
             if peak is not None:
                 self._peaks[key] = peak
-                self.report.peaks.append(asdict(peak) | {"on_gpu": key[0]})
+                self.report.peaks.append(asdict(peak) | {"hardware": key[0]})
                 click.echo(
                     f"matrix products in {peak.precision}: {peak.multiply_adds_per_s / 1e9:.0f} billion multiply-adds "
                     f"per second ({peak.library})"
@@ -212,7 +212,7 @@ class Benchmark:
     ) -> dict[str, Any]:
         """One contender in one case, as `latency.json` has it."""
         work = contender.multiply_adds(people, refined)
-        peak = self._peaks.get((_on_gpu(contender.entry.device), contender.entry.precision))
+        peak = self._peaks.get((_hardware(contender.entry.device), contender.entry.precision))
         frames = times.frames()
         means = {stage: times.mean(stage) for stage in STAGES}
         shares = {
@@ -243,8 +243,12 @@ def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def _on_gpu(device: str) -> bool:
-    return parse_device(device).kind in ("cuda", "tensorrt", "ort-tensorrt")
+def _hardware(device: str) -> str:
+    """`cpu`, `gpu` (NVIDIA's), or nothing for what has no measured peak."""
+    where = parse_device(device)
+    if where.kind == "cpu" or where.target == "CPU":
+        return "cpu"
+    return "" if where.kind == "openvino" else "gpu"
 
 
 def _draw(report: dict[str, Any], output: Path) -> None:

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import click
 
+from sharpose.engines.device import cpu_text
+
 _PACKAGES = (
     *("sharpose", "numpy", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch"),
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
     *("openvino", "cuda-bindings", "pycuda"),
-)
-_INSTRUCTION_SETS = (
-    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
 
 
@@ -71,7 +69,7 @@ def this_machine() -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         packages=packages,
-        instruction_sets=" ".join(name for name in _INSTRUCTION_SETS if name in _cpuinfo("flags", "features").split()),
+        instruction_sets=cpu_text().partition(" ")[2],
         governor=_governor(),
         load_average=os.getloadavg()[0],
     )
@@ -104,16 +102,17 @@ def _gpu() -> str:
     return " / ".join(found.stdout.split("\n")).strip(" /") if found.returncode == 0 else ""
 
 
-def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
+def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter, str | None], list[int] | None]:
     """A click callback that reads `1,4,16`, each number from `low` to `high`; raises `click.BadParameter`."""
 
-    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int] | None:
+        if text is None:
+            return None
+        example = parameter.default if isinstance(parameter.default, str) else "1,4"
         try:
             numbers = [int(part) for part in text.split(",")]
         except ValueError:
-            raise click.BadParameter(
-                f"expected numbers separated by commas, such as {parameter.default}, got {text!r}"
-            ) from None
+            raise click.BadParameter(f"expected numbers separated by commas, such as {example}, got {text!r}") from None
         if not all(low <= number <= high for number in numbers):
             raise click.BadParameter(f"expected numbers from {low} to {high}, got {text!r}")
         return numbers

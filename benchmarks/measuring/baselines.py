@@ -15,8 +15,9 @@ from flops import DECODER_WIDTH
 from torch import Tensor, nn
 
 from sharpose.config import ModelConfig
+from sharpose.engines.batches import BatchBuckets, BatchCache
 from sharpose.engines.precision import RunPrecision
-from sharpose.engines.two_stage import BatchBuckets, CoarseOutput
+from sharpose.engines.two_stage import CoarseOutput
 from sharpose.errors import EngineError
 from sharpose.export.bundle import ExportOptions, export_bundle
 from sharpose.export.onnx import half_model
@@ -61,6 +62,7 @@ class TorchTwoStage:
         model = random_model(config).model
         self.device, self.max_batch = device, max_batch
         self.precision: RunPrecision = "fp16" if half else "fp32"
+        self.batch_cache: BatchCache | None = None
         self.coarse_buckets = self.fine_buckets = BatchBuckets(1, max_batch, exact=True)
         self._device = torch.device(device)
         model = half_model(model) if half else model

@@ -119,10 +119,9 @@ def _explanation(report: Report) -> Iterator[str]:
     yield "precision (int8 models compute parts in float32):"
     yield ""
     for peak in report["peaks"]:
-        where = "GPU" if peak["on_gpu"] else "CPU"
         speed, size = peak["multiply_adds_per_s"] / 1e9, peak["size"]
         yield (
-            f"* {peak['precision']} on the {where}: {speed:.0f} billion multiply-adds per second "
+            f"* {peak['precision']} on the {peak['hardware'].upper()}: {speed:.0f} billion multiply-adds per second "
             f"({2 * speed:.0f} GFLOP/s where each counts twice), {peak['library']}, {size} x {size}"
         )
     if not report["peaks"]:

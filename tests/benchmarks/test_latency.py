@@ -113,7 +113,7 @@ def test_ratios_are_those_of_the_turns(report: tuple[dict[str, Any], str, str]) 
 def test_work_is_shared_by_the_peak(report: tuple[dict[str, Any], str, str]) -> None:
     values = report[0]
     (peak,) = values["peaks"]
-    assert (peak["precision"], peak["on_gpu"]) == ("fp32", False)
+    assert (peak["precision"], peak["hardware"]) == ("fp32", "cpu")
     case = values["cases"][4]
     engine, dense = case["contenders"][NAMES[0]], case["contenders"][NAMES[2]]
     work = engine["multiply_adds"]
