@@ -24,7 +24,6 @@ from sharpose.errors import EngineError, how_to_install
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's name of what is computed in."""
-_CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 _FIXED_SIZES = (1, 2, 4, 8)
 """Batch sizes compiled for GPUs and NPUs, which want fixed shapes."""
 _NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API failed|Summary:|$")
@@ -79,20 +78,18 @@ class OpenVinoDevice:
 
     name: str  # as users write it, after `openvino:`
     full_name: str
-    capabilities: frozenset[str]  # FP32, FP16, BF16, INT8, and others that aren't precisions
+    precisions: tuple[str, ...]  # that it computes in, of `fp32`, `fp16`, `bf16` and `int8`
 
 
 def visible_devices() -> list[OpenVinoDevice]:
     """The devices that OpenVINO sees here; raises as `import_openvino`."""
     core = _core()
-    return [
-        OpenVinoDevice(
-            name,
-            str(core.get_property(name, "FULL_DEVICE_NAME")),
-            frozenset(core.get_property(name, "OPTIMIZATION_CAPABILITIES")),
-        )
-        for name in core.available_devices
-    ]
+    found = []
+    for name in core.available_devices:
+        able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+        precisions = tuple(item for item in (*_HINTS, "int8") if item.upper() in able)
+        found.append(OpenVinoDevice(name, str(core.get_property(name, "FULL_DEVICE_NAME")), precisions))
+    return found
 
 
 def find_device(device: Device) -> OpenVinoDevice:
@@ -118,17 +115,13 @@ def precision_hint(precision: str, device: OpenVinoDevice) -> str:
     Raises:
         EngineError: the device can't compute in that precision.
     """
-    has = device.capabilities
-    hint = _HINTS.get(precision) or ("f32" if "FP32" in has else "f16")
-    if _CAPABILITIES[hint] not in has or (precision == "int8" and "INT8" not in has):
-        able = [
-            name for name in ("fp32", "fp16", "bf16", "int8") if _CAPABILITIES.get(_HINTS.get(name, ""), "INT8") in has
-        ]
+    able = device.precisions
+    if precision not in able:
         raise EngineError(
             f"precision {precision}: expected one that openvino:{device.name} ({device.full_name}) computes in: "
             f"{', '.join(able) or 'none of ours'}"
         )
-    return hint
+    return _HINTS.get(precision) or _HINTS["fp32" if "fp32" in able else "fp16"]
 
 
 @dataclass(frozen=True)
@@ -194,7 +187,7 @@ class OpenVinoRunner(Runner):
         where = parse_device(device)
         found = find_device(where)
         if precision is None:
-            precision = "fp32" if "FP32" in found.capabilities else "fp16"
+            precision = "fp32" if "fp32" in found.precisions else "fp16"
         hint = precision_hint(precision, found)
         model = _read(path)
         found_inputs, found_outputs = _specs(path, model)

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -22,9 +22,10 @@ from sharpose.errors import BundleError, EngineError, how_to_install
 
 if TYPE_CHECKING:
     from sharpose.engines.device import Device
-ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt"})
-_ON_ORT = ALL_DEVICES - {"tensorrt"}
-_ON_GPU = ALL_DEVICES - {"cpu"}
+ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt", "openvino"})
+_ON_OPENVINO = frozenset({"openvino"})
+_ON_ORT = ALL_DEVICES - {"tensorrt"} - _ON_OPENVINO
+_ON_GPU = ALL_DEVICES - {"cpu"} - _ON_OPENVINO
 _ON_TENSORRT = frozenset({"tensorrt"})
 
 _OLDEST_PYTHON = (3, 10)
@@ -55,7 +56,7 @@ class Finding:
     found: bool  # whether it is there and works
     text: str  # version, or what is wrong, in one line
     mend: str | None = None  # the command or step that mends it, if it isn't found
-    needed_by: frozenset[str] = frozenset()  # kinds of device that can't run without it
+    needed_by: frozenset[str] = frozenset()  # devices, or kinds of them, that can't run without it
 
 
 def findings_of(
@@ -239,6 +240,27 @@ def _cuda_libraries() -> Finding:
     return Finding(name, True, f"CUDA {cuda} and cuDNN load ({how})", needed_by=needed)
 
 
+def check_openvino(devices: Collection[Device]) -> Iterator[Finding]:
+    """OpenVINO, the devices that it sees, and those of `devices` that it doesn't."""
+    from sharpose.engines.openvino import find_device, visible_devices
+
+    try:
+        seen = visible_devices()
+    except EngineError as error:  # its message says what is wrong, a colon, and what mends it
+        text, _, mend = str(error).partition(": ")
+        yield Finding("OpenVINO", False, text, mend, _ON_OPENVINO)
+        return
+    yield Finding("OpenVINO", True, installed("openvino") or "own build", needed_by=_ON_OPENVINO)
+    for item in seen:
+        yield Finding(f"OpenVINO {item.name}", True, f"{item.full_name}, computes in {', '.join(item.precisions)}")
+    for device in devices:
+        try:
+            find_device(device)
+        except EngineError as error:
+            text, _, mend = str(error).partition(": ")[2].partition("; ")
+            yield Finding(str(device), False, text, mend, frozenset({str(device)}))
+
+
 def check_gpu(device: Device) -> Iterator[Finding]:
     """The GPUs that the driver shows, and whether the one asked for is among them."""
     from sharpose.engines.gpu import probe_gpus
@@ -303,7 +325,7 @@ def check_tf32(device: Device) -> Iterator[Finding]:
     """Whether float32 graphs may be rounded to TF32 on a GPU."""
     override = os.environ.get("NVIDIA_TF32_OVERRIDE")
     forced = "" if override is None else f"; NVIDIA_TF32_OVERRIDE={override} in the environment"
-    text = "off in float32 graphs; --tf32 turns it on" if device.kind != "cpu" else "the CPU has none"
+    text = "off in float32 graphs; --tf32 turns it on" if device.kind in _ON_GPU else "only NVIDIA's GPUs have it"
     yield Finding("TF32", True, text + forced)
 
 
@@ -317,30 +339,25 @@ def check_bundle(device: Device, *, run: bool) -> Iterator[Finding]:
     except BundleError as error:
         yield Finding(name, False, str(error), mend, ALL_DEVICES)
         return
-    if not run or device.kind not in ("cpu", "cuda"):
+    if not run or device.kind not in ("cpu", "cuda", "openvino"):
         yield Finding(name, True, f"{bundle.model.name} opens", needed_by=ALL_DEVICES)
         return
     import numpy as np
 
-    from sharpose.engines.load import OnnxRuntimeSettings
-    from sharpose.engines.onnxrt import OnnxRuntimeRunner
-    from sharpose.engines.precision import choose_precision, graphs_of
+    from sharpose.engines.stages import open_stages
 
     lines: list[str] = []
-    settings = OnnxRuntimeSettings(say=lines.append)
-    precision = choose_precision(bundle, device)
     try:
-        graph = bundle.graph("coarse", graphs_of(precision))
-        runner = OnnxRuntimeRunner(*graph, bundle.manifest.max_batch, device=str(device), settings=settings)
-        runner.run({"image": np.zeros((1, *bundle.model.crop_size, 3), np.uint8)}, ("keypoints",))
-        runner.close()
+        stages = open_stages(bundle, str(device), say=lines.append)
+        stages.coarse(np.zeros((1, *bundle.model.crop_size, 3), np.uint8))
+        stages.close()
     except EngineError as error:
-        mend = f"see the rows of ONNX Runtime and provider {device.kind}"
+        mend = "OpenVINO" if device.kind == "openvino" else f"ONNX Runtime and provider {device.kind}"
+        mend = f"see the rows of {mend}"
         yield Finding(name, False, f"can't run on {device}: {error}", mend, frozenset({device.kind}))
         return
-    yield Finding(
-        name, True, f"{bundle.model.name} runs on {device} in {precision}", needed_by=frozenset({device.kind})
-    )
+    text = f"{bundle.model.name} runs on {device} in {stages.precision}"
+    yield Finding(name, True, text, needed_by=frozenset({device.kind}))
     if device.kind == "cuda":
         yield Finding("nodes on the CPU", not lines, "; ".join(lines) or "none: the GPU has the whole coarse graph")
 
@@ -395,7 +412,7 @@ _OPTIONS = "Options"
 @option(_OPTIONS, "--json", "as_json", is_flag=True, help="Print JSON.")
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(device_text: str, detector_text: str, as_json: bool, debug: bool) -> int:
-    """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, GPU, TensorRT.
+    """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, OpenVINO, GPU, TensorRT.
 
     The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not.
     """
@@ -404,7 +421,7 @@ def command(device_text: str, detector_text: str, as_json: bool, debug: bool) ->
 
     device = parse_device(load_on(device_text, str, lambda line: click.echo(line, err=True)))
     detector = device if detector_text == "auto" else parse_device(detector_text)
-    findings = examine(device)
+    findings = examine(device, detector)
     if detector.kind != device.kind:
         findings += _bundle_findings(findings, detector)
     findings += findings_of("detectors", partial(check_detectors, tuple(findings), detector), ALL_DEVICES)
@@ -423,14 +440,16 @@ def command(device_text: str, detector_text: str, as_json: bool, debug: bool) ->
     return EXIT_REFUSED if any(in_the_way.values()) else 0
 
 
-def examine(device: Device) -> list[Finding]:
+def examine(device: Device, *others: Device) -> list[Finding]:
     """Look at everything but detectors. A package that is broken is a finding, never an error."""
+    on_openvino = {one for one in (device, *others) if one.kind == "openvino"}
     findings = [
         *findings_of("Python", check_python, ALL_DEVICES),
         *findings_of("packages", check_packages, ALL_DEVICES),
         *findings_of("OpenCV", check_opencv, ALL_DEVICES),
         *findings_of("PyAV", check_video, ALL_DEVICES),
         *findings_of("ONNX Runtime", check_onnxruntime, _ON_ORT),
+        *findings_of("OpenVINO", partial(check_openvino, on_openvino), _ON_OPENVINO),
         *findings_of("GPU", partial(check_gpu, device), _ON_GPU),
         *findings_of("TensorRT", check_tensorrt, _ON_TENSORRT),
         *findings_of("CUDA bindings", check_bindings, _ON_TENSORRT),
@@ -446,7 +465,8 @@ def _bundle_findings(findings: Sequence[Finding], device: Device) -> list[Findin
 
 def obstacles(findings: Sequence[Finding], device: Device) -> list[Finding]:
     """The findings that keep `device` from running."""
-    return [finding for finding in findings if not finding.found and device.kind in finding.needed_by]
+    names = {device.kind, str(device)}
+    return [finding for finding in findings if not finding.found and not names.isdisjoint(finding.needed_by)]
 
 
 def _print_lines(

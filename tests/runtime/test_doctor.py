@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 from sharpose.cli import main as run_command
 from sharpose.engines import gpu as gpu_module
+from sharpose.engines import openvino
 from sharpose.engines.device import Device, parse_device
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.onnxrt import MissingLibrary
@@ -356,3 +358,51 @@ def test_tf32_is_shown_with_what_overrides_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     (found,) = doctor.check_tf32(Device("cuda"))
     assert found.text.endswith("; NVIDIA_TF32_OVERRIDE=0 in the environment")
+
+
+@pytest.fixture
+def intel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO sees a CPU and a GPU."""
+    seen = [
+        openvino.OpenVinoDevice("CPU", "Core Ultra 7", ("fp32", "int8")),
+        openvino.OpenVinoDevice("GPU", "Arc", ("fp32", "fp16", "int8")),
+    ]
+    monkeypatch.setattr(openvino, "visible_devices", lambda: seen)
+
+
+def test_devices_of_openvino_are_listed_and_one_that_is_not_there_is_in_its_own_way_alone(intel: None) -> None:
+    gpu, npu = parse_device("openvino:GPU"), parse_device("openvino:NPU")
+    findings = list(doctor.check_openvino([gpu, npu]))
+    assert [(item.name, item.found) for item in findings] == [
+        ("OpenVINO", True),
+        ("OpenVINO CPU", True),
+        ("OpenVINO GPU", True),
+        ("openvino:NPU", False),
+    ]
+    assert findings[2].text == "Arc, computes in fp32, fp16, int8"
+    assert findings[3].text == "OpenVINO sees CPU (Core Ultra 7), GPU (Arc) here"
+    assert findings[3].mend == "install Intel's driver for it, or use --device openvino:CPU"
+    assert obstacles(findings, gpu) == []
+    assert obstacles(findings, npu) == [findings[3]]
+
+
+def test_openvino_that_is_not_installed_is_no_obstacle_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise EngineError("OpenVINO is not installed: pip install it")
+
+    monkeypatch.setattr(openvino, "visible_devices", refuse)
+    findings = list(doctor.check_openvino([]))
+    assert [(item.text, item.mend) for item in findings] == [("OpenVINO is not installed", "pip install it")]
+    assert obstacles(findings, parse_device("openvino")) == findings
+    assert obstacles(findings, parse_device("cpu")) == []
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_the_shipped_bundle_runs_in_openvino(no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = _run(["--device", "openvino", "--detector-device", "openvino:GPU.99"], capsys)
+    assert (code, err) == (1, "")
+    assert "sharpose_tiny_coco_256x192 runs on openvino:CPU in fp32" in out
+    assert out.splitlines()[-2:] == [
+        "poses on openvino:CPU: can run here",
+        "detectors on openvino:GPU.99: can't run here; in the way: openvino:GPU.99",
+    ]
