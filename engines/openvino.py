@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,7 @@ from sharpose.engines import Untyped
 from sharpose.engines.base import FixInputs, GraphError, HostArray, Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.device import Device, parse_device
 from sharpose.engines.locks import EngineLock
-from sharpose.errors import EngineError, how_to_install
+from sharpose.errors import EngineError, how_to_install, one_line
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's name of what is computed in."""
@@ -29,7 +30,6 @@ _FIXED_SIZES = (1, 2, 4, 8)
 _NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API failed|Summary:|$")
 
 
-@functools.cache
 def import_openvino() -> Untyped:
     """The module `openvino`. Unless it was imported before, its telemetry stays out of this process.
 
@@ -38,23 +38,27 @@ def import_openvino() -> Untyped:
     Raises:
         EngineError: it isn't installed, or doesn't load.
     """
-    telemetry = "openvino_telemetry"
-    before = sys.modules.get(telemetry)
-    # Importing what is None fails, and openvino does without.
-    sys.modules[telemetry] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        if error.name != "openvino":
-            raise EngineError(f"OpenVINO doesn't load ({error}): {how_to_install('openvino')}") from error
-        raise EngineError(f"OpenVINO is not installed: {how_to_install('openvino')}") from None
-    except ImportError as error:
-        raise EngineError(f"OpenVINO doesn't load ({error}): {how_to_install('openvino')}") from error
-    finally:
-        del sys.modules[telemetry]
-        if before is not None:
-            sys.modules[telemetry] = before
+    with _without("openvino_telemetry"):
+        try:
+            import openvino
+        except ImportError as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
+            problem = "is not installed" if missing else f"doesn't load ({one_line(error)})"
+            raise EngineError(f"OpenVINO {problem}: {how_to_install('openvino')}") from None
     return openvino
+
+
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """While importing a module fails, as where it isn't installed."""
+    before = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if before is not None:
+            sys.modules[module] = before
 
 
 def _core() -> Untyped:

@@ -91,8 +91,9 @@ def _in_onnxruntime(path: Path, image: np.ndarray[Any, Any], threads: int | None
 
 
 def _in_openvino(path: Path, image: np.ndarray[Any, Any], hint: str, threads: int | None) -> _Probe:
-    import openvino
+    from sharpose.engines.openvino import import_openvino
 
+    openvino = import_openvino()
     settings: dict[str, Untyped] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads

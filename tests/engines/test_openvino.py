@@ -241,7 +241,6 @@ def test_names_of_devices(name: str, text: str, found: bool, monkeypatch: pytest
 
 
 def test_a_missing_package_is_one_line(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino.import_openvino.cache_clear()
     openvino._core_and_process.cache_clear()
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=re.escape(f"OpenVINO is not installed: {how_to_install('openvino')}")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpose.config import IMAGENET_MEAN, IMAGENET_STD
-from sharpose.errors import ConfigError, how_to_install
+from sharpose.engines.openvino import import_openvino
+from sharpose.errors import ConfigError, EngineError, how_to_install
 
 _ASPECT_TOLERANCE = 0.02
 Floats = npt.NDArray[np.float32]
@@ -85,7 +85,7 @@ class _OnnxRuntime:
 
 class _OpenVino:
     def __init__(self, path: Path, recipe: TeacherRecipe, device: torch.device) -> None:
-        self._openvino: Any = importlib.import_module("openvino")
+        self._openvino: Any = import_openvino()
         self._model = self._openvino.Core().read_model(str(path))
         first = self._model.inputs[0]
         kinds = {"f32": "tensor(float)", "u8": "tensor(uint8)"}
@@ -149,7 +149,7 @@ class Teacher:
         )
         try:
             self._network: _Network = kind(path, recipe, device)
-        except ImportError:
+        except (ImportError, EngineError):
             raise ConfigError(f"{what}: needs {name}: {extra}") from None
         except Exception as error:  # the runtimes' errors have no common type
             reason = " ".join(str(error).split())[:160]
