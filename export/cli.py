@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from sharpose.cli import (
     warn,
 )
 from sharpose.cli import main as run_command
+from sharpose.engines.device import Device
 from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
 from sharpose.errors import ExportError, ParityError, require_packages
 
@@ -153,8 +155,6 @@ class CommandOptions:
             BundleError: the bundle doesn't have it.
             ExportError: more than one was asked for.
         """
-        from sharpose.engines.device import Device
-
         asked = self.precision if self.bundle is not None and self.precision is not None else ("auto",)
         if len(asked) > 1:
             raise ExportError(f"--precision {','.join(asked)}: engines are built in one precision; give one")
@@ -394,8 +394,8 @@ def _export(options: CommandOptions, console: Console) -> Path:
     for precision, report in reports.items():
         print_parity(precision, report, console)
     _print_usage(pictures, console)
-    done = f"wrote {options.output}: run it with  sharpose-run SOURCE --bundle {options.output}"
-    console.print(done, markup=False, soft_wrap=True)
+    done = f"wrote {options.output}: run it with  {_run_command(options.output)}"
+    console.print(done, highlight=False, markup=False, soft_wrap=True)
     warn(*loaded.warnings)  # again, where it is seen
     return options.output
 
@@ -441,7 +441,18 @@ def _build(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     folder = bundle.path / ENGINES_FOLDER
     with build_bar() as on_progress:
         build_bundle_engines(bundle, folder, precision, build_options, on_progress)
-    console.print(f"built {precision} engines in {folder}", soft_wrap=True, highlight=False, markup=False)
+    more = ["--device tensorrt"]
+    if choose_precision(bundle, Device("tensorrt")) != precision:
+        more.append(f"--precision {precision}")
+    if options.tf32 and precision == "fp32":
+        more.append("--tf32")
+    done = f"built {precision} engines in {folder}: run them with  {_run_command(bundle.path, *more)}"
+    console.print(done, highlight=False, markup=False, soft_wrap=True)
+
+
+def _run_command(bundle: Path, *more: str) -> str:
+    """What to type to run a bundle, with more options."""
+    return " ".join(["sharpose-run SOURCE --bundle", shlex.quote(str(bundle)), *more])
 
 
 def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,15 +17,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 from reference_model import reference_state
+from rich.console import Console
 
 from sharpose.bundle import Bundle, open_bundle
 from sharpose.cli import main
+from sharpose.engines.tensorrt import build as tensorrt_build
 from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import BundleError, EngineError, ExportError, how_to_install
 from sharpose.export import bundle as bundle_export
 from sharpose.export import cli as export_cli
 from sharpose.export.cli import CommandOptions, command
 from sharpose.model import SHaRPose
+from sharpose.runtime.cli import command as run_command
 
 TINY = ["--random-weights", "--config", "sharpose_tiny_coco_256x192"]
 
@@ -123,6 +127,37 @@ def traced(nano_bundle, monkeypatch):
         monkeypatch.setattr(bundle_export, "export_graphs", lambda *arguments, **options: tuple(graphs))
 
     return prepare
+
+
+def test_what_an_export_says_at_its_end_works(export, capsys, nano, pictures, tmp_path):
+    """The very command that it prints, for a bundle without float32 graphs, in a folder whose name has a space."""
+    code, streams = export(*nano, "--output", tmp_path / "my bundle", "--images", pictures, "--precision", "int8")
+    assert code == 0, streams.err
+    (line,) = [line for line in streams.out.splitlines() if line.startswith("wrote ")]
+    name, *arguments = shlex.split(line.partition(": run it with  ")[2])
+    assert (name, arguments[0]) == ("sharpose-run", "SOURCE")
+    arguments[0] = "scene:people=2,frames=1,size=96x128"
+    with pytest.raises(SystemExit) as stop:
+        main(run_command, arguments)
+    printed = capsys.readouterr()
+    assert stop.value.code == 0, printed.err
+    assert "ONNX Runtime on cpu, int8 graphs" in printed.out + printed.err
+    assert "frames 1, people 2" in printed.out + printed.err
+
+
+def test_what_a_build_says_at_its_end_fits_the_engines(capsys, monkeypatch, two_precisions):
+    monkeypatch.setattr(tensorrt_build, "build_bundle_engines", lambda *arguments: None)
+
+    def said(*arguments):
+        options = _options("--bundle", str(two_precisions.path), "--tensorrt", *arguments)
+        export_cli._build(two_precisions, options, Console(soft_wrap=True))
+        return capsys.readouterr().out.strip()
+
+    command = f"sharpose-run SOURCE --bundle {two_precisions.path} --device tensorrt"
+    built = f"engines in {two_precisions.path / 'engines'}: run them with  {command}"
+    assert said() == said("--precision", "fp16") == said("--tf32") == f"built fp16 {built}"
+    assert said("--precision", "fp32") == f"built fp32 {built} --precision fp32"
+    assert said("--precision", "fp32", "--tf32") == f"built fp32 {built} --precision fp32 --tf32"
 
 
 def test_failed_parity_prints_the_table_and_one_line_and_leaves_nothing(export, traced, nano, pictures, tmp_path):
@@ -264,14 +299,14 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--bundle", "x", "--verify", "--checkpoint", "y"], "--checkpoint and --bundle exclude each other"),
         (["--bundle", "x", "--verify", "--random-weights"], "--random-weights and --bundle exclude each other"),
         (["--bundle", "x", "--verify", "--seed", "0"], "--seed and --bundle exclude each other"),
-        (["--bundle", "x", "--verify", "--precision", "fp16"], "--precision and --max-batch need --tensorrt"),
+        (["--bundle", "x", "--verify", "--max-batch", "2"], "--max-batch needs --tensorrt where nothing is exported"),
         (["--bundle", "x", "--verify"], "bundle x: expected a folder written by sharpose-export, found nothing there"),
         (["--bundle", "x", "--verify", "--labels", "y"], "--labels needs --verify and the pictures' folder"),
         (["--output", "x", "--labels", "y", "--images", "z"], "--labels needs --verify"),
         (["--output", "x", "--workspace", "64"], "--workspace needs --tensorrt"),
         (["--output", "x", "--optimization-level", "0"], "--optimization-level needs --tensorrt"),
         (["--output", "x", "--version-compatible"], "--version-compatible needs --tensorrt"),
-        (["--output", "x", "--precision", "fp64"], "expected one or more of fp32, fp16, int8"),
+        (["--output", "x", "--precision", "fp64"], "expected one or more of fp32, fp16, bf16, int8"),
         (
             ["--output", "x", "--precision", "fp16", "--verify", "--checkpoint", "c"],
             "--verify compares with fp32 graphs",

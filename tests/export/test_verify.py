@@ -23,6 +23,7 @@ from sharpose.bundle import MOST_VERIFIED, BatchTime, Bundle, Precision, change_
 from sharpose.cli import main as run_command
 from sharpose.engines.device import cpu_text, parse_device
 from sharpose.engines.openvino import find_device, import_openvino
+from sharpose.engines.precision import graphs_of
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.errors import BundleError, EngineError, ExportError, SourceError, how_to_install
 from sharpose.export import verify as verify_engines
@@ -185,8 +186,7 @@ def test_openvino_is_verified_where_it_is_there(
     for precision, entry in entries.items():
         assert (entry.device, entry.hardware) == ("openvino:CPU", cpu_text())
         assert entry.engine_version == import_openvino().__version__
-        graphs = "fp16" if precision == "fp16" else "fp32"
-        assert entry.graphs_sha256 == open_bundle(bundle_copy).graphs_sha256(graphs)
+        assert entry.graphs_sha256 == open_bundle(bundle_copy).graphs_sha256(graphs_of(precision))
         assert entry.is_right
     moved = [entries[name].parity.keypoint_pixels_median for name in there]
     assert moved == sorted(moved)  # the fewer bits, the further
