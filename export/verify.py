@@ -28,6 +28,7 @@ from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 
+_MOST_AP_LOST = 0.005  # on labelled pictures
 _TIMED_BATCH = 8  # people, beside one alone
 _FEWEST_RUNS, _MOST_RUNS, _TIMED_SECONDS = 3, 20, 0.5  # of each stage and batch
 _FIRST_COLUMN, _COLUMN = 31, 20  # characters of the table of results
@@ -163,6 +164,10 @@ def verify_bundle(
         tolerance = tolerance_for(stages.precision, device)
         report = compare_stages(reference, stages, pictures, threshold, tolerance, judged)
         precision = _average_precision(bundle, stages, labels)
+        if precision is not None and reference_precision is not None and not report.experimental:
+            lost = reference_precision - precision
+            lines = [f"AP lost {100 * lost:.2f} points (limit {100 * _MOST_AP_LOST:g})"] if lost > _MOST_AP_LOST else []
+            report = report.model_copy(update={"failures": (*report.failures, *lines)})
         times = measure_times(bundle, device, stages, pictures)
         engines.append(VerifiedEngine(device, stages.precision, report, precision, times))
         stages.close()

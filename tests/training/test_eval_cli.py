@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner, Result
 from pycocotools.coco import COCO
 
-from sharpose.bundle import open_bundle, shipped_bundle
-from sharpose.errors import InputError, SharposeError, SourceError, how_to_install
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.errors import BundleError, InputError, SharposeError, SourceError, how_to_install
 from sharpose.model import load_model
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
@@ -74,6 +74,18 @@ def test_a_chosen_threshold_goes_into_the_bundle(nano_bundle: Path, tmp_path: Pa
     numbers_then = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert numbers_then["threshold"] == gate.quality_threshold
     assert numbers_then["modes"]["auto"]["refine_rate"] > 0.5
+
+
+def test_the_precision_is_as_asked_for_and_in_the_report(two_precisions: Bundle, tmp_path: Path) -> None:
+    scene = "scene:people=1,frames=1,size=96x128"
+    arguments = ("--bundle", two_precisions.path, "--data", scene, "--threads", 1, "--no-plots", "--output", tmp_path)
+    assert ", on cpu in fp16" in run(*arguments, "--precision", "fp16").output
+    assert json.loads((tmp_path / "metrics.json").read_text())["subject"]["precision"] == "fp16"
+    assert ", on cpu in fp16\n" in (tmp_path / "report.md").read_text()
+    with pytest.raises(
+        BundleError, match=r"holds fp32, fp16 graphs, not int8; export it with --precision fp32,fp16,int8"
+    ):
+        run(*arguments, "--precision", "int8", "--overwrite")
 
 
 def test_a_broken_promise_is_exit_code_1_and_is_not_written(
