@@ -77,7 +77,7 @@ def test_a_chosen_threshold_goes_into_the_bundle(nano_bundle: Path, tmp_path: Pa
 
 
 def test_the_precision_is_as_asked_for_and_in_the_report(two_precisions: Bundle, tmp_path: Path) -> None:
-    scene = "scene:people=1,frames=1,size=96x128"
+    scene = "scene:people=2,frames=2,size=180x320"
     arguments = ("--bundle", two_precisions.path, "--data", scene, "--threads", 1, "--no-plots", "--output", tmp_path)
     assert ", on cpu in fp16" in run(*arguments, "--precision", "fp16").output
     assert json.loads((tmp_path / "metrics.json").read_text())["subject"]["precision"] == "fp16"
