@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import threading
-from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,9 @@ from sharpose.errors import EngineError, how_to_install, one_line
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's name of what is computed in."""
 _FIXED_SIZES = (1, 2, 4, 8)
-"""Batch sizes compiled for GPUs and NPUs, which want fixed shapes."""
+"""Batch sizes that are compiled where all shapes are fixed."""
+_ANY = 0
+"""As a batch size: whatever has no model of its own."""
 _NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API failed|Summary:|$")
 
 
@@ -155,9 +156,10 @@ class _Request:
 class OpenVinoRunner(Runner):
     """An ONNX file, compiled by OpenVINO.
 
-    On a CPU one compiled model serves all batch sizes. For GPUs and NPUs, which want fixed shapes, there is one for
-    each of a few: smaller batches are padded, and an axis that no output has is always at its largest. Inputs that need
-    no padding are read where they lie; outputs are written into arrays that no later run writes into.
+    On a CPU a compiled model serves all batch sizes, and a faster one, of a fixed shape, the batch of one person. For
+    GPUs and NPUs, which want fixed shapes, there is one for each of a few sizes: smaller batches are padded, and an
+    axis that no output has is always at its largest. Inputs that need no padding are read where they lie; outputs are
+    written into arrays that no later run writes into.
 
     Args:
         path: The ONNX file.
@@ -168,8 +170,7 @@ class OpenVinoRunner(Runner):
         precision: What to compute in, of what `precision_hint` takes; if None, float32 where the device can, else
             float16.
         threads: CPU threads inside an operator; OpenVINO's own choice if None.
-        fixed_sizes: The batch sizes to compile, ascending, of which the last one that is at most `max_batch` becomes
-            that; none for one model of all sizes. The device's own choice if None.
+        fixed_shapes: Whether all shapes are fixed, and `max_batch` is at most 8; if None, where the device is no CPU.
 
     Raises:
         GraphError: the graph can't be loaded.
@@ -186,7 +187,7 @@ class OpenVinoRunner(Runner):
         device: str = "openvino",
         precision: str | None = None,
         threads: int | None = None,
-        fixed_sizes: Sequence[int] | None = None,
+        fixed_shapes: bool | None = None,
     ) -> None:
         where = parse_device(device)
         found = find_device(where)
@@ -203,35 +204,39 @@ class OpenVinoRunner(Runner):
             inputs = {spec.name: spec for spec in declared(found_inputs)}
             _reshape(path, model, inputs, {})
             outputs = {spec.name: spec for spec in _specs(path, model)[1]}
-        if fixed_sizes is None:
-            fixed_sizes = () if where.target == "CPU" else _FIXED_SIZES
-        self._batches = [size for size in fixed_sizes if size <= max_batch and _dynamic_axes(inputs)]
-        super().__init__(str(where), inputs, outputs, self._batches[-1] if self._batches else max_batch)
+        self._fixed_shapes = where.target != "CPU" if fixed_shapes is None else fixed_shapes
+        self._batches = tuple(size for size in _FIXED_SIZES if size <= max_batch) if self._fixed_shapes else (1,)
+        super().__init__(str(where), inputs, outputs, self._batches[-1] if self._fixed_shapes else max_batch)
         self._tensor = import_openvino().Tensor
         self._lock = EngineLock(f"engine of {path}")
-        self._compiled: dict[int, Untyped] = {}  # by batch; 0: all of them
-        for batch in self._batches or [0]:
-            fixed = model.clone() if batch else model
-            if batch:
-                _reshape(path, fixed, inputs, self._padded_sizes(batch))
-            self._compiled[batch] = _compile(path, fixed, found, hint, threads)
+        self._compiled: dict[int, Untyped] = {}  # by batch size
+        if _dynamic_axes(inputs):
+            for batch in self._batches:
+                fixed = model.clone()
+                _reshape(path, fixed, inputs, self._fixed_sizes(batch))
+                self._compiled[batch] = _compile(path, fixed, found, hint, threads)
+        if not (self._compiled and self._fixed_shapes):
+            self._compiled[_ANY] = _compile(path, model, found, hint, threads)
         self._requests: dict[tuple[int, frozenset[str]], _Request] = {}
         self._running: Untyped = None
         self._ended = threading.Event()
 
-    def _padded_sizes(self, batch: int) -> dict[str, int]:
-        """Sizes of the dynamic axes where the model of a batch is run."""
+    def _fixed_sizes(self, batch: int) -> dict[str, int]:
+        """Sizes of the axes that aren't dynamic in the model of a batch size."""
         of_outputs = _dynamic_axes(self.outputs)
-        return {axis: batch if axis in of_outputs else self.max_batch for axis in _dynamic_axes(self.inputs)}
+        others = _dynamic_axes(self.inputs) - of_outputs if self._fixed_shapes else ()
+        return {**dict.fromkeys(of_outputs, batch), **dict.fromkeys(others, self.max_batch)}
+
+    def _choose(self, sizes: Mapping[str, int]) -> tuple[int, Mapping[str, int]]:
+        """The batch size whose model serves dynamic axes of these sizes, and their sizes as it takes them."""
+        largest = max((size for axis, size in sizes.items() if axis in _dynamic_axes(self.outputs)), default=_ANY)
+        batch = next((batch for batch in self._batches if batch >= largest > _ANY), _ANY)
+        return (batch, {**sizes, **self._fixed_sizes(batch)}) if batch else (_ANY, sizes)
 
     def _run(
         self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
     ) -> dict[str, Value]:
-        batch, run_sizes = 0, sizes
-        if self._batches:
-            most = max((sizes[axis] for axis in _dynamic_axes(self.outputs)), default=1)
-            batch = self._batches[bisect_left(self._batches, most)]
-            run_sizes = self._padded_sizes(batch)
+        batch, run_sizes = self._choose(sizes)
         with self._lock:
             request = self._request(batch, frozenset(outputs))
             # Held until the run has ended: OpenVINO itself doesn't hold the arrays that it is shown.
@@ -346,7 +351,8 @@ def _specs(path: Path, model: Untyped) -> tuple[list[TensorSpec], list[TensorSpe
 
 
 def _reshape(path: Path, model: Untyped, inputs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> None:
-    shapes = {name: list(spec.shape_at(sizes)) for name, spec in inputs.items()}
+    dynamic = dict.fromkeys(_dynamic_axes(inputs), -1)
+    shapes = {name: list(spec.shape_at({**dynamic, **sizes})) for name, spec in inputs.items()}
     try:
         model.reshape(shapes)
     except Exception as error:  # OpenVINO's exceptions share no public base class
