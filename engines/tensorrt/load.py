@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sharpose.bundle import Bundle, Precision
+from sharpose.engines.base import GraphError
 from sharpose.engines.cuda.device import open_cuda_device
 from sharpose.engines.device import Device
 from sharpose.engines.gpu import probe_gpu
@@ -148,16 +149,21 @@ class _EngineLoader:
 
     def _build(self, stage: str, folder: Path) -> tuple[bytes, Sidecar]:
         with reporting(self._settings) as report:
-            return build_engine(
-                self._bundle,
-                stage,
-                self.precision,
-                self._options,
-                report,
-                flavour=self.flavour,
-                gpu=self.gpu,
-                folder=folder,
-            )
+            try:
+                return build_engine(
+                    self._bundle,
+                    stage,
+                    self.precision,
+                    self._options,
+                    report,
+                    flavour=self.flavour,
+                    gpu=self.gpu,
+                    folder=folder,
+                )
+            except GraphError as error:
+                others = [name for name in self._bundle.precisions if name != self.precision]
+                hint = f"; try --precision {' or '.join(others)}" if others else ""
+                raise GraphError(f"{error}{hint}") from error
 
 
 def load_engine(

@@ -13,7 +13,7 @@ import pytest
 from host_cuda import HostCuda
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines.base import specs
+from sharpose.engines.base import GraphError, specs
 from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import Gpu, probe_gpus
 from sharpose.engines.load import load_two_stage
@@ -248,6 +248,19 @@ def test_half_graphs_are_preferred_where_the_bundle_has_them(machine, bundle, se
     assert said == ["fp16 graphs", "fp32 graphs"]
     with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
         _load(bundle, settings, precision="fp16")
+
+
+def test_what_cannot_be_built_says_which_precisions_are_left(machine, bundle, settings, monkeypatch):
+    def refuse(*arguments, **options):
+        raise GraphError("coarse.int8.onnx: TensorRT can't build the engine")
+
+    monkeypatch.setattr(tensorrt_load, "build_engine", refuse)
+    graphs = dict.fromkeys(("fp32", "fp16", "int8"), bundle.manifest.graphs["fp32"])
+    several = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
+    with pytest.raises(GraphError, match=r"can't build the engine; try --precision fp32 or fp16$"):
+        _load(several, settings, precision="int8")
+    with pytest.raises(GraphError, match=r"can't build the engine$"):
+        _load(bundle, settings)
 
 
 def test_cuda_graphs_are_used_where_the_bindings_have_them(machine, bundle, settings):
