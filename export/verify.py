@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import get_args
@@ -19,10 +20,10 @@ from sharpose.engines.device import Device, engine_of, hardware_of, parse_device
 from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.openvino import find_device, precision_hint, visible_devices
-from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
+from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of, on_cpu
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
-from sharpose.engines.two_stage import HostTwoStage
+from sharpose.engines.two_stage import HostTwoStage, TwoStage
 from sharpose.errors import BundleError, EngineError, ExportError, how_to_install
 from sharpose.export.parity import compare_stages, run_stages, tolerance_for
 from sharpose.export.pictures import LabelledPictures, ParityPictures
@@ -97,7 +98,7 @@ class VerifiedEngine:
     precision: RunPrecision  # what it computed in
     report: ParityReport  # how far it is from the reference
     average_precision: float | None  # COCO keypoint AP on the labelled pictures, if there are any
-    times: tuple[BatchTime, ...]  # how long batches take
+    times: tuple[BatchTime, ...]  # how long batches take; none until it was timed
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,22 @@ def verify_bundle(
     engines: list[VerifiedEngine] = []
     unusable: list[str] = []
     threshold = bundle.manifest.gate.quality_threshold
+    untimed: list[tuple[VerifiedEngine, EngineStages]] = []  # of one CPU: they take turns, so that nothing else decides
+
+    def time_them() -> None:
+        times = measure_times(bundle, [item.device for item, _ in untimed], [stages for _, stages in untimed], pictures)
+        engines.extend(replace(item, times=found) for (item, _), found in zip(untimed, times, strict=True))
+        for _, stages in untimed:
+            stages.close()
+        untimed.clear()
+
     for found in available_engines(bundle, say, precisions):
         if isinstance(found, str):
             unusable.append(found)
             continue
         device, stages = found
+        if untimed and not (untimed[0][0].device == device and on_cpu(parse_device(device))):
+            time_them()
         say(f"running {device}, {stages.precision}")
         judged = f"{device} in {stages.precision} against the float32 ONNX graphs"
         tolerance = tolerance_for(stages.precision, device)
@@ -168,9 +180,8 @@ def verify_bundle(
             lost = reference_precision - precision
             lines = [f"AP lost {100 * lost:.2f} points (limit {100 * _MOST_AP_LOST:g})"] if lost > _MOST_AP_LOST else []
             report = report.model_copy(update={"failures": (*report.failures, *lines)})
-        times = measure_times(bundle, device, stages, pictures)
-        engines.append(VerifiedEngine(device, stages.precision, report, precision, times))
-        stages.close()
+        untimed.append((VerifiedEngine(device, stages.precision, report, precision, ()), stages))
+    time_them()
     if not engines and not unusable:
         raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(precisions)}")
     return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference_precision)
@@ -186,35 +197,49 @@ def _two_stage(stages: EngineStages) -> HostTwoStage:
     return HostTwoStage(stages.coarse_runner, stages.fine_runner, stages.precision)
 
 
-def measure_times(bundle: Bundle, device: str, stages: EngineStages, pictures: ParityPictures) -> tuple[BatchTime, ...]:
-    """The shortest of several runs of both stages as the pipeline runs them, of one person and of a batch."""
-    on_tensorrt = parse_device(device).kind == "tensorrt"  # whose pipeline has CUDA graphs, and copies less
-    two_stage = load_two_stage(bundle, device, precision=stages.precision) if on_tensorrt else _two_stage(stages)
-    times = []
-    for people in dict.fromkeys((1, min(_TIMED_BATCH, two_stage.max_batch))):
-        two_stage.crops[:people] = np.resize(pictures.crops, (people, *pictures.crops.shape[1:]))
-        two_stage.patches[:people] = 0  # what they show makes no difference
+def measure_times(
+    bundle: Bundle, devices: Sequence[str], engines: Sequence[EngineStages], pictures: ParityPictures
+) -> list[tuple[BatchTime, ...]]:
+    """The shortest of several runs of both stages as the pipeline runs them, alone and in a batch.
+
+    The engines take turns, so that whatever else the machine does slows all of them alike.
+    """
+    opened: list[TwoStage] = [
+        load_two_stage(bundle, device, precision=stages.precision)  # which has CUDA graphs, and copies less
+        if parse_device(device).kind == "tensorrt"
+        else _two_stage(stages)
+        for device, stages in zip(devices, engines, strict=True)
+    ]
+    times: list[tuple[BatchTime, ...]] = [()] * len(opened)
+    for people in dict.fromkeys((1, min(_TIMED_BATCH, bundle.manifest.max_batch))):
         rows = np.arange(people, dtype=np.int32)
-        runs: tuple[Callable[[], object], ...] = (
-            partial(two_stage.run_coarse, people),
-            partial(two_stage.run_fine, rows),
-        )
-        coarse, fine = (_shortest(run) * 1000 / people for run in runs)
-        times.append(BatchTime(people=people, coarse=coarse, fine=fine))
-    if on_tensorrt:
-        two_stage.close()
-    return tuple(times)
+        for two_stage in opened:
+            two_stage.crops[:people] = np.resize(pictures.crops, (people, *pictures.crops.shape[1:]))
+            two_stage.patches[:people] = 0  # what they show makes no difference
+        coarse = _shortest([partial(two_stage.run_coarse, people) for two_stage in opened])
+        fine = _shortest([partial(two_stage.run_fine, rows) for two_stage in opened])
+        for place, seconds in enumerate(zip(coarse, fine, strict=True)):
+            first, second = (1000 * one / people for one in seconds)
+            times[place] += (BatchTime(people=people, coarse=first, fine=second),)
+    for device, two_stage in zip(devices, opened, strict=True):
+        if parse_device(device).kind == "tensorrt":
+            two_stage.close()
+    return times
 
 
-def _shortest(run: Callable[[], object]) -> float:
-    """Seconds; the first run, which may prepare what is kept, doesn't count."""
-    run()
-    seconds: list[float] = []
-    while len(seconds) < _FEWEST_RUNS or (sum(seconds) < _TIMED_SECONDS and len(seconds) < _MOST_RUNS):
-        started = time.perf_counter()
+def _shortest(runs: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds of each, in turns; the first run, which may prepare what is kept, doesn't count."""
+    for run in runs:
         run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    shortest = [math.inf] * len(runs)
+    began, turns = time.perf_counter(), 0
+    while turns < _FEWEST_RUNS or (turns < _MOST_RUNS and time.perf_counter() - began < _TIMED_SECONDS * len(runs)):
+        for place, run in enumerate(runs):
+            started = time.perf_counter()
+            run()
+            shortest[place] = min(shortest[place], time.perf_counter() - started)
+        turns += 1
+    return shortest
 
 
 def store_verification(bundle: Bundle, verification: Verification) -> Bundle:
