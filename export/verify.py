@@ -176,7 +176,7 @@ def verify_bundle(
         tolerance = tolerance_for(stages.precision, device)
         report = compare_stages(reference, stages, pictures, threshold, tolerance, judged)
         precision = _average_precision(bundle, stages, labels)
-        if precision is not None and reference_precision is not None and not report.experimental:
+        if precision is not None and reference_precision is not None:
             lost = reference_precision - precision
             lines = [f"AP lost {100 * lost:.2f} points (limit {100 * _MOST_AP_LOST:g})"] if lost > _MOST_AP_LOST else []
             report = report.model_copy(update={"failures": (*report.failures, *lines)})
