@@ -139,6 +139,7 @@ class FrameRecord:
         draw: Makes the annotated picture.
         stages: Seconds that each stage took for this frame, from `read` to `track`.
         age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.
+        late: Whether the poses came after their deadline.
     """
 
     frame: Frame
@@ -146,6 +147,7 @@ class FrameRecord:
     draw: Callable[[Image, PoseResult], Image]
     stages: Mapping[str, float] = field(default_factory=dict)
     age: float | None = None
+    late: bool = False
 
     @cached_property
     def picture(self) -> Image:
@@ -163,7 +165,7 @@ class FrameRecord:
 
 
 class Sink(Protocol):
-    """Takes records one by one.
+    """Takes records one by one, in a thread of the run's, or in its main thread where it has `main_thread_only`.
 
     A sink makes its file at the first record, so a run that fails before it leaves nothing. One with clients (the
     receiver of a stream, a browser) never makes `write` wait for them.

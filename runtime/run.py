@@ -190,7 +190,7 @@ class _Turn:
 
 
 class Loop:
-    """The loop of a run, which hands out every record once its sinks have it.
+    """The loop of a run, which hands out every record that its sinks were given.
 
     Args:
         job: What to run.
@@ -233,6 +233,7 @@ class Loop:
                 for running in self._running:
                     if not running.over and running.queue.ended:
                         self._finish(running)
+                    self._check_sinks(running)
                 if not work:
                     self._news.wait(_WAIT_SECONDS)
             for running in self._running:
@@ -259,9 +260,8 @@ class Loop:
         )
 
     def _begin(self, stream: Stream) -> _Running:
-        running = _Running(
-            len(self._running), stream, self._start_reading(stream), SinkGroup(stream.sinks, self._job.say)
-        )
+        sinks = SinkGroup(stream.sinks, self._job.say, written=stream.statistics.add, failed=self._news.set)
+        running = _Running(len(self._running), stream, self._start_reading(stream), sinks)
         self._running.append(running)
         return running
 
@@ -358,19 +358,28 @@ class Loop:
         is_tracked = time.perf_counter()
         stages = {"read": running.queue.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
         stages["track"] = is_tracked - has_poses
-        record = FrameRecord(frame, poses, self._job.draw, stages, item.age)
-        running.sinks.write(record)
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
-        stream.statistics.add(record, write_seconds=time.perf_counter() - is_tracked, late=late)
+        record = FrameRecord(frame, poses, self._job.draw, stages, item.age, late)
+        running.sinks.write(record)
         self._stop.closed = self._stop.closed or running.sinks.closed_by_user
         return record
+
+    def _check_sinks(self, running: _Running) -> None:
+        """End a stream whose sinks have failed since its last frame."""
+        try:
+            if not running.over:
+                running.sinks.check()
+        except Exception as error:
+            self._fail(running, error)
 
     def _finish(self, running: _Running) -> None:
         """The end of a stream that came to its end, or that the user ended."""
         if running.over:
             return
-        boxes, frames = running.stream.boxes, running.stream.statistics.frames
+        boxes = running.stream.boxes
         try:
+            running.sinks.flush()
+            frames = running.stream.statistics.frames
             if not (self._stop or frames):
                 name = running.stream.source.info.name
                 raise SourceError(f"{name}: ended without a frame; check --start and --duration, if they are given")
@@ -385,6 +394,7 @@ class Loop:
 
     def _fail(self, running: _Running, error: Exception) -> None:
         """End one stream on an error."""
+        running.sinks.abandon()  # writes what is left
         running.error = _failure_of(error, running.sinks, running.stream.statistics.frames)
         self._leave(running)
         try:
@@ -413,8 +423,7 @@ class Loop:
 
 
 def _failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
-    """The error that a stream ends on after so many `frames`, its sinks abandoned: it says what is kept where."""
-    sinks.abandon()
+    """The error that a stream ends on after so many `frames`, its `sinks` abandoned: it says what is kept where."""
     if isinstance(error, ReaderGoneError):
         return error
     if not sinks.kept and not sinks.problems:

@@ -156,13 +156,12 @@ class StreamStatistics:
         with self._lock:
             self._began = self._clock()
 
-    def add(self, record: FrameRecord, *, write_seconds: float | None = None, late: bool = False) -> None:
+    def add(self, record: FrameRecord, write_seconds: float | None = None) -> None:
         """Count a frame.
 
         Args:
             record: The frame, its poses, the seconds of each stage, and the frame's age where the source is live.
             write_seconds: Seconds that drawing and encoding took.
-            late: Whether its poses came after their deadline.
         """
         poses, counts = record.poses, self._counts
         people, refined, deferred = len(poses), int(poses.refined.sum()), int(poses.deferred.sum())
@@ -173,7 +172,7 @@ class StreamStatistics:
             counts.refined += refined
             counts.wanted += wanted
             counts.deferred += deferred
-            counts.late += late
+            counts.late += record.late
             counts.people_now, counts.refined_now, counts.deferred_now = people, refined, deferred
             counts.size = (record.frame.width, record.frame.height)
             counts.live = counts.live or record.age is not None

@@ -303,6 +303,7 @@ class PictureEncoder:
         _set_up(self._stream.codec_context, encoder, settings, self.size, float(rate))
         if sample_aspect_ratio != 1:
             self._stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
+        self._yuv: Image = np.empty((self.size[0] * 3 // 2, self.size[1]), np.uint8)
         self._last_stamp = -_MIN_STEP
         self._last_key = -_KEY_INTERVAL
         self._duration = max(_MIN_STEP, round(_TICKS / (frame_rate or 1.0)))
@@ -319,8 +320,8 @@ class PictureEncoder:
         even = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
         boxed = pad_even(picture if even == self.size else letterbox(picture, *self.size))
         # OpenCV's conversion is faster than FFmpeg's and rounds better.
-        yuv = np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8)
-        frame = VideoFrame.from_ndarray(yuv, format="yuv420p")
+        cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420, dst=self._yuv)
+        frame = VideoFrame.from_ndarray(self._yuv, format="yuv420p")  # a copy
         frame.pts, frame.time_base = stamp, Fraction(1, _TICKS)
         if stamp - self._last_key >= _KEY_INTERVAL:
             frame.pict_type = PictureType.I

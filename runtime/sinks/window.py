@@ -52,6 +52,7 @@ class WindowSink:
     """
 
     keeps_nothing = True  # what is shown is gone afterwards
+    main_thread_only = True
 
     def __init__(self, title: str, *, stop: Callable[[], bool] = lambda: False, gui: ModuleType = cv2) -> None:
         check_window(gui)

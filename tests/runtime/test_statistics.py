@@ -54,6 +54,7 @@ def record(
     *,
     age: float | None = None,
     stages: Mapping[str, float] | None = None,
+    late: bool = False,
 ) -> FrameRecord:
     poses = PoseResult(
         Boxes.from_xyxy(np.tile([0, 0, 9, 9], (people, 1))),
@@ -63,7 +64,7 @@ def record(
         wanted=None if wanted is None else np.arange(people) < wanted,
     )
     frame = Frame(np.zeros((48, 64, 3), np.uint8), 0, 0.0, 0)
-    return FrameRecord(frame, poses, lambda image, _: image, stages or {}, age)
+    return FrameRecord(frame, poses, lambda image, _: image, stages or {}, age, late)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def hundred_frames(make: Callable[..., StreamStatistics], clock: Clock) -> Strea
 def test_totals_and_the_newest_frame(make: Callable[..., StreamStatistics]) -> None:
     statistics = make()
     statistics.add(record(5, 2))
-    statistics.add(record(4, 1, 3), late=True)
+    statistics.add(record(4, 1, 3, late=True))
     statistics.add(record(1, 0, 0))
     numbers = statistics.snapshot()
     assert (numbers.frames, numbers.people, numbers.refined, numbers.late) == (3, 10, 3, 1)
@@ -246,7 +247,7 @@ def test_a_live_run_says_what_it_lost(make: Callable[..., StreamStatistics]) -> 
 
 def test_a_deadline_is_accounted_for(make: Callable[..., StreamStatistics]) -> None:
     statistics = make()
-    statistics.add(record(2, 1, 2), late=True)
+    statistics.add(record(2, 1, 2, late=True))
     statistics.add(record(2, 1, 2))
     numbers = statistics.snapshot()
     assert (numbers.refined, numbers.deferred, numbers.late) == (2, 2, 1)

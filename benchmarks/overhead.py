@@ -1,0 +1,381 @@
+"""CPU time of `sharpose-run` beside its engines and FFmpeg: `python benchmarks/overhead.py [VIDEO] --output DIR`.
+
+One run writes the annotated video and JSON Lines. Its CPU time a frame (user and system, all threads) is compared with
+that of what can't be left out, each measured alone: the engines' runs for as many people, decoding the video, and
+encoding the run's own pictures. The parts of what is left are measured alone as well. Start-up and warm-up are left
+out. Elapsed time depends on what overlaps; CPU time doesn't.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import av
+import click
+import cv2
+import numpy as np
+import numpy.typing as npt
+from av.codec.context import ThreadType
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from report import Machine, command_to_repeat, make_output_folder, this_machine
+
+from sharpose.bundle import open_bundle, shipped_bundle
+from sharpose.cli import Threads
+from sharpose.cli import main as run_command
+from sharpose.engines.load import load_two_stage
+from sharpose.errors import InputError
+from sharpose.geometry import crop_frames, extract_crops, keypoints_to_image
+from sharpose.runtime import Boxes, PoseResult
+from sharpose.runtime.drawing.draw import draw_poses
+from sharpose.runtime.frames import Frame, FrameRecord
+from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.sinks.encoding import find_encoder
+from sharpose.runtime.sinks.tables import JsonLinesSink
+from sharpose.runtime.sinks.video import VideoSink
+from sharpose.scene import Scene, SceneConfig
+from sharpose.skeleton import Skeleton
+from sharpose.tokens import gather_patches, patches_shape
+
+Picture = npt.NDArray[np.uint8]
+Entry = dict[str, Any]
+"""A line of JSON Lines."""
+_RATE = 25  # frames a second, of the videos made here
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Milliseconds a frame: CPU time, but for `elapsed`."""
+
+    frames: int
+    people: float  # in a frame
+    refined: float  # in a frame
+    elapsed: float  # of the whole run
+    whole: float
+    engines: float
+    decode: float
+    encode: float
+    parts: dict[str, float]  # of the rest, each measured alone
+
+    @property
+    def necessary(self) -> float:
+        """What the engines and FFmpeg take alone."""
+        return self.engines + self.decode + self.encode
+
+    @property
+    def more(self) -> float:
+        """How much more CPU time the run takes, as a share of that."""
+        return self.whole / self.necessary - 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is run.
+
+    Attributes:
+        video: A video file.
+        boxes: Its people's boxes, as `sharpose-run --boxes` takes them.
+        bundle: The bundle.
+        refine: `auto`, `always` or `never`.
+        threads: CPU threads of the engines; their choice if None.
+        frames: Of the video, from its start.
+    """
+
+    video: Path
+    boxes: Path
+    bundle: Path
+    refine: str
+    threads: int | None
+    frames: int
+
+
+def measure(setup: Setup, folder: Path) -> Overhead:
+    """Measure everything, with temporary files in a folder."""
+    if setup.frames < 2:
+        raise InputError("--frames: expected at least 2, as the first one's time is taken off")
+    annotated, lines = folder / "annotated.mp4", folder / "poses.jsonl"
+    run_once(setup, 1, annotated, lines)  # what is measured once a machine is measured here
+    first = run_once(setup, 1, annotated, lines)
+    whole = run_once(setup, setup.frames, annotated, lines)
+    entries = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
+    more = len(entries) - 1
+    if more < 1:
+        raise InputError(f"{setup.video}: expected at least 2 frames, found {len(entries)}")
+    counts = [(len(entry["people"]), sum(person["refined"] for person in entry["people"])) for entry in entries]
+    elapsed, cpu = ((one - other) / more for one, other in zip(whole, first, strict=True))
+    return Overhead(
+        frames=len(entries),
+        people=sum(count for count, _ in counts) / len(counts),
+        refined=sum(refined for _, refined in counts) / len(counts),
+        elapsed=elapsed * 1000,
+        whole=cpu * 1000,
+        engines=engines_alone(setup, counts) * 1000,
+        decode=decode_alone(setup.video, setup.frames) * 1000,
+        encode=encode_alone(annotated, setup.frames, folder) * 1000,
+        parts={
+            name: seconds * 1000 for name, seconds in rest_alone(setup.video, entries, setup.bundle, folder).items()
+        },
+    )
+
+
+def run_once(setup: Setup, frames: int, annotated: Path, lines: Path) -> tuple[float, float]:
+    """Seconds of elapsed and of CPU time of `sharpose-run` on the first frames."""
+    with av.open(str(setup.video)) as container:
+        rate = float(container.streams.video[0].average_rate or 25)
+    command = [sys.executable, "-m", "sharpose", "run", str(setup.video), "--boxes", str(setup.boxes)]
+    command += ["--bundle", str(setup.bundle), "--refine", setup.refine, "--quiet", "--overwrite", "--audio", "none"]
+    command += ["--output", str(annotated), "--json", str(lines), "--duration", str((frames - 0.5) / rate)]
+    command += [] if setup.threads is None else ["--threads", str(setup.threads)]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read().decode("utf-8", "replace")
+    _, status, usage = os.wait4(process.pid, 0)
+    elapsed = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"sharpose-run: {said.strip()}")
+    return elapsed, usage.ru_utime + usage.ru_stime
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of this process, all threads, that some work takes."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def engines_alone(setup: Setup, counts: Sequence[tuple[int, int]]) -> float:
+    """CPU seconds a frame of both engines' runs, for so many people and refined ones in each frame."""
+    bundle = open_bundle(setup.bundle)
+    stages = load_two_stage(bundle, threads=setup.threads)
+    noise = np.random.default_rng(0)
+    with PoseEstimator.from_stages(bundle, stages) as estimator:
+        estimator.warm_up()
+        for array in (stages.crops, stages.patches):
+            array[...] = noise.integers(0, 256, array.shape, dtype=np.uint8)
+
+        def run() -> None:
+            for people, refined in counts[1:]:
+                for start in range(0, people, stages.max_batch):
+                    of_chunk = min(stages.max_batch, people - start)
+                    stages.run_coarse(of_chunk)
+                    rows = refined * (start + of_chunk) // people - refined * start // people
+                    if rows:
+                        stages.run_fine(np.arange(rows, dtype=np.int32))
+
+        return cpu_seconds(run) / (len(counts) - 1)
+
+
+def decoded(video: Path, frames: int) -> Iterator[VideoFrame]:
+    """The first frames of a video, decoded as `sharpose-run` does."""
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE" if stream.codec_context.name == "h264" else "SLICE"
+        for index, frame in enumerate(container.decode(stream)):
+            if index == frames:
+                return
+            yield frame
+
+
+def decode_alone(video: Path, frames: int) -> float:
+    """CPU seconds a frame of decoding."""
+    count = 0
+
+    def run() -> None:
+        nonlocal count
+        for _ in decoded(video, frames):
+            count += 1
+
+    return cpu_seconds(run) / max(count, 1)
+
+
+def encode_alone(video: Path, frames: int, folder: Path) -> float:
+    """CPU seconds a frame of encoding a video's pictures, with the settings of `sharpose-run`, from YUV in memory."""
+    settings = VideoSettings()
+    encoder = find_encoder(settings)
+    seconds, count = 0.0, 0
+    with av.open(str(folder / "again.mp4"), "w") as container:
+        stream = cast(VideoStream, container.add_stream(encoder.name, rate=_RATE, options=encoder.options(settings)))
+        context = stream.codec_context
+        context.max_b_frames, context.thread_count, context.thread_type = 0, 2, ThreadType.SLICE
+        for frame in decoded(video, frames):
+            if not count:
+                context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
+            given = VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p")
+            given.pts, given.time_base = count, Fraction(1, _RATE)
+            if count % _RATE == 0:
+                given.pict_type = PictureType.I
+            seconds += cpu_seconds(lambda: container.mux(stream.encode(given)))  # noqa: B023 (called at once)
+            count += 1
+        seconds += cpu_seconds(lambda: container.mux(stream.encode(None)))
+    return seconds / max(count, 1)
+
+
+def rest_alone(video: Path, entries: Sequence[Entry], bundle: Path, folder: Path) -> dict[str, float]:
+    """CPU seconds a frame of what `sharpose-run` does between FFmpeg and the engines, by what it is.
+
+    Args:
+        video: The video.
+        entries: Its frames in JSON Lines.
+        bundle: The bundle that they were made with.
+        folder: For temporary files.
+    """
+    model = open_bundle(bundle).model
+    seconds = dict.fromkeys(("to BGR", "crops", "patches", "map back", "drawing", "to YUV", "JSON"), 0.0)
+    reformatter, sink = VideoReformatter(), JsonLinesSink(folder / "again.jsonl")
+    most = max(len(entry["people"]) for entry in entries)
+    crops = np.zeros((most, *model.crop_size, 3), np.uint8)
+    order = np.tile(np.arange(model.num_regions, dtype=np.int32), (most, 1))
+    patches = np.zeros(patches_shape(most, model.num_selected), np.uint8)
+    for frame, entry in zip(decoded(video, len(entries)), entries, strict=True):
+        made: dict[str, Picture] = {}
+
+        def timed(name: str, work: Callable[[], object]) -> None:
+            seconds[name] += cpu_seconds(work)
+
+        def convert() -> None:
+            picture = reformatter.reformat(frame, format="bgr24").to_ndarray()  # noqa: B023
+            made["image"] = np.ascontiguousarray(picture, dtype=np.uint8)  # noqa: B023
+
+        timed("to BGR", convert)
+        poses = poses_of(entry, model.skeleton)
+        frames = crop_frames(poses.boxes_xyxy, model.crop_size)
+        rows = np.flatnonzero(poses.refined).astype(np.int32)
+        timed("crops", lambda: extract_crops(made["image"], frames, crops))  # noqa: B023
+        timed("patches", lambda: gather_patches(crops, rows, order, model.num_selected, patches))  # noqa: B023
+        timed("map back", lambda: keypoints_to_image(poses.keypoints, frames))  # noqa: B023
+        shown = Frame(made["image"], entry["frame"], entry["time"], entry["frame"])
+        record = FrameRecord(shown, poses, partial(draw_poses, skeleton=model.skeleton))
+        timed("drawing", lambda: record.picture)  # noqa: B023
+        timed("to YUV", lambda: cv2.cvtColor(record.picture, cv2.COLOR_BGR2YUV_I420))  # noqa: B023
+        timed("JSON", lambda: sink.write(record))  # noqa: B023
+    sink.close()
+    return {name: total / len(entries) for name, total in seconds.items()}
+
+
+def poses_of(entry: Entry, skeleton: Skeleton) -> PoseResult:
+    """A line of JSON as poses again."""
+    people = entry["people"]
+    joints = skeleton.num_keypoints
+    return PoseResult(
+        Boxes.from_xywh(np.array([one["bbox"] for one in people], np.float32).reshape(-1, 4)),
+        np.array([one["keypoints"] for one in people], np.float32).reshape(-1, joints, 3),
+        np.array([one["quality"] for one in people], np.float32),
+        np.array([one["refined"] for one in people], np.bool_),
+    )
+
+
+def make_video(folder: Path, frames: int) -> tuple[Path, Path]:
+    """A video of the built-in scene, one person at 1920x1080, and the file of its boxes."""
+    video, boxes = folder / "scene.mp4", folder / "boxes.json"
+    scene = Scene(SceneConfig(seed=3, people=1, frames=frames, height=1080, width=1920))
+    sink = VideoSink(video, frame_rate=_RATE)
+    nobody = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
+    found = []
+    for index in range(frames):
+        drawn = scene.frame(index)
+        frame = Frame(drawn.image, index, index / _RATE, index)
+        sink.write(FrameRecord(frame, nobody, lambda image, _: image))
+        for box in Boxes.from_xyxy(drawn.boxes_xyxy).xywh.tolist():
+            found.append({"image_id": index, "category_id": 1, "bbox": box, "score": 1.0})
+    sink.close()
+    boxes.write_text(json.dumps(found), "utf-8")
+    return video, boxes
+
+
+def markdown(found: Overhead, machine: Machine, what: str, command_line: str) -> str:
+    """The report as a Markdown page."""
+    rows = [
+        ("**whole run**", found.whole),
+        ("engines", found.engines),
+        ("FFmpeg: decoding", found.decode),
+        ("FFmpeg: encoding", found.encode),
+        *((f"the rest: {name}", milliseconds) for name, milliseconds in found.parts.items()),
+        ("the rest: other", found.whole - found.necessary - sum(found.parts.values())),
+    ]
+    lines = [
+        f"# CPU time of sharpose-run, {what}",
+        "",
+        str(machine),
+        "",
+        f"`{command_line}`",
+        "",
+        f"{found.frames} frames, {found.people:.1f} people a frame of whom {found.refined:.1f} are refined; "
+        f"{found.elapsed:.1f} ms a frame elapse.",
+        "",
+        f"The whole run takes {found.more:+.1%} of CPU time more than its engines and FFmpeg alone.",
+        "",
+        "| | CPU time, ms a frame |",
+        "| --- | --- |",
+        *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("video", required=False, type=click.Path(path_type=Path))
+@click.option("--boxes", type=click.Path(path_type=Path), help="The video's boxes, a file as sharpose-run takes it.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Folder written by sharpose-export.  [default: the shipped bundle]",
+)
+@click.option("--refine", default="auto", show_default=True, type=click.Choice(["auto", "always", "never"]))
+@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@click.option("--frames", default=100, show_default=True, type=click.IntRange(2), help="Frames, from the start.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder for overhead.md and overhead.json."
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def command(
+    video: Path | None,
+    boxes: Path | None,
+    bundle: Path | None,
+    refine: str,
+    threads: int | None,
+    frames: int,
+    output: Path,
+    debug: bool,
+) -> int:
+    """Measure the CPU time that a run takes beside its engines and FFmpeg.
+
+    Without VIDEO: one person of the built-in scene, at 1920x1080.
+    """
+    if (video is None) != (boxes is None):
+        raise click.UsageError("VIDEO and --boxes go together: give both, or neither")
+    make_output_folder(output)
+    with tempfile.TemporaryDirectory(prefix="sharpose-overhead-") as temporary:
+        folder = Path(temporary)
+        source, found = (video, boxes) if video and boxes else make_video(folder, frames)
+        setup = Setup(source, found, bundle or shipped_bundle(), refine, threads, frames)
+        result = measure(setup, folder)
+    machine, command_line = this_machine(), command_to_repeat("overhead.py")
+    page = markdown(result, machine, "one person at 1920x1080" if video is None else video.name, command_line)
+    (output / "overhead.md").write_text(page, "utf-8")
+    report = {"machine": asdict(machine), "command": command_line, **asdict(result), "more": result.more}
+    (output / "overhead.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    click.echo(page)
+    return 0
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()
