@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpose.engines.device import Device, engine_of, parse_device
-from sharpose.engines.precision import choose_precision, graphs_of, on_cpu
+from sharpose.engines.precision import choose_precision, graphs_for, graphs_of, on_cpu
 from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
@@ -102,7 +102,12 @@ def load_runners(
 
         make = partial(OnnxRuntimeRunner, settings=onnxruntime)
     coarse, fine = (
-        make(*bundle.graph(stage, graphs_of(precision)), bundle.manifest.max_batch, device=str(device), threads=threads)
+        make(
+            *bundle.graph(stage, graphs_for(bundle, device, precision)),
+            bundle.manifest.max_batch,
+            device=str(device),
+            threads=threads,
+        )
         for stage in STAGES
     )
     return coarse, fine

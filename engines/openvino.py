@@ -21,6 +21,7 @@ from sharpose.engines.base import FixInputs, GraphError, HostArray, Runner, Tens
 from sharpose.engines.device import Device, parse_device
 from sharpose.engines.locks import EngineLock
 from sharpose.errors import EngineError, how_to_install, one_line
+from sharpose.files import cache_folder
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's name of what is computed in."""
@@ -360,7 +361,7 @@ def _reshape(path: Path, model: Untyped, inputs: Mapping[str, TensorSpec], sizes
 
 
 def _compile(path: Path, model: Untyped, device: OpenVinoDevice, hint: str, threads: int | None) -> Untyped:
-    wanted = {
+    wanted: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
         "EXECUTION_MODE_HINT": "ACCURACY",  # nothing is quantized on the way
         # Bound to cores, as is the default, the threads of two processes would share some and leave others idle.
@@ -368,6 +369,8 @@ def _compile(path: Path, model: Untyped, device: OpenVinoDevice, hint: str, thre
     }
     if threads is not None:
         wanted["INFERENCE_NUM_THREADS"] = threads
+    if device.name != "CPU":  # there it would save little, and a file is as large as the weights
+        wanted["CACHE_DIR"] = str(cache_folder() / "openvino")
     try:
         known = _core().get_property(device.name, "SUPPORTED_PROPERTIES")
         settings = {key: value for key, value in wanted.items() if key in known}

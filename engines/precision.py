@@ -31,6 +31,12 @@ def graphs_of(precision: RunPrecision) -> Precision:
     return "fp32" if precision == "bf16" else precision
 
 
+def graphs_for(bundle: Bundle, device: Device, precision: RunPrecision) -> Precision:
+    """The same on a device: OpenVINO rounds float32 graphs to half precision where the bundle has no half graphs."""
+    rounds = device.kind == "openvino" and precision == "fp16" and "fp16" not in bundle.precisions
+    return "fp32" if rounds else graphs_of(precision)
+
+
 def choose_precision(bundle: Bundle, device: Device, asked: str = "auto") -> RunPrecision:
     """The precision to compute in.
 
@@ -53,7 +59,7 @@ def choose_precision(bundle: Bundle, device: Device, asked: str = "auto") -> Run
         return _fastest(bundle, device)
     if asked == "bf16" and device.kind != "openvino":
         raise EngineError(f"precision bf16: device {device} has none; expected --device openvino, or another precision")
-    bundle.graph("coarse", graphs_of(asked))  # raises where the bundle has none
+    bundle.graph("coarse", graphs_for(bundle, device, asked))  # raises where the bundle has none
     return asked
 
 
@@ -86,6 +92,8 @@ def _verified_here(bundle: Bundle, device: Device) -> list[Verified]:
 def _usual(bundle: Bundle, device: Device, wrong: Collection[RunPrecision]) -> RunPrecision:
     """What is taken unless another was verified to be faster; not one of `wrong`, if there is another."""
     held, reports = bundle.precisions, bundle.manifest.parity
+    if device.target == "NPU" and held != ("int8",):
+        return "fp16"  # it has no float32
     if on_cpu(device):
         right = [precision for precision in _ON_CPU if precision in held]
     else:

@@ -146,7 +146,8 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
     metavar="DEVICE",
     default="cpu",
     show_default=True,
-    help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], or auto: the best that this machine has. With "
+    help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], openvino[:CPU|GPU[.i]|NPU], or auto: the best that "
+    "this machine has. With "
     "--checkpoint, one of PyTorch's.",
 )
 @option(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import re
 
 import onnxruntime
 import pytest
 
-from sharpose.engines import choose, gpu
+from sharpose.engines import choose, gpu, openvino
 from sharpose.engines.choose import device_problem, load_on, provider_works
 from sharpose.engines.cuda import device as cuda_device
-from sharpose.engines.device import Device
+from sharpose.engines.device import Device, parse_device
 from sharpose.engines.load import OnnxRuntimeSettings
+from sharpose.engines.openvino import OpenVinoDevice
 from sharpose.engines.tensorrt import library
 from sharpose.errors import EngineError
 from sharpose.runtime import PoseEstimator
@@ -40,16 +42,22 @@ def taken(
         (
             {"tensorrt": "no GPU", "cuda": "no GPU"},
             {},
-            "cpu",
-            ["device auto takes cpu; not tensorrt, cuda: no GPU"],
+            "openvino:CPU",
+            ["device auto takes openvino:CPU; not tensorrt, cuda: no GPU"],
         ),
         (
-            {"cuda": "no CUDA"},
+            {"tensorrt": "no GPU", "cuda": "no GPU", "openvino": "not installed"},
+            {},
+            "cpu",
+            ["device auto takes cpu; not tensorrt, cuda: no GPU; not openvino: not installed"],
+        ),
+        (
+            {"cuda": "no CUDA", "openvino": "no CUDA"},
             {"tensorrt:0": "the GPU is too old"},
             "cpu",
             [
                 "device auto takes tensorrt:0",
-                "device auto takes cpu; not tensorrt: the GPU is too old; not cuda: no CUDA",
+                "device auto takes cpu; not tensorrt: the GPU is too old; not cuda, openvino: no CUDA",
             ],
         ),
     ],
@@ -66,7 +74,7 @@ def test_the_best_that_works_is_taken(
 
 def test_the_last_ones_error_is_raised_and_a_named_device_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="no ONNX Runtime"):
-        taken(monkeypatch, {"tensorrt": "a", "cuda": "b"}, {"cpu": "no ONNX Runtime"})
+        taken(monkeypatch, {"tensorrt": "a", "cuda": "b", "openvino": "c"}, {"cpu": "no ONNX Runtime"})
     assert load_on("cuda:3", str, pytest.fail) == "cuda:3"
 
 
@@ -105,10 +113,25 @@ def test_tensorrt_needs_a_runtime_that_starts_and_bindings(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
-def test_without_a_gpu_the_driver_is_named() -> None:
+def test_without_a_gpu_the_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     problems = {device_problem(Device(kind)) for kind in ("tensorrt", "cuda")}
     assert problems == {"no GPU driver (libcuda.so.1 can't be loaded)"}
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(openvino, "visible_devices", lambda: [OpenVinoDevice("CPU", "SiFive", ("fp32",))])
     lines: list[str] = []
     with PoseEstimator(device="auto", threads=1, onnxruntime=OnnxRuntimeSettings(say=lines.append)) as estimator:
         assert estimator.device == "cpu"
-    assert lines == [f"device auto takes cpu; not tensorrt, cuda: {problems.pop()}"]
+    unknown = "openvino: not known to be faster on riscv64"
+    assert lines == [f"device auto takes cpu; not tensorrt, cuda: {problems.pop()}; not {unknown}"]
+
+
+def test_openvino_is_taken_on_x86_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(openvino, "visible_devices", lambda: [OpenVinoDevice("CPU", "Xeon", ("fp32",))])
+    assert device_problem(parse_device("openvino")) is None
+
+    def missing() -> None:
+        raise EngineError("OpenVINO is not installed: pip install it")
+
+    monkeypatch.setattr(openvino, "visible_devices", missing)
+    assert device_problem(parse_device("openvino")) == "OpenVINO is not installed"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,38 @@ def test_hints_by_what_a_device_computes_in(able: tuple[str, ...], hints: dict[s
             precision_hint(precision, device)
         expected = f"expected one that openvino:GPU.1 (Arc) computes in: {', '.join(able)}"
         assert str(caught.value) == f"precision {precision}: {expected}"
+
+
+class FakeCore:
+    """A core with a GPU that computes in what it is asked to, and knows no pinning of threads."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def get_property(self, name: str, key: str) -> list[str]:
+        assert (name, key) == ("GPU.0", "SUPPORTED_PROPERTIES")
+        return ["PERFORMANCE_HINT", "EXECUTION_MODE_HINT", "CACHE_DIR", "INFERENCE_PRECISION_HINT"]
+
+    def compile_model(self, model: str, name: str, settings: dict[str, Any]) -> Any:
+        self.asked = settings
+        precision = SimpleNamespace(get_type_name=lambda: settings["INFERENCE_PRECISION_HINT"])
+        return SimpleNamespace(get_property=lambda key: precision, model=model)
+
+
+def test_a_gpu_is_asked_for_what_it_knows_and_keeps_what_it_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = FakeCore()
+    monkeypatch.setattr(openvino, "_core", lambda: core)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    gpu = OpenVinoDevice("GPU.0", "Arc", ("fp32", "fp16"))
+    assert openvino._compile(Path("coarse.onnx"), "graph", gpu, "f16", 4).model == "graph"
+    assert core.asked == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "CACHE_DIR": str(tmp_path / "sharpose" / "openvino"),
+        "INFERENCE_PRECISION_HINT": "f16",
+    }
 
 
 @pytest.mark.parametrize("device", ["openvino:GPU.7", "openvino:NPU"])

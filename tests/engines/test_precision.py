@@ -13,7 +13,7 @@ from sharpose.engines import gpu as gpus
 from sharpose.engines.device import Device, hardware_of, parse_device
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
-from sharpose.engines.precision import PRECISIONS, RunPrecision, choose_precision, graphs_of
+from sharpose.engines.precision import PRECISIONS, RunPrecision, choose_precision, graphs_for, graphs_of
 from sharpose.engines.stages import open_stages
 from sharpose.errors import BundleError, EngineError, InputError
 
@@ -53,6 +53,30 @@ def test_auto_takes_what_the_bundle_holds(
     assert choose_precision(holding, parse_device("cpu")) == on_cpu
     for device in ("cuda", "tensorrt:1", "ort-tensorrt"):
         assert choose_precision(holding, parse_device(device)) == on_gpu
+
+
+@pytest.mark.parametrize(
+    ("held", "on_gpu", "on_npu"),
+    [
+        (("fp32",), "fp32", "fp16"),
+        (("fp32", "fp16"), "fp16", "fp16"),
+        (("fp32", "int8"), "fp32", "fp16"),
+        (("int8",), "int8", "int8"),
+    ],
+)
+def test_openvino_rounds_float32_graphs_where_there_are_no_half_ones(
+    bundle: Bundle, held: tuple[Precision, ...], on_gpu: str, on_npu: str
+) -> None:
+    holding = _holding(bundle, *held)
+    gpu, npu, cpu = (parse_device(f"openvino:{target}") for target in ("GPU", "NPU", "CPU"))
+    assert choose_precision(holding, cpu) == held[0]
+    assert (choose_precision(holding, gpu), choose_precision(holding, npu)) == (on_gpu, on_npu)
+    if "fp32" in held:
+        assert choose_precision(holding, gpu, "fp16") == "fp16"
+        assert graphs_for(holding, gpu, "fp16") == ("fp16" if "fp16" in held else "fp32")
+    else:
+        with pytest.raises(BundleError, match="holds int8 graphs, not fp32"):
+            choose_precision(holding, gpu, "fp16")
 
 
 def test_half_graphs_run_on_a_gpu_where_their_export_verified_them(bundle: Bundle) -> None:
