@@ -289,8 +289,10 @@ def command(
     machine = this_machine()
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
     entry = Entry("engine", device, choose_precision(opened, parse_device(device), precision))
-    asked = (("people", people), ("streams", streams), ("frames", frames))
-    effort = replace(QUICK if quick else Effort(), **{name: value for name, value in asked if value})
+    effort = QUICK if quick else Effort()
+    effort = replace(
+        effort, people=people or effort.people, streams=streams or effort.streams, frames=frames or effort.frames
+    )
     report: dict[str, Any] = {
         "bundle": opened.model.name,
         "device": device,

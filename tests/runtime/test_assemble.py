@@ -19,7 +19,7 @@ from sharpose.runtime import PoseEstimator, assemble
 from sharpose.runtime.cli import command
 from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.options import RunOptions, SourceOptions
-from sharpose.runtime.result import FrameOrigin
+from sharpose.runtime.result import FrameOrigin, PoseResult
 
 SCENE = "scene:frames=8,size=240x320,people=3"
 
@@ -41,6 +41,11 @@ def people_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         yield variables
+
+
+def origin_of(result: PoseResult) -> FrameOrigin:
+    assert result.origin is not None
+    return result.origin
 
 
 def reading_threads() -> list[str]:
@@ -124,15 +129,15 @@ def test_videos_of_a_folder_are_streamed_one_after_another(estimator: PoseEstima
     write_video(folder / "more.mp4", 2)
     frames, results = zip(*estimator.stream(folder, full_frame=True, track=True), strict=True)
     assert all(np.array_equal(one, again) for one, again in zip(frames[:2], frames[2:], strict=False))
-    assert [(result.origin.source, result.origin.index) for result in results] == [
+    assert [(origin_of(result).source, origin_of(result).index) for result in results] == [
         *((str(folder / "more.mp4"), index) for index in range(2)),
         *((str(video), index) for index in range(6)),
     ]
-    assert [result.origin.time for result in results[2:]] == [result.origin.time for result in alone]
-    assert alone[-1].origin == results[-1].origin
+    assert [origin_of(result).time for result in results[2:]] == [origin_of(result).time for result in alone]
+    assert origin_of(alone[-1]) == origin_of(results[-1])
     for one, again in zip(alone, results[2:], strict=True):
         assert np.array_equal(one.keypoints, again.keypoints)
-    assert results[0].origin.file_name is None
+    assert origin_of(results[0]).file_name is None
     assert not reading_threads()
 
 
@@ -141,7 +146,7 @@ def test_a_video_that_fails_is_said_after_the_others(
 ) -> None:
     (video.parent / "broken.mp4").write_bytes(b"no video" * 100)
     stream = estimator.stream(video.parent, full_frame=True)
-    seen = [next(stream)[1].origin.source for _ in range(6)]
+    seen = [origin_of(next(stream)[1]).source for _ in range(6)]
     with pytest.raises(SourceError, match=rf"^{video.parent}: 1 of 2 sources failed; the others are complete$"):
         next(stream)
     assert seen == [str(video)] * 6
@@ -155,7 +160,7 @@ def test_boxes_of_each_video_of_a_folder(estimator: PoseEstimator, video: Path, 
     for name, left in ((video.stem, 10), ("more", 20)):
         write_boxes(tmp_path / f"boxes_{name}.json", [(0, [left, 5, 20, 30], 1)])
     found = {
-        result.origin.source: result.boxes_xyxy[0, 0]
+        origin_of(result).source: result.boxes_xyxy[0, 0]
         for _, result in estimator.stream(video.parent, boxes=tmp_path / "boxes_{source}.json")
         if len(result)
     }
@@ -165,7 +170,7 @@ def test_boxes_of_each_video_of_a_folder(estimator: PoseEstimator, video: Path, 
 def test_pictures_say_their_file(estimator: PoseEstimator, tmp_path: Path) -> None:
     for name in ("b.png", "a.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((48, 64, 3), np.uint8))
-    origins = [result.origin for _, result in estimator.stream(tmp_path, full_frame=True)]
+    origins = [origin_of(result) for _, result in estimator.stream(tmp_path, full_frame=True)]
     assert origins == [FrameOrigin(str(tmp_path), 0, 0.0, "a.png"), FrameOrigin(str(tmp_path), 1, 1.0, "b.png")]
 
 
