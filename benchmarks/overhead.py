@@ -363,7 +363,10 @@ def command(
         source, found = (video, boxes) if video and boxes else make_video(folder, frames)
         setup = Setup(source, found, bundle or shipped_bundle(), refine, threads, frames)
         result = measure(setup, folder)
-    machine, command_line = this_machine(), command_to_repeat("overhead.py")
+    machine, command_line = (
+        this_machine(),
+        command_to_repeat("overhead.py").replace("overhead.py video ", "overhead.py "),
+    )
     page = markdown(result, machine, "one person at 1920x1080" if video is None else video.name, command_line)
     (output / "overhead.md").write_text(page, "utf-8")
     report = {"machine": asdict(machine), "command": command_line, **asdict(result), "more": result.more}
