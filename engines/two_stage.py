@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sharpose.engines.base import HostArray, Runner, Value
 from sharpose.engines.batches import BatchBuckets, BatchCache
 from sharpose.engines.precision import RunPrecision
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, InputError
 
 CARRIED = ("region_order", "region_features", "region_embeddings")
 """Outputs of the coarse stage that are inputs of the fine one."""
@@ -52,6 +52,7 @@ class TwoStage(Protocol):
 
         Raises:
             EngineError: no coarse batch was run, or the run failed.
+            InputError: a row is none of that batch.
         """
 
     def terminate(self) -> None:
@@ -94,6 +95,7 @@ class HostTwoStage:
         )
         self.batch_cache = batch_cache
         self._carried: dict[str, Value] | None = None
+        self._people = 0  # in the last coarse batch
         self._joined: dict[str, HostArray] = {}  # outputs of several batches, of max batch people
 
     def run_coarse(self, people: int) -> CoarseOutput:
@@ -111,7 +113,7 @@ class HostTwoStage:
                 for name, value in self._coarse.run({"image": self.crops[start:end]}, wanted).items():
                     self._join(f"coarse {name}", value, start)
             outputs = {name: self._joined[f"coarse {name}"][:people] for name in wanted}
-        self._carried = {name: outputs[name] for name in CARRIED}
+        self._carried, self._people = {name: outputs[name] for name in CARRIED}, people
         return CoarseOutput(
             keypoints=cast("npt.NDArray[np.float32]", outputs["keypoints"]),
             quality=cast("npt.NDArray[np.float32]", outputs["quality"]),
@@ -122,6 +124,8 @@ class HostTwoStage:
         """See `TwoStage.run_fine`."""
         if self._carried is None:
             raise EngineError("run_fine: expected a coarse batch before it, got none")
+        if len(rows) and (rows.min() < 0 or rows.max() >= self._people):  # OpenVINO would take zeros for their features
+            raise InputError(f"run_fine: expected rows in [0, {self._people}), got {rows.tolist()}")
         batches = self.fine_buckets.cut(len(rows))
         end = 0
         for size in batches:

@@ -9,7 +9,7 @@ import pytest
 
 from sharpose.engines.base import Runner, TensorSpec, Value
 from sharpose.engines.two_stage import HostTwoStage
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, InputError
 
 MAX_BATCH = 4
 CARRIED = {"region_features", "region_embeddings"}
@@ -161,3 +161,12 @@ def test_closing_frees_both(runners: tuple[StubRunner, StubRunner]) -> None:
     stages.close()
     stages.close()
     assert [runner.freed for runner in runners] == [1, 1]
+
+
+def test_rows_of_nobody_are_refused(runners: tuple[StubRunner, StubRunner]) -> None:
+    stages = HostTwoStage(*runners, "fp32")
+    stages.run_coarse(2)
+    for rows in ([0, 2], [-1]):
+        with pytest.raises(InputError, match=r"expected rows in \[0, 2\), got "):
+            stages.run_fine(np.array(rows, np.int32))
+    stages.run_fine(np.array([1], np.int32))
