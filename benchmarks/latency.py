@@ -11,8 +11,10 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -231,11 +233,11 @@ class Benchmark:
             "mean_ms": means["end_to_end"],
             "people_per_second": people * 1000 / means["end_to_end"],
             "outside_engines": own,
+            "batches": contender.batches(people, math.ceil(refined)),
             "multiply_adds": work,
             "share_of_peak": shares,
             "joules_per_frame": {} if meter is None else {n: j / len(frames) for n, j in meter.joules.items()},
             "turn_means": {stage: _rounded(times.turn_means(stage)) for stage in STAGES},
-            "frames_ms": _rounded(frames),
         }
 
 
@@ -345,6 +347,7 @@ def command(
         "schema": SCHEMA,
         "bundle": opened.model.name,
         "weights": opened.manifest.source,
+        "date": date.today().isoformat(),
         "command": command_to_repeat("latency.py"),
         "picture": list(SIZE),
         "threads": threads,

@@ -7,6 +7,7 @@ source has nothing for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ import click
 import numpy as np
 from latency import picture_with
 from measuring.contenders import Contender, Entry, open_contender
-from measuring.memory import host_mib
+from measuring.memory import host_mib, host_peak_mib
 from measuring.page import table
 from measuring.turns import refined_counts, take_turns
 from report import command_to_repeat, make_output_folder, number_list, this_machine, word_list
@@ -188,10 +189,15 @@ def _run_to_end(words: Sequence[str]) -> tuple[int, str, float, float]:
             process = subprocess.Popen(
                 _command(words), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=folder
             )
-            _, status, usage = os.wait4(process.pid, 0)
+            peak_mib = 0.0
+            while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+                with contextlib.suppress(OSError):  # the peak that wait4 gives begins with this process's own
+                    peak_mib = max(peak_mib, host_peak_mib(process.pid))
+                time.sleep(0.02)
+            _, status, usage = ended
             process.returncode = os.waitstatus_to_exitcode(status)
         text = log.read_text("utf-8", "replace")
-    return process.returncode, text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return process.returncode, text, usage.ru_utime + usage.ru_stime, peak_mib
 
 
 def _share_of_cpu(words: Sequence[str], frame: bytes, seconds: float) -> float:
@@ -311,9 +317,10 @@ def command(
                 report["growth_mib"] = growth_mib(rows)
             for row in rows if part != "memory" else rows[-1:]:
                 click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
+            # After each part: whatever ends the run, what was measured stays.
+            (output / "scaling.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+            (output / "scaling.md").write_text(write_page(report, str(machine)), "utf-8")
         scaling.close()
-    (output / "scaling.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    (output / "scaling.md").write_text(write_page(report, str(machine)), "utf-8")
     click.echo(f"wrote {output / 'scaling.md'} and {output / 'scaling.json'}")
     return 0
 

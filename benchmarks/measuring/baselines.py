@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class TorchTwoStage:
         self._coarse: Callable[..., Sequence[Tensor]] = CoarseGraph(model).to(self._device).eval()
         self._fine: Callable[..., Sequence[Tensor]] = FineGraph(model).to(self._device).eval()
         if compiled:
-            vars(torch)["_dynamo"].config.recompile_limit = 64  # each batch size is compiled for itself
+            # Each batch size is compiled for itself; beyond the limit, 8, it would run eager without a word.
+            vars(import_module("torch._dynamo.config"))["recompile_limit"] = 64
             self._coarse = torch.compile(self._coarse, dynamic=False)
             self._fine = torch.compile(self._fine, dynamic=False)
         self.crops: npt.NDArray[np.uint8] = np.empty((max_batch, *config.crop_size, 3), np.uint8)

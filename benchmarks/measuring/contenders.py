@@ -82,8 +82,10 @@ def list_entries(
 class Contender:
     """Something opened that turns a picture with boxes into poses; see `open_contender`."""
 
-    def __init__(self, entry: Entry, opened_s: float) -> None:
-        self.entry, self.opened_s = entry, opened_s
+    opened_s = 0.0  # seconds that opening it took
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
 
     @property
     def name(self) -> str:
@@ -98,6 +100,10 @@ class Contender:
         """Work of a frame by stage; empty where it isn't known."""
         return {}
 
+    def batches(self, people: int, refined: int) -> dict[str, list[int]]:
+        """How many people each batch of a stage holds; empty where it isn't known."""
+        return {}
+
     def close(self) -> None:
         """Free it."""
 
@@ -105,8 +111,8 @@ class Contender:
 class _Estimator(Contender):
     """The pipeline around engines; the dense model is its coarse stage."""
 
-    def __init__(self, entry: Entry, opened_s: float, estimator: PoseEstimator) -> None:
-        super().__init__(entry, opened_s)
+    def __init__(self, entry: Entry, estimator: PoseEstimator) -> None:
+        super().__init__(entry)
         self.estimator = estimator
 
     def _refined(self, people: int, refined: int) -> int:
@@ -129,6 +135,17 @@ class _Estimator(Contender):
         refined = people if self.entry.kind == "both-stages" else refined
         return {"coarse": people * cost.coarse, "fine": refined * cost.fine}
 
+    def batches(self, people: int, refined: int) -> dict[str, list[int]]:
+        stages = self.estimator._stages
+        sizes: dict[str, list[int]] = {}
+        for start in range(0, people, stages.max_batch):  # chunks, as the pipeline runs them
+            chunk = min(people - start, stages.max_batch)
+            fine = min(max(self._refined(people, refined) - start, 0), chunk)
+            sizes.setdefault("coarse", []).extend(stages.coarse_buckets.cut(chunk))
+            if fine:
+                sizes.setdefault("fine", []).extend(stages.fine_buckets.cut(fine))
+        return sizes
+
     def close(self) -> None:
         self.estimator.close()
 
@@ -136,8 +153,8 @@ class _Estimator(Contender):
 class _Peer(Contender):
     """Any ONNX model that takes crops: cropping, normalising and the graph are timed; its output isn't decoded."""
 
-    def __init__(self, entry: Entry, opened_s: float, config: ModelConfig) -> None:
-        super().__init__(entry, opened_s)
+    def __init__(self, entry: Entry, config: ModelConfig) -> None:
+        super().__init__(entry)
         self._config = config
         self._runner, self._batch = self._load(1)
 
@@ -224,31 +241,31 @@ def open_contender(entry: Entry, bundle: Bundle, folder: Path, threads: int | No
     Raises:
         SharposeError: the device, the precision, PyTorch or a compiler isn't there, or a graph can't be loaded.
     """
-    began = time.perf_counter()
-    if entry.kind == "peer":
-        peer = _Peer(entry, 0.0, bundle.model)
-        peer.opened_s = time.perf_counter() - began
-        return peer
-    if entry.kind in ("engine", "both-stages"):
-        estimator = PoseEstimator(bundle.path, device=entry.device, precision=entry.precision, threads=threads)
-    else:
-        from measuring.baselines import TorchTwoStage, export_dense
+    path = bundle.path
+    if entry.kind == "dense":
+        path = folder
+        if not folder.exists():
+            from measuring.baselines import export_dense
 
-        if entry.kind == "dense":
-            if not folder.exists():
-                export_dense(
-                    bundle.model, folder, half="fp16" in bundle.precisions, max_batch=bundle.manifest.max_batch
-                )
-            began = time.perf_counter()
-            estimator = PoseEstimator(folder, device=entry.device, precision=entry.precision, threads=threads)
-        else:
-            stages = TorchTwoStage(
-                bundle.model,
-                entry.device,
-                bundle.manifest.max_batch,
-                compiled=entry.kind == "torch-compiled",
-                half=entry.precision == "fp16",
-                threads=threads,
-            )
-            estimator = PoseEstimator.from_stages(bundle, stages)
-    return _Estimator(entry, time.perf_counter() - began, estimator)
+            export_dense(bundle.model, folder, half="fp16" in bundle.precisions, max_batch=bundle.manifest.max_batch)
+    began = time.perf_counter()
+    contender: Contender
+    if entry.kind == "peer":
+        contender = _Peer(entry, bundle.model)
+    elif entry.kind.startswith("torch"):
+        from measuring.baselines import TorchTwoStage
+
+        stages = TorchTwoStage(
+            bundle.model,
+            entry.device,
+            bundle.manifest.max_batch,
+            compiled=entry.kind == "torch-compiled",
+            half=entry.precision == "fp16",
+            threads=threads,
+        )
+        contender = _Estimator(entry, PoseEstimator.from_stages(bundle, stages))
+    else:
+        estimator = PoseEstimator(path, device=entry.device, precision=entry.precision, threads=threads)
+        contender = _Estimator(entry, estimator)
+    contender.opened_s = time.perf_counter() - began
+    return contender

@@ -51,7 +51,7 @@ def _sections(report: Report) -> Iterator[str]:
     yield from table(header, (_end_to_end(*item) for item in _rows(report)))
     yield from ("", "## By stage", "", *_explanation(report), "")
     header = ["people", "refined", "contender", *(name.replace("_", " ") for name in STAGES[:-1])]
-    header += ["outside the engines", "GFLOP coarse", "fine", "share of peak coarse", "fine"]
+    header += ["batches coarse", "fine", "outside the engines", "GFLOP coarse", "fine", "share of peak coarse", "fine"]
     yield from table(header, (_by_stage(*item) for item in _rows(report)))
     yield from ("", "## Ratios", "", *_RATIOS, "")
     yield from table(
@@ -106,15 +106,22 @@ def _by_stage(case: Report, name: str, values: Report) -> list[str]:
         *_case_cells(case),
         name,
         *(f"{values['means'][stage]:.2f}" for stage in STAGES[:-1]),
+        *(_sizes(values["batches"].get(stage, ())) for stage in ("coarse", "fine")),
         f"{values['outside_engines']:.1%}",
         *(f"{work[stage] / 1e9:.1f}" if stage in work else "" for stage in ("coarse", "fine")),
         *(f"{shares[stage]:.0%}" if stage in shares else "" for stage in ("coarse", "fine")),
     ]
 
 
+def _sizes(batches: Sequence[int]) -> str:
+    """`2 x 8, 1 x 4`: two batches of 8 people and one of 4."""
+    return ", ".join(f"{batches.count(size)} x {size}" for size in dict.fromkeys(batches))
+
+
 def _explanation(report: Report) -> Iterator[str]:
     names = ", ".join(name.replace("_", " ") for name in OUTSIDE_ENGINES)
     yield f"Means in milliseconds a frame. Outside the engines: {names}. Dense models and peers: one stage, `coarse`."
+    yield "Batches: 2 x 8 is two of 8 people, by the costs measured while warming up."
     yield "GFLOP: multiply-adds in billions a frame. Share of peak: of the fastest matrix product measured here in that"
     yield "precision (int8 models compute parts in float32):"
     yield ""

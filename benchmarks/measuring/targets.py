@@ -30,7 +30,6 @@ ON_CPU = (
     Target(("fp32",), 1.6, "torch-eager", 1, 50),
     Target(("int8",), 2.5, "torch-eager", 1, 50),
     Target(("int8",), 2.8, "cpu fp32", 16, 100),
-    Target(("fp32",), 1.4, "dense", 1, 50),
 )
 ON_GPU = (
     Target(("fp16", "fp32"), 4.0, "torch-eager", 1, 100),

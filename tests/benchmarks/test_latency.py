@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import platform
 import re
 import sys
@@ -93,8 +94,9 @@ def test_times_are_in_order_and_add_up(report: tuple[dict[str, Any], str, str]) 
             own = sum(means[stage] for stage in OUTSIDE_ENGINES)
             assert item["outside_engines"] == pytest.approx(own / item["mean_ms"])
             assert item["warm_up_ms"] >= item["first_frame_ms"] > 0
-            assert item["frames"] == len(item["frames_ms"])
-            assert np.mean(item["frames_ms"]) == pytest.approx(item["mean_ms"], abs=1e-3)
+            assert item["frames"] >= 4
+            assert sum(item["batches"]["coarse"]) == case["people"]
+            assert sum(item["batches"].get("fine", [])) == math.ceil(refined)
             assert {len(times) for times in item["turn_means"].values()} == {4}
             assert item["joules_per_frame"] == {} or report[0]["energy_sensors"]
 

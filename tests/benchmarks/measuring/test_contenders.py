@@ -128,3 +128,17 @@ def test_a_baseline_without_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) 
     check_packages(["both-stages"])
     with pytest.raises(EngineError, match=r"--baseline dense needs torch: .*\[export\]"):
         check_packages(["both-stages", "dense"])
+
+
+@pytest.mark.parametrize(("refined", "fine"), [(0, 0), (5, 5), (20, 20)])
+def test_batches_hold_everybody_beyond_the_largest_batch_too(
+    refined: int, fine: int, nano_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = open_bundle(nano_bundle)
+    most = bundle.manifest.max_batch
+    contender = open_contender(Entry("engine"), bundle, tmp_path, 1)
+    batches = contender.batches(most + 4, refined)
+    assert sum(batches["coarse"]) == most + 4
+    assert max(batches["coarse"]) <= most
+    assert sum(batches.get("fine", [])) == fine
+    contender.close()
