@@ -20,7 +20,8 @@ from sharpose.engines.stages import Arrays, EngineStages
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
 from sharpose.export.parity import batch_sizes, measure_parity, run_stages, strict_failures, tolerance_for
-from sharpose.export.pictures import ParityPictures
+from sharpose.export.pictures import LEAST_CROPS, ParityPictures
+from sharpose.export.quantisation import int8_model, translations
 from sharpose.files import file_sha256
 from sharpose.model import LoadedModel, SHaRPose
 from sharpose.model.graphs import TorchStages
@@ -71,10 +72,16 @@ def export_bundle(
     `say` is called with a line about each step.
 
     Raises:
-        ExportError: the output exists or can't be written, or a graph fails ONNX's own checks.
+        ExportError: the output exists or can't be written, a graph fails ONNX's own checks, or there are too few crops
+            for int8.
         ParityError: the graphs differ from PyTorch beyond tolerance; nothing is left behind.
     """
     options = options or ExportOptions()
+    if "int8" in options.precisions and min(len(pictures.calibration), len(pictures.crops)) < LEAST_CROPS:
+        raise ExportError(
+            f"precision int8: expected at least {2 * LEAST_CROPS} people, half to calibrate on and half to compare on; "
+            f"{pictures.origin} gives {len(pictures.calibration) + len(pictures.crops)}"
+        )
     if options.max_batch > (most := largest_batch(loaded.config.crop_size)):
         height, width = loaded.config.crop_size
         raise ExportError(f"max batch: expected at most {most} crops of {height}x{width}, got {options.max_batch}")
@@ -83,12 +90,16 @@ def export_bundle(
         graphs: dict[str, onnx.ModelProto] = {}
         pairs: dict[Precision, GraphPair] = {}
         for precision in options.precisions:
-            say(f"tracing both stages in {precision}")
-            models[precision] = _in_precision(loaded.model, precision, options)
-            coarse, fine = export_graphs(models[precision], max_batch=options.max_batch, opset=options.opset)
             if precision == "int8":
-                say(f"calibrating int8 (experimental) on {pictures.origin}")
-                coarse, fine = _quantise(loaded.model, coarse, fine, pictures)
+                say(f"calibrating int8 on {len(pictures.calibration)} crops of {pictures.origin}")
+            say(f"tracing both stages in {precision}")
+            models[precision] = _in_precision(loaded.model, precision, options, pictures)
+            coarse, fine = export_graphs(
+                models[precision],
+                max_batch=options.max_batch,
+                opset=options.opset,
+                translations=translations() if precision == "int8" else None,
+            )
             if precision == "fp32" and options.store_weights == "fp16":
                 for graph in (coarse, fine):
                     store_as_half(graph)
@@ -121,21 +132,12 @@ def export_bundle(
     return manifest
 
 
-def _in_precision(model: SHaRPose, precision: Precision, options: ExportOptions) -> SHaRPose:
+def _in_precision(model: SHaRPose, precision: Precision, options: ExportOptions, pictures: ParityPictures) -> SHaRPose:
     if precision == "fp16":
         return half_model(model)
+    if precision == "int8":
+        return int8_model(model, pictures.calibration)
     return round_to_half(model) if precision == "fp32" and options.store_weights == "fp16" else model
-
-
-def _quantise(
-    model: SHaRPose, coarse: onnx.ModelProto, fine: onnx.ModelProto, pictures: ParityPictures
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    from sharpose.export.quantisation import quantise_graphs  # onnxruntime.quantization is slow to import
-
-    with tempfile.TemporaryDirectory(prefix="sharpose-int8-") as scratch:
-        folder = Path(scratch)
-        save_graphs({"coarse.onnx": coarse, "fine.onnx": fine}, folder, _WEIGHTS)
-        return quantise_graphs(folder / "coarse.onnx", folder / "fine.onnx", TorchStages(model), pictures.crops)
 
 
 def _measure(

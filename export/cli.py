@@ -102,8 +102,9 @@ class CommandOptions:
     def __post_init__(self) -> None:
         if (found := self._given(_FOR_ENGINES)) and not self.tensorrt:
             raise click.UsageError(f"{found} needs --tensorrt")
-        if self.labels is not None and not (self.verify and self.images is not None):
-            raise click.UsageError("--labels needs --verify and the pictures' folder as --images")
+        int8 = self.bundle is None and "int8" in self.exported
+        if self.labels is not None and not ((self.verify or int8) and self.images is not None):
+            raise click.UsageError("--labels needs --verify and the pictures' folder as --images, or int8 and it")
         if self.bundle is not None:
             if found := self._given(_FOR_EXPORT):
                 raise click.UsageError(f"{found} and --bundle exclude each other: an existing bundle isn't exported")
@@ -127,6 +128,8 @@ class CommandOptions:
             raise click.UsageError("--seed is for --random-weights, which isn't given")
         if self.random_weights and self.config is None:
             raise click.UsageError("--random-weights needs --config NAME|FILE")
+        if int8 and self.images is None and not self.random_weights:
+            raise click.UsageError("--precision int8 needs pictures of people as --images, at least 64 of them")
         if "fp32" not in self.exported:
             if self.store_weights == "fp16":
                 raise click.UsageError("--store-weights fp16 is for fp32 graphs: add fp32 to --precision")
@@ -255,8 +258,8 @@ _VERIFY = "Comparison of engines"
     "--precision",
     type=_precisions,
     metavar="LIST",
-    help="Precisions of the graphs, with commas between: fp32 (for ONNX Runtime on a CPU), fp16, int8 (experimental, "
-    "calibrated on --images); default: fp32. With --bundle: the one to build (--tensorrt), or those to compare, bf16 "
+    help="Precisions of the graphs, with commas between: fp32 (for ONNX Runtime on a CPU), fp16, int8 (calibrated on "
+    "half of --images); default: fp32. With --bundle: the one to build (--tensorrt), or those to compare, bf16 "
     "too (--verify; default: all).",
 )
 @option(
@@ -269,7 +272,12 @@ _VERIFY = "Comparison of engines"
 @option(_BUNDLE, "--max-batch", type=_BATCH, help="People in a run at most; default: 16, or the bundle's.")
 @option(_BUNDLE, "--opset", type=Whole(18, 22), help="ONNX opset; default: 20.")
 @option(
-    _PARITY, "--images", type=FILE, metavar="DIR", help="Folder of pictures to compare on; default: the built-in scene."
+    _PARITY,
+    "--images",
+    type=FILE,
+    metavar="DIR",
+    help="Folder of pictures to compare on, each taken as one person, if no --labels are given; default: the built-in "
+    "scene.",
 )
 @option(
     _PARITY, "--strict-parity", is_flag=True, help="Fail also where keypoints move, regions differ or the gate flips."
@@ -337,7 +345,7 @@ _VERIFY = "Comparison of engines"
     "--labels",
     type=FILE,
     metavar="FILE",
-    help="COCO keypoints of the pictures in --images, to measure AP with.",
+    help="COCO keypoints of the pictures in --images: the people in them are compared, and AP is measured.",
 )
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refuses names that it doesn't know)
@@ -367,6 +375,7 @@ def _export(options: CommandOptions, console: Console) -> Path:
     _require_packages()
     from sharpose.export.bundle import ExportOptions, ParityReportError, check_output, export_bundle
     from sharpose.export.parity import print_parity
+    from sharpose.export.pictures import choose_pictures
 
     interruptible()
     assert options.output is not None
@@ -384,7 +393,7 @@ def _export(options: CommandOptions, console: Console) -> Path:
         strict_parity=options.strict_parity,
         overwrite=options.overwrite,
     )
-    pictures = _pictures(options.images, loaded.config.crop_size)
+    pictures, _ = choose_pictures(options.images, options.labels, loaded.config, int8="int8" in options.exported)
     try:
         reports = export_bundle(loaded, options.output, pictures, export_options, say=_say(console)).parity
     except ParityReportError as failure:
@@ -456,13 +465,10 @@ def _run_command(bundle: Path, *more: str) -> str:
 
 
 def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
-    from sharpose.export.pictures import load_labels
+    from sharpose.export.pictures import choose_pictures
     from sharpose.export.verify import keep_verification, print_verification, verify_bundle
 
-    crop_size, labelled = bundle.model.crop_size, None
-    if options.labels is not None and options.images is not None:
-        labelled = load_labels(options.labels, options.images, bundle.model.skeleton)
-    pictures = _pictures(options.images, crop_size) if labelled is None else labelled.crops(crop_size)
+    pictures, labelled = choose_pictures(options.images, options.labels, bundle.model)
     known: tuple[RunPrecision, ...] = get_args(RunPrecision)
     chosen = known if options.bundle is None or options.precision is None else options.precision
     result = verify_bundle(bundle, pictures, labelled, say=_say(console), precisions=chosen)
@@ -480,12 +486,6 @@ def _print_usage(pictures: ParityPictures, console: Console) -> None:
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda step: console.print(f"… {step}", highlight=False, markup=False)
-
-
-def _pictures(images: Path | None, crop_size: tuple[int, int]) -> ParityPictures:
-    from sharpose.export.pictures import folder_pictures, scene_pictures
-
-    return folder_pictures(images, crop_size) if images is not None else scene_pictures(crop_size)
 
 
 def _require_packages() -> None:

@@ -7,8 +7,9 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -28,6 +29,9 @@ INLINE_BYTES = 1024
 """Smaller tensors stay in the graph, where shape inference can see them."""
 
 _ALIGNMENT = 64
+
+Translations: TypeAlias = dict[Any, Callable[..., Any]]
+"""ONNX of operators, as `torch.onnx.export` takes it."""
 
 
 def save_graphs(models: Mapping[str, onnx.ModelProto], folder: Path, weights: str) -> None:
@@ -142,8 +146,12 @@ _DTYPES: dict[int, str] = {
 }
 
 
-def export_graphs(model: SHaRPose, *, max_batch: int, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def export_graphs(
+    model: SHaRPose, *, max_batch: int, opset: int, translations: Translations | None = None
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The coarse and the fine graph, with N and M dynamic from 1 to `max_batch` and every other axis static.
+
+    `translations` are of operators that PyTorch doesn't have.
 
     Raises:
         ExportError: `opset` isn't supported.
@@ -157,7 +165,7 @@ def export_graphs(model: SHaRPose, *, max_batch: int, opset: int) -> tuple[onnx.
     rows = Dim("M", min=1, max=max(max_batch, fine_batch))
     coarse = CoarseGraph(model).eval()
     image = torch.zeros((coarse_batch, *config.crop_size, 3), dtype=torch.uint8)
-    coarse_model = _export(coarse, (image,), ["image"], COARSE_OUTPUTS, ({0: people},), opset)
+    coarse_model = _export(coarse, (image,), ["image"], COARSE_OUTPUTS, ({0: people},), opset, translations)
     with torch.no_grad():
         _, _, order, features, embeddings, _ = coarse(image)
     patches = torch.zeros(
@@ -170,6 +178,7 @@ def export_graphs(model: SHaRPose, *, max_batch: int, opset: int) -> tuple[onnx.
         FINE_OUTPUTS,
         ({0: rows}, {0: rows}, {0: people}, {0: people}, {0: people}),
         opset,
+        translations,
     )
     return coarse_model, fine_model
 
@@ -181,6 +190,7 @@ def _export(
     outputs: list[str],
     dynamic_shapes: tuple[dict[int, Dim], ...],
     opset: int,
+    translations: Translations | None,
 ) -> onnx.ModelProto:
     with _quiet():
         program = torch.onnx.export(
@@ -192,6 +202,7 @@ def _export(
             output_names=outputs,
             dynamic_shapes=dynamic_shapes,
             verbose=False,
+            custom_translation_table=translations,
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program; expected torch 2.6 or later")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sharpose.coco.ap import coco_scores
 from sharpose.coco.labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
+from sharpose.config import ModelConfig
 from sharpose.errors import ExportError, counted, require_packages
 from sharpose.files import found_at
 from sharpose.geometry import crop_frames, extract_crops
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from sharpose.runtime.pipeline import PoseEstimator
 
 MAX_CROPS = 64
-"""Most crops that are taken from a user's pictures."""
+"""Most crops that are taken from a user's pictures to compare on."""
+INT8_CROPS = 256
+"""Most crops that int8 takes, half of them to calibrate on."""
+LEAST_CROPS = 32
+"""Fewest crops that int8 is calibrated on, and fewest that it is compared on."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,37 @@ class ParityPictures:
     crops: npt.NDArray[np.uint8]  # uint8 [n, H, W, 3], RGB
     origin: str  # where they came from, for the report
     usage: Sequence[str] = ()  # how many pictures or people are used, how many are left out and why, a line each
+    calibration: npt.NDArray[np.uint8] = field(
+        default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8)
+    )  # for int8 alone
+
+
+def choose_pictures(
+    images: Path | None, labels: Path | None, config: ModelConfig, *, int8: bool = False
+) -> tuple[ParityPictures, LabelledPictures | None]:
+    """The labelled people, all pictures of a folder, or the built-in scene; and the labelled pictures.
+
+    Args:
+        images: The folder, if there is one.
+        labels: COCO keypoints of its pictures, if there are any.
+        config: Of the model.
+        int8: Whether to take more crops, half of them to calibrate on.
+
+    Raises:
+        ExportError: see `load_labels` and `folder_pictures`.
+        SourceError: likewise.
+    """
+    most, labelled = INT8_CROPS if int8 else MAX_CROPS, None
+    if labels is not None and images is not None:
+        labelled = load_labels(labels, images, config.skeleton)
+        pictures = labelled.crops(config.crop_size, most)
+    elif images is not None:
+        pictures = folder_pictures(images, config.crop_size, most)
+    else:
+        pictures = scene_pictures(config.crop_size, **({"count": 2 * LEAST_CROPS} if int8 else {}))
+    if int8:
+        pictures = replace(pictures, crops=pictures.crops[::2], calibration=pictures.crops[1::2])
+    return pictures, labelled
 
 
 def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPictures:
@@ -50,8 +86,8 @@ def scene_pictures(crop_size: tuple[int, int], count: int = 16) -> ParityPicture
     return ParityPictures(np.stack(crops[:count]), "the built-in scene")
 
 
-def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
-    """Every picture of a folder as one crop, up to 64 of them; those that can't be decoded are left out and counted.
+def folder_pictures(folder: Path, crop_size: tuple[int, int], most: int = MAX_CROPS) -> ParityPictures:
+    """Every picture of a folder as one crop, up to `most` of them; those that can't be read are counted.
 
     Raises:
         SourceError: the folder holds no picture, or none that can be decoded.
@@ -65,10 +101,10 @@ def folder_pictures(folder: Path, crop_size: tuple[int, int]) -> ParityPictures:
     for frame in source:
         box = np.array([[0, 0, frame.width, frame.height]], dtype=np.float32)
         crops.extend(crop_people(frame.image, box, crop_size))
-        if len(crops) >= MAX_CROPS:
+        if len(crops) >= most:
             seen = frame.index + 1
             break
-    left_out = Counter({"that can't be read": seen - len(crops), f"after the first {MAX_CROPS}": len(source) - seen})
+    left_out = Counter({"that can't be read": seen - len(crops), f"after the first {most}": len(source) - seen})
     usage = [f"warning: {line}" for line in source.info.warnings]
     usage.append(usage_line(str(folder), len(crops), +left_out, "picture"))
     return ParityPictures(np.stack(crops), f"{counted(len(crops), 'picture')} of {folder.name}", usage)
@@ -105,14 +141,14 @@ class LabelledPictures:
         used = sum(len(boxes) for _, boxes in self.pictures.values())
         return [*(f"note: {n}" for n in self.labels.notes), usage_line(self.labels.path.name, used, self.left_out)]
 
-    def crops(self, crop_size: tuple[int, int]) -> ParityPictures:
-        """The labelled people, up to 64 of them, as crops."""
+    def crops(self, crop_size: tuple[int, int], most: int = MAX_CROPS) -> ParityPictures:
+        """The labelled people, up to `most` of them, as crops."""
         crops: list[npt.NDArray[np.uint8]] = []
         for path, boxes in self.pictures.values():
             crops.extend(crop_people(_read(path), boxes, crop_size))
-            if len(crops) >= MAX_CROPS:
+            if len(crops) >= most:
                 break
-        return ParityPictures(np.stack(crops[:MAX_CROPS]), self.origin, self.usage)
+        return ParityPictures(np.stack(crops[:most]), self.origin, self.usage)
 
     def average_precision(self, estimator: PoseEstimator) -> float:
         """COCO keypoint AP (OKS 0.50 to 0.95) of an estimator that is given the labelled boxes."""

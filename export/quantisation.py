@@ -1,95 +1,209 @@
-"""Int8 graphs, EXPERIMENTAL: weights and activations of the linear layers in 8 bits, calibrated on pictures.
+"""Int8 models: weights and inputs of linear layers in 8 bits, calibrated on pictures of people.
 
-Quantise and dequantise nodes stand before the linear layers (QDQ), symmetric as TensorRT wants them, weights by
-channel. The mined attention rows, all attention between tokens, the quality head, LayerNorm, GELU, patch embedding and
-decoding stay in float32. How good that is depends on the model and on the pictures: parity is reported, never enforced.
+Exported, quantise and dequantise nodes stand before the products (QDQ), which ONNX Runtime, OpenVINO and TensorRT
+compute in integers: inputs symmetric with one scale a layer, weights symmetric with one a channel. Weights have 7 bits,
+because sums of two products of 8 bits overflow on processors without VNNI.
+
+In float32 stay what costs little or can't stand it: the patch embedding of the coarse stage, products of attention and
+so relevance, softmax, LayerNorm, GELU, residual sums, the quality head and decoding. docs/performance.md has what each
+kind of layer does to poses.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
 
-from sharpose.engines.stages import Arrays, Stages, fine_inputs
+from sharpose.engines.stages import fine_inputs
+from sharpose.export.folding import FoldedBlock, folded_model
+from sharpose.export.onnx import Translations
+from sharpose.model import SHaRPose
+from sharpose.model.backbone import MLP, LayerNorm, QualityPredictor
+from sharpose.model.graphs import TorchStages
 
-_LINEAR = ("MatMul", "Gemm")
+_INPUT_TOP, _WEIGHT_TOP = 127, 63  # largest whole numbers: of 8 bits, and of 7
+_BATCH = 8  # crops
+_ROWS = 16  # tokens that are kept of what a layer is given in a batch
+_CLIPS = np.linspace(0.3, 1.0, 29)  # shares of the largest value that are tried as the largest representable one
+_VALUES = 16384  # that they are tried on
+_SMALLEST = 1e-3  # of a tensor's largest channel: smaller ones are smoothed as if they were as large
 
 
-class _Inputs(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    def __init__(self, inputs: list[Arrays]) -> None:
-        self._inputs = iter(inputs)
-
-    def get_next(self) -> Arrays | None:
-        return next(self._inputs, None)
-
-
-def quantise_graphs(
-    coarse: Path, fine: Path, stages: Stages, crops: npt.NDArray[np.uint8]
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Both graphs in int8.
+def int8_model(model: SHaRPose, crops: npt.NDArray[np.uint8]) -> SHaRPose:
+    """A quantised copy of a float32 model.
 
     Args:
-        coarse: The float32 coarse graph; scratch files are left beside it.
-        fine: The float32 fine graph.
-        stages: The model in float32, for what the fine graph is calibrated on.
-        crops: uint8 [n, H, W, 3], RGB; the ranges of all activations are taken from these.
+        model: The model.
+        crops: People, uint8 [n, H, W, 3], RGB, that the ranges of inputs are taken from.
     """
-    batches = [np.ascontiguousarray(crop[None]) for crop in crops]
-    inputs_of_fine = [fine_inputs(batch, stages.coarse(batch), stages.config) for batch in batches]
-    return _quantise(coarse, [{"image": batch} for batch in batches]), _quantise(fine, inputs_of_fine)
+    quantised = folded_model(model)
+    seen = _observe(quantised, crops)
+    for linear, before in _smoothable(quantised):
+        _smooth(linear, before, seen[linear])
+    for name, linear in _linear_layers(quantised):
+        parent, _, place = name.rpartition(".")
+        # A sequence takes its parts by number, which is their name.
+        setattr(quantised.get_submodule(parent), place, QuantisedLinear(linear, seen[linear].clip()))
+    return quantised
 
 
-def _quantise(path: Path, inputs: list[Arrays]) -> onnx.ModelProto:
-    output = path.with_suffix(".int8.onnx")
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # its advice on pre-processing is not the user's concern
-    try:
-        quantize_static(
-            path,
-            output,
-            _Inputs(inputs),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_LINEAR),
-            per_channel=True,
-            reduce_range=True,  # 7-bit weights: 8-bit sums overflow on processors without VNNI
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(_kept_in_float(onnx.load(path, load_external_data=False).graph)),
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "OpTypesToExcludeOutputQuantization": list(_LINEAR),  # what they give is added up in float32
-            },
-        )
-    finally:
-        logging.root.setLevel(level)
-    return onnx.load(output)
+class QuantisedLinear(nn.Module):
+    """A linear layer in 8 bits.
+
+    Attributes:
+        weight: int8 [in, out].
+        weight_scale: float32 [out].
+        input_scale: Of the input.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, linear: nn.Linear, largest: float) -> None:
+        super().__init__()
+        weight = linear.weight.detach().T.contiguous()
+        scale = (weight.abs().amax(dim=0) / _WEIGHT_TOP).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("weight", (weight / scale).round().to(torch.int8))
+        self.register_buffer("weight_scale", scale)
+        self.input_scale = largest / _INPUT_TOP
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        product: Tensor = _through_int8(x, self.input_scale) @ _from_int8(self.weight, self.weight_scale)
+        return product if self.bias is None else product + self.bias
 
 
-def _kept_in_float(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names of the linear nodes that aren't quantised: products of activations, the blur, and the quality head."""
-    weights = {item.name for item in graph.initializer}
-    makers = {output: node for node in graph.node for output in node.output}
-    for node in graph.node:
-        constants = [name for name in node.input[:2] if name in weights]
-        if node.op_type in _LINEAR and (constants != [node.input[1]] or _is_decoding(node, makers)):
-            yield node.name
-    pending = ["quality"]
-    while pending:
-        made_by = makers.get(pending.pop())
-        if made_by is not None and made_by.op_type != "LayerNormalization":
-            yield made_by.name
-            pending.extend(made_by.input)
+@torch.library.custom_op("sharpose::through_int8", mutates_args=())
+def _through_int8(x: Tensor, scale: float) -> Tensor:
+    return (x / scale).round().clamp(-_INPUT_TOP - 1, _INPUT_TOP) * scale
 
 
-def _is_decoding(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether it is the second product of the blur, whose first has its constant on the left."""
-    before = makers.get(node.input[0])
-    return before is not None and before.op_type == "MatMul"
+@torch.library.custom_op("sharpose::from_int8", mutates_args=())
+def _from_int8(weight: Tensor, scale: Tensor) -> Tensor:
+    return weight.float() * scale
+
+
+@_through_int8.register_fake
+def _(x: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@_from_int8.register_fake
+def _(weight: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(weight, dtype=torch.float32)
+
+
+def translations() -> Translations:
+    """The ONNX of a `QuantisedLinear`."""
+    from onnxscript import opset18
+
+    op: Any = opset18  # its operators are typed as for constants
+
+    # onnxscript reads the annotations.
+    def through_int8(x, scale: float):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        parts = (np.array(scale, np.float32), np.array(0, np.int8))
+        constants = [op.Constant(value=numpy_helper.from_array(part)) for part in parts]
+        return op.DequantizeLinear(op.QuantizeLinear(x, *constants), *constants)
+
+    def from_int8(weight, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return op.DequantizeLinear(weight, scale, axis=1)
+
+    operators = torch.ops.sharpose
+    return {operators.through_int8.default: through_int8, operators.from_int8.default: from_int8}
+
+
+def _linear_layers(model: SHaRPose) -> list[tuple[str, nn.Linear]]:
+    """Those that are quantised, by name."""
+    kept = {
+        part for module in model.modules() if isinstance(module, QualityPredictor) for part in module.modules()
+    }  # a gate compares its output with a threshold
+    return [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in kept
+    ]
+
+
+class _Seen:
+    """What a layer was given: the largest magnitude by channel, and some tokens."""
+
+    def __init__(self) -> None:
+        self.largest = torch.zeros(())
+        self._kept: list[Tensor] = []
+        self._choose = torch.Generator().manual_seed(0)
+
+    def add(self, x: Tensor) -> None:
+        tokens = x.detach().flatten(0, -2)
+        self.largest = torch.maximum(self.largest, tokens.abs().amax(dim=0))
+        self._kept.append(tokens[torch.randint(len(tokens), (_ROWS,), generator=self._choose)])
+
+    def divide(self, scale: Tensor) -> None:
+        """As if the channels had been divided by a scale each."""
+        self.largest = self.largest / scale
+        self._kept = [tokens / scale for tokens in self._kept]
+
+    def clip(self) -> float:
+        """The largest value that 8 bits should represent: that with the least squared error."""
+        largest = max(float(self.largest.max()), float(torch.finfo(torch.float32).tiny) * _INPUT_TOP)
+        values = torch.cat(self._kept).flatten()
+        values = values[torch.randint(len(values), (min(len(values), _VALUES),), generator=self._choose)]
+        errors = []
+        for share in _CLIPS:
+            rounded = _through_int8(values, float(share) * largest / _INPUT_TOP)
+            errors.append(float((rounded - values).square().mean()))
+        return largest * float(_CLIPS[int(np.argmin(errors))])
+
+
+def _observe(model: SHaRPose, crops: npt.NDArray[np.uint8]) -> dict[nn.Linear, _Seen]:
+    """What the linear layers are given in both stages."""
+    layers = [linear for _, linear in _linear_layers(model)]
+    seen = {linear: _Seen() for linear in layers}
+
+    def keep(linear: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        assert isinstance(linear, nn.Linear)
+        seen[linear].add(arguments[0])
+
+    hooks = [linear.register_forward_pre_hook(keep) for linear in layers]
+    stages = TorchStages(model)
+    for first in range(0, len(crops), _BATCH):
+        batch = np.ascontiguousarray(crops[first : first + _BATCH])
+        stages.fine(fine_inputs(batch, stages.coarse(batch), model.config))
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _smoothable(model: SHaRPose) -> Iterator[tuple[nn.Linear, list[Tensor]]]:
+    """Linear layers whose inputs' channels may be scaled, with what gives them, channels first: it is to be divided."""
+    backbone, head = model.backbone, model.keypoint_head.heatmap_mlp
+    reuse_norm, reuse = backbone.reuse_block
+    assert isinstance(reuse, MLP)
+    pairs: list[tuple[nn.Module, nn.Module]] = [(head[place], head[place + 1]) for place in range(0, len(head), 3)]
+    pairs.append((reuse_norm, reuse.fc1))
+    for block in backbone.blocks:
+        assert isinstance(block, FoldedBlock)
+        pairs += [(block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)]
+        yield block.attn.proj, [block.attn.qkv.weight.data[-block.attn.proj.in_features :]]  # the values'
+    for norm, linear in pairs:
+        assert isinstance(norm, LayerNorm)
+        assert isinstance(linear, nn.Linear)
+        yield linear, [norm.weight.data, norm.bias.data]
+
+
+def _smooth(linear: nn.Linear, before: list[Tensor], seen: _Seen) -> None:
+    """Share the spread of channels between inputs and weights, as SmoothQuant does with an exponent of one half."""
+    inputs, weights = (
+        largest.clamp(min=max(float(largest.max()) * _SMALLEST, 1e-12))
+        for largest in (seen.largest, linear.weight.detach().abs().amax(dim=0))
+    )
+    scale = (inputs / weights).sqrt()
+    scale = scale / scale.log().mean().exp()
+    linear.weight.data *= scale
+    for tensor in before:
+        tensor /= scale.view(-1, *[1] * (tensor.dim() - 1))
+    seen.divide(scale)

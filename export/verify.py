@@ -308,8 +308,7 @@ def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
     table = Table()
     table.add_column("max / mean difference")
     for engine in engines:
-        mark = " (experimental)" if engine.report.experimental else ""
-        table.add_column(f"{engine.device}\n{engine.precision}{mark}", justify="right")
+        table.add_column(f"{engine.device}\n{engine.precision}", justify="right")
     for rows in zip(*(engine.report.outputs for engine in engines), strict=True):
         differences = (f"{item.max_abs_difference:.1e} / {item.mean_abs_difference:.1e}" for item in rows)
         table.add_row(f"{rows[0].graph} {rows[0].output}", *differences)
@@ -317,7 +316,8 @@ def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
     reports = [engine.report for engine in engines]
     table.add_row("keypoints, median", *(f"{report.keypoint_pixels_median:.2g} px" for report in reports))
     table.add_row("keypoints, 99th percentile", *(f"{report.keypoint_pixels_p99:.2g} px" for report in reports))
-    table.add_row("same regions", *(f"{report.region_set_agreement:.1%}" for report in reports))
+    table.add_row("same set of regions", *(f"{report.region_set_agreement:.1%}" for report in reports))
+    table.add_row("same regions", *(f"{report.region_slot_agreement or 0:.1%}" for report in reports))
     table.add_row("gate flips", *(f"{report.gate_flips} of {report.crops}" for report in reports))
     table.add_row(
         "of those near the threshold",
@@ -335,8 +335,6 @@ def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
 
 
 def _verdict(report: ParityReport) -> str:
-    if report.experimental:
-        return "reported only"
     return "beyond tolerance" if report.failures else "within tolerance"
 
 

@@ -25,10 +25,11 @@ MAX_BATCH = 4096
 """The most people in a run of any engine."""
 MOST_VERIFIED = 100
 """The most results of `--verify` in a bundle, 3 kB each."""
+_NOT_ENFORCED = "int8 of an earlier version, which enforced no limits; export it again"
 _ENOUGH_CROPS = 16  # those of the built-in scene: fewer say nothing of flips
 
 Precision = Literal["fp32", "fp16", "int8"]
-"""int8 is experimental."""
+"""Of graphs."""
 
 
 class _Strict(BaseModel):
@@ -100,11 +101,13 @@ class ParityReport(_Strict):
 
     pictures: str = Field(description="what the crops were taken from")
     judged: str = Field(default="ONNX Runtime on the CPU against PyTorch", description="what ran, against what")
-    experimental: bool = Field(default=False, description="whether parity is reported only, and not enforced")
     crops: int
     batch_sizes: tuple[int, ...]
     outputs: tuple[OutputParity, ...]
     region_set_agreement: float = Field(ge=0, le=1, description="share of crops with the same set of selected regions")
+    region_slot_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="share of the selected regions that are the same; older reports lack it"
+    )
     gate_agreement: float = Field(ge=0, le=1, description="share of crops with the same gate decision")
     gate_flips: int = Field(default=0, ge=0, description="crops with another gate decision")
     gate_near_threshold: int = Field(default=0, ge=0, description="crops with a quality close to the threshold")
@@ -114,6 +117,17 @@ class ParityReport(_Strict):
     keypoint_pixels_max: float
     tolerance: float = Field(description="share of its range that a heatmap or quality may be off by")
     failures: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, values: object) -> object:
+        """Without `experimental`: once true of int8 graphs, whose parity was not enforced; they are not to be taken."""
+        if not isinstance(values, dict) or "experimental" not in values:
+            return values
+        older = {name: value for name, value in values.items() if name != "experimental"}
+        if values["experimental"] is True and values.get("failures") in ([], ()):
+            older["failures"] = [_NOT_ENFORCED]
+        return older
 
 
 class BatchTime(_Strict):
@@ -145,7 +159,7 @@ class Verified(_Strict):
     @property
     def is_right(self) -> bool:
         """Whether its outputs are within the limits, and those of enough people were compared."""
-        return not self.parity.failures and not self.parity.experimental and self.parity.crops >= _ENOUGH_CROPS
+        return not self.parity.failures and self.parity.crops >= _ENOUGH_CROPS
 
     @property
     def milliseconds(self) -> float:
@@ -256,7 +270,7 @@ _GRAPH_BYTES = 2 << 30  # of an ONNX file, which can't be longer
 _CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})
 _NAME_BYTES = 255  # of a file's name, as file systems have it
 
-_ADDED_LATER = frozenset({"gate.gain", "verified"})  # optional: older bundles lack them
+_ADDED_LATER = frozenset({"gate.gain", "verified", "region_slot_agreement"})  # optional: older bundles lack them
 
 
 @dataclass(frozen=True)
@@ -383,7 +397,7 @@ def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
             key = ".".join((*path, name))
-            if name not in value.model_fields_set and key not in _ADDED_LATER:
+            if name not in value.model_fields_set and not {key, name} & _ADDED_LATER:
                 yield key
             yield from _left_out(getattr(value, name), (*path, name))
     elif isinstance(value, dict):

@@ -101,6 +101,11 @@ class Attention(nn.Module):
         out = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(out.transpose(1, 2).flatten(2))
 
+    def attend_mined(self, query: Tensor, key: Tensor, value: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """As `attend`, and the attention weights of some query rows."""
+        mined = self.row_attention(query, key, rows)
+        return self.attend(query, key, value), mined
+
     def row_attention(self, query: Tensor, key: Tensor, rows: slice) -> Tensor:
         """The attention weights [B, heads, len(rows), T] of some query rows, in float32 whatever the model is in.
 
@@ -155,16 +160,26 @@ class Block(nn.Module):
         x = self._add(x, self.attn.attend(query, key, value))
         return self._add(x, self.mlp(self.norm2(x)))
 
+    def forward_first(self, x: Tensor, count: int) -> Tensor:
+        """The first `count` tokens of what `forward` gives: [B, count, C]."""
+        return self(x)[:, :count]
+
     def forward_mined(self, x: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """As `forward`, and the attention weights [B, heads, len(rows), T] of the token rows asked for."""
         query, key, value = self.attn.split_heads(self.norm1(x))
-        mined = self.attn.row_attention(query, key, rows)
-        x = self._add(x, self.attn.attend(query, key, value))
+        attended, mined = self.attn.attend_mined(query, key, value, rows)
+        x = self._add(x, attended)
         return self._add(x, self.mlp(self.norm2(x))), mined
 
 
 class PatchEmbed(nn.Module):
-    """A patch of P x P pixels becomes a token."""
+    """A patch of P x P pixels becomes a token.
+
+    Attributes:
+        normalised: Whether it takes normalised pixels; else 0 to 255.
+    """
+
+    normalised = True
 
     def __init__(self, width: int) -> None:
         super().__init__()

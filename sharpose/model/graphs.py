@@ -40,12 +40,25 @@ class Normalise(nn.Module):
         return (pixels.to(self.mean.dtype) - self.mean) * self.scale
 
 
+class AsFloat(nn.Module):
+    """uint8 pixels to float32 ones, 0 to 255, for a model that normalises in its first layer."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., 3] to float32 [..., 3]."""
+        return pixels.to(torch.float32)
+
+
+def _pixels_of(model: SHaRPose) -> Normalise | AsFloat:
+    """What makes a model's input of pixels."""
+    return Normalise(model.config) if model.backbone.patch_embed.normalised else AsFloat()
+
+
 class CoarseGraph(nn.Module):
     """`coarse.onnx`."""
 
     def __init__(self, model: SHaRPose) -> None:
         super().__init__()
-        self.normalise = Normalise(model.config)
+        self.normalise = _pixels_of(model)
         self.stage = model.coarse_stage()
         self.decode = HeatmapDecoder(model.config.heatmap_size, model.config.crop_size)
 
@@ -75,7 +88,7 @@ class FineGraph(nn.Module):
 
     def __init__(self, model: SHaRPose) -> None:
         super().__init__()
-        self.normalise = Normalise(model.config)
+        self.normalise = _pixels_of(model)
         self.stage = model.fine_stage()
         self.decode = HeatmapDecoder(model.config.heatmap_size, model.config.crop_size)
 
@@ -101,7 +114,7 @@ class FineGraph(nn.Module):
         """
         index = rows.to(torch.int64)
         # Cast before anything else: TensorRT takes uint8 as an input, but its Reshape doesn't.
-        pixels = patches.to(self.normalise.mean.dtype).unflatten(-1, (PATCH_SIZE, PATCH_SIZE, 3))
+        pixels = patches.to(torch.float32).unflatten(-1, (PATCH_SIZE, PATCH_SIZE, 3))
         normalised = self.normalise(pixels).permute(0, 1, 4, 2, 3)
         heatmaps = self.stage(
             normalised,

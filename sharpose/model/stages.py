@@ -108,9 +108,11 @@ class FineStage(nn.Module):
         tokens = torch.cat(
             [backbone.keypoint_tokens.expand(batch, -1, -1), fine, _take(region_embeddings, others)], dim=1
         )
-        for block in backbone.blocks:
+        for block in backbone.blocks[:-1]:
             tokens = block(tokens)
-        return self.keypoint_head(backbone.norm(tokens[:, :joints]))
+        last = backbone.blocks[-1]
+        assert isinstance(last, Block)
+        return self.keypoint_head(backbone.norm(last.forward_first(tokens, joints)))
 
 
 def _take(regions: Tensor, index: Tensor) -> Tensor:

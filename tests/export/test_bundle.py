@@ -37,7 +37,7 @@ def traced(nano_bundle, monkeypatch):
     """Spares the tracing: the nano bundle's own graphs come out of it, after `change` was done to them."""
 
     def prepare(change=lambda coarse, fine: None):
-        def export_graphs(model, *, max_batch, opset):
+        def export_graphs(model, *, max_batch, opset, translations):
             graphs = [onnx.load(str(nano_bundle / f"{stage}.onnx")) for stage in ("coarse", "fine")]
             change(*graphs)
             return tuple(graphs)

@@ -129,10 +129,15 @@ def traced(nano_bundle, monkeypatch):
     return prepare
 
 
-def test_what_an_export_says_at_its_end_works(export, capsys, nano, pictures, tmp_path):
+def test_what_an_export_says_at_its_end_works(export, capsys, nano, tmp_path):
     """The very command that it prints, for a bundle without float32 graphs, in a folder whose name has a space."""
-    code, streams = export(*nano, "--output", tmp_path / "my bundle", "--images", pictures, "--precision", "int8")
+    output = tmp_path / "my bundle"
+    code, streams = export(*nano, "--output", output, "--precision", "int8")
     assert code == 0, streams.err
+    assert "calibrating int8 on 32 crops of the built-in scene" in streams.out
+    report = json.loads((output / "bundle.json").read_text())["parity"]["int8"]
+    assert (report["crops"], report["failures"]) == (32, [])
+    assert 0.95 <= report["region_slot_agreement"] <= 1
     (line,) = [line for line in streams.out.splitlines() if line.startswith("wrote ")]
     name, *arguments = shlex.split(line.partition(": run it with  ")[2])
     assert (name, arguments[0]) == ("sharpose-run", "SOURCE")
@@ -167,6 +172,26 @@ def test_failed_parity_prints_the_table_and_one_line_and_leaves_nothing(export, 
     assert streams.err.startswith("error: parity of fp32 with PyTorch failed: fine heatmaps off by")
     assert streams.err.count("\n") == 1
     assert "fine heatmaps" in streams.out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_few_pictures_for_int8(export, released, pictures, tmp_path):
+    asked = ("--checkpoint", released, "--precision", "int8", "--images", pictures, "--output", tmp_path / "bundle")
+    code, streams = export(*asked)
+    assert code == 2
+    assert streams.err.splitlines(keepends=True)[-1] == (
+        "error: precision int8: expected at least 64 people, half to calibrate on and half to compare on; "
+        "3 pictures of pictures gives 3\n"
+    )
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_int8_beyond_its_limits_is_refused(export, traced, nano, tmp_path, monkeypatch):
+    traced(corrupt=True)
+    code, streams = export(*nano, "--output", tmp_path / "out" / "bundle", "--precision", "int8")
+    assert code == 1
+    assert streams.err.startswith("error: parity of int8 with PyTorch failed: fine heatmaps off by")
+    assert streams.err.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -294,6 +319,10 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         ([], "expected --output DIR, or --bundle DIR"),
         (["--output", "x"], "expected --checkpoint FILE; or --random-weights"),
+        (
+            ["--output", "x", "--checkpoint", "a.pth", "--precision", "int8"],
+            "--precision int8 needs pictures of people as --images, at least 64 of them",
+        ),
         (["--bundle", "x"], "--bundle needs --tensorrt, to build engines, or --verify"),
         (["--bundle", "x", "--verify", "--output", "y"], "--output and --bundle exclude each other"),
         (["--bundle", "x", "--verify", "--checkpoint", "y"], "--checkpoint and --bundle exclude each other"),

@@ -350,3 +350,29 @@ def test_the_table_names_every_output_and_what_it_means_for_poses(nano_bundle):
     assert "blocks of colour" in text
     assert "2.5e-01 px at the 99th percentile" in text
     assert "75.0%" in text
+
+
+def test_int8_is_held_to_limits_of_its_own() -> None:
+    tolerance = tolerance_for("int8")
+    good = _report(region_set_agreement=0.2, region_slot_agreement=0.96, gate_flips=2, crops=128)
+    assert failures(good, tolerance) == []
+    assert failures(good.model_copy(update={"gate_flips": 3}), tolerance) == [
+        "3 gate decisions of 128 flipped (limit 2% of the crops)"
+    ]
+    assert failures(good.model_copy(update={"region_slot_agreement": 0.94}), tolerance) == [
+        "94.0% of the selected regions are the same (at least 95% must be)"
+    ]
+    assert failures(good.model_copy(update={"keypoint_pixels_median": 1.1}), tolerance)[0].startswith("keypoints moved")
+    assert failures(_off_by(0.29), tolerance) == []
+    assert failures(_off_by(0.31), tolerance)[0].startswith("coarse heatmaps off by 0.31")
+    few = _report(region_slot_agreement=1.0, gate_flips=2, crops=32)
+    assert failures(few, tolerance) == []  # chance
+    assert len(failures(few.model_copy(update={"gate_flips": 3}), tolerance)) == 1
+
+
+def test_regions_are_counted_one_by_one_too(config: ModelConfig) -> None:
+    runs = _runs(config)
+    order = runs.coarse["region_order"].copy()
+    order[1, 0], order[1, -1] = order[1, -1], order[1, 0]
+    report = _compare(config, runs, _changed(runs, "region_order", order))
+    assert report.region_slot_agreement == pytest.approx(1 - 1 / (_PEOPLE * config.num_selected))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import ExportError, SourceError
-from sharpose.export.pictures import MAX_CROPS, folder_pictures, scene_pictures
+from sharpose.export.pictures import MAX_CROPS, choose_pictures, folder_pictures, scene_pictures
 
 CROP = (128, 96)
 
@@ -61,3 +61,14 @@ def test_the_scenes_people_are_the_same_every_time():
     assert (first.crops == again.crops).all()
     assert first.crops.std(axis=(1, 2)).min() > 5  # a picture, not a plain colour
     assert first.origin == "the built-in scene"
+
+
+def test_int8_takes_every_other_crop_to_calibrate_on(tmp_path, nano_config):
+    for index in range(5):
+        write(tmp_path, f"{index}.png", (index * 40, 0, 0))
+    pictures, labelled = choose_pictures(tmp_path, None, nano_config, int8=True)
+    assert labelled is None
+    assert [round(crop[64, 48].max() / 40) for crop in pictures.crops] == [0, 2, 4]
+    assert [round(crop[64, 48].max() / 40) for crop in pictures.calibration] == [1, 3]
+    pictures, _ = choose_pictures(tmp_path, None, nano_config)
+    assert (len(pictures.crops), len(pictures.calibration)) == (5, 0)

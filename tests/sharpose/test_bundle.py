@@ -457,3 +457,14 @@ def test_whatever_is_wrong_is_said_in_our_words(nano_bundle: Path) -> None:
                 pass
     assert len(said) > 200
     assert [line for line in said if re.search(r"Input|should|valid |pydantic|ensure", line)] == []
+
+
+def test_int8_of_a_version_that_enforced_no_limits_opens_and_counts_as_wrong(nano_bundle: Path) -> None:
+    values = json.loads((nano_bundle / "bundle.json").read_text())
+    for report in values["parity"].values():
+        del report["region_slot_agreement"]
+        report["experimental"] = False
+    assert Manifest.model_validate(values).parity["fp32"].failures == ()
+    values["parity"]["fp32"]["experimental"] = True
+    (failure,) = Manifest.model_validate(values).parity["fp32"].failures
+    assert failure.startswith("int8 of an earlier version")
