@@ -196,7 +196,7 @@ def half_stored(
 ) -> Path:
     """A bundle whose weights are stored as halves; its half graphs, those of `two_precisions`, aren't traced again."""
 
-    def trace(model: SHaRPose, *, max_batch: int, opset: int) -> tuple[onnx.ModelProto, ...]:
+    def trace(model: SHaRPose, *, max_batch: int, opset: int, translations: object) -> tuple[onnx.ModelProto, ...]:
         if any(value.dtype == torch.float16 for value in model.parameters()):
             return tuple(onnx.load(two_precisions.graph(stage, "fp16")[0]) for stage in STAGES)
         return export_graphs(model, max_batch=max_batch, opset=opset)
