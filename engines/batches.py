@@ -112,7 +112,7 @@ def settle(
         fine: Of the fine stage; likewise.
         run: Runs and times both.
         clock: Seconds.
-        cache: Where costs are kept; None to measure anyway.
+        cache: Where costs are kept, unless the machine is busy; None to measure anyway.
 
     Raises:
         EngineError: a run failed.
@@ -120,10 +120,18 @@ def settle(
     with contextlib.nullcontext() if cache is None else cache.held():
         found = None if cache is None else cache.load()
         costs = found or _measure(sorted({*coarse.sizes, *fine.sizes}), run, clock)
-        if cache is not None and found is None:
+        if cache is not None and found is None and not _is_busy():
             cache.save(costs)
     for buckets, of_stage in zip((coarse, fine), costs, strict=True):
         buckets.learn({size: seconds for size, seconds in of_stage.items() if size in buckets.sizes})
+
+
+def _is_busy() -> bool:
+    """Whether other processes had a part of the processor: costs measured beside them are for this run alone."""
+    try:
+        return os.getloadavg()[0] > (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # not on Windows, or not known
+        return False
 
 
 Costs = tuple[dict[int, float], dict[int, float]]

@@ -181,6 +181,11 @@ def test_a_run_that_fails_leaves_nothing_known(tmp_path: Path) -> None:
     assert not cache.path.exists()
 
 
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))
+
+
 def settled(folder: Path, said: list[str], key: dict[str, object] | None = None) -> tuple[Machine, BatchBuckets]:
     coarse, fine = both(4)
     machine = Machine(lambda people: 0.010 * people, lambda people: 0.030)
@@ -198,6 +203,16 @@ def test_costs_are_measured_once(tmp_path: Path) -> None:
     assert machine.runs == []
     assert fine.cut(4) == (4,)
     assert settled(folder, said, {"threads": 1})[0].runs  # another key
+    assert said == []
+
+
+def test_costs_measured_on_a_busy_machine_are_for_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
+    said: list[str] = []
+    assert settled(tmp_path, said)[0].runs
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert settled(tmp_path, said)[0].runs
+    assert settled(tmp_path, said)[0].runs == []
     assert said == []
 
 

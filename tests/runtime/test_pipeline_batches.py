@@ -17,6 +17,11 @@ from sharpose.runtime import PoseEstimator
 from sharpose.runtime.refinement import DeadlineScheduler
 
 
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))
+
+
 @pytest.fixture(scope="module")
 def bundle(nano_bundle: Path) -> Bundle:
     return open_bundle(nano_bundle)
