@@ -1,9 +1,14 @@
-"""What became slower between two runs of latency.py: `python benchmarks/compare.py old/latency.json new/latency.json`.
+"""What became slower between two runs of latency.py: `python benchmarks/compare.py OLD NEW`, the reports' folders.
 
 The exit code is 1 if anything became slower, 2 if something can't be compared, which is said, else 0.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +17,11 @@ from typing import Any, NoReturn
 
 import click
 import numpy as np
+from report import benchmark_command
 from rich.console import Console
 from rich.table import Table
 
-from sharpose.cli import Number
+from sharpose.cli import Number, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.errors import InputError, counted
 from sharpose.files import read_json
@@ -61,7 +67,8 @@ def compare_turns(old: Sequence[float], new: Sequence[float]) -> tuple[float, fl
 
 
 def read_report(path: Path) -> Report:
-    """What `latency.py` wrote; raises `InputError` for anything else."""
+    """What `latency.py` wrote: a folder, or its `latency.json`; raises `InputError` for anything else."""
+    path = path / "latency.json" if path.is_dir() else path
 
     def failure(reason: str) -> InputError:
         return InputError(f"{path}: {reason}; expected the latency.json of benchmarks/latency.py")
@@ -133,19 +140,27 @@ def table_of(found: Sequence[Change]) -> Table:
     return table
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@benchmark_command(
+    "python benchmarks/compare.py before after",
+    "python benchmarks/compare.py before/latency.json after/latency.json --tolerance 10",
+)
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option(
+@option(
+    "Comparison",
     "--tolerance",
     default=5.0,
     show_default=True,
     type=Number(0, 1000),
     help="Percent that a stage may change: counted only if the whole 99 % interval lies beyond it.",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(old: Path, new: Path, tolerance: float, debug: bool) -> int:
-    """Say what became slower or faster between two reports of latency.py on one machine."""
+    """Say what became slower or faster between two reports of latency.py on one machine.
+
+    OLD and NEW are folders that latency.py wrote, or their latency.json. The exit code is 1 if anything became slower.
+    """
+    interruptible()
     before, after = read_report(old), read_report(new)
     if reasons := differences(before, after):
         raise InputError(f"can't compare {old} with {new}: they differ in {'; '.join(reasons)}")

@@ -7,6 +7,12 @@ scene's true keypoints) of the scheduler's choice, of a random choice, of the co
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
+import contextlib
 import json
 import time
 from collections import defaultdict
@@ -18,12 +24,20 @@ from typing import NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from report import command_to_repeat, make_output_folder, number_list, this_machine
+from report import (
+    benchmark_command,
+    command_to_repeat,
+    kept_when_interrupted,
+    make_output_folder,
+    number_list,
+    this_machine,
+    write_file,
+)
 from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.cli import Threads
+from sharpose.cli import Threads, Whole, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import TwoStage
@@ -35,6 +49,7 @@ from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.similarity import body_area, pose_oks
 
 SIZE = (720, 1280)  # height and width of the scene
+_MODEL, _CASES, _REPORT = "Model", "Cases", "Report"
 COARSE_ONLY = "nobody"  # its late frames are the ones that no choice could have saved
 POLICIES = ("scheduled", "random", "scheduled, no carrying", "random, no carrying", COARSE_ONLY)
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -216,14 +231,23 @@ def table_of(cases: list[Case], bounds: dict[int, tuple[Policy, Policy]]) -> Tab
     return table
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle folder.")
-@click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
-@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
-@click.option(
-    "--people", default="1,5,10,20,30", show_default=True, callback=number_list(1, 64), help="Numbers of people."
+@benchmark_command(
+    "python benchmarks/deadline.py --bundle bundle --output out",
+    "python benchmarks/deadline.py --bundle bundle --threads 1 --people 1,5,30 --time 25 --output out",
 )
-@click.option(
+@option(_MODEL, "--bundle", type=click.Path(path_type=Path), required=True, help="Bundle folder.")
+@option(_MODEL, "--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
+@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@option(
+    _CASES,
+    "--people",
+    default="1,5,10,20,30",
+    show_default=True,
+    callback=number_list(1, 64),
+    help="Numbers of people.",
+)
+@option(
+    _CASES,
     "--time",
     "shares",
     default="10,25,50",
@@ -231,17 +255,19 @@ def table_of(cases: list[Case], bounds: dict[int, tuple[Policy, Policy]]) -> Tab
     callback=number_list(0, 1000),
     help="Deadlines: percentages of the gate's refinement time, added to 1.1 times the coarse stage's time.",
 )
-@click.option("--frames", default=50, show_default=True, type=click.IntRange(1), help="Frames per scene.")
-@click.option("--scenes", default=2, show_default=True, type=click.IntRange(1), help="Scenes (seeds) per case.")
-@click.option(
+@option(_CASES, "--frames", default=50, show_default=True, type=Whole(1), help="Frames per scene.")
+@option(_CASES, "--scenes", default=2, show_default=True, type=Whole(1), help="Scenes (seeds) per case.")
+@option(
+    _CASES,
     "--clock",
     default="wall",
     show_default=True,
     type=click.Choice(list(CLOCKS)),
     help="processor: CPU time of this process, for a busy CPU; needs --device cpu --threads 1.",
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for deadline.json.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option(_REPORT, "--output", type=click.Path(path_type=Path), required=True, help="Folder for deadline.json.")
+@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
     bundle: Path,
     device: str,
@@ -252,59 +278,65 @@ def command(
     scenes: int,
     clock: str,
     output: Path,
+    overwrite: bool,
     debug: bool,
 ) -> int:
     """Measure how many frames meet their deadline, and what choosing well is worth."""
     if clock == "processor" and (device, threads) != ("cpu", 1):
         raise click.UsageError("--clock processor counts the time of one thread: give --device cpu --threads 1")
-    make_output_folder(output)
+    interruptible()
+    make_output_folder(output, "deadline.json", overwrite=overwrite)
     opened = open_bundle(bundle)
     stages = load_two_stage(opened, device, threads=threads)
     benchmark = Benchmark(opened, stages, CLOCKS[clock])
     cases: list[Case] = []
     bounds: dict[int, tuple[Policy, Policy]] = {}
-    for count in people:
-        drawn = scenes_with(count, frames, scenes)
-        never, gate = bounds[count] = benchmark.without_deadline(drawn)
-        coarse_only = float(np.percentile(never.seconds, 95)) * _MARGIN
-        refining = max(float(np.median(gate.seconds) - np.median(never.seconds)), 0.0)
-        for share in shares:
-            case = benchmark.measure(drawn, count, coarse_only + refining * share / 100, share)
-            cases.append(case)
-            scheduled = case.policies["scheduled"]
-            click.echo(
-                f"{count} people, {case.deadline_ms:.1f} ms: {scheduled.met:.1%} of frames in time "
-                f"(coarse only: {case.policies[COARSE_ONLY].met:.1%}), {scheduled.done} of {scheduled.wanted} refined, "
-                f"{scheduled.carried} carried; against a random choice: {case.scheduled_less_random}; "
-                f"without carrying: {case.chosen_less_random}"
-            )
-    stages.close()
-    machine = this_machine()
-    console = Console(width=140)
-    console.print(table_of(cases, bounds))
-    console.print(f"{opened.model.name} on {device}; {machine.processor}, {machine.cores} cores {machine.gpu}")
-    report = {
-        "bundle": opened.model.name,
-        "weights": opened.manifest.source,
-        "quality_threshold": opened.manifest.gate.quality_threshold,
-        "device": device,
-        "command": command_to_repeat("deadline.py"),
-        "machine": asdict(machine),
-        "without_deadline": {
-            str(count): {"never": never.report(), "gate": gate.report()} for count, (never, gate) in bounds.items()
-        },
-        "cases": [
-            {
-                **vars(case),
-                "policies": {name: policy.report() for name, policy in case.policies.items()},
-                "scheduled_less_random": asdict(case.scheduled_less_random),
-                "chosen_less_random": asdict(case.chosen_less_random),
-            }
-            for case in cases
-        ],
-    }
-    (output / "deadline.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    click.echo(f"wrote {output / 'deadline.json'}")
+
+    def write() -> None:
+        machine = this_machine()
+        console = Console(width=140)
+        console.print(table_of(cases, bounds))
+        console.print(f"{opened.model.name} on {device}; {machine.processor}, {machine.cores} cores {machine.gpu}")
+        report = {
+            "bundle": opened.model.name,
+            "weights": opened.manifest.source,
+            "quality_threshold": opened.manifest.gate.quality_threshold,
+            "device": device,
+            "command": command_to_repeat("deadline.py"),
+            "machine": asdict(machine),
+            "without_deadline": {
+                str(count): {"never": never.report(), "gate": gate.report()} for count, (never, gate) in bounds.items()
+            },
+            "cases": [
+                {
+                    **vars(case),
+                    "policies": {name: policy.report() for name, policy in case.policies.items()},
+                    "scheduled_less_random": asdict(case.scheduled_less_random),
+                    "chosen_less_random": asdict(case.chosen_less_random),
+                }
+                for case in cases
+            ],
+        }
+        write_file(output / "deadline.json", json.dumps(report, indent=2) + "\n")
+        click.echo(f"wrote {output / 'deadline.json'}")
+
+    with contextlib.closing(stages), kept_when_interrupted(cases, "case", output, write):
+        for count in people:
+            drawn = scenes_with(count, frames, scenes)
+            never, gate = bounds[count] = benchmark.without_deadline(drawn)
+            coarse_only = float(np.percentile(never.seconds, 95)) * _MARGIN
+            refining = max(float(np.median(gate.seconds) - np.median(never.seconds)), 0.0)
+            for share in shares:
+                case = benchmark.measure(drawn, count, coarse_only + refining * share / 100, share)
+                cases.append(case)
+                scheduled = case.policies["scheduled"]
+                click.echo(
+                    f"{count} people, {case.deadline_ms:.1f} ms: {scheduled.met:.1%} of frames in time "
+                    f"(coarse only: {case.policies[COARSE_ONLY].met:.1%}), {scheduled.done} of {scheduled.wanted} "
+                    f"refined, {scheduled.carried} carried; against a random choice: {case.scheduled_less_random}; "
+                    f"without carrying: {case.chosen_less_random}"
+                )
+        write()
     return 0
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from report import Machine, command_to_repeat, make_output_folder, this_machine
+from report import Machine, benchmark_command, command_to_repeat, make_output_folder, this_machine
 
 from sharpose.bundle import shipped_bundle
-from sharpose.cli import EXIT_REFUSED
+from sharpose.cli import EXIT_REFUSED, Number, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import probe_gpu
@@ -39,6 +39,7 @@ RUNNING, LEFT_OVER = "running", "left over"
 _DONE = (AS_EXPECTED, NOT_AS_EXPECTED, COULD_NOT_RUN)
 _ERROR = re.compile(r"error|fatal|failed|exception", re.IGNORECASE)
 _TEXT_LENGTH = 400
+_SETUP, _STEPS, _RESULTS = "What the steps are given", "Steps", "Results"
 
 
 class CouldNotRunError(Exception):
@@ -305,20 +306,32 @@ def _chosen(context: click.Context, parameter: click.Parameter, text: str | None
     return names
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
+@benchmark_command(
+    "python benchmarks/gpu_day.py --list",
+    "python benchmarks/gpu_day.py --bundle bundle",
+    "python benchmarks/gpu_day.py --bundle bundle --steps latency,baselines --continue",
+)
+@option(
+    _SETUP,
     "--bundle",
     type=click.Path(path_type=Path),
     help="Bundle, best with fp32 and fp16 graphs.  [default: the shipped bundle, which has fp32 only]",
 )
-@click.option("--device", default="tensorrt", show_default=True, help="Device: tensorrt[:i].")
-@click.option("--detector", type=click.Path(path_type=Path), help="Detector's ONNX file.  [default: the coarse graph]")
-@click.option("--steps", callback=_chosen, metavar="A,B", help="Steps to run, even if they are done.  [default: all]")
-@click.option("--list", "list_only", is_flag=True, help="List the steps, their limits and what is expected.")
-@click.option("--minutes", default=30.0, show_default=True, type=click.FloatRange(0.1, 600), help="Time for all steps.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder.  [default: benchmarks/results/gpu_day/GPU]")
-@click.option("--continue", "go_on", is_flag=True, help="Keep the results in the folder; run what isn't done.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option(_SETUP, "--device", default="tensorrt", show_default=True, help="Device: tensorrt[:i].")
+@option(
+    _SETUP,
+    "--detector",
+    type=click.Path(path_type=Path),
+    help="Detector's ONNX file.  [default: the coarse graph]",
+)
+@option(_STEPS, "--steps", callback=_chosen, metavar="A,B", help="Steps to run, even if they are done.  [default: all]")
+@option(_STEPS, "--list", "list_only", is_flag=True, help="List the steps, their limits and what is expected.")
+@option(_STEPS, "--minutes", default=30.0, show_default=True, type=Number(0.1, 600), help="Time for all steps.")
+@option(
+    _RESULTS, "--output", type=click.Path(path_type=Path), help="Folder.  [default: benchmarks/results/gpu_day/GPU]"
+)
+@option(_RESULTS, "--continue", "go_on", is_flag=True, help="Keep the results in the folder; run what isn't done.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
     bundle: Path | None,
     device: str,

@@ -298,7 +298,7 @@ def check_providers(setup: Setup, notes: Notes) -> Outcome:
         for preload in ("with", "without"):
             folder = setup.folder / f"latency-{device}-{preload}-preload"
             options = ["--people", "1,4", "--refine", "100", "--seconds", str(setup.seconds), "--device", device]
-            options += ["--peak-seconds", "0"]
+            options += ["--peak-seconds", "0", "--overwrite"]
             words = [preload, "latency.py", *options, "--bundle", str(setup.bundle), "--output", str(folder)]
             done = _call(sys.executable, "-c", _CHANGED_LATENCY, *words)
             error = _error_of(done)
@@ -405,17 +405,8 @@ def check_sanitizer(setup: Setup, notes: Notes) -> Outcome:
     _need_gpu(setup)
     if (tool := shutil.which("compute-sanitizer")) is None:
         raise CouldNotRunError("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
-    words = [
-        "-m",
-        "sharpose",
-        "run",
-        "scene:people=2,frames=20",
-        "--bundle",
-        str(setup.bundle),
-        "--device",
-        setup.device,
-    ]
-    done = _call(tool, "--error-exitcode", "9", sys.executable, *words)
+    words = ["run", "scene:people=2,frames=20", "--bundle", str(setup.bundle), "--device", setup.device]
+    done = _call(tool, "--error-exitcode", "9", sys.executable, "-m", "sharpose", *words)
     lines = [line.strip("= ") for line in done.stdout.splitlines() if line.startswith("=====")]
     notes.add("exit code", done.returncode)
     return done.returncode == 0, lines[-1] if lines else _error_of(done) or "no summary"
@@ -456,12 +447,8 @@ def _bundle_for_gpu(setup: Setup) -> Bundle:
     return open_bundle(setup.bundle)
 
 
-def _open(
-    setup: Setup,
-    bundle: Bundle,
-    precision: str = "auto",
-    **settings: Any,  # noqa: ANN401 (those of TensorRtSettings)
-) -> TwoStage:
+def _open(setup: Setup, bundle: Bundle, precision: str = "auto", **settings: Any) -> TwoStage:  # noqa: ANN401
+    """The engines; `settings` are those of TensorRtSettings."""
     return load_two_stage(bundle, setup.device, precision=precision, tensorrt=TensorRtSettings(say=_say, **settings))
 
 

@@ -7,6 +7,11 @@ are not included. A time ends when the results are on the host, so it includes c
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
 import contextlib
 import functools
 import itertools
@@ -37,20 +42,32 @@ from measuring.energy import EnergyMeter, Sensor, find_sensors
 from measuring.page import write_page
 from measuring.peak import Peak, measure_peak
 from measuring.turns import Times, paired_ratio, refined_counts, take_turns
-from report import command_to_repeat, make_output_folder, number_list, this_machine, word_list
+from report import (
+    PartialReportError,
+    benchmark_command,
+    command_to_repeat,
+    kept_when_interrupted,
+    make_output_folder,
+    number_list,
+    this_machine,
+    word_list,
+    write_file,
+)
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.cli import Number, Threads, Whole
+from sharpose.cli import Number, Threads, Whole, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
 from sharpose.engines.precision import PRECISIONS, PrecisionChoice
-from sharpose.errors import EngineError, SharposeError, counted
+from sharpose.errors import EngineError, InputError, SharposeError, counted
+from sharpose.files import found_at
 from sharpose.runtime import Boxes
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 
 SCHEMA = "sharpose-latency/2"
 SIZE = (720, 1280)
 """Height and width of the picture."""
+_MODEL, _CASES, _REPORT = "What is compared", "Cases, and how long each takes", "Report"
 
 
 @dataclass(frozen=True)
@@ -263,51 +280,89 @@ def _draw(report: dict[str, Any], output: Path) -> None:
         click.echo(f"wrote {path}")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
+def _check_peers(context: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    for path in paths:
+        if (found := found_at(path)) != "a file":
+            raise InputError(f"--peer {path}: expected an ONNX file, found {found}")
+    return paths
+
+
+@benchmark_command(
+    "python benchmarks/latency.py --output out",
+    "python benchmarks/latency.py --bundle bundle --device cpu,openvino --precision fp32,int8 --output out",
+    "python benchmarks/latency.py --baseline torch-eager,dense --people 1 --refine 50,100 --plots --output out",
+)
+@option(
+    _MODEL,
     "--bundle",
     type=click.Path(path_type=Path),
     help="Folder written by sharpose-export.  [default: the shipped bundle]",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, callback=word_list(), help="Devices, as sharpose-run takes."
+@option(
+    _MODEL,
+    "--device",
+    default="cpu",
+    show_default=True,
+    callback=word_list(),
+    help="Devices, as sharpose-run takes. What one of several can't run is left out; the exit code is then 3.",
 )
-@click.option(
+@option(
+    _MODEL,
     "--precision",
     default="auto",
     show_default=True,
     callback=word_list(PRECISIONS),
     help=f"Precisions of each device: {', '.join(PRECISIONS)}.",
 )
-@click.option(
+@option(
+    _MODEL,
     "--baseline",
-    default="",
     callback=word_list(BASELINES),
     help="Baselines in the same run: torch-eager and torch-compiled (this model in PyTorch), dense (a ViTPose of the "
     "same width and depth with its classic head, random weights), both-stages (everybody refined).",
 )
-@click.option("--peer", multiple=True, type=click.Path(path_type=Path), help="ONNX file of another pose model.")
-@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
-@click.option("--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people.")
-@click.option(
-    "--refine", default="0,50,100", show_default=True, callback=number_list(0, 100), help="Percentages to refine."
+@option(
+    _MODEL,
+    "--peer",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    callback=_check_peers,
+    help="ONNX file of another pose model; may be given several times.",
 )
-@click.option("--seconds", default=5.0, show_default=True, type=Number(0, 86400), help="Minimum seconds per case.")
-@click.option("--rounds", default=10, show_default=True, type=Whole(2), help="Minimum rounds per case.")
-@click.option("--warm-up", default=3, show_default=True, type=Whole(1), help="Periods before measuring.")
-@click.option("--cold-starts", default=0, show_default=True, type=Whole(0), help="Fresh processes of each contender.")
-@click.option(
+@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@option(
+    _CASES, "--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people."
+)
+@option(
+    _CASES,
+    "--refine",
+    default="0,50,100",
+    show_default=True,
+    callback=number_list(0, 100),
+    help="Percentages to refine.",
+)
+@option(_CASES, "--seconds", default=5.0, show_default=True, type=Number(0, 86400), help="Minimum seconds per case.")
+@option(_CASES, "--rounds", default=10, show_default=True, type=Whole(2), help="Minimum rounds per case.")
+@option(_CASES, "--warm-up", default=3, show_default=True, type=Whole(1), help="Periods before measuring.")
+@option(_CASES, "--cold-starts", default=0, show_default=True, type=Whole(0), help="Fresh processes of each contender.")
+@option(
+    _CASES,
     "--peak-seconds",
     default=1.0,
     show_default=True,
     type=Number(0, 60),
     help="For each library that multiplies matrices; 0: leave the peak out.",
 )
-@click.option("--plots", is_flag=True, help="Draw plots, with matplotlib.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for latency.md and latency.json."
+@option(_REPORT, "--plots", is_flag=True, help="Draw plots, with matplotlib.")
+@option(
+    _REPORT,
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for latency.md and latency.json. Ctrl-C keeps the cases that are done.",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
     bundle: Path | None,
     device: list[str],
@@ -324,10 +379,12 @@ def command(
     peak_seconds: float,
     plots: bool,
     output: Path,
+    overwrite: bool,
     debug: bool,
 ) -> int:
     """Measure a bundle's latency by stage, on several devices, in several precisions, beside baselines."""
-    make_output_folder(output)
+    interruptible()
+    make_output_folder(output, "latency.md", "latency.json", overwrite=overwrite)
     machine = this_machine()
     if machine.load_average > machine.cores / 4:
         click.echo(f"the machine is busy (load average {machine.load_average:.2f}): times will be too long")
@@ -339,26 +396,38 @@ def command(
         several = len(device) * len(precision) > 1  # of which some pairs may not go together
         may_be_left_out = ("engine", "dense", "both-stages") if several else ()
         benchmark = Benchmark(opened, entries, plan, Path(folder), may_be_left_out)
-        with contextlib.closing(benchmark):
+        measured = benchmark.report
+        left_out = [line.partition(": ")[0] for line in measured.left_out]
+
+        def write() -> None:
+            if missing := len(people) * len(refine) - len(measured.cases):
+                measured.left_out.append(f"{counted(missing, 'case')}: interrupted")
+            report = {
+                "schema": SCHEMA,
+                "bundle": opened.model.name,
+                "weights": opened.manifest.source,
+                "date": date.today().isoformat(),
+                "command": command_to_repeat("latency.py"),
+                "picture": list(SIZE),
+                "threads": threads,
+                "machine": asdict(machine),
+                **asdict(measured),
+            }
+            write_file(output / "latency.json", json.dumps(report, indent=1) + "\n")
+            write_file(output / "latency.md", write_page(report))
+            if plots:
+                _draw(report, output)
+            click.echo(f"wrote {output / 'latency.md'} and {output / 'latency.json'}")
+
+        with contextlib.closing(benchmark), kept_when_interrupted(measured.cases, "case", output, write):
             benchmark.measure_peaks()
             benchmark.measure_cold_starts()
             benchmark.measure_cases()
-    report = {
-        "schema": SCHEMA,
-        "bundle": opened.model.name,
-        "weights": opened.manifest.source,
-        "date": date.today().isoformat(),
-        "command": command_to_repeat("latency.py"),
-        "picture": list(SIZE),
-        "threads": threads,
-        "machine": asdict(machine),
-        **asdict(benchmark.report),
-    }
-    (output / "latency.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    (output / "latency.md").write_text(write_page(report), "utf-8")
-    if plots:
-        _draw(report, output)
-    click.echo(f"wrote {output / 'latency.md'} and {output / 'latency.json'}")
+            write()
+    if left_out:
+        raise PartialReportError(
+            f"partial report: {', '.join(left_out)} left out, as said above; {output} holds the rest"
+        )
     return 0
 
 

@@ -8,6 +8,11 @@ out. Elapsed time depends on what overlaps; CPU time doesn't.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
 import json
 import os
 import subprocess
@@ -30,10 +35,10 @@ from av.codec.context import ThreadType
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from report import Machine, command_to_repeat, make_output_folder, this_machine
+from report import Machine, benchmark_command, command_to_repeat, make_output_folder, this_machine, write_file
 
 from sharpose.bundle import open_bundle, shipped_bundle
-from sharpose.cli import Threads
+from sharpose.cli import Threads, Whole, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.errors import InputError
@@ -54,6 +59,7 @@ Picture = npt.NDArray[np.uint8]
 Entry = dict[str, Any]
 """A line of JSON Lines."""
 _RATE = 25  # frames a second, of the videos made here
+_RUN, _REPORT = "What is run", "Report"
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,13 @@ def run_once(setup: Setup, frames: int, annotated: Path, lines: Path) -> tuple[f
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    said = process.stderr.read().decode("utf-8", "replace")
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        said = process.stderr.read().decode("utf-8", "replace")
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # Ctrl-C
+        process.kill()
+        process.wait()
+        raise
     elapsed = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -326,21 +337,37 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
     return "\n".join(lines) + "\n"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@benchmark_command(
+    "python benchmarks/overhead.py --output out",
+    "python benchmarks/overhead.py video.mp4 --boxes boxes.json --frames 40 --output out",
+)
 @click.argument("video", required=False, type=click.Path(path_type=Path))
-@click.option("--boxes", type=click.Path(path_type=Path), help="The video's boxes, a file as sharpose-run takes it.")
-@click.option(
+@option(_RUN, "--boxes", type=click.Path(path_type=Path), help="The video's boxes, a file as sharpose-run takes it.")
+@option(
+    _RUN,
     "--bundle",
     type=click.Path(path_type=Path),
     help="Folder written by sharpose-export.  [default: the shipped bundle]",
 )
-@click.option("--refine", default="auto", show_default=True, type=click.Choice(["auto", "always", "never"]))
-@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
-@click.option("--frames", default=100, show_default=True, type=click.IntRange(2), help="Frames, from the start.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for overhead.md and overhead.json."
+@option(
+    _RUN,
+    "--refine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "always", "never"]),
+    help="Who is refined, as in sharpose-run.",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option(_RUN, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@option(_RUN, "--frames", default=100, show_default=True, type=Whole(2), help="Frames, from the start.")
+@option(
+    _REPORT,
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for overhead.md and overhead.json.",
+)
+@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
     video: Path | None,
     boxes: Path | None,
@@ -349,6 +376,7 @@ def command(
     threads: int | None,
     frames: int,
     output: Path,
+    overwrite: bool,
     debug: bool,
 ) -> int:
     """Measure the CPU time that a run takes beside its engines and FFmpeg.
@@ -357,7 +385,8 @@ def command(
     """
     if (video is None) != (boxes is None):
         raise click.UsageError("VIDEO and --boxes go together: give both, or neither")
-    make_output_folder(output)
+    interruptible()
+    make_output_folder(output, "overhead.md", "overhead.json", overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="sharpose-overhead-") as temporary:
         folder = Path(temporary)
         source, found = (video, boxes) if video and boxes else make_video(folder, frames)
@@ -368,9 +397,9 @@ def command(
         command_to_repeat("overhead.py").replace("overhead.py video ", "overhead.py "),
     )
     page = markdown(result, machine, "one person at 1920x1080" if video is None else video.name, command_line)
-    (output / "overhead.md").write_text(page, "utf-8")
+    write_file(output / "overhead.md", page)
     report = {"machine": asdict(machine), "command": command_line, **asdict(result), "more": result.more}
-    (output / "overhead.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_file(output / "overhead.json", json.dumps(report, indent=2) + "\n")
     click.echo(page)
     return 0
 

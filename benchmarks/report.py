@@ -1,19 +1,24 @@
-"""What the reports of the benchmarks share: the machine, the command that repeats them, and lists of numbers."""
+"""What the benchmarks share: the machine, the command that repeats a report, its files, and options."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sized
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import click
 
+from sharpose.cli import EXIT_FAILED, EXIT_INTERRUPTED, SectionedCommand, Terminated
 from sharpose.engines.device import cpu_text
+from sharpose.errors import SharposeError, counted
+from sharpose.files import replacing
 
 _PACKAGES = (
     *("sharpose", "numpy", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "torch"),
@@ -102,6 +107,12 @@ def _gpu() -> str:
     return " / ".join(found.stdout.split("\n")).strip(" /") if found.returncode == 0 else ""
 
 
+def benchmark_command(*examples: str) -> Callable[[Callable[..., Any]], SectionedCommand]:
+    """`click.command`, as the package's commands are: no option twice, and a help that ends with examples."""
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    return click.command(cls=SectionedCommand, context_settings=settings, examples=examples)
+
+
 def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter, str | None], list[int] | None]:
     """A click callback that reads `1,4,16`, each number from `low` to `high`; raises `click.BadParameter`."""
 
@@ -120,10 +131,10 @@ def number_list(low: int, high: int) -> Callable[[click.Context, click.Parameter
     return read
 
 
-def word_list(known: Collection[str] = ()) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+def word_list(known: Collection[str] = ()) -> Callable[[click.Context, click.Parameter, str | None], list[str]]:
     """A click callback that reads `a,b`, each of them `known`, or any words if empty; raises `click.BadParameter`."""
 
-    def read(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str]:
         words = text.split(",") if text else []
         for word in words:
             if not word or (known and word not in known):
@@ -134,12 +145,63 @@ def word_list(known: Collection[str] = ()) -> Callable[[click.Context, click.Par
     return read
 
 
-def make_output_folder(path: Path) -> None:
-    """Make the report's folder before the long part; raises `click.UsageError`."""
+class PartialReportError(SharposeError):
+    """A report was written without all that was asked for."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def make_output_folder(path: Path, *files: str, overwrite: bool = False) -> None:
+    """Make the report's folder before the long part.
+
+    Args:
+        path: The folder.
+        files: What will be written there.
+        overwrite: Whether files of an earlier report may be replaced.
+
+    Raises:
+        click.UsageError: it can't be made, or holds one of the files.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"--output {path}: expected a folder that can be created: {error.strerror}") from None
+    if found := [name for name in files if not overwrite and (path / name).exists()]:
+        words = f"{found[0]} already exists there; give another folder, or --overwrite to replace it"
+        raise click.UsageError(f"--output {path}: {words}")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a whole file, in place of one that is there."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+@contextlib.contextmanager
+def kept_when_interrupted(finished: Sized, what: str, output: Path, write: Callable[[], None]) -> Iterator[None]:
+    """Write what is finished when Ctrl-C or another signal ends the block.
+
+    Args:
+        finished: What the block fills.
+        what: What one of it is called, in the singular.
+        output: The report's folder.
+        write: Writes the report.
+
+    Raises:
+        PartialReportError: a signal came, and something was finished.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as end:
+        if not finished:
+            raise
+        write()
+        word, code = (str(end), end.exit_code) if isinstance(end, Terminated) else ("interrupted", EXIT_INTERRUPTED)
+        done = counted(len(finished), what)
+        holds = f"{output} holds {'it' if len(finished) == 1 else 'them'}"
+        raise PartialReportError(f"{word} after {done}; {holds}", code) from None
 
 
 def command_to_repeat(script: str) -> str:
@@ -148,7 +210,7 @@ def command_to_repeat(script: str) -> str:
     words = ["python", f"benchmarks/{script}"]
     for option in context.command.params:
         value = context.params.get(option.name or "")
-        if option.name in ("debug", "output", "go_on") or value is None or value is False:
+        if option.name in ("debug", "output", "overwrite", "go_on") or value is None or value is False:
             continue
         if value is True:
             words.append(option.opts[0])

@@ -7,6 +7,11 @@ source has nothing for it.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
 import contextlib
 import json
 import os
@@ -28,10 +33,19 @@ from measuring.contenders import Contender, Entry, open_contender
 from measuring.memory import host_mib, host_peak_mib
 from measuring.page import table
 from measuring.turns import refined_counts, take_turns
-from report import command_to_repeat, make_output_folder, number_list, this_machine, word_list
+from report import (
+    benchmark_command,
+    command_to_repeat,
+    kept_when_interrupted,
+    make_output_folder,
+    number_list,
+    this_machine,
+    word_list,
+    write_file,
+)
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.cli import Threads, Whole
+from sharpose.cli import Threads, Whole, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
 from sharpose.engines.precision import PRECISIONS, PrecisionChoice, choose_precision
@@ -42,6 +56,7 @@ from sharpose.runtime.sources.video import VideoSource
 PARTS = ("people", "sizes", "streams", "memory", "rest")
 SIZES = {"480p": (480, 854), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 """Heights and widths in pixels."""
+_MODEL, _PARTS, _REPORT = "Model", "What is measured", "Report"
 _PERCENT = 50  # refined
 _SETTLED = 0.2  # of the frames, after which memory should stay as it is
 
@@ -190,10 +205,15 @@ def _run_to_end(words: Sequence[str]) -> tuple[int, str, float, float]:
                 _command(words), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=folder
             )
             peak_mib = 0.0
-            while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-                with contextlib.suppress(OSError):  # the peak that wait4 gives begins with this process's own
-                    peak_mib = max(peak_mib, host_peak_mib(process.pid))
-                time.sleep(0.02)
+            try:
+                while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+                    with contextlib.suppress(OSError):  # the peak that wait4 gives begins with this process's own
+                        peak_mib = max(peak_mib, host_peak_mib(process.pid))
+                    time.sleep(0.02)
+            except BaseException:  # Ctrl-C
+                process.kill()
+                process.wait()
+                raise
             _, status, usage = ended
             process.returncode = os.waitstatus_to_exitcode(status)
         text = log.read_text("utf-8", "replace")
@@ -263,20 +283,24 @@ def _cell(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle folder.  [default: the shipped bundle]")
-@click.option("--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help="Precision.")
-@click.option("--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
-@click.option("--parts", default=",".join(PARTS), show_default=True, callback=word_list(PARTS), help="What to run.")
-@click.option("--people", callback=number_list(1, 1024), help="Numbers of people.  [default: 1 to 100]")
-@click.option("--streams", callback=number_list(1, 64), help="Numbers of streams.  [default: 1,2,4,8]")
-@click.option("--frames", type=Whole(50), help="Frames of the memory part.  [default: 10000]")
-@click.option("--quick", is_flag=True, help="A minute for all parts, to see that they run.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for scaling.md and scaling.json."
+@benchmark_command(
+    "python benchmarks/scaling.py --output out",
+    "python benchmarks/scaling.py --bundle bundle --device openvino --parts people,streams --output out",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option(_MODEL, "--bundle", type=click.Path(path_type=Path), help="Bundle folder.  [default: the shipped bundle]")
+@option(_MODEL, "--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
+@option(_MODEL, "--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help="Precision.")
+@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@option(_PARTS, "--parts", default=",".join(PARTS), show_default=True, callback=word_list(PARTS), help="What to run.")
+@option(_PARTS, "--people", callback=number_list(1, 1024), help="Numbers of people.  [default: 1 to 100]")
+@option(_PARTS, "--streams", callback=number_list(1, 64), help="Numbers of streams.  [default: 1,2,4,8]")
+@option(_PARTS, "--frames", type=Whole(50), help="Frames of the memory part.  [default: 10000]")
+@option(_PARTS, "--quick", is_flag=True, help="A minute for all parts, to see that they run.")
+@option(
+    _REPORT, "--output", type=click.Path(path_type=Path), required=True, help="Folder for scaling.md and scaling.json."
+)
+@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
 def command(
     bundle: Path | None,
     device: str,
@@ -288,10 +312,12 @@ def command(
     frames: int | None,
     quick: bool,
     output: Path,
+    overwrite: bool,
     debug: bool,
 ) -> int:
     """Measure how people, frame sizes, streams and time change speed, memory and CPU."""
-    make_output_folder(output)
+    interruptible()
+    make_output_folder(output, "scaling.md", "scaling.json", overwrite=overwrite)
     machine = this_machine()
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
     entry = Entry("engine", device, choose_precision(opened, parse_device(device), precision))
@@ -307,20 +333,24 @@ def command(
         "machine": asdict(machine),
         "parts": {},
     }
+
+    def write() -> None:
+        write_file(output / "scaling.json", json.dumps(report, indent=1) + "\n")
+        write_file(output / "scaling.md", write_page(report, str(machine)))
+
     with TemporaryDirectory(prefix="sharpose-scaling-") as folder:
         scaling = Scaling(opened, entry, threads, effort, Path(folder))
         run: Callable[[], list[Row]]
-        for part in parts:
-            run = getattr(scaling, part)
-            rows = report["parts"][part] = run()
-            if part == "memory":
-                report["growth_mib"] = growth_mib(rows)
-            for row in rows if part != "memory" else rows[-1:]:
-                click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
-            # After each part: whatever ends the run, what was measured stays.
-            (output / "scaling.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-            (output / "scaling.md").write_text(write_page(report, str(machine)), "utf-8")
-        scaling.close()
+        with contextlib.closing(scaling), kept_when_interrupted(report["parts"], "part", output, write):
+            for part in parts:
+                run = getattr(scaling, part)
+                rows = run()
+                if part == "memory":
+                    report["growth_mib"] = growth_mib(rows)
+                report["parts"][part] = rows
+                for row in rows if part != "memory" else rows[-1:]:
+                    click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
+                write()  # after each part: whatever ends the run, what was measured stays
     click.echo(f"wrote {output / 'scaling.md'} and {output / 'scaling.json'}")
     return 0
 

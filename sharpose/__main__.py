@@ -33,11 +33,16 @@ def _end(signum: int, frame: FrameType | None) -> None:
         os._exit(128 + signum)
 
 
-def _start(name: str) -> NoReturn:
+def end_on_signals() -> None:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the process at once, with one line, until `sharpose.cli.interruptible`."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         signal.signal(signal.SIGHUP, _end)
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)
+
+
+def _start(name: str) -> NoReturn:
+    end_on_signals()
     from importlib import import_module
 
     import_module(_MODULES[name]).main()

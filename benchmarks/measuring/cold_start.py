@@ -63,13 +63,17 @@ def measure_cold_start(
             command = [sys.executable, str(Path(__file__).resolve()), json.dumps(job)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             assert process.stdout is not None
-            first = process.stdout.readline()
-            seconds = time.perf_counter() - began
             try:
-                rest, errors = process.communicate(timeout=_MOST_S)
-            except subprocess.TimeoutExpired:
+                first = process.stdout.readline()
+                seconds = time.perf_counter() - began
+                try:
+                    rest, errors = process.communicate(timeout=_MOST_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    rest, errors = process.communicate()
+            finally:  # Ctrl-C
                 process.kill()
-                rest, errors = process.communicate()
+                process.wait()
             if process.returncode != 0 or not first:
                 reason = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
                 return ColdStart(0, 0, 0, 0, 0, None, reason)

@@ -142,3 +142,17 @@ def test_another_file_is_refused(text: str, tmp_path, capsys) -> None:
     error = capsys.readouterr().err
     assert (stopped.value.code, error.count("\n")) == (2, 1)
     assert "expected the latency.json of benchmarks/latency.py" in error
+
+
+def test_folders_of_reports_are_compared(tmp_path, capsys) -> None:
+    for name, report in (("before", _report(1)), ("after", _report(2, slower=1.3))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "latency.json").write_text(json.dumps(report))
+    with pytest.raises(SystemExit) as stopped:
+        main(command, [str(tmp_path / "before"), str(tmp_path / "after")])
+    assert stopped.value.code == 1
+    assert "slower:" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(command, [str(tmp_path / "before"), str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"{tmp_path / 'latency.json'}: " in capsys.readouterr().err

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import deadline
 import pytest
 from deadline import command
 
@@ -18,13 +20,19 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "deadline.py"
 
 
 @pytest.fixture(scope="module")
-def report(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """The JSON and the printed text."""
+def bundle(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """At most two people in a run."""
     bundle = tmp_path_factory.mktemp("bundle")
     shutil.copytree(nano_bundle, bundle, dirs_exist_ok=True)
     values = json.loads((bundle / "bundle.json").read_text("utf-8"))
     values["max_batch"] = 2  # fewer batch sizes to calibrate, for each of the five policies
     (bundle / "bundle.json").write_text(json.dumps(values))
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def report(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The JSON and the printed text."""
     folder = tmp_path_factory.mktemp("reports") / "of" / "today"
     arguments = [*("--bundle", bundle), *("--people", "1,3"), *("--time", "0,1000"), *("--output", folder)]
     arguments += ["--threads", 1, "--clock", "processor", "--frames", 3, "--scenes", 1]
@@ -84,3 +92,15 @@ def test_bad_options_are_one_line(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert words in message
+
+
+def test_a_signal_keeps_the_finished_cases(bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    cases = iter([deadline.Benchmark.measure, lambda *given: signal.raise_signal(signal.SIGINT)])
+    monkeypatch.setattr(deadline.Benchmark, "measure", lambda *given: next(cases)(*given))
+    words = ["--bundle", str(bundle), "--threads", "1", "--people", "1", "--time", "0,10", "--frames", "2"]
+    with pytest.raises(SystemExit) as stopped:
+        main(command, [*words, "--scenes", "1", "--output", str(tmp_path)])
+    said = capsys.readouterr().err.strip()
+    assert (stopped.value.code, said) == (130, f"error: interrupted after 1 case; {tmp_path} holds it")
+    values = json.loads((tmp_path / "deadline.json").read_text("utf-8"))
+    assert [(case["people"], case["share"]) for case in values["cases"]] == [(1, 0)]

@@ -6,14 +6,20 @@ import contextlib
 import io
 import json
 import math
+import os
 import platform
 import re
+import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import click
+import latency
 import numpy as np
 import pytest
 from latency import command, picture_with
@@ -22,7 +28,7 @@ from measuring.contenders import OUTSIDE_ENGINES, STAGES
 from measuring.plots import draw_plots
 from measuring.turns import PERCENTILE_NAMES
 
-from sharpose.cli import main
+from sharpose.cli import SectionedCommand, main
 
 NAMES = ["cpu fp32", "torch-eager cpu fp32", "dense cpu fp32", "both-stages cpu fp32"]
 
@@ -48,10 +54,12 @@ def report(
     words = [*("--bundle", nano_bundle), *("--people", "1,3"), *("--refine", "0,50,100"), *("--output", folder)]
     words += ["--precision", "fp32,int8", "--baseline", "torch-eager,dense,both-stages", "--peak-seconds", "0.01"]
     words += ["--seconds", 0, "--rounds", 3, "--warm-up", 1, "--threads", 1]
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+    printed, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stopped:
         main(command, [str(word) for word in words])
-    assert stopped.value.code == 0
+    left_out = "cpu int8, both-stages cpu int8 left out, as said above"
+    assert said.getvalue() == f"error: partial report: {left_out}; {folder} holds the rest\n"
+    assert stopped.value.code == 3
     text = (folder / "latency.md").read_text("utf-8")
     return json.loads((folder / "latency.json").read_text("utf-8")), text, printed.getvalue()
 
@@ -233,7 +241,10 @@ def test_without_matplotlib_the_numbers_stay(
         (["--precision", "int8"], "holds fp32 graphs, not int8"),
         (["--precision", "half"], "expected some of auto, fp32, fp16, bf16, int8, got 'half'"),
         (["--baseline", "tensorflow"], "expected some of torch-eager, torch-compiled, dense, both-stages"),
-        (["--peer", "missing.onnx"], "missing.onnx"),
+        (["--peer", "missing.onnx"], "--peer missing.onnx: expected an ONNX file, found nothing"),
+        (["--peer", "/"], "--peer /: expected an ONNX file, found a folder"),
+        (["--device", "cpu", "--device", "openvino"], "--device: given 2 times; give it once"),
+        (["--baseline", ""], "--baseline"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -279,3 +290,94 @@ def test_the_picture_shows_as_many_people_as_asked_for(people: int) -> None:
     assert len(boxes) == people
     assert (boxes.xyxy[:, 2:] > boxes.xyxy[:, :2]).all()
     assert len(np.unique(boxes.xyxy[:16], axis=0)) == min(people, 16)
+
+
+SHORT = ["--people", "1", "--refine", "0,100", "--seconds", "0", "--rounds", "2", "--peak-seconds", "0"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_keeps_the_finished_cases(
+    nano_bundle: Path, tmp_path: Path, capsys, monkeypatch, number: signal.Signals, code: int, word: str
+) -> None:
+    cases = iter([latency.take_turns, lambda *given, **settings: signal.raise_signal(number)])
+    monkeypatch.setattr(latency, "take_turns", lambda *given, **settings: next(cases)(*given, **settings))
+    monkeypatch.setattr(turns, "_TURN_S", 0.0)
+    with pytest.raises(SystemExit) as stopped:
+        main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), "--threads", "1", *SHORT])
+    said = capsys.readouterr().err.strip()
+    assert (stopped.value.code, said) == (code, f"error: {word} after 1 case; {tmp_path} holds it")
+    values = json.loads((tmp_path / "latency.json").read_text("utf-8"))
+    assert [(case["people"], case["refine_percent"]) for case in values["cases"]] == [(1, 0)]
+    assert values["left_out"] == ["1 case: interrupted"]
+    assert len(_tables((tmp_path / "latency.md").read_text("utf-8"))["By stage"]) == 1
+
+
+def test_a_signal_before_the_first_case_leaves_an_earlier_report(
+    nano_bundle: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "latency.json").write_text("earlier")
+    monkeypatch.setattr(latency, "take_turns", lambda *given, **settings: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as stopped:
+        main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), "--overwrite", *SHORT])
+    assert (stopped.value.code, capsys.readouterr().err.strip()) == (130, "error: interrupted")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("latency.json", "earlier")]
+
+
+@pytest.mark.parametrize(
+    ("script", "file"),
+    [
+        ("latency", "latency.md"),
+        ("scaling", "scaling.json"),
+        ("overhead", "overhead.json"),
+        ("deadline", "deadline.json"),
+    ],
+)
+def test_an_earlier_report_is_replaced_only_when_asked_for(
+    tmp_path: Path, capsys, monkeypatch, script: str, file: str
+) -> None:
+    module = import_module(script)
+    monkeypatch.setattr(module, "open_bundle", lambda path: sys.exit(99))  # the folder was accepted
+    monkeypatch.setattr(module, "make_video", lambda folder, frames: sys.exit(99), raising=False)
+    (tmp_path / file).write_text("earlier")
+    words = ["--output", str(tmp_path), "--bundle", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        main(module.command, words)
+    existing = f"{file} already exists there; give another folder, or --overwrite to replace it"
+    assert (stopped.value.code, capsys.readouterr().err) == (2, f"error: --output {tmp_path}: {existing}\n")
+    assert (tmp_path / file).read_text() == "earlier"
+    with pytest.raises(SystemExit) as stopped:
+        main(module.command, [*words, "--overwrite"])
+    assert stopped.value.code == 99
+
+
+SCRIPTS = ["latency", "scaling", "overhead", "deadline", "compare"]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "gpu_day"])
+def test_help_ends_with_examples(script: str) -> None:
+    shown: SectionedCommand = import_module(script).command
+    assert len(shown.examples) >= 2
+    assert shown.get_help(click.Context(shown)).endswith(
+        "\n\nExamples:\n" + "\n".join(f"  {line}" for line in shown.examples)
+    )
+    for example in shown.examples:
+        program, path, *arguments = shlex.split(example)
+        assert (program, path) == ("python", f"benchmarks/{script}.py")
+        shown.make_context(program, arguments)  # every option is one, with a value that it takes
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_signal_while_modules_are_imported(tmp_path: Path, script: str) -> None:
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    path = Path(latency.__file__).with_name(f"{script}.py")
+    places = os.pathsep.join(filter(None, [str(tmp_path), str(path.parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import scaling
 from measuring import turns
-from scaling import Effort, command, growth_mib, write_video
+from scaling import Effort, Scaling, command, growth_mib, write_video
 
 from sharpose.cli import main
 from sharpose.errors import EngineError
@@ -93,3 +94,16 @@ def test_bad_options_are_one_line(words: list[str], error: str, nano_bundle: Pat
     said = capsys.readouterr().err
     assert (stopped.value.code, said.count("\n")) == (2, 1)
     assert error in said
+
+
+def test_a_signal_keeps_the_finished_parts(nano_bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(scaling, "QUICK", SMALL)
+    monkeypatch.setattr(turns, "_TURN_S", 0.0)
+    monkeypatch.setattr(Scaling, "sizes", lambda self: signal.raise_signal(signal.SIGINT))
+    words = ["--bundle", str(nano_bundle), "--threads", "1", "--quick", "--parts", "people,sizes"]
+    with pytest.raises(SystemExit) as stopped:
+        main(command, [*words, "--output", str(tmp_path)])
+    said = capsys.readouterr().err.strip()
+    assert (stopped.value.code, said) == (130, f"error: interrupted after 1 part; {tmp_path} holds it")
+    assert list(json.loads((tmp_path / "scaling.json").read_text("utf-8"))["parts"]) == ["people"]
+    assert "## people" in (tmp_path / "scaling.md").read_text("utf-8")
