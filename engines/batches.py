@@ -8,7 +8,7 @@ import json
 import math
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +118,9 @@ def settle(
         EngineError: a run failed.
     """
     with contextlib.nullcontext() if cache is None else cache.held():
-        found = None if cache is None else cache.load()
-        costs = found or _measure(sorted({*coarse.sizes, *fine.sizes}), run, clock)
+        sizes = sorted({*coarse.sizes, *fine.sizes})
+        found = None if cache is None else cache.load(sizes)
+        costs = found or _measure(sizes, run, clock)
         if cache is not None and found is None and not _is_busy():
             cache.save(costs)
     for buckets, of_stage in zip((coarse, fine), costs, strict=True):
@@ -217,15 +218,18 @@ class BatchCache:
                 stack.enter_context(file_lock(self.path.with_suffix(".lock")))
             yield
 
-    def load(self) -> Costs | None:
-        """What the file says; None where there is none, or, with a line, where it is damaged."""
+    def load(self, sizes: Sequence[int]) -> Costs | None:
+        """What the file says; None where there is none, or, with a line, where it is damaged.
+
+        It must hold no other sizes of batches than `sizes`, which ascend, and the smallest of them.
+        """
         if found_at(self.path) == "nothing":
             return None
         try:
             document = read_json(self.path, EngineError)
             if not isinstance(document, dict) or document.get("key") != self._key:
                 raise EngineError("not the key that its name stands for")
-            return _read(document, "coarse"), _read(document, "fine")
+            return _read(document, "coarse", sizes), _read(document, "fine", sizes)
         except EngineError as error:
             self._say(f"costs of batches in {self.path}: {error}; they are measured again")
             return None
@@ -244,16 +248,20 @@ class BatchCache:
             )
 
 
-def _read(document: Mapping[str, object], stage: str) -> dict[int, float]:
+def _read(document: Mapping[str, object], stage: str, sizes: Sequence[int]) -> dict[int, float]:
     entries = document.get(stage)
     found: dict[int, float] = {}
     for entry in entries if isinstance(entries, list) else ():
         size, seconds = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
         if type(size) is not int or type(seconds) is not float or size < 1 or not 0 < seconds < math.inf:
             raise EngineError(f"{stage}: expected [people, seconds], got {entry!r:.80}")
+        if size not in sizes:
+            raise EngineError(f"{stage}: expected {sizes[0]} to {sizes[-1]} people, got {size}")
         found[size] = seconds
     if not found:
         raise EngineError(f"{stage}: expected a list of [people, seconds]")
+    if sizes[0] not in found:
+        raise EngineError(f"{stage}: a batch of {sizes[0]} is missing")
     return found
 
 

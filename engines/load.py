@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sharpose.engines.device import Device, engine_of, parse_device
-from sharpose.engines.precision import choose_precision, graphs_for, graphs_of, on_cpu
+from sharpose.engines.precision import RunPrecision, choose_precision, graphs_for, graphs_of, on_cpu
 from sharpose.errors import EngineError
 
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle
     from sharpose.engines.base import FixInputs, Runner
-    from sharpose.engines.precision import RunPrecision
     from sharpose.engines.tensorrt.load import TensorRtSettings
     from sharpose.engines.two_stage import TwoStage
 
@@ -94,8 +93,9 @@ def load_runners(
     """The coarse and the fine stage in ONNX Runtime or OpenVINO; raises as `load_two_stage`."""
     make: Callable[..., Runner]
     if device.kind == "openvino":
-        from sharpose.engines.openvino import OpenVinoRunner
+        from sharpose.engines.openvino import OpenVinoRunner, find_device
 
+        _check_computed(bundle, device, precision, find_device(device).precisions)
         make = partial(OpenVinoRunner, precision=precision)
     else:
         from sharpose.engines.onnxrt import OnnxRuntimeRunner
@@ -111,6 +111,21 @@ def load_runners(
         for stage in STAGES
     )
     return coarse, fine
+
+
+def _check_computed(bundle: Bundle, device: Device, precision: RunPrecision, computed: Collection[str]) -> None:
+    """Raise `EngineError` where a device doesn't compute in a precision, with those that the bundle has graphs for."""
+    if precision in computed:
+        return
+    known: tuple[RunPrecision, ...] = get_args(RunPrecision)
+    able = [item for item in known if item in computed and graphs_for(bundle, device, item) in bundle.precisions]
+    if able:
+        raise EngineError(f"precision {precision}: {device} doesn't compute in it; use {' or '.join(able)}")
+    held = bundle.precisions
+    raise EngineError(
+        f"bundle {bundle.path}: holds {' and '.join(held)} graphs only, which {device} doesn't compute in; export it "
+        f"with --precision {','.join(('fp32', *held))}, or use device cpu"
+    )
 
 
 def load_graph(

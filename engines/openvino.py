@@ -106,8 +106,9 @@ def find_device(device: Device) -> OpenVinoDevice:
         if target == device.target and (target != "GPU" or int(index or 0) == device.index):
             return item
     there = ", ".join(f"{item.name} ({item.full_name})" for item in found) or "no device"
-    mend = "" if device.target == "CPU" else "; install Intel's driver for it, or use --device openvino:CPU"
-    raise EngineError(f"device {device}: OpenVINO sees {there} here{mend}")
+    mend = "" if device.target == "CPU" else "; install Intel's driver for it, or use device openvino:CPU"
+    typed = device if device.index else device.family  # openvino:GPU is openvino:GPU.0
+    raise EngineError(f"device {typed}: OpenVINO sees {there} here{mend}")
 
 
 def precision_hint(precision: str, device: OpenVinoDevice) -> str:

@@ -16,10 +16,11 @@ import onnx
 import sharpose
 from sharpose.bundle import MANIFEST_NAME, MAX_BATCH, Gate, GraphPair, Manifest, ParityReport, Precision, largest_batch
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
+from sharpose.engines.precision import strict_failures, tolerance_for
 from sharpose.engines.stages import Arrays, EngineStages
 from sharpose.errors import ExportError, ParityError
 from sharpose.export.onnx import describe_graph, export_graphs, half_model, round_to_half, save_graphs, store_as_half
-from sharpose.export.parity import batch_sizes, measure_parity, run_stages, strict_failures, tolerance_for
+from sharpose.export.parity import batch_sizes, measure_parity, run_stages
 from sharpose.export.pictures import LEAST_CROPS, ParityPictures
 from sharpose.export.quantisation import int8_model, translations
 from sharpose.files import file_sha256

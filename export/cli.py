@@ -26,7 +26,7 @@ from sharpose.cli import (
 from sharpose.cli import main as run_command
 from sharpose.engines.device import Device
 from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
-from sharpose.errors import ExportError, ParityError, require_packages
+from sharpose.errors import ExportError, ParityError, SinkError, require_packages
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -372,7 +372,8 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refus
 
 def _export(options: CommandOptions, console: Console) -> Path:
     """Write the bundle and return its folder."""
-    _require_packages()
+    packages = ["torch", "onnxscript", "onnx", "onnxruntime", "yaml"]
+    require_packages("sharpose-export", packages, "cpu,export", ExportError)
     from sharpose.export.bundle import ExportOptions, ParityReportError, check_output, export_bundle
     from sharpose.export.parity import print_parity
     from sharpose.export.pictures import choose_pictures
@@ -469,14 +470,19 @@ def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     from sharpose.export.verify import keep_verification, print_verification, verify_bundle
 
     pictures, labelled = choose_pictures(options.images, options.labels, bundle.model)
-    known: tuple[RunPrecision, ...] = get_args(RunPrecision)
-    chosen = known if options.bundle is None or options.precision is None else options.precision
+    chosen = None if options.bundle is None else options.precision
     result = verify_bundle(bundle, pictures, labelled, say=_say(console), precisions=chosen)
     print_verification(result, console)
     _print_usage(pictures, console)
-    console.print(keep_verification(bundle, result), highlight=False, markup=False, soft_wrap=True)
-    if result.failures:
-        raise ParityError("engines differ from the float32 graphs: " + "; ".join(result.failures))
+    failed = "; ".join(result.failures)
+    try:
+        console.print(keep_verification(bundle, result), highlight=False, markup=False, soft_wrap=True)
+    except SinkError as error:
+        if not failed:
+            raise
+        failed += f"; {error}"
+    if failed:
+        raise ParityError(f"engines differ from the float32 graphs: {failed}")
 
 
 def _print_usage(pictures: ParityPictures, console: Console) -> None:
@@ -486,12 +492,6 @@ def _print_usage(pictures: ParityPictures, console: Console) -> None:
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda step: console.print(f"… {step}", highlight=False, markup=False)
-
-
-def _require_packages() -> None:
-    require_packages(
-        "sharpose-export", ["torch", "onnxscript", "onnx", "onnxruntime", "yaml"], "cpu,export", ExportError
-    )
 
 
 def main() -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -14,103 +13,10 @@ from rich.table import Table
 
 from sharpose.bundle import OutputParity, ParityReport, Precision
 from sharpose.config import ModelConfig
-from sharpose.engines.precision import RunPrecision
+from sharpose.engines.precision import GATE_MARGIN, Tolerance, failures, tolerance_for
 from sharpose.engines.stages import Arrays, EngineStages, Stages, fine_inputs
 from sharpose.engines.two_stage import CARRIED
 from sharpose.export.pictures import ParityPictures
-
-GATE_MARGIN = 0.02
-"""A crop is near the gate's threshold if its quality is off it by at most this; nothing else may flip in half."""
-
-
-_FEW_FLIPS = 2  # crops, that are chance among few
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Limits."""
-
-    share_of_range: float  # of its own range that a heatmap or a quality may be off by
-    rounding: float  # what either may be off by in any case (an untrained quality hardly has a range)
-    region_sets: float  # least share of crops with the same set of selected regions
-    pixels_median: float  # most that keypoints may move at the median, in crop pixels
-    strict_region_sets: float  # the same for `--strict-parity`, as the next two
-    strict_pixels_median: float  # in crop pixels
-    strict_pixels_p99: float  # at the 99th percentile, in crop pixels
-    strict_flips_near: bool  # whether gate decisions may flip within `GATE_MARGIN` of the threshold
-    region_slots: float = 0.0  # least share of the selected regions that are the same
-    flips: float = 1.0  # largest share of the crops whose gate decision flips; two crops may in any case
-    strict_flips: bool = True  # whether `--strict-parity` refuses single flips
-
-
-_FP32 = Tolerance(1e-3, 1e-5, 0.75, 0.25, 1.0, 0.01, 0.1, False)
-# GPUs multiply float32 matrices in TF32, with the mantissa of a half, unless they are told not to.
-_FP32_ON_GPU = Tolerance(1e-2, 1e-3, 0.75, 0.25, 0.95, 0.05, 1.0, True)
-_FP16 = Tolerance(2e-2, 2e-3, 0.75, 0.5, 0.95, 0.05, 1.0, True)
-# A bfloat16 has 8 bits of mantissa, where a half has 11.
-_BF16 = Tolerance(5e-2, 5e-3, 0.75, 0.5, 0.9, 0.25, 2.0, True)
-# Eight bits move poses by a fraction of a heatmap's pixel; docs/performance.md has what that does to AP.
-_INT8 = Tolerance(0.15, 0.05, 0.0, 1.0, 0.5, 0.75, math.inf, True, region_slots=0.95, flips=0.02, strict_flips=False)
-
-
-def tolerance_for(precision: RunPrecision, device: str = "cpu") -> Tolerance:
-    """The limits for computing in a precision on a device (`cpu`, `cuda:0` …)."""
-    if precision == "int8":
-        return _INT8
-    if precision == "fp32":
-        return _FP32 if device == "cpu" else _FP32_ON_GPU
-    return _BF16 if precision == "bf16" else _FP16
-
-
-def failures(report: ParityReport, tolerance: Tolerance) -> list[str]:
-    """What is beyond tolerance, a line each; a NaN is."""
-    share = tolerance.share_of_range
-    found = [
-        f"{item.graph} {item.output} off by {item.max_abs_difference:.3g}, "
-        f"more than {share:g} of its range {item.reference_range:.3g}"
-        for item in report.outputs
-        if item.output in ("heatmaps", "quality")
-        and not item.max_abs_difference <= max(share * item.reference_range, tolerance.rounding)
-    ]
-    found += _moved(report, tolerance.region_sets, tolerance.pixels_median)
-    slots = report.region_slot_agreement
-    if slots is not None and not slots >= tolerance.region_slots:
-        found.append(
-            f"{slots:.1%} of the selected regions are the same (at least {tolerance.region_slots:.0%} must be)"
-        )
-    if report.gate_flips > max(tolerance.flips * report.crops, _FEW_FLIPS):
-        found.append(
-            f"{report.gate_flips} gate decisions of {report.crops} flipped (limit {tolerance.flips:.0%} of the crops)"
-        )
-    return found
-
-
-def strict_failures(report: ParityReport, tolerance: Tolerance) -> list[str]:
-    """What `--strict-parity` also refuses: differing regions, flipped gates, keypoints that moved."""
-    found = list(report.failures)
-    moved = _moved(report, tolerance.strict_region_sets, tolerance.strict_pixels_median)
-    found += [line for line in moved if line not in found]
-    if not report.keypoint_pixels_p99 <= tolerance.strict_pixels_p99:
-        found.append(
-            f"keypoints moved {report.keypoint_pixels_p99:.3g} px at the 99th percentile "
-            f"(limit {tolerance.strict_pixels_p99:g})"
-        )
-    flips = report.gate_flips - (report.gate_flips_near_threshold if tolerance.strict_flips_near else 0)
-    if flips and tolerance.strict_flips:
-        where = f" further than {GATE_MARGIN:g} from the threshold" if tolerance.strict_flips_near else ""
-        found.append(f"{flips} gate decisions flipped{where}")
-    return found
-
-
-def _moved(report: ParityReport, region_sets: float, pixels_median: float) -> list[str]:
-    found = []
-    if not report.region_set_agreement >= region_sets:
-        found.append(
-            f"region sets agree on {report.region_set_agreement:.1%} of the crops (at least {region_sets:.0%} must)"
-        )
-    if not report.keypoint_pixels_median <= pixels_median:
-        found.append(f"keypoints moved {report.keypoint_pixels_median:.3g} px at the median (limit {pixels_median:g})")
-    return found
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from sharpose.errors import ExportError, counted, require_packages
 from sharpose.files import found_at
 from sharpose.geometry import crop_frames, extract_crops
 from sharpose.runtime.result import Boxes
+from sharpose.runtime.sources.folder import list_files
 from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.scene import Scene, SceneConfig
 from sharpose.skeleton import Skeleton
@@ -91,10 +92,14 @@ def folder_pictures(folder: Path, crop_size: tuple[int, int], most: int = MAX_CR
 
     Raises:
         SourceError: the folder holds no picture, or none that can be decoded.
-        ExportError: it isn't a folder.
+        ExportError: it isn't a folder, or one of videos.
     """
     if not folder.is_dir():
         raise ExportError(f"--images {folder}: expected a folder of pictures, found {found_at(folder)}")
+    listing = list_files(str(folder))
+    if not listing.pictures:
+        found = counted(len(listing.videos), "video")
+        raise ExportError(f"--images {folder}: expected pictures, found {found}")
     source = PictureSource(str(folder))
     crops: list[npt.NDArray[np.uint8]] = []
     seen = len(source)

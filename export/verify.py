@@ -20,16 +20,25 @@ from sharpose.engines.device import Device, engine_of, hardware_of, parse_device
 from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.openvino import find_device, precision_hint, visible_devices
-from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of, on_cpu
+from sharpose.engines.precision import (
+    RunPrecision,
+    ap_lost,
+    check_graphs,
+    choose_precision,
+    graphs_of,
+    jumps,
+    on_cpu,
+    tolerance_for,
+    withheld,
+)
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage, TwoStage
-from sharpose.errors import BundleError, EngineError, ExportError, how_to_install
-from sharpose.export.parity import compare_stages, run_stages, tolerance_for
+from sharpose.errors import BundleError, EngineError, ExportError, SinkError, how_to_install
+from sharpose.export.parity import compare_stages, run_stages
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 
-_MOST_AP_LOST = 0.005  # on labelled pictures
 _TIMED_BATCH = 8  # people, beside one alone
 _FEWEST_RUNS, _MOST_RUNS, _TIMED_SECONDS = 3, 20, 0.5  # of each stage and batch
 _FIRST_COLUMN, _COLUMN = 31, 20  # characters of the table of results
@@ -122,7 +131,7 @@ def verify_bundle(
     pictures: ParityPictures,
     labels: LabelledPictures | None = None,
     say: Callable[[str], None] = lambda message: None,
-    precisions: Collection[RunPrecision] = get_args(RunPrecision),
+    precisions: Collection[RunPrecision] | None = None,
 ) -> Verification:
     """Run every engine that is available against the float32 ONNX graphs on the CPU.
 
@@ -134,10 +143,10 @@ def verify_bundle(
         pictures: Crops to compare on.
         labels: Pictures to measure average precision on.
         say: Called with a line about what is being run.
-        precisions: Those to compute in, as far as the bundle and the devices have them.
+        precisions: Those to compute in, as far as the devices can; if None, all that the bundle has graphs for.
 
     Raises:
-        BundleError: the bundle has no float32 graphs.
+        BundleError: the bundle has no float32 graphs, or none for one of `precisions`.
         ExportError: there are no crops, or nothing here computes in one of `precisions`.
     """
     if "fp32" not in bundle.precisions:
@@ -145,6 +154,9 @@ def verify_bundle(
             f"bundle {bundle.path}: holds {', '.join(bundle.precisions)} graphs, but verifying needs fp32 ones; "
             "export it with --precision fp32,fp16"
         )
+    for asked in precisions or ():
+        check_graphs(bundle, asked, graphs_of(asked))
+    wanted: Collection[RunPrecision] = precisions or get_args(RunPrecision)
     if len(pictures.crops) == 0:
         raise ExportError(f"{pictures.origin}: no crops to verify on")
     say(f"running the float32 reference on {pictures.origin}")
@@ -164,7 +176,7 @@ def verify_bundle(
             stages.close()
         untimed.clear()
 
-    for found in available_engines(bundle, say, precisions):
+    for found in available_engines(bundle, say, wanted):
         if isinstance(found, str):
             unusable.append(found)
             continue
@@ -177,13 +189,12 @@ def verify_bundle(
         report = compare_stages(reference, stages, pictures, threshold, tolerance, judged)
         precision = _average_precision(bundle, stages, labels)
         if precision is not None and reference_precision is not None:
-            lost = reference_precision - precision
-            lines = [f"AP lost {100 * lost:.2f} points (limit {100 * _MOST_AP_LOST:g})"] if lost > _MOST_AP_LOST else []
+            lines = ap_lost(precision - reference_precision)
             report = report.model_copy(update={"failures": (*report.failures, *lines)})
         untimed.append((VerifiedEngine(device, stages.precision, report, precision, ()), stages))
     time_them()
     if not engines and not unusable:
-        raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(precisions)}")
+        raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(wanted)}")
     return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference_precision)
 
 
@@ -250,27 +261,37 @@ def store_verification(bundle: Bundle, verification: Verification) -> Bundle:
     Raises:
         BundleError: `bundle.json` can't be written, or the bundle was exported again meanwhile.
     """
-    new = tuple(_entry(bundle, item, verification.average_precision) for item in verification.engines)
-    places = {entry.place for entry in new}
+    entries = [_entry(bundle, item, verification.average_precision) for item in verification.engines]
+    new = {entry.place: entry for entry in entries}  # of several GPUs of a kind the last
 
     def change(now: Bundle) -> dict[str, object]:
         if now.manifest.files != bundle.manifest.files:
             raise BundleError(f"bundle {bundle.path}: was exported again meanwhile; verify it again")
-        kept = [entry for entry in now.manifest.verified if entry.place not in places]
-        return {"verified": (*kept, *new)[-MOST_VERIFIED:]}
+        kept = [entry for entry in now.manifest.verified if entry.place not in new]
+        return {"verified": (*kept, *new.values())[-MOST_VERIFIED:]}
 
     return change_manifest(bundle.path, change)
 
 
 def keep_verification(bundle: Bundle, verification: Verification) -> str:
-    """`store_verification`, and a line on what `--precision auto` takes now, or why nothing could be stored."""
+    """`store_verification`, and a line on what `--precision auto` takes now, and why nothing else that was verified.
+
+    Raises:
+        SinkError: the results can't be stored.
+    """
     try:
         bundle = store_verification(bundle, verification)
     except BundleError as error:
-        return f"not stored, so --precision auto goes on as before: {error}"
+        raise SinkError(f"results not stored, so --precision auto goes on as before: {error}") from error
     devices = dict.fromkeys(item.device for item in verification.engines)
     taken = [f"{choose_precision(bundle, parse_device(device))} on {device}" for device in devices]
-    return f"stored in {bundle.path / MANIFEST_NAME}: --precision auto takes {', '.join(taken)}"
+    others: dict[str, list[str]] = {}  # by reason
+    for device in devices:
+        for precision, reason in withheld(bundle, parse_device(device)).items():
+            others.setdefault(reason, []).append(f"{precision} on {device}")
+    lines = [f"--precision auto takes {', '.join(taken)}"]
+    lines += [f"not {', '.join(names)}: {reason}" for reason, names in others.items()]
+    return f"stored in {bundle.path / MANIFEST_NAME}: {'; '.join(lines)}"
 
 
 def _entry(bundle: Bundle, item: VerifiedEngine, reference: float | None) -> Verified:
@@ -330,12 +351,15 @@ def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
         both = [engine.times[place] for engine in engines]
         table.add_row(f"ms a person {batch}", *(f"{item.coarse:.1f} + {item.fine:.1f}" for item in both))
     table.add_section()
-    table.add_row("verdict", *map(_verdict, reports))
+    table.add_row("verdict", *map(_verdict, engines))
     return table
 
 
-def _verdict(report: ParityReport) -> str:
-    return "beyond tolerance" if report.failures else "within tolerance"
+def _verdict(engine: VerifiedEngine) -> str:
+    if engine.report.failures:
+        return "beyond tolerance"
+    jumped = jumps(engine.report, tolerance_for(engine.precision, engine.device))
+    return "keypoints jump" if jumped else "within tolerance"
 
 
 def _precision(engine: VerifiedEngine, reference: float) -> str:

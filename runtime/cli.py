@@ -63,6 +63,14 @@ def _detectors() -> list[str]:
         return [MOTION]
 
 
+class _Batch(Whole):
+    """A batch size; None for `auto`, as where the option is left out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """See `click.ParamType.convert`."""
+        return None if value == "auto" else super().convert(value, param, ctx)
+
+
 _ENCODERS = ("h264", "h265", "auto", "h264_nvenc", "hevc_nvenc", "libsvtav1", "libvpx-vp9", "prores_ks")
 _SECONDS = Number(0, min_open=True)
 _COUNT = Whole(1, MOST)
@@ -131,9 +139,10 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _MODEL,
     "--batch",
-    type=_COUNT,
-    help="People in a batch at most, for results that are the same to the last bit in every run; default: on a CPU the "
-    "sizes that were measured to be cheapest, else the bundle's max batch.",
+    type=_Batch(1, 4096),
+    metavar="N|auto",
+    help="People in a batch at most, for results that are the same to the last bit in every run; default, and auto: on "
+    "a CPU the sizes that were measured to be cheapest, else the bundle's max batch.",
 )
 @option(
     _MODEL,

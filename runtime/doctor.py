@@ -436,7 +436,7 @@ def command(device_text: str, detector_text: str, as_json: bool, debug: bool) ->
         }
         print(json.dumps(content, indent=2))
     else:
-        _print_lines(halves, findings, in_the_way)
+        _print_lines(halves, findings, in_the_way, "auto takes " if device_text == "auto" else "")
     return EXIT_REFUSED if any(in_the_way.values()) else 0
 
 
@@ -470,7 +470,7 @@ def obstacles(findings: Sequence[Finding], device: Device) -> list[Finding]:
 
 
 def _print_lines(
-    halves: Mapping[str, Device], findings: Sequence[Finding], in_the_way: Mapping[str, Sequence[Finding]]
+    halves: Mapping[str, Device], findings: Sequence[Finding], in_the_way: Mapping[str, Sequence[Finding]], auto: str
 ) -> None:
     """Plain text: rich itself may be what is missing."""
     needed = [item for items in in_the_way.values() for item in items]
@@ -484,7 +484,7 @@ def _print_lines(
         print(f"     {item.name:<{_NAME_WIDTH}} {item.mend}{'' if item in needed else '  (optional)'}")
     print()
     if halves["poses"] == halves["detectors"]:
-        print(_verdict(f"--device {halves['poses']}", in_the_way["poses"]))
+        print(_verdict(f"--device {auto}{halves['poses']}", in_the_way["poses"]))
     else:
         for what, where in halves.items():
             print(_verdict(f"{what} on {where}", in_the_way[what]))

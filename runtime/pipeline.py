@@ -437,7 +437,7 @@ def _check_batch(batch: int, most: int) -> int:
     whole = isinstance(batch, int | np.integer) and not isinstance(batch, bool)
     if whole and 1 <= batch <= most:
         return int(batch)
-    raise InputError(f"batch: expected 1 to {most}, the bundle's max batch, or None, got {reprlib.repr(batch)}")
+    raise InputError(f"batch: expected 1 to {most}, the bundle's max batch, got {reprlib.repr(batch)}")
 
 
 def _check_threads(threads: int | None) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,14 +27,20 @@ MAX_BATCH = 4096
 MOST_VERIFIED = 100
 """The most results of `--verify` in a bundle, 3 kB each."""
 _NOT_ENFORCED = "int8 of an earlier version, which enforced no limits; export it again"
-_ENOUGH_CROPS = 16  # those of the built-in scene: fewer say nothing of flips
+RANDOM_WEIGHTS = "random weights"
+"""What the source of a bundle with random weights begins with."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 """Of graphs."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A NaN that an engine computed is written as one: `null` would not be a number when it is read.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+_Int = Annotated[int, Field(strict=True)]
+_Float = Annotated[float, Field(strict=True)]  # a text is no number
 
 
 class TensorEntry(_Strict):
@@ -91,9 +98,9 @@ class OutputParity(_Strict):
 
     graph: Literal["coarse", "fine"]
     output: str
-    max_abs_difference: float
-    mean_abs_difference: float
-    reference_range: float = Field(description="largest minus smallest value of the reference")
+    max_abs_difference: _Float
+    mean_abs_difference: _Float
+    reference_range: _Float = Field(description="largest minus smallest value of the reference")
 
 
 class ParityReport(_Strict):
@@ -101,21 +108,21 @@ class ParityReport(_Strict):
 
     pictures: str = Field(description="what the crops were taken from")
     judged: str = Field(default="ONNX Runtime on the CPU against PyTorch", description="what ran, against what")
-    crops: int
-    batch_sizes: tuple[int, ...]
+    crops: _Int = Field(gt=0)
+    batch_sizes: tuple[_Int, ...]
     outputs: tuple[OutputParity, ...]
-    region_set_agreement: float = Field(ge=0, le=1, description="share of crops with the same set of selected regions")
-    region_slot_agreement: float | None = Field(
+    region_set_agreement: _Float = Field(ge=0, le=1, description="share of crops with the same set of selected regions")
+    region_slot_agreement: _Float | None = Field(
         default=None, ge=0, le=1, description="share of the selected regions that are the same; older reports lack it"
     )
-    gate_agreement: float = Field(ge=0, le=1, description="share of crops with the same gate decision")
-    gate_flips: int = Field(default=0, ge=0, description="crops with another gate decision")
-    gate_near_threshold: int = Field(default=0, ge=0, description="crops with a quality close to the threshold")
-    gate_flips_near_threshold: int = Field(default=0, ge=0, description="crops that are both")
-    keypoint_pixels_median: float = Field(description="distance in crop pixels")
-    keypoint_pixels_p99: float
-    keypoint_pixels_max: float
-    tolerance: float = Field(description="share of its range that a heatmap or quality may be off by")
+    gate_agreement: _Float = Field(ge=0, le=1, description="share of crops with the same gate decision")
+    gate_flips: _Int = Field(default=0, ge=0, description="crops with another gate decision")
+    gate_near_threshold: _Int = Field(default=0, ge=0, description="crops with a quality close to the threshold")
+    gate_flips_near_threshold: _Int = Field(default=0, ge=0, description="crops that are both")
+    keypoint_pixels_median: _Float = Field(description="distance in crop pixels")
+    keypoint_pixels_p99: _Float
+    keypoint_pixels_max: _Float
+    tolerance: _Float = Field(description="share of its range that a heatmap or quality may be off by")
     failures: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -133,9 +140,12 @@ class ParityReport(_Strict):
 class BatchTime(_Strict):
     """Milliseconds a person that each stage takes in a batch."""
 
-    people: int = Field(gt=0, le=MAX_BATCH, description="size of the batch")
-    coarse: float = Field(gt=0, allow_inf_nan=False)
-    fine: float = Field(gt=0, allow_inf_nan=False)
+    people: _Int = Field(gt=0, le=MAX_BATCH, description="size of the batch")
+    coarse: _Float = Field(gt=0, allow_inf_nan=False)
+    fine: _Float = Field(gt=0, allow_inf_nan=False)
+
+
+_JUDGED = {("coarse", "heatmaps"), ("coarse", "quality"), ("fine", "heatmaps")}  # outputs with limits
 
 
 class Verified(_Strict):
@@ -148,18 +158,26 @@ class Verified(_Strict):
     precision: Literal[Precision, "bf16"] = Field(description="what it computed in")
     graphs_sha256: str = Field(description="of the graphs that it ran; see `Bundle.graphs_sha256`")
     parity: ParityReport
-    average_precision_change: float | None = Field(allow_inf_nan=False, description="None without labelled pictures")
+    average_precision_change: _Float | None = Field(allow_inf_nan=False, description="None without labelled pictures")
     times: tuple[BatchTime, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Verified:
+        report, people = self.parity, [time.people for time in self.times]
+        if re.fullmatch("[0-9a-f]{64}", self.graphs_sha256) is None:
+            raise ValueError(f"graphs_sha256: expected 64 hexadecimal digits, got {reprlib.repr(self.graphs_sha256)}")
+        if report.gate_flips > report.crops:
+            raise ValueError(f"parity.gate_flips: expected at most {report.crops}, the crops, got {report.gate_flips}")
+        if missing := _JUDGED - {(item.graph, item.output) for item in report.outputs}:
+            raise ValueError(f"parity.outputs: {' '.join(min(missing))}: missing")
+        if len(set(people)) != len(people):
+            raise ValueError(f"times: expected each number of people once, got {people}")
+        return self
 
     @property
     def place(self) -> tuple[str, ...]:
         """What it is about; a later result for the same takes its place."""
         return self.device, self.hardware, self.engine, self.precision
-
-    @property
-    def is_right(self) -> bool:
-        """Whether its outputs are within the limits, and those of enough people were compared."""
-        return not self.parity.failures and self.parity.crops >= _ENOUGH_CROPS
 
     @property
     def milliseconds(self) -> float:
@@ -192,6 +210,14 @@ class Manifest(_Strict):
     def to_json(self) -> str:
         """The text of `bundle.json`."""
         return self.model_dump_json(indent=2, exclude=None if self.verified else {"verified"}) + "\n"
+
+    @model_validator(mode="after")
+    def _places_are_verified_once(self) -> Manifest:
+        places = [entry.place for entry in self.verified]
+        for number, place in enumerate(places):
+            if place in places[:number]:
+                raise ValueError(f"verified.{number}: a second result of {', '.join(place)}; verify it again")
+        return self
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Manifest:
@@ -286,6 +312,11 @@ class Bundle:
         return self.manifest.model
 
     @property
+    def has_random_weights(self) -> bool:
+        """Whether the weights were never trained, so that the poses mean nothing."""
+        return self.manifest.source.startswith(RANDOM_WEIGHTS)
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions that the bundle holds graphs of."""
         return tuple(self.manifest.graphs)
@@ -376,7 +407,9 @@ def _read_manifest(folder: Path) -> Manifest:
     if not file.is_file():
         raise BundleError(f"bundle {folder}: no {MANIFEST_NAME} in it; expected a folder written by sharpose-export")
     values = read_json(file, lambda reason: BundleError(f"bundle {folder}: {MANIFEST_NAME}: {reason}"))
-    version = values.get("schema_version") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise BundleError(f"bundle {folder}: {MANIFEST_NAME}: expected a JSON object, got {reprlib.repr(values)}")
+    version = values.get("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:  # True and 1.0 equal 1
         raise BundleError(
             f"bundle {folder}: expected schema_version {SCHEMA_VERSION}, got {reprlib.repr(version)}; "

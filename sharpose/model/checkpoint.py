@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sharpose.bundle import RANDOM_WEIGHTS
 from sharpose.config import ModelConfig, list_configs, load_config, parse_config
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model.stages import SHaRPose
@@ -260,7 +261,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SHaRPose(config)
-    return LoadedModel(model.eval(), config, f"random weights, seed {seed}", ())
+    return LoadedModel(model.eval(), config, f"{RANDOM_WEIGHTS}, seed {seed}", ())
 
 
 def save_checkpoint(path: str | Path, model: SHaRPose) -> None:

@@ -228,6 +228,8 @@ def test_costs_measured_on_a_busy_machine_are_for_one_run(tmp_path: Path, monkey
         ('{"key": {"threads": 2}, "coarse": [[1, -1.0]]}', "coarse: expected [people, seconds], got [1, -1.0]"),
         ('{"key": {"threads": 2}, "coarse": [[1, NaN]]}', "coarse: expected [people, seconds], got [1, nan]"),
         ('{"key": {"threads": 2}, "coarse": [1, 2]}', "coarse: expected [people, seconds], got 1"),
+        ('{"key": {"threads": 2}, "coarse": [[1, 0.1], [64, 0.1]]}', "coarse: expected 1 to 4 people, got 64"),
+        ('{"key": {"threads": 2}, "coarse": [[2, 0.1], [4, 0.1]]}', "coarse: a batch of 1 is missing"),
     ],
 )
 def test_a_damaged_file_is_measured_again_and_mended(tmp_path: Path, content: str, problem: str) -> None:

@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from reference_model import reference_crops
 
 from sharpose.bundle import Bundle, open_bundle
-from sharpose.engines import onnxrt
+from sharpose.engines import onnxrt, openvino
 from sharpose.engines.device import Device
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
+from sharpose.engines.openvino import OpenVinoDevice
 from sharpose.errors import EngineError, how_to_install
 from sharpose.runtime import PoseEstimator, assemble
 from sharpose.runtime.cli import command
@@ -53,6 +54,26 @@ def test_both_stages_run(bundle: Bundle) -> None:
 def test_a_missing_device_is_never_replaced(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=rf"device cuda:0: .*{re.escape(how_to_install('gpu'))}"):
         load_two_stage(bundle, "cuda")
+
+
+def test_what_openvino_computes_in_is_matched_with_what_the_bundle_holds(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [OpenVinoDevice("CPU", "EPYC", ("fp32", "bf16", "int8"))]
+    monkeypatch.setattr(openvino, "visible_devices", lambda: seen)
+    graphs = {"fp16": bundle.manifest.graphs["fp32"]}
+    half = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
+    words = (
+        f"bundle {bundle.path}: holds fp16 graphs only, which openvino:CPU doesn't compute in; export it with "
+        "--precision fp32,fp16, or use device cpu"
+    )
+    for precision in ("auto", "fp16"):
+        with pytest.raises(EngineError, match=f"^{re.escape(words)}$"):
+            load_two_stage(half, "openvino", precision=precision)
+    with pytest.raises(EngineError, match=r"^precision fp16: openvino:CPU doesn't compute in it; use fp32 or bf16$"):
+        load_two_stage(bundle, "openvino", precision="fp16")
+    with pytest.raises(EngineError, match=r"^device openvino:GPU: OpenVINO sees CPU \(EPYC\) here"):
+        load_two_stage(bundle, "openvino:GPU")
 
 
 def test_an_unknown_device_is_refused(bundle: Bundle) -> None:

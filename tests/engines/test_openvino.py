@@ -247,7 +247,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(
     with pytest.raises(EngineError) as caught:
         OpenVinoRunner(graph, entry(), MAX_BATCH, device=device)
     assert str(caught.value) == (
-        f"device {device}: OpenVINO sees CPU (Xeon), GPU.0 (Arc) here; install Intel's driver for it, or use --device "
+        f"device {device}: OpenVINO sees CPU (Xeon), GPU.0 (Arc) here; install Intel's driver for it, or use device "
         "openvino:CPU"
     )
 

@@ -50,6 +50,10 @@ def test_what_is_no_folder_of_pictures(tmp_path):
         folder_pictures(tmp_path / "absent", CROP)
     with pytest.raises(SourceError):
         folder_pictures(tmp_path, CROP)
+    for name in ("a.mp4", "b.mp4", "c.mov"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ExportError, match=f"^--images {tmp_path}: expected pictures, found 3 videos$"):
+        folder_pictures(tmp_path, CROP)
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(SourceError):
         folder_pictures(tmp_path, CROP)

@@ -15,9 +15,10 @@ from torch import nn
 
 from sharpose.bundle import Bundle, ParityReport, open_bundle
 from sharpose.config import ModelConfig
+from sharpose.engines.precision import tolerance_for
 from sharpose.engines.stages import open_stages
 from sharpose.export.bundle import ExportOptions, export_bundle
-from sharpose.export.parity import StageRuns, compare, run_stages, tolerance_for
+from sharpose.export.parity import StageRuns, compare, run_stages
 from sharpose.export.pictures import LEAST_CROPS, ParityPictures
 from sharpose.export.quantisation import QuantisedLinear, int8_model
 from sharpose.model import LoadedModel, SHaRPose

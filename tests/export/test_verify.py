@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import subprocess
@@ -17,19 +18,20 @@ import onnxruntime
 import pytest
 from onnx import helper
 from reference_model import reference_crops
+from rich.console import Console
 
 from sharpose import bundle as bundles
 from sharpose.bundle import MOST_VERIFIED, BatchTime, Bundle, Precision, change_manifest, open_bundle
 from sharpose.cli import main as run_command
 from sharpose.engines.device import cpu_text, parse_device
 from sharpose.engines.openvino import find_device, import_openvino
-from sharpose.engines.precision import graphs_of
+from sharpose.engines.precision import RunPrecision, doubt, graphs_of
 from sharpose.engines.stages import EngineStages, open_stages
-from sharpose.errors import BundleError, EngineError, ExportError, SourceError, how_to_install
+from sharpose.errors import BundleError, EngineError, ExportError, SinkError, SourceError, how_to_install
 from sharpose.export import verify as verify_engines
 from sharpose.export.cli import command
 from sharpose.export.pictures import ParityPictures, load_labels
-from sharpose.export.verify import Verification, VerifiedEngine, keep_verification, verify_bundle
+from sharpose.export.verify import Verification, VerifiedEngine, keep_verification, print_verification, verify_bundle
 from sharpose.files import file_sha256
 from sharpose.runtime.pipeline import PoseEstimator
 
@@ -172,7 +174,7 @@ def test_the_results_are_stored_in_the_bundle(
         assert (entry.parity.crops, entry.parity.pictures) == (16, "16 pictures of enough")
         assert entry.average_precision_change is None
         assert [time.people for time in entry.times] == [1, bundle.manifest.max_batch] == [1, 6]
-        assert entry.is_right
+        assert doubt(bundle, entry) is None
         alone, batch = (f"{time.coarse:.1f} + {time.fine:.1f}" for time in entry.times)
         assert alone in printed
         assert batch in printed
@@ -194,7 +196,7 @@ def test_openvino_is_verified_where_it_is_there(
         assert (entry.device, entry.hardware) == ("openvino:CPU", cpu_text())
         assert entry.engine_version == import_openvino().__version__
         assert entry.graphs_sha256 == open_bundle(bundle_copy).graphs_sha256(graphs_of(precision))
-        assert entry.is_right
+        assert doubt(open_bundle(bundle_copy), entry) is None
     moved = [entry.parity.keypoint_pixels_median for entry in entries.values()]
     assert moved == sorted(moved)  # the fewer bits, the further
 
@@ -228,7 +230,40 @@ def test_a_later_result_takes_the_place_of_an_earlier_one(two_precisions: Bundle
     assert (len(kept), kept[0].hardware, kept[-1].hardware) == (MOST_VERIFIED, "number 1", cpu_text())
     changed = bundle.manifest.files | {"weights.bin": "0" * 64}
     other = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": changed}))
-    assert "was exported again meanwhile; verify it again" in keep_verification(other, result("fp32", 2.0))
+    with pytest.raises(SinkError, match="was exported again meanwhile; verify it again"):
+        keep_verification(other, result("fp32", 2.0))
+
+
+def _said(bundle: Path, *engines: VerifiedEngine) -> tuple[str, str]:
+    """The last line, and the table."""
+    verification = Verification("pictures", 16, engines, (), None)
+    out = io.StringIO()
+    print_verification(verification, Console(file=out, width=200))
+    return keep_verification(open_bundle(bundle), verification), out.getvalue()
+
+
+def test_a_precision_whose_keypoints_jump_is_not_endorsed(two_precisions: Bundle, bundle_copy: Path) -> None:
+    report = two_precisions.manifest.parity["fp32"].model_copy(update={"crops": 16})
+
+    def engine(precision: RunPrecision, milliseconds: float, pixels: float = 0.1) -> VerifiedEngine:
+        moved = report.model_copy(update={"keypoint_pixels_p99": pixels})
+        times = (BatchTime(people=1, coarse=milliseconds, fine=milliseconds),)
+        return VerifiedEngine("cpu", precision, moved, None, times)
+
+    line, table = _said(bundle_copy, engine("bf16", 1.0))
+    assert line.endswith(": --precision auto takes fp32 on cpu; not bf16 on cpu: verify fp32 as well, to compare with")
+    assert "within tolerance" in table
+    assert _said(bundle_copy, engine("fp32", 2.0))[0].endswith(": --precision auto takes bf16 on cpu")
+    line, table = _said(bundle_copy, engine("bf16", 1.0, 310.2))
+    jump = "keypoints moved 310 px at the 99th percentile (limit 8)"
+    assert line.endswith(f": --precision auto takes fp32 on cpu; not bf16 on cpu: {jump}")
+    assert "keypoints jump" in table
+    assert "within tolerance" not in table
+    change_manifest(bundle_copy, lambda now: {"source": "random weights, seed 0"})
+    random = "weights are random, so nothing is right or wrong"
+    for pixels in (0.1, 310.2):
+        line, _ = _said(bundle_copy, engine("fp32", 2.0), engine("bf16", 1.0, pixels))
+        assert line.endswith(f": --precision auto takes fp32 on cpu; not bf16 on cpu: {random}")
 
 
 @pytest.mark.usefixtures("on_cpu_alone")
@@ -240,16 +275,18 @@ def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(
 
     before = (bundle_copy / "bundle.json").read_bytes()
     monkeypatch.setattr(bundles, "replacing", refuse)
-    assert _verify(bundle_copy, images) == 0
+    assert _verify(bundle_copy, images, "--precision", "fp16") == 3
     captured = capsys.readouterr()
-    (line,) = [line for line in captured.out.splitlines() if line.startswith("not stored")]
-    assert line == (
-        f"not stored, so --precision auto goes on as before: bundle {bundle_copy}: bundle.json can't be written "
-        "(Read-only file system)"
+    line = (
+        f"results not stored, so --precision auto goes on as before: bundle {bundle_copy}: bundle.json can't be "
+        "written (Read-only file system)"
     )
+    assert captured.err == f"error: {line}\n"
     assert "within tolerance" in captured.out
-    assert captured.err == ""
     assert (bundle_copy / "bundle.json").read_bytes() == before
+    _scale_heatmaps(bundle_copy)
+    assert _verify(bundle_copy, images, "--precision", "fp16") == 1  # what is wrong comes first
+    assert re.search(f"cpu fp16: fine heatmaps off by .*; {re.escape(line)}", capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("on_cpu_alone")
@@ -258,7 +295,12 @@ def test_one_precision_alone_is_verified(bundle_copy: Path, images: Path, capsys
     assert [item.precision for item in open_bundle(bundle_copy).manifest.verified] == ["fp16"]
     capsys.readouterr()
     assert _verify(bundle_copy, images, "--precision", "int8") == 2
-    assert capsys.readouterr().err == f"error: nothing on this machine runs {bundle_copy} in int8\n"
+    captured = capsys.readouterr()
+    words = "holds fp32, fp16 graphs, not int8; export it with --precision fp32,fp16,int8"
+    assert captured.err == f"error: bundle {bundle_copy}: {words}\n"
+    assert "reference" not in captured.out  # nothing was run
+    assert _verify(bundle_copy, images, "--precision", "bf16") == 2
+    assert capsys.readouterr().err == f"error: nothing on this machine runs {bundle_copy} in bf16\n"
 
 
 def test_a_bundle_without_fp32_has_no_reference(bundle_copy: Path, pictures: ParityPictures) -> None:

@@ -381,9 +381,16 @@ def test_devices_of_openvino_are_listed_and_one_that_is_not_there_is_in_its_own_
     ]
     assert findings[2].text == "Arc, computes in fp32, fp16, int8"
     assert findings[3].text == "OpenVINO sees CPU (Core Ultra 7), GPU (Arc) here"
-    assert findings[3].mend == "install Intel's driver for it, or use --device openvino:CPU"
+    assert findings[3].mend == "install Intel's driver for it, or use device openvino:CPU"
     assert obstacles(findings, gpu) == []
     assert obstacles(findings, npu) == [findings[3]]
+
+
+def test_the_last_line_says_what_auto_takes(no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = _run(["--device", "auto"], capsys)
+    assert code == 0
+    (taken,) = re.findall(r"^device auto takes (cpu|openvino:CPU);", err, re.MULTILINE)
+    assert out.splitlines()[-1] == f"--device auto takes {taken}: can run here"
 
 
 def test_openvino_that_is_not_installed_is_no_obstacle_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,14 @@ def test_how_a_detectors_input_is_prepared():
             command.make_context("sharpose-run", ["a.mp4", "--detector-mean", wrong])
 
 
+def test_a_batch_is_a_size_that_a_bundle_may_have_or_auto():
+    for given, batch in ([], None), (["--batch", "auto"], None), (["--batch", "4096"], 4096):
+        assert command.make_context("sharpose-run", ["a.mp4", *given]).params["batch"] == batch
+    for wrong in ("0", "4097"):
+        with pytest.raises(click.BadParameter, match=f"expected 1 to 4096, got '{wrong}'"):
+            command.make_context("sharpose-run", ["a.mp4", "--batch", wrong])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

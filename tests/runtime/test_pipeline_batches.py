@@ -115,7 +115,7 @@ def test_a_given_batch_is_the_most_people_of_either_stage(bundle: Bundle) -> Non
 
 @pytest.mark.parametrize("batch", [0, -1, 17, 2.5, True, "2"])
 def test_a_batch_that_is_none(bundle: Bundle, batch: int) -> None:
-    with pytest.raises(InputError, match="batch: expected 1 to 16, the bundle's max batch, or None, got"):
+    with pytest.raises(InputError, match="batch: expected 1 to 16, the bundle's max batch, got"):
         PoseEstimator.from_stages(bundle, StubStages(bundle, max_batch=16), batch=batch)
 
 

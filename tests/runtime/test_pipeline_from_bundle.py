@@ -52,7 +52,7 @@ def test_from_bundle_uses_the_bundles_threshold(nano_bundle: Path, photo: npt.ND
         ({"precision": "half"}, InputError, "precision: expected auto, fp32, fp16, bf16 or int8, got 'half'"),
         ({"precision": None}, InputError, "precision: expected auto, fp32, fp16, bf16 or int8, got None"),
         ({"precision": "int8"}, BundleError, "holds fp32 graphs, not int8; export it with --precision fp32,int8"),
-        ({"precision": "bf16"}, EngineError, "precision bf16: device cpu has none; expected --device openvino, or"),
+        ({"precision": "bf16"}, EngineError, "precision bf16: device cpu has none; expected device openvino, or"),
         ({"quality_threshold": 10**400}, InputError, "quality_threshold: expected a number, got 1000"),
         ({"quality_threshold": "high"}, InputError, "quality_threshold: expected a number, got 'high'"),
         ({"threads": "a"}, InputError, "threads: expected 1 to [0-9]+ on this machine, or None, got 'a'"),

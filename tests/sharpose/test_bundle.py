@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -222,9 +223,9 @@ def test_a_changed_description(bundle, change, words):
         (b"{", "JSON"),
         (b"\xff\xfe", "JSON"),
         (b"[" * 200_000, "JSON"),
-        (b"[]", "schema_version"),
-        (b"null", "schema_version"),
-        (b"1", "schema_version"),
+        (b"[]", "bundle.json: expected a JSON object, got []"),
+        (b"null", "expected a JSON object, got None"),
+        (b"1", "expected a JSON object, got 1"),
         (b'{"schema_version": 1}', "missing key"),
     ],
 )
@@ -261,7 +262,9 @@ def verified(values):
         "average_precision_change": None,
         "times": [{"people": 1, "coarse": 29.5, "fine": 39.5}, {"people": 8, "coarse": 22.5, "fine": 48.5}],
     }
-    return copy(values) | {"verified": [copy(entry), copy(entry) | {"average_precision_change": -0.25}]}
+    return copy(values) | {
+        "verified": [copy(entry), copy(entry) | {"precision": "fp32", "average_precision_change": -0.25}]
+    }
 
 
 def test_a_verified_bundle_opens(bundle, values):
@@ -282,6 +285,17 @@ def test_a_verified_bundle_opens(bundle, values):
         (("times",), [], "verified.0.times"),
         (("times", 0, "coarse"), 0, "verified.0.times.0.coarse"),
         (("times", 0, "people"), 0, "verified.0.times.0.people"),
+        (("times", 0, "people"), "1", "verified.0.times.0.people"),
+        (("times", 0, "coarse"), "5", "verified.0.times.0.coarse"),
+        (("times", 1, "people"), 1, "verified.0: times: expected each number of people once, got [1, 1]"),
+        (("precision",), "fp32", "verified.1: a second result of cpu, x86_64 avx2, onnxruntime, fp32; verify it again"),
+        (("graphs_sha256",), "0" * 63, "verified.0: graphs_sha256: expected 64 hexadecimal digits, got '000"),
+        (("graphs_sha256",), "G" * 64, "verified.0: graphs_sha256: expected 64 hexadecimal digits, got 'GGG"),
+        (("parity", "crops"), 0, "verified.0.parity.crops"),
+        (("parity", "crops"), "16", "verified.0.parity.crops"),
+        (("parity", "gate_flips"), 17, "verified.0: parity.gate_flips: expected at most"),
+        (("parity", "keypoint_pixels_p99"), "0.1", "verified.0.parity.keypoint_pixels_p99"),
+        (("parity", "outputs"), [], "verified.0: parity.outputs: coarse heatmaps: missing"),
         (("surprise",), 1, "verified.0.surprise: unknown key"),
     ],
 )
@@ -290,6 +304,16 @@ def test_a_result_of_verifying_is_strict(bundle, values, path, value, words):
     at(changed["verified"][0], path[:-1])[path[-1]] = value
     edit(bundle, lambda written: written.update(verified=changed["verified"]))
     refused(bundle, words)
+
+
+def test_what_an_engine_computed_may_be_no_number(bundle, values):
+    manifest = Manifest.model_validate(verified(values))
+    entry = manifest.verified[0]
+    report = entry.parity.model_copy(update={"keypoint_pixels_max": float("nan"), "failures": ("NaN",)})
+    broken = manifest.model_copy(update={"verified": (entry.model_copy(update={"parity": report}),)})
+    edit(bundle, lambda written: written.update(verified=json.loads(broken.to_json())["verified"]))
+    (found,) = open_bundle(bundle).manifest.verified
+    assert math.isnan(found.parity.keypoint_pixels_max)
 
 
 def test_a_result_of_verifying_lacks_nothing(bundle, values):
