@@ -211,8 +211,8 @@ def test_without_matplotlib_the_numbers_stay(
     words = ["--people", "1", "--refine", "0", "--seconds", "0", "--rounds", "2", "--peak-seconds", "0", "--plots"]
     with pytest.raises(SystemExit) as stopped:
         main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), *words, "--cold-starts", "1"])
-    printed = capsys.readouterr().out
-    assert stopped.value.code == 0
+    printed, said = capsys.readouterr()
+    assert stopped.value.code == 0, said
     assert "no plots: they need matplotlib, which the extra [eval] brings" in printed
     values = json.loads((tmp_path / "latency.json").read_text("utf-8"))
     start = values["cold_starts"]["cpu fp32"]
