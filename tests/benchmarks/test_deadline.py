@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_bad_options_are_one_line(
 
 
 def test_a_signal_keeps_the_finished_cases(bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    cases = iter([deadline.Benchmark.measure, lambda *given: signal.raise_signal(signal.SIGINT)])
+    steps: list[Callable[..., Any]] = [deadline.Benchmark.measure, lambda *given: signal.raise_signal(signal.SIGINT)]
+    cases = iter(steps)
     monkeypatch.setattr(deadline.Benchmark, "measure", lambda *given: next(cases)(*given))
     words = ["--bundle", str(bundle), "--threads", "1", "--people", "1", "--time", "0,10", "--frames", "2"]
     with pytest.raises(SystemExit) as stopped:

@@ -301,7 +301,8 @@ SHORT = ["--people", "1", "--refine", "0,100", "--seconds", "0", "--rounds", "2"
 def test_a_signal_keeps_the_finished_cases(
     nano_bundle: Path, tmp_path: Path, capsys, monkeypatch, number: signal.Signals, code: int, word: str
 ) -> None:
-    cases = iter([latency.take_turns, lambda *given, **settings: signal.raise_signal(number)])
+    steps: list[Callable[..., Any]] = [turns.take_turns, lambda *given, **settings: signal.raise_signal(number)]
+    cases = iter(steps)
     monkeypatch.setattr(latency, "take_turns", lambda *given, **settings: next(cases)(*given, **settings))
     monkeypatch.setattr(turns, "_TURN_S", 0.0)
     with pytest.raises(SystemExit) as stopped:
