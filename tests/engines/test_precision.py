@@ -224,6 +224,10 @@ def test_auto_takes_no_precision_whose_keypoints_jump(bundle: Bundle, precision:
 
     assert _auto(holding, fp32, faster(limit), device="openvino") == precision
     assert _auto(holding, fp32, faster(limit + 0.1), device="openvino") == "fp32"
+    measured = faster(310.4).model_copy(update={"average_precision_change": -0.004})
+    assert _auto(holding, fp32, measured, device="openvino") == precision  # AP says what that costs
+    lost = faster(310.4).model_copy(update={"average_precision_change": -0.006})
+    assert _auto(holding, fp32, lost, device="openvino") == "fp32"
     manifest = holding.manifest.model_copy(update={"verified": (fp32, faster(310.4))})
     line = f"keypoints moved 310 px at the 99th percentile (limit {limit})"
     assert withheld(Bundle(bundle.path, manifest), parse_device("openvino")) == {precision: line}

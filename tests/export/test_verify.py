@@ -247,10 +247,12 @@ def _said(bundle: Path, *engines: VerifiedEngine) -> tuple[str, str]:
 def test_a_precision_whose_keypoints_jump_is_not_endorsed(two_precisions: Bundle, bundle_copy: Path) -> None:
     report = two_precisions.manifest.parity["fp32"].model_copy(update={"crops": 16})
 
-    def engine(precision: RunPrecision, milliseconds: float, pixels: float = 0.1) -> VerifiedEngine:
+    def engine(
+        precision: RunPrecision, milliseconds: float, pixels: float = 0.1, ap: float | None = None
+    ) -> VerifiedEngine:
         moved = report.model_copy(update={"keypoint_pixels_p99": pixels})
         times = (BatchTime(people=1, coarse=milliseconds, fine=milliseconds),)
-        return VerifiedEngine("cpu", precision, moved, None, times)
+        return VerifiedEngine("cpu", precision, moved, ap, times)
 
     line, table = _said(bundle_copy, engine("bf16", 1.0))
     assert line.endswith(": --precision auto takes fp32 on cpu; not bf16 on cpu: verify fp32 as well, to compare with")
@@ -261,6 +263,7 @@ def test_a_precision_whose_keypoints_jump_is_not_endorsed(two_precisions: Bundle
     assert line.endswith(f": --precision auto takes fp32 on cpu; not bf16 on cpu: {jump}")
     assert "keypoints jump" in table
     assert "within tolerance" not in table
+    assert "keypoints jump" not in _said(bundle_copy, engine("bf16", 1.0, 310.2, ap=0.3))[1]  # AP says what that costs
     change_manifest(bundle_copy, lambda now: {"source": "random weights, seed 0"})
     random = "weights are random, so nothing is right or wrong"
     for pixels in (0.1, 310.2):
