@@ -80,6 +80,26 @@ class ReaderGoneError(SinkError):
     exit_code = 141
 
 
+class ServerError(SharposeError):
+    """A server of poses failed: it is gone, late, or answers nonsense; what was written before is kept."""
+
+    exit_code = 3
+
+
+class ServerGoneError(ServerError):
+    """A server of poses didn't answer, not in time, or with an error of its own: another try may succeed."""
+
+
+class ServerBusyError(ServerError):
+    """A server of poses has no room for a request now."""
+
+
+class ServerRefusedError(ServerError):
+    """A server of poses takes no such request, or serves another model than was expected."""
+
+    exit_code = 2
+
+
 class TrainingError(SharposeError):
     """Training can't go on (a loss that isn't a number); the last checkpoint is untouched."""
 

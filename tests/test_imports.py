@@ -19,15 +19,16 @@ ALLOWED = {
     "sharpose": {"sharpose"},
     "model": {"sharpose", "model"},
     "engines": {"sharpose", "engines"},
-    "runtime": {"sharpose", "engines", "runtime"},
-    "export": {"sharpose", "model", "engines", "runtime", "export"},
+    "serving": {"sharpose", "engines", "serving"},
+    "runtime": {"sharpose", "engines", "serving", "runtime"},
+    "export": {"sharpose", "model", "engines", "serving", "runtime", "export"},
     "training": {"sharpose", "model", "engines", "runtime", "training"},
     "configs": set(),
-    "benchmarks": {"sharpose", "model", "engines", "runtime", "export", "benchmarks"},
+    "benchmarks": {"sharpose", "model", "engines", "serving", "runtime", "export", "benchmarks"},
     "examples": {"sharpose", "engines", "runtime"},
 }
 MAY_IMPORT_TORCH = {"model", "export", "training", "benchmarks"}
-PRODUCT = ("sharpose", "engines", "runtime", "export", "training")
+PRODUCT = ("sharpose", "engines", "serving", "runtime", "export", "training")
 MOST_LINES = 500  # of a file
 
 
