@@ -46,6 +46,7 @@ class EvalOptions:
     threads: int | None
     limit: int | None
     promise: str | None
+    calibrate_quality: Path | None
     seed: int | None
     no_plots: bool
     output: Path
@@ -57,8 +58,12 @@ class EvalOptions:
             raise click.UsageError("--bundle and --checkpoint exclude each other: give one")
         if self.bundle is None and self.promise is not None and self.checkpoint is None:
             raise click.UsageError("--choose-threshold writes into the bundle: name it with --bundle DIR")
-        if self.promise is None and self.seed is not None:
-            raise click.UsageError("--seed is for --choose-threshold, which isn't given")
+        if self.calibrate_quality is not None and self.checkpoint is None:
+            raise click.UsageError("--calibrate-quality changes a checkpoint: name it with --checkpoint FILE")
+        if self.calibrate_quality is not None and self.flip_test:
+            raise click.UsageError("--calibrate-quality is for single passes: leave --flip-test out")
+        if self.promise is None and self.calibrate_quality is None and self.seed is not None:
+            raise click.UsageError("--seed is for --choose-threshold and --calibrate-quality: neither is given")
         if self.promise is not None and self.quality_threshold is not None:
             raise click.UsageError("--quality-threshold and --choose-threshold exclude each other: give one")
         if self.threads is not None and self.checkpoint is None and self.device.startswith("tensorrt"):
@@ -167,7 +172,20 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
     metavar="PROMISE",
     help='Choose the threshold that keeps "ap-loss<=0.2" or "refine-rate<=0.4", and write it into the bundle.',
 )
-@option(_MEASURE, "--seed", type=Whole(0, (1 << 63) - 1), help="Seed of the split for --choose-threshold; default: 0.")
+@option(
+    _MEASURE,
+    "--calibrate-quality",
+    type=FILE,
+    metavar="FILE",
+    help="Fit the predicted quality of --checkpoint to the true OKS on half of the pictures, and write the changed "
+    "checkpoint there. Ranks stay; choose the threshold afterwards.",
+)
+@option(
+    _MEASURE,
+    "--seed",
+    type=Whole(0, (1 << 63) - 1),
+    help="Seed of the halves for --choose-threshold and --calibrate-quality; default: 0.",
+)
 @option(_REPORT, "--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
 @option(_REPORT, "--output", type=FILE, metavar="DIR", required=True, help="Folder for the report, results and plots.")
 @option(_REPORT, "--overwrite", is_flag=True, help="Replace result files that exist; without it they are refused.")

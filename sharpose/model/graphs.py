@@ -134,6 +134,9 @@ class TorchStages:
         device: Where to move it; it stays where its parameters are if None.
         max_batch: The largest batch.
 
+    Attributes:
+        model: As given.
+
     Raises:
         EngineError: PyTorch can't use the device.
     """
@@ -141,7 +144,7 @@ class TorchStages:
     def __init__(self, model: SHaRPose, device: str | None = None, max_batch: int = 32) -> None:
         self.config = model.config
         self.max_batch = max_batch
-        self._model = model
+        self.model = model
         try:
             self._device = torch.device(device) if device else next(model.parameters()).device
             self._coarse, self._fine = CoarseGraph(model).to(self._device), FineGraph(model).to(self._device)
@@ -162,12 +165,12 @@ class TorchStages:
     def _run(
         self, graph: nn.Module, names: list[str], inputs: Sequence[npt.NDArray[np.generic]]
     ) -> dict[str, npt.NDArray[np.generic]]:
-        dtype, training = self._model.backbone.patch_embed.proj.weight.dtype, self._model.training
+        dtype, training = self.model.backbone.patch_embed.proj.weight.dtype, self.model.training
         tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in inputs]
         graph.eval()
         try:
             with torch.inference_mode():
                 found = graph(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors))
         finally:
-            self._model.train(training)
+            self.model.train(training)
         return {name: tensor.cpu().contiguous().numpy() for name, tensor in zip(names, found, strict=True)}

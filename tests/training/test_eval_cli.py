@@ -20,8 +20,10 @@ from pycocotools.coco import COCO
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.errors import BundleError, InputError, SharposeError, SourceError, how_to_install
 from sharpose.model import load_model
+from sharpose.model.checkpoint import save_checkpoint
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
+from sharpose.training.evaluation.quality import QualityFit
 
 SCENE = "scene:people=2,frames=6,size=180x320"
 
@@ -138,6 +140,44 @@ def test_a_checkpoint_and_its_bundle_score_the_same(tmp_path: Path) -> None:
     assert scores[0]["subject"]["flip_test"] is True
 
 
+def test_quality_is_calibrated_into_a_new_checkpoint(tmp_path: Path) -> None:
+    scene = "scene:people=4,frames=12,size=180x320"
+    common = ("--data", scene, "--no-plots", "--output", tmp_path / "out")
+    loaded = load_model(shipped_bundle())
+    layer = loaded.model.backbone.quality_predictor.mlp[-2]
+    assert isinstance(layer, torch.nn.Linear)
+    layer.bias.data += 0.3  # far too sure of itself
+    save_checkpoint(tmp_path / "sure.pth", loaded.model)
+    fitted = tmp_path / "fitted.pth"
+    result = run("--checkpoint", tmp_path / "sure.pth", *common, "--calibrate-quality", fitted, "--seed", 3)
+    assert result.return_value == 0
+    before = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    run("--checkpoint", fitted, *common, "--overwrite")
+    after = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert before["calibration"]["bias"] > 0.2
+    assert abs(after["calibration"]["bias"]) < 0.05
+    ranks = [item["calibration"]["rank_correlation"] for item in (before, after)]
+    assert ranks[0] == pytest.approx(ranks[1], abs=1e-3)
+    for mode in ("never", "always"):
+        assert before["modes"][mode] == after["modes"][mode]
+
+    with pytest.raises(InputError, match=r"fitted\.pth already exists; give another name, or --overwrite"):
+        run("--checkpoint", tmp_path / "sure.pth", *common[:-1], tmp_path / "b", "--calibrate-quality", fitted)
+
+
+def test_a_fit_that_does_no_good_is_exit_code_1_and_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = QualityFit(1.0, 0.0, (30, 30), bias=(0.1, 0.2), error=(0.1, 0.2))
+    monkeypatch.setattr("sharpose.training.evaluation.quality.fit_quality", lambda *arguments: fit)
+    arguments = ("--checkpoint", shipped_bundle(), "--data", SCENE, "--no-plots", "--output", tmp_path / "out")
+    result = run(*arguments, "--calibrate-quality", tmp_path / "fitted.pth")
+    assert result.return_value == 1
+    assert "its bias goes from +0.100 to +0.200, its mean error from 0.100 to 0.200" in result.output
+    assert "no checkpoint was written" in result.output
+    assert not (tmp_path / "fitted.pth").exists()
+
+
 def test_packages_that_a_bundle_needs_are_named_at_once(
     nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +202,14 @@ def test_packages_that_a_bundle_needs_are_named_at_once(
         ),
         (["--bundle", "b", "--output", "o"], "either --data DIR"),
         (["--bundle", "b", "--annotations", "a", "--output", "o"], "go together"),
+        (
+            ["--bundle", "b", "--calibrate-quality", "c", "--data", "x", "--output", "o"],
+            "--calibrate-quality changes a checkpoint",
+        ),
+        (
+            ["--checkpoint", "b", "--calibrate-quality", "c", "--flip-test", "--data", "x", "--output", "o"],
+            "leave --flip-test out",
+        ),
         (["--bundle", "b", "--config", "c", "--data", "x", "--output", "o"], "--config goes with --checkpoint"),
     ],
 )

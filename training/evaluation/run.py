@@ -60,8 +60,9 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
     """Measure, print, write, and choose a threshold where --choose-threshold asks for one.
 
     Returns:
-        The exit code: 1 where a threshold was chosen but broke its promise on held-out pictures (it isn't written
-        then), 3 where the numbers are partial because pictures that the labels name can't be used, else 0.
+        The exit code: 1 where a threshold broke its promise on held-out pictures, or a fit of quality does no good
+        there (it isn't written then), 3 where the numbers are partial because pictures that the labels name can't be
+        used, else 0.
 
     Raises:
         SharposeError: a file can't be read or written, or the model can't be run.
@@ -129,9 +130,10 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
     for line in subject.closing_lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {options.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
+    calibrated = _calibrate_quality(options, measured, data, predictions, evaluation, console)
     if no_choice is not None:
         raise no_choice
-    if choice is not None and not choice.kept:
+    if not calibrated or (choice is not None and not choice.kept):
         return EXIT_REFUSED
     if data.lost:
         click.echo(f"error: {subject.partial}", err=True)
@@ -154,8 +156,11 @@ def _check_outputs(options: EvalOptions, where: DataFiles | str) -> None:
     read = [] if files is None else [files.annotations, *(files.images / name for name in plots)]
     read += [Path(options.config)] if options.config is not None else []
     read += [file for file in (options.detections, options.head_boxes, options.checkpoint) if file is not None]
+    outputs = [Output("--output", str(options.output / name)) for name in names + plots]
+    if options.calibrate_quality is not None:
+        outputs.append(Output("--calibrate-quality", str(options.calibrate_quality)))
     check_outputs(
-        [Output("--output", str(options.output / name)) for name in names + plots],
+        outputs,
         [(path, f"the input {path}") for path in read],
         bundle=options.bundle or shipped_bundle(),
         overwrite=options.overwrite,
@@ -257,6 +262,32 @@ def _write_choice(
         chosen_by = choice.describe(f"{subject.data} ({subject.boxes} boxes)")
         write_gate(options.bundle, choice.threshold, chosen_by, gain)
         console.print(f"wrote the gate into {options.bundle}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _calibrate_quality(
+    options: EvalOptions,
+    measured: _Measured,
+    data: EvaluationData,
+    predictions: Predictions,
+    evaluation: Evaluation,
+    console: Console,
+) -> bool:
+    """Fit and write a checkpoint if that is asked for; False where the fit does no good on held-out pictures."""
+    if options.calibrate_quality is None:
+        return True
+    from sharpose.model.graphs import TorchStages
+    from sharpose.training.evaluation.quality import fit_quality, save_fitted
+
+    assert isinstance(measured.stages, TorchStages)
+    model = measured.stages.model
+    fit = fit_quality(model, data, predictions.quality[:, 0], evaluation.oks, options.seed or 0)
+    console.print(str(fit), highlight=False, markup=False, soft_wrap=True)
+    if not fit.better:
+        console.print("no checkpoint was written: held-out pictures don't gain by the fit", soft_wrap=True)
+        return False
+    save_fitted(options.calibrate_quality, model, fit)
+    console.print(f"wrote {options.calibrate_quality}", highlight=False, markup=False, soft_wrap=True)
+    return True
 
 
 def _write_text(path: Path, text: str) -> None:
