@@ -6,8 +6,8 @@ import contextlib
 import glob
 import re
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -50,8 +50,34 @@ from sharpose.runtime.tracking import Smoother, Tracker
 _FILES_AT_ONCE = 8  # of the video files on a command line: each takes a decoder, an encoder and their memory
 
 
-def run_with(options: RunOptions) -> int:
+@dataclass(frozen=True)
+class Engines:
+    """What runs of the same options share that follow one another; from `engines_of`."""
+
+    estimator: PoseEstimator
+    boxes: BoxSources
+
+
+@contextlib.contextmanager
+def engines_of(options: RunOptions, messages: Messages) -> Iterator[Engines]:
+    """The estimator, warmed up, and the detector of runs that differ in sources and outputs alone.
+
+    Raises:
+        SharposeError: one can't be loaded, or an option would do nothing.
+    """
+    with _make_estimator(options, messages) as estimator, _box_sources(options, (), messages, estimator) as boxes:
+        boxes.prepare()
+        estimator.warm_up()
+        yield Engines(estimator, boxes)
+
+
+def run_with(options: RunOptions, messages: Messages | None = None, engines: Engines | None = None) -> int:
     """Run, and say how it went.
+
+    Args:
+        options: Of this run.
+        messages: Where that is said; the terminal, or as the options say, if None.
+        engines: Of runs before; they stay loaded, and signals are the caller's to answer. Loaded for this run if None.
 
     Returns:
         The exit code: 0, 3 where an output or one of several streams failed, or that of the signal that ended it.
@@ -61,23 +87,29 @@ def run_with(options: RunOptions) -> int:
         click.UsageError: an output would overwrite what is read.
     """
     to_stdout = any(target == STDOUT for _, target in options.outputs)
-    messages = Messages(quiet=options.quiet, json_logs=options.json_logs, results_on_stderr=to_stdout)
+    if messages is None:
+        messages = Messages(quiet=options.quiet, json_logs=options.json_logs, results_on_stderr=to_stdout)
     try:
-        return _run(options, messages)
+        return _run(options, messages, engines)
     except (SharposeError, click.ClickException) as error:
-        if isinstance(error, click.ClickException):  # an address may have been given where none is expected
-            vars(error)["message"] = redact_urls(error.message)
-        else:
-            error.args = (redact_urls(str(error)),)
-        if not options.json_logs:
-            raise
-        if options.debug:
-            traceback.print_exc()
-        messages.error(error.format_message() if isinstance(error, click.ClickException) else str(error))
-        return error.exit_code
+        return say_failure(error, options, messages)
 
 
-def _run(options: RunOptions, messages: Messages) -> int:
+def say_failure(error: SharposeError | click.ClickException, options: RunOptions, messages: Messages) -> int:
+    """Say with `--json-logs` what a command ends on, and return its exit code; else raise it, without secrets."""
+    if isinstance(error, click.ClickException):  # an address may have been given where none is expected
+        vars(error)["message"] = redact_urls(error.message)
+    else:
+        error.args = (redact_urls(str(error)),)
+    if not options.json_logs:
+        raise error
+    if options.debug:
+        traceback.print_exc()
+    messages.error(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    return error.exit_code
+
+
+def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> int:
     found = [sources_in(spec, messages.warning) for spec in options.sources]
     specs = [spec for in_one in found for spec in in_one]
     names = source_names(specs)
@@ -88,32 +120,20 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if source_names([spec]) != [name]
         for output in of_stream
     }
-    _refuse_addresses(options)
-    check_outputs(
-        [output for of_stream in outputs for output in of_stream],
-        _files_read(options, names),
-        bundle=shipped_bundle() if options.bundle is None else options.bundle,
-        overwrite=options.overwrite,
-        video_folders={Path(spec).parent for spec in specs if spec not in options.sources},
-    )
+    video_folders = {Path(spec).parent for spec in specs if spec not in options.sources}
+    check_files(options, names, [output for of_stream in outputs for output in of_stream], video_folders)
     with contextlib.ExitStack() as to_close:
-        estimator = to_close.enter_context(_make_estimator(options, messages))
-        stop = to_close.enter_context(stop_on_signals())
+        estimator = engines.estimator if engines else to_close.enter_context(_make_estimator(options, messages))
+        stop = StopRequest() if engines else to_close.enter_context(stop_on_signals())
         stop.when_overdue(estimator.terminate)
         server = None
         if options.serve is not None:
             server = ServeServer(options.serve, options.serve_token, say=messages.info)
             to_close.callback(server.close)
-        boxes = to_close.enter_context(
-            BoxSources(
-                options,
-                names,
-                messages,
-                estimator.device,
-                tensorrt=_tensorrt_settings(options, messages),
-                onnxruntime=_onnxruntime_settings(options, messages),
-            )
-        )
+        if engines:
+            boxes = engines.boxes.of(options, names)
+        else:
+            boxes = to_close.enter_context(_box_sources(options, names, messages, estimator))
         streams: list[Stream] = []  # those of playlists come as they are opened
 
         def open_next(index: int, *, beside_videos: bool) -> Stream:
@@ -147,7 +167,7 @@ def _run(options: RunOptions, messages: Messages) -> int:
         if not (options.outputs or options.show or options.serve):
             messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
         try:
-            warm_up = estimator.warm_up()
+            warm_up = 0.0 if engines else estimator.warm_up()
         except EngineError:
             if not stop.is_overdue:
                 raise
@@ -286,8 +306,32 @@ def _go(
                     say(stream.boxes.summary)
 
 
+def check_files(
+    options: RunOptions, names: Sequence[str], outputs: Sequence[Output], video_folders: Collection[Path]
+) -> None:
+    """Refuse addresses where files are expected, and outputs that can't be written or would overwrite what is read.
+
+    Args:
+        options: Of the run.
+        names: Of its sources.
+        outputs: Of all of them.
+        video_folders: See `check_outputs`.
+
+    Raises:
+        InputError: something has to be refused.
+        OutputTakenError: another run is writing an output.
+    """
+    _refuse_addresses(options)
+    check_outputs(
+        outputs,
+        _files_read(options, names),
+        bundle=shipped_bundle() if options.bundle is None else options.bundle,
+        overwrite=options.overwrite,
+        video_folders=video_folders,
+    )
+
+
 def _refuse_addresses(options: RunOptions) -> None:
-    """Refuse addresses where files are expected."""
     files_of = {
         "--bundle": options.bundle,
         "--boxes": options.boxes,
@@ -346,6 +390,17 @@ def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
         onnxruntime=_onnxruntime_settings(options, messages),
         keep_regions=options.draw_regions,
         scheduler=None if options.deadline is None else DeadlineScheduler(),
+    )
+
+
+def _box_sources(options: RunOptions, names: Sequence[str], messages: Messages, estimator: PoseEstimator) -> BoxSources:
+    return BoxSources(
+        options,
+        names,
+        messages,
+        estimator.device,
+        tensorrt=_tensorrt_settings(options, messages),
+        onnxruntime=_onnxruntime_settings(options, messages),
     )
 
 

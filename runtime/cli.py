@@ -358,11 +358,16 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses ref
 
     People are found by a detector, unless --boxes or --full-frame says where they are; the scene brings its own boxes.
     """
-    reading, video, outputs = _take(SourceOptions, values), _take(VideoSettings, values), _take_outputs(values)
-    options = RunOptions(reading=reading, video=video, outputs=outputs, **values)
+    options = options_from(values)
     from sharpose.runtime.assemble import run_with
 
     return run_with(options)
+
+
+def options_from(values: dict[str, Any]) -> RunOptions:
+    """The options of a run from those of the command line, by the names that `command.params` have."""
+    reading, video, outputs = _take(SourceOptions, values), _take(VideoSettings, values), _take_outputs(values)
+    return RunOptions(reading=reading, video=video, outputs=outputs, **values)
 
 
 _Options = TypeVar("_Options", SourceOptions, VideoSettings)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "run": "sharpose.runtime.cli",
+    "archive": "sharpose.archive.cli",
     "export": "sharpose.export.cli",
     "train": "sharpose.training.train_cli",
     "eval": "sharpose.training.eval_cli",
@@ -52,6 +53,11 @@ def _start(name: str) -> NoReturn:
 def run() -> NoReturn:
     """`sharpose-run`."""
     _start("run")
+
+
+def archive() -> NoReturn:
+    """`sharpose-archive`."""
+    _start("archive")
 
 
 def export() -> NoReturn:

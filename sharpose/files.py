@@ -312,6 +312,11 @@ def open_to_write(path: Path, named: Path | None = None) -> int:
         os.close(descriptor)
 
 
+def partial_name(path: Path, *, folder: bool = False) -> Path:
+    """What the result at `path` is called while a part of it is missing: `out.partial.mp4`, or `out.partial`."""
+    return path.with_name(f"{path.name}.partial" if folder else f"{path.stem}.partial{path.suffix}")
+
+
 def mark_partial(path: Path) -> Path:
     """Renames `out.mp4` to `out.partial.mp4`, replacing one that is there.
 
@@ -324,7 +329,7 @@ def mark_partial(path: Path) -> Path:
     devices = path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")  # which holds files
     if not path.is_file() or devices or path.is_relative_to("/proc"):
         return path
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = partial_name(path)
     try:
         path.replace(partial)
     except OSError as error:

@@ -23,12 +23,13 @@ ALLOWED = {
     "runtime": {"sharpose", "engines", "serving", "runtime"},
     "export": {"sharpose", "model", "engines", "serving", "runtime", "export"},
     "training": {"sharpose", "model", "engines", "runtime", "training"},
+    "archive": {"sharpose", "engines", "serving", "runtime", "archive"},
     "configs": set(),
     "benchmarks": {"sharpose", "model", "engines", "serving", "runtime", "export", "benchmarks"},
     "examples": {"sharpose", "engines", "runtime"},
 }
 MAY_IMPORT_TORCH = {"model", "export", "training", "benchmarks"}
-PRODUCT = ("sharpose", "engines", "serving", "runtime", "export", "training")
+PRODUCT = ("sharpose", "engines", "serving", "runtime", "export", "training", "archive")
 MOST_LINES = 500  # of a file
 
 

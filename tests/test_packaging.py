@@ -31,7 +31,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an sdist and the wheel built from that; made of a copy, because a build writes into its source."""
     out = tmp_path_factory.mktemp("dist")
     source = tmp_path_factory.mktemp("source")
-    for name in ("sharpose", "export", "engines", "runtime", "serving", "training", "configs"):
+    for name in ("sharpose", "export", "engines", "runtime", "serving", "training", "archive", "configs"):
         _copy(ROOT / name, source / name)
     for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt"):
         (source / name).write_bytes((ROOT / name).read_bytes())
@@ -62,7 +62,7 @@ def test_the_wheel_holds_every_module_under_one_name(wheel: Path) -> None:
     expected = {"sharpose/py.typed"}
     shipped = list((ROOT / "sharpose" / "weights").glob("*/*"))
     assert len(shipped) == 5
-    for folder in ("sharpose", "export", "engines", "runtime", "serving", "training", "configs"):
+    for folder in ("sharpose", "export", "engines", "runtime", "serving", "training", "archive", "configs"):
         prefix = "" if folder == "sharpose" else "sharpose/"
         files = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
         files += [*(ROOT / folder).rglob("*.html")]
@@ -182,7 +182,7 @@ def test_every_package_folder_is_listed() -> None:
     settings.read(ROOT / "setup.cfg")
     listed = set(settings["options"]["packages"].split())
     found = set()
-    for folder in ("sharpose", "export", "engines", "runtime", "serving", "training", "configs"):
+    for folder in ("sharpose", "export", "engines", "runtime", "serving", "training", "archive", "configs"):
         for path in (ROOT / folder).rglob("__init__.py"):
             parts = path.parent.relative_to(ROOT).parts
             found.add(".".join(parts if folder == "sharpose" else ("sharpose", *parts)))

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("export", "engines", "runtime", "serving", "training", "configs")
+FOLDERS = ("export", "engines", "runtime", "serving", "training", "archive", "configs")
 
 
 def link_tree(target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,27 @@ class BoxSources:
             found = NobodyWatch(DetectorBoxes(detector), source.info.name, detector.assumptions, self._warn)
         self.watches.append(found)
         return FollowPoses(found, options.detect_every) if options.detect_every > 1 else found
+
+    def prepare(self) -> None:
+        """Load the detector of videos now, rather than for the first of them. Raises what `make` raises."""
+        options, name = self._options, self._options.detector_used
+        kind: PeopleFrom = "motion" if name == MOTION else "detector"
+        if name is None:
+            kind = "boxes" if options.boxes is not None else "full-frame"
+        check_detector_options(kind, conf=options.conf, iou=options.iou, classes=options.classes)
+        if kind == "detector":
+            self._load_detector()
+
+    def of(self, options: RunOptions, names: Sequence[str]) -> BoxSources:
+        """Those of another run, whose options differ in sources and outputs alone; this one still frees the detector.
+
+        Args:
+            options: Of that run.
+            names: Of its sources.
+        """
+        other = copy.copy(self)
+        other._options, other._names, other.watches = options, names, []
+        return other
 
     def __enter__(self) -> BoxSources:
         return self

@@ -160,7 +160,7 @@ def test_a_home_that_cannot_be_written_adds_no_foreign_line(tmp_path: Path) -> N
 def test_a_command_that_is_not_there() -> None:
     done = subprocess.run([*RUN[:3], "fly"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: expected a command, one of run, export, train, eval, doctor")
+    assert done.stderr.startswith("error: expected a command, one of run, archive, export, train, eval, doctor")
 
 
 def test_the_parts_that_python_users_need_come_from_the_top() -> None:
@@ -176,7 +176,7 @@ def test_the_parts_that_python_users_need_come_from_the_top() -> None:
     assert done.stderr.endswith("AttributeError: module 'sharpose' has no attribute 'Nobody'\n")
 
 
-@pytest.mark.parametrize("name", ["run", "export", "train", "eval", "doctor"])
+@pytest.mark.parametrize("name", ["run", "archive", "export", "train", "eval", "doctor"])
 def test_a_command_says_its_version_and_ends_its_help_with_examples(name: str) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "sharpose", name, "--version"], capture_output=True, text=True, check=False

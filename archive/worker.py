@@ -1,0 +1,175 @@
+"""A worker: one estimator, a video at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import click
+
+from sharpose.archive.claims import Claim, claim
+from sharpose.archive.plan import Video
+from sharpose.cli import EXIT_FAILED
+from sharpose.errors import EngineError, InputError, OutputTakenError, SharposeError, SinkError
+from sharpose.runtime.assemble import engines_of, run_with
+from sharpose.runtime.frames import Frame, Source
+from sharpose.runtime.messages import Messages
+from sharpose.runtime.options import RunOptions
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink
+
+State = Literal["done", "skipped", "failed", "taken"]
+Progress = Callable[[int, int | None], None]
+"""Called with the frames of a video that are done, and how many it has, if that is known."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How it went with a video.
+
+    Attributes:
+        video: Which.
+        state: `done`; `skipped`, as its outputs were there; `failed`; or `taken`: another run is writing an output.
+        reason: Why it isn't done, in one line.
+        retry: Whether it may go well in another process: the engine failed, or this program did.
+        frames: Frames whose poses were written.
+        people: People in those.
+        seconds: From opening the video to its results.
+        partial: Names under which the results of a failed video are kept.
+        warnings: What was said meanwhile.
+    """
+
+    video: Video
+    state: State
+    reason: str = ""
+    retry: bool = False
+    frames: int = 0
+    people: int = 0
+    seconds: float = 0.0
+    partial: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class _Messages(Messages):
+    """Keeps what is said as JSON, and passes progress on."""
+
+    def __init__(self) -> None:
+        self._kept = io.StringIO()
+        super().__init__(json_logs=True, stream=self._kept)
+        self.on_progress: Progress = lambda frames, total: None
+
+    @contextlib.contextmanager
+    def progress(self, source_at: Callable[[int], Source]) -> Iterator[Callable[[int, Frame], None]]:
+        frames = 0
+
+        def advance(index: int, frame: Frame) -> None:
+            nonlocal frames
+            frames += 1
+            self.on_progress(frames, source_at(index).info.frame_count)
+
+        yield advance
+
+    def take(self) -> list[dict[str, object]]:
+        """What was said since the last call."""
+        lines = self._kept.getvalue().splitlines()
+        self._kept.seek(0)
+        self._kept.truncate()
+        return [json.loads(line) for line in lines]
+
+
+class VideoWorker:
+    """Makes the results of videos, each whole or not there.
+
+    Args:
+        options: Of the archive; sources and outputs are those of each video.
+
+    Raises:
+        SharposeError: the estimator or the detector can't be loaded, or an option would do nothing.
+    """
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = replace(options, quiet=False, json_logs=False, timings=False)
+        self._messages = _Messages()
+        self._to_close = contextlib.ExitStack()
+        self._engines = self._to_close.enter_context(engines_of(self._options, self._messages))
+        self._check_sinks()
+
+    def _check_sinks(self) -> None:
+        """Find out before the first video what no sink can write."""
+        options = self._options
+        settings = SinkSettings(
+            "video",
+            self._engines.estimator.skeleton,
+            tracked=options.track,
+            video=options.video,
+            picture_kind=options.frames_format,
+        )
+        for option, target in options.outputs:
+            try:
+                make_sink(Output(option, fill(option, target, "video")), settings)
+            except SinkError as error:
+                raise InputError(str(error)) from error
+
+    def run(self, video: Video, on_progress: Progress = lambda frames, total: None) -> Result:
+        """Make the results of a video that aren't there."""
+        self._messages.on_progress = on_progress
+        began = time.monotonic()
+        try:
+            missing = video.missing
+            with claim(missing) as claimed:
+                if video.missing != missing:  # another run has just made some
+                    return Result(video, "taken" if video.missing else "skipped")
+                result = self._make(video, claimed)
+                return replace(result, seconds=time.monotonic() - began)
+        except OutputTakenError as error:
+            return Result(video, "taken", str(error))
+        except SharposeError as error:
+            return Result(video, "failed", str(error))
+
+    def _make(self, video: Video, claimed: Claim) -> Result:
+        options = replace(self._options, sources=(video.path,), outputs=claimed.hidden)
+        reason, retry, partial = "", False, tuple[str, ...]()
+        try:
+            code = run_with(options, self._messages, self._engines)
+            if code == 0:
+                claimed.publish()
+        except OutputTakenError:
+            raise
+        except (SharposeError, click.ClickException) as error:
+            code = EXIT_FAILED
+            reason = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            cause = error.__cause__ or error
+            retry = isinstance(cause, EngineError) or not isinstance(cause, SharposeError | click.ClickException)
+        except Exception as error:
+            code, retry = EXIT_FAILED, True
+            reason = f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)"
+            if options.debug:
+                traceback.print_exc()
+        said = self._messages.take()
+        numbers = next((entry for entry in said if entry["message"] == "run done"), {})
+        warnings = [claimed.named(str(one["message"])) for one in said if one["level"] in ("warning", "error")]
+        if code:
+            reason = (claimed.named(reason) if reason else "; ".join(warnings)).replace(f"{video.path}: ", "")
+            try:
+                partial = claimed.keep_partial()
+            except SinkError as error:
+                reason += f"; {error}"
+        return Result(
+            video,
+            "failed" if code else "done",
+            reason,
+            retry=retry,
+            frames=int(str(numbers.get("frames", 0))),
+            people=int(str(numbers.get("people", 0))),
+            partial=partial,
+            warnings=tuple(warnings),
+        )
+
+    def close(self) -> None:
+        """Free the engines."""
+        self._to_close.close()
