@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sharpose.runtime.pipeline import PoseEstimator
+    from sharpose.runtime.remote.estimator import RemotePoseEstimator
     from sharpose.runtime.result import Boxes, Picture, PoseResult, StageTimings
 
-__all__ = ["Boxes", "Picture", "PoseEstimator", "PoseResult", "StageTimings"]
+__all__ = ["Boxes", "Picture", "PoseEstimator", "PoseResult", "RemotePoseEstimator", "StageTimings"]
 
 
 def __getattr__(name: str) -> object:
     """Import on first use: `sharpose-run --help` needs neither OpenCV nor an engine."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "pipeline" if name == "PoseEstimator" else "result"
-    return getattr(import_module(f"sharpose.runtime.{home}"), name)
+    homes = {"PoseEstimator": "pipeline", "RemotePoseEstimator": "remote.estimator"}
+    return getattr(import_module(f"sharpose.runtime.{homes.get(name, 'result')}"), name)

@@ -24,6 +24,7 @@ from sharpose.runtime.boxes.sources import FileBoxes
 from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.drawing.draw import draw_poses
 from sharpose.runtime.drawing.labels import StatusLine, legend_of
+from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
 from sharpose.runtime.options import RunOptions
@@ -205,7 +206,7 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
         return stop.exit_code or (EXIT_FAILED if outcome.failures else 0)
 
 
-def stream_with(options: RunOptions, estimator: PoseEstimator) -> Generator[tuple[Image, PoseResult], None, None]:
+def stream_with(options: RunOptions, estimator: Estimator) -> Generator[tuple[Image, PoseResult], None, None]:
     """The frames of the one source, uint8 [H, W, 3], BGR, with their poses; the estimator's detector finds the people
     where the options name none. Warnings are said on standard error.
 
@@ -262,7 +263,7 @@ def _open_stream(
     spec: str,
     options: RunOptions,
     boxes: BoxSources,
-    estimator: PoseEstimator,
+    estimator: Estimator,
     messages: Messages,
     to_close: contextlib.ExitStack,
     *,
@@ -409,7 +410,7 @@ def _make_sinks(
     name: str,
     outputs: Sequence[Output],
     source: Source,
-    estimator: PoseEstimator,
+    estimator: Estimator,
     stop: StopRequest,
     messages: Messages,
 ) -> list[Sink]:
@@ -436,6 +437,6 @@ def _make_sinks(
         raise InputError(str(error)) from error
 
 
-def _make_steps(options: RunOptions, estimator: PoseEstimator) -> list[PoseStep]:
+def _make_steps(options: RunOptions, estimator: Estimator) -> list[PoseStep]:
     steps: list[PoseStep] = [Tracker(sigmas=estimator.skeleton.sigmas)] if options.track else []
     return [*steps, Smoother()] if options.smooth else steps

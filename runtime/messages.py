@@ -21,7 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sharpose.cli import EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.sources.urls import redact_urls
-from sharpose.runtime.statistics import StreamSnapshot, summary_of, table_of_stages
+from sharpose.runtime.statistics import (
+    SERVER,
+    ServerSnapshot,
+    StreamSnapshot,
+    server_summary_of,
+    summary_of,
+    table_of_stages,
+)
 
 _EXIT_CODES: dict[int, int] = {
     signal.SIGINT: EXIT_INTERRUPTED,
@@ -221,6 +228,15 @@ class Messages:
         if timings and stream is None:
             self._results.print(table_of_stages(numbers))
 
+    def server(self, numbers: ServerSnapshot) -> None:
+        """Close a run whose model ran on a server: its requests."""
+        if self.json_logs and not self.quiet:
+            p50, p95 = (round(value, 3) for value in numbers.durations.percentiles(50, 95))
+            counts = {"requests": numbers.requests, "failed": numbers.failed, "dropped": numbers.dropped}
+            self._say("info", "server", "", **counts, p50_ms=p50, p95_ms=p95)
+        else:
+            self.result(server_summary_of(numbers))
+
     def _say(self, level: str, message: str, plain: str, **fields: object) -> None:
         message, plain = redact_urls(message), redact_urls(plain)
         if self.json_logs:
@@ -241,6 +257,8 @@ def _numbers_json(numbers: StreamSnapshot, stream: str | None) -> dict[str, obje
     }
     stages = {}
     for name, durations in numbers.durations.items():
+        if name == SERVER and not len(durations):
+            continue
         p50, p95, p99 = durations.percentiles(50, 95, 99)
         stages[name] = {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
     return {**named, **counts, "seconds": round(numbers.seconds, 3), "stages": stages}

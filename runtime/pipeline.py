@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import reprlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-import click
 import numpy as np
 import numpy.typing as npt
 
@@ -20,23 +18,22 @@ from sharpose.engines.batches import settle
 from sharpose.engines.choose import load_on
 from sharpose.engines.device import detector_devices
 from sharpose.engines.load import OnnxRuntimeSettings, load_two_stage
-from sharpose.engines.locks import EngineLock
 from sharpose.engines.precision import PrecisionChoice, RunPrecision
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
-from sharpose.errors import InputError, SourceError
+from sharpose.errors import InputError
 from sharpose.runtime.crowd import Crowd, CrowdRunner
-from sharpose.runtime.options import RunOptions, SourceOptions, as_arguments, check_arguments
+from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.refinement import DeadlineScheduler
-from sharpose.runtime.refinement.gate import Refine, check_refine, check_rows, check_threshold, gate
-from sharpose.runtime.result import Boxes, Image, Picture, PoseResult, StageTimings
+from sharpose.runtime.refinement.gate import Refine, check_refine, check_threshold, gate
+from sharpose.runtime.result import Picture, PoseResult, StageTimings
 from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
 
 
-class PoseEstimator:
+class PoseEstimator(Estimator):
     """Poses of the people in pictures, from a bundle, without PyTorch.
 
     All people share one coarse batch, and those whose predicted quality is below the threshold one fine batch; on a CPU
@@ -107,10 +104,17 @@ class PoseEstimator:
             load_two_stage, opened, precision=precision, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime
         )
         stages = load_on(device, load, None if onnxruntime is None else onnxruntime.say)
-        self._set_up(opened, stages, refine, quality_threshold, keep_regions, scheduler, batch)
-        self.detector = detector
-        self._detector_devices = detector_devices(stages.device)
-        self._tensorrt, self._onnxruntime = tensorrt, onnxruntime
+        threshold = opened.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
+        super().__init__(
+            refine,
+            threshold,
+            keep_regions,
+            detector,
+            detector_devices(stages.device),
+            tensorrt=tensorrt,
+            onnxruntime=onnxruntime,
+        )
+        self._set_up(opened, stages, scheduler, batch)
 
     @classmethod
     def from_bundle(
@@ -160,29 +164,14 @@ class PoseEstimator:
     ) -> PoseEstimator:
         """An estimator of a bundle whose engines are loaded already; it closes them."""
         estimator = cls.__new__(cls)
-        estimator._set_up(bundle, stages, refine, quality_threshold, keep_regions, scheduler, batch)
-        estimator.detector, estimator._detector_devices = detector, ("cpu",)
-        estimator._tensorrt = estimator._onnxruntime = None
+        threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
+        Estimator.__init__(estimator, refine, threshold, keep_regions, detector)
+        estimator._set_up(bundle, stages, scheduler, batch)
         return estimator
 
-    def _set_up(
-        self,
-        bundle: Bundle,
-        stages: TwoStage,
-        refine: Refine,
-        quality_threshold: float | None,
-        keep_regions: bool,
-        scheduler: DeadlineScheduler | None,
-        batch: int | None,
-    ) -> None:
+    def _set_up(self, bundle: Bundle, stages: TwoStage, scheduler: DeadlineScheduler | None, batch: int | None) -> None:
         self.bundle = bundle
-        self.keep_regions = keep_regions
-        self.refine = check_refine(refine)
-        threshold = bundle.manifest.gate.quality_threshold if quality_threshold is None else quality_threshold
-        self.quality_threshold = check_threshold(threshold)
         self._stages = stages
-        self._own_detector: Detector | None = None
-        self._lock = EngineLock("estimator")
         self.scheduler = scheduler
         self._now: Callable[[], float] = time.perf_counter
         if scheduler is not None:
@@ -206,118 +195,6 @@ class PoseEstimator:
     def precision(self) -> RunPrecision:
         """What the engines compute in."""
         return self._stages.precision
-
-    def __call__(
-        self,
-        image_bgr: npt.NDArray[np.uint8],
-        boxes_xyxy: npt.ArrayLike | Boxes | None = None,
-        *,
-        rows: npt.ArrayLike | None = None,
-    ) -> PoseResult:
-        """Poses of the people in one picture.
-
-        Args:
-            image_bgr: uint8 [H, W, 3], BGR.
-            boxes_xyxy: [n, 4], `x1, y1, x2, y2` in picture pixels, or `Boxes` with their scores. May reach outside
-                the picture; n = 0 runs nothing. None: the detector finds the people.
-            rows: Indices of the people to refine, instead of asking the gate; needs boxes.
-
-        Returns:
-            Keypoints in picture pixels, quality, who was refined, and timings, without the detector's.
-
-        Raises:
-            InputError: the picture or the boxes have a wrong type, shape or value.
-            DetectorError: the default detector can't be downloaded.
-            EngineError: an engine failed, or this process was forked from the one that made the estimator.
-        """
-        if boxes_xyxy is None:
-            if rows is not None:
-                raise InputError("rows: expected boxes_xyxy as well, whose indices they are")
-            boxes_xyxy = self.load_detector()(Picture(image_bgr, Boxes.empty()).image)  # checked
-        boxes = boxes_xyxy if isinstance(boxes_xyxy, Boxes) else Boxes.from_xyxy(boxes_xyxy)
-        chosen = None if rows is None else check_rows(rows, len(boxes))
-        (result,) = self._estimate([Picture(image_bgr, boxes)], chosen)
-        return result
-
-    def load_detector(self) -> Detector:
-        """The detector that was given, or else the default one, made at the first call.
-
-        Raises:
-            DetectorError: the default detector can't be downloaded.
-        """
-        with self._lock:  # of several threads, one makes the detector
-            if self.detector is None and self._own_detector is None:
-                from sharpose.runtime.detectors.onnx import Detector
-
-                self._own_detector = Detector.from_name(
-                    device=self._detector_devices, tensorrt=self._tensorrt, onnxruntime=self._onnxruntime
-                )
-            detector = self.detector or self._own_detector
-        assert detector is not None
-        return detector
-
-    def stream(
-        self,
-        source: str | Path | int,
-        *,
-        track: bool = False,
-        smooth: bool = False,
-        boxes: str | Path | None = None,
-        full_frame: bool = False,
-        motion: bool = False,
-        detect_every: int = 1,
-        max_people: int | None = None,
-        reading: SourceOptions | None = None,
-    ) -> Generator[tuple[Image, PoseResult], None, None]:
-        """The frames of a video, live stream or pictures, with their poses: those of `sharpose-run` on that source.
-
-        People are found by the estimator's detector, unless an argument says otherwise; the built-in scene brings its
-        own boxes, unless the estimator was given a detector. Warnings go to standard error.
-
-        Args:
-            source: As for `sharpose-run`: a video, a picture, a folder or glob of videos (streamed one after another)
-                or pictures, a camera's index, a URL, `-`, or `scene`.
-            track: Give people ids that stay, `PoseResult.track_ids`.
-            smooth: Smooth each track's keypoints; needs `track`.
-            boxes: A file of people's boxes: COCO detection results, or annotations. For several videos `{source}` in
-                its name stands for theirs.
-            full_frame: One person fills every picture.
-            motion: Whatever moves in front of a camera that doesn't.
-            detect_every: Detection interval in frames; boxes follow poses in between.
-            max_people: People per frame at most, the best boxes first.
-            reading: How the source is read: stride, start, duration, reconnection.
-
-        Yields:
-            The frame, uint8 [H, W, 3], BGR, and its result; `origin` says which frame of what. A live source's frames
-            that come meanwhile are dropped for the newest one, unless `reading` says otherwise.
-
-        Raises:
-            InputError: arguments exclude one another, or one would do nothing.
-            SharposeError: the source, the boxes or the detector can't be used, or an engine failed; of several videos
-                one failed, which is raised after the frames of all others.
-        """
-        from sharpose.runtime.assemble import stream_with
-
-        flags = {"track": track, "smooth": smooth, "full_frame": full_frame, "motion": motion}
-        check_arguments(source, flags, boxes, reading)
-        try:
-            options = RunOptions(
-                sources=(str(source),),
-                reading=reading or SourceOptions(),
-                track=track,
-                smooth=smooth,
-                boxes=None if boxes is None else str(boxes),
-                full_frame=full_frame,
-                detector="motion" if motion else None,
-                detect_every=detect_every,
-                max_people=max_people,
-            )
-            yield from stream_with(options, self)
-        except click.UsageError as error:
-            raise InputError(as_arguments(error.message)) from error
-        except (InputError, SourceError) as error:
-            error.args = (as_arguments(str(error)),)
-            raise
 
     def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool] = lambda: False) -> list[PoseResult]:
         """Poses of the people in several pictures, in shared batches.
@@ -423,14 +300,6 @@ class PoseEstimator:
                 self._stages.close()
                 if self._own_detector is not None:
                     self._own_detector.close()
-
-    def __enter__(self) -> PoseEstimator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _check_batch(batch: int, most: int) -> int:

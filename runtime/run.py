@@ -1,7 +1,8 @@
 """The loop behind `sharpose-run`: read, find boxes, estimate, write, until every source or the user ends it.
 
 A round takes at most one frame of each stream, so streams take turns, and all people of a round share the engines'
-batches. A stream that fails ends alone; so does a sink.
+batches. Where a server runs the model, each stream has one request under way, and a round delivers what has come: the
+server makes the batches. A stream that fails ends alone; so does a sink.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,14 +29,16 @@ from sharpose.errors import (
 from sharpose.files import STDOUT_PATH
 from sharpose.runtime.boxes.sources import BoxSource, FileBoxes
 from sharpose.runtime.crowd import EstimateStopped
+from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.remote.estimator import RemotePoseEstimator
+from sharpose.runtime.remote.in_flight import InFlight
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
 from sharpose.runtime.sinks.group import SinkGroup
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
-from sharpose.runtime.statistics import StreamStatistics
+from sharpose.runtime.statistics import REMOTE_STAGES, SERVER, StreamStatistics
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 
@@ -107,14 +111,16 @@ class Run:
         say: Called with a line when a stream or a sink fails and others go on.
         playlists: Streams that wait for others to end. One that can't be opened is passed over, with a line, if it is
             its source's or boxes file's fault.
+        reconnect: How often in a row a live stream may find the server of the model gone; no limit if None.
     """
 
     streams: Sequence[Stream]
-    estimator: PoseEstimator
+    estimator: Estimator
     draw: Callable[[Image, PoseResult], Image]
     deadline: float | None = None
     say: Callable[[str], None] = lambda line: None
     playlists: Sequence[Playlist] = ()
+    reconnect: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,12 +163,16 @@ def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] =
 
 @dataclass
 class _Running:
-    """A stream at work; `ids_met`: its boxes file spoke of one of its frames; `cut`: the user ended it."""
+    """A stream at work.
+
+    `waiting`: for a server's answer about a frame; `ids_met`: its boxes file spoke of one; `cut`: the user ended it.
+    """
 
     index: int
     stream: Stream
     queue: FrameQueue
     sinks: SinkGroup
+    waiting: bool = False
     ids_met: bool = False
     cut: bool = False
     over: bool = False
@@ -199,7 +209,12 @@ class Loop:
 
     def __init__(self, job: Run, stop: StopRequest) -> None:
         self._job, self._stop = job, stop
-        self._news = threading.Event()  # a queue has a frame, or has ended
+        self._news = threading.Event()  # a queue has a frame, or has ended, or a server has answered
+        self._in_flight: InFlight[_Work] | None = None
+        if isinstance(job.estimator, RemotePoseEstimator):
+            self._in_flight = InFlight(
+                job.estimator, reconnect=job.reconnect, stop=lambda: stop.is_overdue, landed=self._news.set
+            )
         self._failures: list[str] = []
         self._running: list[_Running] = []
         self._waiting = [deque(playlist.openers) for playlist in job.playlists]
@@ -231,11 +246,15 @@ class Loop:
                     if record is not None:
                         yield item.running.index, record
                 for running in self._running:
-                    if not running.over and running.queue.ended:
+                    if not running.over and running.queue.ended and not running.waiting:
                         self._finish(running)
                     self._check_sinks(running)
                 if not work:
                     self._news.wait(_WAIT_SECONDS)
+            for item, poses in self._landed(all_of_them=True):
+                record = self._deliver(item, poses)
+                if record is not None:
+                    yield item.running.index, record
             for running in self._running:
                 running.cut = not running.over
                 self._finish(running)
@@ -244,6 +263,8 @@ class Loop:
                 running.sinks.close_at_once()
             raise
         finally:
+            if self._in_flight is not None:
+                self._in_flight.close()
             for running in self._running:
                 self._leave(running)
 
@@ -284,8 +305,9 @@ class Loop:
         return stream.source.queue
 
     def _take_all(self) -> list[_Work]:
-        """A round: one frame of every stream that has one."""
-        return [item for running in self._running if not running.over and (item := self._take(running)) is not None]
+        """A round: one frame of every stream that has one, and waits for none."""
+        free = [running for running in self._running if not (running.over or running.waiting)]
+        return [item for running in free if (item := self._take(running)) is not None]
 
     def _take(self, running: _Running) -> _Work | None:
         """The next frame of a stream with its people's boxes, if it has one now."""
@@ -311,26 +333,25 @@ class Loop:
         return _Work(running, frame, people, began, time.perf_counter() - began)
 
     def _estimate(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
-        """Poses of all frames at hand in shared batches; where that fails, of each alone, to see whose fault it is.
-
-        None where the user asked to stop and there are too many people to wait for.
-        """
-        limit = self._job.deadline
+        """Poses of the frames at hand; from a server, those of earlier ones that have come."""
         for item in work:
             if item.frame.arrived is not None:
                 item.age = time.monotonic() - item.frame.arrived
+        if self._in_flight is None:
+            return self._estimate_together(work)
+        for item in work:
+            running, live = item.running, item.running.stream.source.info.live
+            running.waiting = True
+            self._in_flight.ask(item, self._picture(item), live=live, dropped=running.queue.count_dropped)
+        return self._landed()
+
+    def _estimate_together(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
+        """Poses of all in shared batches; where that fails, of each alone, to see whose fault it is.
+
+        None where the user asked to stop and there are too many people to wait for.
+        """
         try:
-            pictures = [
-                Picture(
-                    item.frame.image,
-                    item.people,
-                    stream=item.running.index,
-                    time=item.frame.time,
-                    deadline=None if limit is None else item.began + limit,
-                    sample_aspect_ratio=float(item.frame.sample_aspect_ratio),
-                )
-                for item in work
-            ]
+            pictures = [self._picture(item) for item in work]
             estimate = self._job.estimator.estimate
             return list(zip(work, estimate(pictures, stop=lambda: self._stop.is_overdue), strict=True)) if work else []
         except EstimateStopped:
@@ -339,7 +360,39 @@ class Loop:
             if len(work) == 1:
                 self._fail(work[0].running, error)
                 return []
-        return [pair for item in work for pair in self._estimate([item])]
+        return [pair for item in work for pair in self._estimate_together([item])]
+
+    def _picture(self, item: _Work) -> Picture:
+        limit = self._job.deadline
+        return Picture(
+            item.frame.image,
+            item.people,
+            stream=item.running.index,
+            time=item.frame.time,
+            deadline=None if limit is None else item.began + limit,
+            sample_aspect_ratio=float(item.frame.sample_aspect_ratio),
+        )
+
+    def _landed(self, *, all_of_them: bool = False) -> list[tuple[_Work, PoseResult]]:
+        """Poses that a server has sent since the last look."""
+        found = []
+        for item, flight in self._in_flight.take(all_of_them=all_of_them) if self._in_flight else ():
+            item.running.waiting = False
+            poses = self._poses_of(item.running, flight)
+            if poses is not None and not item.running.over:
+                found.append((item, poses))
+        return found
+
+    def _poses_of(self, running: _Running, flight: Future[PoseResult | None]) -> PoseResult | None:
+        """What has come; None where the frame was dropped, the user waits no longer, or the stream ends on an error."""
+        try:
+            return flight.result()
+        except EstimateStopped:
+            return None
+        except Exception as error:
+            if not running.over:
+                self._fail(running, error)
+            return None
 
     def _deliver(self, item: _Work, poses: PoseResult) -> FrameRecord | None:
         """Track and smooth a frame's poses, write them, and count the frame; None where that fails."""
@@ -356,8 +409,10 @@ class Loop:
         for step in stream.steps:
             poses = step.update(poses, frame.time, (frame.height, frame.width))
         is_tracked = time.perf_counter()
-        stages = {"read": running.queue.read_seconds, "boxes": item.boxes_seconds, **vars(poses.timings)}
-        stages["track"] = is_tracked - has_poses
+        stages = {"read": running.queue.read_seconds, "boxes": item.boxes_seconds, "track": is_tracked - has_poses}
+        for name, seconds in vars(poses.timings).items():
+            if name in REMOTE_STAGES if self._in_flight else name != SERVER:
+                stages[name] = seconds
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
         record = FrameRecord(frame, poses, self._job.draw, stages, item.age, late)
         running.sinks.write(record)

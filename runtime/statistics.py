@@ -23,6 +23,10 @@ WRITE = "write"
 """The stage after `track`: drawing and encoding."""
 STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", WRITE)
 """Stages of a frame in their order; `track` is tracking and smoothing."""
+SERVER = "server"
+"""The stage in which a server runs the model."""
+REMOTE_STAGES = ("crop", SERVER, "map_back")
+"""Those of `StageTimings` where a server runs the model; without one, all but `server`."""
 AGE = "age"
 """How old a live source's frame is when inference starts: no stage, but measured like one."""
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -222,6 +226,54 @@ class StreamStatistics:
             )
 
 
+@dataclass
+class ServerSnapshot:
+    """The numbers of a run's server at one moment."""
+
+    requests: int = 0  # answered with poses
+    failed: int = 0  # tries that weren't: the server was busy, gone, late or failing
+    dropped: int = 0  # live frames that were dropped for that
+    durations: Durations = field(default_factory=Durations)  # of the answered ones, from first byte to last
+
+
+class ServerStatistics:
+    """Counts the requests of an estimator whose model runs on a server. Any thread counts, any thread reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = ServerSnapshot()
+
+    def add(self, seconds: float, *, failed: bool) -> None:
+        """Count a try of a request."""
+        with self._lock:
+            if failed:
+                self._counts.failed += 1
+            else:
+                self._counts.requests += 1
+                self._counts.durations.add(seconds)
+
+    def drop(self) -> None:
+        """Count a live frame that the server had no time for."""
+        with self._lock:
+            self._counts.dropped += 1
+
+    def snapshot(self) -> ServerSnapshot:
+        """All numbers at this moment, in a copy."""
+        with self._lock:
+            return replace(self._counts, durations=Durations.total([self._counts.durations]))
+
+
+def server_summary_of(numbers: ServerSnapshot) -> str:
+    """What a run asked of its server, in one line."""
+    p50, p95 = numbers.durations.percentiles(50, 95)
+    parts = [f"{counted(numbers.requests, 'request')} ({p50:.1f} ms, p95 {p95:.1f} ms)"]
+    if numbers.failed:
+        parts.append(f"failed and tried again {counted(numbers.failed, 'time')}")
+    if numbers.dropped:
+        parts.append(f"dropped {counted(numbers.dropped, 'frame')} while it was busy or gone")
+    return "server: " + ", ".join(parts)
+
+
 def summary_of(numbers: StreamSnapshot, *, warm_up: float | None = None, deadline: bool = False) -> str:
     """A run in one line.
 
@@ -256,6 +308,6 @@ def table_of_stages(numbers: StreamSnapshot) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, durations in numbers.durations.items():
-        if name != AGE or len(durations):
+        if len(durations):
             table.add_row(name.replace("_", " "), *(f"{value:.2f}" for value in durations.percentiles(*_PERCENTILES)))
     return table

@@ -1,6 +1,6 @@
 """SHaRPose deployment toolkit: two-stage human pose estimation, exported and run without PyTorch.
 
-from sharpose import Detector, PoseEstimator, Tracker
+from sharpose import Detector, PoseEstimator, RemotePoseEstimator, Tracker
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ TYPE_CHECKING = False  # as type checkers take it; importing typing and pathlib 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
     from sharpose.runtime.pipeline import PoseEstimator
+    from sharpose.runtime.remote.estimator import RemotePoseEstimator
     from sharpose.runtime.tracking import Tracker
 
-__all__ = ["Detector", "PoseEstimator", "Tracker", "__version__"]
+__all__ = ["Detector", "PoseEstimator", "RemotePoseEstimator", "Tracker", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,12 @@ if not os.path.isdir(os.path.join(_FOLDER, "runtime")):  # noqa: PTH112, PTH118
 
 def __getattr__(name: str) -> object:
     """Import on first use: `import sharpose` needs neither OpenCV nor an engine."""
-    homes = {"Detector": "detectors.onnx", "PoseEstimator": "pipeline", "Tracker": "tracking"}
+    homes = {
+        "Detector": "detectors.onnx",
+        "PoseEstimator": "pipeline",
+        "RemotePoseEstimator": "remote.estimator",
+        "Tracker": "tracking",
+    }
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

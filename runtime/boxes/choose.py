@@ -25,7 +25,7 @@ from sharpose.runtime.sinks.outputs import fill
 from sharpose.runtime.tracking.follow_poses import FollowPoses
 
 if TYPE_CHECKING:
-    from sharpose.runtime.pipeline import PoseEstimator
+    from sharpose.runtime.estimator import Estimator
 
 _LOWEST_SCORE = 0.3  # of a detection, without --conf
 
@@ -55,7 +55,7 @@ class BoxSources:
         *,
         tensorrt: TensorRtSettings | None = None,
         onnxruntime: OnnxRuntimeSettings | None = None,
-        estimator: PoseEstimator | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         self._options, self._names, self._messages, self._estimator = options, names, messages, estimator
         self._device, self._tensorrt, self._onnxruntime = device, tensorrt, onnxruntime

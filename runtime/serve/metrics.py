@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from sharpose.runtime.statistics import AGE, STAGES, WRITE, StreamSnapshot
+from sharpose.runtime.statistics import AGE, STAGES, WRITE, ServerStatistics, StreamSnapshot
 
 _COUNTERS: dict[str, str] = {
     "frames": "Frames whose poses were found.",
@@ -32,10 +32,13 @@ class Metrics(Collector):
 
     Args:
         read: Gives the numbers of all streams by name.
+        server: Counts the requests to the server that runs the model; None where none does.
     """
 
-    def __init__(self, read: Callable[[], Mapping[str, StreamSnapshot]]) -> None:
-        self._read = read
+    def __init__(
+        self, read: Callable[[], Mapping[str, StreamSnapshot]], server: ServerStatistics | None = None
+    ) -> None:
+        self._read, self._server = read, server
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -71,3 +74,18 @@ class Metrics(Collector):
                 ages.add_metric([stream], numbers.durations[AGE].cumulative, numbers.durations[AGE].sum)
         yield stages
         yield ages
+        if self._server is not None:
+            yield from _server_families(self._server)
+
+
+def _server_families(server: ServerStatistics) -> Iterable[Metric]:
+    numbers = server.snapshot()
+    for name, meaning, value in (
+        ("requests", "Requests to the server that were answered with poses.", numbers.requests),
+        ("failed", "Tries of requests that failed: the server was busy, gone, late or failing.", numbers.failed),
+        ("dropped", "Live frames that were dropped for that.", numbers.dropped),
+    ):
+        yield CounterMetricFamily(f"sharpose_server_{name}", meaning, value=value)
+    seconds = HistogramMetricFamily("sharpose_server_seconds", "Time of an answered request, from first byte to last.")
+    seconds.add_metric([], numbers.durations.cumulative, numbers.durations.sum)
+    yield seconds

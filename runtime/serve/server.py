@@ -17,7 +17,7 @@ from sharpose.errors import InputError, how_to_install
 from sharpose.runtime.serve.access import Access, Connections, is_loopback
 from sharpose.runtime.serve.handler import Handler, Site
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
-from sharpose.runtime.statistics import StreamStatistics
+from sharpose.runtime.statistics import ServerStatistics, StreamStatistics
 
 _LOOPBACK = "127.0.0.1"
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
@@ -126,6 +126,7 @@ class ServeServer:
         address: `HOST:PORT`, `:PORT` or `PORT`; without a host 127.0.0.1. Port 0 takes one that is free.
         token: What clients must know; None lets everybody in who can reach the address.
         say: Called with a line on where the page is, and on dangers.
+        poses_by: Counts the requests to the server that runs the model; None where none does.
         silent_after: A live stream without a frame for so many seconds isn't well.
         max_clients: Connections at a time, a few for `/healthz` not counted; a browser that looks needs two.
         client_seconds: In which a client must send its request, and take each piece of the answer.
@@ -146,6 +147,7 @@ class ServeServer:
         token: str | None = None,
         *,
         say: Callable[[str], None],
+        poses_by: ServerStatistics | None = None,
         silent_after: float = 10.0,
         max_clients: int = 32,
         client_seconds: float = 5.0,
@@ -167,7 +169,7 @@ class ServeServer:
             raise
         self._streams = ServedStreams()
         self.connections = Connections(max_clients, client_seconds)
-        metrics = Metrics(self._streams.snapshots)
+        metrics = Metrics(self._streams.snapshots, poses_by)
         self._listener.site = Site(access, self._streams, metrics.text, self.connections, silent_after, say)
         # A browser elsewhere can't go to 0.0.0.0.
         anywhere = self.address.host in {"0.0.0.0", "::"}

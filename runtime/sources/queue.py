@@ -30,7 +30,7 @@ class FrameQueue:
         notify: Called, in the reader's thread, when there is something new to poll. It must not block.
 
     Attributes:
-        dropped: Frames that were put and never handed out, as newer ones had come.
+        dropped: Frames that were put and never handed out, as newer ones had come, or dropped after that.
         read_seconds: Seconds that reading the frame handed out last took; 0 where that isn't known (live sources).
     """
 
@@ -91,6 +91,11 @@ class FrameQueue:
             self._changed.notify_all()
         self.notify()
         return True
+
+    def count_dropped(self) -> None:
+        """Count a frame that was handed out, but then dropped."""
+        with self._changed:
+            self.dropped += 1
 
     def finish(self, failure: BaseException | None = None) -> None:
         """No more frames will be put; those put are still handed out, and `failure` is raised after them."""

@@ -6,7 +6,7 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 from urllib.parse import urlsplit
 
 from sharpose.errors import InputError
@@ -51,7 +51,7 @@ class ServerAddress:
             raise InputError("server: expected no login in the address; a token goes into --server-token")
         if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
             raise InputError(f"server: expected {_EXPECTED}, got {url!r}")
-        scheme = cast("Scheme", parts.scheme)
+        scheme = parts.scheme
         prefix, _, model = parts.path.rstrip("/").rpartition("/")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", model or MODEL_NAME) or not re.fullmatch(r"[!-~]*", prefix):
             raise InputError(f"server: expected {_EXPECTED}, got {url!r}")

@@ -160,6 +160,10 @@ class PoseClient:
 
         return self._persist(ask, patience or Patience(), stop)
 
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond `terminate`."""
+        self._over.wait(seconds)
+
     def terminate(self) -> None:
         """End all requests under way, from another thread; they and later ones raise `RequestStoppedError`."""
         self._over.set()
@@ -187,7 +191,7 @@ class PoseClient:
                 if patience.drop:
                     raise self._named(error) from None
                 waits += 1
-                self._sleep(wait_before(waits, *_BUSY_WAITS))
+                self.wait(busy_wait(waits))
             except ServerGoneError as error:
                 self._give_up_if(stop)
                 failed += 1
@@ -197,7 +201,7 @@ class PoseClient:
                 self._outage.gone(error)
                 if patience.drop:
                     raise self._named(error) from None
-                self._sleep(wait_before(failed, *_GONE_WAITS))
+                self.wait(gone_wait(failed))
             except ServerError as error:
                 raise self._named(error) from None
             else:
@@ -259,16 +263,23 @@ class PoseClient:
         """The error with the server's name before what it says."""
         return type(error)(f"{self.address}: {error}{after}")
 
-    def _sleep(self, seconds: float) -> None:
-        self._over.wait(seconds)
-
     def _give_up_if(self, stop: Callable[[], bool]) -> None:
         if self._over.is_set() or stop():
             raise RequestStoppedError
 
 
-def wait_before(attempt: int, first: float, most: float) -> float:
-    """Seconds to wait before the next attempt: doubled each time, less up to half of it, so that clients spread."""
+def busy_wait(attempt: int) -> float:
+    """Seconds to wait after so many tries in a row, from 1, that found the server busy."""
+    return _wait(attempt, *_BUSY_WAITS)
+
+
+def gone_wait(attempt: int) -> float:
+    """Seconds to wait after so many tries in a row, from 1, that found the server gone."""
+    return _wait(attempt, *_GONE_WAITS)
+
+
+def _wait(attempt: int, first: float, most: float) -> float:
+    """Doubled each time, less up to half of it, so that clients spread."""
     return min(most, first * 2.0 ** min(attempt - 1, 30)) * (1.0 - 0.5 * random.random())
 
 

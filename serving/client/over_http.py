@@ -29,7 +29,7 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MOST_BYTES = 64 << 20  # of an answer: that of 4096 crops has 2
 _BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
-_MENDS = {
+_MENDS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: "; give --server-token, or $SHARPOSE_SERVER_TOKEN",
     HTTPStatus.FORBIDDEN: "; is --server-token the right one?",
     HTTPStatus.NOT_FOUND: "; are the address's path and model right?",
@@ -94,10 +94,13 @@ class HttpConnection:
                 "outputs": [{"name": tensor.name, "parameters": {"binary_data": True}} for tensor in wanted],
             }
         ).encode()
-        parts = [memoryview(header), *(memoryview(np.ascontiguousarray(array)).cast("B") for _, array in inputs)]
+        parts = [
+            memoryview(header),
+            *(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for _, array in inputs),
+        ]
         headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(header))}
-        answer, body = self._exchange("POST", "/infer", parts, headers, timeout)
-        return _split(body, answer.get(_HEADER_LENGTH))
+        header_length, body = self._exchange("POST", "/infer", parts, headers, timeout)
+        return _split(body, header_length)
 
     def interrupt(self) -> None:
         """See `Connection.interrupt`."""
@@ -114,8 +117,12 @@ class HttpConnection:
 
     def _exchange(
         self, method: str, path: str, parts: Sequence[memoryview], headers: Mapping[str, str], timeout: float
-    ) -> tuple[Mapping[str, str], memoryview]:
-        """Send a request, and read the whole answer, in so many seconds."""
+    ) -> tuple[str | None, memoryview]:
+        """Send a request, and read the whole answer, in so many seconds.
+
+        Returns:
+            The length of the JSON that begins the answer, as its header says, and the answer.
+        """
         until = time.monotonic() + timeout
         length = {"Content-Length": str(sum(part.nbytes for part in parts))} if parts else {}
         sent = {**self._headers, **headers, **length}
@@ -152,8 +159,8 @@ class HttpConnection:
             raise kind(_in_words(error)) from None
         self.used = True
         if answer.status != HTTPStatus.OK:
-            raise _error_of(answer.status, answer.headers, bytes(body))
-        return answer.headers, body
+            raise _error_of(answer.status, answer.getheader("Location"), bytes(body))
+        return answer.getheader(_HEADER_LENGTH), body
 
 
 def _left(until: float) -> float:
@@ -203,7 +210,7 @@ def _split(body: memoryview, header_length: str | None) -> dict[str, Tensor]:
     return tensors
 
 
-def _error_of(status: int, headers: Mapping[str, str], body: bytes) -> ServerError:
+def _error_of(status: int, location: str | None, body: bytes) -> ServerError:
     """What an answer that isn't 200 means."""
     try:
         found = json.loads(body)["error"]
@@ -217,8 +224,8 @@ def _error_of(status: int, headers: Mapping[str, str], body: bytes) -> ServerErr
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:
         return ServerGoneError(text)
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return ServerRefusedError(f"{text}; give the address that it leads to: {headers.get('Location', 'none')[:300]}")
-    return ServerRefusedError(text + _MENDS.get(HTTPStatus(status) if status in set(HTTPStatus) else 0, ""))
+        return ServerRefusedError(f"{text}; give the address that it leads to: {(location or 'none')[:300]}")
+    return ServerRefusedError(text + _MENDS.get(status, ""))
 
 
 def _is_closed(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,32 @@ def simple_poses(crops: npt.NDArray[np.uint8], thresholds: npt.NDArray[np.float3
     quality = crops[:, 0, 0, 2:].astype(np.float32) / np.float32(100)
     order = np.tile(np.array([[1, 0]], np.int32), (count, 1))
     return {"keypoints": keypoints, "quality": quality, "refined": quality < thresholds, "region_order": order}
+
+
+def served_by_engines(bundle: Path, *, device: str = "cpu") -> dict[str, Any]:
+    """Settings of a server that runs a bundle, as its own process would."""
+    from sharpose.bundle import open_bundle
+    from sharpose.engines.load import load_two_stage
+    from sharpose.tokens import gather_patches
+
+    opened = open_bundle(bundle)
+    stages, lock = load_two_stage(opened, device, threads=1), threading.Lock()
+
+    def poses(crops: npt.NDArray[np.uint8], thresholds: npt.NDArray[np.float32]) -> Outputs:
+        with lock:
+            count = len(crops)
+            stages.crops[:count] = crops
+            coarse = stages.run_coarse(count)
+            keypoints, quality = coarse.keypoints.copy(), coarse.quality.copy()
+            rows = np.flatnonzero(quality < thresholds[:, 0]).astype(np.int32)
+            refined, order = np.zeros((count, 1), np.bool_), coarse.region_order.copy()
+            if len(rows):
+                gather_patches(stages.crops, rows, order, opened.model.num_selected, stages.patches)
+                keypoints[rows] = stages.run_fine(rows)
+                refined[rows] = True
+        return {"keypoints": keypoints, "quality": quality[:, None], "refined": refined, "region_order": order}
+
+    return {"model": ServedModel.of(opened), "poses": poses}
 
 
 class V2Server:

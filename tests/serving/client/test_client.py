@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from v2_server import MODEL, Outputs, V2Server, v2_server
 
@@ -70,7 +72,7 @@ def test_requests_at_a_time_have_connections_of_their_own(server: V2Server) -> N
     client.contact()
     together = threading.Barrier(3)
 
-    def poses(crops: object, thresholds: object) -> Outputs:
+    def poses(crops: npt.NDArray[np.uint8], thresholds: npt.NDArray[np.float32]) -> Outputs:
         together.wait(5)
         return simple(crops, thresholds)
 
@@ -206,7 +208,7 @@ def test_outputs_of_zero_bytes_name_what_mends_them(server: V2Server) -> None:
     client.close()
 
 
-def changed(name: str, value: np.ndarray | None) -> object:
+def changed(name: str, value: npt.NDArray[Any] | None) -> Callable[[Outputs], Outputs]:
     def act(outputs: Outputs) -> Outputs:
         return {key: array for key, array in {**outputs, name: value}.items() if array is not None}
 
@@ -228,7 +230,7 @@ def changed(name: str, value: np.ndarray | None) -> object:
         (changed("region_order", np.full((2, 2), 7, np.int32)), "region_order: expected 0 to 1, got 7 to 7"),
     ],
 )
-def test_answers_that_are_no_poses(server: V2Server, act: object, reason: str) -> None:
+def test_answers_that_are_no_poses(server: V2Server, act: Callable[[Outputs], Outputs], reason: str) -> None:
     client = PoseClient(server.url)
     client.contact()
     server.acts = [act]
@@ -259,7 +261,7 @@ def test_a_restarted_server_with_the_same_bundle_counts_for_nothing(server: V2Se
     ],
 )
 def test_a_restarted_server_with_another_model_is_refused(
-    server: V2Server, changes: dict[str, object], reason: str
+    server: V2Server, changes: dict[str, Any], reason: str
 ) -> None:
     client = PoseClient(server.url)
     assert ask(client) == RIGHT
@@ -286,12 +288,12 @@ def test_a_larger_batch_after_a_restart_is_taken(server: V2Server) -> None:
     client.close()
 
 
-def test_what_is_no_triton_server() -> None:
+def test_what_is_no_triton_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with v2_server() as server:
-        server.config = lambda: ["a page"]  # type: ignore[method-assign]
+        monkeypatch.setattr(server, "config", lambda: ["a page"])
         with pytest.raises(ServerError, match="expected a model's configuration as JSON"):
             PoseClient(server.url).contact()
-        server.config = lambda: {"name": "resnet", "max_batch_size": 8}  # type: ignore[method-assign]
+        monkeypatch.setattr(server, "config", lambda: {"name": "resnet", "max_batch_size": 8})
         with pytest.raises(ServerRefusedError, match="model 'resnet': expected the parameter contract to be 1"):
             PoseClient(server.url).contact()
 

@@ -1,0 +1,1 @@
+"""Poses by a server, for streams as for pictures."""

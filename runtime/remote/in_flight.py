@@ -1,0 +1,102 @@
+"""Frames whose poses a server is asked for: one a stream, so that no stream waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+from sharpose.errors import ServerBusyError, ServerGoneError, counted
+from sharpose.runtime.options import FOREVER
+from sharpose.runtime.remote.estimator import RemotePoseEstimator
+from sharpose.runtime.result import Picture, PoseResult
+from sharpose.serving.client.client import busy_wait, gone_wait
+
+_MOST_THREADS = 1024  # one for each stream, made as they are needed
+
+_Item = TypeVar("_Item")
+
+
+class InFlight(Generic[_Item]):
+    """Asks for the poses of many streams' frames, each in a thread of its own.
+
+    A file waits for the server. A live stream drops the frame, and goes on with a newer one after a wait.
+
+    Args:
+        estimator: Asks the server.
+        reconnect: How often in a row a live stream may find the server gone; no limit if None or `FOREVER`.
+        stop: Whether to give up.
+        landed: Called, in such a thread, when there is something to take.
+    """
+
+    def __init__(
+        self,
+        estimator: RemotePoseEstimator,
+        *,
+        reconnect: int | None,
+        stop: Callable[[], bool],
+        landed: Callable[[], None],
+    ) -> None:
+        self._estimator, self._stop, self._landed = estimator, stop, landed
+        self._limit = None if reconnect == FOREVER else reconnect
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="request")
+        self._flights: list[tuple[_Item, Future[PoseResult | None]]] = []
+        self._busy: dict[int, int] = {}  # by stream: frames in a row that found the server busy
+        self._gone: dict[int, int] = {}
+
+    def ask(self, item: _Item, picture: Picture, *, live: bool, dropped: Callable[[], None]) -> None:
+        """Ask for the poses of a frame; not before the stream's frame before it has landed.
+
+        Args:
+            item: What is handed back with the poses.
+            picture: The frame and its people.
+            live: Whether the stream is live.
+            dropped: Called, in a thread, if the frame is dropped.
+        """
+        if live:
+            flight = self._threads.submit(self._poses_or_drop, picture, dropped)
+        else:
+            flight = self._threads.submit(lambda: self._estimator.estimate([picture], stop=self._stop)[0])
+        self._flights.append((item, flight))
+        flight.add_done_callback(lambda _: self._landed())
+
+    def take(self, *, all_of_them: bool = False) -> list[tuple[_Item, Future[PoseResult | None]]]:
+        """Those that have landed since the last look, in the order of their start; the result of one that was dropped
+        is None.
+
+        Args:
+            all_of_them: Whether to wait for those that are under way.
+        """
+        if all_of_them:
+            wait([flight for _, flight in self._flights])
+        done = [flight.done() for _, flight in self._flights]
+        landed = [pair for pair, is_done in zip(self._flights, done, strict=True) if is_done]
+        self._flights = [pair for pair, is_done in zip(self._flights, done, strict=True) if not is_done]
+        return landed
+
+    def close(self) -> None:
+        """Ask no more, and wait for none."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _poses_or_drop(self, picture: Picture, dropped: Callable[[], None]) -> PoseResult | None:
+        """Poses of a live frame; None where it is dropped, after a wait."""
+        stream = picture.stream
+        try:
+            result = self._estimator.estimate_once(picture, stop=self._stop)
+        except ServerBusyError:
+            busy = self._busy[stream] = self._busy.get(stream, 0) + 1
+            seconds = busy_wait(busy)
+        except ServerGoneError as error:
+            gone = self._gone[stream] = self._gone.get(stream, 0) + 1
+            if self._limit is not None and gone > self._limit:
+                back = f", and not back after {counted(self._limit, 'attempt')}" if self._limit else ""
+                raise ServerGoneError(f"{error}{back}") from None
+            seconds = gone_wait(gone)
+        else:
+            self._busy.pop(stream, None)
+            self._gone.pop(stream, None)
+            return result
+        dropped()
+        self._estimator.statistics.drop()
+        self._estimator.wait(seconds)
+        return None
