@@ -48,6 +48,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_exist(page: Path) -> None:
-    folders = "sharpose|engines|runtime|export|training|configs|examples|benchmarks|tests|docs"
+    folders = "sharpose|engines|runtime|export|training|deploy|docker|configs|examples|benchmarks|tests|docs"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text("utf-8")):
         assert (ROOT / path).exists(), path
