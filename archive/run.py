@@ -50,7 +50,7 @@ def _archive(options: ArchiveOptions, messages: Messages) -> int:
     stopped = 0
     try:
         if to_do:
-            workers, count = _workers(options, len(to_do), messages)
+            workers, count = _workers(options, len(to_do))
             with stop_on_signals() as stop, report:
                 schedule = Schedule(
                     workers, count=count, retries=options.retries, watcher=report, stop=lambda: bool(stop)
@@ -66,13 +66,13 @@ def _archive(options: ArchiveOptions, messages: Messages) -> int:
     return stopped or (EXIT_FAILED if report.failed else 0)
 
 
-def _workers(options: ArchiveOptions, videos: int, messages: Messages) -> tuple[Workers, int]:
+def _workers(options: ArchiveOptions, videos: int) -> tuple[Workers, int]:
     """Where workers run, and how many."""
     if options.engine == "ray":
         from sharpose.archive.on_ray import RayWorkers
 
-        ray_workers = RayWorkers(options.run, messages.info)
-        return ray_workers, min(options.workers or ray_workers.room, videos)
+        on_ray = RayWorkers(options.run, options.workers)
+        return on_ray, min(on_ray.count, videos)
     cores, on_cpu = len(os.sched_getaffinity(0)), on_cpu_alone(options.run)
     count = min(options.workers or (max(1, cores // 2) if on_cpu else 1), videos)
     threads = max(1, cores // count) if on_cpu and options.run.threads is None else options.run.threads

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 import click
 
-from sharpose.archive.claims import sweep
+from sharpose.archive.claims import hidden_folder, sweep
 from sharpose.archive.plan import Video
 from sharpose.archive.worker import Result
 from sharpose.cli import EXIT_FAILED
@@ -18,6 +18,7 @@ from sharpose.errors import SharposeError, counted
 
 WorkerId: TypeAlias = int
 _POLL = 0.2  # seconds
+_PATIENCE = 5.0  # seconds
 _LOOK_AGAIN = 2.0  # seconds, at what another run is writing
 _START_TRIES = 3  # of workers in a row that die before they are ready
 
@@ -163,9 +164,16 @@ class Schedule:
             for one in self._known.values():
                 if one.identity is not None:
                     self._dead.add(one.identity)
-            for one in self._known.values():
-                if one.video is not None:
-                    sweep(one.video.outputs, self._dead)
+            self._sweep([one.video for one in self._known.values() if one.video is not None])
+
+    def _sweep(self, videos: Sequence[Video]) -> None:
+        """Remove what workers left that have just been ended; those on other machines may take a moment to end."""
+        until = time.monotonic() + _PATIENCE
+        outputs = [output for video in videos for output in video.outputs]
+        sweep(outputs, self._dead)
+        while any(hidden_folder(output).is_dir() for output in outputs) and time.monotonic() < until:
+            time.sleep(_POLL)
+            sweep(outputs, self._dead)
 
     def _look_at_taken(self) -> None:
         if self._taken and time.monotonic() >= self._look_at:
@@ -207,7 +215,7 @@ class Schedule:
                 self._start_deaths += 1
             self._forget(worker)
             if video is not None:
-                sweep(video.outputs, self._dead)
+                self._sweep([video])
                 self._try_again(Result(video, "failed", event.reason, retry=True))
             if self._start_deaths == _START_TRIES:
                 raise WorkersError(f"{_START_TRIES} workers in a row died as they started: {event.reason}", EXIT_FAILED)

@@ -31,11 +31,11 @@ def twelve_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_archive(environment: dict[str, str], nano_bundle: Path, tmp_path: Path) -> Archive:
     """Starts `sharpose-archive` with --full-frame in `tmp_path`."""
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:
         given = [*map(str, arguments), "--full-frame", "--bundle", str(nano_bundle), "--batch", "1", "--threads", "1"]
         return subprocess.Popen(
             [sys.executable, "-m", "sharpose", "archive", *given],
-            env=environment,
+            env=environment | variables,
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -50,8 +50,8 @@ def start_archive(environment: dict[str, str], nano_bundle: Path, tmp_path: Path
 def sharpose_archive(start_archive: Archive) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `sharpose-archive` to its end."""
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        process = start_archive(*arguments)
+    def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        process = start_archive(*arguments, **variables)
         try:
             said, errors = process.communicate(timeout=240)
         finally:
