@@ -74,11 +74,12 @@ def _workers(options: ArchiveOptions, videos: int) -> tuple[Workers, int]:
         on_ray = RayWorkers(options.run, options.workers)
         return on_ray, min(on_ray.count, videos)
     cores, on_cpu = len(os.sched_getaffinity(0)), on_cpu_alone(options.run)
-    count = min(options.workers or (max(1, cores // 2) if on_cpu else 1), videos)
+    served = options.run.remote.server is not None
+    count = min(options.workers or (max(1, cores // 2) if on_cpu or served else 1), videos)
     threads = max(1, cores // count) if on_cpu and options.run.threads is None else options.run.threads
     return LocalWorkers(replace(options.run, threads=threads)), count
 
 
 def on_cpu_alone(options: RunOptions) -> bool:
     """Whether workers share nothing but the CPU, among whose cores `--threads` divides."""
-    return options.device in ("cpu", "openvino", "openvino:CPU")
+    return options.remote.server is None and options.device in ("cpu", "openvino", "openvino:CPU")

@@ -17,7 +17,16 @@ from sharpose.bundle import shipped_bundle
 from sharpose.cli import EXIT_FAILED
 from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt.load import TensorRtSettings
-from sharpose.errors import EngineError, InputError, ReaderGoneError, SharposeError, SinkError, SourceError, counted
+from sharpose.errors import (
+    EngineError,
+    InputError,
+    ReaderGoneError,
+    ServerError,
+    SharposeError,
+    SinkError,
+    SourceError,
+    counted,
+)
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes.choose import BoxSources
 from sharpose.runtime.boxes.sources import FileBoxes
@@ -27,9 +36,10 @@ from sharpose.runtime.drawing.labels import StatusLine, legend_of
 from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
-from sharpose.runtime.options import RunOptions
+from sharpose.runtime.options import FOREVER, RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.refinement import DeadlineScheduler
+from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import FrameOrigin, Image, PoseResult
 from sharpose.runtime.run import Loop, Outcome, Playlist, PoseStep, Run, Stream, run
 from sharpose.runtime.serve import ServeServer
@@ -55,7 +65,7 @@ _FILES_AT_ONCE = 8  # of the video files on a command line: each takes a decoder
 class Engines:
     """What runs of the same options share that follow one another; from `engines_of`."""
 
-    estimator: PoseEstimator
+    estimator: Estimator
     boxes: BoxSources
 
 
@@ -129,7 +139,8 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
         stop.when_overdue(estimator.terminate)
         server = None
         if options.serve is not None:
-            server = ServeServer(options.serve, options.serve_token, say=messages.info)
+            poses_by = estimator.statistics if isinstance(estimator, RemotePoseEstimator) else None
+            server = ServeServer(options.serve, options.serve_token, say=messages.info, poses_by=poses_by)
             to_close.callback(server.close)
         if engines:
             boxes = engines.boxes.of(options, names)
@@ -169,7 +180,7 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
             messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
         try:
             warm_up = 0.0 if engines else estimator.warm_up()
-        except EngineError:
+        except (EngineError, ServerError):
             if not stop.is_overdue:
                 raise
             warm_up = 0.0
@@ -188,7 +199,7 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
             else (),
         )
         deadline = None if options.deadline is None else options.deadline / 1000
-        job = Run(list(streams), estimator, draw, deadline, messages.warning, playlists)
+        job = Run(list(streams), estimator, draw, deadline, messages.warning, playlists, options.reading.reconnect)
         outcome = _go(job, streams, stop, messages, warm_up, timings=options.timings)
         for watch in boxes.watches:
             watch.finish()
@@ -301,6 +312,8 @@ def _go(
         total = StreamSnapshot.total(numbers)
         if total.frames:
             messages.summary(total, warm_up=warm_up, deadline=deadline, timings=timings)
+            if isinstance(job.estimator, RemotePoseEstimator):
+                messages.server(job.estimator.statistics.snapshot())
             for stream in streams:
                 if isinstance(stream.boxes, FileBoxes):
                     say = messages.warning if stream.boxes.is_useless and not stop else messages.result
@@ -378,7 +391,22 @@ def _onnxruntime_settings(options: RunOptions, messages: Messages) -> OnnxRuntim
     return OnnxRuntimeSettings(tf32=options.tf32, engine_cache=options.engine_cache, say=messages.info)
 
 
-def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
+def _make_estimator(options: RunOptions, messages: Messages) -> Estimator:
+    remote = options.remote
+    if remote.server is not None:
+        return RemotePoseEstimator(
+            remote.server,
+            bundle=options.bundle,
+            refine=options.refine,
+            quality_threshold=options.quality_threshold,
+            keep_regions=options.draw_regions,
+            token=remote.server_token,
+            ca=remote.server_ca,
+            certificate=remote.server_cert,
+            timeout=remote.server_timeout,
+            tries=None if remote.server_tries == FOREVER else remote.server_tries,
+            say=messages.warning,
+        )
     return PoseEstimator(
         options.bundle,
         device=options.device,
@@ -394,7 +422,7 @@ def _make_estimator(options: RunOptions, messages: Messages) -> PoseEstimator:
     )
 
 
-def _box_sources(options: RunOptions, names: Sequence[str], messages: Messages, estimator: PoseEstimator) -> BoxSources:
+def _box_sources(options: RunOptions, names: Sequence[str], messages: Messages, estimator: Estimator) -> BoxSources:
     return BoxSources(
         options,
         names,

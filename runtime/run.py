@@ -378,6 +378,7 @@ class Loop:
         found = []
         for item, flight in self._in_flight.take(all_of_them=all_of_them) if self._in_flight else ():
             item.running.waiting = False
+            self._news.set()  # the stream's next frame may be there already
             poses = self._poses_of(item.running, flight)
             if poses is not None and not item.running.over:
                 found.append((item, poses))

@@ -268,7 +268,7 @@ def server_summary_of(numbers: ServerSnapshot) -> str:
     p50, p95 = numbers.durations.percentiles(50, 95)
     parts = [f"{counted(numbers.requests, 'request')} ({p50:.1f} ms, p95 {p95:.1f} ms)"]
     if numbers.failed:
-        parts.append(f"failed and tried again {counted(numbers.failed, 'time')}")
+        parts.append(f"{counted(numbers.failed, 'try')} failed")
     if numbers.dropped:
         parts.append(f"dropped {counted(numbers.dropped, 'frame')} while it was busy or gone")
     return "server: " + ", ".join(parts)

@@ -21,8 +21,9 @@ from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.refinement.gate import Refine, check_refine, check_threshold, region_boxes
 from sharpose.runtime.result import Boxes, Picture, PoseResult
 from sharpose.runtime.statistics import ServerStatistics
+from sharpose.serving.client import DEFAULT_TIMEOUT, DEFAULT_TRIES
 from sharpose.serving.client.address import Credentials
-from sharpose.serving.client.client import DEFAULT_TIMEOUT, DEFAULT_TRIES, Patience, PoseClient, RequestStoppedError
+from sharpose.serving.client.client import Patience, PoseClient, RequestStoppedError
 from sharpose.serving.contract import ServedModel, bundle_sha256
 from sharpose.skeleton import Skeleton
 

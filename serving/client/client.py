@@ -23,16 +23,12 @@ from sharpose.errors import (
     how_to_install,
     one_line,
 )
+from sharpose.serving.client import DEFAULT_TIMEOUT, DEFAULT_TRIES
 from sharpose.serving.client.address import Credentials, ServerAddress
 from sharpose.serving.client.answers import CropPoses, outputs_wanted, read_poses
 from sharpose.serving.client.connection import Connection, ConnectionClosedError
 from sharpose.serving.client.over_http import HttpConnection
 from sharpose.serving.contract import ServedModel
-
-DEFAULT_TIMEOUT = 10.0
-"""Seconds for a request: connecting, sending, waiting and reading."""
-DEFAULT_TRIES = 10
-"""Tries of a request that a server which is gone or fails gets: with the waits between, about half a minute."""
 
 _GONE_WAITS = (0.25, 5.0)  # seconds before the second try, and at most, before jitter
 _BUSY_WAITS = (0.02, 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stand_in_stages import PICTURE, some_boxes
-from v2_server import V2Server, served_by_engines, v2_server
+from v2_server import V2Server
 
 from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.errors import InputError, ServerError, ServerRefusedError
@@ -21,18 +21,6 @@ from sharpose.runtime.result import Boxes, Picture, PoseResult
 from sharpose.serving.contract import bundle_sha256
 
 BOXES = some_boxes(3)
-
-
-@pytest.fixture(scope="module")
-def engines(nano_bundle: Path) -> Iterator[V2Server]:
-    with v2_server(**served_by_engines(nano_bundle)) as server:
-        yield server
-
-
-@pytest.fixture
-def server(engines: V2Server) -> V2Server:
-    engines.requests, engines.acts = [], []
-    return engines
 
 
 @pytest.fixture(scope="module")
