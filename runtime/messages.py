@@ -89,22 +89,46 @@ def watching_signals(act: Callable[[threading.Event], object]) -> Iterator[None]
     over = threading.Event()
 
     def watch() -> None:
-        while read := os.read(reading, 1):
+        # The pipe's end isn't waited for: a process that was forked meanwhile has it open as well.
+        while (read := os.read(reading, 1)) and not over.is_set():
             if read[0] in _EXIT_CODES:
                 act(over)
                 return
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    before = _set_wakeup(writing)
     watcher.start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
+        _set_wakeup(before)
         over.set()
-        os.close(writing)
+        with contextlib.suppress(BlockingIOError):  # full: there is enough to read
+            os.write(writing, b"\0")
         watcher.join()
+        os.close(writing)
         os.close(reading)
+
+
+_wakeup = -1  # where this process's signals are written, if a watcher has asked for them
+
+
+def _set_wakeup(descriptor: int) -> int:
+    """Have signals written to a pipe; returns where they were written before, or -1."""
+    global _wakeup
+    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    _wakeup = descriptor
+    return before
+
+
+def _keep_signals_from_parent() -> None:
+    """In a forked process, whose signals are no business of its parent's watcher."""
+    if _wakeup != -1:
+        _set_wakeup(-1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_keep_signals_from_parent)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import threading
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from run_stand_ins import StubSource
 from sharpose.cli import Terminated
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.errors import EngineError
-from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
+from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals, watching_signals
 from sharpose.runtime.statistics import StreamSnapshot
 
 
@@ -128,6 +130,33 @@ def test_the_first_signal_is_noted(number: signal.Signals, code: int) -> None:
         assert stop
     assert stop.signal == number
     assert stop.exit_code == code
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_forked_process_neither_holds_its_parent_up_nor_wakes_its_watcher(signalled: bool) -> None:
+    """As a worker that loads data does."""
+    woken = threading.Event()
+    ready = os.pipe()
+    with warnings.catch_warnings(), watching_signals(lambda over: woken.set()):
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
+        child = os.fork()
+        if not child:  # it lives on after the block
+            os.write(ready[1], b".")
+            for _ in range(1000):
+                time.sleep(0.01)
+            os._exit(0)
+        os.read(ready[0], 1)
+        if signalled:
+            os.kill(child, signal.SIGTERM)
+            time.sleep(0.1)
+    signal.signal(signal.SIGTERM, previous)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for descriptor in ready:
+        os.close(descriptor)
+    assert not woken.is_set()
 
 
 @pytest.mark.parametrize(
