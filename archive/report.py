@@ -95,7 +95,10 @@ class Report:
 
     def note(self, line: str) -> None:
         """See `Watcher`."""
-        self._shares.clear()
+        self._messages.info(line)
+
+    def warn(self, line: str) -> None:
+        """See `Watcher`."""
         self._messages.warning(line)
 
     def _show(self) -> None:

@@ -109,7 +109,11 @@ class Watcher(Protocol):
         ...
 
     def note(self, line: str) -> None:
-        """Something that the user should know."""
+        """Something worth knowing."""
+        ...
+
+    def warn(self, line: str) -> None:
+        """Something went wrong, and is tried again."""
         ...
 
 
@@ -240,7 +244,8 @@ class Schedule:
             self._finish(result)
         else:
             left = counted(self._retries + 1 - self._tries[name], "try")
-            self._watcher.note(f"{result.video.path}: {result.reason}; {left} left")
+            self._watcher.progress(result.video, 0.0)
+            self._watcher.warn(f"{result.video.path}: {result.reason}; {left} left")
             self._queue.append(result.video)
 
     def _note_taken(self, result: Result) -> None:

@@ -121,6 +121,8 @@ class VideoWorker:
         began = time.monotonic()
         try:
             missing = video.missing
+            if not missing:
+                return Result(video, "skipped")
             with claim(missing) as claimed:
                 if video.missing != missing:  # another run has just made some
                     return Result(video, "taken" if video.missing else "skipped")

@@ -71,6 +71,9 @@ class Notes:
     def note(self, line: str) -> None:
         self.lines.append(line)
 
+    def warn(self, line: str) -> None:
+        self.lines.append(f"warning: {line}")
+
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
@@ -104,7 +107,7 @@ def test_a_video_that_kills_its_workers_costs_its_own_tries(notes: Notes) -> Non
     run(workers, notes, count=1)
     assert notes.results == {"a": ("done", 1), "c": ("done", 1), "d": ("done", 1), "b": ("failed", 3)}
     assert notes.reasons["b"] == "killed"
-    assert notes.lines == ["b.mp4: killed; 2 tries left", "b.mp4: killed; 1 try left"]
+    assert notes.lines == ["warning: b.mp4: killed; 2 tries left", "warning: b.mp4: killed; 1 try left"]
     assert [name for _, name in workers.given] == ["a", "b", "c", "d", "b", "b"]
     assert workers.started == 3  # each death is followed by a new one, as long as there is work
 

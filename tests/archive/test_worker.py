@@ -1,0 +1,128 @@
+"""One worker with a real estimator: what it does with a video, what it says of it, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_files import lines_of, write_video
+
+from sharpose.archive import worker as working
+from sharpose.archive.claims import claim, hidden_folder
+from sharpose.archive.plan import Video
+from sharpose.archive.worker import VideoWorker
+from sharpose.errors import BundleError, DetectorError, EngineError, InputError
+from sharpose.runtime.options import RunOptions, VideoSettings
+from sharpose.runtime.sinks.outputs import Output
+
+OUTPUTS = (("--json", "{source}.jsonl"), ("--openpose", "{source}"))
+
+
+@pytest.fixture(scope="module")
+def options(nano_bundle: Path) -> RunOptions:
+    return RunOptions(("v",), outputs=OUTPUTS, bundle=nano_bundle, full_frame=True, batch=1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def worker(options: RunOptions) -> Iterator[VideoWorker]:
+    made = VideoWorker(options)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Video:
+    path = write_video(tmp_path / "walk.mp4", 5)
+    return Video(str(path), "walk", tuple(Output(option, str(tmp_path / f"walk{end}")) for option, end in
+                 (("--json", ".jsonl"), ("--openpose", ".poses"))))  # fmt: skip
+
+
+def test_a_video_is_made_once(worker: VideoWorker, video: Video, tmp_path: Path) -> None:
+    shares: list[tuple[int, int | None]] = []
+    result = worker.run(video, lambda frames, total: shares.append((frames, total)))
+    assert (result.state, result.frames, result.people, result.reason, result.warnings) == ("done", 5, 5, "", ())
+    assert shares == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [line["frame"] for line in lines_of(tmp_path / "walk.jsonl")] == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in (tmp_path / "walk.poses").iterdir()) == [
+        f"walk_{index:012d}_keypoints.json" for index in range(5)
+    ]
+    stamp = (tmp_path / "walk.jsonl").stat().st_mtime_ns
+    again = worker.run(video)  # as where another run has made it since this one looked
+    assert (again.state, again.frames) == ("skipped", 0)
+    assert (tmp_path / "walk.jsonl").stat().st_mtime_ns == stamp
+
+
+def test_what_another_run_has_just_made_or_is_making(
+    worker: VideoWorker, video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with claim(video.outputs[1:]):
+        hidden = hidden_folder(video.outputs[1])
+        owner = (hidden / "owner").read_text()
+        result = worker.run(video)
+        assert (result.state, result.frames) == ("taken", 0)
+        assert (
+            result.reason
+            == f"{video.outputs[1].target}: is being written by another run, process {os.getpid()} on "
+            + (owner.split()[1])
+        )
+        assert (hidden / "owner").read_text() == owner
+
+    def made_meanwhile(outputs: tuple[Output, ...]) -> object:
+        Path(video.outputs[0].target).write_text("of another run")
+        return claim(outputs)
+
+    monkeypatch.setattr(working, "claim", made_meanwhile)
+    assert worker.run(video).state == "taken"  # one is still to be made
+    assert Path(video.outputs[0].target).read_text() == "of another run"
+    assert not hidden.exists()
+
+
+def test_an_engine_that_fails_is_worth_another_try(
+    worker: VideoWorker, video: Video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise EngineError(f"{video.path}: the GPU is gone")
+
+    monkeypatch.setattr(worker._engines.estimator, "estimate", fail)
+    result = worker.run(video)
+    assert (result.state, result.retry, result.reason, result.partial) == ("failed", True, "the GPU is gone", ())
+
+    def defect(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(worker._engines.estimator, "estimate", defect)
+    result = worker.run(video)
+    assert (result.state, result.retry) == ("failed", True)
+    assert "oh" in result.reason
+    monkeypatch.undo()
+    Path(video.path).write_text("no video")
+    result = worker.run(video)
+    assert (result.state, result.retry) == ("failed", False)
+    assert [path.name for path in tmp_path.iterdir()] == ["walk.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"bundle": Path("none")}, BundleError, "bundle none: expected a folder"),
+        ({"outputs": (("--output", "o/{source}.txt"),)}, InputError, "o/video.txt: expected a video's name ending in"),
+        (
+            {"outputs": (("--output", "o/{source}.mp4"),), "video": VideoSettings(encoder="nope")},
+            InputError,
+            "video encoder nope: not usable here",
+        ),
+        ({"conf": 0.5}, InputError, "--conf would do nothing here: the full frame is one person"),
+        ({"full_frame": False, "detector": "none.onnx"}, DetectorError, "none.onnx"),
+    ],
+)
+def test_bad_options_are_found_before_the_first_video(
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object],
+    error: type[Exception], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    values = {**vars(options), **changes}
+    with pytest.raises(error, match=message):
+        VideoWorker(RunOptions(**values))
+    assert list(tmp_path.iterdir()) == []
