@@ -33,7 +33,7 @@ def expressions() -> list[str]:
 
 
 def asked_for(prefix: str) -> dict[str, set[str]]:
-    """Names of metrics that begin with `prefix`, and the labels by which each is selected or summed."""
+    """Names of metrics that begin with `prefix` (a pattern), and the labels by which each is selected or summed."""
     found: dict[str, set[str]] = {}
     for text in expressions():
         summed = {label for labels in re.findall(r"by \(([\w, ]+)\)", text) for label in labels.split(", ")}

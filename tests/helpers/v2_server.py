@@ -159,6 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         owner = self.server_of_tests
         owner.headers = dict(self.headers)
+        if self.path == "/v2/models/sharpose/stats":
+            count = len(owner.requests)
+            model = {"inference_stats": {"success": {"count": count}}, "execution_count": count}
+            self._answer(200, json.dumps({"model_stats": [model]}).encode())
+            return
         owner.configs += 1
         if self.path != "/v2/models/sharpose/config":
             self._answer(404, b'{"error":"Request for unknown model"}')
