@@ -33,8 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of every garbage collection: with torch, each took a second."""
+    """Keep what was imported out of every garbage collection: with torch, each took a second. Tracing makes many."""
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
