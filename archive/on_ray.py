@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sharpose.archive.claims import identity
+from sharpose.archive.options import divides_cores
 from sharpose.archive.plan import Video
 from sharpose.archive.schedule import Died, Event, Ready, Refused, WorkerId
 from sharpose.archive.worker import Result, VideoWorker
@@ -44,6 +47,8 @@ class RayWorkers:
         own = "RAY_ADDRESS" not in os.environ
         if own:
             _keep_to_itself()
+        else:
+            _check_address(os.environ["RAY_ADDRESS"])
         require_packages("--engine ray", ["ray"], "ray", EngineError)
         import ray
 
@@ -58,11 +63,11 @@ class RayWorkers:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         cores = int(sum(node.get("CPU", 0) for node in nodes))
-        on_gpu = options.device.split(":")[0] in _ON_GPU or (options.device == "auto" and gpus > 0)
+        on_cpu, served = divides_cores(options), options.remote.server is not None
+        on_gpu = options.device.split(":")[0] in _ON_GPU or (options.device == "auto" and gpus > 0 and not served)
         self.count = workers or max(1, gpus if on_gpu else cores // (options.threads or 2))
         largest = int(min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=1))
         cores_each = options.threads or max(1, min(cores // self.count, largest))
-        on_cpu = options.device in ("cpu", "openvino", "openvino:CPU")
         self._options = replace(options, threads=cores_each) if on_cpu else options
         self._actor = ray.remote(num_cpus=cores_each if on_cpu else 1, num_gpus=int(on_gpu), max_restarts=0)(_Actor)
         self._actors: dict[WorkerId, Any] = {}
@@ -126,6 +131,18 @@ class _Actor:
     def run(self, video: Video) -> Result:
         """Make a video's results."""
         return self._worker.run(video)
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds what Ray finds out in minutes. Raises `EngineError`."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        if parts.hostname is not None and parts.port is not None:
+            socket.create_connection((parts.hostname, parts.port), _PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"RAY_ADDRESS={address}: expected HOST:PORT of a running Ray cluster: {one_line(error)}"
+        ) from None
 
 
 def _keep_to_itself() -> None:

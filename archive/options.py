@@ -35,3 +35,8 @@ class ArchiveOptions:
     engine: Literal["local", "ray"] = "local"
     retries: int = 2
     report: Path | None = None
+
+
+def divides_cores(options: RunOptions) -> bool:
+    """Whether workers compute on CPU cores, which `--threads` divides among them."""
+    return options.remote.server is None and options.device in ("cpu", "openvino", "openvino:CPU")

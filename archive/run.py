@@ -9,7 +9,7 @@ import click
 
 from sharpose.archive.claims import sweep
 from sharpose.archive.local import LocalWorkers
-from sharpose.archive.options import ArchiveOptions
+from sharpose.archive.options import ArchiveOptions, divides_cores
 from sharpose.archive.plan import make_plan
 from sharpose.archive.report import Report, check_report
 from sharpose.archive.schedule import Schedule, Workers
@@ -17,7 +17,6 @@ from sharpose.cli import EXIT_FAILED
 from sharpose.errors import SharposeError, counted
 from sharpose.runtime.assemble import say_failure
 from sharpose.runtime.messages import Messages, stop_on_signals
-from sharpose.runtime.options import RunOptions
 
 
 def archive(options: ArchiveOptions) -> int:
@@ -73,13 +72,8 @@ def _workers(options: ArchiveOptions, videos: int) -> tuple[Workers, int]:
 
         on_ray = RayWorkers(options.run, options.workers)
         return on_ray, min(on_ray.count, videos)
-    cores, on_cpu = len(os.sched_getaffinity(0)), on_cpu_alone(options.run)
+    cores, on_cpu = len(os.sched_getaffinity(0)), divides_cores(options.run)
     served = options.run.remote.server is not None
     count = min(options.workers or (max(1, cores // 2) if on_cpu or served else 1), videos)
     threads = max(1, cores // count) if on_cpu and options.run.threads is None else options.run.threads
     return LocalWorkers(replace(options.run, threads=threads)), count
-
-
-def on_cpu_alone(options: RunOptions) -> bool:
-    """Whether workers share nothing but the CPU, among whose cores `--threads` divides."""
-    return options.remote.server is None and options.device in ("cpu", "openvino", "openvino:CPU")

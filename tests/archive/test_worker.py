@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cli_files import lines_of, write_video
+from v2_server import served_by_engines, v2_server
 
 from sharpose.archive import worker as working
 from sharpose.archive.claims import claim, hidden_folder
 from sharpose.archive.plan import Video
 from sharpose.archive.worker import VideoWorker
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
-from sharpose.runtime.options import RunOptions, VideoSettings
+from sharpose.runtime.options import RunOptions, ServerOptions, VideoSettings
 from sharpose.runtime.sinks.outputs import Output
 
 OUTPUTS = (("--json", "{source}.jsonl"), ("--openpose", "{source}"))
@@ -101,6 +103,25 @@ def test_an_engine_that_fails_is_worth_another_try(
     result = worker.run(video)
     assert (result.state, result.retry) == ("failed", False)
     assert [path.name for path in tmp_path.iterdir()] == ["walk.mp4"]
+
+
+def test_a_server_may_run_the_model(
+    worker: VideoWorker, options: RunOptions, video: Video, nano_bundle: Path, tmp_path: Path
+) -> None:
+    assert worker.run(video).state == "done"
+    local = (tmp_path / "walk.jsonl").read_bytes()
+    video = replace(video, outputs=(Output("--json", str(tmp_path / "served.jsonl")),))
+    with v2_server(**served_by_engines(nano_bundle)) as server:
+        remote = ServerOptions(server=server.url, server_tries=1)
+        served = VideoWorker(replace(options, remote=remote, batch=None, threads=None))
+        assert served.run(video).state == "done"
+        assert (tmp_path / "served.jsonl").read_bytes() == local
+        (tmp_path / "served.jsonl").unlink()
+    result = served.run(video)  # the server has gone
+    assert (result.state, result.frames, result.retry) == ("failed", 0, False)
+    assert server.url.removeprefix("http://").partition("/")[0] in result.reason
+    assert not (tmp_path / "served.jsonl").exists()
+    served.close()
 
 
 @pytest.mark.parametrize(
