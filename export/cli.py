@@ -1,4 +1,4 @@
-"""`sharpose-export`: a checkpoint becomes a bundle; a bundle gets TensorRT engines and is verified."""
+"""`sharpose-export`: a checkpoint becomes a bundle; a bundle gets TensorRT engines, is verified, and is served."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 import click
 
 from sharpose.cli import (
+    DEVICE,
     FILE,
     SIZE,
     Number,
     SectionedCommand,
     Whole,
     complete_configurations,
+    complete_devices,
     interruptible,
     option,
     warn,
@@ -56,7 +58,7 @@ def _batches(text: str) -> tuple[int, ...]:
 _BATCH = Whole(1, 4096)  # as a bundle's
 _SEED = Whole(-(1 << 63), (1 << 63) - 1)  # what PyTorch takes
 _MODEL, _BUNDLE, _PARITY, _ENGINES = "Model", "Bundle", "Parity with PyTorch", "TensorRT engines"
-_VERIFY = "Comparison of engines"
+_VERIFY, _TRITON = "Comparison of engines", "Server"
 
 
 @click.command(
@@ -100,13 +102,13 @@ _VERIFY = "Comparison of engines"
     help="Predicted quality below which people are refined; default: the configuration's.",
 )
 @option(_BUNDLE, "--output", type=FILE, metavar="DIR", help="Folder to write the bundle to.")
-@option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle.")
+@option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle or repository.")
 @option(
     _BUNDLE,
     "--bundle",
     type=FILE,
     metavar="DIR",
-    help="Existing bundle to work on with --tensorrt or --verify; nothing is exported.",
+    help="Existing bundle to work on with --tensorrt, --verify or --triton; nothing is exported.",
 )
 @option(
     _BUNDLE,
@@ -114,8 +116,8 @@ _VERIFY = "Comparison of engines"
     type=_precisions,
     metavar="LIST",
     help="Precisions of the graphs, with commas between: fp32 (for ONNX Runtime on a CPU), fp16, int8 (calibrated on "
-    "half of --images); default: fp32. With --bundle: the one to build (--tensorrt), or those to compare, bf16 "
-    "too (--verify; default: all).",
+    "half of --images); default: fp32. With --bundle: the one to build (--tensorrt) or to serve (--triton), or those "
+    "to compare, bf16 too (--verify; default: all).",
 )
 @option(
     _BUNDLE,
@@ -202,12 +204,34 @@ _VERIFY = "Comparison of engines"
     metavar="FILE",
     help="COCO keypoints of the pictures in --images: the people in them are compared, and AP is measured.",
 )
+@option(
+    _TRITON,
+    "--triton",
+    type=FILE,
+    metavar="DIR",
+    help="Folder to write a model repository for NVIDIA Triton to; sharpose-run --server is its client.",
+)
+@option(
+    _TRITON,
+    "--triton-layout",
+    type=click.Choice(["product", "graphs"]),
+    help="product: one model that runs this package, which the server needs installed; graphs: both graphs, or the "
+    "bundle's TensorRT engines, run by Triton's own backends, and a gate that needs numpy alone; default: product.",
+)
+@option(
+    _TRITON,
+    "--device",
+    type=DEVICE,
+    metavar="DEVICE",
+    shell_complete=complete_devices,
+    help="Device that the product layout's model runs on, as of sharpose-run; default: cpu, with --tensorrt tensorrt.",
+)
 @option("Help", "--debug", is_flag=True, help="Traceback of an error.")
 def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refuses names that it doesn't know)
     """Turn a SHaRPose checkpoint into a bundle: two ONNX graphs, their weights, and a parity report.
 
-    --tensorrt builds engines for this machine's TensorRT, --verify compares all engines that this machine can run; both
-    also work on an existing bundle (--bundle DIR), without PyTorch.
+    --tensorrt builds engines for this machine's TensorRT, --verify compares all engines that this machine can run,
+    --triton writes what a server needs; all of them also work on an existing bundle (--bundle DIR), without PyTorch.
     """
     options = CommandOptions(**values)
     from rich.console import Console
@@ -215,13 +239,19 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclass refus
     from sharpose.bundle import open_bundle
 
     console = Console()
+    if options.triton is not None:
+        from sharpose.export.output import REPOSITORY, check_output
+
+        check_output(options.triton, REPOSITORY, overwrite=options.overwrite)  # before the minutes of the rest
     folder = options.bundle or _export(options, console)
-    if options.tensorrt or options.verify:
+    if options.tensorrt or options.verify or options.triton is not None:
         bundle = open_bundle(folder)
         if options.tensorrt:
             _build(bundle, options, console)
         if options.verify:
             _verify(bundle, options, console)
+        if options.triton is not None:
+            _write_repository(bundle, options, console)
     return 0
 
 
@@ -229,7 +259,8 @@ def _export(options: CommandOptions, console: Console) -> Path:
     """Write the bundle and return its folder."""
     packages = ["torch", "onnxscript", "onnx", "onnxruntime", "yaml"]
     require_packages("sharpose-export", packages, "cpu,export", ExportError)
-    from sharpose.export.bundle import ExportOptions, ParityReportError, check_output, export_bundle
+    from sharpose.export.bundle import ExportOptions, ParityReportError, export_bundle
+    from sharpose.export.output import check_output
     from sharpose.export.parity import print_parity
     from sharpose.export.pictures import choose_pictures
 
@@ -338,6 +369,24 @@ def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
         failed += f"; {error}"
     if failed:
         raise ParityError(f"engines differ from the float32 graphs: {failed}")
+
+
+def _write_repository(bundle: Bundle, options: CommandOptions, console: Console) -> None:
+    from sharpose.export.output import REPOSITORY, atomic_folder
+    from sharpose.serving.repository import HowToRun, write_repository
+
+    interruptible()
+    assert options.triton is not None
+    asked = options.precision if options.bundle is not None and not options.verify else None
+    how = HowToRun(
+        device=options.device or ("tensorrt" if options.tensorrt else HowToRun.device),
+        precision=options.engine_precision(bundle) if options.tensorrt else (asked or (HowToRun.precision,))[0],
+    )
+    with atomic_folder(options.triton, REPOSITORY, overwrite=options.overwrite) as folder:
+        for line in write_repository(bundle, folder, options.triton_layout or "product", how):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    done = f"wrote {options.triton}: serve it with  tritonserver --model-repository {shlex.quote(str(options.triton))}"
+    console.print(done, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_usage(pictures: ParityPictures, console: Console) -> None:

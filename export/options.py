@@ -16,6 +16,7 @@ from sharpose.errors import ExportError
 if TYPE_CHECKING:
     from sharpose.bundle import Bundle
     from sharpose.engines.tensorrt.library import BuildOptions, HardwareLevel
+    from sharpose.serving.repository import Layout
 
 _FOR_EXPORT = (
     "checkpoint",
@@ -29,7 +30,6 @@ _FOR_EXPORT = (
     "random_weights",
     "seed",
     "strict_parity",
-    "overwrite",
 )
 _FOR_ENGINES = (
     "min_batch",
@@ -76,6 +76,9 @@ class CommandOptions:
     tf32: bool
     hardware_compatible: HardwareLevel | None
     version_compatible: bool
+    triton: Path | None
+    triton_layout: Layout | None
+    device: str | None
     verify: bool
     labels: Path | None
     debug: bool
@@ -83,14 +86,26 @@ class CommandOptions:
     def __post_init__(self) -> None:
         if (found := self._given(_FOR_ENGINES)) and not self.tensorrt:
             raise click.UsageError(f"{found} needs --tensorrt")
+        if self.triton_layout is not None and self.triton is None:
+            raise click.UsageError("--triton-layout needs --triton")
+        if self.device is not None and (self.triton is None or self.triton_layout == "graphs"):
+            raise click.UsageError("--device is for --triton, in the layout product")
+        if self.triton is not None and self.triton in (self.output, self.bundle):
+            raise click.UsageError("--triton: expected a folder of its own, not the bundle's")
         int8 = self.bundle is None and "int8" in self.exported
         if self.labels is not None and not ((self.verify or int8) and self.images is not None):
             raise click.UsageError("--labels needs --verify and the pictures' folder as --images, or int8 and it")
         if self.bundle is not None:
             if found := self._given(_FOR_EXPORT):
                 raise click.UsageError(f"{found} and --bundle exclude each other: an existing bundle isn't exported")
-            if not self.tensorrt and not self.verify:
-                raise click.UsageError("--bundle needs --tensorrt, to build engines, or --verify, to compare them")
+            if not self.tensorrt and not self.verify and self.triton is None:
+                raise click.UsageError(
+                    "--bundle needs --tensorrt, to build engines, --verify, to compare them, or --triton, to serve them"
+                )
+            if self.overwrite and self.triton is None:
+                raise click.UsageError("--overwrite and --bundle exclude each other: an existing bundle isn't exported")
+            if self.triton is not None and not self.verify and len(self.precision or ()) > 1:
+                raise click.UsageError("--triton serves one precision: give one as --precision, or none")
             if self.images is not None and not self.verify:
                 raise click.UsageError("--images needs --verify where nothing is exported")
             if not self.tensorrt and self.max_batch is not None:

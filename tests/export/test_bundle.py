@@ -17,7 +17,8 @@ from sharpose.bundle import open_bundle
 from sharpose.cli import Terminated, interruptible
 from sharpose.errors import ExportError, ParityError
 from sharpose.export import bundle as bundle_export
-from sharpose.export.bundle import ExportOptions, ParityReportError, atomic_folder, check_output, export_bundle
+from sharpose.export.bundle import ExportOptions, ParityReportError, export_bundle
+from sharpose.export.output import atomic_folder, check_output
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
 

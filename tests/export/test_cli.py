@@ -26,7 +26,8 @@ from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import BundleError, EngineError, ExportError, how_to_install
 from sharpose.export import bundle as bundle_export
 from sharpose.export import cli as export_cli
-from sharpose.export.cli import CommandOptions, command
+from sharpose.export.cli import command
+from sharpose.export.options import CommandOptions
 from sharpose.model import SHaRPose
 from sharpose.runtime.cli import command as run_command
 
@@ -323,7 +324,17 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ["--output", "x", "--checkpoint", "a.pth", "--precision", "int8"],
             "--precision int8 needs pictures of people as --images, at least 64 of them",
         ),
-        (["--bundle", "x"], "--bundle needs --tensorrt, to build engines, or --verify"),
+        (["--bundle", "x"], "--bundle needs --tensorrt, to build engines, --verify, to compare them, or --triton"),
+        (["--bundle", "x", "--verify", "--overwrite"], "--overwrite and --bundle exclude each other"),
+        (["--bundle", "x", "--triton", "x"], "--triton: expected a folder of its own, not the bundle's"),
+        (["--bundle", "x", "--triton", "y", "--precision", "fp32,fp16"], "--triton serves one precision"),
+        (["--bundle", "x", "--triton", "y", "--images", "z"], "--images needs --verify where nothing is exported"),
+        (["--bundle", "x", "--verify", "--triton-layout", "graphs"], "--triton-layout needs --triton"),
+        (["--bundle", "x", "--verify", "--device", "cuda"], "--device is for --triton, in the layout product"),
+        (
+            ["--bundle", "x", "--triton", "y", "--triton-layout", "graphs", "--device", "cuda"],
+            "--device is for --triton, in the layout product",
+        ),
         (["--bundle", "x", "--verify", "--output", "y"], "--output and --bundle exclude each other"),
         (["--bundle", "x", "--verify", "--checkpoint", "y"], "--checkpoint and --bundle exclude each other"),
         (["--bundle", "x", "--verify", "--random-weights"], "--random-weights and --bundle exclude each other"),
@@ -418,3 +429,45 @@ def test_the_early_check_asks_for_a_gpu_where_the_build_needs_one(monkeypatch: p
     monkeypatch.setattr("sharpose.engines.tensorrt.build.probe_gpu", no_gpu)
     with pytest.raises(EngineError, match=r"TensorRT 10\.13\.0 needs a GPU to build engines: no GPU driver"):
         export_cli._check_tensorrt(_options("--bundle", "x", "--tensorrt"), 8)
+
+
+def test_a_repository_for_triton_is_written_whole_or_not_at_all(export, nano_bundle, tmp_path):
+    folder = tmp_path / "repository"
+    code, streams = export("--bundle", nano_bundle, "--triton", folder, "--precision", "fp32", "--device", "auto")
+    assert code == 0, streams.err
+    assert streams.out.startswith("sharpose: both stages on auto, ")
+    assert streams.out.splitlines()[-1] == (
+        f"wrote {folder}: serve it with  tritonserver --model-repository {shlex.quote(str(folder))}"
+    )
+    assert open_bundle(folder / "sharpose" / "1" / "bundle").manifest == open_bundle(nano_bundle).manifest
+    assert '"precision" value { string_value: "fp32" }' in (folder / "sharpose" / "config.pbtxt").read_text()
+
+    code, streams = export("--bundle", nano_bundle, "--triton", folder)
+    assert (code, streams.err) == (
+        2,
+        f"error: --triton {folder}: already exists; give another folder or --overwrite\n",
+    )
+    code, streams = export(
+        "--bundle", nano_bundle, "--triton", folder, "--triton-layout", "graphs", "--overwrite"
+    )  # fmt: skip
+    assert code == 0, streams.err
+    assert sorted(path.name for path in folder.iterdir()) == ["sharpose", "sharpose_coarse", "sharpose_fine"]
+    code, streams = export("--bundle", nano_bundle, "--triton", folder, "--precision", "int8", "--overwrite")
+    assert code == 2
+    assert "not int8; export it with --precision" in streams.err
+    assert (folder / "sharpose_fine" / "1" / "model.onnx").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("dear")
+    code, streams = export("--bundle", nano_bundle, "--triton", tmp_path / "photos", "--overwrite")
+    assert code == 2
+    assert "is not a model repository, so --overwrite won't replace it" in streams.err
+
+
+def test_an_export_may_be_served_at_once(export, traced, nano, pictures, tmp_path):
+    traced()
+    folder = tmp_path / "repository"
+    code, streams = export(*nano, "--output", tmp_path / "bundle", "--images", pictures, "--triton", folder)
+    assert code == 0, streams.err
+    assert (folder / "sharpose" / "1" / "bundle" / "weights.bin").is_file()

@@ -1,0 +1,92 @@
+"""The served models in a real tritonserver."""
+
+from __future__ import annotations
+
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpose.bundle import open_bundle, shipped_bundle
+from sharpose.errors import ServerRefusedError
+from sharpose.serving.client.client import PoseClient
+from sharpose.serving.contract import ServedModel
+
+ALWAYS, NEVER = np.float32(np.inf), np.float32(-np.inf)
+
+
+@pytest.fixture(scope="module")
+def client(triton_server):
+    with_server = PoseClient(triton_server.url)
+    with_server.contact()
+    yield with_server
+    with_server.close()
+
+
+def test_it_says_what_it_serves(triton_server):
+    config = triton_server.get("/v2/models/sharpose/config")
+    assert ServedModel.from_config(config) == ServedModel.of(open_bundle(shipped_bundle()))
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 0
+    policy = config["dynamic_batching"]["default_queue_policy"]
+    assert (policy["timeout_action"], policy["max_queue_size"]) == ("REJECT", 64)
+
+
+def test_poses_are_those_of_local_engines_to_the_byte(client, crops, estimate_locally):
+    thresholds = np.array([[NEVER], [ALWAYS], [0.5], [NEVER], [ALWAYS], [0.99]], np.float32)
+    served = client.infer(crops, thresholds, regions=True)
+    local = estimate_locally(crops, thresholds, 1)
+    assert served.keypoints.tobytes() == local["keypoints"].tobytes()
+    assert served.quality.tobytes() == local["quality"].tobytes()
+    assert served.refined.tobytes() == local["refined"].tobytes()
+    assert local["refined"].any()
+    assert not local["refined"].all()
+
+
+def test_requests_that_meet_share_executions(triton_server, client, crops, estimate_locally):
+    """Each of eight clients has another threshold; each gets its own poses."""
+    limits = [ALWAYS if number % 2 else NEVER for number in range(8)]
+    expected = [estimate_locally(crops[:1], np.full((1, 1), limit), 1)["keypoints"].tobytes() for limit in limits]
+    before = triton_server.counted()
+
+    def ask(limit):
+        poses = [client.infer(crops[:1], np.full((1, 1), limit, np.float32)) for _ in range(5)]
+        return {pose.keypoints.tobytes() for pose in poses}
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(ask, limits))
+    assert answers == [{value} for value in expected]
+    requests, executions = (after - count for after, count in zip(triton_server.counted(), before, strict=True))
+    assert requests == 40
+    assert executions < requests
+
+
+def test_a_request_that_makes_no_sense_gets_400_and_its_reason(client, crops):
+    with pytest.raises(ServerRefusedError, match="quality_threshold: expected numbers, or infinities, got NaN"):
+        client.infer(crops[:1], np.full((1, 1), np.nan, np.float32))
+
+
+def test_crops_and_refinements_are_counted_in_its_metrics(triton_server, client, crops):
+    def counted():
+        text = urllib.request.urlopen(triton_server.metrics_url).read().decode()
+        lines = [line.split() for line in text.splitlines() if line.startswith("sharpose_served_")]
+        return {name.partition("{")[0].removeprefix("sharpose_served_"): float(value) for name, value in lines}
+
+    before = counted()
+    client.infer(crops[:3], np.array([[ALWAYS], [NEVER], [ALWAYS]], np.float32))
+    after = counted()
+    assert {name: after[name] - before.get(name, 0) for name in after} == {"crops_total": 3, "refined_total": 2}
+
+
+def test_a_model_with_numpy_2_isnt_served(start_triton, product_repository, tmp_path):
+    """It would read wrong crops, and answer with empty tensors and status 200."""
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("the tests' own numpy is older than 2")
+    installed = Path(np.__file__).parents[1]
+    for name in ("numpy", "numpy.libs"):
+        (tmp_path / name).symlink_to(installed / name)
+    server = start_triton(product_repository, packages=tmp_path, ready=False)
+    log = server.log.read_text()
+    assert f"found numpy {np.__version__}" in log
+    assert 'pip install "numpy<2"' in log
