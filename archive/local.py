@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from sharpose.archive.claims import identity
@@ -40,6 +41,7 @@ class LocalWorkers:
         ours, theirs = _SPAWN.Pipe()
         worker, self._next = self._next, self._next + 1
         process = _SPAWN.Process(target=_work, args=(theirs, self._options), name=f"worker {worker}", daemon=True)
+        resource_tracker.ensure_running()  # as it starts, it unblocks signals
         # A terminal sends Ctrl-C to all its processes, but the first one decides; what is blocked is inherited.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
         try:

@@ -220,6 +220,9 @@ class Schedule:
             self._forget(worker)
             if video is not None:
                 self._sweep([video])
+            if self._stop():  # what ends this run may have been sent to the workers as well
+                return
+            if video is not None:
                 self._try_again(Result(video, "failed", event.reason, retry=True))
             if self._start_deaths == _START_TRIES:
                 raise WorkersError(f"{_START_TRIES} workers in a row died as they started: {event.reason}", EXIT_FAILED)

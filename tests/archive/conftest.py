@@ -41,6 +41,7 @@ def start_archive(environment: dict[str, str], nano_bundle: Path, tmp_path: Path
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     return start

@@ -131,7 +131,7 @@ def test_a_signal_leaves_nothing_unfinished(
     )
     try:
         worker = owner_of(out / ".v00.jsonl.unfinished")
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # to the workers as well, as a terminal and Slurm do
         said, errors = process.communicate(timeout=60)
     finally:
         process.kill()
