@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from sharpose.bundle import open_bundle, shipped_bundle
-from sharpose.errors import ServerRefusedError
-from sharpose.serving.client.client import PoseClient
+from sharpose.errors import ServerBusyError, ServerRefusedError
+from sharpose.serving.client.client import Patience, PoseClient
 from sharpose.serving.contract import ServedModel
+from sharpose.serving.repository import CONFIG_PATH, QUEUE_SIZE, write_repository
 
+HELPERS = Path(__file__).parents[1] / "helpers"
 ALWAYS, NEVER = np.float32(np.inf), np.float32(-np.inf)
 
 
@@ -90,3 +93,43 @@ def test_a_model_with_numpy_2_isnt_served(start_triton, product_repository, tmp_
     log = server.log.read_text()
     assert f"found numpy {np.__version__}" in log
     assert 'pip install "numpy<2"' in log
+
+
+def test_a_full_queue_refuses_at_once(start_triton, product_repository, tmp_path, crops):
+    shutil.copytree(product_repository, tmp_path / "models")
+    config = tmp_path / "models" / CONFIG_PATH
+    config.write_text(config.read_text().replace(f"max_queue_size: {QUEUE_SIZE}", "max_queue_size: 1"))
+    client = PoseClient(start_triton(tmp_path / "models").url)
+    client.contact()
+    many = np.concatenate([crops, crops])
+
+    def ask(number):
+        try:
+            client.infer(many, np.full((12, 1), ALWAYS), patience=Patience(drop=True))
+        except ServerBusyError:
+            return "busy"
+        return "poses"
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(ask, range(8)))
+    client.close()
+    assert set(answers) == {"busy", "poses"}
+
+
+def test_the_gate_calls_both_graphs(start_triton, tmp_path, crops, estimate_locally):
+    """In the layout `graphs`; a model in Python stands in for Triton's ONNX Runtime."""
+    bundle = open_bundle(shipped_bundle())
+    write_repository(bundle, tmp_path, "graphs")
+    for stage in ("coarse", "fine"):
+        model = tmp_path / f"sharpose_{stage}"
+        config = (model / "config.pbtxt").read_text().replace('platform: "onnxruntime_onnx"', 'backend: "python"')
+        (model / "config.pbtxt").write_text(config)
+        shutil.copyfile(HELPERS / "onnx_in_python_backend.py", model / "1" / "model.py")
+    client = PoseClient(start_triton(tmp_path).url)
+    assert client.contact() == ServedModel.of(bundle)
+    limits = np.array([[NEVER], [ALWAYS], [0.5], [NEVER], [ALWAYS], [NEVER]], np.float32)
+    served = client.infer(crops, limits, regions=True)
+    client.close()
+    local = estimate_locally(crops, limits, 16)
+    assert served.keypoints.tobytes() == local["keypoints"].tobytes()
+    assert served.refined.tobytes() == local["refined"].tobytes()
