@@ -62,12 +62,9 @@ class _Command(SectionedCommand):
             name = parameter.name or ""
             if name not in _REFUSED or ctx.resilient_parsing:
                 continue
-            source = ctx.get_parameter_source(name)
-            if source is click.core.ParameterSource.COMMANDLINE:
+            if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
                 said = next((word for word in words if word in parameter.secondary_opts), parameter.opts[0])
                 raise click.UsageError(f"{said} {_REFUSED[name]}; leave it out", ctx)
-            if source is click.core.ParameterSource.ENVIRONMENT:  # $SHARPOSE_SERVE_TOKEN is for others
-                ctx.params[name] = None
         return rest
 
 
@@ -77,7 +74,7 @@ def _shared() -> Iterator[click.Parameter]:
         if isinstance(parameter, click.Option) and parameter.expose_value:
             if parameter.name in _REFUSED:
                 parameter = copy.copy(parameter)
-                parameter.hidden = True
+                parameter.hidden, parameter.envvar = True, None
             yield parameter
 
 
