@@ -175,10 +175,10 @@ def test_bundles_are_evaluated_and_verified_without_torch() -> None:
 
 
 def test_help_needs_nothing_heavy() -> None:
-    """`sharpose-run --help` imports only click and the standard library."""
+    """`--help` of `sharpose-run` and `sharpose-archive` imports only click and the standard library."""
     program = (
         "import sys\n"
-        "import sharpose.runtime.cli\n"
+        "import sharpose.runtime.cli, sharpose.archive.cli\n"
         "heavy = {'numpy', 'cv2', 'av', 'pydantic', 'rich', 'onnxruntime'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

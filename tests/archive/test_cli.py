@@ -16,7 +16,7 @@ NEEDED = ["v", "--json", "{source}.jsonl"]
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[ArchiveOptions]:
     """What `archive` was called with."""
     found: list[ArchiveOptions] = []
-    monkeypatch.setattr("sharpose.archive.run.archive", lambda options: found.append(options) or 0)
+    monkeypatch.setattr("sharpose.archive.run.archive", found.append)
     return found
 
 
