@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,3 +134,30 @@ def test_a_bundle_is_known_by_what_computes_its_poses(bundle: Bundle) -> None:
         assert bundle_sha256(changed(bundle, files=manifest.files | {name: "0" * 64})) != same
     assert bundle_sha256(changed(bundle, gate=manifest.gate.model_copy(update={"quality_threshold": 0.1}))) != same
     assert bundle_sha256(changed(bundle, model=manifest.model.model_copy(update={"skeleton": skeleton}))) != same
+
+
+def places(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def test_whatever_a_server_says_is_read_or_refused(served: ServedModel) -> None:
+    """Every value of a configuration in turn is something else."""
+    strange = (None, True, -1, 1 << 70, 1.5, math.nan, "", "9" * 5000, "\ud800", [], [[]], [None], {}, {"dims": {}})
+    refused = []
+    for path in places(served.to_config()):
+        for value in strange:
+            config: Any = copy.deepcopy(served.to_config())
+            if path:
+                place = config
+                for key in path[:-1]:
+                    place = place[key]
+                place[path[-1]] = value
+            try:
+                ServedModel.from_config(config)
+            except ServerRefusedError as error:
+                refused.append(str(error))
+    assert len(refused) > 300
+    assert not any("\n" in text or len(text) > 500 for text in refused)
