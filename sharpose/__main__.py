@@ -21,7 +21,7 @@ _MODULES = {
     "export": "sharpose.export.cli",
     "train": "sharpose.training.train_cli",
     "eval": "sharpose.training.eval_cli",
-    "doctor": "sharpose.runtime.doctor",
+    "doctor": "sharpose.runtime.doctor.cli",
 }
 
 

@@ -149,8 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server_of_tests.lock:
             self.server_of_tests.sockets.add(self.connection)
 
-    def finish(self) -> None:
+    def handle(self) -> None:
         with suppress(OSError):  # the client has gone
+            super().handle()
+
+    def finish(self) -> None:
+        with suppress(OSError):
             super().finish()
 
     def log_message(self, format: str, *args: object) -> None:

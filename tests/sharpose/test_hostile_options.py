@@ -16,7 +16,7 @@ COMMANDS = {
     "export": "sharpose.export.cli",
     "train": "sharpose.training.train_cli",
     "eval": "sharpose.training.eval_cli",
-    "doctor": "sharpose.runtime.doctor",
+    "doctor": "sharpose.runtime.doctor.cli",
 }
 NUMBERS = [
     "nan",

@@ -19,8 +19,9 @@ from sharpose.engines.gpu import Gpu
 from sharpose.engines.onnxrt import MissingLibrary
 from sharpose.engines.tensorrt import library as tensorrt_flavour
 from sharpose.errors import EngineError
-from sharpose.runtime import doctor
-from sharpose.runtime.doctor import ALL_DEVICES, Finding, command, examine, findings_of, obstacles
+from sharpose.runtime.doctor import devices, packages
+from sharpose.runtime.doctor.cli import command, examine
+from sharpose.runtime.doctor.findings import ALL_DEVICES, Finding, findings_of, obstacles
 
 _NO_DRIVER = "no GPU driver (libcuda.so.1 can't be loaded): install NVIDIA's driver, or use --device cpu"
 
@@ -113,8 +114,8 @@ def test_a_package_that_does_not_load_is_in_the_way_and_hides_nothing(
 
 
 def test_numpy_that_is_not_installed_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PACKAGES", ("numpy", "no_such_package_here"))
-    found = _by_name(list(doctor.check_packages()))
+    monkeypatch.setattr(packages, "_PACKAGES", ("numpy", "no_such_package_here"))
+    found = _by_name(list(packages.check_packages()))
     assert found["numpy"].found
     missing = found["no_such_package_here"]
     assert (missing.found, missing.text) == (False, "not installed")
@@ -134,15 +135,15 @@ def test_a_check_that_fails_is_a_finding() -> None:
 
 def test_two_opencv_packages_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"opencv-python": "4.10", "opencv-python-headless": "4.10"}
-    monkeypatch.setattr(doctor, "installed", both.get)
-    conflict = _by_name(list(doctor.check_opencv()))["OpenCV packages"]
+    monkeypatch.setattr(packages, "installed", both.get)
+    conflict = _by_name(list(packages.check_opencv()))["OpenCV packages"]
     assert not conflict.found
     assert "pip uninstall opencv-python opencv-python-headless" in (conflict.mend or "")
 
 
 def test_both_onnxruntimes_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "installed", {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}.get)
-    assert not _by_name(list(doctor.check_onnxruntime()))["ONNX Runtime packages"].found
+    monkeypatch.setattr(devices, "installed", {"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}.get)
+    assert not _by_name(list(devices.check_onnxruntime()))["ONNX Runtime packages"].found
 
 
 _BUILD = """
@@ -153,16 +154,16 @@ _BUILD = """
 
 
 def test_opencvs_build_information_is_read() -> None:
-    assert doctor._build_option(_BUILD, "GStreamer") == "YES (1.20.3)"
-    assert doctor._build_option(_BUILD, "GUI") == "GTK3"
-    assert doctor._build_option(_BUILD.replace("YES (1.20.3)", "NO"), "GStreamer") is None
-    assert doctor._build_option(_BUILD.replace("GTK3", "NONE"), "GUI") is None
-    assert doctor._build_option("", "GUI") is None
+    assert packages._build_option(_BUILD, "GStreamer") == "YES (1.20.3)"
+    assert packages._build_option(_BUILD, "GUI") == "GTK3"
+    assert packages._build_option(_BUILD.replace("YES (1.20.3)", "NO"), "GStreamer") is None
+    assert packages._build_option(_BUILD.replace("GTK3", "NONE"), "GUI") is None
+    assert packages._build_option("", "GUI") is None
 
 
 def test_a_missing_encoder_is_said_but_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_has_codec", lambda name, mode: mode == "r")
-    encoder = _by_name(list(doctor.check_video()))["H.264 encoder"]
+    monkeypatch.setattr(packages, "_has_codec", lambda name, mode: mode == "r")
+    encoder = _by_name(list(packages.check_video()))["H.264 encoder"]
     assert (encoder.found, encoder.needed_by) == (False, frozenset())
     assert "--only-binary av av" in (encoder.mend or "")
 
@@ -174,7 +175,7 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
         pytest.skip("this ONNX Runtime has the CUDA provider")
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    found = _by_name(list(doctor.check_onnxruntime()))
+    found = _by_name(list(devices.check_onnxruntime()))
     assert found["provider cpu"].found
     assert not found["provider cuda"].found
     assert found["provider cuda"].text.startswith("CUDAExecutionProvider is listed, but lib")
@@ -184,10 +185,10 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
 def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Gpu(0, "NVIDIA Something", "8.9", "560.35 (CUDA 12.6)", 24, False)
     monkeypatch.setattr(gpu_module, "probe_gpus", lambda: (card,))
-    (first,) = doctor.check_gpu(Device("tensorrt", 0))
+    (first,) = devices.check_gpu(Device("tensorrt", 0))
     assert (first.name, first.found) == ("GPU 0", True)
     assert first.text == "NVIDIA Something, compute capability 8.9, driver 560.35 (CUDA 12.6)"
-    _, wrong = doctor.check_gpu(Device("cuda", 1))
+    _, wrong = devices.check_gpu(Device("cuda", 1))
     assert (wrong.found, wrong.text) == (False, "expected GPU 1, the driver shows 1")
     assert "cuda" in wrong.needed_by
 
@@ -196,10 +197,10 @@ def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest
     flavour = tensorrt_flavour.TensorRtFlavour("tensorrt_rtx", "1.7.1", None)
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((flavour,), ()))
     monkeypatch.setattr(tensorrt_flavour, "runtime_problem", lambda flavour: None)
-    (found,) = doctor.check_tensorrt()
+    (found,) = devices.check_tensorrt()
     assert (found.found, found.text) == (True, "TensorRT-RTX 1.7.1")
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): ((), ("TensorRT is not installed",)))
-    (missing,) = doctor.check_tensorrt()
+    (missing,) = devices.check_tensorrt()
     assert missing.text == "TensorRT is not installed"
     assert (missing.mend or "").startswith("JetPack has it; ")
 
@@ -209,15 +210,15 @@ def test_one_cuda_binding_that_loads_is_enough(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ("cuda-python", "pycuda"))
     problems = {"cuda-python": None, "pycuda": "doesn't load (libcuda.so.1)"}
-    monkeypatch.setattr(doctor, "import_problem", lambda name, load: problems[name])
-    (found,) = doctor.check_bindings()
+    monkeypatch.setattr(devices, "import_problem", lambda name, load: problems[name])
+    (found,) = devices.check_bindings()
     assert found.found
     assert "pycuda doesn't load (libcuda.so.1)" in found.text
     problems["cuda-python"] = "doesn't load (no driver)"
-    (broken,) = doctor.check_bindings()
+    (broken,) = devices.check_bindings()
     assert not broken.found
     monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ())
-    (missing,) = doctor.check_bindings()
+    (missing,) = devices.check_bindings()
     assert not missing.found
     assert (missing.mend or "").startswith("pip install cuda-bindings, or ")
 
@@ -226,10 +227,10 @@ def test_cuda_bindings_that_hold_pythons_lock_are_said(monkeypatch: pytest.Monke
     from sharpose.engines.cuda import device as cuda_device
 
     monkeypatch.setattr(cuda_device, "installed_bindings", lambda: ("cuda-python",))
-    monkeypatch.setattr(doctor, "import_problem", lambda name, load: None)
+    monkeypatch.setattr(devices, "import_problem", lambda name, load: None)
     for version, free in (("12.8.0", False), ("12.9.0", False), ("12.9.1", True), ("12.9.10", True), ("13.0.0", True)):
-        monkeypatch.setattr(doctor, "installed", {"cuda-bindings": version}.get)
-        found, *others = doctor.check_bindings()
+        monkeypatch.setattr(devices, "installed", {"cuda-bindings": version}.get)
+        found, *others = devices.check_bindings()
         assert found.found
         assert found.text == f"cuda-python {version}"
         assert [other.found for other in others] == ([] if free else [False])
@@ -241,7 +242,7 @@ def test_cuda_bindings_that_hold_pythons_lock_are_said(monkeypatch: pytest.Monke
 
 _IMPORTS = """
 import sys
-import sharpose.runtime.doctor as doctor
+import sharpose.runtime.doctor.cli as doctor
 heavy = {"numpy", "cv2", "av", "onnxruntime", "rich", "pydantic", "torch"} & set(sys.modules)
 assert not heavy, heavy
 from sharpose.engines.device import parse_device
@@ -259,7 +260,7 @@ def test_the_first_error_of_tensorrts_runtime_is_shown(monkeypatch: pytest.Monke
     flavours = tuple(tensorrt_flavour.TensorRtFlavour(name, "10.3", None) for name in ("tensorrt", "tensorrt_rtx"))
     monkeypatch.setattr(tensorrt_flavour, "installed_flavours", lambda names=(): (flavours, ()))
     monkeypatch.setattr(tensorrt_flavour, "runtime_problem", lambda flavour: "CUDA initialization failure: 35")
-    first, second = doctor.check_tensorrt()
+    first, second = devices.check_tensorrt()
     assert not first.found
     assert first.text == "TensorRT 10.3 is installed, but its runtime doesn't start: CUDA initialization failure: 35"
     assert (first.needed_by, second.needed_by) == (frozenset({"tensorrt"}), frozenset())  # the first is used
@@ -282,7 +283,7 @@ def test_onnx_runtimes_cuda_is_looked_for_as_sessions_do(
     monkeypatch.setattr(
         choose, "provider_works", lambda provider: missing is None or provider == "CPUExecutionProvider"
     )
-    found = _by_name(list(doctor.check_onnxruntime()))
+    found = _by_name(list(devices.check_onnxruntime()))
     assert preloaded == [True]
     cuda = found["ONNX Runtime's CUDA"]
     assert (cuda.found, cuda.needed_by) == (missing is None, frozenset({"cuda", "ort-tensorrt"}))
@@ -296,14 +297,14 @@ def test_onnx_runtimes_cuda_is_looked_for_as_sessions_do(
 def test_the_shipped_bundle_runs_where_that_takes_no_build(monkeypatch: pytest.MonkeyPatch) -> None:
     from sharpose.engines import onnxrt
 
-    (found,) = doctor.check_bundle(Device("cpu"), run=True)
+    (found,) = devices.check_bundle(Device("cpu"), run=True)
     assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cpu in fp32")
     for device, run in ((Device("cpu"), False), (Device("tensorrt"), True)):
-        (found,) = doctor.check_bundle(device, run=run)
+        (found,) = devices.check_bundle(device, run=run)
         assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 opens")
     monkeypatch.setattr(onnxrt, "PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "CPUExecutionProvider"})
     monkeypatch.setattr(onnxrt, "_providers", lambda *_: ["CPUExecutionProvider"])
-    found, nodes = doctor.check_bundle(Device("cuda"), run=True)
+    found, nodes = devices.check_bundle(Device("cuda"), run=True)
     assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on cuda:0 in fp32")
     assert (nodes.name, nodes.found, nodes.needed_by) == ("nodes on the CPU", False, frozenset())
     assert re.match(r"coarse\.onnx on cuda:0: (\d+) of \1 nodes run on the CPU \(Add \d+, ", nodes.text)
@@ -312,7 +313,7 @@ def test_the_shipped_bundle_runs_where_that_takes_no_build(monkeypatch: pytest.M
         raise EngineError("too little memory")
 
     monkeypatch.setattr(onnxrt, "OnnxRuntimeRunner", refuse)
-    (found,) = doctor.check_bundle(Device("cuda"), run=True)
+    (found,) = devices.check_bundle(Device("cuda"), run=True)
     assert (found.found, found.text) == (False, "can't run on cuda:0: too little memory")
     assert found.needed_by == frozenset({"cuda"})
 
@@ -330,12 +331,12 @@ def _lacking(*kinds: str) -> list[Finding]:
     ],
 )
 def test_detectors_run_beside_the_poses(lacking: tuple[str, ...], found: bool, text: str) -> None:
-    (row,) = doctor.check_detectors(_lacking(*lacking), Device("tensorrt", 1))
+    (row,) = devices.check_detectors(_lacking(*lacking), Device("tensorrt", 1))
     assert (row.name, row.found, row.text) == ("detectors", found, text)
 
 
 def test_detectors_that_only_onnx_runtime_runs_are_said_where_it_is_missing() -> None:
-    able, others = doctor.check_detectors(_lacking("cuda", "cpu"), Device("tensorrt"))
+    able, others = devices.check_detectors(_lacking("cuda", "cpu"), Device("tensorrt"))
     assert (able.found, able.text) == (True, "on tensorrt:0")
     assert (others.found, others.needed_by) == (False, frozenset())
     assert (others.mend or "").startswith("pip install ")
@@ -353,10 +354,10 @@ def test_both_halves_must_run(no_gpu: None, capsys: pytest.CaptureFixture[str]) 
 
 def test_tf32_is_shown_with_what_overrides_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    (found,) = doctor.check_tf32(Device("tensorrt"))
+    (found,) = devices.check_tf32(Device("tensorrt"))
     assert found.text == "off in float32 graphs; --tf32 turns it on"
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    (found,) = doctor.check_tf32(Device("cuda"))
+    (found,) = devices.check_tf32(Device("cuda"))
     assert found.text.endswith("; NVIDIA_TF32_OVERRIDE=0 in the environment")
 
 
@@ -372,7 +373,7 @@ def intel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_devices_of_openvino_are_listed_and_one_that_is_not_there_is_in_its_own_way_alone(intel: None) -> None:
     gpu, npu = parse_device("openvino:GPU"), parse_device("openvino:NPU")
-    findings = list(doctor.check_openvino([gpu, npu]))
+    findings = list(devices.check_openvino([gpu, npu]))
     assert [(item.name, item.found) for item in findings] == [
         ("OpenVINO", True),
         ("OpenVINO CPU", True),
@@ -398,7 +399,7 @@ def test_openvino_that_is_not_installed_is_no_obstacle_to_others(monkeypatch: py
         raise EngineError("OpenVINO is not installed: pip install it")
 
     monkeypatch.setattr(openvino, "visible_devices", refuse)
-    findings = list(doctor.check_openvino([]))
+    findings = list(devices.check_openvino([]))
     assert [(item.text, item.mend) for item in findings] == [("OpenVINO is not installed", "pip install it")]
     assert obstacles(findings, parse_device("openvino")) == findings
     assert obstacles(findings, parse_device("cpu")) == []

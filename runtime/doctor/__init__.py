@@ -1,0 +1,1 @@
+"""`sharpose-doctor`: what this machine, or a server, can do."""

@@ -1,0 +1,163 @@
+"""Whether a server gives right poses: those of a picture of the built-in scene, against the same bundle's here."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.engines.precision import PrecisionChoice
+from sharpose.errors import EngineError, ServerError, SharposeError, counted
+from sharpose.files import cache_folder, read_json, replacing
+from sharpose.runtime.doctor.findings import Finding
+from sharpose.runtime.estimator import Estimator
+from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.remote.estimator import RemotePoseEstimator
+from sharpose.runtime.result import PoseResult
+from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.serving.client.address import Credentials, ServerAddress
+from sharpose.serving.contract import ServedModel, bundle_sha256
+from sharpose.similarity import body_area, keypoint_similarity
+
+SERVER = "server"
+"""In `Finding.needed_by`."""
+
+_PEOPLE = 2
+_PICTURE = SceneConfig(seed=2, people=_PEOPLE, frames=1, height=360, width=480)
+_LEAST_OKS = 0.9  # other precisions and engines round otherwise; wrong poses have less than half
+_MEND = "see the server's log; a model whose process has died comes back with a restart of the server"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of a request: a coarse and a refined pose of everybody in the picture."""
+
+    model: ServedModel
+    poses: PoseResult
+    milliseconds: float
+
+
+def check_server(server: str, bundle: Path | None, credentials: Credentials, *, timeout: float) -> Iterator[Finding]:
+    """Whether a server is there and computes both stages, and whether its poses are those of the same bundle here.
+
+    Args:
+        server: Its address.
+        bundle: What it must serve, and is compared with; if None, the shipped bundle where it serves that.
+        credentials: What it wants to see.
+        timeout: Seconds for contact and answer together.
+
+    Raises:
+        SharposeError: the address, a file or the bundle can't be used.
+    """
+    address, name = ServerAddress.parse(server), "server"
+    opened = open_bundle(shipped_bundle() if bundle is None else bundle)
+    frame = Scene(_PICTURE).frame(0)
+    asking: list[RemotePoseEstimator] = []
+
+    def ask() -> _Answer:
+        with RemotePoseEstimator(
+            server,
+            bundle=bundle,
+            token=credentials.token,
+            ca=credentials.ca,
+            certificate=credentials.certificate,
+            timeout=timeout,
+            tries=1,
+        ) as estimator:
+            asking.append(estimator)
+            poses = _both_poses(estimator, frame)
+            (milliseconds,) = estimator.statistics.snapshot().durations.percentiles(50)
+            return _Answer(estimator.served, poses, milliseconds)
+
+    try:
+        answer = _within(timeout, ask)
+    except TimeoutError:
+        for estimator in asking:
+            estimator.close()
+        yield Finding(name, False, f"{address}: no poses within {timeout:g} s", _MEND, frozenset({SERVER}))
+        return
+    except ServerError as error:
+        text = str(error)
+        yield Finding(name, False, text, None if error.exit_code == 2 else _MEND, frozenset({SERVER}))
+        return
+    model = answer.model
+    height, width = model.crop_size
+    text = (
+        f"{address}: bundle {model.bundle_sha256[:12]}, {model.skeleton.name}, crops {height}x{width}, "
+        f"max batch {model.max_batch}"
+    )
+    yield Finding(name, True, text, needed_by=frozenset({SERVER}))
+    yield _compared(answer, frame, opened)
+
+
+def _within(seconds: float, call: Callable[[], _Answer]) -> _Answer:
+    """The result of a call that may hang, as looking up a name does; raises `TimeoutError` where it doesn't come."""
+    results: list[_Answer | Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, name="ask the server", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not results:
+        raise TimeoutError
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
+
+
+def _both_poses(estimator: Estimator, frame: SceneFrame) -> PoseResult:
+    """Everybody twice: first not refined, then refined."""
+    people = len(frame.boxes_xyxy)
+    return estimator(frame.image, np.concatenate([frame.boxes_xyxy] * 2), rows=range(people, 2 * people))
+
+
+def _compared(answer: _Answer, frame: SceneFrame, opened: Bundle) -> Finding:
+    """How alike the server's poses are to those of the same bundle here."""
+    name, needed = "poses", frozenset({SERVER})
+    people = len(frame.boxes_xyxy)
+    refined = answer.poses.refined.tolist()
+    if refined != [False] * people + [True] * people:
+        return Finding(name, False, f"expected the second half to be refined, as asked, got {refined}", _MEND, needed)
+    what = f"{counted(people, 'person')}, coarse and refined, in {answer.milliseconds:.1f} ms"
+    if answer.model.bundle_sha256 != bundle_sha256(opened):
+        return Finding(name, True, f"{what}; not compared: --bundle DIR says with what", needed_by=needed)
+    expected = _expected_keypoints(opened, frame)
+    areas = np.tile(body_area(frame.boxes_xyxy), 2)
+    similarity = keypoint_similarity(answer.poses.keypoints, expected, areas, answer.model.skeleton.sigmas)
+    oks = float(similarity.mean(axis=1).min())
+    text = f"{what}; OKS with those of this machine's CPU {oks:.3f}"
+    mend = f"expected at least {_LEAST_OKS}: sharpose-export --verify on the server's device, or --precision fp32 there"
+    return Finding(name, oks >= _LEAST_OKS, text, mend, needed)
+
+
+def _expected_keypoints(bundle: Bundle, frame: SceneFrame) -> npt.NDArray[np.float32]:
+    """float32 [n, J, 3], as the CPU computes them: once for each bundle, as a probe asks again and again."""
+    shape = (2 * len(frame.boxes_xyxy), bundle.model.skeleton.num_keypoints, 3)
+    path = cache_folder() / "doctor" / f"{bundle_sha256(bundle)}.json"
+    try:
+        kept = np.array(read_json(path, EngineError), np.float32)
+        if kept.shape == shape:
+            return kept
+    except (SharposeError, OSError, TypeError, ValueError):  # not there yet, or damaged
+        pass
+    precision: PrecisionChoice = "fp32" if "fp32" in bundle.manifest.graphs else "auto"
+    with PoseEstimator(bundle.path, precision=precision, threads=1, batch=1) as estimator:
+        keypoints = _both_poses(estimator, frame).keypoints
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, sync=False) as temporary:
+            temporary.write_text(json.dumps(keypoints.tolist()), "utf-8")
+    except OSError:  # computed again the next time
+        pass
+    return keypoints
