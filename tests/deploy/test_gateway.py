@@ -9,13 +9,18 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import yaml
+from v2_server import V2Server
+
+from sharpose.errors import ServerError
+from sharpose.runtime import RemotePoseEstimator
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 TOKEN = "0123abcd" * 8
@@ -57,17 +62,15 @@ def test_the_token_and_the_paths_are_in_the_configuration() -> None:
     assert text.count("proxy_pass") == 1
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of an nginx with the configuration, in front of a server that answers with what it was asked."""
+@contextmanager
+def _gateway_to(upstream: int, folder: Path) -> Iterator[int]:
+    """The port of an nginx with the configuration, in front of a server at the port `upstream`."""
     if (nginx := shutil.which("nginx")) is None or shutil.which("openssl") is None:
         pytest.skip("nginx or openssl isn't installed")
-    folder = tmp_path_factory.mktemp("nginx")
     certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    certificate += ["-addext", "subjectAltName=DNS:localhost"]
     certificate += ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
     subprocess.run(certificate, check=True, capture_output=True)
-    triton = ThreadingHTTPServer(("127.0.0.1", 0), _Triton)
-    Thread(target=triton.serve_forever, daemon=True).start()
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     text = _configuration()
@@ -75,13 +78,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         ("listen 8443", f"listen 127.0.0.1:{port}"),
         ("${SHARPOSE_SERVER_TOKEN}", TOKEN),
         ("/tls/", f"{folder}/"),
-        ("http://sharpose-triton:8000", f"http://127.0.0.1:{triton.server_port}"),
+        ("http://sharpose-triton:8000", f"http://127.0.0.1:{upstream}"),
     ):
         assert written in text
         text = text.replace(written, here)
-    places = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     main = f"pid {folder}/pid; daemon off; error_log {folder}/error.log; events {{}}\n"
     (folder / "nginx.conf").write_text(main + f"http {{ access_log off; {places}\n{text} }}\n", "utf-8")
     process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")])
@@ -96,8 +98,27 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
-        triton.shutdown()
-        triton.server_close()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a gateway to a server that answers with what it was asked."""
+    triton = ThreadingHTTPServer(("127.0.0.1", 0), _Triton)
+    Thread(target=triton.serve_forever, daemon=True).start()
+    with _gateway_to(triton.server_port, tmp_path_factory.mktemp("nginx")) as port:
+        yield port
+    triton.shutdown()
+    triton.server_close()
+
+
+def test_a_client_with_the_token_gets_poses(tmp_path: Path) -> None:
+    image, boxes = np.zeros((64, 32, 3), np.uint8), [[0, 0, 32, 64]]
+    with V2Server() as server, _gateway_to(server.port, tmp_path) as port:
+        url, ca = f"https://localhost:{port}/sharpose", tmp_path / "tls.crt"
+        with RemotePoseEstimator(url, token=TOKEN, ca=ca, tries=1) as estimator:
+            assert estimator(image, boxes).keypoints.shape == (1, 17, 3)
+        with pytest.raises(ServerError, match="401"):
+            RemotePoseEstimator(url, token="other", ca=ca, tries=1)
 
 
 def _ask(

@@ -58,3 +58,17 @@ def test_the_image_and_the_page_start_triton_for_this_machine_alone() -> None:
         assert "disable-auto-complete-config" in options
         assert [options[f"{name}-address"] for name in ("http", "grpc", "metrics")] == [" 127.0.0.1"] * 3
     assert re.findall(r"^USER (.*)$", image, re.MULTILINE)[-1] not in ("root", "0")
+
+
+def test_the_table_of_cameras_is_computed_right() -> None:
+    rows = re.findall(
+        r"^\| ([\d,]+) \| ([\d,]+) \| (\S+) (.)bit/s \| (\S+) (.)bit/s \| ([\d,]+) \|", PAGE, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == ["1", "10", "100", "1,000", "10,000"]
+    unit = {"M": 1e6, "G": 1e9}
+    for cameras, crops, wire, wire_unit, lines, lines_unit, cores in rows:
+        crops_per_s = int(cameras.replace(",", "")) * 10 * 3
+        assert int(crops.replace(",", "")) == crops_per_s
+        assert float(wire) * unit[wire_unit] == pytest.approx(crops_per_s * 256 * 192 * 3 * 8, rel=0.03)
+        assert float(lines) * unit[lines_unit] == pytest.approx(crops_per_s * 630 * 8, rel=0.03)
+        assert int(cores.replace(",", "")) == pytest.approx(crops_per_s * 2 * 0.0166, rel=0.03)

@@ -14,13 +14,13 @@ import pytest
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from triton_server import TritonHome, TritonServer
+    from measuring.triton_server import TritonHome, TritonServer
 
 
 @pytest.fixture(scope="session")
 def triton_home() -> TritonHome:
     """A tritonserver and its Python; skips the test, with the reason, where they can't be had."""
-    from triton_server import NoTritonError, TritonHome
+    from measuring.triton_server import NoTritonError, TritonHome
 
     try:
         return TritonHome()
@@ -35,7 +35,7 @@ def start_triton(
     """Starts a tritonserver on a repository, with more options if given; `ready=False`: one that ends by itself;
     `packages`: a folder of Python packages that come before its own.
     """
-    from triton_server import TritonServer
+    from measuring.triton_server import TritonServer
 
     servers: list[TritonServer] = []
 

@@ -33,6 +33,10 @@ class NoTritonError(Exception):
     """Why there is no server here."""
 
 
+class TritonFailedError(Exception):
+    """A server didn't start; the end of its log."""
+
+
 class TritonHome:
     """Where the server and its Python live.
 
@@ -84,9 +88,7 @@ class TritonHome:
             raise NoTritonError(f"the package index gives no {arguments[-1]}: {done.stderr.strip().splitlines()[-1]}")
 
     def config_proto(self) -> ModuleType:
-        """tritonclient's module of Triton's model configuration; loaded by itself, it takes newer protobufs than the
-        package does.
-        """
+        """The module of Triton's model configuration of tritonclient, which alone takes newer protobufs."""
         import importlib.util
 
         path = self.site / "tritonclient" / "grpc" / "model_config_pb2.py"
@@ -141,7 +143,11 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, ready: bool = True) -> None:
-        """Start it, and wait until it is ready or, where it never will be (`ready=False`), until it has ended."""
+        """Start it, and wait until it is ready or, where it never will be (`ready=False`), until it has ended.
+
+        Raises:
+            TritonFailedError: it isn't ready within a minute, or ends before.
+        """
         flags = {
             "--model-repository": self._repository,
             "--backend-directory": self._home.server / "backends",
@@ -163,13 +169,15 @@ class TritonServer:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                assert not ready, self.log.read_text(errors="replace")[-3000:]
+                if ready:
+                    raise TritonFailedError(self.log.read_text(errors="replace")[-3000:])
                 return
             with contextlib.suppress(OSError):
                 if ready and urllib.request.urlopen(f"{self.address}/v2/health/ready").status == 200:
+                    urllib.request.urlopen(self.metrics_url).close()  # the last that it opens
                     return
             time.sleep(0.05)
-        raise AssertionError(self.log.read_text(errors="replace")[-3000:])
+        raise TritonFailedError(self.log.read_text(errors="replace")[-3000:])
 
     def stop(self) -> None:
         """End it, as SIGTERM does."""
@@ -201,15 +209,23 @@ class TritonServer:
         found = [int(child) for path in children for child in path.read_text().split()]
         return [pid for pid in found if "python_backend_stub" in Path(f"/proc/{pid}/cmdline").read_text()]
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> Any:  # noqa: ANN401
         """JSON of a path below the server's address, such as `/v2/models/sharpose/config`."""
         with urllib.request.urlopen(self.address + path) as answer:
             return json.loads(answer.read())
 
-    def counted(self) -> tuple[int, int]:
-        """Requests that the model served, and executions that they took."""
-        (model,) = self.get("/v2/models/sharpose/stats")["model_stats"]
-        return int(model["inference_stats"]["success"]["count"]), int(model["execution_count"])
+    def counted(self, at_least: int = 0) -> tuple[int, int]:
+        """Requests that the model served, and executions that they took.
+
+        Triton counts a request a little after its answer, so this waits up to 5 s for `at_least` requests.
+        """
+        deadline = time.monotonic() + 5
+        while True:
+            (model,) = self.get("/v2/models/sharpose/stats")["model_stats"]
+            requests = int(model["inference_stats"]["success"]["count"])
+            if requests >= at_least or time.monotonic() > deadline:
+                return requests, int(model["execution_count"])
+            time.sleep(0.02)
 
 
 def _free_ports(number: int) -> list[int]:

@@ -1,0 +1,361 @@
+"""What a server costs beside the model in the same process: `python benchmarks/serving.py --start --output DIR`.
+
+crops: a picture with 1, 4 and 16 people, by this process's engine and by the server, in turns of alternating order,
+from a decoded frame and boxes to poses. streams: 1 to 8 streams of one person each, all refined, as fast as they can:
+here all of them in shared batches, there a client for each; and how many of their requests an execution of the server
+held.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
+import contextlib
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import click
+import numpy as np
+from latency import picture_with
+from measuring.page import table
+from measuring.triton_server import NoTritonError, TritonFailedError, TritonHome, TritonServer
+from measuring.turns import Frame, bootstrap_median, refined_counts, take_turns
+from report import (
+    benchmark_command,
+    command_to_repeat,
+    kept_when_interrupted,
+    make_output_folder,
+    number_list,
+    this_machine,
+    word_list,
+    write_file,
+)
+
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.cli import Number, interruptible, option
+from sharpose.cli import main as run_command
+from sharpose.engines.device import parse_device
+from sharpose.engines.precision import PRECISIONS, PrecisionChoice, choose_precision
+from sharpose.errors import InputError, one_line
+from sharpose.runtime import PoseEstimator, RemotePoseEstimator
+from sharpose.runtime.estimator import Estimator
+from sharpose.runtime.result import Picture
+from sharpose.serving.client.address import ServerAddress
+from sharpose.serving.repository import HowToRun, write_repository
+
+PARTS = ("crops", "streams")
+_MODEL, _PARTS, _REPORT = "Model", "What is measured", "Report"
+_HERE, _THERE = "in process", "server"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What each part measures, and for how long."""
+
+    crops: Sequence[int] = (1, 4, 16)
+    percents: Sequence[int] = (0, 100)  # refined, of the crops
+    streams: Sequence[int] = (1, 2, 4, 8)
+    seconds: float = 3.0  # for each row
+    rounds: int = 6  # least number of turns of each contender in a row of crops
+
+
+class Serving:
+    """Runs the parts; each returns the rows of its table.
+
+    Args:
+        bundle: The bundle, which the server must serve too.
+        device: Where this process's engine runs.
+        precision: In which it computes.
+        url: The server's model.
+        effort: What to measure.
+    """
+
+    def __init__(self, bundle: Bundle, device: str, precision: PrecisionChoice, url: str, effort: Effort) -> None:
+        self._bundle, self._url, self._effort = bundle, url, effort
+        with contextlib.ExitStack() as stack:
+            self._remote = stack.enter_context(self._client())
+            self._local = stack.enter_context(
+                PoseEstimator(bundle.path, device=device, precision=precision, refine="always")
+            )
+            self._local.warm_up()
+            self._stack = stack.pop_all()
+
+    def _client(self) -> RemotePoseEstimator:
+        return RemotePoseEstimator(self._url, bundle=self._bundle.path, refine="always")
+
+    def close(self) -> None:
+        """Close the estimators."""
+        self._stack.close()
+
+    def crops(self) -> list[Row]:
+        """Milliseconds from a decoded frame of 720p and boxes to poses."""
+        rows = []
+        for people in self._effort.crops:
+            for percent in self._effort.percents:
+                times = take_turns(
+                    {_HERE: _frame(self._local, people), _THERE: _frame(self._remote, people)},
+                    refined_counts(people, percent),
+                    warm_up=2,
+                    seconds=self._effort.seconds,
+                    min_rounds=self._effort.rounds,
+                )
+                more = times[_THERE].turn_means() - times[_HERE].turn_means()
+                median, low, high = bootstrap_median(more)
+                rows.append(
+                    {
+                        "crops": people,
+                        "refined %": percent,
+                        f"{_HERE} ms": times[_HERE].mean(),
+                        f"{_THERE} ms": times[_THERE].mean(),
+                        "difference ms": median,
+                        "95 % interval": f"{low:.2f} to {high:.2f}",
+                        f"{_THERE} p95 ms": times[_THERE].percentiles()["p95"],
+                    }
+                )
+        return rows
+
+    def streams(self) -> list[Row]:
+        """Frames a second of so many streams with one person each, all refined."""
+        rows = []
+        for count in self._effort.streams:
+            seconds = self._effort.seconds / 4
+            rates: dict[str, list[float]] = {_HERE: [], _THERE: []}
+            waits: list[float] = []
+            before = served_counts(self._url)
+            for name in (_HERE, _THERE, _THERE, _HERE) * 2:
+                if name == _HERE:
+                    rates[name].append(self._stream_here(count, seconds))
+                else:
+                    rate, times = self._stream_there(count, seconds)
+                    rates[name].append(rate)
+                    waits += times
+            after = served_counts(self._url)
+            rows.append(
+                {
+                    "streams": count,
+                    f"{_HERE} frames/s": float(np.mean(rates[_HERE])),
+                    f"{_THERE} frames/s": float(np.mean(rates[_THERE])),
+                    f"{_THERE} p50 ms": float(np.percentile(waits, 50)) * 1000,
+                    f"{_THERE} p95 ms": float(np.percentile(waits, 95)) * 1000,
+                    "requests an execution": "" if before is None or after is None else _quotient(before, after),
+                }
+            )
+        return rows
+
+    def _stream_here(self, count: int, seconds: float) -> float:
+        """Frames a second of all streams together, in shared batches."""
+        pictures = [Picture(*picture_with(1))] * count
+        self._local.estimate(pictures)
+        began, frames = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds or not frames:
+            self._local.estimate(pictures)
+            frames += count
+        return frames / passed
+
+    def _stream_there(self, count: int, seconds: float) -> tuple[float, list[float]]:
+        """The same with a client for each, and the seconds of every frame."""
+        image, boxes = picture_with(1)
+        times: list[list[float]] = [[] for _ in range(count)]
+        failures: list[Exception] = []
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(self._client()) for _ in range(count)]
+            started = threading.Barrier(count + 1)
+
+            def run(client: RemotePoseEstimator, own: list[float]) -> None:
+                try:
+                    client(image, boxes)
+                    started.wait()
+                    began = now = time.perf_counter()
+                    while now - began < seconds:
+                        client(image, boxes)
+                        own.append(time.perf_counter() - now)
+                        now += own[-1]
+                except Exception as error:  # raised below, in the main thread
+                    failures.append(error)
+                    started.abort()
+
+            threads = [
+                threading.Thread(target=run, args=pair, daemon=True) for pair in zip(clients, times, strict=True)
+            ]
+            for thread in threads:
+                thread.start()
+            with contextlib.suppress(threading.BrokenBarrierError):
+                started.wait()
+            began = time.perf_counter()
+            for thread in threads:
+                thread.join()
+            passed = time.perf_counter() - began
+        if failures:
+            raise failures[0]
+        return sum(map(len, times)) / passed, [one for own in times for one in own]
+
+
+def _frame(estimator: Estimator, people: int) -> Frame:
+    """A frame of an estimator, with the first of its people refined."""
+    image, boxes = picture_with(people)
+
+    def run(refined: int) -> dict[str, float]:
+        began = time.perf_counter()
+        estimator(image, boxes, rows=np.arange(refined))
+        return {"end_to_end": time.perf_counter() - began}
+
+    return run
+
+
+def served_counts(url: str) -> tuple[int, int] | None:
+    """Requests that a server's model has served, and executions that they took; None where it doesn't say over HTTP."""
+    address = ServerAddress.parse(url)
+    path = f"{address.scheme}://{address.netloc}{address.prefix}/v2/models/{address.model}/stats"
+    try:
+        with urllib.request.urlopen(path, timeout=10) as answer:
+            (model,) = json.loads(answer.read())["model_stats"]
+            return int(model["inference_stats"]["success"]["count"]), int(model["execution_count"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _quotient(before: tuple[int, int], after: tuple[int, int]) -> float:
+    return (after[0] - before[0]) / max(after[1] - before[1], 1)
+
+
+@contextlib.contextmanager
+def started_server(bundle: Bundle, device: str, precision: str) -> Iterator[str]:
+    """A tritonserver with the bundle, on this machine; gives the address of its model.
+
+    Raises:
+        InputError: there is none.
+    """
+    with TemporaryDirectory(prefix="sharpose-serving-") as folder:
+        repository = Path(folder) / "models"
+        repository.mkdir()
+        write_repository(bundle, repository, "product", HowToRun(device, precision))
+        try:
+            home = TritonHome()
+        except NoTritonError as error:
+            raise InputError(
+                f"--start: expected a tritonserver that can run here: {error}; give --server URL"
+            ) from None
+        server = TritonServer(home, repository, Path(folder) / "log")
+        try:
+            server.start()
+        except TritonFailedError as error:
+            raise InputError(f"--start: expected the server to start: {one_line(error)}") from None
+        try:
+            yield server.url
+        finally:
+            server.kill()
+
+
+def write_page(report: dict[str, Any], machine: str) -> str:
+    """The report as a Markdown page."""
+    about = f"{report['bundle']} on {report['device']} in {report['precision']}, here and on the server."
+    lines = ["# Serving", "", machine, "", f"`{report['command']}`", "", about]
+    for part, rows in report["parts"].items():
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        lines += [
+            "",
+            f"## {part}",
+            "",
+            (getattr(Serving, part).__doc__ or "").strip(),
+            "",
+            *table(list(rows[0]), cells),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@benchmark_command(
+    "python benchmarks/serving.py --start --output out",
+    "python benchmarks/serving.py --server http://gpu-host:8000/sharpose --bundle bundle --streams 1,16 --output out",
+)
+@option(_MODEL, "--server", metavar="URL", help="A running server of the bundle, such as http://HOST:8000/sharpose.")
+@option(_MODEL, "--start", is_flag=True, help="Start a tritonserver of a wheel, downloaded once, on this machine.")
+@option(_MODEL, "--bundle", type=click.Path(path_type=Path), help="Bundle folder.  [default: the shipped bundle]")
+@option(_MODEL, "--device", default="cpu", show_default=True, help="Device here, and of the server with --start.")
+@option(_MODEL, "--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help="Precision.")
+@option(_PARTS, "--parts", default=",".join(PARTS), show_default=True, callback=word_list(PARTS), help="What to run.")
+@option(_PARTS, "--crops", callback=number_list(1, 1024), help="Numbers of people.  [default: 1,4,16]")
+@option(_PARTS, "--refine", callback=number_list(0, 100), help="Percentages refined, of crops.  [default: 0,100]")
+@option(_PARTS, "--streams", callback=number_list(1, 64), help="Numbers of streams.  [default: 1,2,4,8]")
+@option(_PARTS, "--seconds", default=3.0, show_default=True, type=Number(0), help="Least time for each row.")
+@option(
+    _REPORT, "--output", type=click.Path(path_type=Path), required=True, help="Folder for serving.md and serving.json."
+)
+@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
+@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+def command(
+    server: str | None,
+    start: bool,
+    bundle: Path | None,
+    device: str,
+    precision: PrecisionChoice,
+    parts: list[str],
+    crops: list[int] | None,
+    refine: list[int] | None,
+    streams: list[int] | None,
+    seconds: float,
+    output: Path,
+    overwrite: bool,
+    debug: bool,
+) -> int:
+    """Compare a server with the model in the same process, for 1 to 16 people and for 1 to 8 streams."""
+    if (server is None) == (not start):
+        raise click.UsageError("expected --server URL, or --start to start one here")
+    interruptible()
+    make_output_folder(output, "serving.md", "serving.json", overwrite=overwrite)
+    machine = this_machine()
+    opened = open_bundle(shipped_bundle() if bundle is None else bundle)
+    chosen = choose_precision(opened, parse_device(device), precision)
+    effort = Effort(seconds=seconds)
+    effort = replace(
+        effort, crops=crops or effort.crops, percents=refine or effort.percents, streams=streams or effort.streams
+    )
+    report: dict[str, Any] = {
+        "bundle": opened.model.name,
+        "device": device,
+        "precision": chosen,
+        "command": command_to_repeat("serving.py"),
+        "machine": asdict(machine),
+        "parts": {},
+    }
+
+    def write() -> None:
+        write_file(output / "serving.json", json.dumps(report, indent=1) + "\n")
+        write_file(output / "serving.md", write_page(report, str(machine)))
+
+    with contextlib.ExitStack() as stack:
+        url = server or stack.enter_context(started_server(opened, device, chosen))
+        serving = stack.enter_context(contextlib.closing(Serving(opened, device, chosen, url, effort)))
+        stack.enter_context(kept_when_interrupted(report["parts"], "part", output, write))
+        for part in parts:
+            run: Callable[[], list[Row]] = getattr(serving, part)
+            report["parts"][part] = rows = run()
+            for row in rows:
+                click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
+            write()  # after each part: whatever ends the run, what was measured stays
+    click.echo(f"wrote {output / 'serving.md'} and {output / 'serving.json'}")
+    return 0
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()
