@@ -33,7 +33,8 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("sharpose", "export", "engines", "runtime", "serving", "training", "archive", "configs"):
         _copy(ROOT / name, source / name)
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt"):
+    texts = ("README.md", "LICENSE", "constraints.txt", "constraints-grpc.txt")
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", *texts):
         (source / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     environment = {**os.environ, "SHARPOSE_SOURCE_URL": SOURCE}
