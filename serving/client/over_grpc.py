@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sharpose.errors import ServerBusyError, ServerError, ServerGoneError, ServerRefusedError
 from sharpose.serving.client.address import Credentials, ServerAddress
-from sharpose.serving.client.connection import Tensor
+from sharpose.serving.client.connection import ConnectionClosedError, Tensor
 from sharpose.serving.contract import CROPS, QUALITY_THRESHOLD, ServedTensor
 
 _OPTIONS = (
@@ -43,18 +43,14 @@ class GrpcConnection:
             self._channel = grpc.insecure_channel(address.netloc, _OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._lock = threading.Lock()
-        self._call: Any = None
+        self._calls: list[Any] = []
         self._closed = False
-        self._channel.subscribe(self._changed)
-
-    def _changed(self, state: object) -> None:
-        """A channel connects anew by itself: what is there then has to be looked at again."""
-        if state is not grpc.ChannelConnectivity.READY:
-            self.used = False
+        self._config: Any = None
 
     def config(self, timeout: float) -> Mapping[str, Any]:
         """See `Connection.config`."""
-        answer = self._ask(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=self._model), timeout)
+        (answer,) = self._ask({self._stub.ModelConfig: service_pb2.ModelConfigRequest(name=self._model)}, timeout)
+        self._config = answer.config
         found: dict[str, Any] = MessageToDict(answer.config, preserving_proto_field_name=True)
         return found
 
@@ -65,7 +61,9 @@ class GrpcConnection:
         wanted: Sequence[ServedTensor],
         timeout: float,
     ) -> dict[str, Tensor]:
-        """See `Connection.infer`."""
+        """See `Connection.infer`. A channel connects anew by itself, to whatever is there, so that the configuration is
+        asked for beside the poses: another one than before counts as a connection that was closed.
+        """
         request = service_pb2.ModelInferRequest(model_name=self._model)
         request.parameters["timeout"].int64_param = int(timeout * 1e6)
         for tensor, array in ((CROPS, crops), (QUALITY_THRESHOLD, thresholds)):
@@ -73,7 +71,13 @@ class GrpcConnection:
             request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
         for tensor in wanted:
             request.outputs.add(name=tensor.name)
-        answer = self._ask(self._stub.ModelInfer, request, timeout)
+        questions = {
+            self._stub.ModelConfig: service_pb2.ModelConfigRequest(name=self._model),
+            self._stub.ModelInfer: request,
+        }
+        now, answer = self._ask(questions, timeout)
+        if now.config != self._config:
+            raise ConnectionClosedError("serves another model than when the connection was made")
         contents = list(answer.raw_output_contents)
         contents += [b""] * (len(answer.outputs) - len(contents))
         return {
@@ -85,28 +89,31 @@ class GrpcConnection:
         """See `Connection.interrupt`."""
         with self._lock:
             self._closed = True
-            if self._call is not None:
-                self._call.cancel()
+            for call in self._calls:
+                call.cancel()
 
     def close(self) -> None:
         """See `Connection.close`."""
         self.interrupt()
-        self._channel.unsubscribe(self._changed)
         self._channel.close()
 
-    def _ask(self, method: Any, request: object, timeout: float) -> Any:  # noqa: ANN401 (of generated modules)
+    def _ask(self, questions: Mapping[Any, object], timeout: float) -> list[Any]:
+        """The answers of methods to their requests, which are asked side by side."""
         with self._lock:
             if self._closed:
                 raise ServerGoneError("interrupted")
-            self._call = method.future(request, timeout=timeout, metadata=self._metadata)
+            self._calls = [
+                method.future(request, timeout=timeout, metadata=self._metadata)
+                for method, request in questions.items()
+            ]
         try:
-            answer = self._call.result()
+            answers = [call.result() for call in self._calls]
         except grpc.FutureCancelledError:
             raise ServerGoneError("interrupted") from None
         except grpc.RpcError as error:
             raise _error_of(error.code(), error.details() or "", timeout) from None
         self.used = True
-        return answer
+        return answers
 
 
 def _channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
