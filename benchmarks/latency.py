@@ -401,7 +401,7 @@ def command(
 
         def write() -> None:
             if missing := len(people) * len(refine) - len(measured.cases):
-                measured.left_out.append(f"{counted(missing, 'case')}: interrupted")
+                measured.left_out.append(f"{counted(missing, 'case')}: not measured")
             report = {
                 "schema": SCHEMA,
                 "bundle": opened.model.name,

@@ -181,7 +181,7 @@ def write_file(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def kept_when_interrupted(finished: Sized, what: str, output: Path, write: Callable[[], None]) -> Iterator[None]:
-    """Write what is finished when Ctrl-C or another signal ends the block.
+    """Write what is finished when Ctrl-C, another signal or an error ends the block.
 
     Args:
         finished: What the block fills.
@@ -190,15 +190,17 @@ def kept_when_interrupted(finished: Sized, what: str, output: Path, write: Calla
         write: Writes the report.
 
     Raises:
-        PartialReportError: a signal came, and something was finished.
+        PartialReportError: a signal or an error came, and something was finished.
     """
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as end:
+    except (KeyboardInterrupt, Terminated, SharposeError) as end:
         if not finished:
             raise
         write()
         word, code = (str(end), end.exit_code) if isinstance(end, Terminated) else ("interrupted", EXIT_INTERRUPTED)
+        if isinstance(end, SharposeError):
+            word, code = f"partial report: {end}; ended", EXIT_FAILED
         done = counted(len(finished), what)
         holds = f"{output} holds {'it' if len(finished) == 1 else 'them'}"
         raise PartialReportError(f"{word} after {done}; {holds}", code) from None

@@ -69,7 +69,7 @@ def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
     except OSError:
         raise EngineError(
             f"no GPU driver ({DRIVER_LIBRARY} can't be loaded): install NVIDIA's driver, start the container with its "
-            "GPUs (--gpus all), or use --device cpu"
+            "GPUs (--gpus all), or use the device cpu (--device cpu)"
         ) from None
     code = driver.cuInit(0)
     if code != 0:

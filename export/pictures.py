@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ INT8_CROPS = 256
 """Most crops that int8 takes, half of them to calibrate on."""
 LEAST_CROPS = 32
 """Fewest crops that int8 is calibrated on, and fewest that it is compared on."""
+_UNREADABLE = "whose picture can't be read"
 
 
 @dataclass(frozen=True)
@@ -147,19 +148,35 @@ class LabelledPictures:
         return [*(f"note: {n}" for n in self.labels.notes), usage_line(self.labels.path.name, used, self.left_out)]
 
     def crops(self, crop_size: tuple[int, int], most: int = MAX_CROPS) -> ParityPictures:
-        """The labelled people, up to `most` of them, as crops."""
+        """The labelled people, up to `most` of them, as crops.
+
+        Raises:
+            ExportError: no picture can be decoded.
+        """
         crops: list[npt.NDArray[np.uint8]] = []
-        for path, boxes in self.pictures.values():
-            crops.extend(crop_people(_read(path), boxes, crop_size))
+        for _, image, boxes in self._decoded():
+            crops.extend(crop_people(image, boxes, crop_size))
             if len(crops) >= most:
                 break
+        if not crops:
+            raise ExportError(f"--labels {self.labels.path}: none of its pictures can be decoded")
         return ParityPictures(np.stack(crops[:most]), self.origin, self.usage)
+
+    def _decoded(self) -> Iterator[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
+        """Image id, picture and boxes; a picture that can't be decoded is left out from then on, and counted."""
+        for image_id, (path, boxes) in list(self.pictures.items()):
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)  # labels are in its pixels
+            if image is None:
+                del self.pictures[image_id]
+                self.left_out[_UNREADABLE] += len(boxes)
+                continue
+            yield image_id, np.asarray(image, np.uint8), boxes
 
     def average_precision(self, estimator: PoseEstimator) -> float:
         """COCO keypoint AP (OKS 0.50 to 0.95) of an estimator that is given the labelled boxes."""
         results = []
-        for image_id, (path, boxes) in self.pictures.items():
-            poses = estimator(_read(path), Boxes.from_xyxy(boxes))
+        for image_id, image, boxes in self._decoded():
+            poses = estimator(image, Boxes.from_xyxy(boxes))
             results += [
                 {
                     "image_id": image_id,
@@ -189,14 +206,12 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
     people: dict[int, list[LabelledPerson]] = {}
     for person in content.labelled:
         people.setdefault(person.image_id, []).append(person)
-    left_out, pictures, lost = Counter(content.not_used), {}, None
+    left_out, pictures, lost = Counter(content.not_used), {}, ""
     for image_id, of_picture in people.items():
         path = images / content.pictures[image_id].file_name
-        try:
-            _read(path)
-        except ExportError as error:
-            lost = lost or error
-            left_out["whose picture can't be read"] += len(of_picture)
+        if not (path.is_file() and cv2.haveImageReader(str(path))):  # decoding all of them would take minutes
+            lost = lost or _why_unreadable(path)
+            left_out[_UNREADABLE] += len(of_picture)
             continue
         corners = np.array([person.bbox_xywh for person in of_picture])
         corners[:, 2:] += corners[:, :2]
@@ -206,10 +221,6 @@ def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictu
     return LabelledPictures(content, pictures, f"the labelled people of {labels.name}", left_out)
 
 
-def _read(path: Path) -> npt.NDArray[np.uint8]:
-    if not path.is_file():
-        raise ExportError(f"picture {path} is missing; give its folder as --images")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)  # labels are in the file's pixels
-    if image is None:
-        raise ExportError(f"picture {path}: can't be decoded")
-    return np.asarray(image, np.uint8)
+def _why_unreadable(path: Path) -> str:
+    what = ": can't be decoded" if path.is_file() else " is missing; give its folder as --images"
+    return f"picture {path}{what}"

@@ -11,7 +11,7 @@ kind of layer does to poses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from sharpose.engines.stages import fine_inputs
 from sharpose.export.folding import FoldedBlock, folded_model
 from sharpose.export.onnx import Translations
 from sharpose.model import SHaRPose
-from sharpose.model.backbone import MLP, LayerNorm, QualityPredictor
+from sharpose.model.backbone import MLP, LayerNorm
 from sharpose.model.graphs import TorchStages
 
 _INPUT_TOP, _WEIGHT_TOP = 127, 63  # largest whole numbers: of 8 bits, and of 7
@@ -35,18 +35,21 @@ _VALUES = 16384  # that they are tried on
 _SMALLEST = 1e-3  # of a tensor's largest channel: smaller ones are smoothed as if they were as large
 
 
-def int8_model(model: SHaRPose, crops: npt.NDArray[np.uint8]) -> SHaRPose:
+def int8_model(model: SHaRPose, crops: npt.NDArray[np.uint8], chosen: Callable[[str], bool] | None = None) -> SHaRPose:
     """A quantised copy of a float32 model.
 
     Args:
         model: The model.
         crops: People, uint8 [n, H, W, 3], RGB, that the ranges of inputs are taken from.
+        chosen: Says by its name which linear layer is quantised; if None, all but those of the quality head.
     """
     quantised = folded_model(model)
     seen = _observe(quantised, crops)
     for linear, before in _smoothable(quantised):
         _smooth(linear, before, seen[linear])
     for name, linear in _linear_layers(quantised):
+        if not (chosen(name) if chosen else "quality_predictor" not in name):  # a gate compares its output
+            continue
         parent, _, place = name.rpartition(".")
         # A sequence takes its parts by number, which is their name.
         setattr(quantised.get_submodule(parent), place, QuantisedLinear(linear, seen[linear].clip()))
@@ -120,13 +123,7 @@ def translations() -> Translations:
 
 
 def _linear_layers(model: SHaRPose) -> list[tuple[str, nn.Linear]]:
-    """Those that are quantised, by name."""
-    kept = {
-        part for module in model.modules() if isinstance(module, QualityPredictor) for part in module.modules()
-    }  # a gate compares its output with a threshold
-    return [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in kept
-    ]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
 class _Seen:

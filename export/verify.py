@@ -159,6 +159,9 @@ def verify_bundle(
     wanted: Collection[RunPrecision] = precisions or get_args(RunPrecision)
     if len(pictures.crops) == 0:
         raise ExportError(f"{pictures.origin}: no crops to verify on")
+    devices = ("cpu", *_other_devices())
+    if not any(_computes_in(parse_device(device), item) for device in devices for item in wanted):
+        raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(wanted)}")
     say(f"running the float32 reference on {pictures.origin}")
     stages = open_stages(bundle, "cpu", "fp32")
     reference = run_stages(stages, pictures.crops, (1,))
@@ -193,8 +196,6 @@ def verify_bundle(
             report = report.model_copy(update={"failures": (*report.failures, *lines)})
         untimed.append((VerifiedEngine(device, stages.precision, report, precision, ()), stages))
     time_them()
-    if not engines and not unusable:
-        raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(wanted)}")
     return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference_precision)
 
 

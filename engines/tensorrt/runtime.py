@@ -20,7 +20,7 @@ from sharpose.errors import EngineError
 
 # By the names in TensorRT-RTX's EngineInvalidityDiagnostics. Too little memory is left to the loading itself.
 _INVALID = {
-    "UNSUPPORTED_CC": "it has no kernels for this GPU; use NVIDIA TensorRT, or --device cuda",
+    "UNSUPPORTED_CC": "it has no kernels for this GPU; use NVIDIA TensorRT, or the device cuda (--device cuda)",
     "VERSION_MISMATCH": "another version built it",
     "OLD_CUDA_DRIVER": "the GPU driver is too old; update it",
     "OLD_CUDA_RUNTIME": "CUDA is too old; update it",

@@ -29,6 +29,7 @@ from measuring.plots import draw_plots
 from measuring.turns import PERCENTILE_NAMES
 
 from sharpose.cli import SectionedCommand, main
+from sharpose.errors import EngineError
 
 NAMES = ["cpu fp32", "torch-eager cpu fp32", "dense cpu fp32", "both-stages cpu fp32"]
 
@@ -312,8 +313,26 @@ def test_a_signal_keeps_the_finished_cases(
     assert (stopped.value.code, said) == (code, f"error: {word} after 1 case; {tmp_path} holds it")
     values = json.loads((tmp_path / "latency.json").read_text("utf-8"))
     assert [(case["people"], case["refine_percent"]) for case in values["cases"]] == [(1, 0)]
-    assert values["left_out"] == ["1 case: interrupted"]
+    assert values["left_out"] == ["1 case: not measured"]
     assert len(_tables((tmp_path / "latency.md").read_text("utf-8"))["By stage"]) == 1
+
+
+def test_an_error_keeps_the_finished_cases(nano_bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    def fail(*given: object, **settings: object) -> None:
+        raise EngineError("out of memory")
+
+    steps: list[Callable[..., Any]] = [turns.take_turns, fail]
+    cases = iter(steps)
+    monkeypatch.setattr(latency, "take_turns", lambda *given, **settings: next(cases)(*given, **settings))
+    monkeypatch.setattr(turns, "_TURN_S", 0.0)
+    with pytest.raises(SystemExit) as stopped:
+        main(command, ["--bundle", str(nano_bundle), "--output", str(tmp_path), "--threads", "1", *SHORT])
+    said = capsys.readouterr().err.strip()
+    expected = f"error: partial report: out of memory; ended after 1 case; {tmp_path} holds it"
+    assert (stopped.value.code, said) == (3, expected)
+    values = json.loads((tmp_path / "latency.json").read_text("utf-8"))
+    assert [case["refine_percent"] for case in values["cases"]] == [0]
+    assert values["left_out"] == ["1 case: not measured"]
 
 
 def test_a_signal_before_the_first_case_leaves_an_earlier_report(
@@ -354,7 +373,7 @@ def test_an_earlier_report_is_replaced_only_when_asked_for(
     assert stopped.value.code == 99
 
 
-SCRIPTS = ["latency", "scaling", "overhead", "deadline", "compare"]
+SCRIPTS = ["latency", "scaling", "overhead", "deadline", "quantisation", "compare"]
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "gpu_day"])

@@ -93,7 +93,10 @@ def test_code_for_the_host_is_allowed_only_to_version_compatible_plans(make):
 @pytest.mark.parametrize(
     ("diagnostics", "reason"),
     [
-        (Diagnostics.UNSUPPORTED_CC, "it has no kernels for this GPU; use NVIDIA TensorRT, or --device cuda"),
+        (
+            Diagnostics.UNSUPPORTED_CC,
+            "it has no kernels for this GPU; use NVIDIA TensorRT, or the device cuda (--device cuda)",
+        ),
         (Diagnostics.OLD_CUDA_DRIVER | Diagnostics.INSUFFICIENT_GPU_MEMORY, "the GPU driver is too old; update it"),
         (Diagnostics.VERSION_MISMATCH, "another version built it"),
     ],

@@ -362,6 +362,10 @@ def test_labels_that_do_not_fit_are_refused(two_precisions: Bundle, images: Path
     good.write_text(json.dumps(content), "utf-8")
     (usage,) = load_labels(good, images, skeleton).usage
     assert usage == "labels.json: 1 person used, 1 left out (1 whose picture can't be read)"
+    damaged = (images / "1.png").read_bytes()[:16]  # its kind can still be told
+    (images / "absent.png").write_bytes(damaged)
+    labels = load_labels(good, images, skeleton)
+    assert labels.crops(two_precisions.model.crop_size).usage == [usage]
     content["annotations"] = []
     good.write_text(json.dumps(content), "utf-8")
     with pytest.raises(ExportError, match="nobody in it has labelled keypoints"):

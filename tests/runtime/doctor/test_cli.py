@@ -28,7 +28,7 @@ _NO_DRIVER = "no GPU driver (libcuda.so.1 can't be loaded): install NVIDIA's dri
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(first: int = 0) -> tuple[Gpu, ...]:
+    def refuse(load: object = None) -> tuple[Gpu, ...]:
         raise EngineError(_NO_DRIVER)
 
     monkeypatch.setattr(gpu_module, "probe_gpus", refuse)
