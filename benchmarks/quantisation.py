@@ -77,7 +77,8 @@ def difference(reference: StageRuns, found: StageRuns, config: ModelConfig) -> R
         `p90_px`, how far keypoints moved in crop pixels where everybody is refined.
     """
     selected = [runs.coarse["region_order"][:, : config.num_selected] for runs in (reference, found)]
-    moved = np.subtract(*(runs.whole["keypoints"][..., :2].astype(np.float64) for runs in (reference, found)))
+    before, after = (runs.whole["keypoints"][..., :2].astype(np.float64) for runs in (reference, found))
+    moved = np.asarray(np.subtract(after, before), np.float64)
     pixels = np.hypot(moved[..., 0], moved[..., 1])
     return {
         "regions": float(np.mean([np.isin(*pair).mean() for pair in zip(*selected, strict=True)])),

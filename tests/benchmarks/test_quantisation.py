@@ -15,7 +15,7 @@ from torch import nn
 from sharpose.cli import main
 from sharpose.config import ModelConfig
 from sharpose.export.folding import folded_model
-from sharpose.export.parity import StageRuns
+from sharpose.export.parity import StageRuns, run_stages
 from sharpose.model import random_model, save_checkpoint
 
 
@@ -78,12 +78,12 @@ def test_differences_are_counted(nano_config: ModelConfig) -> None:
         StageRuns({"region_order": regions, "quality": values}, {}, {"keypoints": points})
         for regions, values, points in ((order, quality, keypoints), (swapped, quality + 0.25, moved))
     ]
-    found = difference(*runs, nano_config)
+    found = difference(runs[0], runs[1], nano_config)
     assert found == pytest.approx({"regions": 11 / 12, "quality": 0.25, "median_px": 2.5, "p90_px": 5.0})
 
 
 def test_a_signal_keeps_the_finished_rows(checkpoint: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    real, calls = quantisation.run_stages, iter(range(9))
+    real, calls = run_stages, iter(range(9))
     monkeypatch.setattr(
         quantisation,
         "run_stages",
