@@ -82,7 +82,7 @@ def difference(reference: StageRuns, found: StageRuns, config: ModelConfig) -> R
     pixels = np.hypot(moved[..., 0], moved[..., 1])
     return {
         "regions": float(np.mean([np.isin(*pair).mean() for pair in zip(*selected, strict=True)])),
-        "quality": float(np.abs(reference.coarse["quality"] - found.coarse["quality"]).mean()),
+        "quality": float(np.abs(np.subtract(reference.coarse["quality"], found.coarse["quality"])).mean()),
         "median_px": float(np.median(pixels)),
         "p90_px": float(np.percentile(pixels, 90)),
     }

@@ -145,7 +145,22 @@ def places(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[objec
 
 def test_whatever_a_server_says_is_read_or_refused(served: ServedModel) -> None:
     """Every value of a configuration in turn is something else."""
-    strange = (None, True, -1, 1 << 70, 1.5, math.nan, "", "9" * 5000, "\ud800", [], [[]], [None], {}, {"dims": {}})
+    strange: tuple[object, ...] = (
+        None,
+        True,
+        -1,
+        1 << 70,
+        1.5,
+        math.nan,
+        "",
+        "9" * 5000,
+        "\ud800",
+        [],
+        [[]],
+        [None],
+        {},
+        {"dims": {}},
+    )
     refused = []
     for path in places(served.to_config()):
         for value in strange:

@@ -161,7 +161,7 @@ def test_what_the_product_says_goes_to_the_servers_log(model):
     [
         ({"device": "gpu"}, "expected"),
         ({"precision": "fp8"}, "precision: expected"),
-        ({"precision": "int8"}, "not int8; export it with"),
+        ({"precision": "fp16"}, "not fp16; export it with"),
         ({"threads": "many"}, "parameter threads: expected 1 to"),
         ({"batch": "17"}, "parameter batch: expected 1 to 16, or an empty text, got '17'"),
         ({"bundle_sha256": "0" * 64}, "expected the one that config.pbtxt describes (bundle_sha256 000000000000…)"),

@@ -40,9 +40,9 @@ def files(folder):
 
 def test_the_products_model_is_all_that_a_server_needs(tmp_path, shipped, configuration):
     lines = write_repository(shipped, tmp_path, "product", HowToRun("cuda:1", "fp32"))
-    bundle = [f"sharpose/1/bundle/{name}" for name in ("bundle.json", "coarse.onnx", "fine.onnx", "weights.bin")]
+    bundle = [f"sharpose/1/bundle/{name}" for name in sorted(("bundle.json", *shipped.manifest.files))]
     assert files(tmp_path) == [*bundle, "sharpose/1/model.py", "sharpose/config.pbtxt"]
-    assert lines == ["sharpose: both stages on cuda:1, 9.2 MiB"]
+    assert lines == ["sharpose: both stages on cuda:1, 14.9 MiB"]
     assert open_bundle(tmp_path / "sharpose" / "1" / "bundle").manifest == shipped.manifest
     config = configuration(tmp_path / "sharpose")
     assert ServedModel.from_config(config) == ServedModel.of(shipped)
@@ -69,7 +69,7 @@ def test_graphs_are_models_of_their_own(tmp_path, shipped, configuration):
         "sharpose_fine/1/weights.bin",
         "sharpose_fine/config.pbtxt",
     ]
-    assert lines[1:] == ["sharpose_coarse: fp32, ONNX, 9.1 MiB", "sharpose_fine: fp32, ONNX, 9.1 MiB"]
+    assert lines[1:] == ["sharpose_coarse: fp32, ONNX, 14.6 MiB", "sharpose_fine: fp32, ONNX, 14.6 MiB"]
     coarse, fine = (tmp_path / f"sharpose_{stage}" / "1" / "weights.bin" for stage in ("coarse", "fine"))
     assert coarse.samefile(fine)  # one file
     assert coarse.read_bytes() == (shipped.path / "weights.bin").read_bytes()
@@ -104,9 +104,9 @@ def test_where_files_cant_have_two_names_the_weights_are_copied(tmp_path, shippe
 @pytest.mark.parametrize(
     ("layout", "precision", "message"),
     [
-        ("graphs", "fp16", "holds fp32 graphs, not fp16; export it with --precision fp32,fp16"),
+        ("graphs", "fp16", "holds fp32, int8 graphs, not fp16; export it with --precision fp32,fp16,int8"),
         ("graphs", "bf16", "precision bf16: no graphs are made for it; expected one of fp32"),
-        ("product", "fp16", "holds fp32 graphs, not fp16; export it with --precision fp32,fp16"),
+        ("product", "fp16", "holds fp32, int8 graphs, not fp16; export it with --precision fp32,fp16,int8"),
         ("product", "bf16", "precision bf16: device cpu has none"),
     ],
 )

@@ -443,7 +443,8 @@ def test_it_opens_and_is_what_it_says() -> None:
 
 def test_it_is_small_and_has_a_model_card() -> None:
     files = {path.name: path.stat().st_size for path in shipped_bundle().iterdir() if path.is_file()}
-    assert set(files) == {"bundle.json", "coarse.onnx", "fine.onnx", "weights.bin", "MODEL_CARD.md"}
+    graphs = {f"{stage}{precision}.onnx" for stage in ("coarse", "fine") for precision in ("", ".int8")}
+    assert set(files) == {"bundle.json", *graphs, "weights.bin", "MODEL_CARD.md"}
     assert sum(files.values()) < LIMIT_MB * 1e6
 
 
