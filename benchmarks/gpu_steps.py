@@ -168,7 +168,7 @@ def check_parity(setup: Setup, notes: Notes) -> Outcome:
             found = stages.coarse(crops)
             stages.close()
             ours = decode_heatmaps(found["heatmaps"].astype(np.float32), bundle.model.crop_size)
-            off = int((np.abs(ours - found["keypoints"]) > _SAME)[..., :2].any(axis=-1).sum())
+            off = int((np.abs(ours - found["keypoints"].astype(np.float32)) > _SAME)[..., :2].any(axis=-1).sum())
             notes.add(f"keypoints that numpy decodes otherwise, {precision}", off)
             failed += [f"{precision}: numpy decodes {off} keypoints otherwise"] if off else []
     return not failed, "; ".join(failed) or f"within tolerance, {peaks} peaks in column 0"

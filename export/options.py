@@ -90,8 +90,10 @@ class CommandOptions:
             raise click.UsageError("--triton-layout needs --triton")
         if self.device is not None and (self.triton is None or self.triton_layout == "graphs"):
             raise click.UsageError("--device is for --triton, in the layout product")
-        if self.triton is not None and self.triton in (self.output, self.bundle):
-            raise click.UsageError("--triton: expected a folder of its own, not the bundle's")
+        if self.triton is not None:
+            around = (self.triton.resolve(), *self.triton.resolve().parents)
+            if any(bundle is not None and bundle.resolve() in around for bundle in (self.output, self.bundle)):
+                raise click.UsageError("--triton: expected a folder of its own, not the bundle's or one inside it")
         int8 = self.bundle is None and "int8" in self.exported
         if self.labels is not None and not ((self.verify or int8) and self.images is not None):
             raise click.UsageError("--labels needs --verify and the pictures' folder as --images, or int8 and it")

@@ -330,6 +330,7 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--bundle", "x", "--triton", "y", "--precision", "fp32,fp16"], "--triton serves one precision"),
         (["--bundle", "x", "--triton", "y", "--images", "z"], "--images needs --verify where nothing is exported"),
         (["--bundle", "x", "--verify", "--triton-layout", "graphs"], "--triton-layout needs --triton"),
+        (["--bundle", "x", "--triton", "x/../x/served"], "not the bundle's or one inside it"),
         (["--bundle", "x", "--verify", "--device", "cuda"], "--device is for --triton, in the layout product"),
         (
             ["--bundle", "x", "--triton", "y", "--triton-layout", "graphs", "--device", "cuda"],

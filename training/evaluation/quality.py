@@ -72,8 +72,8 @@ def fit_quality(model: SHaRPose, data: EvaluationData, quality: Floats, oks: Dou
     checked = known & ~fitted
     if min(fitted.sum(), checked.sum()) < _FEWEST_PEOPLE:
         raise InputError(
-            f"--calibrate-quality: expected {_FEWEST_PEOPLE} labelled people in both halves of the pictures, got "
-            f"{counted(int(known.sum()), 'person')} in {counted(len(pictures), 'picture')}; give more"
+            f"--calibrate-quality: expected at least {_FEWEST_PEOPLE} labelled people in each half of the pictures, "
+            f"got {fitted.sum()} and {checked.sum()}; give more pictures"
         )
     before = _before_activation(activation, torch.from_numpy(quality.astype(np.float64)))
     true = torch.from_numpy(oks)

@@ -45,7 +45,9 @@ def test_noise_is_no_gain_on_other_pictures() -> None:
 
 
 def test_few_people_are_refused() -> None:
-    with pytest.raises(InputError, match=r"20 labelled people in both halves of the pictures, got 30 people in 30"):
+    with pytest.raises(
+        InputError, match=r"at least 20 labelled people in each half of the pictures, got 15 and 15; give more"
+    ):
         fit_quality(random_model(TINY).model, make_data(30), np.ones(30, np.float32), np.ones(30))
 
 
