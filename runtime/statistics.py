@@ -231,7 +231,7 @@ class ServerSnapshot:
     """The numbers of a run's server at one moment."""
 
     requests: int = 0  # answered with poses
-    failed: int = 0  # tries that weren't: the server was busy, gone, late or failing
+    failed: int = 0  # tries that weren't, contact included: the server was busy, gone, late or failing
     dropped: int = 0  # live frames that were dropped for that
     durations: Durations = field(default_factory=Durations)  # of the answered ones, from first byte to last
 

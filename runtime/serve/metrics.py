@@ -82,7 +82,7 @@ def _server_families(server: ServerStatistics) -> Iterable[Metric]:
     numbers = server.snapshot()
     for name, meaning, value in (
         ("requests", "Requests to the server that were answered with poses.", numbers.requests),
-        ("failed", "Tries of requests that failed: the server was busy, gone, late or failing.", numbers.failed),
+        ("failed", "Tries that failed, contact included: the server was busy, gone, late or failing.", numbers.failed),
         ("dropped", "Live frames that were dropped for that.", numbers.dropped),
     ):
         yield CounterMetricFamily(f"sharpose_server_{name}", meaning, value=value)

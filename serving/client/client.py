@@ -53,10 +53,10 @@ class Patience:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One try of a request for poses.
+    """One try of a request for poses that was answered, or one that failed, as early as at the connection.
 
     Attributes:
-        seconds: From its first byte to the answer's last.
+        seconds: From its first byte to the answer's last; of one that failed, from connecting on.
         error: What it failed with; None for poses.
     """
 
@@ -79,7 +79,7 @@ class PoseClient:
         timeout: Seconds for a request: connecting, sending, waiting and reading.
         expected: The sha256 of the bundle that the server must have; whatever it has if None.
         say: Called with a line when the server is lost, is busy for long, or is back.
-        note: Called after each try of a request for poses; from several threads.
+        note: Called after each answer with poses and each try that failed, contact included; from several threads.
 
     Raises:
         InputError: the address or a certificate can't be used, or gRPC is asked for and its extra not installed.
@@ -144,15 +144,11 @@ class PoseClient:
         wanted = outputs_wanted(regions=regions)
 
         def ask(connection: Connection) -> CropPoses:
-            model, began, error = self._model, time.perf_counter(), None
+            model, began = self._model, time.perf_counter()
             assert model is not None
-            try:
-                return read_poses(connection.infer(crops, thresholds, wanted, self._timeout), model, len(crops), wanted)
-            except ServerError as failure:
-                error = failure
-                raise
-            finally:
-                self._note(Exchange(time.perf_counter() - began, error))
+            found = read_poses(connection.infer(crops, thresholds, wanted, self._timeout), model, len(crops), wanted)
+            self._note(Exchange(time.perf_counter() - began, None))
+            return found
 
         return self._persist(ask, patience or Patience(), stop)
 
@@ -206,16 +202,18 @@ class PoseClient:
             self._give_up_if(stop)
 
     def _ask(self, ask: Callable[[Connection], _Result]) -> _Result:
-        """Ask once; again at once where a kept connection turns out to be closed."""
+        """Ask once; again at once where a kept connection turns out to be closed. All failures are noted."""
         while True:
+            began, kept = time.perf_counter(), False
             try:
                 with self._borrowed() as connection:
                     kept = connection.used
                     if not kept:
                         self._pin(connection)
                     return ask(connection)
-            except ConnectionClosedError:
-                if not kept or self._over.is_set():
+            except ServerError as error:
+                self._note(Exchange(time.perf_counter() - began, error))
+                if not isinstance(error, ConnectionClosedError) or not kept or self._over.is_set():
                     raise
 
     @contextlib.contextmanager

@@ -57,6 +57,22 @@ def test_every_alert_is_named_once_and_says_what_and_how_bad() -> None:
         assert rule["annotations"]["summary"]
 
 
+@pytest.mark.parametrize(
+    ("answered", "failed", "fires"), [(0, 24, True), (0, 0, False), (100, 0, False), (100, 99, False), (10, 11, True)]
+)
+def test_the_alert_of_a_server_that_fails(answered: int, failed: int, fires: bool) -> None:
+    (text,) = (r["expr"] for group in alert_groups() for r in group["rules"] if r["alert"] == "SharposeServerFailing")
+    statistics = ServerStatistics()
+    for number in range(answered + failed):
+        statistics.add(0.01, failed=number >= answered)
+    exposed, _ = Metrics(dict, statistics).text("text/plain")
+    families = text_string_to_metric_families(exposed.decode())
+    grown = {sample.name: sample.value for family in families for sample in family.samples}
+    sides = re.fullmatch(r"rate\((\w+)\[2m\]\) > rate\((\w+)\[2m\]\)", text)
+    assert sides is not None
+    assert (grown[sides[1]] > grown[sides[2]]) is fires
+
+
 @pytest.mark.parametrize("text", expressions())
 def test_brackets_match(text: str) -> None:
     found = re.sub('"[^"]*"', "", text)

@@ -145,6 +145,30 @@ def test_nobody_listens() -> None:
             client.contact(Patience(tries=2))
 
 
+def test_each_try_that_finds_no_server_is_noted() -> None:
+    exchanges: list[Exchange] = []
+    with v2_server() as server:
+        client = PoseClient(server.url, note=exchanges.append)
+        assert ask(client) == RIGHT
+    server.cut()
+    with pytest.raises(ServerGoneError):
+        ask(client, Patience(tries=4))
+    tries = len(exchanges) - 1
+    assert tries in (4, 5)  # the kept connection, where it was closed, is one more
+    for _ in range(3):
+        with pytest.raises(ServerGoneError):
+            ask(client, Patience(drop=True))
+    client.close()
+    assert [one.error is None for one in exchanges] == [True] + [False] * (tries + 3)
+
+
+def test_tries_of_first_contact_are_noted() -> None:
+    exchanges: list[Exchange] = []
+    with pytest.raises(ServerGoneError):
+        PoseClient("http://127.0.0.1:1/sharpose", note=exchanges.append).contact(Patience(tries=3))
+    assert [type(one.error) for one in exchanges] == [ServerGoneError] * 3
+
+
 def test_a_busy_server_is_waited_for(server: V2Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BUSY_SAID_AFTER", 0.0)
     said: list[str] = []
