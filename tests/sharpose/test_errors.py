@@ -15,7 +15,14 @@ ALL = [item for _, item in inspect.getmembers(errors, inspect.isclass) if item._
 @pytest.mark.parametrize("error", ALL)
 def test_all_are_of_one_family_and_exit_with_an_agreed_code(error):
     assert issubclass(error, errors.SharposeError)
-    failed = (errors.SinkError, errors.OutputRemovedError, errors.TrainingError)
+    failed = (
+        errors.SinkError,
+        errors.OutputRemovedError,
+        errors.TrainingError,
+        errors.ServerError,
+        errors.ServerGoneError,
+        errors.ServerBusyError,
+    )
     expected = {errors.ParityError: 1, errors.ReaderGoneError: 141, **dict.fromkeys(failed, 3)}.get(error, 2)
     assert error.exit_code == expected
     assert error("what was wrong").exit_code == expected
