@@ -55,7 +55,7 @@ class Plan:
     total: int
 
 
-def make_plan(options: RunOptions, shard: Shard, say: Callable[[str], None]) -> Plan:
+def make_plan(options: RunOptions, shard: Shard, say: Callable[[str], None], report: Path | None = None) -> Plan:
     """Find the videos and name their results. The whole archive is checked, whatever the shard.
 
     Videos are in the order of their names, so that all shards agree, also where paths differ between machines.
@@ -64,9 +64,11 @@ def make_plan(options: RunOptions, shard: Shard, say: Callable[[str], None]) -> 
         options: `sources` and `outputs` as on the command line.
         shard: Which part: every `count`-th video, from number `index` on.
         say: Called with a line about what is left out.
+        report: The file of `--report`, if one is wanted.
 
     Raises:
-        SharposeError: a source is no video, there are none, two videos have one name, or an output can't be written.
+        SharposeError: a source is no video, there are none, two videos have one name, an output can't be written, or
+            the report would overwrite what is read or another result.
         click.UsageError: there is no output, or several videos would share a file of boxes.
     """
     if not options.outputs:
@@ -94,7 +96,11 @@ def make_plan(options: RunOptions, shard: Shard, say: Callable[[str], None]) -> 
         )
     every = replace(options, sources=tuple(path for _, path in named), overwrite=True)
     folders = {Path(path).parent for path in paths if path not in options.sources}
-    check_files(every, names, [output for of_video in of_videos for output in of_video], folders)
+    results = [output for of_video in of_videos for output in of_video]
+    if report is not None:
+        _check_report(report, options.sources, results)
+        check_files(every, names, [Output("--report", str(report))], folders)
+    check_files(every, names, results, folders)
     videos = [Video(path, name, tuple(of)) for (name, path), of in zip(named, of_videos, strict=True)]
     return Plan(tuple(videos[shard.index :: shard.count]), len(videos))
 
@@ -196,13 +202,24 @@ def _ignores_case(folder: Path) -> bool:
 
 
 def _check_partial(outputs: Sequence[Sequence[Output]]) -> None:
-    """Refuse results that are called as another video's would be if it were partial."""
-    targets = {output.target for of_video in outputs for output in of_video}
+    """Refuse results that are called as a partial one of another video would be, now or in another run."""
     for of_video in outputs:
         for output in of_video:
-            partial = partial_name(Path(output.target), folder=output.is_folder)
-            if str(partial) in targets:
+            path = Path(output.target)
+            if (path.name if output.is_folder else path.stem).endswith(".partial"):
                 raise InputError(
-                    f"{partial}: this result of one video is called as that of another would be if it were partial, "
-                    f"{output.target}; rename one of the videos"
+                    f"{output.target}: this result would have the name of another's partial one; rename the video"
                 )
+
+
+def _check_report(report: Path, sources: Sequence[str], results: Sequence[Output]) -> None:
+    """Refuse a `--report` that would replace a list of videos, or a result, whole or partial, or lie within one."""
+    place = report.resolve()
+    if any(spec.startswith("@") and Path(spec[1:]).resolve() == place for spec in sources):
+        raise InputError(f"--report {report} would overwrite the list of videos; give another name")
+    for output in results:
+        path = Path(output.target).resolve()
+        if place in (path, partial_name(path, folder=output.is_folder)) or path in place.parents:
+            raise InputError(
+                f"--report {report} would overwrite {output.target}, a result of {output.option}; give another name"
+            )

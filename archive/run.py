@@ -39,7 +39,7 @@ def archive(options: ArchiveOptions) -> int:
 def _archive(options: ArchiveOptions, messages: Messages) -> int:
     if options.report is not None:
         check_report(options.report)
-    plan = make_plan(options.run, options.shard, messages.warning)
+    plan = make_plan(options.run, options.shard, messages.warning, options.report)
     swept = [folder for video in plan.videos for folder in sweep(video.outputs)]
     if swept:
         messages.info(f"removed what killed runs left unfinished: {counted(len(swept), 'result')}")

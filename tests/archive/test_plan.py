@@ -23,9 +23,14 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]
     monkeypatch.chdir(tmp_path)
 
     def make(
-        *sources: str, to: tuple[tuple[str, str], ...] = (JSON,), shard: Shard = ALL, boxes: str | None = None
+        *sources: str,
+        to: tuple[tuple[str, str], ...] = (JSON,),
+        shard: Shard = ALL,
+        boxes: str | None = None,
+        report: str | None = None,
     ) -> Plan:
-        return make_plan(RunOptions(sources, outputs=to, boxes=boxes), shard, said.append)
+        where = None if report is None else Path(report)
+        return make_plan(RunOptions(sources, outputs=to, boxes=boxes), shard, said.append, where)
 
     said: list[str] = []
     make.said = said  # type: ignore[attr-defined]
@@ -95,7 +100,8 @@ def test_colliding_names_are_refused_whatever_the_shard(plan: Callable[..., Plan
         plan("d")
     touch("e/x.mp4", "e/x.partial.mp4")
     with pytest.raises(
-        InputError, match=r"^out/x.partial.jsonl: this result of one video is called as that of another"
+        InputError,
+        match=r"^out/x.partial.jsonl: this result would have the name of another's partial one; rename the video",
     ):
         plan("e")
 
@@ -153,3 +159,34 @@ def test_boxes_are_not_shared(plan: Callable[..., Plan]) -> None:
     with pytest.raises(click.UsageError, match=r"^--boxes b.json: 2 videos can't share one file of boxes"):
         plan("v", boxes="b.json")
     assert len(plan("v", boxes="{source}.json").videos) == 2
+
+
+def test_a_video_that_is_called_as_a_partial_result_is_refused_alone_too(plan: Callable[..., Plan]) -> None:
+    touch("e/x.partial.mp4")
+    with pytest.raises(InputError, match=r"^out/x.partial.jsonl: .*; rename the video$"):
+        plan("e")
+    with pytest.raises(InputError, match=r"^out/x.partial: .*; rename the video$"):
+        plan("e", to=(("--frames", "out/{source}"),))
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("e/x.mp4", r"^output e/x.mp4 would overwrite the source; give another name$"),
+        ("./list.txt", r"^--report list.txt would overwrite the list of videos; give another name$"),
+        ("out/y.jsonl", r"^--report out/y.jsonl would overwrite out/y.jsonl, a result of --json; give another name$"),
+        ("out/y.partial.jsonl", r"^--report out/y.partial.jsonl would overwrite out/y.jsonl, a result of --json"),
+        ("frames/x/report.json", r"would overwrite frames/x, a result of --frames"),
+        ("b/x.json", r"^output b/x.json would overwrite the input b/x.json"),
+    ],
+)
+def test_a_report_replaces_nothing_that_is_read_or_another_result(
+    plan: Callable[..., Plan], report: str, message: str
+) -> None:
+    touch("e/x.mp4", "e/y.mp4", "b/x.json", "b/y.json")
+    Path("list.txt").write_text("e/x.mp4\n")
+    to = (JSON, ("--frames", "frames/{source}"))
+    with pytest.raises(InputError, match=message):
+        plan("e", "@list.txt", to=to, boxes="b/{source}.json", report=report)
+    touch("report.json")
+    assert len(plan("e", "@list.txt", to=to, boxes="b/{source}.json", report="report.json").videos) == 2
