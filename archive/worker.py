@@ -146,7 +146,8 @@ class VideoWorker:
             code = EXIT_FAILED
             reason = error.format_message() if isinstance(error, click.ClickException) else str(error)
             cause = error.__cause__ or error
-            retry = isinstance(cause, EngineError) or not isinstance(cause, SharposeError | click.ClickException)
+            mistake = SharposeError | click.ClickException | OSError | ValueError  # the next try would meet it again
+            retry = isinstance(cause, EngineError) or not isinstance(cause, mistake)
         except Exception as error:
             code, retry = EXIT_FAILED, True
             reason = f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)"

@@ -147,3 +147,11 @@ def test_bad_options_are_found_before_the_first_video(
     with pytest.raises(error, match=message):
         VideoWorker(RunOptions(**values))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_boxes_are_not_tried_again(options: RunOptions, video: Video, tmp_path: Path) -> None:
+    worker = VideoWorker(replace(options, full_frame=False, boxes=str(tmp_path / "{source}.json")))
+    result = worker.run(video)
+    worker.close()
+    assert (result.state, result.retry) == ("failed", False)
+    assert "walk.json" in result.reason
