@@ -147,7 +147,8 @@ class VideoWorker:
             reason = error.format_message() if isinstance(error, click.ClickException) else str(error)
             cause = error.__cause__ or error
             mistake = SharposeError | click.ClickException | OSError | ValueError  # the next try would meet it again
-            retry = isinstance(cause, EngineError) or not isinstance(cause, mistake)
+            engine = any(isinstance(one, EngineError) for one in (error, cause))
+            retry = engine or not isinstance(cause, mistake)
         except Exception as error:
             code, retry = EXIT_FAILED, True
             reason = f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)"

@@ -19,7 +19,15 @@ videos=${1:?expected the folder of videos: sbatch archive.sh VIDEOS RESULTS}
 results=${2:?expected the folder of results: sbatch archive.sh VIDEOS RESULTS}
 shift 2
 
+# A task's own processors, unless the options say otherwise; with --server, none of them run the model.
+mine=(--workers 1 --threads "${SLURM_CPUS_PER_TASK:-1}")
+for option in "$@"; do
+    case ${option%%=*} in
+        --workers | --threads | --server) mine=() ;;
+    esac
+done
+
 # exec: the signal a minute before the time is up reaches sharpose-archive, which ends in order.
 exec sharpose-archive "$videos" --json "$results/{source}.jsonl" \
     --shard "${SLURM_ARRAY_TASK_ID:?expected to be run by sbatch}/$shards" \
-    --workers 1 --threads "${SLURM_CPUS_PER_TASK:-1}" --json-logs "$@"
+    ${mine[@]+"${mine[@]}"} --json-logs "$@"

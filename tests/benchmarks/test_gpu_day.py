@@ -28,7 +28,7 @@ STEPS = {
     "cannot": "finish('could not run', 'there is no GPU')",
     "raises": "print('starting'); raise ValueError('the engine is upside down')",
     "hangs": "finish('running', ''); subprocess.Popen(['sleep', '612']); time.sleep(600)",
-    "dies": "print('CUDA error 700: illegal address', flush=True); os.kill(os.getpid(), signal.SIGSEGV)",
+    "dies": "print('CUDA error 700: illegal address', flush=True); signal.raise_signal(signal.SIGSEGV)",
     "silent": "sys.exit(7)",
     "last": "finish('as expected', 'still here')",
 }

@@ -391,7 +391,7 @@ def test_help_ends_with_examples(script: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_signal_while_modules_are_imported(tmp_path: Path, script: str) -> None:
-    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    (tmp_path / "click.py").write_text("import os, signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(9)\n")
     path = Path(latency.__file__).with_name(f"{script}.py")
     places = os.pathsep.join(filter(None, [str(tmp_path), str(path.parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

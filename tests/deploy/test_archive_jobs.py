@@ -43,6 +43,28 @@ def test_a_task_of_the_slurm_array_does_its_videos(
     assert _lines(tmp_path / "results") == {"b.jsonl": 2}
 
 
+@pytest.mark.parametrize(
+    ("given", "run"),
+    [
+        ([], ["--workers", "1", "--threads", "3"]),
+        (["--workers", "2"], ["--workers", "2"]),
+        (["--threads=1"], ["--threads=1"]),
+        (["--server", "http://triton:8000/sharpose"], ["--server", "http://triton:8000/sharpose"]),
+    ],
+)
+def test_options_of_ones_own_take_the_place_of_the_scripts(given: list[str], run: list[str], tmp_path: Path) -> None:
+    program = tmp_path / "sharpose-archive"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "1", "SLURM_CPUS_PER_TASK": "3"}
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "in", "out", *given], env=environment, capture_output=True, text=True, check=True
+    )
+    words = done.stdout.splitlines()
+    assert words[:5] == ["in", "--json", "out/{source}.jsonl", "--shard", "1/20"]
+    assert sorted(words[5:]) == sorted([*run, "--json-logs"])
+
+
 def test_a_pod_of_the_job_does_its_videos(
     videos: Path, on_path: dict[str, str], nano_bundle: Path, tmp_path: Path
 ) -> None:

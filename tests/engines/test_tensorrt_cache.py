@@ -247,7 +247,7 @@ def build():
     if mode == "wait":
         sys.stdin.readline()
     if mode == "die in build":
-        os.kill(os.getpid(), signal.SIGKILL)
+        signal.raise_signal(signal.SIGKILL)
     return builder()
 
 if mode.startswith("die at sync"):
@@ -255,7 +255,7 @@ if mode.startswith("die at sync"):
     def fsync(file):
         syncs.append(file)
         if len(syncs) == int(mode.split()[-1]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(signal.SIGKILL)
         real(file)
     os.fsync = fsync
 

@@ -126,7 +126,7 @@ def test_nothing_asked_for() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_is_noted(number: signal.Signals, code: int) -> None:
     with stop_on_signals() as stop:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop
     assert stop.signal == number
     assert stop.exit_code == code
@@ -175,8 +175,8 @@ def test_the_second_ends_it_at_once(first: signal.Signals, second: signal.Signal
     def block() -> None:
         nonlocal stop
         with stop_on_signals() as stop:
-            os.kill(os.getpid(), first)
-            os.kill(os.getpid(), second)
+            signal.raise_signal(first)
+            signal.raise_signal(second)
 
     with pytest.raises(error):
         block()
@@ -186,13 +186,13 @@ def test_the_second_ends_it_at_once(first: signal.Signals, second: signal.Signal
 
 def test_a_terminal_that_closes_may_say_so_twice_and_nohup_is_heeded() -> None:
     with stop_on_signals() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
     assert stop.exit_code == 129
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_on_signals() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         assert not stop
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

@@ -1,7 +1,6 @@
 """One line for an error, and the agreed exit codes."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -116,7 +115,7 @@ def test_sigterm_runs_finally_blocks_and_is_143(capsys):
 
     def action():
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             signal.pause()
         finally:
             cleaned.append(True)

@@ -245,7 +245,7 @@ while sink._sender is None:
     time.sleep(0.01)
 print(sink._sender._process.pid, flush=True)
 time.sleep(0.5)
-os.kill(os.getpid(), 9)
+signal.raise_signal(9)
 """
         done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     sender = int(done.stdout)
