@@ -19,7 +19,8 @@ demo: $(VENV)/.cpu
 	@echo "Also: $(DEMO)/scene.mp4 (video), $(DEMO)/scene.jsonl (a line per frame), $(DEMO)/scene.coco.json"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
+	@# No restart: with --dist loadfile, a run whose process died would wait for ever at its end.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --max-worker-restart 0
 
 # Takes minutes: reconnects, timeouts, kills and memory of live video; engines of the larger models.
 soak: $(VENV)/.dev

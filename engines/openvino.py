@@ -63,7 +63,15 @@ def _without(module: str) -> Iterator[None]:
             sys.modules[module] = before
 
 
-def _core() -> Untyped:
+def openvino_core() -> Untyped:
+    """OpenVINO's `Core`: one for the process, to its end.
+
+    Its CPU plugin moves this thread's alternate signal stack into memory that it frees with its last `Core`. With
+    several, the stack of one that is gone comes back, and the next signal, such as Ctrl-C, ends the process by SIGSEGV.
+
+    Raises:
+        EngineError: as `import_openvino`, or this process was forked after it was made.
+    """
     core, process = _core_and_process()
     if os.getpid() != process:
         raise EngineError(
@@ -89,7 +97,7 @@ class OpenVinoDevice:
 
 def visible_devices() -> list[OpenVinoDevice]:
     """The devices that OpenVINO sees here; raises as `import_openvino`."""
-    core = _core()
+    core = openvino_core()
     found = []
     for name in core.available_devices:
         able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
@@ -373,9 +381,9 @@ def _compile(path: Path, model: Untyped, device: OpenVinoDevice, hint: str, thre
     if device.name != "CPU":  # there it would save little, and a file is as large as the weights
         wanted["CACHE_DIR"] = str(cache_folder() / "openvino")
     try:
-        known = _core().get_property(device.name, "SUPPORTED_PROPERTIES")
+        known = openvino_core().get_property(device.name, "SUPPORTED_PROPERTIES")
         settings = {key: value for key, value in wanted.items() if key in known}
-        compiled = _core().compile_model(model, device.name, settings | {"INFERENCE_PRECISION_HINT": hint})
+        compiled = openvino_core().compile_model(model, device.name, settings | {"INFERENCE_PRECISION_HINT": hint})
         computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except Exception as error:  # OpenVINO's exceptions share no public base class
         raise GraphError(f"{path}: OpenVINO can't compile it for {device.name} ({_reason(error)})") from error

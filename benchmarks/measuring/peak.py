@@ -91,15 +91,14 @@ def _in_onnxruntime(path: Path, image: np.ndarray[Any, Any], threads: int | None
 
 
 def _in_openvino(path: Path, image: np.ndarray[Any, Any], hint: str, threads: int | None) -> _Probe:
-    from sharpose.engines.openvino import import_openvino
+    from sharpose.engines.openvino import import_openvino, openvino_core
 
-    openvino = import_openvino()
     settings: dict[str, Untyped] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = openvino_core().compile_model(str(path), "CPU", settings)
     request = compiled.create_infer_request()
-    version = openvino.__version__.partition("-")[0]
+    version = import_openvino().__version__.partition("-")[0]
     return f"OpenVINO {version}", len(image), _CHAINED, lambda: request.infer({"x": image}, share_inputs=True)
 
 

@@ -226,7 +226,7 @@ def test_a_gpu_is_asked_for_what_it_knows_and_keeps_what_it_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = FakeCore()
-    monkeypatch.setattr(openvino, "_core", lambda: core)
+    monkeypatch.setattr(openvino, "openvino_core", lambda: core)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     gpu = OpenVinoDevice("GPU.0", "Arc", ("fp32", "fp16"))
     assert openvino._compile(Path("coarse.onnx"), "graph", gpu, "f16", 4).model == "graph"
@@ -274,7 +274,7 @@ def test_names_of_devices(name: str, text: str, found: bool, monkeypatch: pytest
 
 
 def test_a_missing_package_is_one_line(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino._core_and_process.cache_clear()
+    monkeypatch.setattr(openvino, "_core_and_process", openvino._core_and_process.__wrapped__)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=re.escape(f"OpenVINO is not installed: {how_to_install('openvino')}")):
         OpenVinoRunner(graph, entry(), MAX_BATCH)

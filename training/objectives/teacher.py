@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpose.config import IMAGENET_MEAN, IMAGENET_STD
-from sharpose.engines.openvino import import_openvino
+from sharpose.engines.openvino import openvino_core
 from sharpose.errors import ConfigError, EngineError, how_to_install
 
 _ASPECT_TOLERANCE = 0.02
@@ -85,8 +85,7 @@ class _OnnxRuntime:
 
 class _OpenVino:
     def __init__(self, path: Path, recipe: TeacherRecipe, device: torch.device) -> None:
-        self._openvino: Any = import_openvino()
-        self._model = self._openvino.Core().read_model(str(path))
+        self._model: Any = openvino_core().read_model(str(path))
         first = self._model.inputs[0]
         kinds = {"f32": "tensor(float)", "u8": "tensor(uint8)"}
         kind = first.element_type.get_type_name()
@@ -105,7 +104,7 @@ class _OpenVino:
     def run(self, names: Sequence[str], pixels: Pixels) -> list[Floats]:
         if pixels.shape not in self._requests:
             self._model.reshape(list(pixels.shape))
-            compiled = self._openvino.Core().compile_model(self._model, "CPU", self._settings)
+            compiled = openvino_core().compile_model(self._model, "CPU", self._settings)
             self._requests[pixels.shape] = compiled.create_infer_request()
         found = self._requests[pixels.shape].infer([pixels])
         by_name = {name: value for port, value in found.items() for name in port.get_names()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sharpose.config import ModelConfig
+from sharpose.engines import openvino
 from sharpose.errors import ConfigError
 from sharpose.model import random_model
 from sharpose.model.backbone import Block
@@ -217,6 +221,7 @@ def test_what_cannot_guide_is_named(
     change: dict[str, Any],
     message: str,
 ) -> None:
+    monkeypatch.setattr(openvino, "_core_and_process", openvino._core_and_process.__wrapped__)
     monkeypatch.setitem(sys.modules, "openvino", None)
     values = guidance | change
     with pytest.raises(ConfigError, match=message):
@@ -252,7 +257,29 @@ def test_openvino_finds_the_same(
         recipe = GuidanceRecipe(**guidance | values)
         teacher = Teacher(recipe, guide_onnx, nano_config.crop_size, CPU, "guidance")
         found.append([teacher(images[:people], names) for people in (4, 1)])
-    for exact, openvino, rough in zip(*found, strict=True):
-        for one, other, third in zip(exact, openvino, rough, strict=True):
+    for exact, same, rough in zip(*found, strict=True):
+        for one, other, third in zip(exact, same, rough, strict=True):
             np.testing.assert_allclose(other, one, atol=1e-3)
             np.testing.assert_allclose(third, one, atol=2)
+
+
+def test_a_signal_after_openvino_is_a_signal(
+    nano_config: ModelConfig, guidance: dict[str, Any], guide_onnx: Path, images: Tensor
+) -> None:
+    """Its plugin moves the stack that handlers run on; what it leaves behind must be memory that is there."""
+    if find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    recipe = GuidanceRecipe(**guidance | {"runtime": "openvino"})
+    teachers = [Teacher(recipe, guide_onnx, nano_config.crop_size, CPU, "guidance") for _ in range(2)]
+    for teacher in teachers:
+        teacher(images[:1], ["deep"])
+    del teacher
+    while teachers:
+        teachers.pop(0)
+    gc.collect()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(7))
+        signal.raise_signal(signal.SIGUSR1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
