@@ -20,8 +20,8 @@ from onnx import helper
 from reference_model import reference_crops
 from rich.console import Console
 
-from sharpose import bundle as bundles
 from sharpose.bundle import MOST_VERIFIED, BatchTime, Bundle, Precision, change_manifest, open_bundle
+from sharpose.bundle import folder as bundle_folder
 from sharpose.cli import main as run_command
 from sharpose.engines.device import cpu_text, parse_device
 from sharpose.engines.openvino import find_device, import_openvino
@@ -279,7 +279,7 @@ def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(
         raise OSError(errno.EROFS, "Read-only file system")
 
     before = (bundle_copy / "bundle.json").read_bytes()
-    monkeypatch.setattr(bundles, "replacing", refuse)
+    monkeypatch.setattr(bundle_folder, "replacing", refuse)
     assert _verify(bundle_copy, images, "--precision", "fp16") == 3
     captured = capsys.readouterr()
     line = (

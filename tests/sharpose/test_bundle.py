@@ -14,8 +14,8 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from sharpose import bundle as shipped
-from sharpose.bundle import MANIFEST_NAME, Manifest, ParityReport, open_bundle, shipped_bundle
+from sharpose.bundle import MANIFEST_NAME, SHIPPED_BUNDLE, Manifest, ParityReport, open_bundle, shipped_bundle
+from sharpose.bundle import folder as bundle_folder
 from sharpose.config import ModelConfig, describe_validation_error, load_config
 from sharpose.errors import BundleError, ConfigError
 from sharpose.files import file_sha256
@@ -435,7 +435,7 @@ LIMIT_MB = 25
 
 def test_it_opens_and_is_what_it_says() -> None:
     bundle = open_bundle(shipped_bundle())
-    config = load_config(shipped.SHIPPED_BUNDLE)
+    config = load_config(SHIPPED_BUNDLE)
     assert bundle.model.replace({"quality_threshold": config.quality_threshold}) == config
     assert bundle.manifest.parity["fp32"].failures == ()
     assert "random" not in bundle.manifest.source
@@ -449,7 +449,7 @@ def test_it_is_small_and_has_a_model_card() -> None:
 
 
 def test_a_package_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shipped, "SHIPPED_BUNDLE", "not_there")
+    monkeypatch.setattr(bundle_folder, "SHIPPED_BUNDLE", "not_there")
     with pytest.raises(BundleError, match=r"not_there, found no bundle.json there; install the package again"):
         shipped_bundle()
 
