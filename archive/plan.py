@@ -12,9 +12,8 @@ import click
 from sharpose.archive.options import Shard
 from sharpose.errors import InputError, SharposeError, counted, one_line
 from sharpose.files import UNFINISHED, found_at, partial_name
-from sharpose.runtime.assemble import check_files
 from sharpose.runtime.options import RunOptions
-from sharpose.runtime.sinks.outputs import Output, fill, outputs_of_streams
+from sharpose.runtime.sinks.outputs import Output, check_files, fill, outputs_of_streams
 from sharpose.runtime.sources.folder import is_glob, is_picture, list_files
 from sharpose.runtime.sources.open import is_video_file, local_path, source_names
 from sharpose.runtime.sources.urls import is_url, redact_url

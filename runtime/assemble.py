@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import glob
-import re
 import traceback
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from sharpose.bundle import shipped_bundle
-from sharpose.cli import EXIT_FAILED
+from sharpose.cli import EXIT_FAILED, FOREVER
 from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import (
@@ -30,13 +27,12 @@ from sharpose.errors import (
 from sharpose.files import STDOUT
 from sharpose.runtime.boxes.choose import BoxSources
 from sharpose.runtime.boxes.sources import FileBoxes
-from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.drawing.draw import draw_poses
 from sharpose.runtime.drawing.labels import StatusLine, legend_of
 from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.frames import Sink, Source
 from sharpose.runtime.messages import Messages, StopRequest, stop_on_signals
-from sharpose.runtime.options import FOREVER, RunOptions
+from sharpose.runtime.options import RunOptions
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
@@ -47,13 +43,12 @@ from sharpose.runtime.sinks.outputs import (
     OUTPUT_OPTIONS,
     Output,
     SinkSettings,
-    check_outputs,
-    fill,
+    check_files,
     make_sink,
     outputs_of_streams,
 )
 from sharpose.runtime.sinks.window import WindowSink
-from sharpose.runtime.sources.open import is_video_file, local_path, open_source, source_names, sources_in
+from sharpose.runtime.sources.open import is_video_file, open_source, source_names, sources_in
 from sharpose.runtime.sources.urls import redact_url, redact_urls
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 from sharpose.runtime.tracking import Smoother, Tracker
@@ -318,63 +313,6 @@ def _go(
                 if isinstance(stream.boxes, FileBoxes):
                     say = messages.warning if stream.boxes.is_useless and not stop else messages.result
                     say(stream.boxes.summary)
-
-
-def check_files(
-    options: RunOptions, names: Sequence[str], outputs: Sequence[Output], video_folders: Collection[Path]
-) -> None:
-    """Refuse addresses where files are expected, and outputs that can't be written or would overwrite what is read.
-
-    Args:
-        options: Of the run.
-        names: Of its sources.
-        outputs: Of all of them.
-        video_folders: See `check_outputs`.
-
-    Raises:
-        InputError: something has to be refused.
-        OutputTakenError: another run is writing an output.
-    """
-    _refuse_addresses(options)
-    check_outputs(
-        outputs,
-        _files_read(options, names),
-        bundle=shipped_bundle() if options.bundle is None else options.bundle,
-        overwrite=options.overwrite,
-        video_folders=video_folders,
-    )
-
-
-def _refuse_addresses(options: RunOptions) -> None:
-    files_of = {
-        "--bundle": options.bundle,
-        "--boxes": options.boxes,
-        "--detector": options.detector,
-        "--detector-table": options.detector_table,
-        "--engine-cache": options.engine_cache,
-    }
-    given = [*files_of.items(), *((option, target) for option, target in options.outputs if option != "--output")]
-    for option, file in given:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(file)):  # a `Path` has lost the second slash
-            raise InputError(f"{option}: expected a path on this machine, got an address")
-
-
-def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """Files and folders that the run reads, and what to call them."""
-    for source in options.sources:
-        path = Path("/dev/stdin" if source == "-" else local_path(source))
-        yield path, "the source"
-        if any(character in source for character in "*?["):
-            yield from ((Path(found), "the source") for found in glob.glob(str(path), recursive=True))  # noqa: PTH207
-    yield shipped_bundle() if options.bundle is None else options.bundle, "the bundle"
-    if options.boxes is not None:
-        files = {fill("--boxes", options.boxes, name) for name in names}
-    else:
-        files = {options.detector} if options.detector is not None and is_file_name(options.detector) else set()
-    for name in files:
-        yield Path(name), f"the input {name}"
-    if options.detector_table is not None:
-        yield options.detector_table, f"the input {options.detector_table}"
 
 
 def _tensorrt_settings(options: RunOptions, messages: Messages) -> TensorRtSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
@@ -18,6 +17,7 @@ from sharpose.cli import (
     SectionedCommand,
     Threads,
     Whole,
+    attempts,
     complete_devices,
     complete_files,
     complete_words,
@@ -28,21 +28,13 @@ from sharpose.engines.precision import PRECISIONS
 from sharpose.errors import DetectorError
 from sharpose.runtime.options import (
     DEFAULT_DETECTOR,
-    FOREVER,
     HIGHEST_CRF,
     MOST,
     RunOptions,
-    ServerOptions,
     SourceOptions,
     VideoSettings,
 )
-from sharpose.serving.client import DEFAULT_TIMEOUT, DEFAULT_TRIES
-
-
-def _attempts(text: str) -> int:
-    if text != "forever" and not re.fullmatch("[0-9]{1,9}", text):
-        raise click.BadParameter(f"expected a number of attempts or `forever`, got {reprlib.repr(text)}")
-    return FOREVER if text == "forever" else int(text)
+from sharpose.runtime.remote.options import ServerOptions, refuse_beside_server, server_options
 
 
 def _channels(text: str) -> tuple[float, ...]:
@@ -78,7 +70,6 @@ _SECONDS = Number(0, min_open=True)
 _COUNT = Whole(1, MOST)
 _SHARE = Number(0, 1)
 _MODEL, _PEOPLE, _SOURCE = "Model", "Where people are, and who is who", "How sources are read"
-_SERVER = "Model on a server"
 _RESULTS, _PICTURE, _MESSAGES = "Results", "Annotated picture", "Messages"
 
 
@@ -168,39 +159,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     default=None,
     help="CUDA graphs with TensorRT; default: on if the bindings support them.",
 )
-@option(
-    _SERVER,
-    "--server",
-    metavar="URL",
-    help="Triton server that runs the model, http(s)://HOST:8000/sharpose or grpc(s)://HOST:8001, of a repository that "
-    "sharpose-export --triton wrote; with --bundle, it must serve that one.",
-)
-@option(
-    _SERVER,
-    "--server-token",
-    envvar="SHARPOSE_SERVER_TOKEN",
-    metavar="TOKEN",
-    help="Bearer token for a gateway before it; default: $SHARPOSE_SERVER_TOKEN, which no list of processes shows.",
-)
-@option(_SERVER, "--server-ca", type=FILE, metavar="FILE", help="Certificates (PEM) to trust; default: the system's.")
-@option(_SERVER, "--server-cert", type=FILE, metavar="FILE", help="Own certificate and key (PEM), for mutual TLS.")
-@option(
-    _SERVER,
-    "--server-timeout",
-    type=_SECONDS,
-    metavar="S",
-    default=DEFAULT_TIMEOUT,
-    help="Seconds for a request, from connecting to the end of the answer.",
-)
-@option(
-    _SERVER,
-    "--server-tries",
-    type=_attempts,
-    metavar="N|forever",
-    default=str(DEFAULT_TRIES),
-    help="Tries of a request when the server is gone, fails or is late, with up to 5 s between; while it is busy there "
-    "is no limit. Live streams drop frames instead, and go by --reconnect.",
-)
+@server_options
 @option(
     _PEOPLE,
     "--detector",
@@ -277,7 +236,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(
     _SOURCE,
     "--reconnect",
-    type=_attempts,
+    type=attempts,
     metavar="N|forever",
     help="Attempts to reconnect a lost live source, 0 for none; default: no limit once it was there. A number or "
     "`forever` also waits for a source that isn't there yet.",
@@ -405,18 +364,8 @@ def options_from(values: dict[str, Any]) -> RunOptions:
     reading, video, outputs = _take(SourceOptions, values), _take(VideoSettings, values), _take_outputs(values)
     remote = _take(ServerOptions, values)
     if remote.server is not None:
-        _refuse_beside_server()
+        refuse_beside_server()
     return RunOptions(reading=reading, video=video, remote=remote, outputs=outputs, **values)
-
-
-def _refuse_beside_server() -> None:
-    """Refuse options of engines on this machine, even with their defaults, where a server runs the model."""
-    context = click.get_current_context()
-    for name in ("device", "precision", "threads", "batch", "deadline"):
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(
-                f"--{name} is for engines on this machine, and --server runs the model: leave it out"
-            )
 
 
 _Options = TypeVar("_Options", SourceOptions, VideoSettings, ServerOptions)

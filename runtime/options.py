@@ -7,7 +7,7 @@ import os
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,10 +15,10 @@ from typing import Literal, get_args
 
 import click
 
+from sharpose.cli import FOREVER
 from sharpose.engines.precision import PrecisionChoice
 from sharpose.errors import InputError
-from sharpose.serving.client import DEFAULT_TIMEOUT as DEFAULT_SERVER_TIMEOUT
-from sharpose.serving.client import DEFAULT_TRIES
+from sharpose.runtime.remote.options import ServerOptions
 
 DEFAULT_DETECTOR = "yolox-tiny"
 """Finds people where nothing else says where they are."""
@@ -28,8 +28,6 @@ HIGHEST_CRF = 63
 """Of VP9 and AV1; H.264 and H.265 end at 51."""
 MOST = 10**9
 """Of whatever is counted: people, frames."""
-FOREVER = -1
-"""As `SourceOptions.reconnect`: retry without limit, from the very first attempt on."""
 
 _Buffer = Literal["latest", "all"]
 _Transport = Literal["tcp", "udp"]
@@ -164,41 +162,6 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
-class ServerOptions:
-    """The server that runs the model, instead of engines here.
-
-    Attributes:
-        server: `http://HOST:8000/sharpose`, or https, grpc, grpcs; None for engines here.
-        server_token: For a gateway in front of it, as `Authorization: Bearer TOKEN`.
-        server_ca: A file of certificates (PEM) to trust instead of the system's.
-        server_cert: A file (PEM) with the client's certificate and key.
-        server_timeout: Seconds for a request, from connecting to the end of the answer.
-        server_tries: Tries of a request that a server which is gone, fails or is late gets; `FOREVER` for no limit.
-    """
-
-    server: str | None = None
-    server_token: str | None = None
-    server_ca: Path | None = None
-    server_cert: Path | None = None
-    server_timeout: float = DEFAULT_SERVER_TIMEOUT
-    server_tries: int = DEFAULT_TRIES
-
-    def __post_init__(self) -> None:
-        if self.server is not None:
-            return
-        token = self.server_token is not None and "SHARPOSE_SERVER_TOKEN" not in os.environ
-        for option, is_given in (
-            ("--server-token", token),
-            ("--server-ca", self.server_ca is not None),
-            ("--server-cert", self.server_cert is not None),
-            ("--server-timeout", self.server_timeout != DEFAULT_SERVER_TIMEOUT),
-            ("--server-tries", self.server_tries != DEFAULT_TRIES),
-        ):
-            if is_given:
-                raise click.UsageError(f"{option} is for --server, which isn't given")
-
-
-@dataclass(frozen=True)
 class VideoSettings:
     """How pictures are encoded.
 
@@ -247,7 +210,7 @@ class RunOptions:
     sources: tuple[str, ...]
     reading: SourceOptions = SourceOptions()
     video: VideoSettings = VideoSettings()
-    remote: ServerOptions = ServerOptions()
+    remote: ServerOptions = field(default_factory=ServerOptions)
     bundle: Path | None = None
     refine: Literal["auto", "always", "never"] = "auto"
     quality_threshold: float | None = None

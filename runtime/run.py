@@ -16,17 +16,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from sharpose.cli import EXIT_FAILED, EXIT_USER
 from sharpose.errors import (
     BoxesError,
-    EngineError,
-    OutputRemovedError,
-    ReaderGoneError,
     SharposeError,
-    SinkError,
     SourceError,
 )
-from sharpose.files import STDOUT_PATH
 from sharpose.runtime.boxes.sources import BoxSource, FileBoxes
 from sharpose.runtime.crowd import EstimateStopped
 from sharpose.runtime.estimator import Estimator
@@ -35,20 +29,12 @@ from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.remote.in_flight import InFlight
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
-from sharpose.runtime.sinks.group import SinkGroup
+from sharpose.runtime.sinks.group import SinkGroup, failure_of
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.statistics import REMOTE_STAGES, SERVER, StreamStatistics
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
-
-
-class RunFailedError(SharposeError):
-    """A run that ended on an error after results had been written; they are kept and named as partial."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class PoseStep(Protocol):
@@ -451,7 +437,7 @@ class Loop:
     def _fail(self, running: _Running, error: Exception) -> None:
         """End one stream on an error."""
         running.sinks.abandon()  # writes what is left
-        running.error = _failure_of(error, running.sinks, running.stream.statistics.frames)
+        running.error = failure_of(error, running.sinks, running.stream.statistics.frames)
         self._leave(running)
         try:
             self._note(running.error)
@@ -476,22 +462,3 @@ class Loop:
             running.stream.source.close()
         else:
             running.queue.close()  # its thread closes the source
-
-
-def _failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
-    """The error that a stream ends on after so many `frames`, its `sinks` abandoned: it says what is kept where."""
-    if isinstance(error, ReaderGoneError):
-        return error
-    if not sinks.kept and not sinks.problems:
-        # A path where nothing can be written is the user's mistake, what was written and then removed isn't.
-        mistake = isinstance(error, SinkError) and not isinstance(error, OutputRemovedError)
-        return RunFailedError(str(error), EXIT_USER) if mistake else error
-    # An engine, or a source, that fails on the way is not the user's mistake.
-    on_the_way = isinstance(error, EngineError | SourceError) and sinks.kept
-    code = EXIT_FAILED if on_the_way else getattr(error, "exit_code", EXIT_FAILED)
-    line = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
-    files = [str(path) for path in sinks.kept if path != STDOUT_PATH]
-    before = "the frame before it is" if frames == 1 else f"the {frames} frames before it are"
-    line += f"; {before} kept in {', '.join(files)}" if files else ""
-    line += f"; {before} on standard output" if STDOUT_PATH in sinks.kept else ""
-    return RunFailedError("; ".join([line, *sinks.problems]), code)

@@ -40,6 +40,9 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 """SIGTERM."""
 
+FOREVER = -1
+"""As a number of attempts: no limit."""
+
 
 _FULL = frozenset((errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF))  # what writing to standard output may end on
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|bad allocation|failed to allocate", re.IGNORECASE)
@@ -249,6 +252,13 @@ class Threads(Whole):
         return threads
 
 
+def attempts(text: str) -> int:
+    """A number of attempts, or `FOREVER`; the type of an option."""
+    if text != "forever" and not re.fullmatch("[0-9]{1,9}", text):
+        raise click.BadParameter(f"expected a number of attempts or `forever`, got {reprlib.repr(text)}")
+    return FOREVER if text == "forever" else int(text)
+
+
 class Number(click.FloatRange):
     """A finite number in a range, in ASCII digits."""
 
@@ -358,6 +368,17 @@ class _SectionedOption(click.Option):
 def option(section: str, *names: str, **settings: Any) -> Callable[[_Decorated], _Decorated]:  # noqa: ANN401
     """`click.option` under a heading of the help; click refuses settings that it doesn't know."""
     return click.option(*names, cls=_SectionedOption, section=section, **settings)
+
+
+def options(*declared: Callable[[_Decorated], _Decorated]) -> Callable[[_Decorated], _Decorated]:
+    """Several `option`s as one decorator, in the order of the help."""
+
+    def decorate(function: _Decorated) -> _Decorated:
+        for one in reversed(declared):
+            function = one(function)
+        return function
+
+    return decorate
 
 
 class SectionedCommand(click.Command):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
+from sharpose.cli import FOREVER
 from sharpose.errors import ServerBusyError, ServerGoneError, counted
-from sharpose.runtime.options import FOREVER
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import Picture, PoseResult
 from sharpose.serving.client.client import busy_wait, gone_wait

@@ -9,12 +9,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sharpose.errors import ReaderGoneError, SharposeError, SinkError
+from sharpose.cli import EXIT_FAILED, EXIT_USER
+from sharpose.errors import EngineError, OutputRemovedError, ReaderGoneError, SharposeError, SinkError, SourceError
 from sharpose.files import STDOUT_PATH
 from sharpose.runtime.frames import FrameRecord, Sink
 
 _WAITING = 1  # records that wait for the one that is being written, each with its frame
 _PATIENCE = 2.0  # seconds for the records at hand, where the user won't wait
+
+
+class RunFailedError(SharposeError):
+    """A run that ended on an error after results had been written; they are kept and named as partial."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class SinkGroup:
@@ -200,3 +209,22 @@ class SinkGroup:
         if path is not None:
             self.kept.append(path)
         return path
+
+
+def failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
+    """The error that a stream ends on after so many `frames`, its `sinks` abandoned: it says what is kept where."""
+    if isinstance(error, ReaderGoneError):
+        return error
+    if not sinks.kept and not sinks.problems:
+        # A path where nothing can be written is the user's mistake, what was written and then removed isn't.
+        mistake = isinstance(error, SinkError) and not isinstance(error, OutputRemovedError)
+        return RunFailedError(str(error), EXIT_USER) if mistake else error
+    # An engine, or a source, that fails on the way is not the user's mistake.
+    on_the_way = isinstance(error, EngineError | SourceError) and sinks.kept
+    code = EXIT_FAILED if on_the_way else getattr(error, "exit_code", EXIT_FAILED)
+    line = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
+    files = [str(path) for path in sinks.kept if path != STDOUT_PATH]
+    before = "the frame before it is" if frames == 1 else f"the {frames} frames before it are"
+    line += f"; {before} kept in {', '.join(files)}" if files else ""
+    line += f"; {before} on standard output" if STDOUT_PATH in sinks.kept else ""
+    return RunFailedError("; ".join([line, *sinks.problems]), code)

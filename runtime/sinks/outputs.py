@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sharpose.bundle import shipped_bundle
 from sharpose.cli import CLOSED
 from sharpose.errors import InputError
 from sharpose.files import STDOUT, check_not_held
+from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.frames import Sink
-from sharpose.runtime.options import VideoSettings
+from sharpose.runtime.options import RunOptions, VideoSettings
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.folders import FolderSettings, OpenPoseSink, PicturesSink
 from sharpose.runtime.sinks.restream import RESTREAM_SCHEMES, RestreamSink
 from sharpose.runtime.sinks.tables import AnglesSink, CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VIDEO_SUFFIXES, VideoSink
 from sharpose.runtime.sources.folder import is_picture
+from sharpose.runtime.sources.open import local_path
 from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
@@ -160,6 +164,63 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
             )
         taken[where] = output
     return filled
+
+
+def check_files(
+    options: RunOptions, names: Sequence[str], outputs: Sequence[Output], video_folders: Collection[Path]
+) -> None:
+    """Refuse addresses where files are expected, and outputs that can't be written or would overwrite what is read.
+
+    Args:
+        options: Of the run.
+        names: Of its sources.
+        outputs: Of all of them.
+        video_folders: See `check_outputs`.
+
+    Raises:
+        InputError: something has to be refused.
+        OutputTakenError: another run is writing an output.
+    """
+    _refuse_addresses(options)
+    check_outputs(
+        outputs,
+        _files_read(options, names),
+        bundle=shipped_bundle() if options.bundle is None else options.bundle,
+        overwrite=options.overwrite,
+        video_folders=video_folders,
+    )
+
+
+def _refuse_addresses(options: RunOptions) -> None:
+    files_of = {
+        "--bundle": options.bundle,
+        "--boxes": options.boxes,
+        "--detector": options.detector,
+        "--detector-table": options.detector_table,
+        "--engine-cache": options.engine_cache,
+    }
+    given = [*files_of.items(), *((option, target) for option, target in options.outputs if option != "--output")]
+    for option, file in given:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(file)):  # a `Path` has lost the second slash
+            raise InputError(f"{option}: expected a path on this machine, got an address")
+
+
+def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """Files and folders that the run reads, and what to call them."""
+    for source in options.sources:
+        path = Path("/dev/stdin" if source == "-" else local_path(source))
+        yield path, "the source"
+        if any(character in source for character in "*?["):
+            yield from ((Path(found), "the source") for found in glob.glob(str(path), recursive=True))  # noqa: PTH207
+    yield shipped_bundle() if options.bundle is None else options.bundle, "the bundle"
+    if options.boxes is not None:
+        files = {fill("--boxes", options.boxes, name) for name in names}
+    else:
+        files = {options.detector} if options.detector is not None and is_file_name(options.detector) else set()
+    for name in files:
+        yield Path(name), f"the input {name}"
+    if options.detector_table is not None:
+        yield options.detector_table, f"the input {options.detector_table}"
 
 
 def check_outputs(

@@ -1,6 +1,7 @@
 """Where frames come from."""
 
-from sharpose.runtime.options import FOREVER, SourceOptions
+from sharpose.cli import FOREVER
+from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.open import open_source
 from sharpose.runtime.sources.urls import redact_url

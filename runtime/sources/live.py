@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from sharpose.cli import FOREVER
 from sharpose.errors import SharposeError, SourceError, counted
 from sharpose.runtime.frames import Frame, Source, SourceHealth, SourceInfo
-from sharpose.runtime.options import FOREVER, SourceOptions
+from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources.decoding import NO_ANSWER
 from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.sources.urls import redact_text

@@ -16,7 +16,8 @@ from sharpose.archive.claims import claim, hidden_folder
 from sharpose.archive.plan import Video
 from sharpose.archive.worker import VideoWorker
 from sharpose.errors import BundleError, DetectorError, EngineError, InputError
-from sharpose.runtime.options import RunOptions, ServerOptions, VideoSettings
+from sharpose.runtime.options import RunOptions, VideoSettings
+from sharpose.runtime.remote.options import ServerOptions
 from sharpose.runtime.sinks.outputs import Output
 
 OUTPUTS = (("--json", "{source}.jsonl"), ("--openpose", "{source}"))

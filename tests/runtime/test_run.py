@@ -22,7 +22,7 @@ from sharpose.runtime.boxes.file import BoxesFile
 from sharpose.runtime.boxes.sources import FileBoxes
 from sharpose.runtime.frames import Frame
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.run import RunFailedError
+from sharpose.runtime.sinks.group import RunFailedError
 from sharpose.runtime.sinks.tables import JsonLinesSink
 from sharpose.runtime.statistics import StreamStatistics
 

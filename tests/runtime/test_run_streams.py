@@ -16,7 +16,8 @@ from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Picture, PoseResult
-from sharpose.runtime.run import Outcome, Playlist, PoseStep, Run, RunFailedError, Stream, run
+from sharpose.runtime.run import Outcome, Playlist, PoseStep, Run, Stream, run
+from sharpose.runtime.sinks.group import RunFailedError
 from sharpose.runtime.statistics import STAGES, StreamStatistics
 
 

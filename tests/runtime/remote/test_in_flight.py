@@ -16,7 +16,8 @@ from sharpose.runtime.boxes.sources import SourceBoxes
 from sharpose.runtime.frames import Frame, Sink
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
-from sharpose.runtime.run import Outcome, Run, RunFailedError, Stream, run
+from sharpose.runtime.run import Outcome, Run, Stream, run
+from sharpose.runtime.sinks.group import RunFailedError
 from sharpose.runtime.statistics import StreamStatistics
 from sharpose.serving.client import client
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from live_stand_ins import Clock, Factory, Inner, fail, frame, some, then
 
+from sharpose.cli import FOREVER
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceHealth
-from sharpose.runtime.options import FOREVER, SourceOptions
+from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources import live
 from sharpose.runtime.sources.live import Backoff, LiveSource
 
