@@ -1,0 +1,233 @@
+"""The C++ programs of `examples/cpp`: built with CMake, their poses are those of Python; and the page they follow."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+
+from sharpose import PoseEstimator
+from sharpose.bundle import Precision, open_bundle, shipped_bundle
+from sharpose.runtime.result import Image
+from sharpose.scene import Scene, SceneConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "examples" / "cpp"
+PAGE = ROOT / "docs" / "bundle.md"
+HEADERS = (Path("/usr/include/onnxruntime"), Path("/usr/local/include/onnxruntime"))
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`sharpose_onnxruntime`, against the library of the installed wheel."""
+    for tool in ("cmake", "g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    if not Path("/usr/include/jsoncpp").is_dir():
+        pytest.skip("needs JsonCpp: apt install libjsoncpp-dev")
+    headers = next((folder for folder in HEADERS if (folder / "onnxruntime_cxx_api.h").is_file()), None)
+    libraries = list(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
+    if headers is None or not libraries:
+        pytest.skip("needs ONNX Runtime's C++ headers, see .ci/onnxruntime_headers, and the library of its wheel")
+    # As a release of ONNX Runtime has them.
+    folder = tmp_path_factory.mktemp("cpp")
+    (folder / "lib").mkdir()
+    (folder / "include").symlink_to(headers)
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / "lib" / name).symlink_to(libraries[0])
+    options = [f"-DONNXRUNTIME_ROOT={folder}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS=-Werror"]
+    for command in (
+        ["cmake", "-S", str(SOURCES), "-B", str(folder / "build"), *options],
+        ["cmake", "--build", str(folder / "build"), "--target", "sharpose_onnxruntime"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "build" / "sharpose_onnxruntime"
+
+
+@pytest.fixture
+def run(program: Path) -> Run:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+
+    return run
+
+
+def parsed(text: str) -> tuple[npt.NDArray[np.float64], list[float], list[bool], list[str]]:
+    """Keypoints [n, J, 3], quality, refined and the names of the keypoints, from what the program prints."""
+    heads = re.findall(r"^person \d+: quality ([\d.]+), (refined|coarse)$", text, re.MULTILINE)
+    lines = re.findall(r"^  (\w+) (-?[\d.]+) (-?[\d.]+) ([\d.]+)$", text, re.MULTILINE)
+    assert len(heads) + len(lines) == len(text.splitlines())
+    keypoints = np.array([[float(number) for number in numbers] for _, *numbers in lines]).reshape(len(heads), -1, 3)
+    names = [name for name, *_ in lines[: keypoints.shape[1]]]
+    return keypoints, [float(quality) for quality, _ in heads], [word == "refined" for _, word in heads], names
+
+
+def check_same(run: Run, image: Image, boxes: npt.NDArray[np.float32], precision: Precision) -> None:
+    """The program's poses are Python's, half of the people refined."""
+    cv2.imwrite("picture.ppm", image)
+    with PoseEstimator(precision=precision, batch=16) as estimator:
+        quality = np.sort(estimator(image, boxes).quality)
+        middle = len(quality) // 2
+        threshold = float(quality[middle - 1 : middle + 1].mean())
+        estimator.quality_threshold = threshold
+        expected = estimator(image, boxes)
+        names = list(estimator.skeleton.keypoints)
+    assert expected.refined.sum() == middle > 0
+    words = [",".join(map(repr, box)) for box in boxes.tolist()]
+    done = run(shipped_bundle(), "picture.ppm", *words, "--precision", precision, "--threshold", threshold)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = parsed(done.stdout)
+    assert found[2] == expected.refined.tolist()
+    assert found[3] == names
+    np.testing.assert_allclose(found[1], expected.quality, atol=2e-4)
+    np.testing.assert_allclose(found[0][:, :, :2], expected.keypoints[:, :, :2], rtol=0, atol=0.01)
+    np.testing.assert_allclose(found[0][:, :, 2], expected.keypoints[:, :, 2], atol=2e-3)
+
+
+def test_poses_of_a_photograph(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = np.asarray(cv2.imread(str(ROOT / "examples" / "photographs" / "astronaut.jpg")), np.uint8)
+    assert image.ndim == 3
+    # More than a batch; partly and wholly outside the picture, without area, of odd shapes.
+    boxes = [[60, 0, 420, 511], [18.25, 8.5, 500, 511], [-80, -40, 300, 380], [350, 200, 700, 660], [600, 0, 700, 99]]
+    boxes += [[200, 100, 200, 100], [100, 50, 400, 120]]
+    boxes += [[60 + 9.7 * step, 3.3 * step, 420 - 5.1 * step, 511 - 7.9 * step] for step in range(10)]
+    check_same(run, image, np.array(boxes, np.float32), "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_poses_of_a_scene(run: Run, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = Scene(SceneConfig(seed=3, people=4, height=240, width=320)).frame(5)
+    assert len(frame.boxes_xyxy) == 4
+    check_same(run, frame.image, frame.boxes_xyxy, precision)
+
+
+PPM = b"P6 # a comment\n# another\n4 3\n255\n" + bytes(36)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "expected BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ..."),
+        (["bundle", "a.ppm"], "expected BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ..."),
+        (["absent", "a.ppm", "0,0,9,9"], "absent/bundle.json: can't be read; expected a bundle written by"),
+        (["bundle", "absent.ppm", "0,0,9,9"], "absent.ppm: can't be read"),
+        (["bundle", "bundle", "0,0,9,9"], "bundle: can't be read"),
+        (["bundle", "grey.ppm", "0,0,9,9"], "grey.ppm: expected a binary PPM picture (P6)"),
+        (["bundle", "deep.ppm", "0,0,9,9"], "deep.ppm: expected 8 bits a sample (255), got 65535"),
+        (["bundle", "short.ppm", "0,0,9,9"], "short.ppm: ends before its last pixel"),
+        (["bundle", "huge.ppm", "0,0,9,9"], "huge.ppm: not a PPM picture"),
+        (["bundle", "a.ppm", "0,0,9"], "box 0,0,9: expected X1,Y1,X2,Y2 in pixels"),
+        (["bundle", "a.ppm", "0,0,9,"], "box 0,0,9,: expected a number, got ''"),
+        (["bundle", "a.ppm", "0,0,9,nan"], "box 0,0,9,nan: expected a number, got 'nan'"),
+        (["bundle", "a.ppm", "9,0,0,9"], "box 9,0,0,9: expected X1 <= X2 and Y1 <= Y2"),
+        (["bundle", "a.ppm", "0,0,9,inf"], "box 0,0,9,inf: expected pixels within 1e12"),
+        (["bundle", "a.ppm", "0,0,9,9", "--precision", "fp16"], "bundle.json: holds fp32, int8 graphs, not fp16"),
+        (["bundle", "a.ppm", "0,0,9,9", "--threshold", "low"], "--threshold: expected a number, got 'low'"),
+        (["bundle", "a.ppm", "0,0,9,9", "--threshold"], "--threshold: expected a value"),
+        (["bundle", "a.ppm", "0,0,9,9", "--colour", "red"], "--colour: unknown option"),
+        (["text", "a.ppm", "0,0,9,9"], "text/bundle.json: not JSON"),
+        (["later", "a.ppm", "0,0,9,9"], "later/bundle.json: schema_version: expected 1, got 2"),
+        (["odd", "a.ppm", "0,0,9,9"], "odd/bundle.json: model.crop_size: expected multiples of 32, got 256 and 190"),
+        (["lacking", "a.ppm", "0,0,9,9"], "lacking/bundle.json: gate.quality_threshold: missing"),
+        (["other", "a.ppm", "0,0,9,9"], "the coarse graph isn't the one that bundle.json describes"),
+        (["empty", "a.ppm", "0,0,9,9"], "error: "),
+    ],
+)
+def test_errors_are_one_line(
+    run: Run, arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "a.ppm": PPM,
+        "grey.ppm": b"P5 4 3 255\n" + bytes(12),
+        "deep.ppm": b"P6 4 3 65535\n" + bytes(72),
+        "short.ppm": PPM[:-1],
+        "huge.ppm": b"P6 70000 3 255\n",
+    }.items():
+        Path(name).write_bytes(content)
+    shipped = shipped_bundle()
+    manifest = json.loads((shipped / "bundle.json").read_text("utf-8"))
+    model, gate = manifest["model"], {"chosen_by": "nobody"}
+    fewer = model | {"skeleton": {"keypoints": model["skeleton"]["keypoints"][:5]}}
+    for name, text in {
+        "bundle": json.dumps(manifest),
+        "text": "{",
+        "later": json.dumps(manifest | {"schema_version": 2}),
+        "odd": json.dumps(manifest | {"model": model | {"crop_size": [256, 190]}}),
+        "lacking": json.dumps(manifest | {"gate": gate}),
+        "other": json.dumps(manifest | {"model": fewer, "parity": {"fp32": float("nan")}}),
+        "empty": json.dumps(manifest),
+    }.items():
+        if not arguments or name != arguments[0]:
+            continue
+        Path(name).mkdir()
+        Path(name, "bundle.json").write_text(text)
+        if name == "other":
+            for file in ("coarse.onnx", "fine.onnx", "weights.bin"):
+                shutil.copy(shipped / file, name)
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_the_tensorrt_program_compiles(tmp_path: Path) -> None:
+    """Against the headers of TensorRT or TensorRT-RTX in $TENSORRT_ROOT; its wheels have none."""
+    root = os.environ.get("TENSORRT_ROOT", "/usr")
+    folders = [Path(root, "include"), Path("/usr/local/cuda/include")]
+    folders += Path("/usr/include").glob("*-linux-gnu")
+    for header in ("NvInferRuntime.h", "cuda_runtime_api.h"):
+        if not any((folder / header).is_file() for folder in folders):
+            pytest.skip(f"needs {header}: an unpacked TensorRT in $TENSORRT_ROOT, and a CUDA toolkit")
+    includes = [word for folder in folders for word in ("-isystem", str(folder)) if folder != Path("/usr/include")]
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *includes]
+    done = subprocess.run([*command, SOURCES / "tensorrt.cpp"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_worked_example() -> None:
+    found = doctest.testfile(str(PAGE), module_relative=False)
+    assert found.attempted > 10
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_the_tensors_are_those_of_a_bundle(stage: str) -> None:
+    """The page's table of a graph, with the model's numbers for the letters."""
+    bundle = open_bundle(shipped_bundle())
+    model, entry = bundle.model, bundle.graph(stage)[1]
+    text = PAGE.read_text("utf-8")
+    (table,) = re.findall(rf"^\*\*`{stage}\.onnx`\*\*.*?\n\n((?:\|.*\n)+)", text, re.MULTILINE)
+    letters = {
+        "H": model.crop_size[0],
+        "W": model.crop_size[1],
+        "J": model.num_keypoints,
+        "R": model.num_regions,
+        "C": model.width,
+        "h": model.heatmap_size[0],
+        "w": model.heatmap_size[1],
+        "4K": 4 * model.num_selected,
+    }
+    described: dict[str, list[tuple[str, str, tuple[int | str, ...]]]] = {"input": [], "output": []}
+    for way, name, dtype, shape in re.findall(r"^\| (\w+) `(\w+)` \| (\w+) `\[(.*?)\]` \|", table, re.MULTILINE):
+        sizes = tuple(letters.get(size, int(size) if size.isdigit() else size) for size in shape.split(", "))
+        described[way].append((name, dtype, sizes))
+    assert described["input"] == [(item.name, item.dtype, item.shape) for item in entry.inputs]
+    assert described["output"] == [(item.name, item.dtype, item.shape) for item in entry.outputs]
