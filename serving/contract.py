@@ -131,7 +131,7 @@ class ServedModel:
         name = reprlib.repr(config.get("name"))
 
         def refused(expected: str, found: object) -> ServerRefusedError:
-            return ServerRefusedError(f"model {name}: expected {expected}, got {reprlib.repr(found)}; {_WHAT_TO_DO}")
+            return ServerRefusedError(f"model {name}: expected {expected}, got {reprlib.repr(found)}", _WHAT_TO_DO)
 
         parameters = _parameters(config.get("parameters"))
         if parameters.get("contract") != str(CONTRACT):
@@ -143,7 +143,7 @@ class ServedModel:
             skeleton = TypeAdapter(Skeleton).validate_json(parameters.get("skeleton", ""))
         except (ValidationError, ConfigError) as error:
             reason = describe_validation_error(error) if isinstance(error, ValidationError) else str(error)
-            raise ServerRefusedError(f"model {name}: the parameter skeleton: {reason}; {_WHAT_TO_DO}") from error
+            raise ServerRefusedError(f"model {name}: the parameter skeleton: {reason}", _WHAT_TO_DO) from error
         threshold = _float(parameters.get("quality_threshold"))
         if threshold is None or not math.isfinite(threshold):
             raise refused("the parameter quality_threshold to be a number", parameters.get("quality_threshold"))

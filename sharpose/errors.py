@@ -81,9 +81,18 @@ class ReaderGoneError(SinkError):
 
 
 class ServerError(SharposeError):
-    """A server of poses failed: it is gone, late, or answers nonsense; what was written before is kept."""
+    """A server of poses failed: it is gone, late, or answers nonsense; what was written before is kept.
+
+    Args:
+        found: What was found, in a clause.
+        remedy: What to do about it, in a clause; empty where only the server's own log can say.
+    """
 
     exit_code = 3
+
+    def __init__(self, found: str, remedy: str = "") -> None:
+        super().__init__(f"{found}; {remedy}" if remedy else found)
+        self.found, self.remedy = found, remedy
 
 
 class ServerGoneError(ServerError):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.precision import PrecisionChoice
-from sharpose.errors import EngineError, ServerError, SharposeError, counted
+from sharpose.errors import EngineError, ServerError, ServerRefusedError, SharposeError, counted
 from sharpose.files import cache_folder, read_json, replacing
 from sharpose.runtime.doctor.findings import Finding
 from sharpose.runtime.estimator import Estimator
@@ -22,6 +22,7 @@ from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import PoseResult
 from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.serving.client.address import Credentials, ServerAddress
+from sharpose.serving.client.connection import NO_WAY_THERE
 from sharpose.serving.contract import ServedModel, bundle_sha256
 from sharpose.similarity import body_area, keypoint_similarity
 
@@ -80,11 +81,13 @@ def check_server(server: str, bundle: Path | None, credentials: Credentials, *, 
     except TimeoutError:
         for estimator in asking:
             estimator.close()
-        yield Finding(name, False, f"{address}: no poses within {timeout:g} s", _MEND, frozenset({SERVER}))
+        what, remedy = ("poses", _MEND) if asking else ("answer", f"{NO_WAY_THERE}; or give a longer --timeout")
+        text = f"{address}: no {what} within {timeout:g} s"
+        yield Finding(name, False, text, remedy, frozenset({SERVER}))
         return
     except ServerError as error:
-        text = str(error)
-        yield Finding(name, False, text, None if error.exit_code == 2 else _MEND, frozenset({SERVER}))
+        refused = isinstance(error, ServerRefusedError)
+        yield Finding(name, False, error.found, error.remedy or (None if refused else _MEND), frozenset({SERVER}))
         return
     model = answer.model
     height, width = model.crop_size

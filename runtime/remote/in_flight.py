@@ -90,7 +90,7 @@ class InFlight(Generic[_Item]):
             gone = self._gone[stream] = self._gone.get(stream, 0) + 1
             if self._limit is not None and gone > self._limit:
                 back = f", and not back after {counted(self._limit, 'attempt')}" if self._limit else ""
-                raise ServerGoneError(f"{error}{back}") from None
+                raise ServerGoneError(f"{error.found}{back}", error.remedy) from None
             seconds = gone_wait(gone)
         else:
             self._busy.pop(stream, None)

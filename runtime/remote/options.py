@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,12 @@ class ServerOptions:
                 raise click.UsageError(f"{name} is for --server, which isn't given")
 
 
+def _tries(text: str) -> int:
+    if text != "forever" and not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise click.BadParameter(f"expected a number of tries from 1, or `forever`, got {reprlib.repr(text)}")
+    return attempts(text)
+
+
 server_options = options(
     option(
         _SECTION,
@@ -79,7 +87,7 @@ server_options = options(
     option(
         _SECTION,
         "--server-tries",
-        type=attempts,
+        type=_tries,
         metavar="N|forever",
         default=str(DEFAULT_TRIES),
         help="Tries of a request when the server is gone, fails or is late, with up to 5 s between; while it is busy "

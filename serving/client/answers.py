@@ -59,7 +59,7 @@ def read_poses(
     arrays = {output: _read(output, found, (crops, *model.dims(output))) for output in wanted}
     for output in (KEYPOINTS, QUALITY):
         if not np.isfinite(arrays[output]).all():
-            raise ServerError(f"{output.name}: expected finite numbers, got NaN or infinity; see the server's log")
+            raise ServerError(f"{output.name}: expected finite numbers, got NaN or infinity", "see the server's log")
     order = arrays.get(REGION_ORDER)
     if order is not None and not ((order >= 0) & (order < model.regions)).all():
         raise ServerError(f"{REGION_ORDER.name}: expected 0 to {model.regions - 1}, got {order.min()} to {order.max()}")
@@ -80,12 +80,12 @@ def _read(output: ServedTensor, found: Mapping[str, Tensor], shape: tuple[int, .
             f"{name}: expected {output.datatype} {list(shape)}, got {tensor.datatype} {list(tensor.shape)}"
         )
     if tensor.data is None:
-        raise ServerError(f"{name}: expected binary data, got JSON; is it a Triton server?")
+        raise ServerError(f"{name}: expected binary data, got JSON", "give the address of a Triton server")
     kind = np.dtype(output.dtype).newbyteorder("<")
     size = math.prod(shape) * kind.itemsize
     if tensor.data.nbytes != size:
-        mend = f"; {_HOW_TO_MEND_EMPTY}" if not tensor.data.nbytes else ""
-        raise ServerError(f"{name}: expected {size} bytes, got {tensor.data.nbytes}{mend}")
+        remedy = "" if tensor.data.nbytes else _HOW_TO_MEND_EMPTY
+        raise ServerError(f"{name}: expected {size} bytes, got {tensor.data.nbytes}", remedy)
     if output is REFINED and (np.frombuffer(tensor.data, np.uint8) > 1).any():
         raise ServerError(f"{name}: expected bytes of 0 and 1, got others")
     return np.frombuffer(tensor.data, kind).reshape(shape)

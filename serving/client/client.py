@@ -26,7 +26,7 @@ from sharpose.errors import (
 from sharpose.serving.client import DEFAULT_TIMEOUT, DEFAULT_TRIES
 from sharpose.serving.client.address import Credentials, ServerAddress
 from sharpose.serving.client.answers import CropPoses, outputs_wanted, read_poses
-from sharpose.serving.client.connection import Connection, ConnectionClosedError
+from sharpose.serving.client.connection import Connection, ConnectionClosedError, WrongServerError
 from sharpose.serving.client.over_http import HttpConnection
 from sharpose.serving.contract import ServedModel
 
@@ -238,14 +238,19 @@ class PoseClient:
 
     def _pin(self, connection: Connection) -> None:
         """Check what the server has, over a new connection."""
-        found = ServedModel.from_config(connection.config(self._timeout))
+        try:
+            found = ServedModel.from_config(connection.config(self._timeout))
+        except ServerError as error:
+            if self._model is None and (isinstance(error, WrongServerError) or type(error) is ServerError):
+                raise ServerRefusedError(error.found, error.remedy) from None
+            raise
         with self._lock:
             first = self._model is None
             if self._expected is not None and found.bundle_sha256 != self._expected:
                 what = "yours" if first else "as before"
                 raise ServerRefusedError(
-                    f"expected it to serve the bundle {self._expected[:12]}, {what}, got {found.bundle_sha256[:12]}; "
-                    "serve the same bundle, or start anew without --bundle"
+                    f"expected it to serve the bundle {self._expected[:12]}, {what}, got {found.bundle_sha256[:12]}",
+                    "serve the same bundle, or start anew without --bundle",
                 )
             if self._model is not None and found.skeleton != self._model.skeleton:
                 raise ServerRefusedError(
@@ -255,7 +260,7 @@ class PoseClient:
 
     def _named(self, error: ServerError, after: str = "") -> ServerError:
         """The error with the server's name before what it says."""
-        return type(error)(f"{self.address}: {error}{after}")
+        return type(error)(f"{self.address}: {error.found}{after}", error.remedy)
 
     def _give_up_if(self, stop: Callable[[], bool]) -> None:
         if self._over.is_set() or stop():
@@ -291,7 +296,7 @@ class _Outage:
             self._begin()
             say, self._said = not self._said, True
         if say:
-            self._say(f"{self._address}: {error}; trying again")
+            self._say(f"{self._address}: {error.found}; trying again")
 
     def busy(self, error: ServerError) -> None:
         with self._lock:
@@ -299,7 +304,7 @@ class _Outage:
             say = not self._said and time.monotonic() - since >= _BUSY_SAID_AFTER
             self._said = self._said or say
         if say:
-            self._say(f"{self._address}: busy for {_BUSY_SAID_AFTER:g} s ({error}); waiting")
+            self._say(f"{self._address}: busy for {_BUSY_SAID_AFTER:g} s ({error.found}); waiting")
 
     def over(self) -> None:
         with self._lock:

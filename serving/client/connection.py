@@ -13,8 +13,21 @@ from sharpose.errors import ServerGoneError
 from sharpose.serving.contract import ServedTensor
 
 
+NOT_LISTENING = "start the server, or give its port: Triton's own are 8000 for HTTP and 8001 for gRPC"
+NO_SUCH_NAME = "give a name that this machine knows, or the address in numbers"
+NO_WAY_THERE = "look at host and port, and at networks and firewalls between"
+"""Remedies for a connection that can't be made."""
+
+
 class ConnectionClosedError(ServerGoneError):
     """The server has closed the connection. A kept one is closed by a restart, or a gateway that finds it idle."""
+
+
+class WrongServerError(ServerGoneError):
+    """What answers may be no server of poses at all.
+
+    At first contact that is final. Later it may be a gateway that speaks for a server which is about to come back.
+    """
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,8 @@ class Tensor:
 class Connection(Protocol):
     """One connection; a thread at a time may use it.
 
-    All that fails raises `ServerBusyError` (no room), `ServerGoneError` (another try may succeed; what it says is a
-    clause without the server's name), `ServerRefusedError` (no other try will), or `ServerError` (nonsense).
+    All that fails raises `ServerBusyError` (no room), `ServerGoneError` (another try may succeed),
+    `ServerRefusedError` (no other try will), or `ServerError` (nonsense), without the server's name.
     """
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sharpose.errors import ServerBusyError, ServerError, ServerGoneError, ServerRefusedError
 from sharpose.serving.client.address import Credentials, ServerAddress
-from sharpose.serving.client.connection import ConnectionClosedError, Tensor
+from sharpose.serving.client.connection import (
+    NO_SUCH_NAME,
+    NO_WAY_THERE,
+    NOT_LISTENING,
+    ConnectionClosedError,
+    Tensor,
+    WrongServerError,
+)
 from sharpose.serving.contract import CROPS, QUALITY_THRESHOLD, ServedTensor
 
 _OPTIONS = (
@@ -23,6 +31,18 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
 )
 _BUSY_HINTS = ("queue", "exceeds maximum")  # in what Triton says with UNAVAILABLE; connections fail with it too
+
+# What gRPC says with UNAVAILABLE where it couldn't connect, what that means, and what to do.
+_NOT_CONNECTED = re.compile(r"failed to connect to all addresses(.*?ipv[46]:\S+: )?|errors resolving |DNS resolution ")
+_CONNECTING: tuple[tuple[str, type[ServerError], str], ...] = (
+    ("connection refused", ServerGoneError, NOT_LISTENING),
+    ("resolving|resolution|lookup", ServerGoneError, NO_SUCH_NAME),
+    ("CERTIFICATE_VERIFY_FAILED", ServerRefusedError, "give --server-ca FILE, and the host by its certificate's name"),
+    ("handshake failed", ServerRefusedError, "give grpc:// for a port without TLS, or the port that has it"),
+    ("HTTP/2|ALPN", WrongServerError, "give the port of a Triton server's gRPC, by default 8001"),
+    ("socket closed|reset", ServerGoneError, "give grpcs:// if that port wants TLS, and --server-cert if it asks for it"),
+    ("", ServerGoneError, NO_WAY_THERE),
+)
 
 
 class GrpcConnection:
@@ -124,16 +144,24 @@ def _channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
 
 def _error_of(code: grpc.StatusCode, details: str, timeout: float) -> ServerError:
     """What a status that isn't OK means."""
-    text = f"answers {code.name}: {' '.join(details.split())[:300]}"
+    details = " ".join(details.split())
+    text = f"answers {code.name}: {details[:300]}"
     kinds = grpc.StatusCode
     if code is kinds.DEADLINE_EXCEEDED:
-        return ServerGoneError(f"no answer within {timeout:g} s")
+        return ServerGoneError(f"no answer within {timeout:g} s", "look at the server's load and log, or the way to it")
+    if code is kinds.UNAVAILABLE and (found := _NOT_CONNECTED.match(details)):
+        said = f"no connection: {details[found.end(1) if found[1] else 0 :][:300]}"
+        for hint, kind, remedy in _CONNECTING:
+            if re.search(hint, details, re.IGNORECASE):
+                return kind(said, remedy)
     if code is kinds.RESOURCE_EXHAUSTED or (
         code is kinds.UNAVAILABLE and any(hint in details.lower() for hint in _BUSY_HINTS)
     ):
         return ServerBusyError(text)
     if code in (kinds.UNAUTHENTICATED, kinds.PERMISSION_DENIED):
-        return ServerRefusedError(f"{text}; give --server-token, or $SHARPOSE_SERVER_TOKEN")
-    if code in (kinds.INVALID_ARGUMENT, kinds.NOT_FOUND, kinds.FAILED_PRECONDITION, kinds.UNIMPLEMENTED):
+        return ServerRefusedError(text, "give --server-token, or $SHARPOSE_SERVER_TOKEN")
+    if code in (kinds.NOT_FOUND, kinds.UNIMPLEMENTED):
+        return ServerRefusedError(text, "give the port of a Triton server's gRPC, by default 8001, and the model's name")
+    if code in (kinds.INVALID_ARGUMENT, kinds.FAILED_PRECONDITION):
         return ServerRefusedError(text)
     return ServerGoneError(text)

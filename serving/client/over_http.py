@@ -22,19 +22,38 @@ import numpy.typing as npt
 
 from sharpose.errors import ServerBusyError, ServerError, ServerGoneError, ServerRefusedError, one_line
 from sharpose.serving.client.address import Credentials, ServerAddress
-from sharpose.serving.client.connection import ConnectionClosedError, Tensor
+from sharpose.serving.client.connection import (
+    NO_SUCH_NAME,
+    NO_WAY_THERE,
+    NOT_LISTENING,
+    ConnectionClosedError,
+    Tensor,
+    WrongServerError,
+)
 from sharpose.serving.contract import CROPS, QUALITY_THRESHOLD, ServedTensor
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MOST_BYTES = 64 << 20  # of an answer: that of 4096 crops has 2
 _BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
-_MENDS: dict[int, str] = {
-    HTTPStatus.UNAUTHORIZED: "; give --server-token, or $SHARPOSE_SERVER_TOKEN",
-    HTTPStatus.FORBIDDEN: "; is --server-token the right one?",
-    HTTPStatus.NOT_FOUND: "; are the address's path and model right?",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "; raise the gateway's limit: a crop of 256x192 has 147 kB",
+_IS_TRITON = "give the address of a Triton server's HTTP, by default port 8000"
+_CLOSED = {
+    False: "give https:// if that port wants TLS, else the port of a Triton server's HTTP, by default 8000",
+    True: "give --server-cert FILE if it asks for a certificate, else look at the gateway's log",
 }
+_NO_TLS = "give http:// for a port without TLS, or the port that has it"
+_NO_BACKEND = "start the server behind the gateway, or give its log a look"
+_REMEDIES: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "give --server-token, or $SHARPOSE_SERVER_TOKEN",
+    HTTPStatus.FORBIDDEN: "give the right --server-token, or $SHARPOSE_SERVER_TOKEN",
+    HTTPStatus.NOT_FOUND: "give the address with the gateway's path, if there is one, and the model's name at its end",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "raise the gateway's limit: a crop of 256x192 has 147 kB",
+    HTTPStatus.BAD_GATEWAY: _NO_BACKEND,
+    HTTPStatus.GATEWAY_TIMEOUT: _NO_BACKEND,
+}
+_OWN_ERRORS = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED)  # of whoever answers, not of a gateway
+_TLS_ALERT = b"\x15\x03".decode()  # how the answer of a port with TLS to plain HTTP begins
+_WRONG_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
 class HttpConnection:
@@ -52,6 +71,7 @@ class HttpConnection:
         self._headers = {"Accept-Encoding": "identity"}
         if credentials.token is not None:
             self._headers["Authorization"] = f"Bearer {credentials.token}"
+        self._tls = tls is not None
         if tls is None:
             self._connection = http.client.HTTPConnection(address.host, address.port)
         else:
@@ -67,7 +87,7 @@ class HttpConnection:
         except ValueError:
             config = None
         if not isinstance(config, dict):
-            raise ServerError("expected a model's configuration as JSON, got something else; is it a Triton server?")
+            raise WrongServerError("expected a model's configuration as JSON, got something else", _IS_TRITON)
         return config
 
     def infer(
@@ -128,7 +148,7 @@ class HttpConnection:
         sent = {**self._headers, **headers, **length}
         try:
             if self._connection.sock is None:
-                self._connection.timeout = timeout
+                self._socket, self._connection.timeout = None, timeout
                 self._connection.connect()
                 self._socket = self._connection.sock
             if self._closed:
@@ -144,23 +164,54 @@ class HttpConnection:
             sock.settimeout(_left(until))
             answer = self._connection.getresponse()
             body = _read_body(answer, sock, until)
-        except TimeoutError:
-            raise ServerGoneError(f"no answer within {timeout:g} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise ServerRefusedError(
-                f"its certificate isn't trusted: {error.verify_message}; give --server-ca FILE"
-            ) from None
-        except ssl.SSLError as error:
-            if not self.used and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-                raise ServerRefusedError("speaks no TLS there; give http:// or another port") from None
-            raise ServerGoneError(f"TLS failed: {error.reason or one_line(error)}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            kind = ConnectionClosedError if _is_closed(error) else ServerGoneError
-            raise kind(_in_words(error)) from None
-        self.used = True
+            raise self._meaning(error, timeout) from None
+        self.used = self._connection.sock is not None  # else the server keeps none, and the next one is a new one
         if answer.status != HTTPStatus.OK:
             raise _error_of(answer.status, answer.getheader("Location"), bytes(body))
         return answer.getheader(_HEADER_LENGTH), body
+
+
+    def _meaning(self, error: Exception, timeout: float) -> ServerError:
+        """What a request that was not answered ended on, in our words."""
+        connected = self._socket is not None
+        if isinstance(error, TimeoutError):
+            if connected:
+                return ServerGoneError(f"no answer within {timeout:g} s", "look at the server's load and log")
+            return ServerGoneError(f"no connection within {timeout:g} s", NO_WAY_THERE)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            said = f"its certificate isn't trusted: {error.verify_message.rstrip('.')}"
+            by_name = "give the host by a name that its certificate has"
+            return ServerRefusedError(said, by_name if error.verify_code in _WRONG_NAME else "give --server-ca FILE")
+        if not connected and self._tls and (_is_closed(error) or isinstance(error, ssl.SSLEOFError)):
+            return WrongServerError("closed the connection in the TLS handshake", _NO_TLS)
+        if isinstance(error, ssl.SSLError):
+            return self._meaning_of_tls(error, connected=connected)
+        if _is_closed(error):
+            return ConnectionClosedError("closed the connection", "" if self.used else _CLOSED[self._tls])
+        if isinstance(error, http.client.IncompleteRead):
+            return ServerGoneError(f"broke off after {len(error.partial)} bytes")
+        if isinstance(error, http.client.BadStatusLine) and error.line.startswith(_TLS_ALERT):
+            return ServerRefusedError("speaks TLS there", "give https://")
+        if isinstance(error, http.client.HTTPException):
+            return WrongServerError(f"answers no HTTP ({type(error).__name__})", _IS_TRITON)
+        if isinstance(error, socket.gaierror):
+            return ServerGoneError(f"the host's name isn't known here ({one_line(error)})", NO_SUCH_NAME)
+        if isinstance(error, ConnectionRefusedError):
+            return ServerGoneError(one_line(error), NOT_LISTENING)
+        return ServerGoneError(one_line(error), "" if connected else NO_WAY_THERE)
+
+    def _meaning_of_tls(self, error: ssl.SSLError, *, connected: bool) -> ServerError:
+        """An alert comes from a server with TLS, which, with TLS 1.3, looks at certificates after the handshake."""
+        reason = error.reason or one_line(error)
+        if not self.used and re.search("CERTIFICATE|UNKNOWN_CA", reason):
+            return ServerRefusedError(
+                f"doesn't take the client's certificate, or lack of one ({reason})",
+                "give --server-cert FILE, a certificate that it trusts and its key",
+            )
+        if not connected and "ALERT" not in reason:
+            return ServerRefusedError(f"speaks no TLS there ({reason})", _NO_TLS)
+        return ServerGoneError(f"TLS failed: {reason}")
 
 
 def _left(until: float) -> float:
@@ -204,7 +255,7 @@ def _split(body: memoryview, header_length: str | None) -> dict[str, Tensor]:
             at += 0 if size is None else int(size)
             tensors[name] = Tensor(str(output["datatype"]), shape, data)
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ServerError("expected outputs of the v2 protocol, got something else; is it a Triton server?") from None
+        raise ServerError("expected outputs of the v2 protocol, got something else", _IS_TRITON) from None
     if at != len(body):
         raise ServerError(f"expected an answer of {at} bytes, as its header says, got {len(body)}")
     return tensors
@@ -214,29 +265,24 @@ def _error_of(status: int, location: str | None, body: bytes) -> ServerError:
     """What an answer that isn't 200 means."""
     try:
         found = json.loads(body)["error"]
-        said = found if isinstance(found, str) else ""
-    except (ValueError, TypeError, KeyError):  # a gateway's page
-        said = ""
-    said = re.sub(r"[^ -~]+", " ", said)[:300] or http.client.responses.get(status, "")
-    text = f"answers {status}{f': {said}' if said else ''}"
+        own = found if isinstance(found, str) else ""
+    except (ValueError, TypeError, KeyError):  # another server's page
+        own = ""
+    said = re.sub(r"[^ -~]+", " ", own)[:300] or http.client.responses.get(status, "")
+    text, remedy = f"answers {status}{f': {said}' if said else ''}", _REMEDIES.get(status, "")
     if status in _BUSY:
         return ServerBusyError(text)
+    if status in _OWN_ERRORS and not own:
+        return WrongServerError(text, _IS_TRITON)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:
-        return ServerGoneError(text)
+        return ServerGoneError(text, remedy)
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return ServerRefusedError(f"{text}; give the address that it leads to: {(location or 'none')[:300]}")
-    return ServerRefusedError(text + _MENDS.get(status, ""))
+        return ServerRefusedError(text, f"give the address that it leads to: {(location or 'none')[:300]}")
+    if status == HTTPStatus.BAD_REQUEST and not own and b"HTTPS" in body:
+        return ServerRefusedError(text, "give https://")
+    return ServerRefusedError(text, remedy)
 
 
 def _is_closed(error: Exception) -> bool:
     return isinstance(error, ConnectionResetError | BrokenPipeError)  # http.client's RemoteDisconnected is one
 
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, http.client.IncompleteRead):
-        return f"broke off after {len(error.partial)} bytes"
-    if _is_closed(error):
-        return "closed the connection"
-    if isinstance(error, http.client.HTTPException):
-        return f"answers no HTTP ({type(error).__name__})"
-    return one_line(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,6 +88,7 @@ class V2Server:
         poses: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], Outputs] = simple_poses,
         *,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.model, self.poses = model, poses
         self.acts: list[Any] = []
@@ -102,10 +104,13 @@ class V2Server:
         class Handler(_Handler):
             server_of_tests = owner
 
+        self.handler = Handler
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/sharpose"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/sharpose"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     def __enter__(self) -> V2Server:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

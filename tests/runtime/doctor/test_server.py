@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +85,7 @@ def test_stages_that_do_not_run(server: V2Server, capsys: pytest.CaptureFixture[
     ("act", "reason"),
     [
         (500, "answers 500: told to say 500"),
-        ("empty", "got 0; the server's Python backend can't read arrays of numpy 2"),
+        ("empty", "install numpy<2 in the Python that runs the model"),
         ("late", "no poses within 0.4 s"),
         (404, "answers 404: told to say 404"),
     ],
@@ -98,6 +100,36 @@ def test_no_poses(server: V2Server, capsys: pytest.CaptureFixture[str], act: int
     assert out.splitlines()[-1] == "--server: can't run here; in the way: server"
 
 
+@pytest.mark.parametrize(
+    ("act", "found", "remedy"),
+    [
+        (401, "answers 401: told to say 401", "give --server-token, or $SHARPOSE_SERVER_TOKEN"),
+        (403, "answers 403: told to say 403", "give the right --server-token"),
+        (404, "answers 404: told to say 404", "give the address with the gateway's path"),
+        (500, "answers 500: told to say 500", "see the server's log; a model whose process has died"),
+        (400, "answers 400: told to say 400", None),
+    ],
+)
+def test_each_failure_has_its_own_remedy(
+    server: V2Server, capsys: pytest.CaptureFixture[str], act: int, found: str, remedy: str | None
+) -> None:
+    server.acts = [act]
+    code, out, _ = doctor(capsys, "--server", server.url, "--json")
+    (finding,) = json.loads(out)["findings"]
+    assert code == 1
+    assert finding["text"] == f"{server.url}: {found}"
+    assert finding["mend"] is None if remedy is None else finding["mend"].startswith(remedy)
+
+
+def test_an_address_where_nothing_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/sharpose"
+        code, out, _ = doctor(capsys, "--server", url, "--timeout", 0.2)
+    assert code == 1
+    assert f"{url}: no answer within 0.2 s\n" in out
+    assert re.search("look at (host and port|the server's load)", out)
+
+
 def test_a_server_that_stays_busy(server: V2Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.acts = [503] * 1000
     code, out, _ = doctor(capsys, "--server", server.url, "--timeout", 0.4)
@@ -108,8 +140,8 @@ def test_a_server_that_stays_busy(server: V2Server, capsys: pytest.CaptureFixtur
 def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = doctor(capsys, "--server", "http://127.0.0.1:1/sharpose")
     assert code == 1
-    assert "http://127.0.0.1:1/sharpose: Connection refused" in out
-    assert "a model whose process has died comes back with a restart of the server" in out
+    assert "http://127.0.0.1:1/sharpose: Connection refused\n" in out
+    assert "start the server, or give its port: Triton's own are 8000 for HTTP and 8001 for gRPC" in out
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_several_streams_have_a_request_each(
         (["--batch", "auto"], "--batch is for engines on this machine"),
         (["--deadline", 40], "--deadline is for engines on this machine"),
         (["--server-ca", "missing.pem"], "--server-ca missing.pem: expected a file of certificates"),
+        (["--server-tries", "0"], "'--server-tries': expected a number of tries from 1, or `forever`, got '0'"),
     ],
 )
 def test_what_is_refused_beside_a_server(refused: Callable[..., str], given: list[object], reason: str) -> None:
@@ -116,7 +117,8 @@ def test_a_server_that_is_not_there(sharpose_run: Run, tmp_path: Path) -> None:
         SCENE, "--server", "http://127.0.0.1:1/sharpose", "--server-tries", 1, "--json", "a.jsonl", bundle=None
     )
     assert done.returncode == 3
-    assert done.stderr == "error: http://127.0.0.1:1/sharpose: Connection refused\n"
+    remedy = "start the server, or give its port: Triton's own are 8000 for HTTP and 8001 for gRPC"
+    assert done.stderr == f"error: http://127.0.0.1:1/sharpose: Connection refused; {remedy}\n"
     assert not (tmp_path / "a.jsonl").exists()
 
 
@@ -124,7 +126,7 @@ def test_a_refusal_on_the_way(server: V2Server, sharpose_run: Run) -> None:
     server.acts = ["poses"] * 3 + [404]
     done = sharpose_run(SCENE, "--server", server.url, "--json", "a.jsonl", bundle=None)
     assert done.returncode == 2
-    assert "answers 404: told to say 404; are the address's path and model right?" in done.stderr
+    assert "answers 404: told to say 404; give the address with the gateway's path" in done.stderr
     assert "the 2 frames before it are kept in a.partial.jsonl" in done.stderr
 
 
