@@ -23,7 +23,7 @@ from sharpose.errors import ConfigError, ServerRefusedError
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import REGION_SIZE, region_grid
 
-CONTRACT = 1
+CONTRACT = 2
 """Version of everything here; a client refuses another."""
 
 MODEL_NAME = "sharpose"
@@ -85,6 +85,14 @@ class ServedModel:
             quality_threshold=manifest.gate.quality_threshold,
             max_batch=manifest.max_batch,
         )
+
+    @property
+    def version(self) -> int:
+        """The model's version in the repository: the first twelve digits of its bundle's sha256, as a number.
+
+        Every answer names it, so that a client knows which bundle made the poses, over whatever connection they came.
+        """
+        return int(self.bundle_sha256[:12], 16) or 1
 
     def dims(self, tensor: ServedTensor) -> tuple[int, ...]:
         """The shape of one crop's part of an input or output: without the batch."""

@@ -80,7 +80,7 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
     """
     how = how or HowToRun()
     served = ServedModel.of(bundle)
-    version = folder / MODEL_NAME / "1"
+    version = folder / MODEL_NAME / str(served.version)
     version.mkdir(parents=True)
     if layout == "product":
         if how.device != AUTO:

@@ -25,8 +25,14 @@ from sharpose.errors import (
 )
 from sharpose.serving.client import DEFAULT_TIMEOUT, DEFAULT_TRIES
 from sharpose.serving.client.address import Credentials, ServerAddress
-from sharpose.serving.client.answers import CropPoses, outputs_wanted, read_poses
-from sharpose.serving.client.connection import Connection, ConnectionClosedError, WrongServerError
+from sharpose.serving.client.connection import (
+    Connection,
+    ConnectionClosedError,
+    CropPoses,
+    WrongServerError,
+    outputs_wanted,
+    read_poses,
+)
 from sharpose.serving.client.over_http import HttpConnection
 from sharpose.serving.contract import ServedModel
 
@@ -64,6 +70,10 @@ class Exchange:
     error: ServerError | None
 
 
+class _OtherModelError(ServerRefusedError):
+    """Poses came from another model than the one that the server had when the connection was made."""
+
+
 class RequestStoppedError(Exception):
     """A request was given up, as its caller wanted."""
 
@@ -71,7 +81,8 @@ class RequestStoppedError(Exception):
 class PoseClient:
     """Poses of crops from a server. Threads may share one: each request under way has a connection of its own.
 
-    The server's model is pinned at first contact: whenever a connection is made, the server must still have it.
+    The server's model is pinned at first contact: whenever a connection is made, the server must still have it, and
+    each answer names its version.
 
     Args:
         url: `http://HOST:8000/sharpose`, or https, grpc, grpcs; see `ServerAddress.parse`.
@@ -146,7 +157,14 @@ class PoseClient:
         def ask(connection: Connection) -> CropPoses:
             model, began = self._model, time.perf_counter()
             assert model is not None
-            found = read_poses(connection.infer(crops, thresholds, wanted, self._timeout), model, len(crops), wanted)
+            answer = connection.infer(crops, thresholds, wanted, self._timeout)
+            if answer.version != str(model.version):
+                raise _OtherModelError(
+                    f"expected poses of the model's version {model.version}, as its bundle's sha256 says, got "
+                    f"{answer.version[:20]}",
+                    "write the repository again with sharpose-export --triton",
+                )
+            found = read_poses(answer.outputs, model, len(crops), wanted)
             self._note(Exchange(time.perf_counter() - began, None))
             return found
 
@@ -202,7 +220,9 @@ class PoseClient:
             self._give_up_if(stop)
 
     def _ask(self, ask: Callable[[Connection], _Result]) -> _Result:
-        """Ask once; again at once where a kept connection turns out to be closed. All failures are noted."""
+        """Ask once; again at once where a kept connection turns out to be closed, or to have got another server at its
+        other end. All failures are noted.
+        """
         while True:
             began, kept = time.perf_counter(), False
             try:
@@ -213,7 +233,8 @@ class PoseClient:
                     return ask(connection)
             except ServerError as error:
                 self._note(Exchange(time.perf_counter() - began, error))
-                if not isinstance(error, ConnectionClosedError) or not kept or self._over.is_set():
+                again = isinstance(error, ConnectionClosedError | _OtherModelError)
+                if not again or not kept or self._over.is_set():
                     raise
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ from sharpose.serving.client.connection import (
     NO_SUCH_NAME,
     NO_WAY_THERE,
     NOT_LISTENING,
-    ConnectionClosedError,
+    Answer,
     Tensor,
     WrongServerError,
 )
@@ -40,7 +40,11 @@ _CONNECTING: tuple[tuple[str, type[ServerError], str], ...] = (
     ("CERTIFICATE_VERIFY_FAILED", ServerRefusedError, "give --server-ca FILE, and the host by its certificate's name"),
     ("handshake failed", ServerRefusedError, "give grpc:// for a port without TLS, or the port that has it"),
     ("HTTP/2|ALPN", WrongServerError, "give the port of a Triton server's gRPC, by default 8001"),
-    ("socket closed|reset", ServerGoneError, "give grpcs:// if that port wants TLS, and --server-cert if it asks for it"),
+    (
+        "socket closed|reset",
+        ServerGoneError,
+        "give grpcs:// for a port with TLS, --server-cert if it asks for one",
+    ),
     ("", ServerGoneError, NO_WAY_THERE),
 )
 
@@ -63,14 +67,12 @@ class GrpcConnection:
             self._channel = grpc.insecure_channel(address.netloc, _OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._lock = threading.Lock()
-        self._calls: list[Any] = []
+        self._call: Any = None
         self._closed = False
-        self._config: Any = None
 
     def config(self, timeout: float) -> Mapping[str, Any]:
         """See `Connection.config`."""
-        (answer,) = self._ask({self._stub.ModelConfig: service_pb2.ModelConfigRequest(name=self._model)}, timeout)
-        self._config = answer.config
+        answer = self._ask(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=self._model), timeout)
         found: dict[str, Any] = MessageToDict(answer.config, preserving_proto_field_name=True)
         return found
 
@@ -80,10 +82,8 @@ class GrpcConnection:
         thresholds: npt.NDArray[np.float32],
         wanted: Sequence[ServedTensor],
         timeout: float,
-    ) -> dict[str, Tensor]:
-        """See `Connection.infer`. A channel connects anew by itself, to whatever is there, so that the configuration is
-        asked for beside the poses: another one than before counts as a connection that was closed.
-        """
+    ) -> Answer:
+        """See `Connection.infer`. A channel connects anew by itself, to whatever is there."""
         request = service_pb2.ModelInferRequest(model_name=self._model)
         request.parameters["timeout"].int64_param = int(timeout * 1e6)
         for tensor, array in ((CROPS, crops), (QUALITY_THRESHOLD, thresholds)):
@@ -91,49 +91,41 @@ class GrpcConnection:
             request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
         for tensor in wanted:
             request.outputs.add(name=tensor.name)
-        questions = {
-            self._stub.ModelConfig: service_pb2.ModelConfigRequest(name=self._model),
-            self._stub.ModelInfer: request,
-        }
-        now, answer = self._ask(questions, timeout)
-        if now.config != self._config:
-            raise ConnectionClosedError("serves another model than when the connection was made")
+        answer = self._ask(self._stub.ModelInfer, request, timeout)
         contents = list(answer.raw_output_contents)
         contents += [b""] * (len(answer.outputs) - len(contents))
-        return {
+        tensors = {
             output.name: Tensor(output.datatype, tuple(output.shape), memoryview(content))
             for output, content in zip(answer.outputs, contents, strict=True)
         }
+        return Answer(answer.model_version, tensors)
 
     def interrupt(self) -> None:
         """See `Connection.interrupt`."""
         with self._lock:
             self._closed = True
-            for call in self._calls:
-                call.cancel()
+            if self._call is not None:
+                self._call.cancel()
 
     def close(self) -> None:
         """See `Connection.close`."""
         self.interrupt()
         self._channel.close()
 
-    def _ask(self, questions: Mapping[Any, object], timeout: float) -> list[Any]:
-        """The answers of methods to their requests, which are asked side by side."""
+    def _ask(self, method: Any, request: object, timeout: float) -> Any:  # noqa: ANN401 (generated types)
+        """The answer of a method."""
         with self._lock:
             if self._closed:
                 raise ServerGoneError("interrupted")
-            self._calls = [
-                method.future(request, timeout=timeout, metadata=self._metadata)
-                for method, request in questions.items()
-            ]
+            call = self._call = method.future(request, timeout=timeout, metadata=self._metadata)
         try:
-            answers = [call.result() for call in self._calls]
+            answer = call.result()
         except grpc.FutureCancelledError:
             raise ServerGoneError("interrupted") from None
         except grpc.RpcError as error:
             raise _error_of(error.code(), error.details() or "", timeout) from None
         self.used = True
-        return answers
+        return answer
 
 
 def _channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
@@ -161,7 +153,7 @@ def _error_of(code: grpc.StatusCode, details: str, timeout: float) -> ServerErro
     if code in (kinds.UNAUTHENTICATED, kinds.PERMISSION_DENIED):
         return ServerRefusedError(text, "give --server-token, or $SHARPOSE_SERVER_TOKEN")
     if code in (kinds.NOT_FOUND, kinds.UNIMPLEMENTED):
-        return ServerRefusedError(text, "give the port of a Triton server's gRPC, by default 8001, and the model's name")
+        return ServerRefusedError(text, "give the port of Triton's gRPC, by default 8001, and the model's name")
     if code in (kinds.INVALID_ARGUMENT, kinds.FAILED_PRECONDITION):
         return ServerRefusedError(text)
     return ServerGoneError(text)

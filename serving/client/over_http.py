@@ -26,6 +26,7 @@ from sharpose.serving.client.connection import (
     NO_SUCH_NAME,
     NO_WAY_THERE,
     NOT_LISTENING,
+    Answer,
     ConnectionClosedError,
     Tensor,
     WrongServerError,
@@ -96,7 +97,7 @@ class HttpConnection:
         thresholds: npt.NDArray[np.float32],
         wanted: Sequence[ServedTensor],
         timeout: float,
-    ) -> dict[str, Tensor]:
+    ) -> Answer:
         """See `Connection.infer`."""
         inputs = ((CROPS, crops), (QUALITY_THRESHOLD, thresholds))
         header = json.dumps(
@@ -171,7 +172,6 @@ class HttpConnection:
             raise _error_of(answer.status, answer.getheader("Location"), bytes(body))
         return answer.getheader(_HEADER_LENGTH), body
 
-
     def _meaning(self, error: Exception, timeout: float) -> ServerError:
         """What a request that was not answered ended on, in our words."""
         connected = self._socket is not None
@@ -242,13 +242,13 @@ def _read_body(answer: http.client.HTTPResponse, sock: socket.socket, until: flo
     return memoryview(body)
 
 
-def _split(body: memoryview, header_length: str | None) -> dict[str, Tensor]:
+def _split(body: memoryview, header_length: str | None) -> Answer:
     """The outputs: JSON says what they are, their bytes follow."""
     try:
         at = len(body) if header_length is None else int(header_length)
-        outputs = json.loads(bytes(body[:at]))["outputs"]
-        tensors = {}
-        for output in outputs:
+        header = json.loads(bytes(body[:at]))
+        version, tensors = str(header.get("model_version")), {}
+        for output in header["outputs"]:
             name, shape = str(output["name"]), tuple(int(size) for size in output["shape"])
             size = output.get("parameters", {}).get("binary_data_size")
             data = None if size is None else body[at : at + int(size)]
@@ -258,7 +258,7 @@ def _split(body: memoryview, header_length: str | None) -> dict[str, Tensor]:
         raise ServerError("expected outputs of the v2 protocol, got something else", _IS_TRITON) from None
     if at != len(body):
         raise ServerError(f"expected an answer of {at} bytes, as its header says, got {len(body)}")
-    return tensors
+    return Answer(version, tensors)
 
 
 def _error_of(status: int, location: str | None, body: bytes) -> ServerError:
@@ -285,4 +285,3 @@ def _error_of(status: int, location: str | None, body: bytes) -> ServerError:
 
 def _is_closed(error: Exception) -> bool:
     return isinstance(error, ConnectionResetError | BrokenPipeError)  # http.client's RemoteDisconnected is one
-

@@ -26,7 +26,7 @@ _MESSAGES = {
         "outputs": "*InferTensor",
         "raw_input_contents": "*bytes",
     },
-    "ModelInferResponse": {"outputs": "*InferTensor", "raw_output_contents": "*bytes"},
+    "ModelInferResponse": {"model_version": "string", "outputs": "*InferTensor", "raw_output_contents": "*bytes"},
     "ModelTensor": {"name": "string", "data_type": "string", "dims": "*int64"},
     "ModelParameter": {"string_value": "string"},
     "ModelConfig": {
@@ -98,9 +98,9 @@ class GrpcServer:
     """Answers as `V2Server` does; `acts` are statuses with their details, or None for poses."""
 
     def __init__(self, types: dict[str, Any], port: int = 0) -> None:
-        self.model, self._types = MODEL, types
+        self.model, self.version, self._types = MODEL, "", types
         self.acts: list[tuple[grpc.StatusCode, str] | None] = []
-        self.requests, self.metadata = 0, dict[str, str]()
+        self.requests, self.configs, self.metadata = 0, 0, dict[str, str]()
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
@@ -119,6 +119,7 @@ class GrpcServer:
         self._server.stop(0).wait()
 
     def _config(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.configs += 1
         self.metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
         return json_format.ParseDict({"config": self.model.to_config()}, self._types["ModelConfigResponse"]())
 
@@ -132,7 +133,8 @@ class GrpcServer:
         crops = np.frombuffer(pixels, np.uint8).reshape(request.inputs[0].shape)
         thresholds = np.frombuffer(limits, np.float32).reshape(request.inputs[1].shape)
         assert request.parameters["timeout"].int64_param > 0
-        found, answer = simple_poses(crops, thresholds), self._types["ModelInferResponse"]()
+        found = simple_poses(crops, thresholds)
+        answer = self._types["ModelInferResponse"](model_version=self.version or str(self.model.version))
         for name in (item.name for item in request.outputs):
             answer.outputs.add(name=name, datatype=_DATATYPES[found[name].dtype.name], shape=found[name].shape)
             answer.raw_output_contents.append(found[name].tobytes())

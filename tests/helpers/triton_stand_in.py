@@ -152,7 +152,7 @@ def make_backend() -> types.ModuleType:
 
 def load_model(folder: Path, config: str) -> Any:
     """The `TritonPythonModel` of a model's folder, initialized as Triton does it; `config` is its JSON."""
-    path = folder / "1" / "model.py"
+    (path,) = folder.glob("*/model.py")
     spec = importlib.util.spec_from_file_location(f"model_of_{folder.name}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -165,7 +165,7 @@ def load_model(folder: Path, config: str) -> Any:
             "model_name": folder.name,
             "model_config": config,
             "model_repository": str(folder),
-            "model_version": "1",
+            "model_version": path.parent.name,
             "model_instance_kind": "CPU",
         }
     )

@@ -220,7 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for (name, array), content in zip(outputs.items(), contents, strict=True)
         ]
-        head = json.dumps({"model_name": "sharpose", "model_version": "1", "outputs": described}).encode()
+        version = str(self.server_of_tests.model.version)
+        head = json.dumps({"model_name": "sharpose", "model_version": version, "outputs": described}).encode()
         self._answer(200, head + b"".join(contents), len(head), half=act == "half")
 
     def _answer(self, status: int, body: bytes, header_length: int | None = None, *, half: bool = False) -> None:

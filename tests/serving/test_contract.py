@@ -84,8 +84,8 @@ def test_what_a_user_edits_counts(served: ServedModel) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("parameters", None, "expected the parameter contract to be 1, got None"),
-        ("parameters.contract", "2", "expected the parameter contract to be 1, got '2'"),
+        ("parameters", None, "expected the parameter contract to be 2, got None"),
+        ("parameters.contract", "1", "expected the parameter contract to be 2, got '1'"),
         ("parameters.bundle_sha256", "ab", "bundle_sha256 to be 64 hexadecimal digits, got 'ab'"),
         ("parameters.skeleton", "{}", "the parameter skeleton: name: missing key"),
         ("parameters.skeleton", "nonsense", "the parameter skeleton: "),

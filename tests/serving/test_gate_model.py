@@ -113,7 +113,7 @@ def test_its_patches_are_the_products():
 
 
 def test_its_file_needs_nothing_but_numpy(repository):
-    path = repository / "sharpose" / "1" / "model.py"
+    (path,) = repository.glob("sharpose/*/model.py")
     nodes = list(ast.walk(ast.parse(path.read_text())))
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

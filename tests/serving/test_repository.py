@@ -11,7 +11,7 @@ from cache_stand_ins import REQUEST, sidecar_for
 from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.engines.tensorrt.cache import Profile, write_engine
 from sharpose.errors import BundleError, EngineError
-from sharpose.serving.contract import ServedModel
+from sharpose.serving.contract import ServedModel, bundle_sha256
 from sharpose.serving.repository import HowToRun, write_repository
 
 
@@ -40,10 +40,11 @@ def files(folder):
 
 def test_the_products_model_is_all_that_a_server_needs(tmp_path, shipped, configuration):
     lines = write_repository(shipped, tmp_path, "product", HowToRun("cuda:1", "fp32"))
-    bundle = [f"sharpose/1/bundle/{name}" for name in sorted(("bundle.json", *shipped.manifest.files))]
-    assert files(tmp_path) == [*bundle, "sharpose/1/model.py", "sharpose/config.pbtxt"]
+    version = f"sharpose/{int(bundle_sha256(shipped)[:12], 16)}"  # which all answers name
+    bundle = [f"{version}/bundle/{name}" for name in sorted(("bundle.json", *shipped.manifest.files))]
+    assert files(tmp_path) == [*bundle, f"{version}/model.py", "sharpose/config.pbtxt"]
     assert lines == ["sharpose: both stages on cuda:1, 14.9 MiB"]
-    assert open_bundle(tmp_path / "sharpose" / "1" / "bundle").manifest == shipped.manifest
+    assert open_bundle(tmp_path / version / "bundle").manifest == shipped.manifest
     config = configuration(tmp_path / "sharpose")
     assert ServedModel.from_config(config) == ServedModel.of(shipped)
     assert (config["name"], config["backend"], config["max_batch_size"]) == ("sharpose", "python", 16)
@@ -60,7 +61,7 @@ def test_the_products_model_is_all_that_a_server_needs(tmp_path, shipped, config
 def test_graphs_are_models_of_their_own(tmp_path, shipped, configuration):
     lines = write_repository(shipped, tmp_path, "graphs")
     assert files(tmp_path) == [
-        "sharpose/1/model.py",
+        f"sharpose/{int(bundle_sha256(shipped)[:12], 16)}/model.py",
         "sharpose/config.pbtxt",
         "sharpose_coarse/1/model.onnx",
         "sharpose_coarse/1/weights.bin",
@@ -184,7 +185,8 @@ def test_a_damaged_engine_is_refused(tmp_path, with_engines):
 
 def test_the_products_model_brings_the_engines_along(tmp_path, with_engines):
     write_repository(with_engines(), tmp_path / "repository", "product", HowToRun("tensorrt", "fp32"))
-    held = files(tmp_path / "repository" / "sharpose" / "1" / "bundle" / "engines")
+    (folder,) = tmp_path.glob("repository/sharpose/*/bundle/engines")
+    held = files(folder)
     assert held == ["coarse.json", "coarse.plan", "fine.json", "fine.plan"]
 
 

@@ -318,7 +318,7 @@ def test_what_is_no_triton_server(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ServerError, match="expected a model's configuration as JSON"):
             PoseClient(server.url).contact()
         monkeypatch.setattr(server, "config", lambda: {"name": "resnet", "max_batch_size": 8})
-        with pytest.raises(ServerRefusedError, match="model 'resnet': expected the parameter contract to be 1"):
+        with pytest.raises(ServerRefusedError, match="model 'resnet': expected the parameter contract to be 2"):
             PoseClient(server.url).contact()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,10 +89,74 @@ def test_statuses(server: GrpcServer, client: PoseClient, status: str, error: ty
     assert server.requests == (2 if error is ServerGoneError else 1)
 
 
+def test_the_configuration_is_asked_for_once(server: GrpcServer, client: PoseClient) -> None:
+    for _ in range(3):
+        client.infer(CROPS, HALF)
+    assert (server.requests, server.configs) == (3, 1)
+
+
+def test_another_bundle_is_noticed_in_the_answer(server: GrpcServer, client: PoseClient) -> None:
+    """As where a gateway has led the channel to another server, and no call has failed."""
+    client.infer(CROPS, HALF)
+    server.model = replace(server.model, max_batch=2)
+    client.infer(CROPS, HALF)
+    server.model = replace(server.model, bundle_sha256="6" * 64)
+    with pytest.raises(ServerRefusedError, match="the bundle 555555555555, as before, got 666666666666"):
+        client.infer(CROPS, HALF)
+
+
+def test_a_repository_whose_version_is_not_its_bundles(server: GrpcServer, client: PoseClient) -> None:
+    server.version = "1"
+    with pytest.raises(ServerRefusedError, match=r"version 93824992236885, as its .* got 1; write the repository"):
+        client.infer(CROPS, HALF)
+
+
+UNREACHABLE = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:8001: "
+
+
+@pytest.mark.parametrize(
+    ("details", "error", "words"),
+    [
+        (
+            f"{UNREACHABLE}Failed to connect to remote host: Connection refused",
+            ServerGoneError,
+            "no connection: Failed to connect to remote host: Connection refused; start the server, or give its port",
+        ),
+        ("errors resolving rack:8001: [field:hostname lookup error:no such]", ServerGoneError, "; give a name that"),
+        ("DNS resolution failed for rack:8001", ServerGoneError, "no connection: DNS resolution .*; give a name that"),
+        (
+            f"{UNREACHABLE}Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: WRONG_VERSION_NUMBER",
+            ServerRefusedError,
+            "; give grpc:// for a port without TLS",
+        ),
+        (f"{UNREACHABLE}Tls handshake failed: CERTIFICATE_VERIFY_FAILED", ServerRefusedError, "; give --server-ca"),
+        (f"{UNREACHABLE}Failed parsing HTTP/2 (got frame type 79)", ServerRefusedError, "; give the port of a Triton"),
+        (f"{UNREACHABLE}Socket closed", ServerGoneError, "; give grpcs:// for a port with TLS"),
+        (f"{UNREACHABLE}No route to host", ServerGoneError, "; look at host and port"),
+    ],
+)
+def test_connections_that_cannot_be_made(
+    types: dict[str, Any], details: str, error: type[ServerError], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of grpcio 1.85."""
+    over_grpc = import_module("sharpose.serving.client.over_grpc")
+    meaning = over_grpc._error_of(grpc.StatusCode.UNAVAILABLE, details, 1.0)
+
+    def fail(*_: object) -> None:
+        raise meaning
+
+    monkeypatch.setattr(over_grpc.GrpcConnection, "config", fail)
+    with pytest.raises(error, match=words):
+        PoseClient("grpc://10.0.0.1:8001/sharpose").contact(Patience(tries=1))
+
+
+def test_nobody_listens(types: dict[str, Any]) -> None:
+    with pytest.raises(ServerGoneError, match=r"no connection: .*Connection refused; start the server"):
+        PoseClient("grpc://127.0.0.1:1/sharpose").contact(Patience(tries=1))
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_restarted_server(server: GrpcServer, client: PoseClient, types: dict[str, Any], same: bool) -> None:
-    from dataclasses import replace
-
     from grpc_server import GrpcServer
 
     client.infer(CROPS, HALF)
