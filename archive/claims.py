@@ -128,7 +128,7 @@ class Claim:
         """
         kept = []
         for place in self._places:
-            found = [path for path in (place.written, place.attempt / place.partial.name) if path.exists()]
+            found = [path for path in (place.written, place.attempt / place.partial.name) if _holds_something(path)]
             for path in found[:1]:
                 try:
                     _remove(place.partial)
@@ -294,6 +294,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether there is a file that isn't empty, as it is on a full disk, or a folder with such a file."""
+    return any(one.is_file() and one.stat().st_size for one in _tree(path))
 
 
 def _sync_tree(path: Path) -> None:

@@ -83,7 +83,7 @@ def _shared() -> Iterator[click.Parameter]:
     context_settings=sharpose_run.context_settings,
     examples=[
         "sharpose-archive videos/ --json 'out/{source}.jsonl'",
-        "sharpose-archive 'videos/**/*.mp4' --track --json 'out/{source}.jsonl' --output 'out/{source}.mp4'",
+        "sharpose-archive 'videos/**/*.mp4' --track --json 'out/{folder}/{source}.jsonl'",
         "sharpose-archive @list.txt --csv 'out/{source}.csv' --shard 0/8 --report report-0.json",
     ],
 )
@@ -130,7 +130,7 @@ def command(
     results are there under their names, which are given to whole results only.
 
     A SOURCE is a video, a folder or glob of videos, or @FILE, a list of those, a line each. `{source}` in an output's
-    name stands for the video's name.
+    name stands for the video's name, `{folder}` for the path of its folder.
 
     Options that aren't listed under Archive are those of sharpose-run. The exit code is 3 where videos failed: a later
     run tries them again.

@@ -45,7 +45,7 @@ class Report:
 
     def __init__(self, videos: tuple[Video, ...], shard: Shard, total: int, messages: Messages) -> None:
         self._videos, self._shard, self._total, self._messages = videos, shard, total, messages
-        self._results: dict[str, tuple[Result, int]] = {}  # by name, with the tries
+        self._results: dict[str, tuple[Result, int]] = {}  # by path, with the tries
         self._began = time.monotonic()
         self._shares: dict[str, float] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -68,18 +68,18 @@ class Report:
     @property
     def failed(self) -> list[Result]:
         """Those that failed, in the order of the archive."""
-        found = (self._results.get(video.name) for video in self._videos)
+        found = (self._results.get(video.path) for video in self._videos)
         return [entry[0] for entry in found if entry is not None and entry[0].state == "failed"]
 
     def progress(self, video: Video, share: float) -> None:
         """See `Watcher`."""
-        self._shares[video.name] = share
+        self._shares[video.path] = share
         self._show()
 
     def finished(self, result: Result, tries: int) -> None:
         """See `Watcher`."""
-        self._shares.pop(result.video.name, None)
-        self._results[result.video.name] = result, tries
+        self._shares.pop(result.video.path, None)
+        self._results[result.video.path] = result, tries
         self._show()
         if not self._messages.bars.is_terminal:
             done = f"{result.frames} frames in {result.seconds:.1f} s"
@@ -91,7 +91,7 @@ class Report:
     def skip(self, videos: list[Video]) -> None:
         """Note videos that were done before this run."""
         for video in videos:
-            self._results[video.name] = Result(video, "skipped"), 0
+            self._results[video.path] = Result(video, "skipped"), 0
 
     def note(self, line: str) -> None:
         """See `Watcher`."""
@@ -133,7 +133,7 @@ class Report:
         """Write it as JSON. Raises `SinkError` where that can't be."""
         entries = []
         for video in self._videos:
-            result, tries = self._results.get(video.name, (None, 0))
+            result, tries = self._results.get(video.path, (None, 0))
             entry: dict[str, object] = {
                 "source": video.path,
                 "name": video.name,

@@ -143,7 +143,7 @@ class Schedule:
         self._watcher, self._stop = watcher, stop
         self._known: dict[WorkerId, _Worker] = {}
         self._queue: deque[Video] = deque()
-        self._taken: dict[str, Video] = {}  # by others, by name
+        self._taken: dict[str, Video] = {}  # by others, by path
         self._look_at = 0.0  # when to look at those again
         self._tries: dict[str, int] = {}
         self._dead: set[str] = set()
@@ -241,26 +241,26 @@ class Schedule:
             self._dead.add(one.identity)
 
     def _try_again(self, result: Result) -> None:
-        name = result.video.name
-        self._tries[name] = self._tries.get(name, 0) + 1
-        if self._tries[name] > self._retries:
+        path = result.video.path
+        self._tries[path] = self._tries.get(path, 0) + 1
+        if self._tries[path] > self._retries:
             self._finish(result)
         else:
-            left = counted(self._retries + 1 - self._tries[name], "try")
+            left = counted(self._retries + 1 - self._tries[path], "try")
             self._watcher.progress(result.video, 0.0)
-            self._watcher.warn(f"{result.video.path}: {result.reason}; {left} left")
+            self._watcher.warn(f"{path}: {result.reason}; {left} left")
             self._queue.append(result.video)
 
     def _note_taken(self, result: Result) -> None:
         video = result.video
-        if video.name not in self._tries:
-            self._tries[video.name] = 0
+        if video.path not in self._tries:
+            self._tries[video.path] = 0
             self._watcher.note(f"{result.reason or video.path}; this run waits for it at its end")
         if not self._taken:
             self._look_at = time.monotonic() + _LOOK_AGAIN
-        self._taken[video.name] = video
+        self._taken[video.path] = video
 
     def _finish(self, result: Result) -> None:
-        tries = self._tries.get(result.video.name, 0)
+        tries = self._tries.get(result.video.path, 0)
         again = result.state == "failed" and result.retry
         self._watcher.finished(replace(result, retry=False), tries if again else tries + 1)

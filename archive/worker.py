@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -17,6 +18,7 @@ from sharpose.archive.claims import Claim, claim
 from sharpose.archive.plan import Video
 from sharpose.cli import EXIT_FAILED
 from sharpose.errors import EngineError, InputError, OutputTakenError, SharposeError, SinkError
+from sharpose.files import found_at
 from sharpose.runtime.assemble import engines_of, run_with
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.messages import Messages
@@ -111,7 +113,7 @@ class VideoWorker:
         )
         for option, target in options.outputs:
             try:
-                make_sink(Output(option, fill(option, target, "video")), settings)
+                make_sink(Output(option, fill(option, target, "video", ".")), settings)
             except SinkError as error:
                 raise InputError(str(error)) from error
 
@@ -123,6 +125,8 @@ class VideoWorker:
             missing = video.missing
             if not missing:
                 return Result(video, "skipped")
+            if found_at(Path(video.path)) == "nothing":
+                return Result(video, "failed", "there is no such file")
             with claim(missing) as claimed:
                 if video.missing != missing:  # another run has just made some
                     return Result(video, "taken" if video.missing else "skipped")
@@ -134,7 +138,9 @@ class VideoWorker:
             return Result(video, "failed", str(error))
 
     def _make(self, video: Video, claimed: Claim) -> Result:
-        options = replace(self._options, sources=(video.path,), outputs=claimed.hidden)
+        options = replace(
+            self._options, sources=(video.path,), outputs=claimed.hidden, boxes=video.boxes or self._options.boxes
+        )
         reason, retry, partial = "", False, tuple[str, ...]()
         try:
             code = run_with(options, self._messages, self._engines)

@@ -29,19 +29,28 @@ from sharpose.runtime.sources.urls import is_url, redact_url
 from sharpose.skeleton import Skeleton
 
 _PLACEHOLDER = "{source}"
+FOLDER = "{folder}"
+"""In an archive's names: the folder of the video."""
 _WORD_IN_BRACES = re.compile(r"\{\s*\w*\s*(?:[:!][^{}]*)?\}")
 _LONGEST_STEM = 200  # bytes of a picture's name that a result's name begins with
 
 
-def fill(option: str, target: str, name: str) -> str:
-    """The `target` of an option with `{source}` replaced by `name`; raises `InputError` for another word in braces."""
-    unknown = next((word for word in _WORD_IN_BRACES.findall(target) if word != _PLACEHOLDER), None)
+def fill(option: str, target: str, name: str, folder: str | None = None) -> str:
+    """The `target` of an option with `{source}` replaced by `name`, and `{folder}` by `folder` where that is given.
+
+    Raises:
+        InputError: it has another word in braces.
+    """
+    known = (_PLACEHOLDER,) if folder is None else (_PLACEHOLDER, FOLDER)
+    unknown = next((word for word in _WORD_IN_BRACES.findall(target) if word not in known), None)
     if unknown is not None:
+        also = "" if folder is None else f", and {FOLDER}, for its folder"
         raise InputError(
             f"{option} {redact_url(target)}: {unknown}: expected no word in braces but {_PLACEHOLDER}, which stands "
-            "for the source's name"
+            f"for the source's name{also}"
         )
-    return target.replace(_PLACEHOLDER, name)
+    filled = target.replace(_PLACEHOLDER, name)
+    return filled if folder is None else filled.replace(FOLDER, folder)  # last: a folder's name may have braces
 
 
 @dataclass(frozen=True)
@@ -124,12 +133,15 @@ class SinkSettings:
         return FolderSettings(self.name, names, overwrite=self.overwrite, note=self.note)
 
 
-def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[list[Output]]:
+def outputs_of_streams(
+    outputs: Sequence[Output], names: Sequence[str], folders: Sequence[str] | None = None
+) -> list[list[Output]]:
     """The outputs of each source, `{source}` filled in.
 
     Args:
         outputs: As the user gave them.
         names: Of the sources, from `source_names`.
+        folders: Of the sources, for `{folder}`; None where there is no such word.
 
     Raises:
         InputError: several sources would write into one output, two outputs are the same, or one can't go to standard
@@ -151,7 +163,8 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
                     "into its name, which stands for the source's"
                 )
     filled = [
-        [replace(output, target=fill(output.option, output.target, name)) for output in outputs] for name in names
+        [replace(output, target=fill(output.option, output.target, name, folder)) for output in outputs]
+        for name, folder in zip(names, folders or [None] * len(names), strict=True)
     ]
     taken: dict[Identity, Output] = {}
     for output in (output for of_one in filled for output in of_one):
@@ -167,7 +180,11 @@ def outputs_of_streams(outputs: Sequence[Output], names: Sequence[str]) -> list[
 
 
 def check_files(
-    options: RunOptions, names: Sequence[str], outputs: Sequence[Output], video_folders: Collection[Path]
+    options: RunOptions,
+    names: Sequence[str],
+    outputs: Sequence[Output],
+    video_folders: Collection[Path],
+    boxes: Collection[str] = (),
 ) -> None:
     """Refuse addresses where files are expected, and outputs that can't be written or would overwrite what is read.
 
@@ -176,6 +193,7 @@ def check_files(
         names: Of its sources.
         outputs: Of all of them.
         video_folders: See `check_outputs`.
+        boxes: The files of boxes, where they don't follow from the names.
 
     Raises:
         InputError: something has to be refused.
@@ -184,7 +202,7 @@ def check_files(
     _refuse_addresses(options)
     check_outputs(
         outputs,
-        _files_read(options, names),
+        _files_read(options, names, boxes),
         bundle=shipped_bundle() if options.bundle is None else options.bundle,
         overwrite=options.overwrite,
         video_folders=video_folders,
@@ -205,7 +223,7 @@ def _refuse_addresses(options: RunOptions) -> None:
             raise InputError(f"{option}: expected a path on this machine, got an address")
 
 
-def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+def _files_read(options: RunOptions, names: Sequence[str], boxes: Collection[str]) -> Iterator[tuple[Path, str]]:
     """Files and folders that the run reads, and what to call them."""
     for source in options.sources:
         path = Path("/dev/stdin" if source == "-" else local_path(source))
@@ -214,7 +232,7 @@ def _files_read(options: RunOptions, names: Sequence[str]) -> Iterator[tuple[Pat
             yield from ((Path(found), "the source") for found in glob.glob(str(path), recursive=True))  # noqa: PTH207
     yield shipped_bundle() if options.bundle is None else options.bundle, "the bundle"
     if options.boxes is not None:
-        files = {fill("--boxes", options.boxes, name) for name in names}
+        files = set(boxes) or {fill("--boxes", options.boxes, name) for name in names}
     else:
         files = {options.detector} if options.detector is not None and is_file_name(options.detector) else set()
     for name in files:

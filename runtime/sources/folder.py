@@ -24,6 +24,11 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
+def is_video(path: Path) -> bool:
+    """Whether the name ends like a video's and isn't hidden."""
+    return path.suffix.lower() in _VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
 def is_glob(spec: str) -> bool:
     """Whether a path that isn't there is a pattern."""
     return any(character in spec for character in "*?[") and not Path(spec).exists()
@@ -58,7 +63,7 @@ def list_files(spec: str) -> Listing:
         raise SourceError(f"{spec}: expected a folder that can be read: {error.strerror}") from None
     files = [entry for entry, kind in zip(found, kinds, strict=True) if kind == "file"]
     pictures = sorted(filter(is_picture, files), key=_natural_key)
-    videos = sorted(filter(_is_video, files), key=_natural_key)
+    videos = sorted(filter(is_video, files), key=_natural_key)
     others = Counter(kinds)
     del others["file"]
     if of_glob and "**" in spec:
@@ -75,16 +80,12 @@ def list_files(spec: str) -> Listing:
             raise SourceError(f"{spec}: {_EXPECTED}, but this is a {kinds[0]}")
         described = [_describe(files)] if files or not more else []
         raise SourceError(f"{spec}: {_EXPECTED}, but {where} {'; '.join(described + more)}")
-    rest = [entry for entry in files if not (is_picture(entry) or _is_video(entry) or entry.name.startswith("."))]
+    rest = [entry for entry in files if not (is_picture(entry) or is_video(entry) or entry.name.startswith("."))]
     if rest:
         what = "files that are neither pictures nor videos"
         what = what if len(rest) > 1 else "file that is neither a picture nor a video"
         more.insert(0, f"{len(rest)} {what}: {_suffixes(rest)}")
     return Listing(pictures, videos, "; ".join(more))
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in _VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 _NO_FILES = {

@@ -80,6 +80,16 @@ def test_partial_results_have_names_that_say_so(outputs: tuple[Output, Output], 
     assert files_in(tmp_path) == {"a/walk.partial.jsonl": "new", "b/walk.partial/0.jpg": "new"}
 
 
+def test_an_empty_result_is_not_kept_as_partial(outputs: tuple[Output, Output], tmp_path: Path) -> None:
+    """As a full disk leaves one; what an earlier run could make stays."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "walk.partial.jsonl").write_text("of an earlier run")
+    with claim(outputs) as claimed:
+        write(claimed.hidden, "")
+        assert claimed.keep_partial() == ()
+    assert files_in(tmp_path) == {"a/walk.partial.jsonl": "of an earlier run"}
+
+
 @pytest.fixture
 def other_process(outputs: tuple[Output, Output]) -> Iterator[subprocess.Popen[str]]:
     """Another process of this machine that has claimed the outputs."""

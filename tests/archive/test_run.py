@@ -174,7 +174,7 @@ def test_what_fails_is_said_and_others_go_on(sharpose_archive: Run, tmp_path: Pa
         "empty": "expected a video, found an empty file",
         "text": "expected a video file, but it can't be opened as one: it is no video, or was cut off before the index "
         "that it ends with",
-        "gone": "no such file or folder",
+        "gone": "there is no such file",
         "damaged": "skipped damage once, near frame 3 (part of a picture is missing)",
     }
     last = done.stderr.splitlines()[-4:]

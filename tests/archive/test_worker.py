@@ -150,6 +150,12 @@ def test_bad_options_are_found_before_the_first_video(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_video_that_is_gone(worker: VideoWorker, video: Video) -> None:
+    Path(video.path).unlink()
+    result = worker.run(video)
+    assert (result.state, result.retry, result.reason) == ("failed", False, "there is no such file")
+
+
 def test_missing_boxes_are_not_tried_again(options: RunOptions, video: Video, tmp_path: Path) -> None:
     worker = VideoWorker(replace(options, full_frame=False, boxes=str(tmp_path / "{source}.json")))
     result = worker.run(video)
