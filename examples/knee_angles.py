@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("video", help="video file, or any other source of sharpose-run")
     parser.add_argument("--output", type=Path, default=Path("knees.csv"), help="CSV file; default: knees.csv")
     given = parser.parse_args(arguments)
+    if not given.output.parent.is_dir():
+        parser.error(f"--output {given.output}: expected a folder that is there, found none at {given.output.parent}")
 
     deepest: dict[int, float] = {}
     with given.output.open("w", newline="", encoding="utf-8") as file:

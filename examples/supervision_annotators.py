@@ -12,10 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import supervision as sv
-
 from sharpose import PoseEstimator
-from sharpose.errors import SharposeError
+from sharpose.errors import InputError, SharposeError, require_packages
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--output {given.output}: expected a name that ends in .mp4")
     if not Path(given.output).parent.is_dir():
         parser.error(f"--output {given.output}: expected a folder that is there")
+
+    require_packages("this example", ["supervision"], "cpu,supervision", InputError)
+    import supervision as sv
 
     estimator = PoseEstimator()
     limbs = [(first + 1, second + 1) for first, second in estimator.skeleton.limbs]  # supervision counts from 1

@@ -120,6 +120,28 @@ def test_no_estimator_is_one_line(
     assert capsys.readouterr() == ("", "error: no engine here\n")
 
 
+def test_supervision_that_is_missing_is_one_line(
+    clip: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    monkeypatch.setattr(sys, "argv", ["supervision_annotators.py", clip])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / "supervision_annotators.py"), run_name="__main__")
+    assert ended.value.code == 2
+    said, error = capsys.readouterr()
+    assert said == ""
+    assert error.startswith("error: this example needs supervision: pip install ")
+    assert error.endswith('[cpu,supervision]"\n')
+
+
+def test_knee_angles_into_a_folder_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        knee_angles.main(["scene:frames=1", "--output", "none/knees.csv"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("error: --output none/knees.csv: expected a folder that is there, found none at none")
+
+
 def test_a_video_with_tracks(clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video.main([clip, "--output", "out.mp4"])
     frames = frames_of(tmp_path / "out.mp4")
