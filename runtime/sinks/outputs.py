@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 import stat
@@ -164,7 +165,7 @@ def outputs_of_streams(
                 )
     filled = [
         [replace(output, target=fill(output.option, output.target, name, folder)) for output in outputs]
-        for name, folder in zip(names, folders or [None] * len(names), strict=True)
+        for name, folder in zip(names, folders or itertools.repeat(None, len(names)), strict=True)
     ]
     taken: dict[Identity, Output] = {}
     for output in (output for of_one in filled for output in of_one):

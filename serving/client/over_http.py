@@ -38,10 +38,8 @@ _MOST_BYTES = 64 << 20  # of an answer: that of 4096 crops has 2
 _BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
 _IS_TRITON = "give the address of a Triton server's HTTP, by default port 8000"
-_CLOSED = {
-    False: "give https:// if that port wants TLS, else the port of a Triton server's HTTP, by default 8000",
-    True: "give --server-cert FILE if it asks for a certificate, else look at the gateway's log",
-}
+_IS_TLS = "give https:// if that port wants TLS, else the port of a Triton server's HTTP, by default 8000"
+_NO_CERTIFICATE = "give --server-cert FILE, a certificate that it trusts and its key, if it asks for one"
 _NO_TLS = "give http:// for a port without TLS, or the port that has it"
 _NO_BACKEND = "start the server behind the gateway, or give its log a look"
 _REMEDIES: dict[int, str] = {
@@ -183,15 +181,17 @@ class HttpConnection:
             said = f"its certificate isn't trusted: {error.verify_message.rstrip('.')}"
             by_name = "give the host by a name that its certificate has"
             return ServerRefusedError(said, by_name if error.verify_code in _WRONG_NAME else "give --server-ca FILE")
-        if not connected and self._tls and (_is_closed(error) or isinstance(error, ssl.SSLEOFError)):
-            return WrongServerError("closed the connection in the TLS handshake", _NO_TLS)
+        if self._tls and not self.used and (_is_closed(error) or isinstance(error, ssl.SSLEOFError)):
+            if not connected:
+                return WrongServerError("closed the connection in the TLS handshake", _NO_TLS)
+            return WrongServerError("closed the connection after the TLS handshake", _NO_CERTIFICATE)
         if isinstance(error, ssl.SSLError):
             return self._meaning_of_tls(error, connected=connected)
         if _is_closed(error):
-            return ConnectionClosedError("closed the connection", "" if self.used else _CLOSED[self._tls])
+            return ConnectionClosedError("closed the connection", "" if self.used else _IS_TLS)
         if isinstance(error, http.client.IncompleteRead):
             return ServerGoneError(f"broke off after {len(error.partial)} bytes")
-        if isinstance(error, http.client.BadStatusLine) and error.line.startswith(_TLS_ALERT):
+        if isinstance(error, http.client.BadStatusLine) and str(error).startswith(_TLS_ALERT):
             return ServerRefusedError("speaks TLS there", "give https://")
         if isinstance(error, http.client.HTTPException):
             return WrongServerError(f"answers no HTTP ({type(error).__name__})", _IS_TRITON)
@@ -207,7 +207,7 @@ class HttpConnection:
         if not self.used and re.search("CERTIFICATE|UNKNOWN_CA", reason):
             return ServerRefusedError(
                 f"doesn't take the client's certificate, or lack of one ({reason})",
-                "give --server-cert FILE, a certificate that it trusts and its key",
+                _NO_CERTIFICATE,
             )
         if not connected and "ALERT" not in reason:
             return ServerRefusedError(f"speaks no TLS there ({reason})", _NO_TLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -272,7 +273,7 @@ def test_where_nothing_is_missing_nothing_needs_to_be_writable(
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(planning.tempfile, "NamedTemporaryFile", read_only)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
     assert [video.missing for video in plan("v").videos] == [()]
     touch("v/2.mp4")
     with pytest.raises(InputError, match=r"^--json out/2.jsonl: out: .*, found a folder: Read-only file system$"):
