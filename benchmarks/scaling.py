@@ -231,6 +231,8 @@ def _share_of_cpu(words: Sequence[str], frame: bytes, seconds: float) -> float:
             _wait_until_idle(process, frame)
             began, cpu = time.monotonic(), _cpu_s(process.pid)
             while (passed := time.monotonic() - began) < seconds:
+                if process.poll() is not None:
+                    raise ProcessLookupError
                 if frame:
                     process.stdin.write(frame)
                     process.stdin.flush()

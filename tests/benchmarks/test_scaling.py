@@ -70,7 +70,7 @@ def test_the_video_moves(tmp_path: Path) -> None:
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     words = ["-", "--stdin-size", "720x1280", "--detector", "motion", "--bundle", str(tmp_path / "none")]
     with pytest.raises(EngineError, match=r"ended with 2: error: .*none"):
-        scaling._share_of_cpu(words, b"", 5)
+        scaling._share_of_cpu(words, b"", 120)
     code, text, cpu_s, _ = scaling._run_to_end(words)
     assert code == 2
     assert text.startswith("error: ")

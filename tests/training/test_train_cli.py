@@ -110,7 +110,7 @@ def start_and_wait(arguments: list[object], folder: Path) -> subprocess.Popen[st
     """A long run that has written a checkpoint."""
     command = [*MODULE, *(str(argument) for argument in arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (folder / "last.pth").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline

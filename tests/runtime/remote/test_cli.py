@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli_files import Run, lines_of
-from v2_server import V2Server
+from v2_server import Outputs, V2Server
 
 from sharpose.bundle import shipped_bundle
 
@@ -36,6 +37,13 @@ def test_several_streams_have_a_request_each(
     server: V2Server, sharpose_run: Run, tmp_path: Path, nano_bundle: Path
 ) -> None:
     scenes = [SCENE, SCENE.replace("seed=1", "seed=2")]
+    both = threading.Barrier(2)
+
+    def meet(outputs: Outputs) -> Outputs:
+        both.wait(60)
+        return outputs
+
+    server.acts = [lambda outputs: outputs, meet, meet]  # the first is to warm up
     done = sharpose_run(
         *scenes,
         "--server",
