@@ -126,6 +126,7 @@ def export_bundle(
             files={file: file_sha256(folder / file) for file in (*graphs, _WEIGHTS)},
             graphs=pairs,
             parity=reports,
+            scores=loaded.scores,
         )
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     return manifest

@@ -173,6 +173,8 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
         playlists.append(Playlist(files, _FILES_AT_ONCE))
         if not (options.outputs or options.show or options.serve):
             messages.info(f"note: nothing will be written; add {', '.join(OUTPUT_OPTIONS)}, --show or --serve")
+        if options.kpt_thr != RunOptions.kpt_thr and estimator.score_tables is None:
+            messages.info("note: the bundle has no score tables, so --kpt-thr is compared with the heatmaps' peaks")
         try:
             warm_up = 0.0 if engines else estimator.warm_up()
         except (EngineError, ServerError):

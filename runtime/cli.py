@@ -330,7 +330,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "--kpt-thr",
     type=_SHARE,
     default=0.3,
-    help="Score below which keypoints are not drawn, and not used for --angles.",
+    help="Score below which keypoints are not drawn, and not used for --angles: the probability that one is right, or, "
+    "where the bundle has no score tables, its heatmap's peak.",
 )
 @option(
     _PICTURE,

@@ -13,6 +13,7 @@ from sharpose.errors import EngineError
 from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
 from sharpose.runtime.refinement.gate import region_boxes
 from sharpose.runtime.result import Picture, PoseResult, StageTimings
+from sharpose.scores.tables import ScoreCalibration
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import gather_patches
 
@@ -28,6 +29,7 @@ class Crowd:
         crop_size: `(height, width)` of a crop.
         skeleton: The J keypoints that a person has.
         regions: K, how many regions are kept a person; None to keep none.
+        calibration: Makes scores probabilities; they stay raw if None.
 
     Attributes:
         pictures: As given.
@@ -40,14 +42,20 @@ class Crowd:
         regions_xyxy: float32 [n, K, 4], NaN until it is filled; or None.
         wanted: bool [n] where there is a deadline, to be filled; or None.
         carried: bool [n] where there is a deadline, to be filled; or None.
+        confidence: float32 [n], to be filled; or None where scores stay raw.
         timings: Of each picture.
     """
 
     def __init__(
-        self, pictures: Sequence[Picture], crop_size: tuple[int, int], skeleton: Skeleton, regions: int | None = None
+        self,
+        pictures: Sequence[Picture],
+        crop_size: tuple[int, int],
+        skeleton: Skeleton,
+        regions: int | None = None,
+        calibration: ScoreCalibration | None = None,
     ) -> None:
         self.pictures = pictures
-        self._skeleton = skeleton
+        self._skeleton, self._calibration = skeleton, calibration
         self.owners = np.repeat(np.arange(len(pictures)), [len(picture.boxes) for picture in pictures])
         boxes = [picture.boxes.xyxy for picture in pictures]
         self.boxes_xyxy: npt.NDArray[np.float32] = np.concatenate([np.zeros((0, 4), np.float32), *boxes])
@@ -59,6 +67,7 @@ class Crowd:
         self.refined = np.zeros(people, dtype=np.bool_)
         self.wanted: npt.NDArray[np.bool_] | None = None
         self.carried: npt.NDArray[np.bool_] | None = None
+        self.confidence = None if calibration is None else np.zeros(people, dtype=np.float32)
         self.regions_xyxy = None if regions is None else np.full((people, regions, 4), np.nan, dtype=np.float32)
         self.timings = [StageTimings() for _ in pictures]
 
@@ -77,6 +86,24 @@ class Crowd:
             frames = self.frames_of(slice(part.start + first, part.start + end))
             extract_crops(self.pictures[picture].image, frames, out[first:])
         return out[: len(owners)]
+
+    def keep(
+        self,
+        people: slice | npt.NDArray[np.integer],
+        keypoints: npt.NDArray[np.float32],
+        refined: npt.NDArray[np.bool_],
+    ) -> None:
+        """Keep the poses that a stage found, in picture pixels and with calibrated scores.
+
+        Args:
+            people: Whose.
+            keypoints: float32 [m, J, 3], `x, y` in crop pixels and the heatmap's peak.
+            refined: bool [m], whether the fine stage found them.
+        """
+        found = keypoints_to_image(keypoints, self.frames_of(people))
+        if self._calibration is not None and self.confidence is not None:
+            self.confidence[people] = self._calibration.apply(found, refined)
+        self.keypoints[people], self.refined[people] = found, refined
 
     def charge(self, stage: str, people: slice | npt.NDArray[np.integer], seconds: float) -> None:
         """Share the time that a stage took among the pictures of the people who took part in it."""
@@ -100,6 +127,7 @@ class Crowd:
                 wanted=None if self.wanted is None else self.wanted[start:end],
                 carried=None if self.carried is None else self.carried[start:end],
                 regions_xyxy=None if self.regions_xyxy is None else self.regions_xyxy[start:end],
+                confidence=None if self.confidence is None else self.confidence[start:end],
                 skeleton=self._skeleton,
                 sample_aspect_ratio=picture.sample_aspect_ratio,
             )
@@ -163,7 +191,7 @@ class CrowdRunner:
         coarse = self._stages.run_coarse(len(crops))
         crowd.charge("coarse", part, clock.lap())
         crowd.quality[part] = coarse.quality
-        crowd.keypoints[part] = keypoints_to_image(coarse.keypoints, crowd.frames_of(part))
+        crowd.keep(part, coarse.keypoints, np.zeros(len(crops), np.bool_))
         crowd.charge("map_back", part, clock.lap())
         rows = choose(part, coarse.quality)
         if plan is not None:
@@ -187,8 +215,7 @@ class CrowdRunner:
         crowd.charge("gather", people, clock.lap())
         keypoints = self._stages.run_fine(rows)
         crowd.charge("fine", people, clock.lap())
-        crowd.keypoints[people] = keypoints_to_image(keypoints, frames)
-        crowd.refined[people] = True
+        crowd.keep(people, keypoints, np.ones(len(rows), np.bool_))
         if crowd.regions_xyxy is not None:
             crowd.regions_xyxy[people] = region_boxes(order[rows], frames, self._selected)
         crowd.charge("map_back", people, clock.lap())

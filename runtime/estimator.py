@@ -19,6 +19,7 @@ from sharpose.errors import InputError, SourceError
 from sharpose.runtime.options import RunOptions, SourceOptions, as_arguments, check_arguments
 from sharpose.runtime.refinement.gate import Refine, check_refine, check_rows, check_threshold
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
+from sharpose.scores.tables import ScoreTables
 from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ class Estimator(ABC):
     @abstractmethod
     def skeleton(self) -> Skeleton:
         """The keypoints that results have."""
+
+    @property
+    @abstractmethod
+    def score_tables(self) -> ScoreTables | None:
+        """What makes the scores of results probabilities; None where they stay raw, as the heatmaps' peaks."""
 
     @property
     @abstractmethod

@@ -27,6 +27,7 @@ from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.refinement.gate import Refine, check_refine, check_threshold, gate
 from sharpose.runtime.result import Picture, PoseResult, StageTimings
+from sharpose.scores.tables import ScoreCalibration, ScoreTables
 from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ class PoseEstimator(Estimator):
             scheduler.attach(stages)
             self._now = scheduler.clock
         self._batch = None if batch is None else _check_batch(batch, stages.max_batch)
+        tables = bundle.manifest.scores
+        self._calibration = None if tables is None else ScoreCalibration(tables, bundle.model.skeleton)
         self._settled = False  # whether it was tried to find out what batches cost
         self._runner = CrowdRunner(stages, bundle.model.num_selected, self._now, self._batch)
 
@@ -185,6 +188,11 @@ class PoseEstimator(Estimator):
     def skeleton(self) -> Skeleton:
         """The keypoints that results have."""
         return self.bundle.model.skeleton
+
+    @property
+    def score_tables(self) -> ScoreTables | None:
+        """What makes the scores of results probabilities; None where they stay raw, as the heatmaps' peaks."""
+        return self.bundle.manifest.scores
 
     @property
     def device(self) -> str:
@@ -227,7 +235,7 @@ class PoseEstimator(Estimator):
                 self._settle_batches()
             manifest, scheduler = self.bundle.manifest, self.scheduler
             regions = self.bundle.model.num_selected if self.keep_regions else None
-            crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton, regions)
+            crowd = Crowd(pictures, self.bundle.model.crop_size, self.skeleton, regions, self._calibration)
             plan = None
             if scheduler is not None and chosen is None:
                 plan = scheduler.plan(crowd, self.skeleton, self.quality_threshold, manifest.gate.gain)

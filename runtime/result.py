@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sharpose.angles import joint_angles
 from sharpose.errors import InputError, counted, how_to_install, require_packages
+from sharpose.scores.tables import mean_score
 from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
-
-# Keypoints scoring at most this do not count towards a pose's score (released COCO evaluation).
-KEYPOINT_SCORE_FLOOR = 0.2
 
 LARGEST_COORDINATE = 1e12  # far beyond any picture, and far from where float32 sizes overflow
 
@@ -197,7 +195,9 @@ class PoseResult:
 
     Attributes:
         boxes: The n people's boxes.
-        keypoints: float32 [n, J, 3], `x, y` in picture pixels and score, 0 to 1: the heatmap's peak, clipped.
+        keypoints: float32 [n, J, 3], `x, y` in picture pixels and score, 0 to 1: the probability that the keypoint is
+            right (a similarity to the truth, as in OKS, of 0.5 or more), or, where `confidence` is None, the heatmap's
+            peak, clipped.
         quality: float32 [n], predicted quality of the coarse pose (OKS-like; not clipped).
         refined: bool [n], whether the fine stage ran for them.
         timings: Where the time went.
@@ -207,6 +207,8 @@ class PoseResult:
             moved since. None without a deadline.
         regions_xyxy: float32 [n, K, 4], the regions that the fine stage got, `x1, y1, x2, y2` in picture pixels; NaN
             for people who were not refined. None unless the estimator keeps regions.
+        confidence: float32 [n], the probability that the pose is right (OKS of 0.5 or more), given that the box is a
+            person's. None where the bundle has no score tables: scores are raw then.
         track_ids: int64 [n], from 1; 0 for people whose track is not yet confirmed. None without tracking.
         skeleton: Names the J keypoints and their limbs; None in results that no estimator made.
         sample_aspect_ratio: Width of a pixel of the picture to its height, for `angles`.
@@ -224,6 +226,7 @@ class PoseResult:
     wanted: npt.NDArray[np.bool_] | None = None
     carried: npt.NDArray[np.bool_] | None = None
     regions_xyxy: npt.NDArray[np.float32] | None = None
+    confidence: npt.NDArray[np.float32] | None = None
     track_ids: npt.NDArray[np.int64] | None = None
     skeleton: Skeleton | None = None
     sample_aspect_ratio: float = 1.0
@@ -238,6 +241,7 @@ class PoseResult:
             ("refined", self.refined),
             ("wanted", self.wanted),
             ("carried", self.carried),
+            ("confidence", self.confidence),
             ("track_ids", self.track_ids),
         ):
             if array is not None and array.shape != (people,):
@@ -251,7 +255,8 @@ class PoseResult:
 
     def __repr__(self) -> str:
         people, refined = counted(len(self), "person"), int(self.refined.sum())
-        return f"PoseResult: {people}, {refined} refined, {1000 * self.timings.total:.0f} ms"
+        raw = "raw scores, " if len(self) and self.confidence is None else ""
+        return f"PoseResult: {people}, {refined} refined, {raw}{1000 * self.timings.total:.0f} ms"
 
     def plot(self, image_bgr: Image, *, keypoint_threshold: float = 0.3, regions: bool = False) -> Image:
         """A copy of the picture with the poses drawn on it, as `sharpose-run` draws them.
@@ -380,13 +385,13 @@ class PoseResult:
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
-        """float32 [n]: the box's score times the mean of the keypoint scores above 0.2 (0 where none is)."""
-        confidence = self.keypoints[:, :, 2]
-        counted = confidence > KEYPOINT_SCORE_FLOOR
-        total = np.where(counted, confidence, 0.0).sum(axis=1)
-        mean = total / np.maximum(counted.sum(axis=1), 1)
-        scores: npt.NDArray[np.float32] = (self.boxes.scores * mean).astype(np.float32)
-        return scores
+        """float32 [n]: the box's score times `confidence`.
+
+        Where that is None, times the mean of the keypoint scores above 0.2 (0 where none is).
+        """
+        if self.confidence is not None:
+            return self.boxes.scores * self.confidence
+        return (self.boxes.scores * mean_score(self.keypoints[:, :, 2])).astype(np.float32)
 
 
 def _check_keypoint_threshold(value: float) -> float:

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from sharpose.bundle import MAX_BATCH, Bundle
 from sharpose.config import describe_validation_error
 from sharpose.errors import ConfigError, ServerRefusedError
+from sharpose.scores.tables import ScoreTables
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import REGION_SIZE, region_grid
 
@@ -44,7 +45,7 @@ CROPS = ServedTensor("crops", "UINT8", np.uint8)
 QUALITY_THRESHOLD = ServedTensor("quality_threshold", "FP32", np.float32)
 """[N, 1]: a crop whose predicted quality is below it is refined; -inf never, +inf always."""
 KEYPOINTS = ServedTensor("keypoints", "FP32", np.float32)
-"""[N, J, 3]: x and y in crop pixels, score."""
+"""[N, J, 3]: x and y in crop pixels, the heatmap's peak; the client makes it a probability, by the model's tables."""
 QUALITY = ServedTensor("quality", "FP32", np.float32)
 """[N, 1]: predicted quality, similar to OKS."""
 REFINED = ServedTensor("refined", "BOOL", np.bool_)
@@ -70,6 +71,7 @@ class ServedModel:
     selected: int  # K, the regions that the fine stage looks at
     quality_threshold: float  # the bundle's own
     max_batch: int  # most crops in a request
+    scores: ScoreTables | None = None  # what makes scores probabilities; they stay raw if None
     contract: int = CONTRACT
 
     @classmethod
@@ -84,6 +86,7 @@ class ServedModel:
             selected=model.num_selected,
             quality_threshold=manifest.gate.quality_threshold,
             max_batch=manifest.max_batch,
+            scores=manifest.scores,
         )
 
     @property
@@ -110,6 +113,7 @@ class ServedModel:
             "skeleton": json.dumps(asdict(self.skeleton), separators=(",", ":")),
             "selected": str(self.selected),
             "quality_threshold": repr(self.quality_threshold),
+            "scores": "" if self.scores is None else self.scores.model_dump_json(),
         }
 
     def to_config(self) -> dict[str, object]:
@@ -155,6 +159,7 @@ class ServedModel:
         threshold = _float(parameters.get("quality_threshold"))
         if threshold is None or not math.isfinite(threshold):
             raise refused("the parameter quality_threshold to be a number", parameters.get("quality_threshold"))
+        scores = _tables_of(parameters.get("scores"), skeleton, f"model {name}: the parameter scores")
         max_batch = _int(config.get("max_batch_size"))
         if not 1 <= max_batch <= MAX_BATCH:
             raise refused(f"a max_batch_size of 1 to {MAX_BATCH}", config.get("max_batch_size"))
@@ -166,7 +171,7 @@ class ServedModel:
         selected = _int(parameters.get("selected"))
         if not 1 <= selected <= rows * columns:
             raise refused(f"the parameter selected to be 1 to {rows * columns}", parameters.get("selected"))
-        model = cls(sha256, skeleton, (height, width), rows * columns, selected, threshold, max_batch)
+        model = cls(sha256, skeleton, (height, width), rows * columns, selected, threshold, max_batch, scores)
         for item in (*INPUTS, *OUTPUTS):
             wanted = (f"TYPE_{item.datatype}", model.dims(item))
             if tensors.get(item.name) != wanted:
@@ -175,7 +180,7 @@ class ServedModel:
 
 
 def bundle_sha256(bundle: Bundle) -> str:
-    """sha256 in hexadecimal of what decides a bundle's poses: graphs, weights, the gate's threshold, the skeleton.
+    """sha256 in hexadecimal of what decides a bundle's poses and scores: graphs, weights, threshold, skeleton, tables.
 
     `bundle.json` itself may change without it: results of `--verify`, for example.
     """
@@ -187,7 +192,22 @@ def bundle_sha256(bundle: Bundle) -> str:
         "quality_threshold": manifest.gate.quality_threshold,
         "skeleton": asdict(bundle.model.skeleton),
     }
+    if manifest.scores is not None:
+        parts["scores"] = manifest.scores.model_dump(mode="json")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _tables_of(text: str | None, skeleton: Skeleton, what: str) -> ScoreTables | None:
+    """The score tables in a parameter; None where it is empty, as a protobuf's JSON may leave it out then."""
+    if not text:
+        return None
+    try:
+        tables = ScoreTables.model_validate_json(text)
+        tables.check(skeleton)
+    except (ValidationError, ConfigError) as error:
+        reason = describe_validation_error(error) if isinstance(error, ValidationError) else str(error)
+        raise ServerRefusedError(f"{what}: {reason}; {_WHAT_TO_DO}") from error
+    return tables
 
 
 def _parameters(values: object) -> dict[str, str]:

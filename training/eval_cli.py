@@ -47,6 +47,7 @@ class EvalOptions:
     limit: int | None
     promise: str | None
     calibrate_quality: Path | None
+    calibrate_scores: Path | None
     seed: int | None
     no_plots: bool
     output: Path
@@ -62,8 +63,20 @@ class EvalOptions:
             raise click.UsageError("--calibrate-quality changes a checkpoint: name it with --checkpoint FILE")
         if self.calibrate_quality is not None and self.flip_test:
             raise click.UsageError("--calibrate-quality is for single passes: leave --flip-test out")
-        if self.promise is None and self.calibrate_quality is None and self.seed is not None:
-            raise click.UsageError("--seed is for --choose-threshold and --calibrate-quality: neither is given")
+        fits = {
+            "--choose-threshold": self.promise,
+            "--calibrate-quality": self.calibrate_quality,
+            "--calibrate-scores": self.calibrate_scores,
+        }
+        if self.calibrate_scores is not None:
+            if self.flip_test:
+                raise click.UsageError("--calibrate-scores is for single passes: leave --flip-test out")
+            if self.detections is not None:
+                raise click.UsageError("--calibrate-scores needs labelled boxes: leave --boxes out")
+            if other := next((name for name in list(fits)[:2] if fits[name] is not None), None):
+                raise click.UsageError(f"--calibrate-scores and {other} exclude each other: one after the other")
+        if not any(fit is not None for fit in fits.values()) and self.seed is not None:
+            raise click.UsageError(f"--seed is for {', '.join(fits)}: none is given")
         if self.promise is not None and self.quality_threshold is not None:
             raise click.UsageError("--quality-threshold and --choose-threshold exclude each other: give one")
         if self.threads is not None and self.checkpoint is None and self.device.startswith("tensorrt"):
@@ -182,9 +195,17 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
 )
 @option(
     _MEASURE,
+    "--calibrate-scores",
+    type=FILE,
+    metavar="OUT",
+    help="Fit tables that make scores probabilities on half of the pictures, and write a bundle with them there (the "
+    "folder of --bundle itself: into it), or the checkpoint.",
+)
+@option(
+    _MEASURE,
     "--seed",
     type=Whole(0, (1 << 63) - 1),
-    help="Seed of the halves for --choose-threshold and --calibrate-quality; default: 0.",
+    help="Seed of the halves for --choose-threshold, --calibrate-quality and --calibrate-scores; default: 0.",
 )
 @option(_REPORT, "--no-plots", is_flag=True, help="Skip the plots, which need matplotlib.")
 @option(_REPORT, "--output", type=FILE, metavar="DIR", required=True, help="Folder for the report, results and plots.")

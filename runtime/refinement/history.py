@@ -25,6 +25,7 @@ class PersonHistory:
     still_box: npt.NDArray[np.float32]  # float32 [4], where they were when they had last moved, or were refined
     still_pose: npt.NDArray[np.float32]  # float32 [J, 3], their coarse pose then, picture pixels
     refined_pose: npt.NDArray[np.float32] | None = None  # [J, 3], refined then; None where they have moved since
+    refined_confidence: float = 0.0  # that of the refined pose, where scores are calibrated
     still: int = 0  # frames since they moved
     unseen: int = 0  # frames since they were seen
     waited: int = 0  # frames in which refinement was wanted since they last were refined

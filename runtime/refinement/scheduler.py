@@ -233,6 +233,8 @@ class RefinementPlan:
                 crowd.keypoints[person] = carry_over(
                     one.still_pose, one.refined_pose, self._coarse[person], self._similarity[person]
                 )
+                if crowd.confidence is not None:
+                    crowd.confidence[person] = one.refined_confidence
         first = 0
         for picture, history in zip(crowd.pictures, self._histories, strict=True):
             history.update([self._remember(first + place, picture.time) for place in range(len(picture.boxes))])
@@ -249,6 +251,8 @@ class RefinementPlan:
         if crowd.refined[person]:
             one.waited = 0
             one.still_box, one.still_pose, one.refined_pose = box, pose, crowd.keypoints[person].copy()
+            if crowd.confidence is not None:
+                one.refined_confidence = float(crowd.confidence[person])
         elif self._wanted[person]:
             one.waited += 1
         one.priority = float(self._priority[person])

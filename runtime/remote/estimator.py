@@ -15,12 +15,12 @@ import numpy.typing as npt
 from sharpose.bundle import open_bundle
 from sharpose.engines.locks import check_process
 from sharpose.errors import InputError, ServerError
-from sharpose.geometry import keypoints_to_image
 from sharpose.runtime.crowd import Crowd, EstimateStopped
 from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.refinement.gate import Refine, check_refine, check_threshold, region_boxes
 from sharpose.runtime.result import Boxes, Picture, PoseResult
 from sharpose.runtime.statistics import ServerStatistics
+from sharpose.scores.tables import ScoreCalibration, ScoreTables
 from sharpose.serving.client import DEFAULT_TIMEOUT, DEFAULT_TRIES
 from sharpose.serving.client.address import Credentials
 from sharpose.serving.client.client import Patience, PoseClient, RequestStoppedError
@@ -118,6 +118,11 @@ class RemotePoseEstimator(Estimator):
         return self.served.skeleton
 
     @property
+    def score_tables(self) -> ScoreTables | None:
+        """What makes the scores of results probabilities; None where they stay raw, as the heatmaps' peaks."""
+        return self.served.scores
+
+    @property
     def device(self) -> str:
         """`cpu`: where a detector runs, unless it is told where; the poses' device is the server's."""
         return "cpu"
@@ -169,7 +174,9 @@ class RemotePoseEstimator(Estimator):
         if any(picture.deadline is not None for picture in pictures):
             raise InputError("deadline: expected none: a server keeps no deadlines; use a PoseEstimator for them")
         served, most = self.served, self.served.max_batch
-        crowd = Crowd(pictures, served.crop_size, served.skeleton, served.selected if self.keep_regions else None)
+        regions = served.selected if self.keep_regions else None
+        calibration = None if served.scores is None else ScoreCalibration(served.scores, served.skeleton)
+        crowd = Crowd(pictures, served.crop_size, served.skeleton, regions, calibration)
         try:
             for start in range(0, len(crowd), most):
                 if start and stop():
@@ -199,8 +206,8 @@ class RemotePoseEstimator(Estimator):
         )
         answered = time.perf_counter()
         crowd.charge("server", part, answered - cropped)
-        crowd.keypoints[part] = keypoints_to_image(found.keypoints, crowd.frames_of(part))
-        crowd.quality[part], crowd.refined[part] = found.quality, found.refined
+        crowd.keep(part, found.keypoints, found.refined)
+        crowd.quality[part] = found.quality
         if crowd.regions_xyxy is not None and found.region_order is not None:
             rows = np.flatnonzero(found.refined)
             people = part.start + rows

@@ -23,7 +23,8 @@ RANDOM_WEIGHTS = "random weights"
 
 _GRAPH_BYTES = 2 << 30  # of an ONNX file, which can't be longer
 _CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})
-_ADDED_LATER = frozenset({"gate.gain", "verified", "region_slot_agreement"})  # optional: older bundles lack them
+# Optional: older bundles lack them.
+_ADDED_LATER = frozenset({"gate.gain", "verified", "region_slot_agreement", "scores"})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sharpose.config import ModelConfig
+from sharpose.scores.tables import ScoreTables
 from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
 
 MANIFEST_NAME = "bundle.json"
@@ -183,6 +184,7 @@ class Manifest(_Strict):
         graphs: One pair of graphs a precision.
         parity: The parity report of each precision's export.
         verified: The results of `--verify`, the latest last; those of several machines.
+        scores: What makes scores probabilities; None where they stay raw.
     """
 
     schema_version: Literal[1]
@@ -196,10 +198,18 @@ class Manifest(_Strict):
     graphs: dict[Precision, GraphPair] = Field(min_length=1)
     parity: dict[Precision, ParityReport]
     verified: tuple[Verified, ...] = Field(default=(), max_length=MOST_VERIFIED)
+    scores: ScoreTables | None = None
 
     def to_json(self) -> str:
         """The text of `bundle.json`."""
-        return self.model_dump_json(indent=2, exclude=None if self.verified else {"verified"}) + "\n"
+        left_out = {name for name in ("verified", "scores") if not getattr(self, name)}
+        return self.model_dump_json(indent=2, exclude=left_out) + "\n"
+
+    @model_validator(mode="after")
+    def _tables_are_the_skeletons(self) -> Manifest:
+        if self.scores is not None:
+            self.scores.check(self.model.skeleton)
+        return self
 
     @model_validator(mode="after")
     def _places_are_verified_once(self) -> Manifest:

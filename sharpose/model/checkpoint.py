@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
 from sharpose.bundle import RANDOM_WEIGHTS
-from sharpose.config import ModelConfig, list_configs, load_config, parse_config
+from sharpose.config import ModelConfig, describe_validation_error, list_configs, load_config, parse_config
 from sharpose.errors import CheckpointError, ConfigError
 from sharpose.model.stages import SHaRPose
-from sharpose.model.weights_file import CONFIG_KEY, name_keys, read_checkpoint
+from sharpose.model.weights_file import CONFIG_KEY, SCORES_KEY, name_keys, read_checkpoint
+from sharpose.scores.tables import ScoreTables
 from sharpose.skeleton import SKELETONS
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
@@ -202,6 +204,7 @@ class LoadedModel:
     source: str  # where the weights came from, for people to read
     notes: tuple[str, ...]  # what was converted on the way; to be said to the user
     warnings: tuple[str, ...] = ()  # what was assumed, so that poses may be wrong; not to be missed
+    scores: ScoreTables | None = None  # what makes its scores probabilities, if it has been fitted
 
 
 def load_model(
@@ -253,7 +256,11 @@ def load_model(
         )
         config, model = resized, SHaRPose(resized)
     model.load_state_dict(state, strict=True)
-    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes, warnings)
+    scores = _score_tables(meta, path)
+    if scores is not None and not _computes_the_same(parse_config(meta.get(CONFIG_KEY), source=f"in {path}"), config):
+        notes += ("its score tables are left out, as they were fitted with another configuration; scores stay raw",)
+        scores = None
+    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes, warnings, scores)
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
@@ -264,10 +271,26 @@ def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
     return LoadedModel(model.eval(), config, f"{RANDOM_WEIGHTS}, seed {seed}", ())
 
 
-def save_checkpoint(path: str | Path, model: SHaRPose) -> None:
-    """Write a checkpoint in the released format, with the configuration in `meta`."""
+def save_checkpoint(path: str | Path, model: SHaRPose, scores: ScoreTables | None = None) -> None:
+    """Write a checkpoint in the released format, with the configuration in `meta`, and the score tables if any."""
     meta = {CONFIG_KEY: model.config.model_dump(mode="json")}
+    if scores is not None:
+        meta[SCORES_KEY] = scores.model_dump(mode="json")
     torch.save({"meta": meta, "state_dict": dict(model.state_dict())}, path)
+
+
+def _score_tables(meta: Mapping[str, object], path: str | Path) -> ScoreTables | None:
+    if SCORES_KEY not in meta:
+        return None
+    try:
+        return ScoreTables.model_validate(meta[SCORES_KEY])
+    except ValidationError as error:
+        raise CheckpointError(f"checkpoint {path}: {SCORES_KEY}: {describe_validation_error(error)}") from error
+
+
+def _computes_the_same(fitted: ModelConfig, used: ModelConfig) -> bool:
+    """Whether two configurations give the same scores: they differ in name and threshold at most."""
+    return fitted.replace({"name": used.name, "quality_threshold": used.quality_threshold}) == used
 
 
 def _head_hidden(config: ModelConfig) -> int | None:

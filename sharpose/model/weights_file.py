@@ -20,6 +20,7 @@ from sharpose.files import found_at
 from sharpose.model.bundle_weights import read_bundle_weights
 
 CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
+SCORES_KEY = "sharpose_scores"  # and their score tables, if they have some
 
 _ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"  # how files begin; older versions wrote pickles
 _NAMED = 4  # how many keys of a kind an error names
@@ -79,8 +80,11 @@ def read_checkpoint(
         return CheckpointError(f"{what} {file}: {reason}")
 
     if (file / MANIFEST_NAME).is_file():
-        state, config = read_bundle_weights(file, what)
-        return state, {CONFIG_KEY: config.model_dump(mode="json")}, ()
+        state, config, tables = read_bundle_weights(file, what)
+        meta_of_bundle = {CONFIG_KEY: config.model_dump(mode="json")}
+        if tables is not None:
+            meta_of_bundle[SCORES_KEY] = tables.model_dump(mode="json")
+        return state, meta_of_bundle, ()
     if (found := found_at(file)) != "a file":
         found += f" without {MANIFEST_NAME}" if found == "a folder" else ""
         raise failure(f"expected a .pth or .safetensors file or a bundle, found {found}")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from reference_model import reference_crops
+from score_tables import score_tables
 
 from sharpose.bundle import open_bundle
 from sharpose.cli import Terminated, interruptible
@@ -84,6 +85,15 @@ def test_what_is_returned_is_what_was_written(loaded, pictures, traced, tmp_path
     assert manifest.parity["fp32"].batch_sizes == (1, 3)
     assert len(steps) >= 3
     assert "blocks" in steps[-1]
+
+
+def test_score_tables_are_carried_over(loaded, pictures, traced, tmp_path):
+    traced()
+    fitted = dataclasses.replace(loaded, scores=score_tables())
+    for name, model in (("with", fitted), ("without", loaded)):
+        manifest = export_bundle(model, tmp_path / name, pictures, ExportOptions(max_batch=4))
+        assert open_bundle(tmp_path / name).manifest.scores == manifest.scores == model.scores
+        assert ('"scores"' in (tmp_path / name / "bundle.json").read_text()) == (name == "with")
 
 
 def test_failed_parity_leaves_nothing(loaded, pictures, traced, tmp_path):

@@ -73,7 +73,7 @@ def test_the_best_keep_their_order():
     assert boxes.best(9) is boxes
 
 
-def test_a_score_is_the_boxs_times_the_mean_of_keypoints_above_the_floor():
+def test_a_score_is_the_boxs_times_the_mean_of_keypoints_above_the_floor_or_the_confidence():
     keypoints = np.zeros((3, 4, 3), np.float32)
     keypoints[0, :, 2] = [0.9, 0.5, 0.2, -1]  # 0.2 itself does not count
     keypoints[1, :, 2] = 0.1
@@ -82,6 +82,10 @@ def test_a_score_is_the_boxs_times_the_mean_of_keypoints_above_the_floor():
     scores = PoseResult(boxes, keypoints, np.zeros(3, np.float32), np.zeros(3, bool)).scores
     assert scores.tolist() == pytest.approx([0.35, 0.0, 0.3])
     assert scores.dtype == np.float32
+    confidence = np.array([0.2, 0.4, 0.6], np.float32)
+    sure = PoseResult(boxes, keypoints, np.zeros(3, np.float32), np.zeros(3, bool), confidence=confidence)
+    assert sure.scores.tolist() == pytest.approx([0.1, 0.4, 0.6])
+    assert sure.scores.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,7 @@ def test_a_score_is_the_boxs_times_the_mean_of_keypoints_above_the_floor():
         ({"keypoints": np.zeros((2, 51), np.float32)}, "keypoints"),
         ({"quality": np.zeros((2, 1), np.float32)}, r"quality: expected shape \[2\], got \[2, 1\]"),
         ({"refined": np.zeros(1, bool)}, r"refined: expected shape \[2\], got \[1\]"),
+        ({"confidence": np.zeros(3, np.float32)}, r"confidence: expected shape \[2\], got \[3\]"),
     ],
 )
 def test_results_whose_parts_disagree(changes, words):
@@ -124,10 +129,12 @@ def test_boxes_beyond_any_picture_are_refused(value: float) -> None:
 
 
 def test_a_result_is_shown_in_a_line():
+    sure = np.ones(1, np.float32)
     assert repr(result(people=0)) == "PoseResult: 0 people, 0 refined, 0 ms"
-    assert repr(result(people=1, timings=StageTimings(coarse=0.0409))) == "PoseResult: 1 person, 0 refined, 41 ms"
+    timings = StageTimings(coarse=0.0409)
+    assert repr(result(people=1, timings=timings, confidence=sure)) == "PoseResult: 1 person, 0 refined, 41 ms"
     three = result(people=3, refined=np.array([True, False, True]), timings=StageTimings(crop=1, fine=0.2))
-    assert f"{three}" == "PoseResult: 3 people, 2 refined, 1200 ms"
+    assert f"{three}" == "PoseResult: 3 people, 2 refined, raw scores, 1200 ms"
 
 
 def test_people_as_a_dict():

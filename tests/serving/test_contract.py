@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from score_tables import score_tables
 
 from sharpose.bundle import Bundle, Manifest, shipped_bundle
 from sharpose.errors import ServerRefusedError
@@ -64,8 +65,10 @@ def test_a_bundle_says_what_it_serves(served: ServedModel, bundle: Bundle) -> No
 
 
 def test_a_client_reads_back_what_was_served(served: ServedModel) -> None:
-    other = dataclasses.replace(served, skeleton=MPII16, quality_threshold=-0.1, crop_size=(384, 288), regions=108)
-    for model in (served, other):
+    other = dataclasses.replace(
+        served, skeleton=MPII16, quality_threshold=-0.1, crop_size=(384, 288), regions=108, scores=score_tables(MPII16)
+    )
+    for model in (served, other, dataclasses.replace(served, scores=None)):
         assert ServedModel.from_config(json.loads(json.dumps(model.to_config()))) == model
 
 
@@ -91,6 +94,8 @@ def test_what_a_user_edits_counts(served: ServedModel) -> None:
         ("parameters.skeleton", "nonsense", "the parameter skeleton: "),
         ("parameters.quality_threshold", "nan", "quality_threshold to be a number, got 'nan'"),
         ("parameters.quality_threshold", "", "quality_threshold to be a number, got ''"),
+        ("parameters.scores", "{}", "the parameter scores: coarse: missing key"),
+        ("parameters.scores", score_tables(MPII16).model_dump_json(), "once, but not so: head_top, left_ear, left_eye"),
         ("parameters.selected", "49", "selected to be 1 to 48, got '49'"),
         ("max_batch_size", 0, "a max_batch_size of 1 to 4096, got 0"),
         ("max_batch_size", True, "a max_batch_size of 1 to 4096, got True"),
@@ -129,6 +134,9 @@ def test_a_bundle_is_known_by_what_computes_its_poses(bundle: Bundle) -> None:
     assert len(same) == 64
     for values in ({"verified": ()}, {"source": "another text"}, {"sharpose_version": "9"}):
         assert bundle_sha256(changed(bundle, **values)) == same
+    assert (
+        len({bundle_sha256(changed(bundle, scores=tables)) for tables in (None, score_tables(), manifest.scores)}) > 1
+    )
     skeleton = dataclasses.replace(COCO17, keypoints=("tip", *COCO17.keypoints[1:]))
     for name in manifest.files:
         assert bundle_sha256(changed(bundle, files=manifest.files | {name: "0" * 64})) != same

@@ -13,12 +13,14 @@ from pathlib import Path
 import onnx
 import pytest
 from pydantic import ValidationError
+from score_tables import score_tables
 
 from sharpose.bundle import MANIFEST_NAME, SHIPPED_BUNDLE, Manifest, ParityReport, open_bundle, shipped_bundle
 from sharpose.bundle import folder as bundle_folder
 from sharpose.config import ModelConfig, describe_validation_error, load_config
 from sharpose.errors import BundleError, ConfigError
 from sharpose.files import file_sha256
+from sharpose.skeleton import MPII16
 
 WEIGHTS = bytes(range(256)) * 8
 
@@ -64,6 +66,23 @@ def test_an_exported_bundle_opens(nano_bundle):
     assert [item.name for item in entry.inputs][:2] == ["rows", "patches"]
     with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
         bundle.graph("fine", "fp16")
+
+
+def test_score_tables_are_optional_and_must_be_the_skeletons(bundle):
+    assert open_bundle(bundle).manifest.scores is None
+    for name, value in (("scores", None), ("scores", score_tables().model_dump(mode="json"))):
+        edit(bundle, lambda values, name=name, value=value: values.update({name: value}))
+        assert open_bundle(bundle).manifest.scores == (score_tables() if value else None)
+    edit(bundle, lambda values: values.update(scores=score_tables(MPII16).model_dump(mode="json")))
+    refused(bundle, "scores.coarse.keypoints: expected each keypoint of coco17 once, but not so: head_top")
+    edit(bundle, lambda values: values["scores"]["fine"]["person"].update(probability=[0.5, 0.4]))
+    refused(bundle, "scores.fine.person: expected probabilities that never fall")
+    scores = score_tables().model_dump(mode="json")
+    edit(bundle, lambda values: values.update(scores=scores | {"more": 1}))
+    refused(bundle, "scores.more: unknown key")
+    scores.pop("fitted_on")
+    edit(bundle, lambda values: values.update(scores=scores))
+    refused(bundle, "scores.fitted_on: missing key")
 
 
 def test_a_link_to_a_whole_bundle_opens(nano_bundle, tmp_path):

@@ -16,14 +16,17 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from pycocotools.coco import COCO
+from score_tables import score_tables
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.config import ModelConfig
 from sharpose.errors import BundleError, InputError, SharposeError, SourceError, how_to_install
-from sharpose.model import load_model
+from sharpose.model import load_model, random_model
 from sharpose.model.checkpoint import save_checkpoint
 from sharpose.training.eval_cli import command
 from sharpose.training.evaluation import gate as threshold
 from sharpose.training.evaluation.quality import QualityFit
+from sharpose.training.evaluation.scores import Reliability, ScoreFit
 
 SCENE = "scene:people=2,frames=6,size=180x320"
 
@@ -178,6 +181,52 @@ def test_a_fit_that_does_no_good_is_exit_code_1_and_is_not_written(
     assert not (tmp_path / "fitted.pth").exists()
 
 
+def test_scores_are_calibrated_in_a_bundle_and_in_a_checkpoint(
+    nano_bundle: Path, nano_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose.training.evaluation.scores._FEWEST_PEOPLE", 12)
+    scene = "scene:people=4,frames=6,size=180x320"
+    common = ("--data", scene, "--no-plots", "--output", tmp_path / "out")
+    fitted = tmp_path / "fitted"
+    result = run("--bundle", nano_bundle, *common, "--threads", 1, "--calibrate-scores", fitted, "--seed", 2)
+    assert result.return_value == 0
+    assert "scores: raw, the heatmaps' peaks" in result.output
+    assert "score tables fitted to 12 people; on 12 people of other pictures, error of scores (ECE)" in result.output
+    tables = open_bundle(fitted).manifest.scores
+    assert tables is not None
+    assert tables.fitted_on == f"{scene}, 12 people"
+    assert open_bundle(nano_bundle).manifest.scores is None
+    with pytest.raises(InputError, match=r"--calibrate-scores .*fitted: exists; name a new folder"):
+        run("--bundle", nano_bundle, *common, "--overwrite", "--calibrate-scores", fitted)
+
+    save_checkpoint(tmp_path / "nano.pth", random_model(nano_config).model, score_tables())
+    checkpoint = ("--checkpoint", tmp_path / "nano.pth", "--overwrite", "--calibrate-scores", tmp_path / "fitted.pth")
+    result = run(*common, *checkpoint, "--seed", 2)
+    assert result.return_value == 0
+    assert "scores: by nothing" in result.output  # what the tables that were there were fitted on
+    again = load_model(tmp_path / "fitted.pth").scores
+    assert again is not None
+    assert again.fitted_on == tables.fitted_on
+    assert again.fine.person.raw == pytest.approx(tables.fine.person.raw, abs=0.01)
+
+
+def test_tables_that_do_no_good_are_exit_code_1_and_are_not_written(
+    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = Reliability(0.1, 0.1, 0.5), Reliability(0.1, 0.2, None)
+    fit = ScoreFit(score_tables(), (60, 60), good, bad, ("nose",))
+    monkeypatch.setattr("sharpose.training.evaluation.scores.fit_scores", lambda *arguments: fit)
+    arguments = ("--bundle", nano_bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
+    result = run(*arguments, "--calibrate-scores", tmp_path / "fitted")
+    assert result.return_value == 1
+    assert "with raw scores: keypoints 0.100, people 0.100, AP 50.0; with tables: keypoints 0.100, people 0.200" in (
+        result.output
+    )
+    assert "note: fewer than 100 labels of nose" in result.output
+    assert "nothing was written" in result.output
+    assert not (tmp_path / "fitted").exists()
+
+
 def test_packages_that_a_bundle_needs_are_named_at_once(
     nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +259,24 @@ def test_packages_that_a_bundle_needs_are_named_at_once(
             ["--checkpoint", "b", "--calibrate-quality", "c", "--flip-test", "--data", "x", "--output", "o"],
             "leave --flip-test out",
         ),
+        (["--calibrate-scores", "c", "--flip-test", "--data", "x", "--output", "o"], "leave --flip-test out"),
+        (["--calibrate-scores", "c", "--boxes", "b", "--data", "x", "--output", "o"], "leave --boxes out"),
+        (
+            [
+                "--checkpoint",
+                "b",
+                "--calibrate-scores",
+                "c",
+                "--calibrate-quality",
+                "d",
+                "--data",
+                "x",
+                "--output",
+                "o",
+            ],
+            "--calibrate-scores and --calibrate-quality exclude each other",
+        ),
+        (["--seed", "1", "--data", "x", "--output", "o"], "--calibrate-scores: none is given"),
         (["--bundle", "b", "--config", "c", "--data", "x", "--output", "o"], "--config goes with --checkpoint"),
     ],
 )

@@ -13,6 +13,7 @@ from sharpose.bundle import GainCurve
 from sharpose.coco.ap import CocoScores, coco_scores
 from sharpose.errors import counted
 from sharpose.runtime.refinement.gate import Refine
+from sharpose.scores.tables import RIGHT
 from sharpose.similarity import keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData, People
@@ -92,13 +93,14 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predicted values against true ones: people's quality against OKS, keypoints' scores against being right."""
+    """Predicted values against true ones: people's quality against OKS, scores against being right."""
 
     bins: tuple[CalibrationBin, ...]  # up to ten bins of as many items each, lowest prediction first
     rank_correlation: float  # Spearman's, -1 to 1; NaN where one side doesn't vary
     mean_error: float  # mean of `|predicted - true|`
     bias: float  # mean of `predicted - true`
     count: int  # number of items compared
+    reliability_error: float  # mean of a bin's `|predicted - true|`, weighted by its items (ECE)
 
 
 def calibrate(predictions: Floats, truths: Doubles) -> Calibration:
@@ -106,7 +108,7 @@ def calibrate(predictions: Floats, truths: Doubles) -> Calibration:
     known = np.isfinite(predictions) & np.isfinite(truths)
     predicted, true = predictions[known].astype(np.float64), truths[known]
     if not len(true):
-        return Calibration((), float("nan"), float("nan"), float("nan"), 0)
+        return Calibration((), float("nan"), float("nan"), float("nan"), 0, float("nan"))
     order = np.argsort(predicted, kind="stable")
     bins = []
     for rows in np.array_split(order, min(_BINS, len(order))):
@@ -114,7 +116,8 @@ def calibrate(predictions: Floats, truths: Doubles) -> Calibration:
         means = float(of.mean()), float(true[rows].mean())
         bins.append(CalibrationBin(float(of.min()), float(of.max()), len(rows), *means))
     rank, error = rank_correlation(predicted, true), predicted - true
-    return Calibration(tuple(bins), rank, float(np.abs(error).mean()), float(error.mean()), len(true))
+    off = sum(item.count * abs(item.predicted - item.true) for item in bins) / len(true)
+    return Calibration(tuple(bins), rank, float(np.abs(error).mean()), float(error.mean()), len(true), off)
 
 
 def rank_correlation(first: Doubles, second: Doubles) -> float:
@@ -187,6 +190,7 @@ class Evaluation:
     oks: Doubles  # float64 [n], true OKS of the coarse poses; NaN where it isn't known
     calibration: Calibration  # predicted quality against `oks`
     score_calibration: Calibration  # see `calibrate_scores`, in `auto`; empty where boxes aren't labelled people
+    person_calibration: Calibration  # see `calibrate_people`, in `auto`
     gain: GainCurve | None  # gain of refining by predicted quality; None where too few people are labelled
 
 
@@ -196,12 +200,13 @@ def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -
     modes = tuple(_mode(data, predictions, mode, threshold) for mode in MODES)
     quality = predictions.quality[:, 0]
     gain = measure_gain(quality, coarse, fine, f"{data.name}, {counted(len(data.people), 'person')}")
-    scores = calibrate_scores(data, predictions.gated("auto", threshold))
-    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), scores, gain)
+    gated = predictions.gated("auto", threshold)
+    scores, people = calibrate_scores(data, gated), calibrate_people(data, gated)
+    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), scores, people, gain)
 
 
 def calibrate_scores(data: EvaluationData, poses: GatedPoses) -> Calibration:
-    """Scores of labelled keypoints against whether they are right: a similarity to their label, as in OKS, above 0.5.
+    """Scores of labelled keypoints against whether they are right: a similarity to their label, as in OKS, of 0.5.
 
     Empty where boxes aren't labelled people. Scores are compared as results hold them, clipped to 0 to 1.
     """
@@ -209,8 +214,14 @@ def calibrate_scores(data: EvaluationData, poses: GatedPoses) -> Calibration:
     if not people.labelled:
         return calibrate(np.zeros(0, np.float32), np.zeros(0))
     counted = people.keypoints[..., 2] > 0
-    right = keypoint_similarity(poses.keypoints, people.keypoints, people.areas, data.skeleton.sigmas) > 0.5
+    right = keypoint_similarity(poses.keypoints, people.keypoints, people.areas, data.skeleton.sigmas) >= RIGHT
     return calibrate(poses.keypoints[..., 2].clip(0, 1)[counted], right[counted].astype(np.float64))
+
+
+def calibrate_people(data: EvaluationData, poses: GatedPoses) -> Calibration:
+    """Scores of people against whether their pose is right: an OKS of 0.5. Who has no label is left out."""
+    oks = poses_oks(data, poses)
+    return calibrate(poses.scores, np.where(np.isnan(oks), np.nan, oks >= RIGHT))
 
 
 def poses_oks(data: EvaluationData, poses: GatedPoses) -> Doubles:

@@ -14,6 +14,7 @@ from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_
 from sharpose.heatmap import decode_heatmaps
 from sharpose.runtime.refinement.gate import Refine, gate
 from sharpose.runtime.result import Boxes, PoseResult
+from sharpose.scores.tables import ScoreCalibration, ScoreTables
 from sharpose.similarity import oks_nms
 from sharpose.skeleton import Skeleton
 from sharpose.training.data.sample import PictureSizeError, UndecodableImageError
@@ -25,7 +26,7 @@ class GatedPoses:
     """The poses that a gate lets out."""
 
     keypoints: npt.NDArray[np.float32]  # float32 [n, J, 3], `x, y` in picture pixels and score
-    scores: npt.NDArray[np.float32]  # float32 [n], box score times the mean of the keypoint scores above 0.2
+    scores: npt.NDArray[np.float32]  # float32 [n], see `PoseResult.scores`
     refined: npt.NDArray[np.float64]  # [n], share of passes refined: 0 or 1, 0.5 too in a flip test
 
 
@@ -41,6 +42,7 @@ class Predictions:
     poses: npt.NDArray[np.float32]
     # what is wrong with the pictures that can't be read, by image id; their boxes are not among the n
     unreadable: dict[int, str] = field(default_factory=dict)
+    calibration: ScoreCalibration | None = None  # makes scores probabilities; not in a flip test, whose peaks differ
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
@@ -56,7 +58,10 @@ class Predictions:
         keypoints = self.poses[index]
         boxes = Boxes(self.boxes_xyxy, self.box_scores)
         refined = chosen.mean(axis=0)
-        scores = PoseResult(boxes, keypoints, self.quality[:, 0], refined > 0).scores
+        confidence = None
+        if self.calibration is not None:
+            confidence = self.calibration.apply(keypoints, refined > 0)
+        scores = PoseResult(boxes, keypoints, self.quality[:, 0], refined > 0, confidence=confidence).scores
         return GatedPoses(keypoints, scores, refined)
 
 
@@ -65,12 +70,14 @@ def predict(
     data: EvaluationData,
     *,
     flip_test: bool = False,
+    tables: ScoreTables | None = None,
     on_people: Callable[[int], None] = lambda people: None,
 ) -> Predictions:
     """Both stages on every box whose picture can be read. Raises `EngineError` where an engine failed.
 
-    A flip test averages heatmaps with the mirrored crop's. `on_people` is called with the number of people of each
-    finished batch. A picture of another size than its labels say raises `PictureSizeError`.
+    A flip test averages heatmaps with the mirrored crop's, for which score `tables` don't hold. `on_people` is called
+    with the number of people of each finished batch. A picture of another size than its labels say raises
+    `PictureSizeError`.
     """
     people, crop_size = data.people, stages.config.crop_size
     frames = crop_frames(people.boxes_xyxy, crop_size)
@@ -111,7 +118,8 @@ def predict(
     areas = frames.size.astype(np.float64).prod(axis=1)
     kept = ~np.isin(people.image_ids, list(unreadable))
     boxes, scores = people.boxes_xyxy[kept], people.box_scores[kept]
-    return Predictions(boxes, scores, areas[kept], quality[kept], poses[kept], unreadable)
+    calibration = None if tables is None or flip_test else ScoreCalibration(tables, data.skeleton)
+    return Predictions(boxes, scores, areas[kept], quality[kept], poses[kept], unreadable, calibration)
 
 
 def _run_both(stages: Stages, crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:

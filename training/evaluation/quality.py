@@ -10,6 +10,7 @@ import numpy as np
 
 from sharpose.errors import InputError, SinkError, counted, one_line
 from sharpose.files import replacing
+from sharpose.scores.tables import ScoreTables
 from sharpose.training.evaluation.data import EvaluationData
 from sharpose.training.evaluation.metrics import Doubles, Floats, calibrate
 
@@ -107,8 +108,8 @@ def _before_activation(activation: nn.Module, quality: Tensor) -> Tensor:
     return torch.from_numpy(inverse)
 
 
-def save_fitted(path: Path, model: SHaRPose, fit: QualityFit) -> None:
-    """Make the change to the model, and write its checkpoint, atomically.
+def save_fitted(path: Path, model: SHaRPose, fit: QualityFit, scores: ScoreTables | None = None) -> None:
+    """Make the change to the model, and write its checkpoint, atomically; with its score tables, if it has some.
 
     Raises:
         SinkError: the file can't be written.
@@ -124,6 +125,6 @@ def save_fitted(path: Path, model: SHaRPose, fit: QualityFit) -> None:
         last.bias.mul_(fit.scale).add_(fit.shift)
     try:
         with replacing(path) as temporary:
-            save_checkpoint(temporary, model)
+            save_checkpoint(temporary, model, scores)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError of many lines
         raise SinkError(f"--calibrate-quality {path}: can't be written ({one_line(error)[:160]})") from error

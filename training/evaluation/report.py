@@ -36,6 +36,7 @@ class Subject:
     data: str
     boxes: str
     flip_test: bool
+    scores: str
     pictures: int
     people: int
     head_unit: str = ""
@@ -49,6 +50,7 @@ class Subject:
             f"model: {self.model}, on {self.device} in {self.precision}",
             f"data: {self.data}, {counted(self.pictures, 'picture')}, {counted(self.people, 'box')} ({self.boxes})",
             f"flip test: {'yes, each pass gated by itself' if self.flip_test else 'no'}",
+            f"scores: {self.scores}",
         ]
         return [*lines, f"PCKh unit: {self.head_unit}"] if self.head_unit else lines
 
@@ -75,7 +77,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(_calibration_line(evaluation), highlight=False)
-    for heads, found in ((_QUALITY_HEADS, evaluation.calibration), (_SCORE_HEADS, evaluation.score_calibration)):
+    for heads, found in (
+        (_QUALITY_HEADS, evaluation.calibration),
+        (_SCORE_HEADS, evaluation.score_calibration),
+        (_PERSON_HEADS, evaluation.person_calibration),
+    ):
         if found.bins:
             table = Table(*heads, title=f"{heads[0]}, calibration")
             for row in _bin_rows(found):
@@ -116,6 +122,9 @@ def as_markdown(
     if evaluation.score_calibration.bins:
         parts += ["## Keypoint scores, refine auto", _score_line(evaluation.score_calibration)]
         parts.append(_markdown(_SCORE_HEADS, _bin_rows(evaluation.score_calibration)))
+    if evaluation.person_calibration.bins:
+        parts += ["## Scores of people, refine auto", _person_line(evaluation.person_calibration)]
+        parts.append(_markdown(_PERSON_HEADS, _bin_rows(evaluation.person_calibration)))
     if points:
         parts.append("## The gate")
         if choice is not None:
@@ -162,6 +171,7 @@ def as_numbers(
         "modes": modes,
         "calibration": dataclasses.asdict(evaluation.calibration),
         "score_calibration": dataclasses.asdict(evaluation.score_calibration),
+        "person_calibration": dataclasses.asdict(evaluation.person_calibration),
         "gain": None if evaluation.gain is None else evaluation.gain.model_dump(),
         "curve": [dataclasses.asdict(point) for point in points],
         "choice": None if choice is None else dataclasses.asdict(choice),
@@ -173,6 +183,7 @@ def as_numbers(
 
 _QUALITY_HEADS = ["predicted quality", "people", "mean predicted", "mean true OKS"]
 _SCORE_HEADS = ["keypoint score", "keypoints", "mean score", "share right"]
+_PERSON_HEADS = ["score of a person", "people", "mean score", "share right"]
 _POINT_HEADS = ["threshold", "refined", "AP"]
 
 
@@ -216,7 +227,14 @@ def _calibration_line(evaluation: Evaluation) -> str:
 def _score_line(found: Calibration) -> str:
     return (
         f"Scores of {counted(found.count, 'labelled keypoint')} against the share that is right (similarity to the "
-        f"label above 0.5, as in OKS): bias {found.bias:+.3f}."
+        f"label of 0.5, as in OKS): bias {found.bias:+.3f}, reliability error (ECE) {found.reliability_error:.3f}."
+    )
+
+
+def _person_line(found: Calibration) -> str:
+    return (
+        f"Scores of {counted(found.count, 'person')} against the share that is right (OKS of 0.5): bias "
+        f"{found.bias:+.3f}, reliability error (ECE) {found.reliability_error:.3f}."
     )
 
 

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from sharpose.bundle import GainCurve, open_bundle, shipped_bundle
+from sharpose.bundle import Bundle, GainCurve, open_bundle, shipped_bundle
 from sharpose.cli import EXIT_FAILED, EXIT_REFUSED, warn
 from sharpose.config import load_config
 from sharpose.engines.choose import AUTO, load_on
@@ -24,6 +24,7 @@ from sharpose.engines.stages import EngineStages, Stages, open_stages
 from sharpose.errors import InputError, SinkError, require_packages
 from sharpose.runtime.messages import watching_signals
 from sharpose.runtime.sinks.outputs import Output, check_outputs
+from sharpose.scores.tables import ScoreTables
 from sharpose.training.evaluation import report
 from sharpose.training.evaluation.data import DataFiles, EvaluationData, files_of, has_coco_labels, load_data
 from sharpose.training.evaluation.gate import (
@@ -47,22 +48,24 @@ _QUALITY_PLOT, _CURVE_PLOT = "quality.png", "ap_refine_rate.png"
 
 
 class _Measured(NamedTuple):
-    """A model, ready to run, its own threshold, and its name, device and precision for reports."""
+    """A model, ready to run, its own threshold and score tables, and its name, device and precision for reports."""
 
     stages: Stages
     threshold: float
     name: str
     device: str
     precision: RunPrecision
+    scores: ScoreTables | None
+    bundle: Bundle | None  # None for a checkpoint
 
 
 def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
     """Measure, print, write, and choose a threshold where --choose-threshold asks for one.
 
     Returns:
-        The exit code: 1 where a threshold broke its promise on held-out pictures, or a fit of quality does no good
-        there (it isn't written then), 3 where the numbers are partial because pictures that the labels name can't be
-        used, else 0.
+        The exit code: 1 where a threshold broke its promise on held-out pictures, or a fit of quality or of scores does
+        no good there (it isn't written then), 3 where the numbers are partial because pictures that the labels name
+        can't be used, else 0.
 
     Raises:
         SharposeError: a file can't be read or written, or the model can't be run.
@@ -97,7 +100,9 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         if promise is not None and data.document is None:
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
         with _progress("estimating poses", len(data.people)) as advance, _ended_by_signals(measured.stages):
-            predictions = predict(measured.stages, data, flip_test=options.flip_test, on_people=advance)
+            predictions = predict(
+                measured.stages, data, flip_test=options.flip_test, tables=measured.scores, on_people=advance
+            )
         data = data.without(predictions.unreadable)
     finally:
         measured.stages.close()
@@ -131,6 +136,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {options.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
     calibrated = _calibrate_quality(options, measured, data, predictions, evaluation, console)
+    calibrated &= _calibrate_scores(options, measured, data, predictions, evaluation.threshold, console)
     if no_choice is not None:
         raise no_choice
     if not calibrated or (choice is not None and not choice.kept):
@@ -159,12 +165,21 @@ def _check_outputs(options: EvalOptions, where: DataFiles | str) -> None:
     outputs = [Output("--output", str(options.output / name)) for name in names + plots]
     if options.calibrate_quality is not None:
         outputs.append(Output("--calibrate-quality", str(options.calibrate_quality)))
+    scores = options.calibrate_scores
+    if scores is not None and not _is_the_bundle(options, scores):
+        if options.checkpoint is None and scores.exists():
+            raise InputError(f"--calibrate-scores {scores}: exists; name a new folder, or that of --bundle itself")
+        outputs.append(Output("--calibrate-scores", str(scores)))
     check_outputs(
         outputs,
         [(path, f"the input {path}") for path in read],
         bundle=options.bundle or shipped_bundle(),
         overwrite=options.overwrite,
     )
+
+
+def _is_the_bundle(options: EvalOptions, path: Path) -> bool:
+    return options.bundle is not None and path.exists() and path.samefile(options.bundle)
 
 
 def _open_model(options: EvalOptions, console: Console) -> _Measured:
@@ -178,7 +193,7 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
         )
         name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
         threshold, device = bundle.manifest.gate.quality_threshold, stages.coarse_runner.device
-        return _Measured(stages, threshold, name, device, stages.precision)
+        return _Measured(stages, threshold, name, device, stages.precision, bundle.manifest.scores, bundle)
     import torch
 
     from sharpose.model import load_model
@@ -193,7 +208,8 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
     on_gpu = options.device == AUTO and torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu" if options.device == AUTO else options.device
     on_torch, config = TorchStages(loaded.model, device), loaded.config
-    return _Measured(on_torch, config.quality_threshold, f"{loaded.source} ({config.name}, PyTorch)", device, "fp32")
+    name = f"{loaded.source} ({config.name}, PyTorch)"
+    return _Measured(on_torch, config.quality_threshold, name, device, "fp32", loaded.scores, None)
 
 
 def _ended_by_signals(stages: Stages) -> contextlib.AbstractContextManager[None]:
@@ -213,6 +229,7 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
         data=f"{data.name}{limited}{weak}",
         boxes="labelled" if options.detections is None else f"detections from {options.detections.name}",
         flip_test=options.flip_test,
+        scores=_what_scores_are(options, measured.scores),
         pictures=len(data.image_ids),
         people=len(data.people),
         head_unit=data.head_unit,
@@ -220,6 +237,12 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
         lost=data.lost,
         notes=data.notes,
     )
+
+
+def _what_scores_are(options: EvalOptions, tables: ScoreTables | None) -> str:
+    if tables is None:
+        return "raw, the heatmaps' peaks"
+    return "raw: score tables don't hold for averaged heatmaps" if options.flip_test else f"by {tables.fitted_on}"
 
 
 def _write(
@@ -285,8 +308,39 @@ def _calibrate_quality(
     if not fit.better:
         console.print("no checkpoint was written: held-out pictures don't gain by the fit", soft_wrap=True)
         return False
-    save_fitted(options.calibrate_quality, model, fit)
+    save_fitted(options.calibrate_quality, model, fit, measured.scores)
     console.print(f"wrote {options.calibrate_quality}", highlight=False, markup=False, soft_wrap=True)
+    return True
+
+
+def _calibrate_scores(
+    options: EvalOptions,
+    measured: _Measured,
+    data: EvaluationData,
+    predictions: Predictions,
+    threshold: float,
+    console: Console,
+) -> bool:
+    """Fit and write score tables if that is asked for; False where they do no good on held-out pictures."""
+    path = options.calibrate_scores
+    if path is None:
+        return True
+    from sharpose.training.evaluation.scores import fit_scores, save_in_bundle, save_in_checkpoint
+
+    fit = fit_scores(data, predictions, threshold, options.seed or 0)
+    for line in fit.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not fit.better:
+        console.print("nothing was written: held-out pictures don't gain by the tables", soft_wrap=True)
+        return False
+    if measured.bundle is not None:
+        save_in_bundle(path, measured.bundle, fit.tables)
+    else:
+        from sharpose.model.graphs import TorchStages
+
+        assert isinstance(measured.stages, TorchStages)
+        save_in_checkpoint(path, measured.stages.model, fit.tables)
+    console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return True
 
 

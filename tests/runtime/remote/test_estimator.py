@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from score_tables import score_tables
 from stand_in_stages import PICTURE, some_boxes
 from v2_server import V2Server
 
-from sharpose.bundle import open_bundle, shipped_bundle
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.engines.load import load_two_stage
 from sharpose.errors import InputError, ServerError, ServerRefusedError
 from sharpose.runtime import PoseEstimator, RemotePoseEstimator
 from sharpose.runtime.crowd import EstimateStopped
@@ -64,6 +66,33 @@ def test_poses_are_the_local_ones(server: V2Server, local: PoseEstimator) -> Non
         numbers = remote.statistics.snapshot()
     assert [count for count, _ in server.requests] == [3, 3, 3, 6, 1]  # none for nobody
     assert (numbers.requests, numbers.failed, len(numbers.durations)) == (5, 0, 5)
+
+
+def test_scores_are_calibrated_here_as_by_the_bundles_own_engines(
+    server: V2Server, nano_bundle: Path, local: PoseEstimator
+) -> None:
+    """The server gives peaks, and its configuration the tables."""
+    opened = open_bundle(nano_bundle)
+    bundle = Bundle(opened.path, opened.manifest.model_copy(update={"scores": score_tables()}))
+    server.serve_another(scores=score_tables())
+    try:
+        threshold = float(np.median(local(PICTURE, BOXES).quality))
+        with (
+            PoseEstimator.from_stages(bundle, load_two_stage(bundle, threads=1), quality_threshold=threshold) as ours,
+            RemotePoseEstimator(server.url, quality_threshold=threshold) as remote,
+        ):
+            assert remote.score_tables == score_tables()
+            expected, found = ours(PICTURE, BOXES), remote(PICTURE, BOXES)
+    finally:
+        server.serve_another(scores=None)
+    assert found.refined.any()
+    assert not found.refined.all()
+    assert_same(found, expected)
+    np.testing.assert_array_equal(np.asarray(found.confidence), np.asarray(expected.confidence))
+    raw = local(PICTURE, BOXES, rows=np.flatnonzero(found.refined))
+    assert raw.confidence is None
+    coarse = ~found.refined
+    np.testing.assert_allclose(found.keypoints[coarse, 1:, 2], raw.keypoints[coarse, 1:, 2] / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("refine", "refined"), [("always", [True] * 3), ("never", [False] * 3)])

@@ -38,7 +38,7 @@ def test_every_weight_comes_back_to_the_bit(little_model: SHaRPose, two_precisio
 
 def test_half_graphs_give_halves(little_model: SHaRPose, two_precisions: Bundle, tmp_path: Path) -> None:
     """But for the parts that stay in float32 there: norms, and the quality head."""
-    found, _ = read_bundle_weights(with_graphs_of(two_precisions.path, tmp_path / "b", "fp16", "fp16"), "--init")
+    found, _, _ = read_bundle_weights(with_graphs_of(two_precisions.path, tmp_path / "b", "fp16", "fp16"), "--init")
     wanted = little_model.state_dict()
     assert set(found) == set(wanted)
     for name, value in wanted.items():
@@ -51,8 +51,9 @@ def test_half_graphs_give_halves(little_model: SHaRPose, two_precisions: Bundle,
 
 
 def test_the_bundle_in_the_package_holds_halves_alone() -> None:
-    found, config = read_bundle_weights(shipped_bundle(), "--init")
+    found, config, scores = read_bundle_weights(shipped_bundle(), "--init")
     assert all(torch.equal(value, value.half().float()) for value in found.values())
+    assert scores == open_bundle(shipped_bundle()).manifest.scores
     assert config.quality_threshold == open_bundle(shipped_bundle()).manifest.gate.quality_threshold
     assert config.quality_threshold != open_bundle(shipped_bundle()).model.quality_threshold
     shapes = {name: value.shape for name, value in SHaRPose(config).state_dict().items()}

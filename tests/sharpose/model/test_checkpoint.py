@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from score_tables import score_tables
 
 from sharpose.errors import CheckpointError, ConfigError, how_to_install
 from sharpose.model import load_model, random_model, save_checkpoint
@@ -108,6 +109,32 @@ def test_our_own_checkpoints_carry_their_configuration(tmp_path, nano_config):
     assert loaded.notes == ()
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[key], value)
+
+
+def test_score_tables_come_along_where_nothing_else_is_computed(tmp_path, nano_config):
+    path = tmp_path / "own.pth"
+    model = random_model(nano_config, seed=5).model
+    save_checkpoint(path, model, score_tables())
+    loaded = load_model(path, changes={"quality_threshold": 0.3})
+    assert (loaded.scores, loaded.notes) == (score_tables(), ())
+    assert load_model(path, nano_config.replace({"name": "another"})).scores == score_tables()
+    for other in (
+        load_model(path, changes={"alpha": 0.25}),
+        load_model(path, size=(256, 192)),
+        load_model(path, nano_config.replace({"heads": 6})),
+    ):
+        assert other.scores is None
+        assert other.notes[-1].startswith(
+            "its score tables are left out, as they were fitted with another configuration"
+        )
+    save_checkpoint(path, model)
+    assert load_model(path).scores is None
+
+
+def test_broken_score_tables_are_refused(released, nano_config):
+    refused(released(meta={"sharpose_scores": {"coarse": 1}}), "sharpose_scores: coarse: ", config=nano_config)
+    meta = {"sharpose_scores": score_tables().model_dump(mode="json")}
+    refused(released(meta=meta), "configuration in ", config=nano_config, error=ConfigError)
 
 
 def test_half_precision_files_become_float32(released, nano):

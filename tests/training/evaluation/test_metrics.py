@@ -90,6 +90,7 @@ def test_bins_hold_as_many_people_each_and_nan_is_left_out() -> None:
     assert [item.count for item in found.bins] == [20] * 10
     assert found.bias == pytest.approx(0.1, abs=1e-6)
     assert found.mean_error == pytest.approx(0.1, abs=1e-6)
+    assert found.reliability_error == pytest.approx(0.1, abs=1e-6)
     assert found.rank_correlation == pytest.approx(1)
     assert all(item.predicted == pytest.approx(item.true + 0.1, abs=1e-6) for item in found.bins)
     assert all(one.high <= other.low for one, other in zip(found.bins, found.bins[1:], strict=False))
@@ -118,6 +119,7 @@ def test_scores_are_compared_with_being_right(labelled: Callable[..., Evaluation
 def test_nobody_is_no_error() -> None:
     found = calibrate(np.zeros(0, np.float32), np.zeros(0))
     assert (found.bins, found.count) == ((), 0)
+    assert math.isnan(found.reliability_error)
 
 
 def test_detections_take_the_best_label_of_their_picture() -> None:

@@ -28,7 +28,7 @@ from sharpose.training.evaluation.report import (
 
 Data = Callable[..., EvaluationData]
 Poses = Callable[..., Predictions]
-SUBJECT = Subject("a model", "cpu", "fp32", "made up", "labelled", False, 20, 40)
+SUBJECT = Subject("a model", "cpu", "fp32", "made up", "labelled", False, "raw", 20, 40)
 
 
 def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: Poses) -> None:
@@ -61,7 +61,12 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     scores = evaluation.score_calibration
     assert scores.count == 40 * 17
     assert "Scores of 680 labelled keypoints against the share that is right" in text
-    assert f"as in OKS): bias {scores.bias:+.3f}." in text
+    assert f"as in OKS): bias {scores.bias:+.3f}, reliability error (ECE) {scores.reliability_error:.3f}." in text
+    assert "* scores: raw\n" in text
+    people = evaluation.person_calibration
+    assert people.count == 40
+    assert f"Scores of 40 people against the share that is right (OKS of 0.5): bias {people.bias:+.3f}" in text
+    assert numbers["person_calibration"]["reliability_error"] == people.reliability_error
     assert f"| {scores.bins[0].low:.3f} to {scores.bins[0].high:.3f} | 68 |" in text
     assert numbers["score_calibration"]["bins"][9]["true"] == scores.bins[9].true
 
