@@ -1,7 +1,7 @@
 """Results under hidden names: who may write them, how they become whole at once, and what killed runs left.
 
 Beside an output `out/walk.jsonl`, a worker makes the folder `out/.walk.jsonl.unfinished`. It holds a file `owner`,
-which names the worker and is locked (`flock`) as long as that lives, and a folder of this attempt's own with what has
+which names the worker and is locked as long as that lives, and a folder of this attempt's own with what has
 been written so far. At the end that is synced and renamed.
 
 A lock that nobody holds proves the owner dead where it ran on this machine. Of other machines, which may share the file
@@ -11,10 +11,10 @@ system but not its locks, an owner counts as alive for `LEASE` seconds after it 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +23,8 @@ from functools import cache
 from pathlib import Path
 
 from sharpose.errors import OutputTakenError, SinkError, one_line
-from sharpose.files import UNFINISHED, partial_name
+from sharpose.file_locks import lock_now
+from sharpose.files import UNFINISHED, partial_name, to_disk, write_all
 from sharpose.runtime.sinks.outputs import Output
 
 LEASE = 180.0
@@ -113,7 +114,7 @@ class Claim:
                 place.written.replace(place.target)
                 _remove(place.partial)
             for folder in {place.target.parent for place in self._places}:
-                _sync(folder)
+                to_disk(folder)
         except OSError as error:
             raise SinkError(f"{place.target}: can't be written: {one_line(error)}") from None
 
@@ -162,7 +163,10 @@ class Claim:
         while not self._over.wait(_TOUCH_EVERY):
             for place in self._places:
                 with contextlib.suppress(OSError):
-                    os.utime(place.lock)
+                    if sys.platform == "win32":  # which doesn't touch open files
+                        os.utime(place.attempt.parent / _OWNER)
+                    else:  # its own, whoever has taken its place meanwhile
+                        os.utime(place.lock)
 
 
 def claim(outputs: Sequence[Output], dead: Collection[str] = ()) -> Claim:
@@ -220,7 +224,7 @@ def _take(output: Output, dead: Collection[str]) -> _Place:
     try:
         owner = f"{identity()} {uuid.uuid4().hex}"
         os.ftruncate(lock, 0)
-        os.pwrite(lock, owner.encode(), 0)
+        write_all(lock, owner.encode(), 0)
         for leftover in folder.iterdir():
             if leftover.name != _OWNER:
                 _remove(leftover)
@@ -238,7 +242,7 @@ def _lock(folder: Path, output: Output, dead: Collection[str]) -> int | None:
     Raises:
         OutputTakenError: its owner is alive.
     """
-    path, flags = folder / _OWNER, os.O_RDWR | os.O_CLOEXEC
+    path, flags = folder / _OWNER, os.O_RDWR
     try:
         try:
             lock, is_new = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -247,12 +251,13 @@ def _lock(folder: Path, output: Output, dead: Collection[str]) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        owner = os.pread(lock, 1000, 0).decode(errors="replace")
+        os.lseek(lock, 0, os.SEEK_SET)
+        owner = os.read(lock, 1000).decode(errors="replace")
         machine, host, process, *_ = [*owner.split(" "), "", "", ""]
         taken = OutputTakenError(f"{output.target}: is being written by another run, process {process} on {host}")
         locks = True
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_now(lock)
         except BlockingIOError:
             raise taken from None
         except OSError:  # the file system has none
@@ -280,10 +285,15 @@ def _release(place: _Place) -> None:
     folder = place.attempt.parent
     with contextlib.suppress(OSError):
         if place.is_ours:
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == _OWNER):
-                _remove(path)
-            folder.rmdir()
+            for path in folder.iterdir():
+                if path.name != _OWNER:
+                    _remove(path)
+            if sys.platform != "win32":
+                (folder / _OWNER).unlink()
     os.close(place.lock)
+    if sys.platform == "win32":  # an open file can't be removed there, so not one that another run takes over now
+        with contextlib.suppress(OSError):
+            (folder / _OWNER).unlink()
     with contextlib.suppress(OSError):  # NFS keeps a removed file there until it is closed
         folder.rmdir()
 
@@ -303,18 +313,10 @@ def _holds_something(path: Path) -> bool:
 
 def _sync_tree(path: Path) -> None:
     for one in _tree(path):
-        _sync(one)
+        to_disk(one)
 
 
 def _tree(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from path.iterdir()
     yield path
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

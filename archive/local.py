@@ -6,18 +6,26 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from sharpose.archive.claims import identity
 from sharpose.archive.plan import Video
 from sharpose.archive.schedule import Died, Event, Progressed, Ready, Refused, WorkerId
 from sharpose.archive.worker import VideoWorker
 from sharpose.runtime.options import RunOptions
+
+if TYPE_CHECKING:
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection as Connection
+    else:
+        from multiprocessing.connection import Connection
 
 _SPAWN = multiprocessing.get_context("spawn")
 _PROGRESS_EVERY = 0.2  # seconds
@@ -33,7 +41,7 @@ class LocalWorkers:
 
     def __init__(self, options: RunOptions) -> None:
         self._options = options
-        self._started: dict[WorkerId, tuple[multiprocessing.process.BaseProcess, Connection]] = {}
+        self._started: dict[WorkerId, tuple[BaseProcess, Connection]] = {}
         self._next = 0
 
     def start(self) -> WorkerId:
@@ -41,13 +49,7 @@ class LocalWorkers:
         ours, theirs = _SPAWN.Pipe()
         worker, self._next = self._next, self._next + 1
         process = _SPAWN.Process(target=_work, args=(theirs, self._options), name=f"worker {worker}", daemon=True)
-        resource_tracker.ensure_running()  # as it starts, it unblocks signals
-        # A terminal sends Ctrl-C to all its processes, but the first one decides; what is blocked is inherited.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        _start(process)
         theirs.close()
         self._started[worker] = process, ours
         return worker
@@ -88,16 +90,34 @@ class LocalWorkers:
             self.end(worker)
 
 
+def _start(process: BaseProcess) -> None:
+    """Start it without signals of the terminal, which sends Ctrl-C to all its processes: the first one decides."""
+    if sys.platform == "win32":  # what `_work` ignores comes through while it is being imported; nothing is lost then
+        process.start()
+    else:
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # as it starts, it unblocks signals
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))  # which is inherited
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"its process ended with code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    lack = ", as for lack of memory: give fewer --workers" if -code == signal.SIGKILL else ""
+    lack = ", as for lack of memory: give fewer --workers" if name == "SIGKILL" else ""
     return f"its process was ended by {name}{lack}"
 
 
 def _work(connection: Connection, options: RunOptions) -> None:
     """A worker's process."""
+    if sys.platform == "win32":
+        for number in (signal.SIGINT, signal.SIGBREAK):
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = VideoWorker(options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from sharpose.archive.plan import Video, make_plan
 from sharpose.archive.schedule import Schedule, Workers
 from sharpose.archive.worker import Result
 from sharpose.cli import EXIT_FAILED
+from sharpose.engines.device import usable_cores
 from sharpose.errors import InputError, SharposeError, SinkError, counted, one_line
 from sharpose.files import found_at, replacing
 from sharpose.runtime.assemble import say_failure
@@ -88,7 +88,7 @@ def _workers(options: ArchiveOptions, videos: int) -> tuple[Workers, int]:
 
         on_ray = RayWorkers(options.run, options.workers)
         return on_ray, min(on_ray.count, videos)
-    cores, on_cpu = len(os.sched_getaffinity(0)), divides_cores(options.run)
+    cores, on_cpu = usable_cores(), divides_cores(options.run)
     served = options.run.remote.server is not None
     count = min(options.workers or (max(1, cores // 2) if on_cpu or served else 1), videos)
     threads = max(1, cores // count) if on_cpu and options.run.threads is None else options.run.threads

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from sharpose.bundle import Bundle
+from sharpose.engines.device import processor_name, usable_cores
 from sharpose.errors import EngineError
-from sharpose.files import cache_folder, file_lock, found_at, read_json, replacing
+from sharpose.file_locks import file_lock
+from sharpose.files import cache_folder, found_at, read_json, replacing
 
 _MEASURING_SECONDS = 1.0  # sizes that would take longer in all aren't measured, nor used where batches are cut
 _REPEATS = 3  # the shortest counts: whatever else runs only adds
@@ -129,10 +132,10 @@ def settle(
 
 def _is_busy() -> bool:
     """Whether other processes had a part of the processor: costs measured beside them are for this run alone."""
-    try:
-        return os.getloadavg()[0] > (os.cpu_count() or 1)
-    except (AttributeError, OSError):  # not on Windows, or not known
-        return False
+    if sys.platform != "win32":  # which doesn't count them
+        with contextlib.suppress(OSError):  # not known
+            return os.getloadavg()[0] > (os.cpu_count() or 1)
+    return False
 
 
 Costs = tuple[dict[int, float], dict[int, float]]
@@ -267,9 +270,4 @@ def _read(document: Mapping[str, object], stage: str, sizes: Sequence[int]) -> d
 
 def this_processor() -> str:
     """The processor's name, and how many cores of it this process may use."""
-    name = "unknown"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-        names = (line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware")))
-        name = next(names, name)
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{processor_name()}, {usable_cores()} cores"

@@ -6,17 +6,19 @@ import contextlib
 import io
 import logging
 import platform
+import sys
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from sharpose.engines.device import Device, parse_device
+from sharpose.engines.device import UNTRIED, Device, parse_device
 from sharpose.errors import EngineError
 
 AUTO = "auto"
 """As a device: the best one here."""
 
 _BEST_FIRST = ("tensorrt", "cuda", "openvino", "cpu")
+_OF_SYSTEM = {"darwin": ("coreml",), "win32": ("directml",)}  # tried before the CPU there, and only named
 # An ONNX file of one Identity: the smallest session that a provider can prove itself with.
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08"
@@ -42,7 +44,7 @@ def load_on(device: str, load: Callable[[str], _Loaded], say: Callable[[str], No
         return load(device)
     say = say or _log.info
     problems: dict[str, str] = {}  # by kind
-    for kind in _BEST_FIRST:
+    for kind in (*_BEST_FIRST[:-1], *_OF_SYSTEM.get(sys.platform, ()), _BEST_FIRST[-1]):
         where = parse_device(kind)
         problem = device_problem(where)
         if problem is not None:
@@ -72,6 +74,8 @@ def device_problem(device: Device) -> str | None:
         return None
     if device.kind == "openvino":
         return _openvino_problem(device)
+    if device.kind in UNTRIED:
+        return _provider_problem(device.kind) or "not known to be right, nor to be faster; name it to try it"
     from sharpose.engines.gpu import probe_gpu
 
     try:
@@ -89,7 +93,8 @@ def _openvino_problem(device: Device) -> str | None:
         find_device(device)
     except EngineError as error:  # as above
         return str(error).partition(": ")[0]
-    return None if platform.machine() == "x86_64" else f"not known to be faster on {platform.machine()}"
+    on_x86 = platform.machine() in ("x86_64", "AMD64")  # as Windows calls it
+    return None if on_x86 else f"not known to be faster on {platform.machine()}"
 
 
 def _tensorrt_problem() -> str | None:
@@ -117,14 +122,15 @@ def _provider_problem(kind: str) -> str | None:
         import onnxruntime as ort
     except ImportError:
         return "ONNX Runtime is not installed"
-    from sharpose.engines.onnxrt import PROVIDERS, missing_library, preload_cuda
+    from sharpose.engines.onnxrt import ON_NVIDIA, PROVIDERS, missing_library, preload_cuda
 
     if PROVIDERS[kind] not in ort.get_available_providers():
         return f"this ONNX Runtime has no {PROVIDERS[kind]}"
-    preload_cuda()
+    if kind in ON_NVIDIA:
+        preload_cuda()
     if provider_works(PROVIDERS[kind]):
         return None
-    missing = missing_library(kind)
+    missing = missing_library(kind) if kind in ON_NVIDIA else None
     return f"{PROVIDERS[kind]} can't start" if missing is None else missing.problem
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 from sharpose.engines import Untyped
 from sharpose.errors import EngineError
 
-DRIVER_LIBRARY = "libcuda.so.1"
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_NEVER_HERE = sys.platform == "darwin"
 
 _MAJOR, _MINOR, _MULTIPROCESSORS, _INTEGRATED = 75, 76, 16, 18  # CU_DEVICE_ATTRIBUTE_*
 _NAME_BYTES = 256
@@ -64,6 +66,8 @@ def probe_gpus(load: Callable[[str], Untyped] = ctypes.CDLL) -> tuple[Gpu, ...]:
     Raises:
         EngineError: there is no driver, the driver can't start, or it shows no GPU.
     """
+    if _NEVER_HERE:
+        raise EngineError("no NVIDIA GPU (macOS has no driver for them): use the device cpu or coreml (--device cpu)")
     try:
         driver = load(DRIVER_LIBRARY)
     except OSError:

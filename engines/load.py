@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from sharpose.engines.device import Device, engine_of, parse_device
+from sharpose.engines.device import UNTRIED, Device, engine_of, parse_device
 from sharpose.engines.precision import RunPrecision, choose_precision, graphs_for, graphs_of, on_cpu
 from sharpose.errors import EngineError
 
@@ -46,7 +46,7 @@ def load_two_stage(
 
     Args:
         bundle: An opened bundle.
-        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]` or `openvino[:CPU|GPU[.i]|NPU]`.
+        device: What `parse_device` takes.
         precision: To compute in: `fp32`, `fp16`, `bf16`, `int8`, or `auto` (see `choose_precision`).
         threads: CPU threads inside an operator; the backend's own choice if None.
         tensorrt: How to build, find and run engines where the device is `tensorrt`.
@@ -74,6 +74,11 @@ def load_two_stage(
         why = ", verified as the fastest that is right on this kind of CPU"
     if where.kind == "openvino":
         say(f"OpenVINO on {where}, {chosen}{why}")
+    elif where.kind in UNTRIED:
+        say(
+            f"ONNX Runtime on {where}, {chosen} graphs; that device is untried: "
+            f"`sharpose-doctor --device {where}` compares its poses with the CPU's"
+        )
     elif where.kind != "cpu":
         tf32 = "on" if settings.tf32 else "off"
         say(f"ONNX Runtime on {where}, {chosen} graphs, TF32 {tf32}")

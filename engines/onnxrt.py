@@ -1,4 +1,4 @@
-"""Running a graph with ONNX Runtime, on a CPU or through its CUDA and TensorRT providers."""
+"""Running a graph with ONNX Runtime, on a CPU or through its CUDA, TensorRT, CoreML and DirectML providers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +25,7 @@ from sharpose.bundle import GraphEntry
 from sharpose.engines import Untyped
 from sharpose.engines.base import FixInputs, GraphError, Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.device import Device, parse_device
-from sharpose.engines.gpu import probe_gpu
+from sharpose.engines.gpu import DRIVER_LIBRARY, probe_gpu
 from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.errors import EngineError, how_to_install, one_line
 from sharpose.files import cache_folder
@@ -37,8 +38,12 @@ PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "ort-tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
 }
 """The provider of each kind of device."""
+ON_NVIDIA = frozenset({"cuda", "ort-tensorrt"})
+"""Kinds of devices whose providers need CUDA."""
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
     f"tensor({name})": name for name in ("uint8", "int32", "int64", "float16", "bool")
 }
@@ -60,7 +65,7 @@ def create_session(
 
     Args:
         path: The ONNX file.
-        device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
+        device: One whose kind is in `PROVIDERS`.
         settings: How to run on a GPU; the default ones if None.
         threads: CPU threads inside an operator; ONNX Runtime's own choice if None.
         profiles: Inputs whose dynamic axes are 1 to `max_batch` long, for TensorRT to build one engine for all sizes.
@@ -75,13 +80,12 @@ def create_session(
     try:
         import onnxruntime as ort
     except ImportError:
-        extra = "cpu" if device.kind == "cpu" else "gpu"
-        raise EngineError(f"device {device} needs ONNX Runtime: {how_to_install(extra)}") from None
+        raise EngineError(f"device {device} needs ONNX Runtime: {how_to_get(device.kind)}") from None
     provider = PROVIDERS[device.kind]
     if provider not in ort.get_available_providers():
         raise EngineError(
             f"device {device}: this onnxruntime has {', '.join(ort.get_available_providers())}, not {provider}; "
-            f"pip uninstall onnxruntime, then {how_to_install('gpu')}"
+            f"{how_to_get(device.kind, instead=True)}"
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings about node placement are not the user's concern
@@ -94,8 +98,11 @@ def create_session(
     options.add_session_config_entry("session.intra_op.spin_backoff_max", "8")
     if threads is not None:
         options.intra_op_num_threads = threads
-    if device.kind != "cpu":
+    if device.kind in ON_NVIDIA:
         preload_cuda()
+    elif device.kind == "directml":
+        options.enable_mem_pattern = False  # which its provider can't have
+    if device.kind != "cpu":
         CpuNodes.prepare(options)
     settings = settings or OnnxRuntimeSettings()
     providers = _providers(path, device, settings, profiles or {}, max_batch)
@@ -111,11 +118,29 @@ def create_session(
             return create_session(path, device, settings, threads=threads)
         raise GraphError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
     if provider not in session.get_providers():
-        missing = missing_library(device.kind)
-        mend = str(missing or "check the GPU driver, and the version of CUDA that onnxruntime-gpu was built for")
         fell_back = ", ".join(session.get_providers())
-        raise EngineError(f"device {device}: ONNX Runtime fell back to {fell_back}; {mend}")
+        raise EngineError(f"device {device}: ONNX Runtime fell back to {fell_back}; {_mend(device.kind)}")
     return session
+
+
+def how_to_get(kind: str, *, instead: bool = False) -> str:
+    """What to do for an ONNX Runtime that has the provider of a kind of device; `instead` of another one."""
+    system, needed = {"coreml": ("macOS", "darwin"), "directml": ("Windows", "win32")}.get(kind, ("", sys.platform))
+    if sys.platform != needed:
+        return f"it is for {system} alone: use device cpu, or auto for the best here"
+    extra = {"cpu": "cpu", "coreml": "cpu", "directml": "directml"}.get(kind, "gpu")
+    return f"{'pip uninstall onnxruntime, then ' if instead else ''}{how_to_install(extra)}"
+
+
+def _mend(kind: str) -> str:
+    """What to do where a provider is there and doesn't start."""
+    if kind == "coreml":
+        return "it needs macOS 12 or later"
+    if kind == "directml":
+        return "it needs Windows 10 (1903) or later, and a GPU of that number with a driver for DirectX 12"
+    return str(
+        missing_library(kind) or "check the GPU driver, and the version of CUDA that onnxruntime-gpu was built for"
+    )
 
 
 @functools.cache
@@ -153,13 +178,15 @@ def missing_library(kind: str) -> MissingLibrary | None:
     import onnxruntime as ort
 
     cuda = str(getattr(ort, "cuda_version", "") or "12").partition(".")[0]
-    names = [f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", f"libcublas.so.{cuda}", "libcurand.so.10"]
-    names += [f"libcufft.so.{'11' if cuda == '12' else '12'}", "libcudnn.so.9"]
+    versions = {"cudart": cuda, "cublasLt": cuda, "cublas": cuda, "curand": "10"}
+    versions |= {"cufft": "11" if cuda == "12" else "12", "cudnn": "9"}
+    names = [_library(name, version) for name, version in versions.items()]
     extra = "gpu-cu12" if cuda == "12" else "gpu"
-    mends = {"libcuda.so.1": "install NVIDIA's driver"}
+    mends = {DRIVER_LIBRARY: "install NVIDIA's driver"}
     mends |= dict.fromkeys(names, f"{how_to_install(extra)} brings CUDA {cuda} and cuDNN")
     if kind == "ort-tensorrt":
-        mends |= dict.fromkeys(("libnvinfer.so.10", "libnvonnxparser.so.10"), "install TensorRT 10 from NVIDIA")
+        names = [_library(name, "10") for name in ("nvinfer", "nvonnxparser")]
+        mends |= dict.fromkeys(names, "install TensorRT 10 from NVIDIA")
     for name, mend in mends.items():
         try:
             ctypes.CDLL(name)
@@ -168,12 +195,23 @@ def missing_library(kind: str) -> MissingLibrary | None:
     return None
 
 
+def _library(name: str, version: str) -> str:
+    """The file of a library of NVIDIA's, as the system's loader finds it: `libcudart.so.12`, `cudart64_12.dll`."""
+    on_windows = f"{name}{'_' if name.startswith('nv') else '64_'}{version}.dll"
+    return on_windows if sys.platform == "win32" else f"lib{name}.so.{version}"
+
+
 def _providers(
     path: Path, device: Device, settings: OnnxRuntimeSettings, profiles: Mapping[str, TensorSpec], max_batch: int
 ) -> list[Untyped]:
     """The device's provider and those that take what it leaves, with their options."""
     if device.kind == "cpu":
         return [PROVIDERS["cpu"]]
+    if device.kind == "coreml":
+        # The other format of models, its default, computes float32 graphs in half precision.
+        return [(PROVIDERS["coreml"], {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}), PROVIDERS["cpu"]]
+    if device.kind == "directml":
+        return [(PROVIDERS["directml"], {"device_id": str(device.index)}), PROVIDERS["cpu"]]
     on_gpu = {"device_id": str(device.index)}
     cuda = on_gpu | {
         "use_tf32": str(int(settings.tf32)),  # on by default
@@ -226,7 +264,7 @@ def _engine_folder(path: Path, device: Device, settings: OnnxRuntimeSettings) ->
 
 def _tensorrt_version() -> int | None:
     try:
-        return int(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+        return int(ctypes.CDLL(_library("nvinfer", "10")).getInferLibVersion())
     except (OSError, AttributeError):
         return None
 
@@ -297,7 +335,7 @@ class OnnxRuntimeRunner(Runner):
         declared: What a bundle declares of it; the file must agree. Or, for any other file, what gives every input a
             fixed shape.
         max_batch: Largest size of a dynamic axis.
-        device: `cpu`, `cuda[:i]` or `ort-tensorrt[:i]`.
+        device: One whose kind is in `PROVIDERS`.
         threads: CPU threads inside an operator; ONNX Runtime's own choice if None.
         settings: How to run on a GPU; the default ones if None.
 
@@ -316,7 +354,8 @@ class OnnxRuntimeRunner(Runner):
         settings: OnnxRuntimeSettings | None = None,
     ) -> None:
         where = parse_device(device)
-        self._memory = ("cpu", 0) if where.kind == "cpu" else ("cuda", where.index)
+        # What stays on a device of CoreML or DirectML waits in the host's memory.
+        self._memory = ("cuda", where.index) if where.kind in ON_NVIDIA else ("cpu", 0)
         profiles = specs(declared)[0] if isinstance(declared, GraphEntry) else None
         self._session = create_session(path, where, settings, threads=threads, profiles=profiles, max_batch=max_batch)
         found_inputs, found_outputs = (

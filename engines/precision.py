@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from sharpose.engines.device import Device, engine_of, hardware_of
+from sharpose.engines.device import UNTRIED, Device, engine_of, hardware_of
 from sharpose.errors import BundleError, EngineError, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _FASTER = 0.95  # of the usual precision's time: less of a difference may be cha
 _ON_CPU: tuple[Precision, ...] = ("fp32", "int8", "fp16")  # by preference
 _NEVER_FASTER = ("cpu", "fp16")  # ONNX Runtime computes it in float32; a measurement that says otherwise was disturbed
 _ON_GPU: tuple[Precision, ...] = ("fp16", "fp32", "int8")
+_ON_UNTRIED: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 def graphs_of(precision: RunPrecision) -> Precision:
@@ -143,6 +144,8 @@ def _usual(bundle: Bundle, device: Device, found: Mapping[RunPrecision, Verified
         return "fp16"  # it has no float32
     if on_cpu(device):
         right = [precision for precision in _ON_CPU if precision in held]
+    elif device.kind in UNTRIED:
+        right = [precision for precision in _ON_UNTRIED if precision in held]
     else:
         right = [name for name in _ON_GPU if name in held and name in reports and not reports[name].failures]
     return next((precision for precision in right if precision not in wrong), (*right, *held)[0])

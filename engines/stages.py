@@ -108,7 +108,7 @@ def open_stages(
 
     Args:
         bundle: An opened bundle.
-        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]` or `openvino[:CPU|GPU[.i]|NPU]`.
+        device: What `parse_device` takes.
         precision: To compute in: `fp32`, `fp16`, `bf16`, `int8`, or `auto` (see `choose_precision`).
         threads: CPU threads inside an operator; the engine's own choice if None.
         say: Called with a line about what is built, waited for or runs elsewhere; logged if None.

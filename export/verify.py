@@ -19,6 +19,7 @@ from sharpose.bundle import MANIFEST_NAME, MOST_VERIFIED, BatchTime, Bundle, Par
 from sharpose.engines.device import Device, engine_of, hardware_of, parse_device
 from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.onnxrt import PROVIDERS
 from sharpose.engines.openvino import find_device, precision_hint, visible_devices
 from sharpose.engines.precision import (
     RunPrecision,
@@ -42,7 +43,7 @@ from sharpose.runtime.pipeline import PoseEstimator
 _TIMED_BATCH = 8  # people, beside one alone
 _FEWEST_RUNS, _MOST_RUNS, _TIMED_SECONDS = 3, 20, 0.5  # of each stage and batch
 _FIRST_COLUMN, _COLUMN = 31, 20  # characters of the table of results
-_GPU_PROVIDERS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "ort-tensorrt"}
+_GPU_PROVIDERS = {PROVIDERS[kind]: kind for kind in ("cuda", "ort-tensorrt", "coreml", "directml")}
 
 
 def available_engines(

@@ -118,8 +118,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     shell_complete=complete_devices,
     metavar="DEVICE",
     default="cpu",
-    help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], openvino[:CPU|GPU[.i]|NPU], or auto: the best of "
-    "tensorrt, cuda, openvino and cpu that this machine has.",
+    help="Device: cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], openvino[:CPU|GPU[.i]|NPU], coreml (macOS), "
+    "directml[:i] (Windows), or auto: the best of tensorrt, cuda, openvino and cpu that this machine has.",
 )
 @option(
     _MODEL,

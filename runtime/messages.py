@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sharpose.cli import EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from sharpose.cli import EXIT_CODES, EXIT_HUNG_UP, Terminated
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import (
@@ -29,12 +30,6 @@ from sharpose.runtime.statistics import (
     summary_of,
     table_of_stages,
 )
-
-_EXIT_CODES: dict[int, int] = {
-    signal.SIGINT: EXIT_INTERRUPTED,
-    signal.SIGTERM: EXIT_TERMINATED,
-    signal.SIGHUP: EXIT_HUNG_UP,
-}
 
 _PATIENCE = 0.25  # seconds for the frames at hand
 
@@ -75,7 +70,7 @@ class StopRequest:
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 0 if the run wasn't asked to stop."""
-        return 0 if self.signal is None else _EXIT_CODES[self.signal]
+        return 0 if self.signal is None else EXIT_CODES[self.signal]
 
 
 @contextlib.contextmanager
@@ -84,19 +79,19 @@ def watching_signals(act: Callable[[threading.Event], object]) -> Iterator[None]
 
     Python runs a signal's handler in the main thread alone, and only once that comes out of a batch of an engine.
     """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    reading, writing = socket.socketpair()  # Windows' pipes always block
+    writing.setblocking(False)
     over = threading.Event()
 
     def watch() -> None:
-        # The pipe's end isn't waited for: a process that was forked meanwhile has it open as well.
-        while (read := os.read(reading, 1)) and not over.is_set():
-            if read[0] in _EXIT_CODES:
+        # Its end isn't waited for: a process that was forked meanwhile has it open as well.
+        while (read := reading.recv(1)) and not over.is_set():
+            if read[0] in EXIT_CODES:
                 act(over)
                 return
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
-    before = _set_wakeup(writing)
+    before = _set_wakeup(writing.fileno())
     watcher.start()
     try:
         yield
@@ -104,17 +99,17 @@ def watching_signals(act: Callable[[threading.Event], object]) -> Iterator[None]
         _set_wakeup(before)
         over.set()
         with contextlib.suppress(BlockingIOError):  # full: there is enough to read
-            os.write(writing, b"\0")
+            writing.send(b"\0")
         watcher.join()
-        os.close(writing)
-        os.close(reading)
+        writing.close()
+        reading.close()
 
 
 _wakeup = -1  # where this process's signals are written, if a watcher has asked for them
 
 
 def _set_wakeup(descriptor: int) -> int:
-    """Have signals written to a pipe; returns where they were written before, or -1."""
+    """Have signals written to a socket; returns where they were written before, or -1."""
     global _wakeup
     before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
     _wakeup = descriptor
@@ -137,14 +132,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if request and signum == signal.SIGHUP:
+        if request and EXIT_CODES[signum] == EXIT_HUNG_UP:
             return  # a closing terminal sends it, and then its shell
         if request:
             raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
         request.note(signum)
 
     noted = [
-        number for number in _EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
+        number
+        for number, code in EXIT_CODES.items()
+        if code != EXIT_HUNG_UP or signal.getsignal(number) is not signal.SIG_IGN
     ]
     previous = {number: signal.signal(number, handle) for number in noted}
     try:

@@ -192,6 +192,7 @@ class VideoSettings:
             raise InputError("--crf and --bitrate exclude each other: give one")
 
 
+_WITHOUT_TF32 = frozenset(("cpu", "coreml", "directml", "auto"))  # auto for detectors: where the poses are
 _STDIN = frozenset(("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"))
 _DRAWN = "annotated pictures (--output, --frames, --show or --serve)"
 
@@ -274,8 +275,9 @@ class RunOptions:
             raise click.UsageError("--mot needs to know who is who: give --track as well")
         if self.detector_device != "auto" and self.detector_used in (None, "motion"):
             raise click.UsageError(f"--detector-device is for --detector FILE or NAME{self._other_detector}")
-        if self.tf32 and self.device == "cpu" and self.detector_device in ("cpu", "auto"):
-            raise click.UsageError("--tf32 is for GPUs, got --device cpu")
+        kinds = {self.device.partition(":")[0], self.detector_device.partition(":")[0]}
+        if self.tf32 and self.device != "auto" and kinds <= _WITHOUT_TF32:
+            raise click.UsageError(f"--tf32 is for NVIDIA's GPUs, got --device {self.device}")
         said = {"--timings": self.timings, "--quiet": self.quiet, "--json-logs": self.json_logs}
         if len(given := [name for name, value in said.items() if value]) > 1:
             raise click.UsageError(f"{' and '.join(given[:2])} exclude each other: give one")

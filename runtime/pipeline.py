@@ -44,8 +44,8 @@ class PoseEstimator(Estimator):
 
     Args:
         bundle: A folder written by `sharpose-export`; the bundle that comes with the package if None.
-        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, `openvino[:CPU|GPU[.i]|NPU]`, or `auto`: the best
-            that this machine has, as the attribute `device` says then.
+        device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, `openvino[:CPU|GPU[.i]|NPU]`, `coreml`,
+            `directml[:i]`, or `auto`: the best that this machine has, as the attribute `device` says then.
         precision: `fp32`, `fp16`, `bf16` or `int8` to compute in, or `auto`: the fastest that was verified here, else
             fp32, on a GPU fp16; as the attribute `precision` says then.
         refine: `auto`, `always` or `never`.

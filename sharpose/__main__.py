@@ -25,21 +25,35 @@ _MODULES = {
 }
 
 
+_ENDS: dict[int, tuple[int, bytes]]  # the exit code and the word for each signal
+if sys.platform == "win32":  # SIGBREAK is Ctrl-Break, a closed console, and what stands for SIGTERM there
+    _ENDS = {
+        signal.SIGINT: (130, b"interrupted"),
+        signal.SIGTERM: (143, b"terminated"),
+        signal.SIGBREAK: (143, b"terminated"),
+    }
+else:
+    _ENDS = {
+        signal.SIGINT: (130, b"interrupted"),
+        signal.SIGTERM: (143, b"terminated"),
+        signal.SIGHUP: (129, b"hung up"),
+    }
+
+
 def _end(signum: int, frame: FrameType | None) -> None:
     """Nothing has been opened or written yet."""
-    word = {signal.SIGINT: b"interrupted", signal.SIGHUP: b"hung up"}.get(signal.Signals(signum), b"terminated")
+    code, word = _ENDS[signum]
     try:
         os.write(2, b"error: " + word + b"\n")
     finally:  # standard error may be closed
-        os._exit(128 + signum)
+        os._exit(code)
 
 
 def end_on_signals() -> None:
     """Let Ctrl-C, SIGTERM and SIGHUP end the process at once, with one line, until `sharpose.cli.interruptible`."""
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-        signal.signal(signal.SIGHUP, _end)
-    signal.signal(signal.SIGINT, _end)
-    signal.signal(signal.SIGTERM, _end)
+    for number, (code, _) in _ENDS.items():
+        if code != 129 or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, _end)
 
 
 def _start(name: str) -> NoReturn:

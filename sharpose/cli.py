@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from sharpose import __version__
-from sharpose.errors import ReaderGoneError, SharposeError, one_line
+from sharpose.errors import ReaderGoneError, SharposeError, one_line, reader_has_gone
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -38,7 +38,22 @@ EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
 """Ctrl-C."""
 EXIT_TERMINATED = 143
-"""SIGTERM."""
+"""SIGTERM; on Windows also Ctrl-Break and a closed console."""
+
+EXIT_CODES: dict[int, int]
+"""What a command that a signal ends exits with, by signal."""
+if sys.platform == "win32":
+    EXIT_CODES = {
+        signal.SIGINT: EXIT_INTERRUPTED,
+        signal.SIGTERM: EXIT_TERMINATED,
+        signal.SIGBREAK: EXIT_TERMINATED,
+    }
+else:
+    EXIT_CODES = {
+        signal.SIGINT: EXIT_INTERRUPTED,
+        signal.SIGTERM: EXIT_TERMINATED,
+        signal.SIGHUP: EXIT_HUNG_UP,
+    }
 
 FOREVER = -1
 """As a number of attempts: no limit."""
@@ -56,9 +71,8 @@ class Terminated(BaseException):
     """
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
-        hung_up = signum == signal.SIGHUP
-        super().__init__("hung up" if hung_up else "terminated")
-        self.exit_code = EXIT_HUNG_UP if hung_up else EXIT_TERMINATED
+        self.exit_code = EXIT_CODES[signum]
+        super().__init__("hung up" if self.exit_code == EXIT_HUNG_UP else "terminated")
 
 
 def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn:
@@ -129,10 +143,9 @@ def interruptible() -> None:
 
     Called by commands once their imports are done: an exception in the middle of an import may be swallowed there.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _terminate)
+    for number, code in EXIT_CODES.items():
+        if code != EXIT_HUNG_UP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if code == EXIT_INTERRUPTED else _terminate)
 
 
 CLOSED: set[int] = set()
@@ -149,14 +162,19 @@ def _prepare_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is None or (type(stream) is io.TextIOWrapper and stream.fileno() == descriptor):  # not a test's own
-            text = io.TextIOWrapper(
-                io.BufferedWriter(_StandardStream(descriptor, "w", closefd=False)),
-                encoding=None if stream is None else stream.encoding,
-                errors="backslashreplace",  # a file's name may hold what the terminal can't show
-                line_buffering=descriptor == 2 or (stream is not None and stream.line_buffering),
-            )
-            setattr(sys, name, text)
+        if stream is not None and not (type(stream) is io.TextIOWrapper and stream.fileno() == descriptor):
+            continue  # a test's own
+        errors = "backslashreplace"  # a file's name may hold what the terminal can't show
+        if sys.platform == "win32" and stream is not None and stream.isatty():
+            stream.reconfigure(errors=errors)  # Python writes Unicode to a console, whatever its code page is
+            continue
+        text = io.TextIOWrapper(
+            io.BufferedWriter(_StandardStream(descriptor, "w", closefd=False)),
+            encoding=None if stream is None else stream.encoding,
+            errors=errors,
+            line_buffering=descriptor == 2 or (stream is not None and stream.line_buffering),
+        )
+        setattr(sys, name, text)
 
 
 class _StandardStream(io.FileIO):
@@ -168,7 +186,7 @@ class _StandardStream(io.FileIO):
         except OSError as error:
             # A full disk is said of standard output; of standard error there is nowhere to say it.
             hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
-            if isinstance(error, BrokenPipeError) or hung_up or self.fileno() == 2:
+            if reader_has_gone(error) or hung_up or self.fileno() == 2:
                 return memoryview(data).nbytes
             raise
 
@@ -191,8 +209,8 @@ def warn(*messages: str) -> None:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    if signum == signal.SIGHUP:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal sends it, and then its shell
+    if EXIT_CODES[signum] == EXIT_HUNG_UP:
+        signal.signal(signum, signal.SIG_IGN)  # a closing terminal sends it, and then its shell
     raise Terminated(signum)
 
 
@@ -321,7 +339,9 @@ def _configurations() -> list[str]:
 
 complete_configurations = complete_words(_configurations)
 """Names of the model configurations that come with the package."""
-complete_devices = complete_words(lambda: ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt", "openvino"))
+complete_devices = complete_words(
+    lambda: ("auto", "cpu", "cuda", "tensorrt", "ort-tensorrt", "openvino", "coreml", "directml")
+)
 """Devices of engines."""
 
 
@@ -329,10 +349,11 @@ class _Device(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
-        nvidia, openvino = "(cuda|tensorrt|ort-tensorrt)(:[0-9]{1,3})?", r"openvino(:(CPU|GPU(\.[0-9]{1,3})?|NPU))?"
-        if not re.fullmatch(f"auto|cpu|{nvidia}|{openvino}", value):
-            expected = "auto, cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i] or openvino[:CPU|GPU[.i]|NPU]"
-            self.fail(f"expected {expected}, got {reprlib.repr(value)}", param, ctx)
+        gpus = "(cuda|tensorrt|ort-tensorrt|directml)(:[0-9]{1,3})?"
+        openvino = r"openvino(:(CPU|GPU(\.[0-9]{1,3})?|NPU))?"
+        if not re.fullmatch(f"auto|cpu|coreml|{gpus}|{openvino}", value):
+            expected = "auto, cpu, cuda[:i], tensorrt[:i], ort-tensorrt[:i], openvino[:CPU|GPU[.i]|NPU], coreml"
+            self.fail(f"expected {expected} or directml[:i], got {reprlib.repr(value)}", param, ctx)
         return str(value)
 
 

@@ -6,6 +6,8 @@ that line and exit with `exit_code`; `--debug` shows the traceback as well.
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -132,13 +134,14 @@ def how_to_install(extras: str) -> str:
     if not _is_checkout(checkout):
         import json  # slow to import, and rarely needed
         from importlib.metadata import PackageNotFoundError, distribution
-        from urllib.parse import unquote, urlsplit
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname
 
         try:
             url = json.loads(distribution("sharpose").read_text("direct_url.json") or "{}").get("url", "")
         except PackageNotFoundError:
             url = ""
-        checkout = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path()
+        checkout = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else Path()
     if _is_checkout(checkout):
         return f'pip install "{checkout}[{extras}]"'
     return f'in a checkout of SHaRPose, pip install ".[{extras}]"'
@@ -160,6 +163,11 @@ def require_packages(what: str, modules: Iterable[str], extras: str, error: type
         *others, last = missing
         named = f"{', '.join(others)} and {last}" if others else last
         raise error(f"{what} needs {named}: {how_to_install(extras)}")
+
+
+def reader_has_gone(error: OSError) -> bool:
+    """Whether writing to a pipe failed since nobody reads it any more; Windows calls that an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)
 
 
 def one_line(error: BaseException) -> str:

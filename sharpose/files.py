@@ -1,27 +1,27 @@
-"""Files: JSON and YAML read with limits, hashes, files that are whole at every moment, locks, the cache folder."""
+"""Files: JSON and YAML read with limits, hashes, files that are whole at every moment, the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sharpose.errors import (
-    EngineError,
     OutputRemovedError,
-    OutputTakenError,
     ReaderGoneError,
     SharposeError,
     SinkError,
     one_line,
+    reader_has_gone,
 )
+from sharpose.file_locks import open_to_write
 
 LABELS_LIMIT = 2 << 30
 """Bytes of the longest files of boxes and labels; COCO's own have 0.5 GB."""
@@ -37,8 +37,6 @@ STDOUT = "-"
 """What `GrowingFile` takes for standard output."""
 STDOUT_PATH = Path("standard output")
 """Its name in messages."""
-
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -56,16 +54,16 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         OSError: the file can't be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    os.close(os.open(temporary, _CREATE, 0o666))
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
     try:
         yield temporary
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o777)
         if sync:
-            _to_disk(temporary)
+            to_disk(temporary)
         temporary.replace(path)
         if sync:
-            _to_disk(path.parent)
+            to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -207,8 +205,18 @@ def _words(error: Exception) -> str:
     return f"an integer of more than {_DIGITS}" if _DIGITS in words else words[:300]
 
 
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes or a folder's names are on the disk. Windows takes care of names itself.
+
+    Raises:
+        OSError: it can't be opened, or writing failed.
+    """
+    if sys.platform == "win32":
+        if path.is_dir():
+            return
+        descriptor = os.open(path, os.O_RDWR | os.O_BINARY)
+    else:
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -216,100 +224,16 @@ def _to_disk(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Folder of what can be made or downloaded again: `$XDG_CACHE_HOME/sharpose`, or `~/.cache/sharpose`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
+    """Folder of what can be made or downloaded again: `$XDG_CACHE_HOME/sharpose`, or `~/.cache/sharpose`.
+
+    On Windows, `%LOCALAPPDATA%/sharpose` instead of the latter.
+    """
+    bases = [os.environ.get("XDG_CACHE_HOME", "")]
+    if sys.platform == "win32":
+        bases.append(os.environ.get("LOCALAPPDATA", ""))
     # The XDG specification says to ignore a relative one.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "sharpose"  # noqa: PTH117
-
-
-@contextlib.contextmanager
-def file_lock(
-    path: Path,
-    on_wait: Callable[[], None] = lambda: None,
-    failure: Callable[[str], SharposeError] | None = None,
-) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which stays there: removing it would let two in.
-
-    Args:
-        path: The lock's file, made if need be; its folder must be there.
-        on_wait: Called once if another process holds it.
-        failure: Makes the error from its reason; an `EngineError` about the engine cache if None.
-
-    Raises:
-        SharposeError: the file can't be made, or its file system has no locks.
-    """
-    failure = failure or (lambda reason: EngineError(f"lock {path}: {reason}; give a writable --engine-cache"))
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise failure(f"can't be made ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise failure(f"its file system has no locks ({error.strerror})") from error
-        yield
-
-
-def hold(descriptor: int, path: Path) -> None:
-    """Locks an open file or folder against other runs that would write it, until its descriptor is closed.
-
-    The kernel lets go of it when the process is killed. A file system without locks is no error.
-
-    Raises:
-        OutputTakenError: another run holds `path`.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputTakenError(
-            f"{path}: is being written by another run; give another name, or wait until that has ended"
-        ) from None
-    except OSError:  # its file system has no locks
-        pass
-
-
-def check_not_held(path: Path) -> None:
-    """Raises `OutputTakenError` where another run is writing the file or folder; one that isn't there is fine."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if stat.S_IFMT(os.fstat(descriptor).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
-                hold(descriptor, path)
-        finally:
-            os.close(descriptor)
-
-
-def open_to_write(path: Path, named: Path | None = None) -> int:
-    """Descriptor of a file to write, made or emptied, that is held until it is closed; a pipe or a device isn't held.
-
-    Args:
-        path: The file, in a folder that is there.
-        named: What an error calls it; `path` if None.
-
-    Raises:
-        OSError: it can't be opened.
-        OutputTakenError: another run is writing it.
-    """
-    while True:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return descriptor
-            hold(descriptor, named or path)
-            with contextlib.suppress(FileNotFoundError):
-                # Else another run has just ended and renamed it.
-                if os.path.samestat(status, path.stat()):
-                    os.ftruncate(descriptor, 0)
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+    base = next((Path(base) for base in bases if os.path.isabs(base)), Path.home() / ".cache")  # noqa: PTH117
+    return base / "sharpose"
 
 
 def partial_name(path: Path, *, folder: bool = False) -> Path:
@@ -344,7 +268,11 @@ def write_all(descriptor: int, data: bytes, position: int | None = None) -> None
         if position is None:
             written = os.write(descriptor, view)
         else:
-            written = os.pwrite(descriptor, view, position)
+            if sys.platform == "win32":  # the file's own position moves there
+                os.lseek(descriptor, position, os.SEEK_SET)
+                written = os.write(descriptor, view)
+            else:
+                written = os.pwrite(descriptor, view, position)
             position += written
         view = view[written:]
 
@@ -407,7 +335,7 @@ class GrowingFile:
             write_all(self._descriptor, entry)
         except OSError as error:
             self._take_back()
-            kind = ReaderGoneError if self._stdout and isinstance(error, BrokenPipeError) else SinkError
+            kind = ReaderGoneError if self._stdout and reader_has_gone(error) else SinkError
             raise kind(f"{self.path}: can't be written: {error.strerror}") from None
         self._size += len(entry)
         self._made = True

@@ -57,7 +57,7 @@ def nano_config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
     """Make a folder once for all processes of the test run: `made_once(name, make)` calls `make(path)`."""
-    from sharpose.files import file_lock
+    from sharpose.file_locks import file_lock
 
     own = tmp_path_factory.getbasetemp()
     root = own if worker_id == "master" else own.parent

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sharpose.files import file_lock
+from sharpose.file_locks import file_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = ["nvidia-pytriton==0.7.0", "tritonclient==2.73.0"]  # without their dependencies: for their files alone

@@ -42,7 +42,7 @@ from sharpose.engines.tensorrt.library import (
 from sharpose.engines.tensorrt.profiles import BatchRange, axis_sizes, batch_axis, batch_ranges, tuned_batches
 from sharpose.engines.tensorrt.timing_cache import TimingCache, open_timing_cache
 from sharpose.errors import EngineError
-from sharpose.files import file_lock
+from sharpose.file_locks import file_lock
 
 ENGINES_FOLDER = "engines"
 """Where a bundle's engines lie, inside its folder and outside `bundle.json`."""

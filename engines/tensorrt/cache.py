@@ -17,7 +17,8 @@ from sharpose.config import describe_validation_error
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.library import HardwareLevel
 from sharpose.errors import EngineError
-from sharpose.files import UNFINISHED, cache_folder, file_lock, read_json, replacing
+from sharpose.file_locks import file_lock
+from sharpose.files import UNFINISHED, cache_folder, read_json, replacing
 
 KERNELS_SUFFIX = ".kernels"
 """Of the files beside a plan in which TensorRT-RTX keeps what it compiled of it."""

@@ -10,7 +10,8 @@ from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.cache import KERNELS_SUFFIX, StoredEngine
 from sharpose.engines.tensorrt.library import collect_errors
 from sharpose.errors import EngineError
-from sharpose.files import file_lock, replacing
+from sharpose.file_locks import file_lock
+from sharpose.files import replacing
 
 _log = logging.getLogger("sharpose.tensorrt")
 _DIGEST_BYTES = 32

@@ -10,7 +10,8 @@ from sharpose.engines import Untyped
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.library import TensorRtFlavour, because, collect_errors
 from sharpose.errors import EngineError
-from sharpose.files import file_lock, replacing
+from sharpose.file_locks import file_lock
+from sharpose.files import replacing
 
 
 class TimingCache:

@@ -23,7 +23,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from sharpose.config import describe_validation_error
 from sharpose.errors import DetectorError, counted
-from sharpose.files import cache_folder, file_lock, file_sha256, parse_yaml, read_yaml
+from sharpose.file_locks import file_lock
+from sharpose.files import cache_folder, file_sha256, parse_yaml, read_yaml
 
 MOTION = "motion"
 """The name of the detector without weights."""

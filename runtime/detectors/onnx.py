@@ -223,9 +223,9 @@ class Detector:
 
         Args:
             path: An ONNX file.
-            device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, `openvino[:CPU|GPU[.i]|NPU]`, or `auto`: the
-                best that this machine has and that can run the graph, as the attribute `device` says then. Of several,
-                the first that can run the graph; a line is said of those that can't.
+            device: `cpu`, `cuda[:i]`, `tensorrt[:i]`, `ort-tensorrt[:i]`, `openvino[:CPU|GPU[.i]|NPU]`, `coreml`,
+                `directml[:i]`, or `auto`: the best that this machine has and that can run the graph, as the attribute
+                `device` says then. Of several, the first that can run the graph; a line is said of those that can't.
             conf: Lowest score of a box, 0 to 1.
             iou: Highest overlap of two boxes of one class, 0 to 1; 0.65 if None. Not for end-to-end graphs.
             classes: The classes that are people, counted from 0.

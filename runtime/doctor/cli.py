@@ -195,7 +195,7 @@ def examine(device: Device, *others: Device) -> list[Finding]:
         *findings_of("packages", check_packages, ALL_DEVICES),
         *findings_of("OpenCV", check_opencv, ALL_DEVICES),
         *findings_of("PyAV", check_video, ALL_DEVICES),
-        *findings_of("ONNX Runtime", check_onnxruntime, ON_ORT),
+        *findings_of("ONNX Runtime", partial(check_onnxruntime, {device.kind, *(one.kind for one in others)}), ON_ORT),
         *findings_of("OpenVINO", partial(check_openvino, on_openvino), ON_OPENVINO),
         *findings_of("GPU", partial(check_gpu, device), ON_GPU),
         *findings_of("TensorRT", check_tensorrt, ON_TENSORRT),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from sharpose.engines.device import UNTRIED, Device
 from sharpose.errors import BundleError, EngineError, how_to_install
 from sharpose.runtime.doctor.findings import (
     ALL_DEVICES,
@@ -22,23 +23,28 @@ from sharpose.runtime.doctor.findings import (
 )
 
 if TYPE_CHECKING:
-    from sharpose.engines.device import Device
+    from sharpose.bundle import Bundle
 
 _FREE_OF_THE_LOCK = (12, 9, 1)  # the first cuda-bindings that release the GIL
-_PROVIDERS = {
-    "CPUExecutionProvider": ("cpu", f"{how_to_install('cpu')} --force-reinstall"),
-    "CUDAExecutionProvider": ("cuda", f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')}"),
-    "TensorrtExecutionProvider": (
-        "ort-tensorrt",
-        f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} and TensorRT 10's libraries",
-    ),
+_ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
+_REMOVE = "pip uninstall onnxruntime onnxruntime-gpu, then"
+_PROVIDERS = {  # what brings each device's provider
+    "cpu": f"{how_to_install('cpu')} --force-reinstall",
+    "cuda": f"{_REMOVE} {how_to_install('gpu')}",
+    "ort-tensorrt": f"{_REMOVE} {how_to_install('gpu')} and TensorRT 10's libraries",
+    "coreml": "onnxruntime for macOS has it, others haven't",
+    "directml": f"on Windows, {_REMOVE} {how_to_install('directml')}",
 }
 _MEND_RUNTIME = "check nvidia-smi, and that the driver is recent enough for this TensorRT's CUDA"
 
 
-def check_onnxruntime() -> Iterator[Finding]:
-    """ONNX Runtime, and the providers that a session really gets, whatever the package lists."""
-    packages = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed(name) is not None]
+def check_onnxruntime(asked: Collection[str] = ()) -> Iterator[Finding]:
+    """ONNX Runtime, and the providers that a session really gets, whatever the package lists.
+
+    Args:
+        asked: Kinds of devices that are looked at even where this system has none.
+    """
+    packages = [name for name in _ORT_PACKAGES if installed(name) is not None]
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -48,25 +54,28 @@ def check_onnxruntime() -> Iterator[Finding]:
     origin = " and ".join(packages) or "own build"
     yield Finding("ONNX Runtime", True, f"{ort.__version__}, {origin}", needed_by=ON_ORT)
     if len(packages) > 1:
-        mend = f"pip uninstall onnxruntime onnxruntime-gpu, then {how_to_install('gpu')} (or [cpu])"
+        mend = f"pip uninstall {' '.join(packages)}, then {how_to_install('gpu')} (or [cpu])"
         yield Finding("ONNX Runtime packages", False, f"{origin} overwrite each other's files", mend)
     from sharpose.engines.choose import provider_works
+    from sharpose.engines.onnxrt import ON_NVIDIA, PROVIDERS, missing_library
 
     listed = ort.get_available_providers()
     if "CUDAExecutionProvider" in listed:
         yield _cuda_libraries()
-    for provider, (device, mend) in _PROVIDERS.items():
-        name, needed = f"provider {device}", frozenset({device})
+    for device, mend in _PROVIDERS.items():
+        provider, name, needed = PROVIDERS[device], f"provider {device}", frozenset({device})
+        if device in UNTRIED and provider not in listed and device not in asked:
+            continue
         if provider not in listed:
             yield Finding(name, False, f"this package has no {provider}", mend, needed)
         elif provider_works(provider):
             yield Finding(name, True, provider, needed_by=needed)
         else:
-            from sharpose.engines.onnxrt import missing_library
-
-            missing = missing_library(device)
+            missing = missing_library(device) if device in ON_NVIDIA else None
             reason = "its libraries don't load" if missing is None else missing.problem
             mend = "install the CUDA and cuDNN that onnxruntime-gpu was built for" if missing is None else missing.mend
+            if device in UNTRIED:
+                reason, mend = "can't start", "check the version of the system, and the GPU's driver"
             yield Finding(name, False, f"{provider} is listed, but {reason}", mend, needed)
 
 
@@ -120,7 +129,7 @@ def check_gpu(device: Device) -> Iterator[Finding]:
     for gpu in gpus:
         text = f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}"
         yield Finding(f"GPU {gpu.index}", True, text)
-    if device.index >= len(gpus):
+    if device.kind in ON_GPU and device.index >= len(gpus):
         text = f"expected GPU {device.index}, the driver shows {len(gpus)}"
         yield Finding("GPU", False, text, f"use --device {device.kind}:0, or check CUDA_VISIBLE_DEVICES", ON_GPU)
 
@@ -185,7 +194,7 @@ def check_bundle(device: Device, *, run: bool) -> Iterator[Finding]:
     except BundleError as error:
         yield Finding(name, False, str(error), mend, ALL_DEVICES)
         return
-    if not run or device.kind not in ("cpu", "cuda", "openvino"):
+    if not run or device.kind in ("tensorrt", "ort-tensorrt"):
         yield Finding(name, True, f"{bundle.model.name} opens", needed_by=ALL_DEVICES)
         return
     import numpy as np
@@ -204,8 +213,25 @@ def check_bundle(device: Device, *, run: bool) -> Iterator[Finding]:
         return
     text = f"{bundle.model.name} runs on {device} in {stages.precision}"
     yield Finding(name, True, text, needed_by=frozenset({device.kind}))
-    if device.kind == "cuda":
+    if device.kind in UNTRIED:
+        yield _compared(bundle, device)
+    if device.kind in ("cuda", *UNTRIED):
+        lines = [line for line in lines if "nodes run on the CPU" in line]
         yield Finding("nodes on the CPU", not lines, "; ".join(lines) or "none: the GPU has the whole coarse graph")
+
+
+def _compared(bundle: Bundle, device: Device) -> Finding:
+    """Whether the poses of a device are the CPU's."""
+    from sharpose.runtime.doctor.poses import LEAST_OKS, PICTURE, both_poses, least_oks
+    from sharpose.runtime.pipeline import PoseEstimator
+    from sharpose.scene import Scene
+
+    frame = Scene(PICTURE).frame(0)
+    with PoseEstimator(bundle.path, device=str(device)) as estimator:
+        oks = least_oks(both_poses(estimator, frame).keypoints, bundle, frame)
+    text = f"coarse and refined, OKS with those of this machine's CPU {oks:.3f}"
+    mend = f"expected at least {LEAST_OKS}: use another device, or --precision fp32 if that wasn't it"
+    return Finding("poses", oks >= LEAST_OKS, text, mend, frozenset({device.kind}))
 
 
 def check_detectors(findings: Sequence[Finding], device: Device) -> Iterator[Finding]:

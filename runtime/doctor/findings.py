@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sharpose.engines.device import Device
 
-ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt", "openvino"})
+ALL_DEVICES = frozenset({"cpu", "cuda", "tensorrt", "ort-tensorrt", "openvino", "coreml", "directml"})
 ON_OPENVINO = frozenset({"openvino"})
 ON_ORT = ALL_DEVICES - {"tensorrt"} - ON_OPENVINO
-ON_GPU = ALL_DEVICES - {"cpu"} - ON_OPENVINO
+ON_GPU = frozenset({"cuda", "tensorrt", "ort-tensorrt"})  # NVIDIA's
 ON_TENSORRT = frozenset({"tensorrt"})
 
 

@@ -16,6 +16,8 @@ _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "
 _DECODERS = ("h264", "hevc", "vp9", "av1")
 _SYSTEM_OPENCV = (
     "sudo apt install python3-opencv, make the venv with --system-site-packages, pip uninstall opencv-python-headless"
+    if sys.platform == "linux"
+    else "build OpenCV with -DWITH_GSTREAMER=ON"
 )
 
 

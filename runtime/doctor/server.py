@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.engines.precision import PrecisionChoice
-from sharpose.errors import EngineError, ServerError, ServerRefusedError, SharposeError, counted
-from sharpose.files import cache_folder, read_json, replacing
+from sharpose.errors import ServerError, ServerRefusedError, counted
 from sharpose.runtime.doctor.findings import Finding
-from sharpose.runtime.estimator import Estimator
-from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.runtime.doctor.poses import LEAST_OKS, PICTURE, both_poses, least_oks
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import PoseResult
-from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.scene import Scene, SceneFrame
 from sharpose.serving.client.address import Credentials, ServerAddress
 from sharpose.serving.client.connection import NO_WAY_THERE
 from sharpose.serving.contract import ServedModel, bundle_sha256
-from sharpose.similarity import body_area, keypoint_similarity
 
 SERVER = "server"
 """In `Finding.needed_by`."""
 
-_PEOPLE = 2
-_PICTURE = SceneConfig(seed=2, people=_PEOPLE, frames=1, height=360, width=480)
-_LEAST_OKS = 0.9  # other precisions and engines round otherwise; wrong poses have less than half
 _MEND = "see the server's log; a model whose process has died comes back with a restart of the server"
 
 
@@ -58,7 +47,7 @@ def check_server(server: str, bundle: Path | None, credentials: Credentials, *, 
     """
     address, name = ServerAddress.parse(server), "server"
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
-    frame = Scene(_PICTURE).frame(0)
+    frame = Scene(PICTURE).frame(0)
     asking: list[RemotePoseEstimator] = []
 
     def ask() -> _Answer:
@@ -72,7 +61,7 @@ def check_server(server: str, bundle: Path | None, credentials: Credentials, *, 
             tries=1,
         ) as estimator:
             asking.append(estimator)
-            poses = _both_poses(estimator, frame)
+            poses = both_poses(estimator, frame)
             (milliseconds,) = estimator.statistics.snapshot().durations.percentiles(50)
             return _Answer(estimator.served, poses, milliseconds)
 
@@ -119,12 +108,6 @@ def _within(seconds: float, call: Callable[[], _Answer]) -> _Answer:
     return results[0]
 
 
-def _both_poses(estimator: Estimator, frame: SceneFrame) -> PoseResult:
-    """Everybody twice: first not refined, then refined."""
-    people = len(frame.boxes_xyxy)
-    return estimator(frame.image, np.concatenate([frame.boxes_xyxy] * 2), rows=range(people, 2 * people))
-
-
 def _compared(answer: _Answer, frame: SceneFrame, opened: Bundle) -> Finding:
     """How alike the server's poses are to those of the same bundle here."""
     name, needed = "poses", frozenset({SERVER})
@@ -135,32 +118,7 @@ def _compared(answer: _Answer, frame: SceneFrame, opened: Bundle) -> Finding:
     what = f"{counted(people, 'person')}, coarse and refined, in {answer.milliseconds:.1f} ms"
     if answer.model.bundle_sha256 != bundle_sha256(opened):
         return Finding(name, True, f"{what}; not compared: --bundle DIR says with what", needed_by=needed)
-    expected = _expected_keypoints(opened, frame)
-    areas = np.tile(body_area(frame.boxes_xyxy), 2)
-    similarity = keypoint_similarity(answer.poses.keypoints, expected, areas, answer.model.skeleton.sigmas)
-    oks = float(similarity.mean(axis=1).min())
+    oks = least_oks(answer.poses.keypoints, opened, frame)
     text = f"{what}; OKS with those of this machine's CPU {oks:.3f}"
-    mend = f"expected at least {_LEAST_OKS}: sharpose-export --verify on the server's device, or --precision fp32 there"
-    return Finding(name, oks >= _LEAST_OKS, text, mend, needed)
-
-
-def _expected_keypoints(bundle: Bundle, frame: SceneFrame) -> npt.NDArray[np.float32]:
-    """float32 [n, J, 3], as the CPU computes them: once for each bundle, as a probe asks again and again."""
-    shape = (2 * len(frame.boxes_xyxy), bundle.model.skeleton.num_keypoints, 3)
-    path = cache_folder() / "doctor" / f"{bundle_sha256(bundle)}.json"
-    try:
-        kept = np.array(read_json(path, EngineError), np.float32)
-        if kept.shape == shape:
-            return kept
-    except (SharposeError, OSError, TypeError, ValueError):  # not there yet, or damaged
-        pass
-    precision: PrecisionChoice = "fp32" if "fp32" in bundle.manifest.graphs else "auto"
-    with PoseEstimator(bundle.path, precision=precision, threads=1, batch=1) as estimator:
-        keypoints = _both_poses(estimator, frame).keypoints
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, sync=False) as temporary:
-            temporary.write_text(json.dumps(keypoints.tolist()), "utf-8")
-    except OSError:  # computed again the next time
-        pass
-    return keypoints
+    mend = f"expected at least {LEAST_OKS}: sharpose-export --verify on the server's device, or --precision fp32 there"
+    return Finding(name, oks >= LEAST_OKS, text, mend, needed)

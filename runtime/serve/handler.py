@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -276,10 +276,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _has_gone(self) -> bool:
         """Whether the client has hung up, which sending would tell as well, but no sooner than the next picture."""
-        poll = select.poll()
-        poll.register(self.connection, select.POLLIN)
         try:
-            return poll.poll(0) != [] and not self.connection.recv(1, socket.MSG_PEEK)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.connection, selectors.EVENT_READ)
+                return selector.select(0) != [] and not self.connection.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharpose.errors import OutputTakenError, SinkError
-from sharpose.files import check_not_held, mark_partial, open_to_write, removed_error, write_all
+from sharpose.file_locks import check_not_held, open_to_write
+from sharpose.files import mark_partial, removed_error, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import people_of, strict_json
 
@@ -84,8 +86,9 @@ class TwinFile:
     the two swap names; renaming is one step. The price is twice the disk space while the file grows, and that a kill
     leaves the spare behind, which the next run of that name takes over.
 
-    Where the file system has no hard links (FAT), the tail is overwritten in place, and a kill inside that one write,
-    some microseconds, leaves a document without its end. Into a pipe or a device the tail is written on closing.
+    Where the file system has no hard links (FAT), and on Windows, where open files can't be renamed, the tail is
+    overwritten in place, and a kill inside that one write, some microseconds, leaves a document without its end. Into a
+    pipe or a device the tail is written on closing.
 
     Args:
         path: Where it goes; an existing file is replaced, and a symbolic link is followed.
@@ -118,7 +121,7 @@ class TwinFile:
                 self._stream = self._named.exists() and not self._named.is_file()
             if self._stream:
                 if self._shown is None:
-                    self._shown = _Copy(os.open(self._named, os.O_WRONLY | os.O_CLOEXEC))
+                    self._shown = _Copy(os.open(self._named, os.O_WRONLY))
                 write_all(self._shown.descriptor, entry)
             else:
                 self._append_to_file(entry)
@@ -151,6 +154,8 @@ class TwinFile:
         return self._named.with_name(f".{self._named.name}.spare")
 
     def _append_to_file(self, entry: bytes) -> None:
+        if sys.platform == "win32" and self._shown is None:
+            self._shown, self._in_place = _Copy(open_to_write(self._named, self.path)), True
         if self._shown is not None:
             self._check_name(self._shown)
             if self._in_place:

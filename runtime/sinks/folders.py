@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sharpose.errors import InputError, OutputTakenError, SinkError, counted
-from sharpose.files import hold, removed_error, replacing, write_all
+from sharpose.errors import InputError, SinkError, counted
+from sharpose.file_locks import hold_folder
+from sharpose.files import removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import Person, people_of, strict_json
 from sharpose.skeleton import COCO17, Skeleton
@@ -99,6 +100,7 @@ class FolderSink:
                 self._removed = True
                 raise removed_error(self.path) from None
             if not self._files and self._ours:
+                self.close()
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
             raise SinkError(f"{self.path / name}: can't be written: {error.strerror}") from None
@@ -106,12 +108,7 @@ class FolderSink:
 
     def _hold(self) -> None:
         if self._held is None:
-            self._held = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                hold(self._held, self.path)
-            except OutputTakenError:
-                self.close()
-                raise
+            self._held = hold_folder(self.path)
 
     def close(self) -> None:
         """Lets other runs write here; every file is complete. May be called twice."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from sharpose.bundle import shipped_bundle
 from sharpose.cli import CLOSED
 from sharpose.errors import InputError
-from sharpose.files import STDOUT, check_not_held
+from sharpose.file_locks import check_not_held
+from sharpose.files import STDOUT
 from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.options import RunOptions, VideoSettings

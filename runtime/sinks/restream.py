@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import queue
 import random
-import select
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import av
 from av.container import OutputContainer
 
 from sharpose.errors import InputError, SinkError, counted, one_line
+from sharpose.files import write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image
@@ -260,7 +260,7 @@ class Sender:
         timeout: Seconds that the pipe may be full before the receiver counts as gone.
 
     Attributes:
-        connected: Whether the receiver has answered; as of the last `check`.
+        connected: Whether the receiver has answered.
 
     Raises:
         OSError: no process can be started.
@@ -272,68 +272,68 @@ class Sender:
         self.connected = False
         self._timeout = timeout
         self._failure: str | None = None
-        self._said = b""
+        self._lost: str | None = None  # the reason that the process gave
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("sending.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for us; it ends when the pipe does
+            # Ctrl-C is for us; it ends when the pipe does.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to = self._process.stdin.fileno()
-        self._from = self._process.stdout.fileno()
-        os.set_blocking(self._to, False)
-        os.set_blocking(self._from, False)
+        # Windows' pipes can't be asked whether they are full, so threads wait for them.
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(1)
+        self._writer = threading.Thread(target=self._pass_on, name=f"write {self.name}", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name=f"read {self.name}", daemon=True)
+        self._writer.start()
+        self._listener.start()
         order = {"target": target, "pipe": pipe, "format": form, "options": options}
         self.write(json.dumps(order).encode() + b"\n")
 
     def write(self, data: bytes) -> int:
         """Passes `data` on, waiting while the pipe is full."""
-        view = memoryview(data)
-        while view and self._failure is None:
+        if self._failure is None:
             try:
-                view = view[os.write(self._to, view) :]
-            except BlockingIOError:
-                if not select.select([], [self._to], [], self._timeout)[1]:
-                    self._failure = f"it took nothing for {self._timeout:.0f} s"
-            except OSError:
-                self._failure = _HUNG_UP
+                self._waiting.put(bytes(data), timeout=self._timeout)
+            except queue.Full:
+                self._failure = f"it took nothing for {self._timeout:.0f} s"
         return len(data)
 
     def check(self) -> None:
         """Raises `ConnectionError` with the reason where the receiver can't be reached any more."""
-        self._listen()
         if self._failure is None and self._process.poll() is not None:
             self._failure = _HUNG_UP
         if self._failure is not None:
             if self._process.poll() is None and self._failure == _HUNG_UP:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(1.0)  # for its reason
-            self._listen()
-            raise ConnectionError(self._reason() or self._failure)
+            if self._process.poll() is not None:
+                self._listener.join(1.0)
+            raise ConnectionError(self._lost or self._failure)
 
     def end(self, seconds: float) -> None:
         """Ends the stream and gives the process that long to hang up before it is killed."""
+        if not self._writer.is_alive():  # it was ended before
+            return
         until = time.monotonic() + seconds
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=seconds)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, until - time.monotonic()))
         self.kill()
         self._process.wait()
-        self._listen()
-        self._from = -1
-        self._process.stdout.close()
+        while self._writer.is_alive():  # it drops what nobody takes any more
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(None, timeout=0.1)
+            self._writer.join(0.1)
+        self._listener.join()
 
     def check_answered(self) -> None:
         """After the end: raises `ConnectionError` where the receiver never answered."""
         if not self.connected:
-            raise ConnectionError(self._reason() or _NO_ANSWER)
+            raise ConnectionError(self._lost or _NO_ANSWER)
 
     def kill(self) -> None:
         """Ends the process at once, from any thread: it did not answer in time."""
@@ -341,12 +341,25 @@ class Sender:
         with contextlib.suppress(OSError):
             self._process.kill()
 
-    def _listen(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError, ValueError):
-            while found := os.read(self._from, 4096):
-                self._said += found
-        self.connected = self.connected or b"connected\n" in self._said
+    def _pass_on(self) -> None:
+        """Write what waits until the end; after a failure it is dropped."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        while (data := self._waiting.get()) is not None:
+            try:
+                if self._failure is None:
+                    write_all(pipe.fileno(), data)
+            except OSError:
+                self._failure = self._failure or _HUNG_UP
+        with contextlib.suppress(OSError):
+            pipe.close()
 
-    def _reason(self) -> str | None:
-        lines = [line for line in self._said.decode(errors="replace").splitlines() if line.startswith("lost ")]
-        return lines[-1].removeprefix("lost ") if lines else None
+    def _listen(self) -> None:
+        """Note what the process says until it ends."""
+        pipe = self._process.stdout
+        assert pipe is not None
+        with pipe:
+            for line in pipe:
+                said = line.decode(errors="replace").strip()
+                self.connected = self.connected or said == "connected"
+                self._lost = said.removeprefix("lost ") if said.startswith("lost ") else self._lost

@@ -17,7 +17,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sharpose.errors import InputError, SinkError, one_line
-from sharpose.files import mark_partial, open_to_write, removed_error, write_all
+from sharpose.file_locks import open_to_write
+from sharpose.files import mark_partial, removed_error, write_all
 from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.options import VideoSettings
 from sharpose.runtime.result import Image

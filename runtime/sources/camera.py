@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,21 @@ from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources.pictures import quiet_opencv
 from sharpose.runtime.sources.urls import RTSP, is_url, scheme_of
+
+_PERMISSIONS = {
+    "darwin": "may this terminal use it (System Settings, Privacy & Security, Camera)",
+    "win32": "may programs use it (Settings, Privacy & security, Camera)",
+}
+
+
+def _unusable_camera() -> str:
+    """Why a camera can't be opened, as far as this system tells."""
+    if sys.platform in _PERMISSIONS:
+        may = _PERMISSIONS[sys.platform]
+        return f"expected the index of a camera that can be opened, 0 for the first; is it in use, and {may}?"
+    present = " ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
+    there = f"cameras of this machine: {present} (is it in use, and may you read it?)"
+    return f"expected a camera that can be opened; {there}"
 
 
 def is_camera(spec: str) -> bool:
@@ -96,20 +112,18 @@ class CameraSource(_CaptureSource):
     """The frames of a camera, until it stops or the caller does; `time` is when each one arrived.
 
     Args:
-        spec: An index or a `/dev/video…`.
+        spec: An index or, on Linux, a `/dev/video…`.
 
     Raises:
         SourceError: there is no such camera, or it can't be used.
     """
 
     def __init__(self, spec: str) -> None:
-        present = " ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
         super().__init__(
             camera_name(spec),
             spec if spec.startswith("/") else int(spec),
             live=True,
-            unusable=f"expected a camera that can be opened; cameras of this machine: {present} "
-            "(is it in use, and may you read it?)",
+            unusable=_unusable_camera(),
             lost="stopped delivering pictures after frame {index}; is it still connected?",
         )
         # Without this the driver hands out old frames when the caller is slower than the camera.

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sharpose.errors import InputError, SourceError
 from sharpose.runtime.frames import Frame, Source, SourceInfo
@@ -160,7 +161,7 @@ def _kind_of(spec: str) -> Kind:
 
 def local_path(spec: str) -> str:
     """The path in a `file://` address; anything else as it is."""
-    return unquote(urlsplit(spec).path) if spec.lower().startswith("file://") else spec
+    return url2pathname(urlsplit(spec).path) if spec.lower().startswith("file://") else spec
 
 
 def _is_http(spec: str) -> bool:

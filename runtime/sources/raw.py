@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -37,13 +38,17 @@ class RawSource:
                 "as in `ffmpeg -i VIDEO -f rawvideo -pix_fmt bgr24 - | sharpose-run - --stdin-size 720x1280 …`"
             )
         try:
-            self._descriptor = sys.__stdin__.fileno() if descriptor is None and sys.__stdin__ else descriptor
+            descriptor = sys.__stdin__.fileno() if descriptor is None and sys.__stdin__ else descriptor
         except (OSError, ValueError):
-            self._descriptor = None
-        if self._descriptor is None:
+            descriptor = None
+        if descriptor is None:
             raise SourceError(f"{self.info.name}: expected raw frames, but it is closed")
-        if os.isatty(self._descriptor):
+        if os.isatty(descriptor):
             raise SourceError(f"{self.info.name}: expected raw frames through a pipe, but it is a terminal")
+        try:  # not sys.stdin: a thread that waits in it holds its lock when Python ends
+            self._file = io.FileIO(descriptor, closefd=False)
+        except OSError as error:  # a folder
+            raise SourceError(f"{self.info.name}: can't be read: {error.strerror}") from None
         self._size = size
         self._step = 1.0 / (rate or _DEFAULT_RATE)
         self._closed = False
@@ -73,14 +78,14 @@ class RawSource:
 
     def _fill(self, target: memoryview) -> int:
         """Fill `target` as far as there is input; the number of bytes read."""
-        assert self._descriptor is not None
         filled = 0
         while filled < len(target):
             try:
-                # Not through sys.stdin: a thread that waits in it holds its lock when Python ends.
-                count = os.readv(self._descriptor, [target[filled:]])
+                count = self._file.readinto(target[filled:])
             except OSError as error:
                 raise SourceError(f"{self.info.name}: can't be read: {error.strerror}") from None
+            if count is None:
+                raise SourceError(f"{self.info.name}: can't be read: it doesn't wait for data (O_NONBLOCK)")
             if count == 0:
                 break
             filled += count

@@ -12,7 +12,15 @@ import pytest
 
 from sharpose.cli import DEVICE
 from sharpose.engines import gpu as gpus
-from sharpose.engines.device import Device, cpu_text, engine_of, hardware_of, parse_device
+from sharpose.engines.device import (
+    Device,
+    cpu_text,
+    detector_devices,
+    engine_of,
+    hardware_of,
+    parse_device,
+    processor_name,
+)
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.library import TensorRtFlavour
 from sharpose.errors import EngineError
@@ -31,6 +39,9 @@ from sharpose.errors import EngineError
         ("openvino:GPU", Device("openvino", 0, "GPU"), "openvino:GPU.0"),
         ("openvino:GPU.1", Device("openvino", 1, "GPU"), "openvino:GPU.1"),
         ("openvino:NPU", Device("openvino", 0, "NPU"), "openvino:NPU"),
+        ("coreml", Device("coreml"), "coreml"),
+        ("directml", Device("directml"), "directml:0"),
+        ("directml:2", Device("directml", 2), "directml:2"),
     ],
 )
 def test_a_device_is_read_and_printed(text: str, device: Device, printed: str) -> None:
@@ -61,6 +72,9 @@ def test_a_device_is_read_and_printed(text: str, device: Device, printed: str) -
         "openvino:GPU.",
         "openvino:AUTO",
         "openvino:0",
+        "coreml:0",
+        "directml:",
+        "directml:GPU",
         "xpu",
     ],
 )
@@ -102,8 +116,26 @@ def test_a_gpu_is_told_by_its_compute_capability(monkeypatch: pytest.MonkeyPatch
     assert hardware_of(Device("tensorrt", 1)) == "compute capability 9.1"
 
 
+def test_a_device_of_another_system_is_told_by_what_that_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware_of(Device("coreml")) == processor_name() != "unknown"
+    monkeypatch.setattr(platform, "node", lambda: "desk")
+    here = hardware_of(Device("directml"))
+    assert here.startswith("adapter 0 of ")
+    assert "desk" not in here  # bundles are passed on
+    monkeypatch.setattr(platform, "node", lambda: "rack")
+    assert len({here, hardware_of(Device("directml")), hardware_of(Device("directml", 1))}) == 3
+
+
+def test_detectors_may_run_elsewhere_beside_poses() -> None:
+    assert detector_devices("coreml") == ("coreml", "cpu")
+    assert detector_devices("directml:1") == ("directml:1", "cpu")
+    assert detector_devices("cuda") == ("cuda:0",)
+
+
 def test_each_kind_of_device_has_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {engine_of(Device(kind)) for kind in ("cpu", "cuda", "ort-tensorrt")} == {"onnxruntime"}
+    assert {engine_of(Device(kind)) for kind in ("cpu", "cuda", "ort-tensorrt", "coreml", "directml")} == {
+        "onnxruntime"
+    }
     assert engine_of(Device("openvino", target="CPU")) == "openvino"
     flavour = TensorRtFlavour("tensorrt_rtx", "1.2", ModuleType("tensorrt_rtx"))
     monkeypatch.setattr("sharpose.engines.tensorrt.library.find_flavour", lambda: flavour)

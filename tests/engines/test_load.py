@@ -76,6 +76,39 @@ def test_what_openvino_computes_in_is_matched_with_what_the_bundle_holds(
         load_two_stage(bundle, "openvino:GPU")
 
 
+@pytest.mark.parametrize("device", ["coreml", "directml:1"])
+def test_stages_on_a_device_that_is_untried_say_so_and_keep_features_on_the_host(
+    bundle: Bundle, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxrt, "PROVIDERS", onnxrt.PROVIDERS | {device.partition(":")[0]: "CPUExecutionProvider"})
+    monkeypatch.setattr(onnxrt, "_providers", lambda *_: ["CPUExecutionProvider"])
+    lines: list[str] = []
+    poses = []
+    for where, say in ((device, lines.append), ("cpu", pytest.fail)):
+        stages = load_two_stage(bundle, where, threads=1, onnxruntime=OnnxRuntimeSettings(say=say))
+        stages.crops[:2] = reference_crops(2, bundle.model.crop_size)
+        stages.patches[:2] = 128
+        coarse = stages.run_coarse(2).keypoints.copy()
+        poses.append((coarse, stages.run_fine(np.arange(2, dtype=np.int32)).copy()))
+        assert (stages.device, stages.precision) == (where, "fp32")
+        stages.close()
+    for found, expected in zip(*poses, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    first, *nodes = lines
+    compares = f"`sharpose-doctor --device {device}` compares its poses with the CPU's"
+    assert first == f"ONNX Runtime on {device}, fp32 graphs; that device is untried: {compares}"
+    assert len(nodes) == 2
+    for stage, line in zip(("coarse", "fine"), nodes, strict=True):
+        assert re.match(rf"{stage}\.onnx on {device}: (\d+) of \1 nodes run on the CPU", line)
+
+
+@pytest.mark.parametrize("device", ["cpu", "coreml", "directml:1"])
+def test_tf32_is_refused_where_no_device_has_it(device: str) -> None:
+    result = CliRunner().invoke(command, ["scene", "--tf32", "--device", device], standalone_mode=False)
+    assert isinstance(result.exception, click.UsageError)
+    assert str(result.exception) == f"--tf32 is for NVIDIA's GPUs, got --device {device}"
+
+
 def test_an_unknown_device_is_refused(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="device: expected cpu"):
         load_two_stage(bundle, "gpu")
@@ -87,12 +120,6 @@ def test_a_graph_that_is_not_as_the_manifest_says_is_refused(bundle: Bundle) -> 
     manifest = bundle.manifest.model_copy(update={"graphs": {"fp32": swapped}})
     with pytest.raises(EngineError, match=r"fine\.onnx: expected keypoints float32 \[N, 17, 3\]"):
         load_two_stage(Bundle(bundle.path, manifest), threads=1)
-
-
-def test_options_for_gpus_are_refused_on_a_cpu() -> None:
-    result = CliRunner().invoke(command, ["scene", "--tf32"], standalone_mode=False)
-    assert isinstance(result.exception, click.UsageError)
-    assert str(result.exception) == "--tf32 is for GPUs, got --device cpu"
 
 
 def test_settings_reach_onnx_runtime(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

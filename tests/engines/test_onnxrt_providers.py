@@ -147,6 +147,71 @@ def test_an_onnx_runtime_that_cannot_preload_is_asked_nothing(
         create_session(graph, parse_device("cuda"))
 
 
+@pytest.mark.parametrize(
+    ("device", "providers"),
+    [
+        ("coreml", [("CoreMLExecutionProvider", {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"})]),
+        ("directml:1", [("DmlExecutionProvider", {"device_id": "1"})]),
+    ],
+)
+def test_coreml_and_directml_are_asked_without_cuda(
+    graph: Path, device: str, providers: list[Any], gpu_package: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patterns = []
+
+    class FallsBack(FallenBack):
+        def __init__(self, path: str, options: onnxruntime.SessionOptions, **settings: object) -> None:
+            super().__init__(path, options, **settings)
+            patterns.append(options.enable_mem_pattern)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallsBack)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [name for name, _ in providers])
+    with pytest.raises(EngineError, match=rf"^device {device}: ONNX Runtime fell back to .*; it needs (macOS|Windows)"):
+        create_session(graph, parse_device(device))
+    (asked,) = gpu_package  # nothing of CUDA was loaded
+    assert asked["providers"] == [*providers, "CPUExecutionProvider"]
+    assert patterns == [device == "coreml"]  # DirectML refuses them
+
+
+@pytest.mark.parametrize(
+    ("device", "system", "mend"),
+    [
+        ("coreml", "linux", "it is for macOS alone: use device cpu, or auto for the best here"),
+        ("coreml", "darwin", f"pip uninstall onnxruntime, then {how_to_install('cpu')}"),
+        ("directml", "darwin", "it is for Windows alone: use device cpu, or auto for the best here"),
+        ("directml:1", "win32", f"pip uninstall onnxruntime, then {how_to_install('directml')}"),
+    ],
+)
+def test_a_device_of_another_system_is_refused_in_one_line(
+    graph: Path, device: str, system: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError) as caught:
+        create_session(graph, parse_device(device))
+    provider = onnxrt.PROVIDERS[parse_device(device).kind]
+    had = f"this onnxruntime has CPUExecutionProvider, not {provider}"
+    assert str(caught.value) == f"device {parse_device(device)}: {had}; {mend}"
+
+
+def test_nvidias_libraries_are_called_as_on_windows(gpu_package: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    names: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", names.append)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "12.8")
+    assert onnxrt.missing_library("ort-tensorrt") is None
+    assert names[1:] == [
+        "cudart64_12.dll",
+        "cublasLt64_12.dll",
+        "cublas64_12.dll",
+        "curand64_10.dll",
+        "cufft64_11.dll",
+        "cudnn64_9.dll",
+        "nvinfer_10.dll",
+        "nvonnxparser_10.dll",
+    ]
+
+
 def test_tf32_is_off_unless_asked_for(graph: Path, gpu_package: list[Any]) -> None:
     for tf32 in (False, True):
         with pytest.raises(EngineError):

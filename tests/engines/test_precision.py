@@ -100,6 +100,15 @@ def test_half_graphs_run_on_a_gpu_where_their_export_verified_them(bundle: Bundl
     assert choose_precision(_holding(bundle, "fp16", failed=("fp16",)), cuda) == "fp16"  # there is no other
 
 
+def test_a_device_that_is_untried_computes_in_float32_unless_asked(two_precisions: Bundle) -> None:
+    for device in (Device("coreml"), Device("directml", 1)):
+        assert choose_precision(two_precisions, device) == "fp32"
+        assert choose_precision(two_precisions, device, "fp16") == "fp16"
+        with pytest.raises(EngineError, match="bf16"):
+            choose_precision(two_precisions, device, "bf16")
+    assert choose_precision(two_precisions, Device("cuda")) == "fp16"
+
+
 def test_what_is_asked_for_is_taken(bundle: Bundle) -> None:
     holding = _holding(bundle, "fp32", "fp16", "int8")
     for precision in ("fp32", "fp16", "int8"):

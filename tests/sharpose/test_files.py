@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpose.errors import ConfigError, OutputTakenError, SinkError
+from sharpose.errors import ConfigError, SinkError
 from sharpose.files import (
     GrowingFile,
     atomic_file,
     cache_folder,
-    check_not_held,
     file_sha256,
     found_at,
     mark_partial,
-    open_to_write,
     parse_yaml,
     read_json,
     read_yaml,
@@ -326,46 +324,6 @@ def test_what_stands_at_a_path(tmp_path: Path) -> None:
         "file/x": "nothing",
     }
     assert found_at(tmp_path / ("a" * 300)) == "something that can't be looked at (File name too long)"
-
-
-def test_a_file_that_another_run_writes_is_refused_untouched(tmp_path):
-    path = tmp_path / "a.txt"
-    first, second = GrowingFile(path), GrowingFile(path)
-    check_not_held(path)  # nothing is there yet
-    first.append(b"one\n")
-    with pytest.raises(OutputTakenError, match=r"a\.txt: is being written by another run"):
-        check_not_held(path)
-    with pytest.raises(OutputTakenError):
-        second.append(b"two\n")
-    assert second.abandon() is None
-    first.append(b"three\n")
-    assert path.read_bytes() == b"one\nthree\n"
-    first.close()
-    check_not_held(path)
-    GrowingFile(path).append(b"four\n")
-    assert path.read_bytes() == b"four\n"
-    assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_breaks_nothing(tmp_path, monkeypatch, number):
-    def refuse(*arguments):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    file = GrowingFile(tmp_path / "a.txt")
-    file.append(b"one\n")
-    file.close()
-    check_not_held(tmp_path / "a.txt")
-    assert (tmp_path / "a.txt").read_bytes() == b"one\n"
-
-
-def test_a_pipe_and_a_device_are_not_held(tmp_path):
-    first, second = open_to_write(Path("/dev/null")), open_to_write(Path("/dev/null"))
-    os.close(first)
-    os.close(second)
-    os.mkfifo(tmp_path / "pipe")
-    check_not_held(tmp_path / "pipe")  # doesn't wait for a writer
 
 
 def test_a_files_hash(tmp_path: Path) -> None:

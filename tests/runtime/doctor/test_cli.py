@@ -318,6 +318,41 @@ def test_the_shipped_bundle_runs_where_that_takes_no_build(monkeypatch: pytest.M
     assert found.needed_by == frozenset({"cuda"})
 
 
+def test_poses_of_an_untried_device_are_compared_with_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sharpose.engines import onnxrt
+    from sharpose.engines.two_stage import HostTwoStage
+
+    monkeypatch.setattr(onnxrt, "PROVIDERS", dict.fromkeys(("cpu", "coreml"), "CPUExecutionProvider"))
+    monkeypatch.setattr(onnxrt, "_providers", lambda *_: ["CPUExecutionProvider"])
+    found, poses, nodes = devices.check_bundle(Device("coreml"), run=True)
+    assert (found.found, found.text) == (True, "sharpose_tiny_coco_256x192 runs on coreml in fp32")
+    assert (poses.name, poses.found, poses.needed_by) == ("poses", True, frozenset({"coreml"}))
+    assert poses.text == "coarse and refined, OKS with those of this machine's CPU 1.000"
+    assert re.match(r"coarse\.onnx on coreml: (\d+) of \1 nodes run on the CPU", nodes.text)
+
+    right = HostTwoStage.run_fine
+    monkeypatch.setattr(HostTwoStage, "run_fine", lambda self, rows: right(self, rows)[:, :, [1, 0, 2]])
+    _, poses, _ = devices.check_bundle(Device("coreml"), run=True)
+    assert not poses.found
+    assert poses.mend is not None
+    assert poses.mend.startswith("expected at least 0.9: use another device")
+
+
+def test_providers_of_other_systems_are_looked_at_where_they_are_or_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import onnxruntime
+
+    assert not {"provider coreml", "provider directml"} & _by_name(list(devices.check_onnxruntime())).keys()
+    asked = _by_name(list(devices.check_onnxruntime({"directml"})))
+    assert "provider coreml" not in asked
+    assert asked["provider directml"].text == "this package has no DmlExecutionProvider"
+    assert str(asked["provider directml"].mend).startswith("on Windows, pip uninstall onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CoreMLExecutionProvider"])
+    listed = _by_name(list(devices.check_onnxruntime()))["provider coreml"]
+    assert (listed.found, listed.text) == (False, "CoreMLExecutionProvider is listed, but can't start")
+
+
 def _lacking(*kinds: str) -> list[Finding]:
     return [Finding(kind, False, "missing", "install it", frozenset({kind})) for kind in kinds]
 

@@ -14,7 +14,7 @@ import pytest
 from v2_server import Outputs, V2Server, served_by_engines, v2_server
 
 from sharpose.cli import main as run_command
-from sharpose.runtime.doctor import server as module
+from sharpose.runtime.doctor import poses
 from sharpose.runtime.doctor.cli import command
 
 
@@ -50,7 +50,7 @@ def test_right_poses(
     assert second.endswith("OKS with those of this machine's CPU 1.000")
     assert last == "--server: can run here"
     assert [count for count, _ in server.requests] == [4]
-    monkeypatch.delattr(module, "PoseEstimator")  # the poses of this machine are kept
+    monkeypatch.delattr(poses, "PoseEstimator")  # the poses of this machine are kept
     assert doctor(capsys, "--server", server.url, "--bundle", nano_bundle)[0] == 0
 
 
