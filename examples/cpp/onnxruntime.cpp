@@ -12,8 +12,10 @@ namespace {
 
 using sharpose::Keypoint;
 
-Ort::SessionOptions session_options() {
+Ort::SessionOptions session_options(const sharpose::Bundle& bundle) {
     Ort::SessionOptions options;
+    // A graph that takes any number of regions is prepared for this one.
+    Ort::ThrowOnError(Ort::GetApi().AddFreeDimensionOverrideByName(options, "4*K", 4 * bundle.selected));
     // The two sessions take turns; without this, threads of the one that has run go on spinning.
     options.AddConfigEntry("session.force_spinning_stop", "1");
     // A GPU: options.AppendExecutionProvider_CUDA(...), and Ort::IoBinding, so that region features stay there.
@@ -25,8 +27,8 @@ public:
     explicit OnnxRuntimeStages(const sharpose::Bundle& bundle)
         : bundle_(bundle),
           environment_(ORT_LOGGING_LEVEL_ERROR, "sharpose"),
-          coarse_(environment_, bundle.coarse.c_str(), session_options()),
-          fine_(environment_, bundle.fine.c_str(), session_options()) {
+          coarse_(environment_, bundle.coarse.c_str(), session_options(bundle)),
+          fine_(environment_, bundle.fine.c_str(), session_options(bundle)) {
         for (int index = 0; index < 5; ++index) fine_inputs_.emplace_back(nullptr);
     }
 

@@ -33,6 +33,8 @@ public:
         if (!Json::parseFromStream(builder, stream, &root_, &problem) || !root_.isObject()) fail("not JSON " + problem);
     }
 
+    bool has(const std::string& key) const { return !root_[key].isNull(); }
+
     Json::Value at(const std::string& path) const {
         Json::Value value = Json::Path("." + path).resolve(root_);
         if (value.isNull()) fail(path + ": missing");
@@ -67,10 +69,39 @@ private:
     Json::Value root_;
 };
 
+ScoreTable read_table(const Document& manifest, const std::string& path) {
+    ScoreTable table;
+    for (const Json::Value& value : manifest.at(path + ".raw")) table.raw.push_back(value.asDouble());
+    for (const Json::Value& value : manifest.at(path + ".probability")) table.probability.push_back(value.asDouble());
+    if (table.raw.empty() || table.raw.size() != table.probability.size() ||
+        !std::is_sorted(table.raw.begin(), table.raw.end())) {
+        manifest.fail(path + ": expected as many probabilities as raw scores, ascending");
+    }
+    return table;
+}
+
+StageScores read_scores(const Document& manifest, const std::string& path, const std::vector<std::string>& keypoints) {
+    StageScores scores{std::vector<ScoreTable>(keypoints.size()), read_table(manifest, path + ".person")};
+    const unsigned tables = manifest.at(path + ".keypoints").size();
+    for (unsigned index = 0; index < tables; ++index) {
+        const std::string place = path + ".keypoints[" + std::to_string(index) + "]";
+        const ScoreTable table = read_table(manifest, place);
+        for (const Json::Value& name : manifest.at(place + ".keypoints")) {
+            const auto found = std::find(keypoints.begin(), keypoints.end(), name.asString());
+            if (found == keypoints.end()) manifest.fail(place + ": no keypoint " + name.asString() + " in the skeleton");
+            scores.keypoints[found - keypoints.begin()] = table;
+        }
+    }
+    for (std::size_t joint = 0; joint < keypoints.size(); ++joint) {
+        if (scores.keypoints[joint].raw.empty()) manifest.fail(path + ".keypoints: none for " + keypoints[joint]);
+    }
+    return scores;
+}
+
 // A number as a user writes it.
-float parse_number(const std::string& what, const std::string& text) {
+double parse_number(const std::string& what, const std::string& text) {
     char* end = nullptr;
-    const float value = std::strtof(text.c_str(), &end);
+    const double value = std::strtod(text.c_str(), &end);
     if (text.empty() || *end != '\0' || std::isnan(value)) {
         throw Error(what + ": expected a number, got '" + text + "'");
     }
@@ -81,7 +112,7 @@ Box parse_box(const std::string& text) {
     std::vector<float> sides;
     for (std::size_t start = 0; start <= text.size();) {
         const std::size_t end = std::min(text.find(',', start), text.size());
-        sides.push_back(parse_number("box " + text, text.substr(start, end - start)));
+        sides.push_back(static_cast<float>(parse_number("box " + text, text.substr(start, end - start))));
         start = end + 1;
     }
     if (sides.size() != 4) throw Error("box " + text + ": expected X1,Y1,X2,Y2 in pixels");
@@ -115,6 +146,23 @@ struct Axis {
     }
 };
 
+// Make a pose's scores probabilities, where the bundle has tables for it.
+void calibrate(const Bundle& bundle, Pose& pose) {
+    if (bundle.scores.empty()) return;
+    const StageScores& scores = bundle.scores[pose.refined];
+    double sum = 0;
+    int counted = 0;
+    for (std::size_t joint = 0; joint < pose.keypoints.size(); ++joint) {
+        float& score = pose.keypoints[joint].score;
+        if (score > 0.2F) {
+            sum += score;
+            ++counted;
+        }
+        score = static_cast<float>(scores.keypoints[joint](score));
+    }
+    pose.confidence = static_cast<float>(scores.person(counted ? sum / counted : 0));
+}
+
 std::string one_line(std::string text) {
     std::replace(text.begin(), text.end(), '\n', ' ');
     return text.erase(text.find_last_not_of(' ') + 1);
@@ -122,7 +170,7 @@ std::string one_line(std::string text) {
 
 }  // namespace
 
-Bundle open_bundle(const std::filesystem::path& folder, const std::string& precision) {
+Bundle open_bundle(const std::filesystem::path& folder, const std::string& precision, double alpha) {
     const Document manifest(folder / "bundle.json", kBundle);
     manifest.whole("schema_version", 1, 1);
     const Json::Value graphs = manifest.at("graphs");
@@ -143,10 +191,22 @@ Bundle open_bundle(const std::filesystem::path& folder, const std::string& preci
         manifest.fail("model.crop_size: expected multiples of 32, got " + std::to_string(bundle.crop_height) + " and " +
                       std::to_string(bundle.crop_width));
     }
-    const double share = manifest.number("model.alpha") * bundle.regions();
+    const double share = (alpha > 0 ? alpha : manifest.number("model.alpha")) * bundle.regions();
     bundle.selected = static_cast<int>(std::clamp(std::ceil(share - 1e-9), 1.0, double(bundle.regions())));
+    for (const Json::Value& input : manifest.at("graphs." + precision + ".fine.inputs")) {
+        const Json::Value patches = input["name"] == "patches" ? input["shape"][1] : Json::Value();
+        if (patches.isInt() && patches.asInt() != 4 * bundle.selected) {
+            manifest.fail("expected an alpha of " + std::to_string(patches.asInt() / 4) + " regions, which its " +
+                          precision + " graph has fixed, got one of " + std::to_string(bundle.selected));
+        }
+    }
     bundle.max_batch = manifest.whole("max_batch", 1, 4096);
     bundle.quality_threshold = static_cast<float>(manifest.number("gate.quality_threshold"));
+    if (manifest.has("scores")) {
+        for (const char* stage : {"scores.coarse", "scores.fine"}) {
+            bundle.scores.push_back(read_scores(manifest, stage, bundle.keypoints));
+        }
+    }
     return bundle;
 }
 
@@ -244,6 +304,15 @@ Keypoint to_picture(const Bundle& bundle, const Frame& frame, Keypoint keypoint)
             keypoint.y * scale_y + (frame.center_y - frame.height * 0.5F), std::clamp(keypoint.score, 0.0F, 1.0F)};
 }
 
+double ScoreTable::operator()(double score) const {
+    const auto above = std::upper_bound(raw.begin(), raw.end(), score);
+    if (above == raw.begin()) return probability.front();
+    if (above == raw.end()) return probability.back();
+    const std::size_t next = above - raw.begin();
+    const double share = (score - raw[next - 1]) / (raw[next] - raw[next - 1]);
+    return probability[next - 1] + share * (probability[next] - probability[next - 1]);
+}
+
 std::vector<Pose> estimate(const Bundle& bundle, Stages& stages, const Picture& picture, const std::vector<Box>& boxes) {
     const std::size_t crop_bytes = std::size_t{3} * bundle.crop_height * bundle.crop_width;
     const std::size_t person_bytes = std::size_t{4} * bundle.selected * kPatchBytes;
@@ -283,10 +352,11 @@ std::vector<Pose> estimate(const Bundle& bundle, Stages& stages, const Picture& 
         }
 
         for (int person = 0; person < people; ++person) {
-            Pose pose{coarse.quality[person], std::find(rows.begin(), rows.end(), person) != rows.end(), {}};
+            Pose pose{coarse.quality[person], std::find(rows.begin(), rows.end(), person) != rows.end(), NAN, {}};
             for (std::size_t joint = 0; joint < joints; ++joint) {
                 pose.keypoints.push_back(to_picture(bundle, frames[person], keypoints[person * joints + joint]));
             }
+            calibrate(bundle, pose);
             poses.push_back(std::move(pose));
         }
     }
@@ -295,7 +365,7 @@ std::vector<Pose> estimate(const Bundle& bundle, Stages& stages, const Picture& 
 
 int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(const Bundle&)) {
     try {
-        std::string precision = "fp32", threshold;
+        std::string precision = "fp32", threshold, alpha;
         std::vector<std::string> words;
         for (int index = 1; index < count; ++index) {
             const std::string word = arguments[index];
@@ -303,15 +373,22 @@ int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(con
                 words.push_back(word);
                 continue;
             }
-            if (word != "--precision" && word != "--threshold") throw Error(word + ": unknown option");
+            std::string* const value = word == "--precision"   ? &precision
+                                       : word == "--threshold" ? &threshold
+                                       : word == "--alpha"     ? &alpha
+                                                               : nullptr;
+            if (value == nullptr) throw Error(word + ": unknown option");
             if (++index == count) throw Error(word + ": expected a value");
-            (word == "--precision" ? precision : threshold) = arguments[index];
+            *value = arguments[index];
         }
         if (words.size() < 3) {
-            throw Error("expected BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision fp32|fp16|int8] [--threshold QUALITY]");
+            throw Error("expected BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision fp32|fp16|int8] [--threshold QUALITY] "
+                        "[--alpha SHARE]");
         }
-        Bundle bundle = open_bundle(words[0], precision);
-        if (!threshold.empty()) bundle.quality_threshold = parse_number("--threshold", threshold);
+        const double share = alpha.empty() ? 0 : parse_number("--alpha", alpha);
+        if (!alpha.empty() && !(share > 0 && share <= 1)) throw Error("--alpha: expected a share above 0, at most 1");
+        Bundle bundle = open_bundle(words[0], precision, share);
+        if (!threshold.empty()) bundle.quality_threshold = float(parse_number("--threshold", threshold));
         const Picture picture = read_ppm(words[1]);
         std::vector<Box> boxes;
         for (std::size_t index = 2; index < words.size(); ++index) boxes.push_back(parse_box(words[index]));
@@ -320,7 +397,12 @@ int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(con
         const std::vector<Pose> poses = estimate(bundle, *stages, picture, boxes);
         for (std::size_t person = 0; person < poses.size(); ++person) {
             const Pose& pose = poses[person];
-            std::printf("person %zu: quality %.4f, %s\n", person, pose.quality, pose.refined ? "refined" : "coarse");
+            std::printf("person %zu: quality %.4f, %s", person, pose.quality, pose.refined ? "refined" : "coarse");
+            if (bundle.scores.empty()) {
+                std::printf(", raw scores\n");
+            } else {
+                std::printf(", confidence %.4f\n", pose.confidence);
+            }
             for (std::size_t joint = 0; joint < pose.keypoints.size(); ++joint) {
                 const Keypoint& keypoint = pose.keypoints[joint];
                 std::printf("  %s %.3f %.3f %.3f\n", bundle.keypoints[joint].c_str(), keypoint.x, keypoint.y,

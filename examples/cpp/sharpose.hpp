@@ -32,9 +32,23 @@ struct Keypoint {
 };
 
 struct Pose {
-    float quality;  // predicted, of the coarse pose; 0 to 1, similar to OKS
-    bool refined;   // by the fine stage
+    float quality;     // predicted, of the coarse pose; 0 to 1, similar to OKS
+    bool refined;      // by the fine stage
+    float confidence;  // probability that the pose is right; NaN without score tables: scores are heatmaps' peaks then
     std::vector<Keypoint> keypoints;
+};
+
+// Probability by raw score: linear between the points, constant beyond.
+struct ScoreTable {
+    std::vector<double> raw, probability;
+
+    double operator()(double score) const;
+};
+
+// What makes the scores of one stage's poses probabilities.
+struct StageScores {
+    std::vector<ScoreTable> keypoints;  // J
+    ScoreTable person;                  // its raw score is the mean of the keypoints' raw scores above 0.2
 };
 
 // What bundle.json says, as far as inference needs it.
@@ -47,13 +61,15 @@ struct Bundle {
     int selected;                        // K, the regions that the fine stage sees at full size
     int max_batch;
     float quality_threshold;
+    std::vector<StageScores> scores;  // of the coarse stage and the fine one; none where the bundle has no tables
 
     int region_columns() const { return crop_width / 32; }
     int regions() const { return crop_height / 32 * region_columns(); }  // R
 };
 
-// Read `folder`/bundle.json. The sha256 of the files, which tells damaged ones, is left to Python's commands.
-Bundle open_bundle(const std::filesystem::path& folder, const std::string& precision);
+// Read `folder`/bundle.json. `alpha` is the share of regions that the fine stage sees, the bundle's own if 0. The sha256
+// of the files, which tells damaged ones, is left to Python's commands.
+Bundle open_bundle(const std::filesystem::path& folder, const std::string& precision, double alpha = 0);
 
 // The TensorRT engine of "coarse" or "fine" that `sharpose-export --bundle DIR --tensorrt` has put into the bundle,
 // checked to be of these graphs and weights.
@@ -98,7 +114,7 @@ public:
 
 std::vector<Pose> estimate(const Bundle& bundle, Stages& stages, const Picture& picture, const std::vector<Box>& boxes);
 
-// `main` of a program: PROGRAM BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision P] [--threshold QUALITY]
+// `main` of a program: PROGRAM BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision P] [--threshold Q] [--alpha A]
 int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(const Bundle&));
 
 }  // namespace sharpose

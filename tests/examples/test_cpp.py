@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from score_tables import score_tables
 
 from sharpose import PoseEstimator
-from sharpose.bundle import Precision, open_bundle, shipped_bundle
-from sharpose.runtime.result import Image
-from sharpose.scene import Scene, SceneConfig
+from sharpose.bundle import change_manifest, open_bundle, shipped_bundle
+from sharpose.runtime.result import Image, PoseResult
+from sharpose.scene import Scene, SceneConfig, SceneFrame
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "examples" / "cpp"
@@ -66,55 +67,88 @@ def run(program: Path) -> Run:
     return run
 
 
-def parsed(text: str) -> tuple[npt.NDArray[np.float64], list[float], list[bool], list[str]]:
-    """Keypoints [n, J, 3], quality, refined and the names of the keypoints, from what the program prints."""
-    heads = re.findall(r"^person \d+: quality ([\d.]+), (refined|coarse)$", text, re.MULTILINE)
-    lines = re.findall(r"^  (\w+) (-?[\d.]+) (-?[\d.]+) ([\d.]+)$", text, re.MULTILINE)
-    assert len(heads) + len(lines) == len(text.splitlines())
-    keypoints = np.array([[float(number) for number in numbers] for _, *numbers in lines]).reshape(len(heads), -1, 3)
-    names = [name for name, *_ in lines[: keypoints.shape[1]]]
-    return keypoints, [float(quality) for quality, _ in heads], [word == "refined" for _, word in heads], names
+def check_same(printed: str, expected: PoseResult) -> None:
+    """The program printed these poses."""
+    people = re.findall(
+        r"^person \d+: quality ([\d.]+), (refined|coarse), (?:confidence ([\d.]+)|raw scores)$", printed, re.MULTILINE
+    )
+    lines = re.findall(r"^  (\w+) (-?[\d.]+) (-?[\d.]+) ([\d.]+)$", printed, re.MULTILINE)
+    assert len(people) + len(lines) == len(printed.splitlines())
+    assert expected.skeleton is not None
+    assert [name for name, *_ in lines] == list(expected.skeleton.keypoints) * len(people)
+    keypoints = np.array([[float(number) for number in numbers] for _, *numbers in lines])
+    keypoints = keypoints.reshape(expected.keypoints.shape)
+    np.testing.assert_allclose(keypoints[:, :, :2], expected.keypoints[:, :, :2], rtol=0, atol=0.01)
+    np.testing.assert_allclose(keypoints[:, :, 2], expected.keypoints[:, :, 2], rtol=0, atol=2e-3)
+    np.testing.assert_allclose([float(item[0]) for item in people], expected.quality, rtol=0, atol=2e-4)
+    assert [item[1] == "refined" for item in people] == expected.refined.tolist()
+    confidence = [float(item[2]) for item in people if item[2]]
+    if expected.confidence is None:
+        assert confidence == []
+    else:
+        np.testing.assert_allclose(confidence, expected.confidence, rtol=0, atol=1e-3)
 
 
-def check_same(run: Run, image: Image, boxes: npt.NDArray[np.float32], precision: Precision) -> None:
-    """The program's poses are Python's, half of the people refined."""
-    cv2.imwrite("picture.ppm", image)
-    with PoseEstimator(precision=precision, batch=16) as estimator:
-        quality = np.sort(estimator(image, boxes).quality)
-        middle = len(quality) // 2
-        threshold = float(quality[middle - 1 : middle + 1].mean())
-        estimator.quality_threshold = threshold
-        expected = estimator(image, boxes)
-        names = list(estimator.skeleton.keypoints)
-    assert expected.refined.sum() == middle > 0
-    words = [",".join(map(repr, box)) for box in boxes.tolist()]
-    done = run(shipped_bundle(), "picture.ppm", *words, "--precision", precision, "--threshold", threshold)
-    assert (done.returncode, done.stderr) == (0, "")
-    found = parsed(done.stdout)
-    assert found[2] == expected.refined.tolist()
-    assert found[3] == names
-    np.testing.assert_allclose(found[1], expected.quality, atol=2e-4)
-    np.testing.assert_allclose(found[0][:, :, :2], expected.keypoints[:, :, :2], rtol=0, atol=0.01)
-    np.testing.assert_allclose(found[0][:, :, 2], expected.keypoints[:, :, 2], atol=2e-3)
+def halves(estimator: PoseEstimator, image: Image, boxes: npt.NDArray[np.float32]) -> PoseResult:
+    """Poses where the threshold is such that half of the people are refined."""
+    quality = np.sort(estimator(image, boxes).quality)
+    middle = len(boxes) // 2
+    estimator.quality_threshold = float(quality[middle - 1 : middle + 1].mean())
+    result = estimator(image, boxes)
+    assert result.refined.sum() == middle > 0
+    return result
 
 
-def test_poses_of_a_photograph(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def words(boxes: npt.NDArray[np.float32]) -> list[str]:
+    return [",".join(map(repr, box)) for box in boxes.tolist()]
+
+
+def test_poses_of_a_photograph(run: Run, tmp_path: Path) -> None:
     image = np.asarray(cv2.imread(str(ROOT / "examples" / "photographs" / "astronaut.jpg")), np.uint8)
     assert image.ndim == 3
     # More than a batch; partly and wholly outside the picture, without area, of odd shapes.
-    boxes = [[60, 0, 420, 511], [18.25, 8.5, 500, 511], [-80, -40, 300, 380], [350, 200, 700, 660], [600, 0, 700, 99]]
-    boxes += [[200, 100, 200, 100], [100, 50, 400, 120]]
-    boxes += [[60 + 9.7 * step, 3.3 * step, 420 - 5.1 * step, 511 - 7.9 * step] for step in range(10)]
-    check_same(run, image, np.array(boxes, np.float32), "fp32")
+    sides = [[60, 0, 420, 511], [18.25, 8.5, 500, 511], [-80, -40, 300, 380], [350, 200, 700, 660], [600, 0, 700, 99]]
+    sides += [[200, 100, 200, 100], [100, 50, 400, 120]]
+    sides += [[60 + 9.7 * step, 3.3 * step, 420 - 5.1 * step, 511 - 7.9 * step] for step in range(10)]
+    boxes = np.array(sides, np.float32)
+    picture = tmp_path / "picture.ppm"
+    cv2.imwrite(str(picture), image)
+    with PoseEstimator(precision="fp32", batch=16) as estimator:
+        expected = halves(estimator, image, boxes)
+        done = run(shipped_bundle(), picture, *words(boxes), "--threshold", estimator.quality_threshold)
+    assert (done.returncode, done.stderr) == (0, "")
+    check_same(done.stdout, expected)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_poses_of_a_scene(run: Run, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def scene(tmp_path: Path) -> tuple[Path, SceneFrame]:
+    """A drawn picture of four people, as a file and as it is."""
     frame = Scene(SceneConfig(seed=3, people=4, height=240, width=320)).frame(5)
-    assert len(frame.boxes_xyxy) == 4
-    check_same(run, frame.image, frame.boxes_xyxy, precision)
+    cv2.imwrite(str(tmp_path / "scene.ppm"), frame.image)
+    return tmp_path / "scene.ppm", frame
+
+
+def test_poses_of_a_scene_in_int8(run: Run, scene: tuple[Path, SceneFrame]) -> None:
+    picture, frame = scene
+    with PoseEstimator(precision="int8", batch=16) as estimator:
+        expected = halves(estimator, frame.image, frame.boxes_xyxy)
+        options = ("--precision", "int8", "--threshold", estimator.quality_threshold)
+        done = run(shipped_bundle(), picture, *words(frame.boxes_xyxy), *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    check_same(done.stdout, expected)
+
+
+def test_poses_of_a_scene_with_score_tables(run: Run, scene: tuple[Path, SceneFrame], tmp_path: Path) -> None:
+    picture, frame = scene
+    folder = tmp_path / "bundle"
+    shutil.copytree(shipped_bundle(), folder)
+    change_manifest(folder, lambda bundle: {"scores": score_tables(bundle.model.skeleton)})
+    with PoseEstimator(folder, precision="fp32", batch=16) as estimator:
+        expected = halves(estimator, frame.image, frame.boxes_xyxy)
+        done = run(folder, picture, *words(frame.boxes_xyxy), "--threshold", estimator.quality_threshold)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert expected.confidence is not None
+    check_same(done.stdout, expected)
 
 
 PPM = b"P6 # a comment\n# another\n4 3\n255\n" + bytes(36)
@@ -141,6 +175,9 @@ PPM = b"P6 # a comment\n# another\n4 3\n255\n" + bytes(36)
         (["bundle", "a.ppm", "0,0,9,9", "--threshold", "low"], "--threshold: expected a number, got 'low'"),
         (["bundle", "a.ppm", "0,0,9,9", "--threshold"], "--threshold: expected a value"),
         (["bundle", "a.ppm", "0,0,9,9", "--colour", "red"], "--colour: unknown option"),
+        (["bundle", "a.ppm", "0,0,9,9", "--alpha", "0"], "--alpha: expected a share above 0, at most 1"),
+        (["fixed", "a.ppm", "0,0,9,9", "--alpha", "0.25"], "fixed/bundle.json: expected an alpha of 24 regions, which"),
+        (["tables", "a.ppm", "0,0,9,9"], "tables/bundle.json: scores.coarse.keypoints: none for left_eye"),
         (["text", "a.ppm", "0,0,9,9"], "text/bundle.json: not JSON"),
         (["later", "a.ppm", "0,0,9,9"], "later/bundle.json: schema_version: expected 1, got 2"),
         (["odd", "a.ppm", "0,0,9,9"], "odd/bundle.json: model.crop_size: expected multiples of 32, got 256 and 190"),
@@ -165,8 +202,14 @@ def test_errors_are_one_line(
     manifest = json.loads((shipped / "bundle.json").read_text("utf-8"))
     model, gate = manifest["model"], {"chosen_by": "nobody"}
     fewer = model | {"skeleton": {"keypoints": model["skeleton"]["keypoints"][:5]}}
+    table = {"raw": [0.5], "probability": [0.5]}
+    tables = {"keypoints": [table | {"keypoints": ["nose"]}], "person": table}
+    graphs = json.loads(json.dumps(manifest["graphs"]))
+    graphs["fp32"]["fine"]["inputs"][1]["shape"][1] = 96
     for name, text in {
         "bundle": json.dumps(manifest),
+        "fixed": json.dumps(manifest | {"graphs": graphs}),
+        "tables": json.dumps(manifest | {"scores": {"coarse": tables, "fine": tables}}),
         "text": "{",
         "later": json.dumps(manifest | {"schema_version": 2}),
         "odd": json.dumps(manifest | {"model": model | {"crop_size": [256, 190]}}),
