@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +19,7 @@ from sharpose.engines.precision import GATE_MARGIN, Tolerance, failures, toleran
 from sharpose.engines.stages import Arrays, EngineStages, Stages, fine_inputs
 from sharpose.engines.two_stage import CARRIED
 from sharpose.export.pictures import ParityPictures
+from sharpose.runtime.messages import watching_signals
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,25 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
     return tuple(size for size in (1, 3, 8) if size <= max_batch)
 
 
+@contextlib.contextmanager
+def ended_by_signals(*stages: Stages) -> Iterator[None]:
+    """Ctrl-C ends the run of engines that is under way, which may take a large model seconds; they can't run again.
+
+    PyTorch hands Python the signal between two operators, and so needs none of it.
+    """
+    engines = [item for item in stages if isinstance(item, EngineStages)]
+    if not engines or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(over: threading.Event) -> None:
+        for item in engines:
+            item.terminate()
+
+    with watching_signals(end):
+        yield
+
+
 def run_stages(
     stages: Stages, crops: npt.NDArray[np.uint8], sizes: tuple[int, ...], reference: StageRuns | None = None
 ) -> StageRuns:
@@ -49,15 +71,16 @@ def run_stages(
         reference: Whose coarse outputs `StageRuns.fine` is computed from; the run's own if None.
     """
     parts = []
-    for part in _batches(len(crops), sizes):
-        batch = np.ascontiguousarray(crops[part])
-        coarse = stages.coarse(batch)
-        whole = stages.fine(fine_inputs(batch, coarse, stages.config))
-        fine = whole
-        if reference is not None:
-            judged = {name: reference.coarse[name][part] for name in CARRIED}
-            fine = stages.fine(fine_inputs(batch, judged, stages.config))
-        parts.append((coarse, fine, whole))
+    with ended_by_signals(stages):
+        for part in _batches(len(crops), sizes):
+            batch = np.ascontiguousarray(crops[part])
+            coarse = stages.coarse(batch)
+            whole = stages.fine(fine_inputs(batch, coarse, stages.config))
+            fine = whole
+            if reference is not None:
+                judged = {name: reference.coarse[name][part] for name in CARRIED}
+                fine = stages.fine(fine_inputs(batch, judged, stages.config))
+            parts.append((coarse, fine, whole))
     joined = (
         {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         for batches in zip(*parts, strict=True)

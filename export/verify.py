@@ -36,7 +36,7 @@ from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
 from sharpose.engines.two_stage import HostTwoStage, TwoStage
 from sharpose.errors import BundleError, EngineError, ExportError, SinkError, how_to_install
-from sharpose.export.parity import compare_stages, run_stages
+from sharpose.export.parity import compare_stages, ended_by_signals, run_stages
 from sharpose.export.pictures import LabelledPictures, ParityPictures
 from sharpose.runtime.pipeline import PoseEstimator
 
@@ -203,7 +203,8 @@ def verify_bundle(
 def _average_precision(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | None) -> float | None:
     if labels is None:
         return None
-    return labels.average_precision(PoseEstimator.from_stages(bundle, _two_stage(stages)))
+    with ended_by_signals(stages):
+        return labels.average_precision(PoseEstimator.from_stages(bundle, _two_stage(stages)))
 
 
 def _two_stage(stages: EngineStages) -> HostTwoStage:
@@ -229,8 +230,9 @@ def measure_times(
         for two_stage in opened:
             two_stage.crops[:people] = np.resize(pictures.crops, (people, *pictures.crops.shape[1:]))
             two_stage.patches[:people] = 0  # what they show makes no difference
-        coarse = _shortest([partial(two_stage.run_coarse, people) for two_stage in opened])
-        fine = _shortest([partial(two_stage.run_fine, rows) for two_stage in opened])
+        with ended_by_signals(*engines):
+            coarse = _shortest([partial(two_stage.run_coarse, people) for two_stage in opened])
+            fine = _shortest([partial(two_stage.run_fine, rows) for two_stage in opened])
         for place, seconds in enumerate(zip(coarse, fine, strict=True)):
             first, second = (1000 * one / people for one in seconds)
             times[place] += (BatchTime(people=people, coarse=first, fine=second),)

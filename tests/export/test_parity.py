@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
+import time
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +21,7 @@ from sharpose.config import ModelConfig, load_config
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.engines.precision import failures, strict_failures, tolerance_for
 from sharpose.engines.stages import Arrays, EngineStages
+from sharpose.errors import EngineError
 from sharpose.export.onnx import save_graphs
 from sharpose.export.parity import (
     StageRuns,
@@ -275,3 +280,40 @@ def test_regions_are_counted_one_by_one_too(config: ModelConfig) -> None:
     order[1, 0], order[1, -1] = order[1, -1], order[1, 0]
     report = _compare(config, runs, _changed(runs, "region_order", order))
     assert report.region_slot_agreement == pytest.approx(1 - 1 / (_PEOPLE * config.num_selected))
+
+
+class Slow:
+    """In place of a graph's runner: a run that takes ten seconds unless it is terminated, as ONNX Runtime's can be."""
+
+    max_batch = 4
+    inputs: ClassVar[dict[str, object]] = {}
+    outputs: ClassVar[dict[str, object]] = {}
+
+    def __init__(self) -> None:
+        self.terminated = threading.Event()
+
+    def run(self, *given: object) -> dict[str, object]:
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            if self.terminated.is_set():
+                raise EngineError("terminated")
+            time.sleep(0.005)
+        raise AssertionError("it ran to its end")
+
+    def terminate(self) -> None:
+        self.terminated.set()
+
+
+def test_a_signal_ends_the_batch_that_engines_are_at(nano_config):
+    """The handler itself is put off, as Python puts it off while an engine runs."""
+    stages = EngineStages(nano_config, "fp32", Slow(), Slow())
+    put_off = signal.signal(signal.SIGINT, lambda number, frame: None)
+    sender = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+    sender.start()
+    try:
+        with pytest.raises(EngineError, match="terminated"):
+            run_stages(stages, np.zeros((2, *nano_config.crop_size, 3), np.uint8), (2,))
+    finally:
+        sender.join()
+        signal.signal(signal.SIGINT, put_off)
+    assert stages.fine_runner.terminated.is_set()
