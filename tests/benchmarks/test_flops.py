@@ -39,6 +39,18 @@ def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str) -> None:
     assert 2 * cost.vitpose == counter.get_total_flops()
 
 
+def test_the_dense_models_fine_graph_holds_nothing(nano_config: ModelConfig) -> None:
+    """A bundle must have one, and nobody runs it."""
+    config = nano_config
+    coarse, fine = (graph(DenseModel(config).eval()) for graph in (CoarseGraph, FineGraph))
+    assert sum(parameter.numel() for parameter in fine.parameters()) == 0
+    patches = torch.zeros((2, 4 * config.num_selected, 16 * 16 * 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        _, _, *carried, of_coarse = coarse(torch.zeros((3, *config.crop_size, 3), dtype=torch.uint8))
+        keypoints, heatmaps = fine(torch.tensor([2, 0], dtype=torch.int32), patches, *carried)
+    assert (keypoints.shape, heatmaps.shape) == ((2, config.num_keypoints, 3), (2, *of_coarse.shape[1:]))
+
+
 def test_the_readme_has_these_numbers() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     number = r"([\d.]+)"
