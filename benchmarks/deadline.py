@@ -24,20 +24,19 @@ from typing import NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
+from measuring.command import begin, bundle_option, device_option, report_options, threads_option
 from report import (
     benchmark_command,
     command_to_repeat,
     kept_when_interrupted,
-    make_output_folder,
     number_list,
-    this_machine,
     write_file,
 )
 from rich.console import Console
 from rich.table import Table
 
-from sharpose.bundle import Bundle, open_bundle
-from sharpose.cli import Threads, Whole, interruptible, option
+from sharpose.bundle import Bundle, open_bundle, shipped_bundle
+from sharpose.cli import Whole, option
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.engines.two_stage import TwoStage
@@ -49,7 +48,7 @@ from sharpose.scene import Scene, SceneConfig, SceneFrame
 from sharpose.similarity import body_area, pose_oks
 
 SIZE = (720, 1280)  # height and width of the scene
-_MODEL, _CASES, _REPORT = "Model", "Cases", "Report"
+_MODEL, _CASES = "Model", "Cases"
 COARSE_ONLY = "nobody"  # its late frames are the ones that no choice could have saved
 POLICIES = ("scheduled", "random", "scheduled, no carrying", "random, no carrying", COARSE_ONLY)
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -235,9 +234,9 @@ def table_of(cases: list[Case], bounds: dict[int, tuple[Policy, Policy]]) -> Tab
     "python benchmarks/deadline.py --bundle bundle --output out",
     "python benchmarks/deadline.py --bundle bundle --threads 1 --people 1,5,30 --time 25 --output out",
 )
-@option(_MODEL, "--bundle", type=click.Path(path_type=Path), required=True, help="Bundle folder.")
-@option(_MODEL, "--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
-@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@bundle_option(_MODEL)
+@device_option(_MODEL)
+@threads_option(_MODEL)
 @option(
     _CASES,
     "--people",
@@ -265,11 +264,9 @@ def table_of(cases: list[Case], bounds: dict[int, tuple[Policy, Policy]]) -> Tab
     type=click.Choice(list(CLOCKS)),
     help="processor: CPU time of this process, for a busy CPU; needs --device cpu --threads 1.",
 )
-@option(_REPORT, "--output", type=click.Path(path_type=Path), required=True, help="Folder for deadline.json.")
-@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
-@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+@report_options("deadline.json", "cases")
 def command(
-    bundle: Path,
+    bundle: Path | None,
     device: str,
     threads: int | None,
     people: list[int],
@@ -284,16 +281,14 @@ def command(
     """Measure how many frames meet their deadline, and what choosing well is worth."""
     if clock == "processor" and (device, threads) != ("cpu", 1):
         raise click.UsageError("--clock processor counts the time of one thread: give --device cpu --threads 1")
-    interruptible()
-    make_output_folder(output, "deadline.json", overwrite=overwrite)
-    opened = open_bundle(bundle)
+    machine = begin(output, "deadline.json", overwrite=overwrite)
+    opened = open_bundle(bundle or shipped_bundle())
     stages = load_two_stage(opened, device, threads=threads)
     benchmark = Benchmark(opened, stages, CLOCKS[clock])
     cases: list[Case] = []
     bounds: dict[int, tuple[Policy, Policy]] = {}
 
     def write() -> None:
-        machine = this_machine()
         console = Console(width=140)
         console.print(table_of(cases, bounds))
         console.print(f"{opened.model.name} on {device}; {machine.processor}, {machine.cores} cores {machine.gpu}")

@@ -6,6 +6,11 @@ Runs the steps of `gpu_steps.py` in order of value, each in a process of its own
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
 import contextlib
 import json
 import logging
@@ -25,7 +30,7 @@ import click
 from report import Machine, benchmark_command, command_to_repeat, make_output_folder, this_machine
 
 from sharpose.bundle import shipped_bundle
-from sharpose.cli import EXIT_REFUSED, Number, option
+from sharpose.cli import EXIT_REFUSED, Number, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import probe_gpu
@@ -348,6 +353,7 @@ def command(
         for step in STEPS:
             click.echo(f"{step.name:<12} {step.limit_s:>4} s  {step.expectation}")
         return 0
+    interruptible()
     title, folder_name = device_text(device)
     folder = (output or RESULTS / folder_name).absolute()
     make_output_folder(folder)

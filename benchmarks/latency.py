@@ -28,6 +28,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 from measuring.cold_start import measure_cold_start
+from measuring.command import begin, bundle_option, report_options, threads_option
 from measuring.contenders import (
     BASELINES,
     OUTSIDE_ENGINES,
@@ -47,15 +48,13 @@ from report import (
     benchmark_command,
     command_to_repeat,
     kept_when_interrupted,
-    make_output_folder,
     number_list,
-    this_machine,
     word_list,
     write_file,
 )
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.cli import Number, Threads, Whole, interruptible, option
+from sharpose.cli import Number, Whole, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
 from sharpose.engines.precision import PRECISIONS, PrecisionChoice
@@ -292,12 +291,7 @@ def _check_peers(context: click.Context, parameter: click.Parameter, paths: tupl
     "python benchmarks/latency.py --bundle bundle --device cpu,openvino --precision fp32,int8 --output out",
     "python benchmarks/latency.py --baseline torch-eager,dense --people 1 --refine 50,100 --plots --output out",
 )
-@option(
-    _MODEL,
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Folder written by sharpose-export.  [default: the shipped bundle]",
-)
+@bundle_option(_MODEL)
 @option(
     _MODEL,
     "--device",
@@ -329,7 +323,7 @@ def _check_peers(context: click.Context, parameter: click.Parameter, paths: tupl
     callback=_check_peers,
     help="ONNX file of another pose model; may be given several times.",
 )
-@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@threads_option(_MODEL)
 @option(
     _CASES, "--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people."
 )
@@ -354,15 +348,7 @@ def _check_peers(context: click.Context, parameter: click.Parameter, paths: tupl
     help="For each library that multiplies matrices; 0: leave the peak out.",
 )
 @option(_REPORT, "--plots", is_flag=True, help="Draw plots, with matplotlib.")
-@option(
-    _REPORT,
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for latency.md and latency.json. Ctrl-C keeps the cases that are done.",
-)
-@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
-@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+@report_options("latency.md and latency.json", "cases")
 def command(
     bundle: Path | None,
     device: list[str],
@@ -383,11 +369,7 @@ def command(
     debug: bool,
 ) -> int:
     """Measure a bundle's latency by stage, on several devices, in several precisions, beside baselines."""
-    interruptible()
-    make_output_folder(output, "latency.md", "latency.json", overwrite=overwrite)
-    machine = this_machine()
-    if machine.load_average > machine.cores / 4:
-        click.echo(f"the machine is busy (load average {machine.load_average:.2f}): times will be too long")
+    machine = begin(output, "latency.md", "latency.json", overwrite=overwrite)
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
     entries = list_entries(opened, device, precision, baseline, peer)
     check_packages(baseline)

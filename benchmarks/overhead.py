@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,11 @@ from av.codec.context import ThreadType
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from report import Machine, benchmark_command, command_to_repeat, make_output_folder, this_machine, write_file
+from measuring.command import begin, bundle_option, report_options, threads_option
+from report import Machine, benchmark_command, command_to_repeat, kept_when_interrupted, write_file
 
 from sharpose.bundle import open_bundle, shipped_bundle
-from sharpose.cli import Threads, Whole, interruptible, option
+from sharpose.cli import Whole, option
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
 from sharpose.errors import InputError
@@ -59,32 +60,38 @@ Picture = npt.NDArray[np.uint8]
 Entry = dict[str, Any]
 """A line of JSON Lines."""
 _RATE = 25  # frames a second, of the videos made here
-_RUN, _REPORT = "What is run", "Report"
+_RUN = "What is run"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Overhead:
-    """Milliseconds a frame: CPU time, but for `elapsed`."""
+    """Milliseconds a frame: CPU time, but for `elapsed`. None: not measured yet."""
 
-    frames: int
-    people: float  # in a frame
-    refined: float  # in a frame
-    elapsed: float  # of the whole run
-    whole: float
-    engines: float
-    decode: float
-    encode: float
-    parts: dict[str, float]  # of the rest, each measured alone
+    frames: int = 0
+    people: float = 0.0  # in a frame
+    refined: float = 0.0  # in a frame
+    elapsed: float | None = None  # of the whole run
+    whole: float | None = None
+    engines: float | None = None
+    decode: float | None = None
+    encode: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)  # of the rest, each measured alone
+
+    def __len__(self) -> int:
+        """How many measurements are done, of the run and of what it consists of."""
+        return sum(value is not None for value in (self.whole, self.engines, self.decode, self.encode))
 
     @property
-    def necessary(self) -> float:
+    def necessary(self) -> float | None:
         """What the engines and FFmpeg take alone."""
+        if self.engines is None or self.decode is None or self.encode is None:
+            return None
         return self.engines + self.decode + self.encode
 
     @property
-    def more(self) -> float:
+    def more(self) -> float | None:
         """How much more CPU time the run takes, as a share of that."""
-        return self.whole / self.necessary - 1
+        return None if self.whole is None or self.necessary is None else self.whole / self.necessary - 1
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,8 @@ class Setup:
     frames: int
 
 
-def measure(setup: Setup, folder: Path) -> Overhead:
-    """Measure everything, with temporary files in a folder."""
+def measure(setup: Setup, folder: Path, found: Overhead) -> None:
+    """Measure everything, one after the other, with temporary files in a folder."""
     if setup.frames < 2:
         raise InputError("--frames: expected at least 2, as the first one's time is taken off")
     annotated, lines = folder / "annotated.mp4", folder / "poses.jsonl"
@@ -122,19 +129,15 @@ def measure(setup: Setup, folder: Path) -> Overhead:
         raise InputError(f"{setup.video}: expected at least 2 frames, found {len(entries)}")
     counts = [(len(entry["people"]), sum(person["refined"] for person in entry["people"])) for entry in entries]
     elapsed, cpu = ((one - other) / more for one, other in zip(whole, first, strict=True))
-    return Overhead(
-        frames=len(entries),
-        people=sum(count for count, _ in counts) / len(counts),
-        refined=sum(refined for _, refined in counts) / len(counts),
-        elapsed=elapsed * 1000,
-        whole=cpu * 1000,
-        engines=engines_alone(setup, counts) * 1000,
-        decode=decode_alone(setup.video, setup.frames) * 1000,
-        encode=encode_alone(annotated, setup.frames, folder) * 1000,
-        parts={
-            name: seconds * 1000 for name, seconds in rest_alone(setup.video, entries, setup.bundle, folder).items()
-        },
-    )
+    found.frames = len(entries)
+    found.people = sum(count for count, _ in counts) / len(counts)
+    found.refined = sum(refined for _, refined in counts) / len(counts)
+    found.elapsed, found.whole = elapsed * 1000, cpu * 1000
+    found.engines = engines_alone(setup, counts) * 1000
+    found.decode = decode_alone(setup.video, setup.frames) * 1000
+    found.encode = encode_alone(annotated, setup.frames, folder) * 1000
+    rest = rest_alone(setup.video, entries, setup.bundle, folder)
+    found.parts = {name: seconds * 1000 for name, seconds in rest.items()}
 
 
 def run_once(setup: Setup, frames: int, annotated: Path, lines: Path) -> tuple[float, float]:
@@ -316,8 +319,11 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
         ("FFmpeg: decoding", found.decode),
         ("FFmpeg: encoding", found.encode),
         *((f"the rest: {name}", milliseconds) for name, milliseconds in found.parts.items()),
-        ("the rest: other", found.whole - found.necessary - sum(found.parts.values())),
     ]
+    if found.whole is not None and found.necessary is not None:
+        rows.append(("the rest: other", found.whole - found.necessary - sum(found.parts.values())))
+    more = "" if found.more is None else f"{found.more:+.1%} of CPU time more than its engines and FFmpeg alone"
+    elapsed = "" if found.elapsed is None else f"; {found.elapsed:.1f} ms a frame elapse"
     lines = [
         f"# CPU time of sharpose-run, {what}",
         "",
@@ -325,14 +331,13 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
         "",
         f"`{command_line}`",
         "",
-        f"{found.frames} frames, {found.people:.1f} people a frame of whom {found.refined:.1f} are refined; "
-        f"{found.elapsed:.1f} ms a frame elapse.",
+        f"{found.frames} frames, {found.people:.1f} people a frame of whom {found.refined:.1f} are refined{elapsed}.",
         "",
-        f"The whole run takes {found.more:+.1%} of CPU time more than its engines and FFmpeg alone.",
+        f"The whole run takes {more}." if more else "It was ended before everything was measured.",
         "",
         "| | CPU time, ms a frame |",
         "| --- | --- |",
-        *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows),
+        *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows if milliseconds is not None),
     ]
     return "\n".join(lines) + "\n"
 
@@ -343,12 +348,7 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
 )
 @click.argument("video", required=False, type=click.Path(path_type=Path))
 @option(_RUN, "--boxes", type=click.Path(path_type=Path), help="The video's boxes, a file as sharpose-run takes it.")
-@option(
-    _RUN,
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Folder written by sharpose-export.  [default: the shipped bundle]",
-)
+@bundle_option(_RUN)
 @option(
     _RUN,
     "--refine",
@@ -357,17 +357,9 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
     type=click.Choice(["auto", "always", "never"]),
     help="Who is refined, as in sharpose-run.",
 )
-@option(_RUN, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@threads_option(_RUN)
 @option(_RUN, "--frames", default=100, show_default=True, type=Whole(2), help="Frames, from the start.")
-@option(
-    _REPORT,
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for overhead.md and overhead.json.",
-)
-@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
-@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+@report_options("overhead.md and overhead.json", "measurements")
 def command(
     video: Path | None,
     boxes: Path | None,
@@ -385,22 +377,24 @@ def command(
     """
     if (video is None) != (boxes is None):
         raise click.UsageError("VIDEO and --boxes go together: give both, or neither")
-    interruptible()
-    make_output_folder(output, "overhead.md", "overhead.json", overwrite=overwrite)
+    machine = begin(output, "overhead.md", "overhead.json", overwrite=overwrite)
+    command_line = command_to_repeat("overhead.py").replace("overhead.py video ", "overhead.py ")
+    found = Overhead()
+
+    def write() -> None:
+        page = markdown(found, machine, "one person at 1920x1080" if video is None else video.name, command_line)
+        write_file(output / "overhead.md", page)
+        report = {"machine": asdict(machine), "command": command_line, **asdict(found), "more": found.more}
+        write_file(output / "overhead.json", json.dumps(report, indent=2) + "\n")
+        click.echo(page)
+
     with tempfile.TemporaryDirectory(prefix="sharpose-overhead-") as temporary:
         folder = Path(temporary)
-        source, found = (video, boxes) if video and boxes else make_video(folder, frames)
-        setup = Setup(source, found, bundle or shipped_bundle(), refine, threads, frames)
-        result = measure(setup, folder)
-    machine, command_line = (
-        this_machine(),
-        command_to_repeat("overhead.py").replace("overhead.py video ", "overhead.py "),
-    )
-    page = markdown(result, machine, "one person at 1920x1080" if video is None else video.name, command_line)
-    write_file(output / "overhead.md", page)
-    report = {"machine": asdict(machine), "command": command_line, **asdict(result), "more": result.more}
-    write_file(output / "overhead.json", json.dumps(report, indent=2) + "\n")
-    click.echo(page)
+        source, people = (video, boxes) if video and boxes else make_video(folder, frames)
+        setup = Setup(source, people, bundle or shipped_bundle(), refine, threads, frames)
+        with kept_when_interrupted(found, "measurement", output, write):
+            measure(setup, folder, found)
+            write()
     return 0
 
 

@@ -20,19 +20,18 @@ from unittest import mock
 
 import click
 import numpy as np
+from measuring.command import begin, bundle_option, report_options
 from measuring.page import table
 from report import (
     benchmark_command,
     command_to_repeat,
     kept_when_interrupted,
-    make_output_folder,
-    this_machine,
     write_file,
 )
 
 from sharpose.bundle import shipped_bundle
-from sharpose.cli import interruptible, option
 from sharpose.cli import main as run_command
+from sharpose.cli import option
 from sharpose.config import ModelConfig
 from sharpose.export import quantisation
 from sharpose.export.parity import StageRuns, run_stages
@@ -59,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Other ways, with what they change in `export/quantisation.py`."""
 _BATCH = (8,)
-_MODEL, _PICTURES, _REPORT = "Model", "Pictures", "Report"
+_MODEL, _PICTURES = "Model", "Pictures"
 
 Row = dict[str, Any]
 
@@ -109,12 +108,7 @@ def write_page(report: dict[str, Any], machine: str) -> str:
     "python benchmarks/quantisation.py --output out",
     "python benchmarks/quantisation.py --bundle bundle --images DIR --labels FILE --output out",
 )
-@option(
-    _MODEL,
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Bundle or checkpoint whose weights are quantised.  [default: the shipped bundle]",
-)
+@bundle_option(_MODEL, "Bundle or checkpoint whose weights are quantised.")
 @option(
     _PICTURES,
     "--images",
@@ -122,24 +116,14 @@ def write_page(report: dict[str, Any], machine: str) -> str:
     help="Folder of pictures, one person each; half of them calibrate.  [default: the built-in scene]",
 )
 @option(_PICTURES, "--labels", type=click.Path(path_type=Path), help="COCO keypoints: the people in --images.")
-@option(
-    _REPORT,
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for quantisation.md and quantisation.json. Ctrl-C keeps the rows that are done.",
-)
-@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
-@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+@report_options("quantisation.md and quantisation.json", "rows")
 def command(
     bundle: Path | None, images: Path | None, labels: Path | None, output: Path, overwrite: bool, debug: bool
 ) -> int:
     """Measure what each kind of layer in 8 bits does to regions, quality and keypoints."""
     if labels is not None and images is None:
         raise click.UsageError("--labels: needs --images, the folder of its pictures")
-    interruptible()
-    make_output_folder(output, "quantisation.md", "quantisation.json", overwrite=overwrite)
-    machine = this_machine()
+    machine = begin(output, "quantisation.md", "quantisation.json", overwrite=overwrite)
     loaded = load_model(bundle or shipped_bundle())
     model, config = loaded.model.eval(), loaded.config
     pictures, _ = choose_pictures(images, labels, config, int8=True)

@@ -18,37 +18,41 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import av
-import click
 import numpy as np
 from latency import picture_with
+from measuring.command import (
+    PartsReport,
+    Row,
+    begin,
+    bundle_option,
+    device_option,
+    precision_option,
+    report_options,
+    threads_option,
+)
 from measuring.contenders import Contender, Entry, open_contender
 from measuring.memory import host_mib, host_peak_mib
-from measuring.page import table
 from measuring.turns import refined_counts, take_turns
 from report import (
     benchmark_command,
     command_to_repeat,
-    kept_when_interrupted,
-    make_output_folder,
     number_list,
-    this_machine,
     word_list,
-    write_file,
 )
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.cli import Threads, Whole, interruptible, option
+from sharpose.cli import Whole, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
-from sharpose.engines.precision import PRECISIONS, PrecisionChoice, choose_precision
+from sharpose.engines.precision import PrecisionChoice, choose_precision
 from sharpose.errors import EngineError
 from sharpose.runtime import Boxes
 from sharpose.runtime.sources.video import VideoSource
@@ -56,11 +60,9 @@ from sharpose.runtime.sources.video import VideoSource
 PARTS = ("people", "sizes", "streams", "memory", "rest")
 SIZES = {"480p": (480, 854), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 """Heights and widths in pixels."""
-_MODEL, _PARTS, _REPORT = "Model", "What is measured", "Report"
+_MODEL, _PARTS = "Model", "What is measured"
 _PERCENT = 50  # refined
 _SETTLED = 0.2  # of the frames, after which memory should stay as it is
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -268,41 +270,24 @@ def _cpu_s(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def write_page(report: dict[str, Any], machine: str) -> str:
-    """The report as a Markdown page."""
-    about = f"{report['bundle']} on {report['device']} in {report['precision']}, half of the people refined."
-    lines = ["# Scaling", "", machine, "", f"`{report['command']}`", "", about]
-    for part, rows in report["parts"].items():
-        words = (getattr(Scaling, part).__doc__ or "").strip()
-        cells = [[_cell(value) for value in row.values()] for row in rows]
-        lines += ["", f"## {part}", "", words, "", *table(list(rows[0]), cells)]
-        if part == "memory":
-            lines += ["", f"Growth after the first fifth: {report['growth_mib']:.1f} MiB."]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _growth(part: str, rows: Sequence[Row]) -> list[str]:
+    return ["", f"Growth after the first fifth: {growth_mib(rows):.1f} MiB."] if part == "memory" else []
 
 
 @benchmark_command(
     "python benchmarks/scaling.py --output out",
     "python benchmarks/scaling.py --bundle bundle --device openvino --parts people,streams --output out",
 )
-@option(_MODEL, "--bundle", type=click.Path(path_type=Path), help="Bundle folder.  [default: the shipped bundle]")
-@option(_MODEL, "--device", default="cpu", show_default=True, help="Device, as sharpose-run takes it.")
-@option(_MODEL, "--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help="Precision.")
-@option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine.  [default: the engine's choice]")
+@bundle_option(_MODEL)
+@device_option(_MODEL)
+@precision_option(_MODEL)
+@threads_option(_MODEL)
 @option(_PARTS, "--parts", default=",".join(PARTS), show_default=True, callback=word_list(PARTS), help="What to run.")
 @option(_PARTS, "--people", callback=number_list(1, 1024), help="Numbers of people.  [default: 1 to 100]")
 @option(_PARTS, "--streams", callback=number_list(1, 64), help="Numbers of streams.  [default: 1,2,4,8]")
 @option(_PARTS, "--frames", type=Whole(50), help="Frames of the memory part.  [default: 10000]")
 @option(_PARTS, "--quick", is_flag=True, help="A minute for all parts, to see that they run.")
-@option(
-    _REPORT, "--output", type=click.Path(path_type=Path), required=True, help="Folder for scaling.md and scaling.json."
-)
-@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
-@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+@report_options("scaling.md and scaling.json", "parts")
 def command(
     bundle: Path | None,
     device: str,
@@ -318,42 +303,32 @@ def command(
     debug: bool,
 ) -> int:
     """Measure how people, frame sizes, streams and time change speed, memory and CPU."""
-    interruptible()
-    make_output_folder(output, "scaling.md", "scaling.json", overwrite=overwrite)
-    machine = this_machine()
+    machine = begin(output, "scaling.md", "scaling.json", overwrite=overwrite)
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
     entry = Entry("engine", device, choose_precision(opened, parse_device(device), precision))
     effort = QUICK if quick else Effort()
     effort = replace(
         effort, people=people or effort.people, streams=streams or effort.streams, frames=frames or effort.frames
     )
-    report: dict[str, Any] = {
-        "bundle": opened.model.name,
-        "device": device,
-        "precision": entry.precision,
-        "command": command_to_repeat("scaling.py"),
-        "machine": asdict(machine),
-        "parts": {},
-    }
-
-    def write() -> None:
-        write_file(output / "scaling.json", json.dumps(report, indent=1) + "\n")
-        write_file(output / "scaling.md", write_page(report, str(machine)))
-
-    with TemporaryDirectory(prefix="sharpose-scaling-") as folder:
-        scaling = Scaling(opened, entry, threads, effort, Path(folder))
-        run: Callable[[], list[Row]]
-        with contextlib.closing(scaling), kept_when_interrupted(report["parts"], "part", output, write):
-            for part in parts:
-                run = getattr(scaling, part)
-                rows = run()
-                if part == "memory":
-                    report["growth_mib"] = growth_mib(rows)
-                report["parts"][part] = rows
-                for row in rows if part != "memory" else rows[-1:]:
-                    click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
-                write()  # after each part: whatever ends the run, what was measured stays
-    click.echo(f"wrote {output / 'scaling.md'} and {output / 'scaling.json'}")
+    report = PartsReport(
+        "scaling",
+        output,
+        machine,
+        f"{opened.model.name} on {device} in {entry.precision}, half of the people refined.",
+        {
+            "bundle": opened.model.name,
+            "device": device,
+            "precision": entry.precision,
+            "command": command_to_repeat("scaling.py"),
+        },
+        _growth,
+        long_parts=("memory",),
+    )
+    with (
+        TemporaryDirectory(prefix="sharpose-scaling-") as folder,
+        contextlib.closing(Scaling(opened, entry, threads, effort, Path(folder))) as scaling,
+    ):
+        report.measure(scaling, parts)
     return 0
 
 

@@ -18,34 +18,38 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 import numpy as np
 from latency import picture_with
-from measuring.page import table
+from measuring.command import (
+    PartsReport,
+    Row,
+    begin,
+    bundle_option,
+    device_option,
+    precision_option,
+    report_options,
+)
 from measuring.triton_server import NoTritonError, TritonFailedError, TritonHome, TritonServer
 from measuring.turns import Frame, bootstrap_median, refined_counts, take_turns
 from report import (
     benchmark_command,
     command_to_repeat,
-    kept_when_interrupted,
-    make_output_folder,
     number_list,
-    this_machine,
     word_list,
-    write_file,
 )
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
-from sharpose.cli import Number, interruptible, option
+from sharpose.cli import Number, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
-from sharpose.engines.precision import PRECISIONS, PrecisionChoice, choose_precision
+from sharpose.engines.precision import PrecisionChoice, choose_precision
 from sharpose.errors import InputError, one_line
 from sharpose.runtime import PoseEstimator, RemotePoseEstimator
 from sharpose.runtime.estimator import Estimator
@@ -54,10 +58,8 @@ from sharpose.serving.client.address import ServerAddress
 from sharpose.serving.repository import HowToRun, write_repository
 
 PARTS = ("crops", "streams")
-_MODEL, _PARTS, _REPORT = "Model", "What is measured", "Report"
+_MODEL, _PARTS = "Model", "What is measured"
 _HERE, _THERE = "in process", "server"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -258,46 +260,21 @@ def started_server(bundle: Bundle, device: str, precision: str) -> Iterator[str]
             server.kill()
 
 
-def write_page(report: dict[str, Any], machine: str) -> str:
-    """The report as a Markdown page."""
-    about = f"{report['bundle']} on {report['device']} in {report['precision']}, here and on the server."
-    lines = ["# Serving", "", machine, "", f"`{report['command']}`", "", about]
-    for part, rows in report["parts"].items():
-        cells = [[_cell(value) for value in row.values()] for row in rows]
-        lines += [
-            "",
-            f"## {part}",
-            "",
-            (getattr(Serving, part).__doc__ or "").strip(),
-            "",
-            *table(list(rows[0]), cells),
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 @benchmark_command(
     "python benchmarks/serving.py --start --output out",
     "python benchmarks/serving.py --server http://gpu-host:8000/sharpose --bundle bundle --streams 1,16 --output out",
 )
 @option(_MODEL, "--server", metavar="URL", help="A running server of the bundle, such as http://HOST:8000/sharpose.")
 @option(_MODEL, "--start", is_flag=True, help="Start a tritonserver of a wheel, downloaded once, on this machine.")
-@option(_MODEL, "--bundle", type=click.Path(path_type=Path), help="Bundle folder.  [default: the shipped bundle]")
-@option(_MODEL, "--device", default="cpu", show_default=True, help="Device here, and of the server with --start.")
-@option(_MODEL, "--precision", default="auto", show_default=True, type=click.Choice(PRECISIONS), help="Precision.")
+@bundle_option(_MODEL)
+@device_option(_MODEL, "Device here, and of the server with --start.")
+@precision_option(_MODEL)
 @option(_PARTS, "--parts", default=",".join(PARTS), show_default=True, callback=word_list(PARTS), help="What to run.")
 @option(_PARTS, "--crops", callback=number_list(1, 1024), help="Numbers of people.  [default: 1,4,16]")
 @option(_PARTS, "--refine", callback=number_list(0, 100), help="Percentages refined, of crops.  [default: 0,100]")
 @option(_PARTS, "--streams", callback=number_list(1, 64), help="Numbers of streams.  [default: 1,2,4,8]")
 @option(_PARTS, "--seconds", default=3.0, show_default=True, type=Number(0), help="Least time for each row.")
-@option(
-    _REPORT, "--output", type=click.Path(path_type=Path), required=True, help="Folder for serving.md and serving.json."
-)
-@option(_REPORT, "--overwrite", is_flag=True, help="Replace an earlier report in the folder.")
-@option("Help", "--debug", is_flag=True, help="Show the traceback of an error.")
+@report_options("serving.md and serving.json", "parts")
 def command(
     server: str | None,
     start: bool,
@@ -316,39 +293,29 @@ def command(
     """Compare a server with the model in the same process, for 1 to 16 people and for 1 to 8 streams."""
     if (server is None) == (not start):
         raise click.UsageError("expected --server URL, or --start to start one here")
-    interruptible()
-    make_output_folder(output, "serving.md", "serving.json", overwrite=overwrite)
-    machine = this_machine()
+    machine = begin(output, "serving.md", "serving.json", overwrite=overwrite)
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
     chosen = choose_precision(opened, parse_device(device), precision)
     effort = Effort(seconds=seconds)
     effort = replace(
         effort, crops=crops or effort.crops, percents=refine or effort.percents, streams=streams or effort.streams
     )
-    report: dict[str, Any] = {
-        "bundle": opened.model.name,
-        "device": device,
-        "precision": chosen,
-        "command": command_to_repeat("serving.py"),
-        "machine": asdict(machine),
-        "parts": {},
-    }
-
-    def write() -> None:
-        write_file(output / "serving.json", json.dumps(report, indent=1) + "\n")
-        write_file(output / "serving.md", write_page(report, str(machine)))
-
+    report = PartsReport(
+        "serving",
+        output,
+        machine,
+        f"{opened.model.name} on {device} in {chosen}, here and on the server.",
+        {
+            "bundle": opened.model.name,
+            "device": device,
+            "precision": chosen,
+            "command": command_to_repeat("serving.py"),
+        },
+    )
     with contextlib.ExitStack() as stack:
         url = server or stack.enter_context(started_server(opened, device, chosen))
         serving = stack.enter_context(contextlib.closing(Serving(opened, device, chosen, url, effort)))
-        stack.enter_context(kept_when_interrupted(report["parts"], "part", output, write))
-        for part in parts:
-            run: Callable[[], list[Row]] = getattr(serving, part)
-            report["parts"][part] = rows = run()
-            for row in rows:
-                click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
-            write()  # after each part: whatever ends the run, what was measured stays
-    click.echo(f"wrote {output / 'serving.md'} and {output / 'serving.json'}")
+        report.measure(serving, parts)
     return 0
 
 

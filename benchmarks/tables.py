@@ -7,6 +7,11 @@ RESULTS has a folder for each run: `small` (all precisions), `baselines` (the sa
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported
+    from sharpose.__main__ import end_on_signals
+
+    end_on_signals()
+
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +23,7 @@ from measuring.targets import ON_CPU, judge
 from report import Machine
 from scaling import growth_mib
 
+from sharpose.cli import interruptible
 from sharpose.cli import main as run_command
 from sharpose.errors import InputError, counted
 from sharpose.files import read_json, replacing
@@ -189,6 +195,7 @@ def fill_models(text: str, results: Results) -> str:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def command(folder: Path, check: bool, debug: bool) -> int:
     """Write the numbers of RESULTS into README.md and docs/performance.md."""
+    interruptible()
     results = Results(folder)
     other: list[Path] = []
     for path, change in ((ROOT / "docs" / "performance.md", fill), (ROOT / "README.md", fill_models)):

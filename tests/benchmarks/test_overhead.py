@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
+import overhead
 import pytest
 from cli_files import write_boxes, write_video
-from overhead import Overhead, command, make_video
+from overhead import Overhead, Setup, command, make_video
 
 from sharpose.cli import main
 from sharpose.runtime.sources.video import VideoSource
@@ -38,6 +40,36 @@ def test_a_video_is_taken_apart(nano_bundle: Path, tmp_path: Path, capsys: pytes
     rows = dict(re.findall(r"^\| \**([^|*]+?)\** \| (-?[0-9.]+) \|$", page, re.MULTILINE))
     rest = [float(rows[f"the rest: {name}"]) for name in (*report["parts"], "other")]
     assert sum(rest) + necessary == pytest.approx(report["whole"], abs=0.1)
+
+
+def test_a_signal_keeps_what_is_measured(
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_once(setup: Setup, frames: int, annotated: Path, lines: Path) -> tuple[float, float]:
+        people = [{"refined": True}, {"refined": False}]
+        lines.write_text("".join(json.dumps({"people": people}) + "\n" for _ in range(frames)))
+        return 0.1 * frames, 0.2 * frames
+
+    monkeypatch.setattr(overhead, "run_once", run_once)
+    monkeypatch.setattr(overhead, "engines_alone", lambda setup, counts: 0.15)
+    monkeypatch.setattr(overhead, "decode_alone", lambda video, frames: signal.raise_signal(signal.SIGINT))
+    words = ["v.mp4", "--boxes", "b.json", "--bundle", str(nano_bundle), "--frames", "3", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(command, words)
+    said, error = capsys.readouterr()
+    assert ended.value.code == 130
+    assert error == f"error: interrupted after 2 measurements; {tmp_path} holds them\n"
+    report = json.loads((tmp_path / "overhead.json").read_text())
+    kept = {name: report[name] for name in ("frames", "people", "refined", "engines", "decode", "encode", "more")}
+    assert kept == {
+        "frames": 3, "people": 2.0, "refined": 1.0, "engines": 150.0, "decode": None, "encode": None, "more": None
+    }  # fmt: skip
+    assert (report["whole"], report["elapsed"]) == (pytest.approx(200), pytest.approx(100))
+    page = (tmp_path / "overhead.md").read_text()
+    assert page in said
+    assert "It was ended before everything was measured." in page
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    assert rows == ["| **whole run** | 200.00 |", "| engines | 150.00 |"]
 
 
 def test_video_and_boxes_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
