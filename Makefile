@@ -52,7 +52,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@$(PIP) tensorrt-rtx-cu13 cuda-bindings \
 		|| echo "TensorRT-RTX can't be installed here: its tests will be skipped"
 	@# --no-deps: the MOT challenge's evaluator requires opencv-python, which would overwrite opencv-python-headless.
-	@$(PIP) scipy tabulate && $(PIP) --no-deps trackeval \
+	@$(PIP) tabulate && $(PIP) --no-deps trackeval \
 		|| echo "TrackEval can't be installed here: its test will be skipped"
 	@touch $@ $(VENV)/.cpu
 

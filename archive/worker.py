@@ -109,6 +109,7 @@ class VideoWorker:
             self._engines.estimator.skeleton,
             tracked=options.track,
             video=options.video,
+            biomechanics=options.biomechanics,
             picture_kind=options.frames_format,
         )
         for option, target in options.outputs:

@@ -391,6 +391,7 @@ def _make_sinks(
         tracked=options.track,
         keypoint_threshold=options.kpt_thr,
         video=options.video,
+        biomechanics=options.biomechanics,
         picture_kind=options.frames_format,
         pictures=source.info.pictures,
         sound=source.info.sound,

@@ -26,6 +26,7 @@ from sharpose.cli import (
 from sharpose.cli import main as run_command
 from sharpose.engines.precision import PRECISIONS
 from sharpose.errors import DetectorError
+from sharpose.runtime.biomechanics.options import BiomechanicsOptions, biomechanics_options
 from sharpose.runtime.options import (
     DEFAULT_DETECTOR,
     HIGHEST_CRF,
@@ -310,9 +311,22 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 )
 @option(_RESULTS, "--coco", "to_coco", metavar="FILE", help="COCO keypoint results.")
 @option(_RESULTS, "--csv", "to_csv", metavar="FILE", help="CSV, a row per person and frame.")
-@option(_RESULTS, "--angles", "to_angles", metavar="FILE", help="Joint angles as CSV, a row per person and frame.")
+@option(
+    _RESULTS,
+    "--angles",
+    "to_angles",
+    metavar="FILE|FOLDER",
+    help="Joint and segment angles: as CSV, a row per person and frame; as OpenSim's motion of one person, where the "
+    "name ends in .mot, or a motion for each person of --track in a folder, a name without an ending.",
+)
 @option(_RESULTS, "--openpose", "to_openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
-@option(_RESULTS, "--mot", "to_mot", metavar="FILE", help="MOT challenge text; needs --track.")
+@option(
+    _RESULTS,
+    "--mot",
+    "to_mot",
+    metavar="FILE",
+    help="MOT challenge text (no motion of OpenSim: see --angles); needs --track.",
+)
 @option(_RESULTS, "--frames", "to_frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
 @option(_RESULTS, "--overwrite/--no-overwrite", help="Replace result files that exist; without it they are refused.")
 @option(_RESULTS, "--frames-format", type=click.Choice(["jpg", "png"]), default="jpg", help="Format of --frames.")
@@ -325,13 +339,14 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     metavar="TOKEN",
     help="Token for --serve; default: $SHARPOSE_SERVE_TOKEN.",
 )
+@biomechanics_options
 @option(
     _PICTURE,
     "--kpt-thr",
     type=_SHARE,
     default=0.3,
-    help="Score below which keypoints are not drawn, and not used for --angles: the probability that one is right, or, "
-    "where the bundle has no score tables, its heatmap's peak.",
+    help="Score below which keypoints are not drawn, and not used for --angles and --trc: the probability that one is "
+    "right, or, where the bundle has no score tables, its heatmap's peak.",
 )
 @option(
     _PICTURE,
@@ -363,13 +378,13 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; the dataclasses ref
 def options_from(values: dict[str, Any]) -> RunOptions:
     """The options of a run from those of the command line, by the names that `command.params` have."""
     reading, video, outputs = _take(SourceOptions, values), _take(VideoSettings, values), _take_outputs(values)
-    remote = _take(ServerOptions, values)
+    remote, biomechanics = _take(ServerOptions, values), _take(BiomechanicsOptions, values)
     if remote.server is not None:
         refuse_beside_server()
-    return RunOptions(reading=reading, video=video, remote=remote, outputs=outputs, **values)
+    return RunOptions(reading=reading, video=video, remote=remote, biomechanics=biomechanics, outputs=outputs, **values)
 
 
-_Options = TypeVar("_Options", SourceOptions, VideoSettings, ServerOptions)
+_Options = TypeVar("_Options", SourceOptions, VideoSettings, ServerOptions, BiomechanicsOptions)
 
 
 def _take(kind: type[_Options], values: dict[str, Any]) -> _Options:

@@ -18,6 +18,7 @@ import click
 from sharpose.cli import FOREVER
 from sharpose.engines.precision import PrecisionChoice
 from sharpose.errors import InputError
+from sharpose.runtime.biomechanics.options import BiomechanicsOptions
 from sharpose.runtime.remote.options import ServerOptions
 
 DEFAULT_DETECTOR = "yolox-tiny"
@@ -194,6 +195,7 @@ class VideoSettings:
 
 _WITHOUT_TF32 = frozenset(("cpu", "coreml", "directml", "auto"))  # auto for detectors: where the poses are
 _STDIN = frozenset(("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"))
+_MADE = ("--angles", "--trc")  # of keypoints
 _DRAWN = "annotated pictures (--output, --frames, --show or --serve)"
 
 
@@ -212,6 +214,7 @@ class RunOptions:
     reading: SourceOptions = SourceOptions()
     video: VideoSettings = VideoSettings()
     remote: ServerOptions = field(default_factory=ServerOptions)
+    biomechanics: BiomechanicsOptions = field(default_factory=BiomechanicsOptions)
     bundle: Path | None = None
     refine: Literal["auto", "always", "never"] = "auto"
     quality_threshold: float | None = None
@@ -283,6 +286,7 @@ class RunOptions:
             raise click.UsageError(f"{' and '.join(given[:2])} exclude each other: give one")
         if self.threads is not None and self.device.startswith("tensorrt"):
             raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
+        self.biomechanics.check(dict(self.outputs), tracked=self.track, smoothed=self.smooth)
         self._check_needs()
 
     @property
@@ -328,7 +332,12 @@ class RunOptions:
             ("--audio", self.video.audio != "copy", "--output", encoded),
             ("--frames-format", self.frames_format != "jpg", "--frames", "--frames" in outputs),
             ("--serve-token", self.serve_token is not None and not token_in_environment, "--serve", bool(self.serve)),
-            ("--kpt-thr", self.kpt_thr != 0.3, f"{_DRAWN} or --angles", drawn or "--angles" in outputs),
+            (
+                "--kpt-thr",
+                self.kpt_thr != 0.3,
+                f"{_DRAWN}, --angles or --trc",
+                drawn or not outputs.keys().isdisjoint(_MADE),
+            ),
             ("--draw-status", self.draw_status, _DRAWN, drawn),
             ("--draw-regions", self.draw_regions, _DRAWN, drawn),
             ("--draw-regions", self.draw_regions, "--refine auto or always", self.refine != "never"),

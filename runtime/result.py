@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.angles import joint_angles
+from sharpose.angles import Facing, joint_angles
 from sharpose.errors import InputError, counted, how_to_install, require_packages
 from sharpose.scores.tables import mean_score
 from sharpose.skeleton import Skeleton
@@ -276,23 +276,26 @@ class PoseResult:
         image = Picture(image_bgr, self.boxes).image  # checked
         return draw_poses(image, self, skeleton, keypoint_threshold=threshold, regions=regions)
 
-    def angles(self, *, keypoint_threshold: float = 0.3) -> dict[str, npt.NDArray[np.float32]]:
+    def angles(self, *, keypoint_threshold: float = 0.3, facing: Facing = "auto") -> dict[str, npt.NDArray[np.float32]]:
         """Joint angles in the picture as a player shows it, in degrees; `sharpose.angles.ANGLES` defines them.
 
         Args:
             keypoint_threshold: Lowest score of a keypoint that is used, 0 to 1.
+            facing: `right` or `left`, where people face in the picture; `auto`: as their feet say, right where the
+                skeleton has none.
 
         Returns:
-            float32 [n] for each angle that the skeleton gives, such as `left_knee`, 0 to 180 where 180 is straight, and
-            `trunk_lean`, -180 to 180 where 0 is upright and positive leans to the right of the picture. NaN for people
-            whose keypoints score too low.
+            float32 [n] for each angle that the skeleton gives, such as `left_knee`, 0 to 180 where 180 is straight,
+            `left_knee_flexion`, 0 where it is straight and positive where it is bent, or `trunk_lean`, -180 to 180
+            where 0 is upright and positive leans to the right of the picture. NaN for people whose keypoints score too
+            low; flexions and segments also for those whose feet, which would say where they face, do.
 
         Raises:
-            InputError: the result has no skeleton, or one of another number of keypoints, or `keypoint_threshold` is
-                out of range.
+            InputError: the result has no skeleton, or one of another number of keypoints, `keypoint_threshold` is out
+                of range, or `facing` is another word.
         """
         skeleton, threshold = self._skeleton_for("angles"), _check_keypoint_threshold(keypoint_threshold)
-        return joint_angles(self.keypoints, skeleton, threshold, self.sample_aspect_ratio)
+        return joint_angles(self.keypoints, skeleton, threshold, self.sample_aspect_ratio, facing)
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """The people as `sharpose-run --json` writes them: `{"people": [{"bbox": [x, y, width, height], …}, …]}`.

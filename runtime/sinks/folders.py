@@ -56,7 +56,7 @@ class FolderSink:
         self._names = frozenset(f"{name}{ending}" for name in settings.names or ())
         self._old: set[str] = set()
         self._files = 0
-        self._ours = self._removed = False
+        self._begun = self._ours = self._removed = False
         self._held: int | None = None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: expected a folder, found a file; give another name")
@@ -79,16 +79,30 @@ class FolderSink:
         numbered = len(number) == 12 and number.isdigit() and name == f"{start}{number}{self._ending}"
         return numbered or name in self._names
 
+    def _file_name(self, index: int) -> str:
+        names = self._settings.names
+        return (f"{self._settings.stem}_{index:012d}" if names is None else names[index]) + self._ending
+
+    def begin(self) -> None:
+        """Makes the folder, if it isn't there, and keeps other runs out. Raises `SinkError` where it can't."""
+        if self._begun:
+            return
+        try:
+            self._ours = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._hold()
+        except OSError as error:
+            raise SinkError(f"{self.path}: can't be written: {error.strerror}") from None
+        self._begun = True
+
     def write_file(self, index: int, data: bytes) -> None:
         """Writes the file of frame `index`. Raises `SinkError` where it can't; no half of it is left then."""
-        names = self._settings.names
-        name = f"{self._settings.stem}_{index:012d}" if names is None else names[index]
-        name += self._ending
+        self.write_named(self._file_name(index), data)
+
+    def write_named(self, name: str, data: bytes) -> None:
+        """Writes a file. Raises `SinkError` where it can't; no half of it is left then."""
+        self.begin()
         try:
-            if not self._files:
-                self._ours = not self.path.exists()
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._hold()
             with replacing(self.path / name, sync=False) as part, part.open("wb") as file:
                 write_all(file.fileno(), data)
             if not self._files and self._old:
@@ -96,13 +110,14 @@ class FolderSink:
                     (self.path / old).unlink(missing_ok=True)
                 self._settings.note(f"{self.path}: replaced {counted(len(self._old), 'file')} of an earlier run")
         except OSError as error:
-            if self._files and not self.path.is_dir():
+            if not self.path.is_dir():
                 self._removed = True
                 raise removed_error(self.path) from None
             if not self._files and self._ours:
                 self.close()
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
+                self._begun = False
             raise SinkError(f"{self.path / name}: can't be written: {error.strerror}") from None
         self._files += 1
 
@@ -127,6 +142,9 @@ class FolderSink:
         """
         self.close()
         if not self._files or self._removed:
+            if self._begun and self._ours and not self._files:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
             return None
         if not self._ours:
             return self.path

@@ -17,6 +17,14 @@ from sharpose.cli import CLOSED
 from sharpose.errors import InputError
 from sharpose.file_locks import check_not_held
 from sharpose.files import STDOUT
+from sharpose.runtime.biomechanics.options import BiomechanicsOptions, is_people_folder
+from sharpose.runtime.biomechanics.sinks import (
+    MotionSettings,
+    MotionSink,
+    ProcessedAnglesSink,
+    TrcSink,
+    note_of_facing,
+)
 from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.options import RunOptions, VideoSettings
@@ -80,8 +88,8 @@ class Output:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder with one file per frame."""
-        return self.option in _FOLDERS
+        """Whether it is a folder, with a file per frame or per person."""
+        return self.option in _FOLDERS or is_people_folder(self.option, self.target)
 
     @property
     def name(self) -> str:
@@ -104,8 +112,9 @@ class SinkSettings:
         frame_rate: Nominal frames per second, or None.
         live: Whether the source has no end.
         tracked: Whether people have ids.
-        keypoint_threshold: Lowest score of a keypoint that joint angles are made of.
+        keypoint_threshold: Lowest score of a keypoint that `--angles` and `--trc` are made of.
         video: How videos are encoded.
+        biomechanics: What is done with keypoints before `--angles` and `--trc`.
         picture_kind: What `--frames` writes: `jpg` or `png`.
         pictures: The picture files by frame, where the source is one of pictures; see `SourceInfo.pictures`.
         sound: Where the sound of videos comes from; see `SourceInfo.sound`.
@@ -121,6 +130,7 @@ class SinkSettings:
     tracked: bool = False
     keypoint_threshold: float = 0.3
     video: VideoSettings = field(default_factory=VideoSettings)
+    biomechanics: BiomechanicsOptions = field(default_factory=BiomechanicsOptions)
     picture_kind: str = "jpg"
     pictures: Collection[Path] | None = None
     sound: str | None = None
@@ -133,6 +143,21 @@ class SinkSettings:
         """How the files in folders are named."""
         names = None if self.pictures is None else picture_stems(self.pictures)
         return FolderSettings(self.name, names, overwrite=self.overwrite, note=self.note)
+
+    @property
+    def motion(self) -> MotionSettings:
+        """What sinks of whole trajectories know."""
+        return MotionSettings(
+            self.skeleton,
+            self.biomechanics,
+            self.keypoint_threshold,
+            tracked=self.tracked,
+            frame_rate=self.frame_rate,
+            live=self.live,
+            folder=self.folder,
+            say=self.say,
+            note=self.note,
+        )
 
 
 def outputs_of_streams(
@@ -401,17 +426,42 @@ def _video_sink(target: str, settings: SinkSettings) -> Sink:
     )
 
 
+def _angles_sink(target: str, settings: SinkSettings) -> Sink:
+    assumed = note_of_facing(settings.skeleton, settings.biomechanics.facing)
+    if assumed is not None:
+        settings.note(assumed)
+    if Path(target).suffix.lower() == ".mot":
+        return MotionSink(target, settings.motion)
+    if is_people_folder("--angles", target):
+        return MotionSink(target, settings.motion, ending=".mot")
+    if settings.biomechanics.looks_ahead is not None:
+        return ProcessedAnglesSink(target, settings.motion)
+    return AnglesSink(
+        target,
+        skeleton=settings.skeleton,
+        keypoint_threshold=settings.keypoint_threshold,
+        facing=settings.biomechanics.facing,
+    )
+
+
+def _trc_sink(target: str, settings: SinkSettings) -> Sink:
+    if is_people_folder("--trc", target):
+        return TrcSink(target, settings.motion, ending=".trc")
+    if Path(target).suffix.lower() != ".trc":
+        raise InputError(f"--trc {target}: expected a name ending in .trc, or a folder, whose name has no ending")
+    return TrcSink(target, settings.motion)
+
+
 # A new format is a class that implements `Sink`, a line here, and an option in `runtime/cli.py`.
 _MAKERS: dict[str, Callable[[str, SinkSettings], Sink]] = {
     "--output": _video_sink,
     "--json": lambda target, settings: JsonLinesSink(target),
     "--coco": lambda target, settings: CocoSink(target),
     "--csv": lambda target, settings: CsvSink(target, skeleton=settings.skeleton),
-    "--angles": lambda target, settings: AnglesSink(
-        target, skeleton=settings.skeleton, keypoint_threshold=settings.keypoint_threshold
-    ),
+    "--angles": _angles_sink,
     "--openpose": lambda target, settings: OpenPoseSink(target, settings.folder, skeleton=settings.skeleton),
     "--mot": lambda target, settings: MotSink(target, tracked=settings.tracked),
+    "--trc": _trc_sink,
     "--frames": lambda target, settings: PicturesSink(target, settings.folder, kind=settings.picture_kind),
 }
 OUTPUT_OPTIONS = tuple(_MAKERS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpose.angles import angles_of, joint_angles
+from sharpose.angles import Facing, angles_of, joint_angles
 from sharpose.errors import InputError, SinkError
 from sharpose.files import GrowingFile
 from sharpose.runtime.frames import FrameRecord
@@ -131,6 +131,7 @@ class AnglesSink(LineSink):
         path: See `LineSink`.
         skeleton: Names the keypoints.
         keypoint_threshold: Lowest score of a keypoint that is used.
+        facing: Where people face; see `sharpose.angles.facing_of`.
         clock: See `LineSink`.
     """
 
@@ -140,10 +141,11 @@ class AnglesSink(LineSink):
         *,
         skeleton: Skeleton,
         keypoint_threshold: float = 0.3,
+        facing: Facing = "auto",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(path, clock=clock)
-        self._skeleton, self._threshold = skeleton, keypoint_threshold
+        self._skeleton, self._threshold, self._facing = skeleton, keypoint_threshold, facing
 
     def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
@@ -153,13 +155,13 @@ class AnglesSink(LineSink):
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
         _check_keypoints(self.path, record, self._skeleton)
         ratio = float(record.frame.sample_aspect_ratio)
-        angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold, ratio).values()
+        angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold, ratio, self._facing)
         return _rows(
             [
                 *_frame_values(record),
                 person.track_id or None,
                 index,
-                *[None if np.isnan(angle[index]) else round(float(angle[index]), 2) + 0.0 for angle in angles],
+                *[None if np.isnan(angle[index]) else round(float(angle[index]), 2) + 0.0 for angle in angles.values()],
             ]
             for index, person in enumerate(people_of(record))
         )

@@ -194,7 +194,7 @@ def test_sound_is_copied_unless_it_can_not_be(sharpose_run: Run, tmp_path: Path)
 def test_nothing_to_write_is_said(sharpose_run: Run, tmp_path: Path) -> None:
     done = sharpose_run("scene:frames=1,size=128x128,people=1")
     assert done.returncode == 0
-    options = "--output, --json, --coco, --csv, --angles, --openpose, --mot, --frames, --show or --serve"
+    options = "--output, --json, --coco, --csv, --angles, --openpose, --mot, --trc, --frames, --show or --serve"
     assert done.stderr == f"note: nothing will be written; add {options}\n"
     assert list(tmp_path.iterdir()) == []
 

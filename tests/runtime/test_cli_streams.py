@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from cli_files import PROGRAM, Run, frames_of, lines_of, people_of, write_video
 
+from sharpose.runtime.biomechanics.sinks import note_of_facing
+from sharpose.skeleton import COCO17
+
 SCENES = [f"scene:seed={seed},frames=6,size=240x320,people={people}" for seed, people in ((1, 3), (2, 2), (3, 4))]
 
 
@@ -74,9 +77,9 @@ def test_several_sources_need_their_own_outputs(sharpose_run: Run) -> None:
 def test_tracks_have_ids_that_stay(sharpose_run: Run, tmp_path: Path) -> None:
     done = sharpose_run(
         "scene:seed=0,frames=20,size=360x640,people=3", "--track", "--smooth", "--json", "t.jsonl", "--mot", "t.txt",
-        "--angles", "t.csv", "--kpt-thr", "0.6",
+        "--angles", "t.csv", "--kpt-thr", "0.6", "--trc", "markers",
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert (done.returncode, done.stderr) == (0, f"{note_of_facing(COCO17, 'auto')}\n"), done.stderr
     people = people_of(tmp_path / "t.jsonl")
     late = [sorted(person["id"] for person in frame) for frame in people[8:]]
     assert late
@@ -89,6 +92,15 @@ def test_tracks_have_ids_that_stay(sharpose_run: Run, tmp_path: Path) -> None:
     assert [(int(row["frame"]), int(row["id"] or 0)) for row in angles] == [
         (index, p["id"] or 0) for index, frame in enumerate(people) for p in frame
     ]
+    for track in {int(row[1]) for row in rows}:
+        (path,) = (tmp_path / "markers").glob(f"*_person{track:02d}.trc")
+        header, *lines = [line.split("\t") for line in path.read_text().splitlines() if line[:1].isdigit()]
+        assert header[:5] == ["25", "25", str(len(lines)), "19", "px"]
+        for line in lines:
+            seen = [p for p in people[int(line[0]) - 1] if p["id"] == track]
+            x, y, score = seen[0]["keypoints"][0] if seen else (0, 0, 0)
+            expected = [x, 360 - y, 0] if score >= 0.6 else [np.nan] * 3
+            np.testing.assert_allclose([float(cell) for cell in line[2:5]], expected, atol=0.002)
     knees = [[point[2] for point in p["keypoints"][11:17:2]] for frame in people for p in frame]
     assert [row["left_knee"] != "" for row in angles] == [min(scores) >= 0.6 for scores in knees]
 
@@ -98,6 +110,11 @@ def test_tracks_have_ids_that_stay(sharpose_run: Run, tmp_path: Path) -> None:
     [
         (["--smooth"], "give --track as well"),
         (["--mot", "m.txt"], "give --track as well"),
+        (["--trc", "a.txt"], "--trc a.txt: expected a name ending in .trc, or a folder"),
+        (["--trc", "a.trc", "--track"], "--trc a.trc: a .trc file holds one person; with --track give a folder"),
+        (["--angles", "a.mot", "--track"], "--angles a.mot: a .mot file holds one person; with --track give a folder"),
+        (["--trc", "a.trc"], "a.trc: frame 0: expected one person a frame, as nobody has an id, found"),
+        (["--trc", "-"], "--trc -: standard output takes"),
         (["--detect-every", "3"], "--detect-every is for --detector"),
         (["--quiet", "--json-logs"], "exclude each other"),
         (["--reconnect", "often"], "expected a number of attempts or `forever`"),

@@ -21,6 +21,8 @@ import result_readers as readers
 
 from sharpose import files
 from sharpose.errors import InputError, OutputTakenError, SinkError
+from sharpose.runtime.biomechanics.options import BiomechanicsOptions
+from sharpose.runtime.biomechanics.sinks import MotionSink, ProcessedAnglesSink, TrcSink, note_of_facing
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.coco import CocoSink
@@ -63,6 +65,10 @@ STREAM = SinkSettings("walk", COCO17, frame_rate=25, tracked=True)
         ("--coco", "a.json", CocoSink),
         ("--csv", "a.csv", CsvSink),
         ("--angles", "a.csv", AnglesSink),
+        ("--angles", "a.txt", AnglesSink),
+        ("--angles", "/dev/null", AnglesSink),
+        ("--angles", "motions", MotionSink),
+        ("--trc", "markers", TrcSink),
         ("--openpose", "poses", OpenPoseSink),
         ("--mot", "a.txt", MotSink),
         ("--frames", "pictures", PicturesSink),
@@ -75,6 +81,42 @@ def test_every_option_has_its_sink_and_nothing_is_made_yet(tmp_path, monkeypatch
     assert "secret" not in sink.name
     assert sink.abandon() is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("option", "ending", "kind"), [("--angles", ".MOT", MotionSink), ("--trc", ".trc", TrcSink)])
+def test_files_of_one_person(tmp_path, option, ending, kind):
+    alone = replace(STREAM, tracked=False)
+    assert type(make_sink(Output(option, f"{tmp_path}/a{ending}"), alone)) is kind
+    with pytest.raises(InputError, match="expected a folder for a file per person, got a file"):
+        make_sink(Output(option, f"{tmp_path}/a{ending}"), STREAM)
+
+
+def test_names_of_folders_have_no_ending(tmp_path):
+    assert [Output("--trc", name).is_folder for name in ("a", "a/b", "a.trc", "a.b")] == [True, True, False, False]
+    assert [Output("--angles", name).is_folder for name in ("a", "a.csv", "-", "/dev/null")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not Output("--json", "a").is_folder
+    os.mkfifo(tmp_path / "pipe")
+    assert not Output("--angles", str(tmp_path / "pipe")).is_folder
+    with pytest.raises(InputError, match=r"--trc a\.b: expected a name ending in \.trc, or a folder"):
+        make_sink(Output("--trc", "a.b"), STREAM)
+
+
+def test_keypoints_that_are_filled_are_written_at_the_end(tmp_path):
+    notes = []
+    filled = replace(STREAM, biomechanics=BiomechanicsOptions(fill_gaps=1.0), note=notes.append)
+    assert type(make_sink(Output("--angles", f"{tmp_path}/a.csv"), filled)) is ProcessedAnglesSink
+    assert notes == [note_of_facing(COCO17, "auto")]
+    make_sink(
+        Output("--angles", f"{tmp_path}/a.csv"), replace(filled, biomechanics=BiomechanicsOptions(facing="right"))
+    )
+    assert len(notes) == 1
+    with pytest.raises(InputError, match="--fill-gaps needs the end of the source"):
+        make_sink(Output("--trc", f"{tmp_path}/a"), replace(filled, live=True))
 
 
 @pytest.mark.parametrize("target", ["a.avi", "a", "ftp://x/a.mp4"])
@@ -110,7 +152,7 @@ def test_what_is_written_where():
     assert Output("--output", "rtsp://u:secret@h/a").path is None
     assert Output("--output", "rtsp://u:secret@h/a").name == "rtsp://***@h/a"
     assert Output("--output", "a.mp4").path == Path("a.mp4")
-    assert [option for option in TARGETS if Output(option, "a").is_folder] == ["--openpose", "--frames"]
+    assert [option for option in TARGETS if Output(option, "a.csv").is_folder] == ["--openpose", "--frames"]
 
 
 def test_fill():

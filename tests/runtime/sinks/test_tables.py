@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpose.angles import ANGLES
+from sharpose.angles import angles_of
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.result import Boxes, PoseResult
@@ -207,13 +207,21 @@ def test_what_a_row_of_angles_says(tmp_path, record):
     sink.write(bent_knee(record(9, people=2), score=0.49))
     sink.close()
     found = rows(sink.path)
-    assert list(found[0]) == ["frame", "time", "id", "person", *ANGLES]
+    assert list(found[0]) == ["frame", "time", "id", "person", *angles_of(COCO17)]
     assert [row["frame"] for row in found] == ["7", "7", "9", "9"]
     assert [row["time"] for row in found][:2] == ["0.333333"] * 2
     assert [row["id"] for row in found] == ["12", "", "", ""]
     assert [row["person"] for row in found] == ["0", "1", "0", "1"]
     assert [row["left_knee"] for row in found] == ["", "90.0", "", ""]
-    assert {row[name] for row in found for name in ANGLES if name != "left_knee"} == {""}
+    assert [row["left_knee_flexion"] for row in found] == ["", "-90.0", "", ""]  # bent forwards, facing right
+    of_leg = ("left_knee", "left_knee_flexion", "left_thigh_segment", "left_shank_segment")
+    assert {row[name] for row in found for name in angles_of(COCO17) if name not in of_leg} == {""}
+
+
+def test_angles_of_somebody_who_faces_left(tmp_path, record):
+    with contextlib.closing(AnglesSink(tmp_path / "out.csv", skeleton=COCO17, facing="left")) as sink:
+        sink.write(bent_knee(record(0, people=2)))
+    assert [row["left_knee_flexion"] for row in rows(sink.path)] == ["", "90.0"]
 
 
 def test_angles_where_pixels_are_not_square(tmp_path, record):
