@@ -230,7 +230,8 @@ def _take(output: Output, dead: Collection[str]) -> _Place:
                 _remove(leftover)
         attempt = folder / owner.rpartition(" ")[2]
         attempt.mkdir()
-    except BaseException:
+    except BaseException:  # a full disk, for example
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         raise
     return _Place(output, lock, owner, attempt)

@@ -247,9 +247,8 @@ def _probe(folder: Path) -> Iterator[Path]:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".Probe-", suffix=UNFINISHED) as probe:
             yield Path(probe.name)
     except OSError as error:
-        raise InputError(
-            f"{there}: expected a folder that results can be written to, found {found_at(there)}: {one_line(error)}"
-        ) from None
+        found = f"but: {one_line(error)}" if there.is_dir() else f"found {found_at(there)}"
+        raise InputError(f"{there}: expected a folder that results can be written to, {found}") from None
 
 
 def _check_places(missing: Iterable[Output]) -> None:

@@ -187,6 +187,16 @@ def test_who_was_taken_for_dead_publishes_nothing(outputs: tuple[Output, Output]
     assert not (tmp_path / "b" / "walk").exists()
 
 
+def test_a_full_disk_leaves_no_hidden_folder(outputs: tuple[Output, Output], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(SinkError, match=r"walk.jsonl: can't be written: No space left on device$"):
+        claim(outputs)
+    assert not hidden_folder(outputs[0]).exists()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match=r"file/walk.jsonl: can't be written: "):

@@ -276,7 +276,7 @@ def test_where_nothing_is_missing_nothing_needs_to_be_writable(
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
     assert [video.missing for video in plan("v").videos] == [()]
     touch("v/2.mp4")
-    with pytest.raises(InputError, match=r"^--json out/2.jsonl: out: .*, found a folder: Read-only file system$"):
+    with pytest.raises(InputError, match=r"^--json out/2.jsonl: out: expected .*, but: Read-only file system$"):
         plan("v")
 
 
