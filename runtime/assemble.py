@@ -190,7 +190,10 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
             if options.draw_status
             else None,
             legend=legend_of(
-                tracked=options.track, refining=options.refine != "never", deadline=options.deadline is not None
+                tracked=options.track,
+                refining=options.refine != "never",
+                deadline=options.deadline is not None,
+                skeleton=estimator.skeleton,
             )
             if options.draw_status
             else (),

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from sharpose.bundle import MAX_BATCH, Bundle
-from sharpose.config import describe_validation_error
-from sharpose.errors import ConfigError, ServerRefusedError
+from sharpose.errors import ConfigError, ServerRefusedError, describe_validation_error
 from sharpose.scores.tables import ScoreTables
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import REGION_SIZE, region_grid
@@ -179,18 +178,21 @@ class ServedModel:
         return model
 
 
+_DECIDING = ("name", "keypoints", "limbs", "flip_pairs", "sigmas")  # of a skeleton's fields; colours decide no pose
+
+
 def bundle_sha256(bundle: Bundle) -> str:
     """sha256 in hexadecimal of what decides a bundle's poses and scores: graphs, weights, threshold, skeleton, tables.
 
     `bundle.json` itself may change without it: results of `--verify`, for example.
     """
-    manifest = bundle.manifest
+    manifest, skeleton = bundle.manifest, bundle.model.skeleton
     files = manifest.files
     parts = {
         "graphs": {key: [files[pair.coarse.file], files[pair.fine.file]] for key, pair in manifest.graphs.items()},
         "weights": files[manifest.weights],
         "quality_threshold": manifest.gate.quality_threshold,
-        "skeleton": asdict(bundle.model.skeleton),
+        "skeleton": {key: getattr(skeleton, key) for key in _DECIDING},
     }
     if manifest.scores is not None:
         parts["scores"] = manifest.scores.model_dump(mode="json")

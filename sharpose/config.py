@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sharpose.errors import ConfigError, counted
+from sharpose.errors import ConfigError, describe_validation_error
 from sharpose.files import parse_yaml, read_yaml
-from sharpose.skeleton import Skeleton, get_skeleton
+from sharpose.skeleton import Skeleton, load_skeleton, with_indices
 from sharpose.tokens import HEATMAP_STRIDE, REGION_SIZE, region_grid, selected_regions
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,7 +19,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _known_skeleton(value: object) -> object:
-    return get_skeleton(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return load_skeleton(value)
+    return with_indices(value, "skeleton") if isinstance(value, Mapping) else value
 
 
 def _refuse_abs(value: object) -> object:
@@ -34,6 +34,7 @@ def _refuse_abs(value: object) -> object:
 
 _Side = Annotated[int, Field(le=2048)]
 _MOST_WEIGHTS = 1 << 32
+_LEAST_KEYPOINTS = 2
 
 
 class ModelConfig(BaseModel):
@@ -61,6 +62,11 @@ class ModelConfig(BaseModel):
         height, width = self.crop_size
         if height <= 0 or width <= 0 or height % REGION_SIZE or width % REGION_SIZE:
             raise ValueError(f"crop_size must be positive multiples of {REGION_SIZE}, got {height}x{width}")
+        if self.skeleton.num_keypoints < _LEAST_KEYPOINTS:
+            raise ValueError(
+                f"skeleton: expected at least {_LEAST_KEYPOINTS} keypoints, as the attention of all but the last ranks "
+                f"regions, got {self.skeleton.num_keypoints}"
+            )
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
         if self.head == "linear" and self.head_hidden is not None:
@@ -117,73 +123,6 @@ class ModelConfig(BaseModel):
         return parse_config(fields | dict(changes), source=self.name)
 
 
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "string": "text",
-    "bool": "true or false",
-    "list": "a list",
-    "tuple": "a list",
-    "dict": "a mapping of keys to values",
-    "model": "a mapping of keys to values",
-    "model_attributes": "a mapping of keys to values",
-    "dataclass": "a mapping of keys to values",
-}
-_LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-
-
-def describe_problem(problem: Mapping[str, Any]) -> str:
-    """One of a pydantic error's problems, from its `errors()`: the key, what was expected and what was found."""
-    kind, context = str(problem["type"]), problem.get("ctx", {})
-    place = ".".join(str(part) for part in problem["loc"] if not re.match("constrained-|function-|tagged-", str(part)))
-    found = f", got {reprlib.repr(problem['input'])}"
-    name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_parsing_size")
-    key = str(context.get("discriminator")).strip("'")  # which of a union's models it is
-    limit = next((limit for limit in _LIMITS if limit in context), None)
-    if kind == "extra_forbidden":
-        message = "unknown key"
-    elif kind == "missing":
-        message = "missing key"
-    elif kind == "value_error":
-        message = str(context["error"])
-        message += "" if ", got" in message or isinstance(problem["input"], dict) else found
-    elif kind in ("too_long", "too_short"):
-        most = kind == "too_long"
-        actual = context["actual_length"]
-        limit_of = counted(context["max_length" if most else "min_length"], "entry")
-        message = f"expected at {'most' if most else 'least'} {limit_of}"
-        message += f", got {'more' if actual is None else actual}"
-    elif kind in ("string_too_long", "string_too_short"):
-        most = kind == "string_too_long"
-        limit_of = counted(context["max_length" if most else "min_length"], "character")
-        message = f"expected text of at {'most' if most else 'least'} {limit_of}{found}"
-    elif kind == "union_tag_invalid":
-        message = f"{key}: expected one of {context['expected_tags']}, got {context['tag']!r}"
-    elif kind == "union_tag_not_found":
-        message = f"{key}: missing key"
-    elif limit is not None:
-        number = context[limit]
-        message = f"expected {_LIMITS[limit]} {f'{number:g}' if isinstance(number, float) else number}{found}"
-    elif kind in ("literal_error", "enum"):
-        message = f"expected {context['expected']}{found}"
-    elif kind == "string_pattern_mismatch":
-        message = f"expected text that matches {context['pattern']}{found}"
-    elif kind == "finite_number":
-        message = f"expected a finite number{found}"
-    elif name in _KINDS or kind == "int_from_float":
-        message = f"expected {_KINDS.get(name, _KINDS['int'])}{found}"
-    else:
-        message = f"{str(problem['msg']).removeprefix('Value error, ').replace('Input should be', 'expected')}{found}"
-    return f"{place[:300]}: {message}" if place else message
-
-
-def describe_validation_error(error: ValidationError) -> str:
-    """The first problem of a pydantic error and how many follow, in one line."""
-    problems = error.errors(include_url=False)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{describe_problem(problems[0])}{more}"
-
-
 def parse_config(values: object, *, source: str) -> ModelConfig:
     """A configuration from a mapping of plain values; `source` names it in a `ConfigError`."""
     try:
@@ -201,10 +140,13 @@ def list_configs() -> list[str]:
 def load_config(name_or_path: str | Path) -> ModelConfig:
     """A configuration that comes with the package, by name, or any YAML file, by path.
 
+    Its `skeleton` is a built-in one's name, a path (relative to the file) as `load_skeleton` takes it, or a mapping.
+
     Raises:
         ConfigError: there is no such name or file, it isn't YAML, or its values are not valid.
     """
     text = str(name_or_path)
+    folder = Path()
 
     def failure(reason: str) -> ConfigError:
         return ConfigError(f"configuration {text}: {reason}")
@@ -214,8 +156,11 @@ def load_config(name_or_path: str | Path) -> ModelConfig:
         values = parse_yaml(content, failure)
     elif Path(name_or_path).exists():
         values = read_yaml(Path(name_or_path), failure)
+        folder = Path(name_or_path).parent
     else:
         raise ConfigError(f"no configuration {text!r}: expected a YAML file or one of {', '.join(list_configs())}")
     if not isinstance(values, dict):
         raise ConfigError(f"configuration {text}: expected a mapping of keys to values, got {type(values).__name__}")
+    if isinstance(skeleton := values.get("skeleton"), str | dict):
+        values = values | {"skeleton": load_skeleton(skeleton, folder)}
     return parse_config(values, source=text)

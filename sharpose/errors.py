@@ -1,4 +1,4 @@
-"""Every error this toolkit raises on purpose.
+"""Every error this toolkit raises on purpose, and what pydantic found wrong in our words.
 
 A message says what was expected, what was found and what to do about it, in one line. The command-line tools print
 that line and exit with `exit_code`; `--debug` shows the traceback as well.
@@ -7,9 +7,15 @@ that line and exit with `exit_code`; `--debug` shows the traceback as well.
 from __future__ import annotations
 
 import errno
+import re
+import reprlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SharposeError(Exception):
@@ -174,3 +180,70 @@ def one_line(error: BaseException) -> str:
     """What an error of the system or of a library says, in one line: no file name (an `OSError`'s `str` has it)."""
     words = str(getattr(error, "strerror", None) or error)
     return next(iter(words.splitlines()), "") or type(error).__name__
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+    "model_attributes": "a mapping of keys to values",
+    "dataclass": "a mapping of keys to values",
+}
+_LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+
+
+def describe_problem(problem: Mapping[str, Any]) -> str:
+    """One of a pydantic error's problems, from its `errors()`: the key, what was expected and what was found."""
+    kind, context = str(problem["type"]), problem.get("ctx", {})
+    place = ".".join(str(part) for part in problem["loc"] if not re.match("constrained-|function-|tagged-", str(part)))
+    found = f", got {reprlib.repr(problem['input'])}"
+    name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_parsing_size")
+    key = str(context.get("discriminator")).strip("'")  # which of a union's models it is
+    limit = next((limit for limit in _LIMITS if limit in context), None)
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        message = "unknown key"
+    elif kind == "missing":
+        message = "missing key"
+    elif kind == "value_error":
+        message = str(context["error"])
+        message += "" if ", got" in message or isinstance(problem["input"], dict) else found
+    elif kind in ("too_long", "too_short"):
+        most = kind == "too_long"
+        actual = context["actual_length"]
+        limit_of = counted(context["max_length" if most else "min_length"], "entry")
+        message = f"expected at {'most' if most else 'least'} {limit_of}"
+        message += f", got {'more' if actual is None else actual}"
+    elif kind in ("string_too_long", "string_too_short"):
+        most = kind == "string_too_long"
+        limit_of = counted(context["max_length" if most else "min_length"], "character")
+        message = f"expected text of at {'most' if most else 'least'} {limit_of}{found}"
+    elif kind == "union_tag_invalid":
+        message = f"{key}: expected one of {context['expected_tags']}, got {context['tag']!r}"
+    elif kind == "union_tag_not_found":
+        message = f"{key}: missing key"
+    elif limit is not None:
+        number = context[limit]
+        message = f"expected {_LIMITS[limit]} {f'{number:g}' if isinstance(number, float) else number}{found}"
+    elif kind in ("literal_error", "enum"):
+        message = f"expected {context['expected']}{found}"
+    elif kind == "string_pattern_mismatch":
+        message = f"expected text that matches {context['pattern']}{found}"
+    elif kind == "finite_number":
+        message = f"expected a finite number{found}"
+    elif name in _KINDS or kind == "int_from_float":
+        message = f"expected {_KINDS.get(name, _KINDS['int'])}{found}"
+    else:
+        message = f"{str(problem['msg']).removeprefix('Value error, ').replace('Input should be', 'expected')}{found}"
+    return f"{place[:300]}: {message}" if place else message
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """The first problem of a pydantic error and how many follow, in one line."""
+    problems = error.errors(include_url=False)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{describe_problem(problems[0])}{more}"

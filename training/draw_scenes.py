@@ -23,8 +23,9 @@ from sharpose.cli import main as run_command
 from sharpose.errors import SinkError, counted
 from sharpose.files import atomic_file
 from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.scene.keypoints import rows_of
 from sharpose.similarity import BODY_SHARE
-from sharpose.skeleton import COCO17
+from sharpose.skeleton import Skeleton, load_skeleton
 from sharpose.training.data.sample import Sample
 
 _SIZES = ((720, 1280), (540, 960), (480, 640), (360, 640))  # height and width of the scenes
@@ -68,13 +69,13 @@ def cut_people(frame: SceneFrame) -> list[Sample]:
 Entry = dict[str, Any]
 
 
-def _draw(seed: int, moments: int, folder: Path) -> list[tuple[Entry, Entry]]:
+def _draw(seed: int, moments: int, folder: Path, skeleton: Skeleton) -> list[tuple[Entry, Entry]]:
     """Write the pictures of a scene; their COCO images and annotations, without ids."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, 77])
     height, width = _SIZES[int(rng.integers(len(_SIZES)))]
     frames = int(_SECONDS * _FPS)
-    scene = Scene(SceneConfig(seed, int(rng.integers(1, _MOST_PEOPLE + 1)), frames, height, width, _FPS))
+    scene = Scene(SceneConfig(seed, int(rng.integers(1, _MOST_PEOPLE + 1)), frames, height, width, _FPS), skeleton)
     entries = []
     for index in rng.choice(frames, moments, replace=False).tolist():
         for person in cut_people(scene.frame(index)):
@@ -95,12 +96,12 @@ def _draw(seed: int, moments: int, folder: Path) -> list[tuple[Entry, Entry]]:
     return entries
 
 
-def _document(entries: list[tuple[Entry, Entry]]) -> Entry:
+def _document(entries: list[tuple[Entry, Entry]], skeleton: Skeleton) -> Entry:
     """COCO's `person_keypoints` JSON; every person has a picture of their own."""
     images = [{"id": number, **image} for number, (image, _) in enumerate(entries, 1)]
     people = [{"id": number, "image_id": number, **person} for number, (_, person) in enumerate(entries, 1)]
-    links = [[first + 1, second + 1] for first, second in COCO17.limbs]
-    category = {"id": 1, "name": "person", "keypoints": list(COCO17.keypoints), "skeleton": links}
+    links = [[first + 1, second + 1] for first, second in skeleton.limbs]
+    category = {"id": 1, "name": "person", "keypoints": list(skeleton.keypoints), "skeleton": links}
     return {"images": images, "annotations": people, "categories": [category]}
 
 
@@ -115,22 +116,34 @@ def _document(entries: list[tuple[Entry, Entry]]) -> Entry:
     show_default=True,
     help="Seed of the first scene.",
 )
+@click.option(
+    "--skeleton",
+    "skeleton_name",
+    default="coco17",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Skeleton of the labels: coco17, halpe26, or the file of another with their keypoints.",
+)
 @click.option("--processes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes that draw.")
 @click.option("--debug", is_flag=True, help="Traceback of an error.")
-def command(output: Path, scenes: int, moments: int, seed: int, processes: int, debug: bool) -> None:
+def command(
+    output: Path, scenes: int, moments: int, seed: int, skeleton_name: str, processes: int, debug: bool
+) -> None:
     """Draw people of the built-in scene as a COCO dataset: images/ and person_keypoints_train.json.
 
     In a recipe: {kind: coco, annotations: person_keypoints_train.json, images: images}.
     """
     labels_file = output / "person_keypoints_train.json"
     folder = output / "images"
+    skeleton = load_skeleton(skeleton_name)
+    rows_of(skeleton)
     if labels_file.exists():
         raise SinkError(f"{labels_file} exists; choose another --output, or remove it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SinkError(f"{folder}: can't be made ({error.strerror})") from error
-    draw = partial(_draw, moments=moments, folder=folder)
+    draw = partial(_draw, moments=moments, folder=folder, skeleton=skeleton)
     console = Console(stderr=True)
     # a fork would inherit the locks of other threads
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -139,7 +152,7 @@ def command(output: Path, scenes: int, moments: int, seed: int, processes: int, 
         drawn = track(found, "drawing scenes", scenes, console=console, transient=True, disable=hidden)
         entries = [entry for of_scene in drawn for entry in of_scene]
     with atomic_file(labels_file) as path:
-        path.write_text(json.dumps(_document(entries)), encoding="utf-8")
+        path.write_text(json.dumps(_document(entries, skeleton)), encoding="utf-8")
     click.echo(f"{counted(len(entries), 'person')} of {counted(scenes, 'scene')} in {output}")
 
 

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sharpose.config import parse_config
 from sharpose.errors import CheckpointError, counted
 from sharpose.model.stages import SHaRPose
-from sharpose.model.weights_file import read_checkpoint
+from sharpose.model.weights_file import CONFIG_KEY, read_checkpoint
+from sharpose.skeleton import BUILT_IN, Skeleton, get_skeleton, plain_name
 from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
+_KEYPOINTS = "backbone.keypoint_tokens"
 _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
 
 
@@ -45,26 +48,30 @@ def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:
 
     Args:
         model: Changed in place.
-        path: A SHaRPose checkpoint (of any crop size; what it lacks stays random), or a plain ViT's: MAE's pretrained
-            encoders, ViTPose.
+        path: A SHaRPose checkpoint (of any crop size and skeleton; what it lacks stays random), or a plain ViT's: MAE's
+            pretrained encoders, ViTPose.
 
     Raises:
         CheckpointError: the file can't be read, or its transformer has another width or depth.
+        ConfigError: the configuration in it isn't valid.
     """
-    state, _, notes = read_checkpoint(path, "--init", [argparse.Namespace])  # MAE's files hold their command line
-    report = init_from_state(model, state, str(path))
+    state, meta, notes = read_checkpoint(path, "--init", [argparse.Namespace])  # MAE's files hold their command line
+    config = parse_config(meta[CONFIG_KEY], source=f"in {path}") if CONFIG_KEY in meta else None
+    report = init_from_state(model, state, str(path), None if config is None else config.skeleton)
     return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
-def init_from_state(model: SHaRPose, state: Mapping[str, Tensor], name: str) -> InitReport:
-    """As `init_from_file`, from tensors; `name` is for messages."""
+def init_from_state(
+    model: SHaRPose, state: Mapping[str, Tensor], name: str, skeleton: Skeleton | None = None
+) -> InitReport:
+    """As `init_from_file`, from tensors of a model with `skeleton` (None: not known); `name` is for messages."""
     tensors = {
         key.removeprefix("module.").removeprefix("encoder."): value.float()
         for key, value in state.items()
         if value.is_floating_point()
     }
     if "backbone.keypoint_tokens" in tensors or "backbone.pos_embed_list.0" in tensors:
-        return _from_sharpose(model, tensors, name)
+        return _from_sharpose(model, tensors, name, skeleton)
     plain = {key.removeprefix("backbone."): value for key, value in tensors.items()}
     if "blocks.0.attn.qkv.weight" in plain and "patch_embed.proj.weight" in plain:
         return _from_vit(model, plain, name)
@@ -74,7 +81,7 @@ def init_from_state(model: SHaRPose, state: Mapping[str, Tensor], name: str) -> 
     )
 
 
-def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> InitReport:
+def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str, skeleton: Skeleton | None) -> InitReport:
     config = model.config
     wanted = dict(model.state_dict())
     taken = {key: value for key, value in tensors.items() if key in wanted and value.shape == wanted[key].shape}
@@ -88,7 +95,43 @@ def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> In
             name_of = ("coarse", "fine")[stage]
             notes.append(f"positions of the {name_of} stage resampled from {_by(grid)} to {_by(size)}")
     _check_transformer(model, {key.removeprefix("backbone."): value for key, value in tensors.items()}, name)
+    if (source := tensors.get(_KEYPOINTS)) is not None and source.shape[-1] == config.width:
+        taken.pop(_KEYPOINTS, None)
+        tokens, note = _tokens_by_name(model, source, skeleton)
+        taken |= {} if tokens is None else {_KEYPOINTS: tokens}
+        notes += [note] if note else []
     return _load(model, "SHaRPose", taken, set(tensors) - set(taken), notes)
+
+
+def _tokens_by_name(model: SHaRPose, source: Tensor, skeleton: Skeleton | None) -> tuple[Tensor | None, str]:
+    """The model's keypoint tokens [1, J, C], those of the source's tokens where keypoints have the same name, and what
+    is to be said; None where no name is the same.
+
+    A file that doesn't say its skeleton has the first built-in one with as many keypoints.
+    """
+    wanted = model.config.skeleton
+    if skeleton is None:
+        counted_alike = (name for name in BUILT_IN if get_skeleton(name).num_keypoints == source.shape[-2])
+        found = next(counted_alike, None)
+        if found is None:
+            unsaid = f"the file doesn't say which {source.shape[-2]} keypoints it has"
+            if source.shape[-2] == wanted.num_keypoints:
+                return source, f"keypoint tokens: taken in their order; {unsaid}"
+            return None, f"keypoint tokens: started anew; {unsaid}"
+        skeleton = get_skeleton(found)
+    rows = {plain_name(name): row for row, name in enumerate(skeleton.keypoints)}
+    order = [rows.get(plain_name(name)) for name in wanted.keypoints]
+    if order == list(range(source.shape[-2])):
+        return source, ""
+    new = [name for name, row in zip(wanted.keypoints, order, strict=True) if row is None]
+    if len(new) == len(order):
+        return None, f"keypoint tokens: started anew; {skeleton.name} of the file has none of {wanted.name}'s keypoints"
+    tokens = model.backbone.keypoint_tokens.detach().clone()
+    for row, place in enumerate(order):
+        if place is not None:
+            tokens[:, row] = source[:, place]
+    note = f"keypoint tokens: {len(order) - len(new)} of {len(order)} by name from {skeleton.name}"
+    return tokens, note + (f"; started anew: {', '.join(new)}" if new else "")
 
 
 def _from_vit(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> InitReport:

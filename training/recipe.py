@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sharpose.config import ModelConfig, describe_validation_error, load_config
-from sharpose.errors import ConfigError, SourceError
+from sharpose.config import ModelConfig, load_config
+from sharpose.errors import ConfigError, SourceError, describe_validation_error
 from sharpose.files import atomic_file, parse_yaml, read_yaml
-from sharpose.skeleton import Skeleton
+from sharpose.skeleton import Skeleton, load_skeleton
 from sharpose.training.data.augment import AugmentSpec
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mixed import CachedDataset, MixedDataset, SampleCache, Subset
@@ -58,7 +58,7 @@ class MpiiPart(_Part):
 
 
 class ScenePart(_Part):
-    """The built-in scene: other people in every epoch, unless `repeat` is set."""
+    """The built-in scene, labelled with COCO's or Halpe's points: other people every epoch, unless `repeat` is set."""
 
     kind: Literal["scene"]
     seed: int = Field(default=0, ge=0, le=_SEED)
@@ -165,7 +165,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe that comes with the package, by name, or any YAML file, by path.
 
-    Its `model` is a model configuration's name, a path (relative to the recipe), or a mapping of its fields.
+    Its `model` is a model configuration's name, a path (relative to the recipe), or a mapping of its fields, of which
+    `skeleton` is as `load_skeleton` takes it.
 
     Args:
         name_or_path: Name or path.
@@ -196,6 +197,8 @@ def load_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
         _apply(values, change)
     if isinstance(values.get("model"), str):
         values["model"] = _model(values["model"], folder)
+    elif isinstance(values.get("model"), dict) and isinstance(values["model"].get("skeleton"), str | dict):
+        values["model"]["skeleton"] = load_skeleton(values["model"]["skeleton"], folder)
     return parse_recipe(values, source=text)
 
 
@@ -292,7 +295,7 @@ def _dataset(
     elif isinstance(part, MpiiPart):
         dataset = MpiiDataset(root / part.annotations, root / part.images)
     else:
-        dataset = SceneDataset(part.seed, part.length, repeat=part.repeat)
+        dataset = SceneDataset(part.seed, part.length, repeat=part.repeat, skeleton=skeleton)
     if dataset.skeleton != skeleton:
         raise ConfigError(
             f"dataset {dataset.name}: expected the model's skeleton {skeleton.name}, got {dataset.skeleton.name}"

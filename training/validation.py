@@ -16,6 +16,7 @@ from torch import Tensor
 from sharpose.config import ModelConfig
 from sharpose.files import atomic_file
 from sharpose.model.decode import HeatmapDecoder
+from sharpose.runtime.drawing.style import colour_of
 from sharpose.skeleton import Skeleton
 from sharpose.tokens import REGION_SIZE
 from sharpose.training.data.augment import AugmentSpec
@@ -142,9 +143,7 @@ class Validator:
         return values
 
 
-# BGR
-_SIDES = {"left": (0, 140, 255), "right": (255, 150, 40), "centre": (240, 240, 240)}
-_LABEL = (80, 220, 80)
+_LABEL = (80, 220, 80)  # BGR
 _SCALE = 2  # crops are small, lines are not
 _COLUMNS = 8
 _GAP = 4
@@ -162,21 +161,21 @@ def write_sheets(shown: Shown, folder: Path, name: str, config: ModelConfig) -> 
 def prediction_sheet(
     crops: Picture, labels: Floats, predictions: Floats, skeleton: Skeleton, threshold: float = 0.2
 ) -> Picture:
-    """Crops with labels as green rings and predictions as coloured limbs (the person's left orange, right blue).
+    """Crops with labels as green rings and predictions as limbs in the skeleton's colours.
 
     Crops are uint8 [N, H, W, 3], RGB; labels and predictions [N, J, 3], `x, y` in crop pixels and visibility or score.
     Predictions of a score below `threshold` are not drawn. The sheet is uint8 [.., .., 3], BGR.
     """
+    joint_colours, limb_colours = ([colour_of(text) for text in texts] for texts in skeleton.colours)
     tiles = []
     for crop, label, prediction in zip(crops, labels, predictions, strict=True):
         tile = _enlarged(crop)
         shown = np.isfinite(prediction).all(axis=1) & (prediction[:, 2] >= threshold)
-        for a, b in skeleton.limbs:
+        for (a, b), colour in zip(skeleton.limbs, limb_colours, strict=True):
             if shown[a] and shown[b]:
-                colour = _SIDES[skeleton.side(b)]
                 cv2.line(tile, _point(prediction[a]), _point(prediction[b]), colour, 2, cv2.LINE_AA)
         for index in np.flatnonzero(shown):
-            cv2.circle(tile, _point(prediction[index]), 3, _SIDES[skeleton.side(int(index))], -1, cv2.LINE_AA)
+            cv2.circle(tile, _point(prediction[index]), 3, joint_colours[index], -1, cv2.LINE_AA)
         for point in label[label[:, 2] > 0]:
             cv2.circle(tile, _point(point), 5, _LABEL, 1, cv2.LINE_AA)
         tiles.append(tile)

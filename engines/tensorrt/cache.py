@@ -13,10 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sharpose.config import describe_validation_error
 from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.library import HardwareLevel
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, describe_validation_error
 from sharpose.file_locks import file_lock
 from sharpose.files import UNFINISHED, cache_folder, read_json, replacing
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.coco.labels import PERSON_NAMES
 from sharpose.errors import BoxesError, counted
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.runtime.frames import ImageId
 from sharpose.runtime.result import Boxes
+from sharpose.skeleton import PERSON_NAMES
 
 PERSON_CATEGORY = 1
 """COCO's category id for people."""

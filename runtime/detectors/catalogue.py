@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sharpose.config import describe_validation_error
-from sharpose.errors import DetectorError, counted
+from sharpose.errors import DetectorError, counted, describe_validation_error
 from sharpose.file_locks import file_lock
 from sharpose.files import cache_folder, file_sha256, parse_yaml, read_yaml
 

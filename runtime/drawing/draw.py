@@ -20,13 +20,13 @@ from sharpose.runtime.drawing.labels import (
     mark_of,
 )
 from sharpose.runtime.drawing.style import (
-    COLOURS,
     DARK,
     SHIFT,
     Colour,
     Floats,
     Pen,
     clip_line,
+    colour_of,
     fixed_point,
     inside,
     near,
@@ -35,6 +35,8 @@ from sharpose.runtime.result import Image, PoseResult
 from sharpose.skeleton import Skeleton
 
 _REGION_OPACITY = 0.35
+# Of a skeleton with many keypoints, those labelled most exactly lie close together: a face's and the hands'.
+_MANY, _EXACT, _THIN = 40, 0.05, 0.5
 
 
 def draw_poses(
@@ -50,7 +52,8 @@ def draw_poses(
 ) -> Image:
     """A copy of a picture with its people's poses drawn on it.
 
-    The person's left is orange and their right is blue. A joint is larger the surer it is. Labels say the predicted
+    Joints and limbs have the skeleton's colours; where it has none, the person's left is orange and their right is
+    blue. A joint is larger the surer it is. Labels say the predicted
     quality (`q`). Without ids, boxes are green where the pose was refined, yellow where it should have been and a
     deadline left no time, else violet. With ids, each has its own colour, labels begin with the id, and a small square
     in the label is green or yellow; people without an id (yet) are grey.
@@ -132,8 +135,9 @@ def draw_regions(canvas: Image, regions_xyxy: npt.NDArray[np.float32], colour: C
 
 
 def draw_skeletons(canvas: Image, keypoints: Floats, skeleton: Skeleton, threshold: float, pens: Sequence[Pen]) -> None:
-    """Everybody's limbs and joints; `keypoints` [n, J, 3]. A joint is larger the surer it is."""
-    limbs, joint_colours, groups = _colour_table(skeleton)
+    """Everybody's limbs and joints; `keypoints` [n, J, 3]. A joint is larger the surer it is; faces, hands are thin."""
+    limbs, joint_colours, groups, thin = _colour_table(skeleton, skeleton.keypoint_colours, skeleton.limb_colours)
+    thin_limbs = thin[limbs].all(axis=1)
     points = keypoints[:, :, :2]
     seen = np.isfinite(keypoints).all(axis=2) & (keypoints[:, :, 2] >= threshold)
     close = near(points, canvas) & seen
@@ -148,15 +152,19 @@ def draw_skeletons(canvas: Image, keypoints: Floats, skeleton: Skeleton, thresho
             lines[person, limb] = fixed_point(np.array(part))
     growth = 0.6 + 0.6 * np.clip(np.where(close, keypoints[:, :, 2], 0.0), 0.0, 1.0)
     for person, pen in enumerate(pens):
-        _polylines(canvas, lines[person][drawn[person]], DARK, pen.line + 2 * pen.outline)
+        fine = max(round(_THIN * pen.line), 1)
+        _polylines(canvas, lines[person][drawn[person] & ~thin_limbs], DARK, pen.line + 2 * pen.outline)
+        _polylines(canvas, lines[person][drawn[person] & thin_limbs], DARK, fine + 2)
         for colour, of_colour in groups:
-            _polylines(canvas, lines[person][drawn[person] & of_colour], colour, pen.line)
-        inner = np.rint(pen.joint * growth[person] * (1 << SHIFT)).astype(int).tolist()
+            _polylines(canvas, lines[person][drawn[person] & of_colour & ~thin_limbs], colour, pen.line)
+            _polylines(canvas, lines[person][drawn[person] & of_colour & thin_limbs], colour, fine)
+        inner = np.rint(np.where(thin, _THIN, 1.0) * pen.joint * growth[person] * (1 << SHIFT)).astype(int).tolist()
         ring = round(0.8 * pen.outline * (1 << SHIFT))
         centres = fixed[person].tolist()
         for joint in np.flatnonzero(close[person]).tolist():
             centre, radius = centres[joint], inner[joint]
-            cv2.circle(canvas, centre, radius + ring, DARK, cv2.FILLED, cv2.LINE_AA, SHIFT)
+            if not thin[joint]:
+                cv2.circle(canvas, centre, radius + ring, DARK, cv2.FILLED, cv2.LINE_AA, SHIFT)
             cv2.circle(canvas, centre, radius, joint_colours[joint], cv2.FILLED, cv2.LINE_AA, SHIFT)
 
 
@@ -167,13 +175,17 @@ def _polylines(canvas: Image, lines: npt.NDArray[np.int32], colour: Colour, thic
 
 @lru_cache(maxsize=16)
 def _colour_table(
-    skeleton: Skeleton,
-) -> tuple[npt.NDArray[np.intp], tuple[Colour, ...], tuple[tuple[Colour, npt.NDArray[np.bool_]], ...]]:
-    """Limbs [L, 2], the colour of each joint, and for each colour which limbs have it (bool [L])."""
-    colours = []
-    for first, second in skeleton.limbs:
-        sides = {skeleton.side(first), skeleton.side(second)} - {"centre"}
-        colours.append(COLOURS[sides.pop() if len(sides) == 1 else "centre"])  # joining left and right is neither
-    groups = tuple((colour, np.array([one == colour for one in colours])) for colour in dict.fromkeys(colours))
-    joint_colours = tuple(COLOURS[skeleton.side(index)] for index in range(skeleton.num_keypoints))
-    return np.array(skeleton.limbs, np.intp).reshape(-1, 2), joint_colours, groups
+    skeleton: Skeleton, keypoint_colours: tuple[str, ...], limb_colours: tuple[str, ...]
+) -> tuple[
+    npt.NDArray[np.intp], tuple[Colour, ...], tuple[tuple[Colour, npt.NDArray[np.bool_]], ...], npt.NDArray[np.bool_]
+]:
+    """Limbs [L, 2], the colour of each joint, for each colour which limbs have it (bool [L]), and which joints are
+    those of a face or hand among many (bool [J]).
+
+    The skeleton's own colours are arguments too, since skeletons are equal whatever their colours.
+    """
+    joints, limbs = ([colour_of(text) for text in texts] for texts in skeleton.colours)
+    groups = tuple((colour, np.array([one == colour for one in limbs])) for colour in dict.fromkeys(limbs))
+    exact = np.array(skeleton.sigmas) < _EXACT
+    thin = exact if skeleton.num_keypoints > _MANY else np.zeros_like(exact)
+    return np.array(skeleton.limbs, np.intp).reshape(-1, 2), tuple(joints), groups, thin

@@ -16,7 +16,7 @@ from sharpose.runtime.result import Image, PoseResult
 from sharpose.skeleton import Skeleton
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_HEAD = {"nose", "eye", "ear", "head"}
+_HEAD = {"nose", "eye", "ear", "head", "face"}
 # Cost of a place per pixel: hiding another label is worst, then a face; being the next best place is least.
 _HIDES_LABEL, _HIDES_FACE, _NEXT_BEST = 4.0, 1.0, 0.02
 
@@ -165,20 +165,29 @@ class LegendEntry:
     colour: Colour | None = None
 
 
-def legend_of(*, tracked: bool, refining: bool, deadline: bool) -> tuple[LegendEntry, ...]:
+def legend_of(
+    *, tracked: bool, refining: bool, deadline: bool, skeleton: Skeleton | None = None
+) -> tuple[LegendEntry, ...]:
     """The legend of `draw_poses`' pictures.
 
     Args:
         tracked: Whether people have ids, so that boxes have the ids' colours and small squares those of the stages.
         refining: Whether people may be refined.
         deadline: Whether people may be deferred.
+        skeleton: Its colours of the left and right side, where a side has one; those of `style.COLOURS` without.
     """
     entries = [LegendEntry("q: predicted quality, 1 is best")]
     entries.append(LegendEntry("#: id, a colour each") if tracked else LegendEntry("coarse pose", style.PLAIN))
     entries += [LegendEntry("refined pose", style.REFINED)] if refining else []
     entries += [LegendEntry("no time to refine", style.DEFERRED)] if deadline else []
-    sides = ("left", "right")
-    return (*entries, *(LegendEntry(f"{side} side of the body", style.COLOURS[side]) for side in sides))
+    for side in ("left", "right"):
+        colours = {style.COLOURS[side]}
+        if skeleton is not None:
+            of_points = enumerate(skeleton.colours[0])
+            colours = {style.colour_of(text) for index, text in of_points if skeleton.side(index) == side}
+        if len(colours) == 1:
+            entries.append(LegendEntry(f"{side} side of the body", colours.pop()))
+    return tuple(entries)
 
 
 def draw_legend(canvas: Image, entries: Sequence[LegendEntry]) -> Rect:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.runtime.result import Image
+from sharpose.skeleton import SIDE_COLOURS
 
 Colour = tuple[int, int, int]
 """Blue, green, red."""
@@ -18,8 +19,15 @@ Point = tuple[float, float]
 Rect = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels, x2 and y2 left out."""
 
+
+def colour_of(text: str) -> Colour:
+    """The colour that `#rrggbb` names."""
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return blue, green, red
+
+
 # Orange and blue stay apart for colour-blind eyes, and both stand out from skin and grass.
-COLOURS: dict[str, Colour] = {"left": (0, 140, 255), "right": (255, 150, 40), "centre": (240, 240, 240)}
+COLOURS: dict[str, Colour] = {side: colour_of(text) for side, text in SIDE_COLOURS.items()}
 """By side of the body, the person's own left and right."""
 DARK: Colour = (25, 25, 25)
 LIGHT: Colour = (250, 250, 250)

@@ -16,7 +16,7 @@ from sharpose.file_locks import hold_folder
 from sharpose.files import removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import Person, people_of, strict_json
-from sharpose.skeleton import COCO17, Skeleton
+from sharpose.skeleton import Skeleton, plain_name
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FolderSettings:
         stem: What file names begin with: `STEM_000000000000ENDING`, numbered by frame.
         names: What they begin with instead, by frame: the names of picture files, no two alike.
         overwrite: Whether files of an earlier run are replaced; no others are ever removed.
-        note: Called with a line about how many were.
+        note: Called with a line about how many were, or what else is worth knowing.
     """
 
     stem: str
@@ -162,37 +162,34 @@ class FolderSink:
         return partial
 
 
-OPENPOSE_COCO18 = (
-    "nose",
-    "neck",
-    "right_shoulder",
-    "right_elbow",
-    "right_wrist",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-    "right_hip",
-    "right_knee",
-    "right_ankle",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "right_eye",
-    "left_eye",
-    "right_ear",
-    "left_ear",
-)
-"""The order of OpenPose's COCO model."""
+OPENPOSE_BODY25 = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist", "hip",
+    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+    "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe",
+    "right_heel",
+)  # fmt: skip
+"""The order of OpenPose's model BODY_25, whose `MidHip` is called `hip` here."""
 
-_OTHER_PARTS = (
-    "face_keypoints_2d",
-    "hand_left_keypoints_2d",
-    "hand_right_keypoints_2d",
-    "pose_keypoints_3d",
-    "face_keypoints_3d",
-    "hand_left_keypoints_3d",
-    "hand_right_keypoints_3d",
-)
+_LIMBS = OPENPOSE_BODY25[2:8] + OPENPOSE_BODY25[9:15]  # shoulders to wrists and hips to ankles
+_MIDWAY = {"neck": ("left_shoulder", "right_shoulder"), "hip": ("left_hip", "right_hip")}
+_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
+_HANDS = {
+    f"hand_{side}_keypoints_2d": (
+        f"{side}_hand_root",
+        *(f"{side}_{finger}{joint}" for finger in _FINGERS for joint in range(1, 5)),
+    )
+    for side in ("left", "right")
+}
+_PARTS: dict[str, tuple[str, ...]] = {
+    "pose_keypoints_2d": OPENPOSE_BODY25,
+    "face_keypoints_2d": (*(f"face_{number}" for number in range(68)), "right_pupil", "left_pupil"),
+    **_HANDS,
+    "pose_keypoints_3d": (),
+    "face_keypoints_3d": (),
+    "hand_left_keypoints_3d": (),
+    "hand_right_keypoints_3d": (),
+}
+"""Keypoints of the lists of a person, in OpenPose's order, as the built-in skeletons name them."""
 
 
 class OpenPoseSink(FolderSink):
@@ -200,44 +197,55 @@ class OpenPoseSink(FolderSink):
 
     For picture files it is `NAME_keypoints.json`, as OpenPose writes it.
 
-    `pose_keypoints_2d` is `x, y, score` of the 18 points of OpenPose's COCO model, not the 25 of BODY_25: COCO's 17
-    keypoints fill those but for the neck, and there are none for the six points of the feet. The neck is the middle of
-    the shoulders, with the lower of their scores. A point whose score isn't positive is `0, 0, 0`, and so is the neck
-    where a shoulder is. `person_id` is `[id]`, or `[-1]` without one.
+    `pose_keypoints_2d` is `x, y, score` of the 25 points of BODY_25, by their names. Where a skeleton has no neck or
+    middle of the hips, it is the middle of the shoulders or hips, with the lower of their scores. `face_keypoints_2d`
+    (70 points) and `hand_left_keypoints_2d`, `hand_right_keypoints_2d` (21) are filled from a skeleton that has faces
+    and hands, as COCO-WholeBody; else they are empty. A point whose score isn't positive, or that the skeleton lacks,
+    is `0, 0, 0`, as OpenPose writes what it doesn't find. `person_id` is `[id]`, or `[-1]` without one.
 
     Args:
         path: The folder.
-        settings: How files are named.
+        settings: How files are named. Its `note` gets a line about the points that the skeleton lacks.
         skeleton: Of the poses.
 
     Raises:
-        InputError: the skeleton isn't COCO's, or the folder holds such files already.
+        InputError: the skeleton lacks one of the joints from shoulders to wrists and from hips to ankles, or the folder
+            holds such files already.
     """
 
-    def __init__(self, path: str | Path, settings: FolderSettings, *, skeleton: Skeleton = COCO17) -> None:
-        if skeleton.name != COCO17.name:
+    def __init__(self, path: str | Path, settings: FolderSettings, *, skeleton: Skeleton) -> None:
+        self._index = {plain_name(name): index for index, name in enumerate(skeleton.keypoints)}
+        if missing := [name for name in _LIMBS if name not in self._index]:
             raise InputError(
-                f"{path}: OpenPose JSON is made from the keypoints of {COCO17.name}, this bundle has those of "
-                f"{skeleton.name}; write --json or --csv"
+                f"{path}: OpenPose's BODY_25 needs shoulders, elbows, wrists, hips, knees and ankles; skeleton "
+                f"{skeleton.name} has no {', '.join(missing[:3])}; write --json or --csv"
             )
         super().__init__(path, settings, ending="_keypoints.json")
+        known = {*self._index, *_MIDWAY}
+        self._parts = {
+            part: names if part == "pose_keypoints_2d" or set(names) & known else () for part, names in _PARTS.items()
+        }
+        if absent := [name for names in self._parts.values() for name in names if name not in known]:
+            settings.note(f"{self.path}: skeleton {skeleton.name} has no {', '.join(absent)}: zeros in OpenPose's JSON")
 
     def write(self, record: FrameRecord) -> None:
         """Writes the frame's file. Raises `SinkError` where it can't be written or a number is not finite."""
-        people = [_openpose_entry(person) for person in people_of(record)]
+        people = [self._entry(person) for person in people_of(record)]
         self.write_file(record.frame.index, strict_json({"version": 1.3, "people": people}, record) + b"\n")
 
-
-def _openpose_entry(person: Person) -> dict[str, object]:
-    points = dict(zip(COCO17.keypoints, person.keypoints, strict=True))
-    left, right = points["left_shoulder"], points["right_shoulder"]
-    points["neck"] = [round((left[0] + right[0]) / 2, 3), round((left[1] + right[1]) / 2, 3), min(left[2], right[2])]
-    ordered = [points[name] if points[name][2] > 0 else [0.0, 0.0, 0.0] for name in OPENPOSE_COCO18]
-    entry: dict[str, object] = {
-        "person_id": [person.track_id or -1],
-        "pose_keypoints_2d": [number for point in ordered for number in point],
-    }
-    return entry | {name: [] for name in _OTHER_PARTS}
+    def _entry(self, person: Person) -> dict[str, object]:
+        points = {name: person.keypoints[index] for name, index in self._index.items()}
+        for name, (left, right) in _MIDWAY.items():
+            if name not in points:
+                (x1, y1, first), (x2, y2, second) = points[left], points[right]
+                points[name] = [round((x1 + x2) / 2, 3), round((y1 + y2) / 2, 3), min(first, second)]
+        nothing = [0.0, 0.0, 0.0]
+        shown = {name: point if point[2] > 0 else nothing for name, point in points.items()}
+        lists = {
+            part: [number for name in names for number in shown.get(name, nothing)]
+            for part, names in self._parts.items()
+        }
+        return {"person_id": [person.track_id or -1], **lists}
 
 
 _PICTURE_FORMATS = {  # with OpenCV's parameters

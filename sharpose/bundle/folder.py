@@ -13,8 +13,8 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 
 from sharpose.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, GraphEntry, Manifest, Precision
-from sharpose.config import ModelConfig, describe_validation_error
-from sharpose.errors import BundleError, ConfigError
+from sharpose.config import ModelConfig
+from sharpose.errors import BundleError, ConfigError, describe_validation_error
 from sharpose.files import file_sha256, read_json, replacing
 from sharpose.onnx_file import check_node_inputs, external_data_locations
 

@@ -7,7 +7,6 @@ pycocotools takes what it is given and scores nonsense with a number, so nothing
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
@@ -19,14 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sharpose.config import describe_problem
-from sharpose.errors import SourceError, counted
+from sharpose.errors import SourceError, counted, describe_problem
 from sharpose.files import LABELS_LIMIT, read_json
 from sharpose.similarity import BODY_SHARE
-from sharpose.skeleton import Skeleton
-
-PERSON_NAMES = frozenset({"person", "people", "human"})
-"""What files call the category of people, in any case."""
+from sharpose.skeleton import PERSON_NAMES, Skeleton, plain_name
 
 _PERSON = 1  # COCO's category id, for files that name no categories
 _MOST = 1e12  # pixels, far below what float32 holds
@@ -156,7 +151,8 @@ class CocoLabels:
 def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
     """Read and check a COCO keypoint file.
 
-    Annotations of other categories than people, and people without `keypoints`, are left out and counted. An `area`
+    People are the category named person; animals, all categories that list the skeleton's keypoints. Annotations of
+    other categories, and people without `keypoints`, are left out and counted. An `area`
     that is missing or 0 becomes 0.53 of the box, and a `num_keypoints` that disagrees with the keypoints is passed
     over, both with a note.
 
@@ -170,7 +166,8 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
     """
     document = _parse(path)
     pictures = _pictures(path, document["images"])
-    person_category, listed = _categories(path, document)
+    categories, listed = _categories(path, document, skeleton)
+    person_category = categories[0]
     _check_names(path, document, person_category, skeleton)
     people: list[LabelledPerson] = []
     left_out: Counter[str] = Counter()
@@ -184,7 +181,7 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
         if type(category) is not int or (listed and category not in listed):
             what = f"one of {sorted(listed)}" if listed else "an integer"
             raise SourceError(f"{place}: category_id: expected {what}, got {reprlib.repr(category)}")
-        if category != person_category:
+        if category not in categories:
             left_out["of other categories"] += 1
             continue
         if entry.get("keypoints") in (None, []):
@@ -222,7 +219,9 @@ def read_coco_labels(path: Path, skeleton: Skeleton) -> CocoLabels:
             f"{path}: keypoints: expected pixels, got numbers up to {placed.max():g} (shares of the picture?)"
         )
     notes = []
-    if (name := listed.get(person_category, "")) and name.lower() not in PERSON_NAMES:
+    if len(categories) > 1:
+        notes.append(f"{path.name}: {len(categories)} categories have the keypoints of {skeleton.name}: taken as one")
+    elif (name := listed.get(person_category, "")) and name.lower() not in PERSON_NAMES:
         notes.append(f"{path.name}: no category is named person: {name!r:.80} is taken for people")
     if miscounted:
         people_of = counted(miscounted, "person")
@@ -327,10 +326,11 @@ def _pictures(path: Path, entries: list[Any]) -> dict[int, LabelledPicture]:
     return pictures
 
 
-def _categories(path: Path, document: dict[str, Any]) -> tuple[int, dict[int, str]]:
-    """The category that means people, and the names of all that the file lists.
+def _categories(path: Path, document: dict[str, Any], skeleton: Skeleton) -> tuple[list[int], dict[int, str]]:
+    """The categories that mean people, and the names of all that the file lists.
 
-    It is the one named person, else the only one there is, else COCO's.
+    It is the one named person, else those that list the skeleton's keypoints (each species of animals), else the only
+    one there is, else COCO's.
     """
     listed = document.get("categories") or []
     if not isinstance(listed, list):
@@ -346,13 +346,23 @@ def _categories(path: Path, document: dict[str, Any]) -> tuple[int, dict[int, st
     named = [number for number, name in names.items() if name.lower() in PERSON_NAMES]
     if len(named) > 1:
         raise SourceError(f"{path}: categories: expected one named person, got the ids {named}")
+    wanted = [plain_name(name) for name in skeleton.keypoints]
+    alike = [entry["id"] for entry in listed if _plain_names(entry.get("keypoints")) == wanted]
+    if alike and not named:
+        return alike, names
     used = [entry.get("category_id") for entry in document["annotations"] if isinstance(entry, dict)]
     found = named or list(names) or list({number for number in used if type(number) is int})
     if len(found) > 1 and _PERSON not in found:
         raise SourceError(
             f"{path}: expected people of one category, got category ids {sorted(found)}; name one person in categories"
         )
-    return (found[0] if len(found) == 1 else _PERSON), names
+    return [found[0] if len(found) == 1 else _PERSON], names
+
+
+def _plain_names(names: object) -> list[str] | None:
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return [plain_name(name) for name in names]
+    return None
 
 
 def _check_names(path: Path, document: dict[str, Any], category: int, skeleton: Skeleton) -> None:
@@ -367,7 +377,7 @@ def _check_names(path: Path, document: dict[str, Any], category: int, skeleton: 
         if len(found) != skeleton.num_keypoints:
             raise SourceError(f"{place}: expected {skeleton.num_keypoints} ({skeleton.name}), got {len(found)}")
         for number, (name, expected) in enumerate(zip(found, skeleton.keypoints, strict=True), 1):
-            if re.sub("[ -]", "_", name.strip().lower()) != expected:
+            if plain_name(name) != plain_name(expected):
                 raise SourceError(
                     f"{place}: expected the names of {skeleton.name} in its order, got {name!r:.80} as number "
                     f"{number}, where {expected} belongs; reorder the keypoints, or correct or leave out their names"

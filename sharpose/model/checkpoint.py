@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpose.bundle import RANDOM_WEIGHTS
-from sharpose.config import ModelConfig, describe_validation_error, list_configs, load_config, parse_config
-from sharpose.errors import CheckpointError, ConfigError
+from sharpose.config import ModelConfig, list_configs, load_config, parse_config
+from sharpose.errors import CheckpointError, ConfigError, describe_validation_error
 from sharpose.model.stages import SHaRPose
 from sharpose.model.weights_file import CONFIG_KEY, SCORES_KEY, name_keys, read_checkpoint
 from sharpose.scores.tables import ScoreTables
-from sharpose.skeleton import SKELETONS
+from sharpose.skeleton import BUILT_IN, get_skeleton
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
 
 RELEASED = ("sharpose_small_coco_256x192", "sharpose_base_coco_256x192", "sharpose_base_coco_384x288")
@@ -72,7 +72,7 @@ def infer_config(state: Mapping[str, Tensor], name: str, given: Mapping[str, obj
             f"got {fine}"
         )
     blocks = {int(match[1]) for key in state if (match := re.match(r"backbone\.blocks\.(\d+)\.", key))}
-    skeleton = next((item.name for item in SKELETONS.values() if item.num_keypoints == joints), None)
+    skeleton = next((item for item in BUILT_IN if get_skeleton(item).num_keypoints == joints), None)
     if skeleton is None:
         raise CheckpointError(f"checkpoint {name}: {joints} keypoints is no known skeleton's number; give --config")
     crop_size = _crop_size(regions, name)

@@ -13,10 +13,12 @@ from sharpose.geometry import parse_size
 from sharpose.scene.background import PLACES, paint
 from sharpose.scene.canvas import Camera
 from sharpose.scene.cast import Ground, cast_for_scene, cast_person
+from sharpose.scene.keypoints import rows_of
 from sharpose.scene.looks import Light
 from sharpose.scene.motion import EXERCISES, shuttle
 from sharpose.scene.props import PROPS, Sprite, make_prop
 from sharpose.scene.stage import SceneFrame, Stage, effects
+from sharpose.skeleton import Skeleton
 
 MAX_PEOPLE = 64
 MIN_SIZE = 64
@@ -145,9 +147,13 @@ class Scene:
 
     Args:
         config: What the scene is made of; the same configuration gives the same bytes in any order and process.
+        skeleton: Of the labels, whose keypoints must be among `sharpose.scene.keypoints.KEYPOINTS`; None for COCO's.
+
+    Raises:
+        InputError: the skeleton has other keypoints.
     """
 
-    def __init__(self, config: SceneConfig) -> None:
+    def __init__(self, config: SceneConfig, skeleton: Skeleton | None = None) -> None:
         self.config = config
         rng = np.random.default_rng([config.seed, 1])
         height, width = config.height, config.width
@@ -170,6 +176,7 @@ class Scene:
             people=tuple(cast_for_scene(config.seed, config.people, ground)),
             props=self._props(place, ground),
             effects=effects((config.seed, 40), height, width),
+            rows=rows_of(skeleton),
         )
 
     def _props(self, place: str, ground: Ground) -> tuple[Sprite, ...]:
@@ -215,19 +222,22 @@ class Scene:
 _SAMPLE_KINDS = {"walk": 0.24, "run": 0.1, "stand": 0.28, "exercise": 0.14, "freeze": 0.17, "sit": 0.07}
 
 
-def draw_person_sample(seed: int, size: tuple[int, int] = (256, 192), *, companions: int = 0) -> SceneFrame:
+def draw_person_sample(
+    seed: int, size: tuple[int, int] = (256, 192), *, companions: int = 0, skeleton: Skeleton | None = None
+) -> SceneFrame:
     """One picture of one person, as training data: any view, pose, framing, place and camera angle.
 
     Args:
         seed: 0 or more; the same seed gives the same picture.
         size: Picture height and width in pixels, 64 or more each.
         companions: How many others may stand close by; they are labelled too, and the person asked for comes first.
+        skeleton: Of the labels, as `Scene` takes it.
 
     Returns:
         A frame of index 0 and time 0. Parts of the person may lie outside the picture.
 
     Raises:
-        InputError: `seed`, `size` or `companions` is out of range.
+        InputError: `seed`, `size` or `companions` is out of range, or the skeleton has keypoints that scenes lack.
     """
     height, width = size
     if seed < 0 or companions < 0 or companions > 8:
@@ -264,5 +274,5 @@ def draw_person_sample(seed: int, size: tuple[int, int] = (256, 192), *, compani
         reach = 0.3 * width * near / focal
         name = PROPS[int(rng.integers(len(PROPS) - 1))]
         props.append(make_prop(rng, name, camera, np.array([float(rng.uniform(-reach, reach)), -near])))
-    stage = Stage(background, camera, _light(rng), tuple(people), tuple(props), effects((seed, 41), height, width))
-    return stage.render(0, 0.0)
+    shown = background, camera, _light(rng), tuple(people), tuple(props)
+    return Stage(*shown, effects((seed, 41), height, width), rows_of(skeleton)).render(0, 0.0)

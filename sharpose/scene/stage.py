@@ -1,92 +1,21 @@
-"""A stage: everything a picture is drawn from, the drawing of it at a moment, and which keypoints are seen."""
+"""A stage: everything a picture is drawn from, and the drawing of it at a moment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.scene.body import Body, Joints
-from sharpose.scene.canvas import NOBODY, Array, Camera, Canvas
+from sharpose.scene.body import Joints
+from sharpose.scene.canvas import Array, Camera, Canvas
 from sharpose.scene.cast import Person
-from sharpose.scene.figure import ARMS, LABELS, Layer, figure, painter_order
-from sharpose.scene.head import EAR_COVERING, HeadView, draw_head, face_keypoints
-from sharpose.scene.looks import Light, Looks
+from sharpose.scene.figure import ARMS, Layer, figure, painter_order
+from sharpose.scene.head import HeadView, draw_head
+from sharpose.scene.keypoints import body_keypoints, owner_label, rows_of, seen_on
+from sharpose.scene.looks import Light
 from sharpose.scene.props import Sprite
-
-LABEL_STRIDE = 32
-"""How many labels of surfaces one person takes on the canvas."""
-
-# A shoulder or hip on the far side is hidden by the trunk once the body is turned this far (sine of the turn).
-_FAR_SIDE = 0.72
-# Probes around a keypoint, in body heights; one counts as hidden when most of them are.
-_PROBES = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], np.float64)
-_PROBE_REACH = np.where(np.arange(17) < 5, 0.005, 0.011)
-
-
-def owner_label(person: int, part: str) -> int:
-    """The canvas label of a person's part."""
-    return 1 + person * LABEL_STRIDE + LABELS.index(part)
-
-
-def _surfaces() -> npt.NDArray[np.bool_]:
-    """[17, stride]: on which parts each keypoint lies, so that they do not hide it."""
-    table = np.zeros((17, LABEL_STRIDE), bool)
-
-    def allow(keypoint: int, *parts: str) -> None:
-        table[keypoint, [LABELS.index(part) for part in parts]] = True
-
-    for keypoint in range(5):
-        allow(keypoint, "head")
-    for index, side in enumerate(("left", "right")):
-        allow(5 + index, "torso", "neck", "hair", f"{side}_upper_arm")
-        allow(7 + index, f"{side}_upper_arm", f"{side}_forearm")
-        allow(9 + index, f"{side}_forearm", f"{side}_hand")
-        allow(11 + index, "torso", "pelvis", "skirt", f"{side}_thigh")
-        allow(13 + index, "skirt", f"{side}_thigh", f"{side}_shank")
-        allow(15 + index, "skirt", f"{side}_shank", f"{side}_foot")
-    return table
-
-
-_SURFACES = _surfaces()
-
-
-def body_keypoints(
-    body: Body, looks: Looks, joints: Joints, camera: Camera
-) -> tuple[Array, npt.NDArray[np.bool_], float]:
-    """COCO keypoints [17, 2] in pixels, whether neither the body's turn nor hair hides them [17], stature in pixels."""
-    face, turned = face_keypoints(body, joints, camera)
-    pairs = (joints.shoulders, joints.elbows, joints.wrists, joints.hips, joints.knees, joints.ankles)
-    xy, depth = camera.project(np.concatenate([face, *pairs]))
-    towards = np.ones(17, bool)
-    towards[:5] = turned
-    if looks.hair_style in EAR_COVERING:
-        towards[3:5] = False
-    for first, frame, middle in ((5, joints.chest_frame, joints.neck), (11, joints.pelvis_frame, joints.pelvis)):
-        left = float(frame[:, 0] @ camera.towards(middle))
-        towards[first], towards[first + 1] = left > -_FAR_SIDE, left < _FAR_SIDE
-    return xy, towards, float(camera.focal * body.stature / depth.mean())
-
-
-def seen_on(
-    canvas: Canvas, person: int, xy: Array, towards: npt.NDArray[np.bool_], pixels: float
-) -> npt.NDArray[np.int8]:
-    """COCO visibility [17] on the finished picture, of one person's `body_keypoints`.
-
-    0 is outside the picture, 1 hidden by a prop, another person or the own body, 2 seen.
-    """
-    limit = np.array([canvas.width - 1, canvas.height - 1])
-    inside = ((xy >= 0) & (xy <= limit)).all(axis=1)
-    probes = np.rint(xy[:, None, :] + _PROBES * (_PROBE_REACH * pixels)[:, None, None]).clip(0, limit).astype(np.intp)
-    labels = canvas.owner[probes[..., 1], probes[..., 0]].astype(np.int64)
-    own = labels - (1 + person * LABEL_STRIDE)
-    mine = (own >= 0) & (own < LABEL_STRIDE)
-    covered = np.where(mine, ~_SURFACES[np.arange(17)[:, None], own.clip(0, LABEL_STRIDE - 1)], labels != NOBODY)
-    hidden = (covered.sum(axis=1) >= 3) | ~towards
-    return np.where(inside, np.where(hidden, 1, 2), 0).astype(np.int8)
-
 
 _PROP_LABEL = 60000
 
@@ -101,9 +30,9 @@ class SceneFrame:
         time: Seconds since the first frame.
         boxes_xyxy: float32 [n, 4], `x1, y1, x2, y2` in picture pixels: the whole drawn person, clothes, hair and
             hidden parts too, clipped to the picture. People entirely outside the picture are left out.
-        keypoints: float32 [n, 17, 3], COCO's order: x, y in picture pixels (whole numbers are pixel centres), and v:
-            0 outside the picture (x and y are still where it is), 1 hidden by someone, something or the own body,
-            2 seen.
+        keypoints: float32 [n, J, 3] of the scene's skeleton (COCO's 17 unless it was given another): x, y in picture
+            pixels (whole numbers are pixel centres), and v: 0 outside the picture (x and y are still where it is), 1
+            hidden by someone, something or the own body, 2 seen.
         ids: int64 [n], who it is; the same number is the same person in every frame.
     """
 
@@ -169,6 +98,7 @@ class Stage:
     people: tuple[Person, ...]  # their index is their id
     props: tuple[Sprite, ...]
     effects: Effects
+    rows: npt.NDArray[np.intp] = field(default_factory=lambda: rows_of(None))  # of `KEYPOINTS`, the labelled ones
 
     def render(self, index: int, time: float) -> SceneFrame:
         """The picture at `time` seconds."""
@@ -198,13 +128,13 @@ class Stage:
             xy, towards, pixels = body_keypoints(person.body, person.looks, joints, self.camera)
             ids.append(who)
             boxes.append(np.clip(np.array([x1, y1, x2, y2], np.float32), 0, limit))
-            keypoints.append(np.column_stack([xy, seen_on(canvas, who, xy, towards, pixels)]))
+            keypoints.append(np.column_stack([xy, seen_on(canvas, who, xy, towards, pixels)])[self.rows])
         return SceneFrame(
             image=self.effects.apply(canvas.image, index),
             index=index,
             time=time,
             boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
-            keypoints=np.asarray(keypoints, np.float32).reshape(-1, 17, 3),
+            keypoints=np.asarray(keypoints, np.float32).reshape(-1, len(self.rows), 3),
             ids=np.asarray(ids, np.int64),
         )
 

@@ -29,7 +29,6 @@ from sharpose.export import cli as export_cli
 from sharpose.export.cli import command
 from sharpose.export.options import CommandOptions
 from sharpose.model import SHaRPose
-from sharpose.runtime.cli import command as run_command
 
 TINY = ["--random-weights", "--config", "sharpose_tiny_coco_256x192"]
 
@@ -128,27 +127,6 @@ def traced(nano_bundle, monkeypatch):
         monkeypatch.setattr(bundle_export, "export_graphs", lambda *arguments, **options: tuple(graphs))
 
     return prepare
-
-
-def test_what_an_export_says_at_its_end_works(export, capsys, nano, tmp_path):
-    """The very command that it prints, for a bundle without float32 graphs, in a folder whose name has a space."""
-    output = tmp_path / "my bundle"
-    code, streams = export(*nano, "--output", output, "--precision", "int8")
-    assert code == 0, streams.err
-    assert "calibrating int8 on 32 crops of the built-in scene" in streams.out
-    report = json.loads((output / "bundle.json").read_text())["parity"]["int8"]
-    assert (report["crops"], report["failures"]) == (32, [])
-    assert 0.95 <= report["region_slot_agreement"] <= 1
-    (line,) = [line for line in streams.out.splitlines() if line.startswith("wrote ")]
-    name, *arguments = shlex.split(line.partition(": run it with  ")[2])
-    assert (name, arguments[0]) == ("sharpose-run", "SOURCE")
-    arguments[0] = "scene:people=2,frames=1,size=96x128"
-    with pytest.raises(SystemExit) as stop:
-        main(run_command, arguments)
-    printed = capsys.readouterr()
-    assert stop.value.code == 0, printed.err
-    assert "ONNX Runtime on cpu, int8 graphs" in printed.out + printed.err
-    assert "frames 1, people 2" in printed.out + printed.err
 
 
 def test_what_a_build_says_at_its_end_fits_the_engines(capsys, monkeypatch, two_precisions):

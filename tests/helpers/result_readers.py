@@ -138,7 +138,7 @@ def read_openpose(folder: Path) -> Frames:
         frames.people[frame] = []
         for person in content["people"]:
             flat = person["pose_keypoints_2d"]
-            assert len(flat) == 18 * 3
+            assert len(flat) == 25 * 3
             points = [flat[start : start + 3] for start in range(0, len(flat), 3)]
             frames.add(frame, Found(keypoints=points, id=max(0, person["person_id"][0])))
     return frames

@@ -43,13 +43,13 @@ def person(seed: int = 1, yaw: float = 0.0, x: float = 0.0, away: float = 4.0, k
     return cast_person((seed,), kind, camera(), spot, yaw, path=path, offset=1.0)
 
 
-def check_frame(frame: SceneFrame, height: int, width: int) -> None:
+def check_frame(frame: SceneFrame, height: int, width: int, joints: int = 17) -> None:
     count = len(frame.ids)
     assert frame.image.shape == (height, width, 3)
     assert frame.image.dtype == np.uint8
     assert frame.boxes_xyxy.shape == (count, 4)
     assert frame.boxes_xyxy.dtype == np.float32
-    assert frame.keypoints.shape == (count, 17, 3)
+    assert frame.keypoints.shape == (count, joints, 3)
     assert frame.keypoints.dtype == np.float32
     for box, keypoints in zip(frame.boxes_xyxy, frame.keypoints, strict=True):
         x1, y1, x2, y2 = box

@@ -137,6 +137,8 @@ def test_a_bundle_is_known_by_what_computes_its_poses(bundle: Bundle) -> None:
     assert (
         len({bundle_sha256(changed(bundle, scores=tables)) for tables in (None, score_tables(), manifest.scores)}) > 1
     )
+    recoloured = dataclasses.replace(COCO17, keypoint_colours=("#123456",) * 17, upper_body=(0,), sigmas_from="here")
+    assert bundle_sha256(changed(bundle, model=manifest.model.model_copy(update={"skeleton": recoloured}))) == same
     skeleton = dataclasses.replace(COCO17, keypoints=("tip", *COCO17.keypoints[1:]))
     for name in manifest.files:
         assert bundle_sha256(changed(bundle, files=manifest.files | {name: "0" * 64})) != same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -17,10 +18,10 @@ from score_tables import score_tables
 
 from sharpose.bundle import MANIFEST_NAME, SHIPPED_BUNDLE, Manifest, ParityReport, open_bundle, shipped_bundle
 from sharpose.bundle import folder as bundle_folder
-from sharpose.config import ModelConfig, describe_validation_error, load_config
-from sharpose.errors import BundleError, ConfigError
+from sharpose.config import ModelConfig, load_config
+from sharpose.errors import BundleError, ConfigError, describe_validation_error
 from sharpose.files import file_sha256
-from sharpose.skeleton import MPII16
+from sharpose.skeleton import MPII16, Skeleton
 
 WEIGHTS = bytes(range(256)) * 8
 
@@ -392,8 +393,9 @@ def test_an_unknown_key_anywhere_is_refused(values):
 
 
 def test_a_missing_key_is_refused(values):
-    # What has a default in code; open_bundle refuses a bundle without it, see test_bundle.
-    defaults = {*ModelConfig.model_fields, *ParityReport.model_fields, "gain"}
+    # What has a default in code; open_bundle refuses a bundle without it, see test_bundle. Older ones have no colours.
+    of_skeletons = {field.name for field in dataclasses.fields(Skeleton) if not field.compare}
+    defaults = {*ModelConfig.model_fields, *ParityReport.model_fields, "gain", *of_skeletons}
     accepted, named = [], {}
     for path in containers(values):
         if path in {("files",), ("graphs",), ("parity",)}:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import yaml
 
@@ -115,6 +117,35 @@ def test_replace_validates():
 def test_a_configuration_survives_json():
     config = parse_config(GOOD, source="test")
     assert parse_config(config.model_dump(mode="json"), source="test") == config
+
+
+def test_a_skeleton_is_a_name_a_file_or_written_out(tmp_path, caplog):
+    foot = {"keypoints": ["heel", "toe"], "limbs": [["heel", "toe"]], "flip_pairs": [], "sigmas": 0.09}
+    (tmp_path / "foot.yaml").write_text(yaml.safe_dump(foot))
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(GOOD | {"skeleton": "foot.yaml"}))
+    found = load_config(config)
+    assert (found.skeleton.name, found.skeleton.limbs, found.skeleton.sigmas) == ("foot", ((0, 1),), (0.09, 0.09))
+    config.write_text(yaml.safe_dump(GOOD | {"skeleton": foot | {"name": "foot"}}))
+    assert load_config(config) == found
+    assert parse_config(GOOD | {"skeleton": str(tmp_path / "foot.yaml")}, source="test") == found
+    assert parse_config(GOOD | {"skeleton": "halpe26"}, source="test").num_keypoints == 26
+    assert not caplog.records
+    del foot["flip_pairs"]  # read as in a file of its own; in JSON, where all is written out, it must be there
+    config.write_text(yaml.safe_dump(GOOD | {"skeleton": foot | {"name": "foot"}}))
+    assert load_config(config) == found
+    assert "flip pairs" in caplog.text
+    with pytest.raises(ConfigError, match=r"skeleton\.flip_pairs: missing key"):
+        parse_config(GOOD | {"skeleton": foot | {"name": "foot"}}, source="test")
+    config.write_text(yaml.safe_dump(GOOD | {"skeleton": "absent.yaml"}))
+    with pytest.raises(ConfigError, match=r"unknown skeleton 'absent\.yaml': expected one of coco17, "):
+        load_config(config)
+
+
+def test_colours_and_halves_survive_json():
+    config = parse_config(GOOD | {"skeleton": "halpe26"}, source="test")
+    again = parse_config(config.model_dump(mode="json"), source="test").skeleton
+    assert dataclasses.asdict(again) == dataclasses.asdict(config.skeleton)
 
 
 def test_an_unknown_key_inside_a_written_out_skeleton_is_refused():

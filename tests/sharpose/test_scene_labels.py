@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scene_stage import KEYPOINT, camera, check_frame, person, stage
 
-from sharpose.scene import Scene, SceneConfig
+from sharpose.errors import InputError
+from sharpose.scene import Scene, SceneConfig, draw_person_sample
 from sharpose.scene import stage as stage_module
 from sharpose.scene.canvas import Canvas
+from sharpose.scene.keypoints import LABEL_STRIDE, owner_label, rows_of
 from sharpose.scene.props import crate
-from sharpose.scene.stage import LABEL_STRIDE
+from sharpose.skeleton import HALPE26, MPII16, Skeleton, get_skeleton
 
 
 @pytest.fixture
@@ -92,6 +94,56 @@ def test_each_visible_joint_lies_on_the_part_it_belongs_to(canvases: list[Canvas
                 assert label.startswith(side)
                 seen += 1
     assert seen >= 3
+
+
+@pytest.mark.parametrize("yaw", [0.0, np.pi / 2, np.pi, -2.0])
+def test_feet_head_and_hip_lie_on_the_parts_they_belong_to(canvases: list[Canvas], yaw: float):
+    frame = replace(stage([person(yaw=yaw)]), rows=rows_of(HALPE26)).render(0, 0.0)
+    check_frame(frame, 240, 320, joints=26)
+    points = dict(zip(HALPE26.keypoints, frame.keypoints[0], strict=True))
+    belongs = {
+        "head": ["head", "hair"],
+        "neck": ["neck", "torso", "hair"],
+        "hip": ["torso", "pelvis", "left_thigh", "right_thigh"],
+    }
+    for side in ("left", "right"):
+        belongs |= {f"{side}_{toe}": [f"{side}_foot"] for toe in ("big_toe", "small_toe")}
+        belongs[f"{side}_heel"] = [f"{side}_foot", f"{side}_shank"]
+    seen = 0
+    for name, parts in belongs.items():
+        x, y, v = points[name]
+        row, column = round(float(y)), round(float(x))
+        around = canvases[-1].owner[row - 1 : row + 2, column - 1 : column + 2]
+        if v == 2:
+            assert set(around.ravel().tolist()) & {owner_label(0, part) for part in parts}, name
+            seen += 1
+    assert seen >= 5
+    for side, other in (("left", "right"), ("right", "left")):
+        heel, big, small = (points[f"{side}_{name}"] for name in ("heel", "big_toe", "small_toe"))
+        if yaw == np.pi:
+            assert big[2] == small[2] == 1  # behind the heels
+        if yaw in (0.0, np.pi):  # big toes lie inwards
+            inwards = np.sign(points[f"{other}_hip"][0] - points[f"{side}_hip"][0])
+            assert np.sign(big[0] - small[0]) == inwards
+        else:
+            assert np.sign(big[0] - heel[0]) == np.sign(np.sin(yaw))  # toes lie ahead
+    np.testing.assert_allclose(points["hip"][:2], (points["left_hip"] + points["right_hip"])[:2] / 2, atol=0.6)
+    assert points["head"][1] < points["nose"][1] < points["neck"][1] < points["hip"][1]
+
+
+def test_labels_of_another_skeleton():
+    """In its order and by its names; the picture and COCO's points stay the same bytes."""
+    config = SceneConfig(seed=2, people=2, frames=3, height=180, width=320)
+    coco, halpe = Scene(config).frame(1), Scene(config, HALPE26).frame(1)
+    np.testing.assert_array_equal(coco.image, halpe.image)
+    np.testing.assert_array_equal(coco.keypoints, halpe.keypoints[:, :17])
+    own = Skeleton("boots", ("RBigToe", "nose"), (), (), (0.1, 0.1))
+    found = Scene(config, own).frame(1).keypoints
+    np.testing.assert_array_equal(found, halpe.keypoints[:, [HALPE26.keypoints.index("right_big_toe"), 0]])
+    with pytest.raises(InputError, match="has no face_0, face_1, face_2 and 107 more, which skeleton coco_"):
+        Scene(config, get_skeleton("coco_wholebody133"))
+    with pytest.raises(InputError, match="has no pelvis, thorax, upper_neck and 1 more, which skeleton mpii16 has"):
+        draw_person_sample(0, skeleton=MPII16)
 
 
 def test_facing_the_camera_ones_left_is_on_the_right_of_the_picture():

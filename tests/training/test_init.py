@@ -11,6 +11,7 @@ import torch
 from sharpose.config import ModelConfig
 from sharpose.errors import CheckpointError
 from sharpose.model import SHaRPose, random_model, save_checkpoint
+from sharpose.skeleton import COCO17, HALPE26, Skeleton
 from sharpose.training.init import (
     dct_filters,
     init_from_file,
@@ -116,6 +117,49 @@ def test_a_checkpoint_of_ours_at_another_size(nano_config: ModelConfig, tmp_path
     assert torch.equal(model.backbone.keypoint_tokens, source.backbone.keypoint_tokens)
     same = SHaRPose(nano_config)
     assert init_from_file(same, tmp_path / "ours.pth").left == ()
+
+
+def test_keypoints_of_another_skeleton_are_taken_by_name(nano_config: ModelConfig, tmp_path: Path) -> None:
+    source = random_model(nano_config, seed=5).model
+    save_checkpoint(tmp_path / "coco.pth", source)
+    halpe = nano_config.replace({"skeleton": HALPE26})
+    model, untouched = random_model(halpe, seed=1).model, random_model(halpe, seed=1).model
+    report = init_from_file(model, tmp_path / "coco.pth")
+    assert report.left == report.unused == ()
+    (note,) = report.notes
+    assert note == (
+        "keypoint tokens: 17 of 26 by name from coco17; started anew: head, neck, hip, left_big_toe, right_big_toe, "
+        "left_small_toe, right_small_toe, left_heel, right_heel"
+    )
+    tokens = model.backbone.keypoint_tokens
+    assert torch.equal(tokens[:, :17], source.backbone.keypoint_tokens)
+    assert torch.equal(tokens[:, 17:], untouched.backbone.keypoint_tokens[:, 17:])
+    save_checkpoint(tmp_path / "halpe.pth", model)
+    back = SHaRPose(nano_config)
+    assert init_from_file(back, tmp_path / "halpe.pth").notes == ("keypoint tokens: 17 of 17 by name from halpe26",)
+    assert torch.equal(back.backbone.keypoint_tokens, source.backbone.keypoint_tokens)
+
+
+def test_as_many_keypoints_are_not_the_same_keypoints(nano_config: ModelConfig) -> None:
+    state = random_model(nano_config, seed=5).model.state_dict()
+    animal = SHaRPose(nano_config.replace({"skeleton": "ap10k17"}))
+    (note,) = init_from_state(animal, state, "released.pth").notes  # a file that says no skeleton has COCO's
+    assert note.startswith("keypoint tokens: 11 of 17 by name from coco17; started anew: neck, root_of_tail, left_")
+    names = animal.config.skeleton.keypoints
+    for name in ("nose", "right_knee"):
+        wanted = state["backbone.keypoint_tokens"][0, COCO17.keypoints.index(name)]
+        assert torch.equal(animal.backbone.keypoint_tokens[0, names.index(name)], wanted)
+    own = Skeleton("rod", ("tip", "end"), ((0, 1),), (), (0.05, 0.05))
+    rod = SHaRPose(nano_config.replace({"skeleton": own}))
+    before = rod.backbone.keypoint_tokens.detach().clone()
+    report = init_from_state(rod, state, "coco.pth", COCO17)
+    assert report.notes == ("keypoint tokens: started anew; coco17 of the file has none of rod's keypoints",)
+    assert report.left == ("backbone.keypoint_tokens",)
+    assert torch.equal(rod.backbone.keypoint_tokens, before)
+    (note,) = init_from_state(SHaRPose(nano_config.replace({"skeleton": own})), rod.state_dict(), "rod.pth").notes
+    assert note == "keypoint tokens: taken in their order; the file doesn't say which 2 keypoints it has"
+    (note,) = init_from_state(SHaRPose(nano_config), rod.state_dict(), "rod.pth").notes
+    assert note == "keypoint tokens: started anew; the file doesn't say which 2 keypoints it has"
 
 
 def test_a_checkpoint_of_a_coarse_stage_alone(nano_config: ModelConfig) -> None:

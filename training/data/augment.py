@@ -162,14 +162,8 @@ def draw_pixel_change(crop: npt.NDArray[np.uint8], spec: AugmentSpec, rng: np.ra
 
 
 _HALF_BODY_PADDING = 1.5  # growth around half a body, in place of the box's padding
-_LOWER_WORDS = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot")
 _FEW = 2  # the other half is taken where one has no more keypoints than this
 _UPPER_BELOW = 0.5  # a standard NORMAL number below it picks the upper half: 69 % of the time, as released
-
-
-def upper_body(skeleton: Skeleton) -> npt.NDArray[np.bool_]:
-    """Mask of the keypoints above the hips, by their names: bool [J]."""
-    return np.array([not any(word in name for word in _LOWER_WORDS) for name in skeleton.keypoints])
 
 
 def half_body(
@@ -179,12 +173,15 @@ def half_body(
     crop_size: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats] | None:
-    """Centre and size of a crop around half of a body, which `rng` chooses; None where there are too few keypoints.
+    """Centre and size of a crop around half of a body, which `rng` chooses; None where there are too few keypoints, or
+    the skeleton has but one half.
 
     `points` is float32 [J, 2] in picture pixels, `labelled` bool [J]. Centre and size are float32 [2], x first: the
     mean of the half's keypoints, and the size at the aspect of `crop_size`, `(height, width)`.
     """
-    is_upper = upper_body(skeleton)
+    is_upper = np.array(skeleton.is_upper)
+    if is_upper.all() or not is_upper.any():
+        return None
     upper, lower = points[labelled & is_upper], points[labelled & ~is_upper]
     wants_upper = rng.standard_normal() < _UPPER_BELOW
     chosen = upper if (wants_upper and len(upper) > _FEW) or len(lower) <= _FEW else lower

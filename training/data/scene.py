@@ -6,6 +6,7 @@ import numpy as np
 
 from sharpose.errors import InputError
 from sharpose.scene import draw_person_sample
+from sharpose.scene.keypoints import rows_of
 from sharpose.skeleton import COCO17, Skeleton
 from sharpose.training.data.sample import Sample
 
@@ -22,16 +23,18 @@ class SceneDataset:
         seed: Seed of all that is drawn; 0 or more.
         length: People in an epoch.
         repeat: Whether every epoch has the same people; drawing takes long, so they may be kept (`CachedDataset`).
+        skeleton: Of the labels: COCO's, or another whose keypoints the scene knows, such as `halpe26`.
 
     Raises:
-        InputError: `seed` or `length` is out of range.
+        InputError: `seed` or `length` is out of range, or the scene lacks a keypoint of the skeleton.
     """
 
-    def __init__(self, seed: int, length: int = 10_000, *, repeat: bool = False) -> None:
+    def __init__(self, seed: int, length: int = 10_000, *, repeat: bool = False, skeleton: Skeleton = COCO17) -> None:
         if seed < 0 or length < 1:
             raise InputError(f"scene dataset: expected seed >= 0 and length >= 1, got {seed} and {length}")
         self.name = "scene"
-        self.skeleton: Skeleton = COCO17
+        rows_of(skeleton)
+        self.skeleton = skeleton
         self._seed = seed
         self._length = length
         self._repeat = repeat
@@ -47,7 +50,8 @@ class SceneDataset:
             height = int(rng.integers(*_HEIGHTS))
             width = round(height * float(rng.uniform(*_ASPECTS)))
             companions = int(rng.choice(len(_COMPANIONS), p=list(_COMPANIONS)))
-            frame = draw_person_sample(int(rng.integers(1 << 62)), (height, width), companions=companions)
+            seed = int(rng.integers(1 << 62))
+            frame = draw_person_sample(seed, (height, width), companions=companions, skeleton=self.skeleton)
             if not len(frame.ids) or frame.ids[0] != 0:  # the person stands outside the picture
                 continue
             box, keypoints = frame.boxes_xyxy[0], frame.keypoints[0].copy()

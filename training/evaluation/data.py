@@ -17,7 +17,7 @@ from sharpose.errors import InputError, SourceError
 from sharpose.files import LABELS_LIMIT, found_at, read_json
 from sharpose.scene import Scene, parse_scene
 from sharpose.similarity import BODY_SHARE
-from sharpose.skeleton import COCO17, MPII16, Skeleton
+from sharpose.skeleton import MPII16, Skeleton
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mpii import MpiiDataset, head_segment
 from sharpose.training.data.sample import NAMED, Person
@@ -167,7 +167,7 @@ def load_data(
 
     Raises:
         SourceError: the labels can't be read or are of another skeleton.
-        InputError: an option doesn't go with these labels.
+        InputError: an option doesn't go with these labels, or the scene lacks a keypoint of the skeleton.
     """
     files = files_of(where)
     if files is None:
@@ -277,9 +277,7 @@ def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_
 
 def _load_scene(spec: str, skeleton: Skeleton, limit: int | None) -> EvaluationData:
     """Frames of the built-in scene, with the people who have a keypoint in the picture."""
-    if skeleton != COCO17:
-        raise SourceError(f"the scene has {COCO17.name} keypoints, the model {skeleton.name}")
-    scene = Scene(parse_scene(spec))
+    scene = Scene(parse_scene(spec), skeleton)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     people: list[Person] = []

@@ -43,12 +43,14 @@ class Subject:
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lost: int = 0  # pictures with people that can't be used
+    skeleton: str = ""  # its name, the number of keypoints, and where the sigmas of OKS are from
 
     def lines(self) -> list[str]:
         """One line for each fact."""
         lines = [
             f"model: {self.model}, on {self.device} in {self.precision}",
             f"data: {self.data}, {counted(self.pictures, 'picture')}, {counted(self.people, 'box')} ({self.boxes})",
+            *([f"skeleton: {self.skeleton}"] if self.skeleton else []),
             f"flip test: {'yes, each pass gated by itself' if self.flip_test else 'no'}",
             f"scores: {self.scores}",
         ]

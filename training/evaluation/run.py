@@ -21,7 +21,7 @@ from sharpose.config import load_config
 from sharpose.engines.choose import AUTO, load_on
 from sharpose.engines.precision import RunPrecision
 from sharpose.engines.stages import EngineStages, Stages, open_stages
-from sharpose.errors import InputError, SinkError, require_packages
+from sharpose.errors import InputError, SinkError, counted, require_packages
 from sharpose.runtime.messages import watching_signals
 from sharpose.runtime.sinks.outputs import Output, check_outputs
 from sharpose.scores.tables import ScoreTables
@@ -222,6 +222,8 @@ def _ended_by_signals(stages: Stages) -> contextlib.AbstractContextManager[None]
 def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) -> report.Subject:
     weak = ", labels of visibility 1 left out" if options.ignore_weak else ""
     limited = f", the first {options.limit} pictures" if options.limit is not None else ""
+    skeleton = data.skeleton
+    sigmas = skeleton.sigmas_from or "as the model gives them"
     return report.Subject(
         model=measured.name,
         device=measured.device,
@@ -236,6 +238,7 @@ def _subject(options: EvalOptions, measured: _Measured, data: EvaluationData) ->
         left_out=dict(data.left_out),
         lost=data.lost,
         notes=data.notes,
+        skeleton=f"{skeleton.name}, {counted(skeleton.num_keypoints, 'keypoint')}; OKS sigmas: {sigmas}",
     )
 
 

@@ -15,7 +15,7 @@ from sharpose.errors import InputError
 from sharpose.runtime.drawing.draw import draw_poses, draw_regions
 from sharpose.runtime.drawing.style import COLOURS, DEFERRED, REFINED, track_colour
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.skeleton import COCO17, MPII16, Skeleton
+from sharpose.skeleton import COCO17, MPII16, Skeleton, get_skeleton
 
 GREY = 110
 
@@ -54,6 +54,41 @@ def changed(drawn: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8]) -> npt.
 
 def like(pixel: npt.NDArray[np.uint8], side: str) -> bool:
     return bool(np.abs(pixel.astype(int) - COLOURS[side]).max() <= 40)
+
+
+def test_a_skeleton_brings_its_colours() -> None:
+    """Also where another skeleton with the same keypoints was drawn before, in other colours, or one without limbs."""
+    points = one(left_hip=(60, 60, 1), left_knee=(60, 180, 1), right_hip=(200, 60, 1))
+    before = draw_poses(canvas(), people(points), COCO17, show_boxes=False)
+    assert like(before[120, 60], "left")
+    limb_colours = ["#000000"] * len(COCO17.limbs)
+    limb_colours[COCO17.limbs.index((11, 13))] = "#0a64ff"
+    joints = ["#ffffff"] * 17
+    joints[12] = "#14c832"
+    own = replace(COCO17, keypoint_colours=tuple(joints), limb_colours=tuple(limb_colours))
+    drawn = draw_poses(canvas(), people(points), own, show_boxes=False)
+    assert np.abs(drawn[120, 60].astype(int) - [255, 100, 10]).max() <= 40  # BGR
+    assert drawn[60, 200].tolist() == [50, 200, 20]
+    points_only = draw_poses(canvas(), people(points), replace(own, limbs=(), limb_colours=()), show_boxes=False)
+    assert points_only[60, 200].tolist() == [50, 200, 20]
+    assert (points_only[120] == GREY).all()
+
+
+def test_faces_and_hands_of_a_whole_body_are_thin() -> None:
+    whole = get_skeleton("coco_wholebody133")
+
+    def area(*names: str) -> int:
+        points = np.zeros((1, 133, 3), np.float32)
+        for x, name in zip((60, 200), names, strict=False):
+            points[0, whole.keypoints.index(name)] = (x, 100, 1)
+        large, box = canvas(960, 1280), np.array([[0, 0, 960, 960]])
+        return int(changed(draw_poses(large, people(points, box), whole, show_boxes=False), large).sum())
+
+    assert 0 < area("face_33") < 0.5 * area("left_elbow")
+    assert 0 < area("left_hand_root", "left_thumb1") < 0.8 * area("left_elbow", "left_wrist")
+    nose, knee = one(nose=(60, 100, 1)), one(left_knee=(60, 100, 1))  # labelled as exactly, but of few keypoints
+    of_nose, of_knee = (draw_poses(canvas(), people(points), COCO17, show_boxes=False) for points in (nose, knee))
+    np.testing.assert_array_equal(changed(of_nose, canvas()), changed(of_knee, canvas()))
 
 
 def test_left_right_and_centre_have_their_colours() -> None:

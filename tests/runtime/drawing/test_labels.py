@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -163,8 +165,8 @@ def test_the_status_line_is_off_by_default() -> None:
 
 
 def test_the_legend_says_what_colours_and_signs_mean() -> None:
-    def texts(**settings: bool) -> list[str]:
-        return [entry.text for entry in legend_of(**settings)]
+    def texts(*, tracked: bool, refining: bool, deadline: bool) -> list[str]:
+        return [entry.text for entry in legend_of(tracked=tracked, refining=refining, deadline=deadline)]
 
     sides = ["left side of the body", "right side of the body"]
     quality = "q: predicted quality, 1 is best"
@@ -179,6 +181,10 @@ def test_the_legend_says_what_colours_and_signs_mean() -> None:
     colours = {entry.text: entry.colour for entry in legend_of(tracked=False, refining=True, deadline=True)}
     assert (colours["refined pose"], colours["no time to refine"], colours["coarse pose"]) == (REFINED, DEFERRED, PLAIN)
     assert [colours[side] for side in sides] == [COLOURS["left"], COLOURS["right"]]
+    lefts = ["#0000ff" if COCO17.side(index) == "left" else f"#0000{index:02x}" for index in range(17)]
+    own = replace(COCO17, keypoint_colours=tuple(lefts))
+    entries = legend_of(tracked=False, refining=False, deadline=False, skeleton=own)
+    assert [(entry.text, entry.colour) for entry in entries[2:]] == [(sides[0], (255, 0, 0))]  # the right has many
 
 
 @pytest.mark.parametrize("size", [(720, 1280), (240, 320), (1280, 300), (64, 48)])

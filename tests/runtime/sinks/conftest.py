@@ -25,9 +25,10 @@ def make_record(
     ids: Sequence[int] | None = None,
     wanted: bool | None = None,
     file_name: str | None = None,
+    joints: int = 17,
 ) -> FrameRecord:
     rng = np.random.default_rng(index)
-    keypoints = rng.uniform(0, 60, (people, 17, 3)).astype(np.float32)
+    keypoints = rng.uniform(0, 60, (people, joints, 3)).astype(np.float32)
     keypoints[:, :, 2] /= 60
     if keypoint is not None:
         keypoints[:] = keypoint

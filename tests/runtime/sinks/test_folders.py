@@ -12,8 +12,8 @@ import pytest
 
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.sinks import folders
-from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, FolderSettings, FolderSink, OpenPoseSink, PicturesSink
-from sharpose.skeleton import COCO17, MPII16
+from sharpose.runtime.sinks.folders import OPENPOSE_BODY25, FolderSettings, FolderSink, OpenPoseSink, PicturesSink
+from sharpose.skeleton import COCO17, HALPE26, MPII16, get_skeleton, plain_name
 
 
 def test_files_are_numbered_and_nothing_is_made_before(tmp_path):
@@ -113,24 +113,26 @@ def test_folders_of_failed_runs_are_marked(tmp_path):
     assert results.abandon() == tmp_path / "mine"  # it was somebody's before
 
 
-# OpenPose's own table of its COCO model, as its documentation gives it.
+# OpenPose's own table of BODY_25, as its documentation gives it.
 DOCUMENTED = (
-    "Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist RHip RKnee RAnkle LHip LKnee LAnkle REye LEye REar LEar"
+    "Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist MidHip RHip RKnee RAnkle LHip LKnee LAnkle REye LEye "
+    "REar LEar LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel"
 )
+FEET = list(OPENPOSE_BODY25[19:])
+
+
+def points_of(folder, frame=0, part="pose_keypoints_2d"):
+    """`x, y, score` of the only person's points in a file, by name."""
+    (person,) = json.loads((folder / f"a_{frame:012d}_keypoints.json").read_text())["people"]
+    return dict(zip(OPENPOSE_BODY25, np.reshape(person[part], (-1, 3)), strict=True))
 
 
 def test_the_order_is_the_documented_one():
-    sides = {"R": "right_", "L": "left_"}
-    names = [
-        sides[name[0]] + name[1:].lower() if name[0] in sides and name[1].isupper() else name.lower()
-        for name in DOCUMENTED.split()
-    ]
-    assert list(OPENPOSE_COCO18) == names
-    assert set(OPENPOSE_COCO18) == {*COCO17.keypoints, "neck"}
+    assert [plain_name(name.replace("Mid", "")) for name in DOCUMENTED.split(" ")] == list(OPENPOSE_BODY25)
 
 
 def test_what_a_file_says(tmp_path, record):
-    sink = OpenPoseSink(tmp_path / "poses", FolderSettings("walk"))
+    sink = OpenPoseSink(tmp_path / "poses", FolderSettings("walk"), skeleton=COCO17)
     given = record(3, people=2, ids=[5, 0])
     sink.write(given)
     sink.write(record(4, people=0))
@@ -144,29 +146,55 @@ def test_what_a_file_says(tmp_path, record):
     assert [person["person_id"] for person in found["people"]] == [[5], [-1]]
     assert all(person[name] == [] for person in found["people"] for name in person if name.startswith(("face", "hand")))
     for person, keypoints in zip(found["people"], given.poses.keypoints, strict=True):
-        points = np.reshape(person["pose_keypoints_2d"], (18, 3))
-        for name, point in zip(OPENPOSE_COCO18, points, strict=True):
-            if name != "neck":
-                np.testing.assert_allclose(point, keypoints[COCO17.keypoints.index(name)], atol=1e-3)
-        np.testing.assert_allclose(points[1, :2], (keypoints[5, :2] + keypoints[6, :2]) / 2, atol=2e-3)
-        assert points[1, 2] == pytest.approx(min(keypoints[5, 2], keypoints[6, 2]), abs=1e-5)
+        points = dict(zip(OPENPOSE_BODY25, np.reshape(person["pose_keypoints_2d"], (25, 3)), strict=True))
+        for name, point in zip(COCO17.keypoints, keypoints, strict=True):
+            np.testing.assert_allclose(points[name], point, atol=1e-3)
+        for name, (first, second) in {"neck": (5, 6), "hip": (11, 12)}.items():
+            np.testing.assert_allclose(points[name][:2], keypoints[[first, second], :2].mean(axis=0), atol=2e-3)
+            assert points[name][2] == pytest.approx(keypoints[[first, second], 2].min(), abs=1e-5)
+        assert not np.any([points[name] for name in FEET])
     assert json.loads((sink.path / "walk_000000000004_keypoints.json").read_text()) == {"version": 1.3, "people": []}
 
 
 def test_there_is_no_neck_without_both_shoulders(tmp_path, record):
     given = record(0, people=1)
     given.poses.keypoints[0, 5, 2] = 0
-    sink = OpenPoseSink(tmp_path, FolderSettings("a"))
-    sink.write(given)
+    OpenPoseSink(tmp_path, FolderSettings("a"), skeleton=COCO17).write(given)
+    assert [name for name, point in points_of(tmp_path).items() if not point.any()] == ["neck", "left_shoulder", *FEET]
+
+
+def test_halpe_fills_the_feet_and_has_a_neck_of_its_own(tmp_path, record):
+    said = []
+    given = record(0, people=1, joints=26)
+    OpenPoseSink(tmp_path, FolderSettings("a", note=said.append), skeleton=HALPE26).write(given)
+    assert said == []
+    for name, point in points_of(tmp_path).items():
+        np.testing.assert_allclose(point, given.poses.keypoints[0, HALPE26.keypoints.index(name)], atol=1e-3)
+
+
+def test_what_a_skeleton_lacks_is_said(tmp_path, record):
+    said = []
+    settings = FolderSettings("a", note=said.append)
+    OpenPoseSink(tmp_path, settings, skeleton=COCO17)
+    assert said.pop() == f"{tmp_path}: skeleton coco17 has no {', '.join(FEET)}: zeros in OpenPose's JSON"
+    OpenPoseSink(tmp_path, settings, skeleton=MPII16).write(record(0, people=1, joints=16))
+    assert "mpii16 has no nose, right_eye, left_eye, right_ear, left_ear, left_big_toe" in said.pop()
+    assert not points_of(tmp_path)["nose"].any()
+    with pytest.raises(InputError, match=r"ap10k17 has no right_wrist, left_wrist, right_ankle;"):
+        OpenPoseSink(tmp_path, settings, skeleton=get_skeleton("ap10k17"))
+
+
+def test_faces_and_hands_of_the_whole_body(tmp_path, record):
+    whole, said = get_skeleton("coco_wholebody133"), []
+    given = record(0, people=1, joints=133)
+    OpenPoseSink(tmp_path, FolderSettings("a", note=said.append), skeleton=whole).write(given)
+    assert said == [f"{tmp_path}: skeleton coco_wholebody133 has no right_pupil, left_pupil: zeros in OpenPose's JSON"]
     (person,) = json.loads((tmp_path / "a_000000000000_keypoints.json").read_text())["people"]
-    points = np.reshape(person["pose_keypoints_2d"], (18, 3))
-    absent = [name for name, point in zip(OPENPOSE_COCO18, points, strict=True) if not point.any()]
-    assert absent == ["neck", "left_shoulder"]
-
-
-def test_other_skeletons(tmp_path):
-    with pytest.raises(InputError, match="made from the keypoints of coco17, this bundle has those of mpii16"):
-        OpenPoseSink(tmp_path, FolderSettings("a"), skeleton=MPII16)
+    for part, rows in (("face", slice(23, 91)), ("hand_left", slice(91, 112)), ("hand_right", slice(112, 133))):
+        points = np.reshape(person[f"{part}_keypoints_2d"], (-1, 3))
+        assert len(points) == (70 if part == "face" else 21)
+        np.testing.assert_allclose(points[: len(whole.keypoints[rows])], given.poses.keypoints[0, rows], atol=1e-3)
+        assert not points[68:].any()
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("jpg", 8), ("png", 0)])

@@ -26,7 +26,7 @@ from sharpose.runtime.biomechanics.sinks import MotionSink, ProcessedAnglesSink,
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.coco import CocoSink
-from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, OpenPoseSink, PicturesSink
+from sharpose.runtime.sinks.folders import OPENPOSE_BODY25, OpenPoseSink, PicturesSink
 from sharpose.runtime.sinks.outputs import (
     Output,
     SinkSettings,
@@ -233,8 +233,8 @@ def check(person, poses, row):
         assert person.refined == poses.refined[row]
     if person.keypoints is not None:
         points = person.keypoints
-        if len(points) == len(OPENPOSE_COCO18):
-            points = [points[OPENPOSE_COCO18.index(name)] for name in COCO17.keypoints]
+        if len(points) == len(OPENPOSE_BODY25):
+            points = [points[OPENPOSE_BODY25.index(name)] for name in COCO17.keypoints]
         np.testing.assert_allclose(points, poses.keypoints[row], atol=1e-3)
 
 

@@ -153,6 +153,29 @@ def test_another_number_for_people(read) -> None:
     assert read(unlisted).category_id == 4
 
 
+def test_animals_of_several_species_are_taken_as_one(read) -> None:
+    def species(labels: dict[str, Any]) -> None:
+        names = [name.title() for name in COCO17.keypoints]
+        labels["categories"] = [
+            {"id": 3, "name": "cat", "keypoints": names},
+            {"id": 8, "name": "dog", "keypoints": names},
+        ]
+        labels["categories"].append({"id": 9, "name": "bird", "keypoints": ["beak"]})
+        for entry, category in zip(labels["annotations"], (8, 3, 9), strict=True):
+            entry["category_id"] = category
+
+    labels = read(species)
+    assert labels.summary == "labels.json: 2 people used, 1 left out (1 of other categories)"
+    assert labels.notes == ["labels.json: 2 categories have the keypoints of coco17: taken as one"]
+    assert [entry["category_id"] for entry in labels.document()["annotations"]] == [3, 3]
+
+    def with_people(labels: dict[str, Any]) -> None:
+        species(labels)
+        labels["categories"][0]["name"] = "person"
+
+    assert read(with_people).summary == "labels.json: 1 person used, 2 left out (2 of other categories)"
+
+
 def test_a_category_of_another_name_is_said(read) -> None:
     labels = read(lambda labels: labels["categories"][0].update(name="dog"))
     assert labels.notes == ["labels.json: no category is named person: 'dog' is taken for people"]

@@ -133,6 +133,12 @@ def test_given_heads_fit_another_width(nano_config):
     assert infer_config(state, "some.pth", {"heads": 4}).config.heads == 4
 
 
+@pytest.mark.parametrize(("joints", "skeleton"), [(16, "mpii16"), (17, "coco17"), (26, "halpe26")])
+def test_the_number_of_keypoints_gives_the_skeleton(nano_config, joints, skeleton):
+    state = shapes(nano_config) | {"backbone.keypoint_tokens": torch.empty(1, joints, 24, device="meta")}
+    assert infer_config(state, "some.pth", {"heads": 12}).config.skeleton.name == skeleton
+
+
 def test_an_unknown_number_of_keypoints_is_refused(nano_config):
     state = shapes(nano_config)
     state["backbone.keypoint_tokens"] = torch.empty(1, 21, 24, device="meta")

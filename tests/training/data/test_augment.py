@@ -18,7 +18,6 @@ from sharpose.training.data.augment import (
     draw_pixel_change,
     half_body,
     make_crop,
-    upper_body,
 )
 from sharpose.training.data.sample import Sample
 
@@ -232,8 +231,8 @@ ALL = np.ones(17, np.bool_)
 
 
 def test_the_upper_halves_are_the_datasets_own() -> None:
-    assert np.flatnonzero(upper_body(COCO17)).tolist() == list(range(11))
-    assert np.flatnonzero(upper_body(MPII16)).tolist() == [7, 8, 9, 10, 11, 12, 13, 14, 15]
+    assert np.flatnonzero(COCO17.is_upper).tolist() == list(range(11))
+    assert np.flatnonzero(MPII16.is_upper).tolist() == [7, 8, 9, 10, 11, 12, 13, 14, 15]
 
 
 def test_upper_comes_when_a_normal_number_is_below_one_half() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sharpose.errors import InputError, SourceError
-from sharpose.skeleton import COCO17, MPII16
+from sharpose.skeleton import COCO17, HALPE26, MPII16
 from sharpose.training.evaluation.data import DataFiles, find_data, load_data
 
 
@@ -168,5 +168,8 @@ def test_the_scene_labels_itself() -> None:
     assert labelled.any(axis=1).all()
     assert not data.people.keypoints[~labelled].any()
     assert all(math.isnan(size) for size in data.people.head_sizes)
-    with pytest.raises(SourceError, match="the scene has coco17"):
+    halpe = load_data("scene:people=2,frames=3,size=180x320", HALPE26, limit=2)
+    assert halpe.people.keypoints.shape[1:] == (26, 3)
+    np.testing.assert_array_equal(halpe.people.keypoints[:, :17], data.people.keypoints)
+    with pytest.raises(InputError, match="the drawn scene has no pelvis"):
         load_data("scene", MPII16)
