@@ -23,7 +23,9 @@ UPRIGHT = {
     "left_heel": (55, 135), "left_big_toe": (75, 135), "right_heel": (35, 135), "right_big_toe": (55, 135),
 }  # fmt: skip
 FEET = ("head", "neck", "hip", "left_big_toe", "right_big_toe", "left_heel", "right_heel")
-BODY_AND_FEET = replace(COCO17, name="with feet", keypoints=COCO17.keypoints + FEET, sigmas=(0.05,) * 24)
+BODY_AND_FEET = replace(
+    COCO17, name="with feet", keypoints=COCO17.keypoints + FEET, sigmas=(0.05,) * 24, keypoint_colours=()
+)
 SKELETONS = pytest.mark.parametrize("skeleton", [COCO17, MPII16, BODY_AND_FEET], ids=lambda skeleton: skeleton.name)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sharpose.runtime.biomechanics.opensim import marker_name
 from sharpose.runtime.biomechanics.sinks import MotionSettings, TrcSink
-from sharpose.runtime.sinks.folders import OPENPOSE_COCO18, FolderSettings, OpenPoseSink
+from sharpose.runtime.sinks.folders import OPENPOSE_BODY25, FolderSettings, OpenPoseSink
 from sharpose.skeleton import COCO17
 
 
@@ -27,18 +27,17 @@ def test_openpose_json(tmp_path: Path, record, body) -> None:
     sink.write(record(1, {}))
     sink.close()
     one, two = (np.array(person).reshape(-1, 3) for person in read_json(sink.path / "walk_000000000000_keypoints.json"))
-    order = [COCO17.keypoints.index(name) for name in OPENPOSE_COCO18 if name != "neck"]
-    np.testing.assert_allclose(np.delete(one, OPENPOSE_COCO18.index("neck"), axis=0), body(10)[order], atol=1e-3)
-    assert two[OPENPOSE_COCO18.index("left_wrist")].tolist() == [0, 0, 0]
+    places = dict(zip(OPENPOSE_BODY25, one, strict=True))
+    np.testing.assert_allclose([places[name] for name in COCO17.keypoints], body(10), atol=1e-3)
+    assert two[OPENPOSE_BODY25.index("left_wrist")].tolist() == [0, 0, 0]
     assert read_json(sink.path / "walk_000000000001_keypoints.json") == []
 
 
 def test_openpose_json_has_the_order_that_the_page_names() -> None:
-    nodes = pose2sim("skeletons").COCO.descendants
+    nodes = pose2sim("skeletons").BODY_25.descendants
     assert len(nodes) >= 14
-    assert {node.id: node.name for node in nodes if node.id is not None}.items() <= {
-        index: marker_name(name) for index, name in enumerate(OPENPOSE_COCO18)
-    }.items()
+    names = {index: marker_name(name) for index, name in enumerate(OPENPOSE_BODY25)}
+    assert {node.id: node.name.removeprefix("C") for node in nodes if node.id is not None}.items() <= names.items()
 
 
 def test_markers(tmp_path: Path, record, body) -> None:
