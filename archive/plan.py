@@ -116,9 +116,14 @@ def make_plan(options: RunOptions, shard: Shard, say: Callable[[str], None], rep
 
 
 def _folder_of(path: str) -> str:
-    """What `{folder}` stands for: a video's folder as it was given, without `/`, `.` and `..` at its beginning."""
-    parts = PurePath(os.path.normpath(Path(path).parent)).parts
-    return "/".join(part for part in parts if not re.fullmatch(r"/+|\.\.?", part)) or "."
+    """What `{folder}` stands for: a video's folder as it was given, without what leads out of a folder of results."""
+    return inside(PurePath(os.path.normpath(Path(path).parent)))
+
+
+def inside(folder: PurePath) -> str:
+    """A folder's path without `/`, a drive, `.` and `..` at its beginning; `.` if that is all."""
+    parts = folder.relative_to(folder.anchor).parts
+    return "/".join(part for part in parts if part != "..") or "."
 
 
 def _unique(paths: Iterator[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Locks that keep two runs from writing one file or folder: `flock`, and on Windows a lock of one byte.
 
-Each is on what is written itself, and the system lets go of it when the process ends, however it ends. That is why no
-library does it here: `filelock` empties the file that it locks, and `portalocker` needs pywin32.
+Each is on what is written itself, and the system lets go of it when the process ends, however it ends. `filelock` and
+`portalocker` lock open files too, but on Windows both take the first byte, and nobody could read a result that grows.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sharpose.errors import EngineError, OutputTakenError, SharposeError
+
+_FOLDERS_LOCK = ".held"  # Windows can't lock a folder, but a file in it
 
 if sys.platform == "win32":
     import msvcrt
@@ -22,7 +25,6 @@ if sys.platform == "win32":
     # Nobody else can read or write a byte that is locked there, so it is one that no file has. That can be locked.
     _FAR = (1 << 43) - 2
     _LOOK_EVERY = 0.05  # seconds between attempts, while waiting: Windows' own wait gives up after ten
-    _FOLDERS_LOCK = ".held"  # folders can't be locked there: a file in them is, which goes when it is closed
     _WRITE = os.O_WRONLY | os.O_BINARY  # else a newline becomes two bytes
 
     def lock_now(descriptor: int) -> None:
@@ -49,7 +51,7 @@ if sys.platform == "win32":
                 time.sleep(_LOOK_EVERY)
 
     def _open_folder(path: Path) -> int:
-        return os.open(path / _FOLDERS_LOCK, os.O_RDWR | os.O_CREAT | os.O_TEMPORARY | os.O_BINARY)
+        return os.open(path / _FOLDERS_LOCK, os.O_RDWR | os.O_CREAT | os.O_BINARY, 0o666)
 
     def _open_to_look(path: Path) -> int:
         return os.open(path / _FOLDERS_LOCK if path.is_dir() else path, os.O_RDONLY | os.O_BINARY)
@@ -127,8 +129,23 @@ def hold(descriptor: int, path: Path) -> None:
         pass
 
 
-def hold_folder(path: Path) -> int:
-    """A descriptor that holds a folder, which is there, against other runs until it is closed; see `hold`.
+@dataclass(frozen=True)
+class HeldFolder:
+    """A folder into which no other run writes until it is closed; from `hold_folder`."""
+
+    path: Path
+    descriptor: int
+
+    def close(self) -> None:
+        """Let others write there; once."""
+        os.close(self.descriptor)
+        if sys.platform == "win32":  # an open file can't be removed there, so not one that another run has taken
+            with contextlib.suppress(OSError):
+                (self.path / _FOLDERS_LOCK).unlink()
+
+
+def hold_folder(path: Path) -> HeldFolder:
+    """Hold a folder, which is there, against other runs that would write into it; see `hold`.
 
     Raises:
         OSError: it can't be opened.
@@ -140,7 +157,7 @@ def hold_folder(path: Path) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return HeldFolder(path, descriptor)
 
 
 def check_not_held(path: Path) -> None:

@@ -46,7 +46,7 @@ class DownloadError(DetectorError):
 
 def is_file_name(text: str) -> bool:
     """Whether `--detector TEXT` is a file rather than a name."""
-    return text.lower().endswith(".onnx") or "/" in text or Path(text).exists()
+    return text.lower().endswith(".onnx") or "/" in text or os.sep in text or Path(text).exists()
 
 
 class DetectorEntry(BaseModel):

@@ -70,7 +70,8 @@ class _Listener(ThreadingHTTPServer):
     site: Site
     daemon_threads = True
     block_on_close = False
-    allow_reuse_address = True  # else a restart would have to wait for old connections to be forgotten
+    # Else a restart would have to wait for old connections to be forgotten; on Windows two runs could share a port.
+    allow_reuse_address = sys.platform != "win32"
     allow_reuse_port = False  # else two runs could share a port and take each other's clients
     request_queue_size = 64
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sharpose.errors import InputError, SinkError, counted
-from sharpose.file_locks import hold_folder
+from sharpose.file_locks import HeldFolder, hold_folder
 from sharpose.files import removed_error, replacing, write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import Person, people_of, strict_json
@@ -57,7 +57,7 @@ class FolderSink:
         self._old: set[str] = set()
         self._files = 0
         self._begun = self._ours = self._removed = False
-        self._held: int | None = None
+        self._held: HeldFolder | None = None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: expected a folder, found a file; give another name")
         if self.path.is_dir():
@@ -129,7 +129,7 @@ class FolderSink:
         """Lets other runs write here; every file is complete. May be called twice."""
         held, self._held = self._held, None
         if held is not None:
-            os.close(held)
+            held.close()
 
     def abandon(self) -> Path | None:
         """Renames the folder of a failed run to `NAME.partial`, or where that is taken `NAME.partial2` and so on.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import click
 import pytest
 
 from sharpose.archive import plan as planning
 from sharpose.archive.options import Shard
-from sharpose.archive.plan import Plan, make_plan
+from sharpose.archive.plan import Plan, inside, make_plan
 from sharpose.errors import InputError
 from sharpose.runtime.options import RunOptions
 
@@ -306,3 +306,20 @@ def test_a_report_replaces_nothing_that_is_read_or_another_result(
         plan("e", "@list.txt", to=to, boxes="b/{source}.json", report=report)
     touch("report.json")
     assert len(plan("e", "@list.txt", to=to, boxes="b/{source}.json", report="report.json").videos) == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        (PurePosixPath("/data/day 1"), "data/day 1"),
+        (PurePosixPath("../videos"), "videos"),
+        (PurePosixPath("//server/videos"), "server/videos"),
+        (PurePosixPath("."), "."),
+        (PureWindowsPath(r"C:\data\day 1"), "data/day 1"),
+        (PureWindowsPath(r"\\server\share\videos"), "videos"),
+        (PureWindowsPath("D:/"), "."),
+        (PureWindowsPath(r"..\videos"), "videos"),
+    ],
+)
+def test_a_folders_name_leads_out_of_no_other_folder(folder: PurePath, name: str) -> None:
+    assert inside(folder) == name

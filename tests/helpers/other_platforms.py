@@ -132,7 +132,7 @@ def become(platform: str) -> Locks | None:
         sys.modules[name] = None  # type: ignore[assignment]
     if locks is not None:
         sys.modules["msvcrt"] = locks
-        os.O_BINARY = os.O_TEMPORARY = 0  # type: ignore[attr-defined]
+        os.O_BINARY = 0  # type: ignore[attr-defined]
         signal.SIGBREAK = signal.SIGUSR1  # type: ignore[attr-defined]
     sys.platform = platform
     return locks
@@ -211,7 +211,8 @@ def on_windows() -> dict[str, object]:
     Path("folder").mkdir()
     of_folder = hold_folder(Path("folder"))
     done["held folder"] = refused(lambda: hold_folder(Path("folder")))
-    os.close(of_folder)
+    of_folder.close()
+    done["left in folder"] = [path.name for path in Path("folder").iterdir()]
 
     outputs = [Output("--json", "claimed.jsonl")]
     with claim(outputs) as claimed:

@@ -1,3 +1,4 @@
+import errno
 import importlib.metadata
 import inspect
 import json
@@ -105,3 +106,12 @@ def test_all_packages_that_are_missing_are_named_at_once(monkeypatch, gone, name
         errors.require_packages("x", ["json", *gone], "train", errors.ConfigError)
     assert str(caught.value) == f"x needs {named}: {errors.how_to_install('train')}"
     errors.require_packages("x", ["json"], "train", errors.ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("platform", "number", "gone"),
+    [("linux", errno.EPIPE, True), ("linux", errno.EINVAL, False), ("win32", errno.EINVAL, True), ("win32", 28, False)],
+)
+def test_a_reader_that_has_gone_is_told_as_the_system_says_it(monkeypatch, platform, number, gone):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert errors.reader_has_gone(OSError(number, "words")) == gone

@@ -60,9 +60,9 @@ def test_a_folder_that_another_run_writes_is_refused(tmp_path: Path) -> None:
         check_not_held(tmp_path)
     with pytest.raises(OutputTakenError):
         hold_folder(tmp_path)
-    os.close(held)
+    held.close()
     check_not_held(tmp_path)
-    os.close(hold_folder(tmp_path))
+    hold_folder(tmp_path).close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -308,6 +308,16 @@ def test_the_default_folder_follows_xdg(monkeypatch, variable, expected):
     assert cache_folder().is_absolute()
 
 
+def test_the_default_folder_on_windows_is_the_users_own_of_that_machine(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("LOCALAPPDATA", "/users/me/local")
+    assert str(cache_folder()).endswith(".cache/sharpose")
+    monkeypatch.setattr("sys.platform", "win32")
+    assert str(cache_folder()) == "/users/me/local/sharpose"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x/y")
+    assert str(cache_folder()) == "/x/y/sharpose"
+
+
 def test_what_stands_at_a_path(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "file").write_text("x")
