@@ -57,6 +57,19 @@ def test_a_video_is_made_once(worker: VideoWorker, video: Video, tmp_path: Path)
     assert (tmp_path / "walk.jsonl").stat().st_mtime_ns == stamp
 
 
+def test_markers_and_motions_are_whole_before_they_have_their_names(
+    worker: VideoWorker, video: Video, tmp_path: Path
+) -> None:
+    targets = {"--trc": tmp_path / "walk-markers", "--angles": tmp_path / "walk.mot"}
+    video = replace(video, outputs=tuple(Output(option, str(target)) for option, target in targets.items()))
+    assert worker.run(video).state == "done"
+    folder, motion = targets.values()
+    assert sorted(path.name for path in folder.iterdir()) == ["walk_people.csv", "walk_person00.trc"]
+    assert len((folder / "walk_person00.trc").read_text().splitlines()) == 6 + 5
+    assert "nRows=5" in motion.read_text()
+    assert worker.run(video).state == "skipped"
+
+
 def test_what_another_run_has_just_made_or_is_making(
     worker: VideoWorker, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
