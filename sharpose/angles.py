@@ -5,6 +5,7 @@ Signs and zeros of flexions and segments are those of Sports2D (Pagnon and Kim, 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.errors import InputError
-from sharpose.skeleton import Skeleton
+from sharpose.skeleton import Skeleton, plain_name
 
 Facing = Literal["auto", "right", "left"]
 """Where a person faces in the picture: `right`, `left`, or `auto`, as the feet say (`facing_of`)."""
@@ -100,13 +101,23 @@ ANGLES: dict[str, Angle] = {
 }
 """All angles by name. A straight knee has a `left_knee` of 180 and a `left_knee_flexion` of 0."""
 
+_FEET = tuple(f"{side}_{part}" for side in ("left", "right") for part in ("heel", "big_toe"))
 _UP, _RIGHT = np.array([0.0, -1.0]), np.array([1.0, 0.0])  # y points down
 
 
 def points_at(point: str, skeleton: Skeleton) -> list[int]:
-    """Indices of the keypoints that a point is midway between; none where the skeleton hasn't got them."""
-    names = next((ways for ways in POINTS.get(point, ((point,),)) if set(ways) <= set(skeleton.keypoints)), ())
-    return [skeleton.keypoints.index(name) for name in names]
+    """Indices of the keypoints that a point is midway between; none where the skeleton hasn't got them.
+
+    Keypoints are known by their plain names, so `LHip` is `left_hip`.
+    """
+    return list(_points_at(point, skeleton.keypoints))
+
+
+@functools.lru_cache(maxsize=1024)  # asked for every frame
+def _points_at(point: str, keypoints: tuple[str, ...]) -> tuple[int, ...]:
+    plain = [plain_name(name) for name in keypoints]
+    names = next((ways for ways in POINTS.get(point, ((point,),)) if set(ways) <= set(plain)), ())
+    return tuple(plain.index(name) for name in names)
 
 
 def angles_of(skeleton: Skeleton) -> tuple[str, ...]:
@@ -116,7 +127,7 @@ def angles_of(skeleton: Skeleton) -> tuple[str, ...]:
 
 def has_feet(skeleton: Skeleton) -> bool:
     """Whether the skeleton tells where a person faces: it has a heel and a big toe of both feet."""
-    return all(points_at(f"{side}_{part}", skeleton) for side in ("left", "right") for part in ("heel", "big_toe"))
+    return all(points_at(point, skeleton) for point in _FEET)
 
 
 def joint_angles(
@@ -198,10 +209,8 @@ def facing_of(places: npt.NDArray[np.float64], skeleton: Skeleton, facing: Facin
         raise InputError(f"facing: expected {', '.join(FACINGS[:-1])} or {FACINGS[-1]}, got {facing!r}")
     if facing != "auto" or not has_feet(skeleton):
         return np.full(len(places), -1.0 if facing == "left" else 1.0)
-    index = skeleton.keypoints.index
-    feet = np.stack(
-        [places[:, index(f"{side}_big_toe"), 0] - places[:, index(f"{side}_heel"), 0] for side in ("left", "right")]
-    )
+    x = {point: places[:, points_at(point, skeleton)[0], 0] for point in _FEET}
+    feet = np.stack([x[f"{side}_big_toe"] - x[f"{side}_heel"] for side in ("left", "right")])
     sides = np.where(np.nansum(feet, axis=0) >= 0, 1.0, -1.0)
     return np.where(np.isnan(feet).all(axis=0), np.nan, sides)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.angles import POINTS
+from sharpose.angles import points_at
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.biomechanics.filters import butterworth, fill_gaps
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions
@@ -144,7 +144,7 @@ def metres_per_pixel(
         InputError: the person's ankles, knees, hips and shoulders are never known.
     """
     person = max(trajectories, key=lambda one: (one.seen, -one.id))
-    joints = {name: skeleton.keypoints.index(name) for names in body_points(skeleton) for name in names}
+    joints = {name: points_at(name, skeleton)[0] for name in body_points(skeleton)}
 
     def length(start: str, end: str) -> float:
         line = person.places[:, joints[end]] - person.places[:, joints[start]]
@@ -155,8 +155,8 @@ def metres_per_pixel(
         (length(f"{side}_knee", f"{side}_ankle"), length(f"{side}_hip", f"{side}_knee")) for side in ("left", "right")
     ]
     shank, thigh = (np.nanmean(both) if np.isfinite(both).any() else np.nan for both in zip(*sides, strict=True))
-    middle = [person.places[:, [joints[name] for name in POINTS[point][0]]].mean(axis=1) for point in _TRUNK]
-    trunks = np.linalg.norm(middle[1] - middle[0], axis=1)
+    hips, shoulders = (person.places[:, points_at(point, skeleton)].mean(axis=1) for point in ("hips", "shoulders"))
+    trunks = np.linalg.norm(shoulders - hips, axis=1)
     trunk = np.median(trunks[np.isfinite(trunks)]) if np.isfinite(trunks).any() else np.nan
     height = (shank + thigh + trunk) / _SHARE_OF_HEIGHT
     if not height > 0:
@@ -167,16 +167,12 @@ def metres_per_pixel(
     return height_m / float(height), person
 
 
-_TRUNK = ("hips", "shoulders")
-
-
-def body_points(skeleton: Skeleton) -> list[tuple[str, str]]:
-    """The pairs of keypoints that tell a person's height; raises `InputError` where the skeleton lacks one."""
-    pairs = [(f"left_{joint}", f"right_{joint}") for joint in ("ankle", "knee", "hip", "shoulder")]
-    missing = sorted({name for pair in pairs for name in pair} - set(skeleton.keypoints))
-    if missing:
+def body_points(skeleton: Skeleton) -> list[str]:
+    """The keypoints that tell a person's height; raises `InputError` where the skeleton lacks one."""
+    points = [f"{side}_{joint}" for side in ("left", "right") for joint in ("ankle", "knee", "hip", "shoulder")]
+    if missing := [point for point in points if not points_at(point, skeleton)]:
         raise InputError(
             f"height-m: expected a skeleton with ankles, knees, hips and shoulders, {skeleton.name} lacks "
             f"{', '.join(missing)}; give --metres-per-pixel"
         )
-    return pairs
+    return points

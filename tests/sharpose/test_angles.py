@@ -12,7 +12,7 @@ import pytest
 
 from sharpose.angles import ANGLES, angles_of, facing_of, joint_angles
 from sharpose.errors import InputError
-from sharpose.skeleton import COCO17, MPII16, Skeleton
+from sharpose.skeleton import COCO17, HALPE26, MPII16, Skeleton, get_skeleton
 
 # A person seen from the front, arms hanging, legs straight; x to the right, y down.
 UPRIGHT = {
@@ -22,11 +22,7 @@ UPRIGHT = {
     "head": (50, 0), "head_top": (50, 0), "neck": (50, 20), "hip": (50, 70), "pelvis": (50, 70),
     "left_heel": (55, 135), "left_big_toe": (75, 135), "right_heel": (35, 135), "right_big_toe": (55, 135),
 }  # fmt: skip
-FEET = ("head", "neck", "hip", "left_big_toe", "right_big_toe", "left_heel", "right_heel")
-BODY_AND_FEET = replace(
-    COCO17, name="with feet", keypoints=COCO17.keypoints + FEET, sigmas=(0.05,) * 24, keypoint_colours=()
-)
-SKELETONS = pytest.mark.parametrize("skeleton", [COCO17, MPII16, BODY_AND_FEET], ids=lambda skeleton: skeleton.name)
+SKELETONS = pytest.mark.parametrize("skeleton", [COCO17, MPII16, HALPE26], ids=lambda skeleton: skeleton.name)
 
 
 def person(skeleton: Skeleton = COCO17, **moved: tuple[float, float]) -> npt.NDArray[np.float32]:
@@ -46,7 +42,7 @@ def angle(name: str, keypoints: npt.NDArray[np.float32], skeleton: Skeleton = CO
 @SKELETONS
 def test_upright_with_hanging_arms(skeleton: Skeleton) -> None:
     found = joint_angles(person(skeleton), skeleton)
-    without = {COCO17.name: ("ankle", "foot", "head"), MPII16.name: ("ankle", "foot"), BODY_AND_FEET.name: ()}
+    without = {COCO17.name: ("ankle", "foot", "head"), MPII16.name: ("ankle", "foot"), HALPE26.name: ()}
     assert list(found) == [name for name in ANGLES if not any(word in name for word in without[skeleton.name])]
     assert all(values.dtype == np.float32 for values in found.values())
     upwards, level = ("trunk_segment", "head_segment"), ("foot_segment", "pelvis_segment", "shoulders_segment")
@@ -109,26 +105,26 @@ FLEXED = [
 
 @pytest.mark.parametrize(("name", "moved", "degrees"), FLEXED)
 def test_flexions_and_segments_by_hand(name: str, moved: dict[str, tuple[float, float]], degrees: float) -> None:
-    keypoints = person(BODY_AND_FEET, **moved)
-    assert angle(name, keypoints, BODY_AND_FEET) == pytest.approx(degrees, abs=0.1)
+    keypoints = person(HALPE26, **moved)
+    assert angle(name, keypoints, HALPE26) == pytest.approx(degrees, abs=0.1)
     mirrored = keypoints.copy()
     mirrored[:, :, 0] = 100 - mirrored[:, :, 0]  # faces left, which the feet tell
-    turned = angle(name, mirrored, BODY_AND_FEET)
+    turned = angle(name, mirrored, HALPE26)
     assert turned == pytest.approx(degrees, abs=0.1)
-    (told,) = joint_angles(mirrored, BODY_AND_FEET, facing="left")[name]
+    (told,) = joint_angles(mirrored, HALPE26, facing="left")[name]
     assert told == turned
-    (wrong,) = joint_angles(mirrored, BODY_AND_FEET, facing="right")[name]
+    (wrong,) = joint_angles(mirrored, HALPE26, facing="right")[name]
     if ANGLES[name].kind == "flexion" and not name.endswith("dorsiflexion"):
         assert (wrong + degrees + 180) % 360 - 180 == pytest.approx(0, abs=0.1)
 
 
 def test_where_somebody_faces_is_told_by_the_feet_that_are_seen() -> None:
     def faced(*hidden: str, **moved: tuple[float, float]) -> float:
-        keypoints = person(BODY_AND_FEET, **moved)
-        keypoints[:, [BODY_AND_FEET.keypoints.index(name) for name in hidden], 2] = 0.1
+        keypoints = person(HALPE26, **moved)
+        keypoints[:, [HALPE26.keypoints.index(name) for name in hidden], 2] = 0.1
         used = np.where(keypoints[:, :, 2:] >= 0.3, keypoints[:, :, :2], np.nan).astype(np.float64)
-        (side,) = facing_of(used, BODY_AND_FEET)
-        (flexion,) = joint_angles(keypoints, BODY_AND_FEET)["left_knee_flexion"]
+        (side,) = facing_of(used, HALPE26)
+        (flexion,) = joint_angles(keypoints, HALPE26)["left_knee_flexion"]
         assert np.isnan(flexion) == np.isnan(side)
         return float(side)
 
@@ -136,9 +132,7 @@ def test_where_somebody_faces_is_told_by_the_feet_that_are_seen() -> None:
     assert faced(left_big_toe=(54, 135)) == 1  # both together
     assert faced("right_heel", left_big_toe=(54, 135)) == -1
     assert np.isnan(faced("right_heel", "left_big_toe"))
-    (lean,) = joint_angles(person(BODY_AND_FEET, left_heel=(np.nan, 0), right_heel=(np.nan, 0)), BODY_AND_FEET)[
-        "left_knee"
-    ]
+    (lean,) = joint_angles(person(HALPE26, left_heel=(np.nan, 0), right_heel=(np.nan, 0)), HALPE26)["left_knee"]
     assert lean == 180  # joints need no side
 
 
@@ -214,6 +208,20 @@ def test_angles_that_a_skeleton_cannot_give_are_left_out() -> None:
     expected = [name for name in angles_of(COCO17) if name not in lacking]
     assert list(angles_of(skeleton)) == list(joint_angles(person(skeleton), skeleton)) == expected
     assert "left_hip_flexion" in expected  # the pelvis is the middle of the hips
+
+
+def test_names_that_others_write() -> None:
+    def other(name: str) -> str:
+        side, _, rest = name.partition("_")
+        return f"{side[0].upper()}{rest.title().replace('_', '')}" if side in ("left", "right") else name.title()
+
+    skeleton = replace(HALPE26, name="others'", keypoints=tuple(map(other, HALPE26.keypoints)))
+    assert "LBigToe" in skeleton.keypoints
+    keypoints = person(HALPE26, left_ankle=(30, 100), right_wrist=(60, 40))
+    expected = joint_angles(keypoints, HALPE26)
+    for name, values in joint_angles(keypoints, skeleton).items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert angles_of(skeleton) == (*angles_of(get_skeleton("coco_wholebody133")), "head_segment")
 
 
 def test_keypoints_of_another_skeleton() -> None:
