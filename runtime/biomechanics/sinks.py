@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from sharpose.runtime.biomechanics.options import BiomechanicsOptions
 from sharpose.runtime.biomechanics.trajectories import Trajectories, Trajectory, body_points, metres_per_pixel
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.folders import FolderSettings, FolderSink
+from sharpose.runtime.sinks.tables import csv_rows
 from sharpose.skeleton import Skeleton
 
 _SAME_RATE = 0.02  # relative: so close to what the source says, its number is taken
@@ -102,7 +101,7 @@ class PeopleFolder(FolderSink):
             self._removed = True
             raise removed_error(self.path)
 
-    def write_people(self, files: Sequence[tuple[Trajectory, bytes]]) -> None:
+    def write_people(self, files: Iterable[tuple[Trajectory, bytes]]) -> None:
         """Writes all files. Raises `SinkError` where one can't be written."""
         rows: list[Sequence[object]] = [
             ["id", "file", "first_frame", "last_frame", "first_time", "last_time", "frames"]
@@ -177,7 +176,7 @@ class TrajectorySink(ABC):
             self._settings.say(f"{self.name}: nobody was seen")
         if isinstance(self._target, PeopleFolder):
             name_of = self._target.person_file
-            self._target.write_people([(person, self.text([person], name_of(person))) for person in people])
+            self._target.write_people((person, self.text([person], name_of(person))) for person in people)
         else:
             self._target.append(self.text(people, self.path.name))
 
@@ -297,10 +296,3 @@ def note_of_facing(skeleton: Skeleton, facing: Facing) -> str | None:
         f"note: {skeleton.name} has no feet, so flexions and segments in --angles are those of people who face right; "
         "--facing says otherwise, or that it is so"
     )
-
-
-def csv_rows(rows: Sequence[Sequence[object]]) -> bytes:
-    """Rows by RFC 4180; None is empty."""
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()

@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +102,12 @@ class CsvSink(LineSink):
 
     def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
-        return _rows([[*_frame_columns(record), *table_columns(self._skeleton)]])
+        return csv_rows([[*_frame_columns(record), *table_columns(self._skeleton)]])
 
     def lines(self, record: FrameRecord) -> bytes:
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
         _check_keypoints(self.path, record, self._skeleton)
-        return _rows(
+        return csv_rows(
             [
                 *_frame_values(record),
                 person.track_id or None,
@@ -149,14 +149,14 @@ class AnglesSink(LineSink):
 
     def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
-        return _rows([[*_frame_columns(record), "id", "person", *angles_of(self._skeleton)]])
+        return csv_rows([[*_frame_columns(record), "id", "person", *angles_of(self._skeleton)]])
 
     def lines(self, record: FrameRecord) -> bytes:
         """One row per person. Raises `SinkError` where the poses aren't of the skeleton."""
         _check_keypoints(self.path, record, self._skeleton)
         ratio = float(record.frame.sample_aspect_ratio)
         angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold, ratio, self._facing)
-        return _rows(
+        return csv_rows(
             [
                 *_frame_values(record),
                 person.track_id or None,
@@ -183,9 +183,10 @@ def _check_keypoints(path: Path, record: FrameRecord, skeleton: Skeleton) -> Non
         raise SinkError(f"{path}: expected the {skeleton.num_keypoints} keypoints of {skeleton.name}, got {found}")
 
 
-def _rows(rows: object) -> bytes:
+def csv_rows(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows by RFC 4180; None is empty."""
     text = io.StringIO()
-    csv.writer(text).writerows(rows)  # type: ignore[arg-type]
+    csv.writer(text).writerows(rows)
     return text.getvalue().encode(errors="surrogateescape")  # the bytes of a file name
 
 
