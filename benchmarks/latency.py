@@ -323,6 +323,12 @@ def _check_peers(context: click.Context, parameter: click.Parameter, paths: tupl
     callback=_check_peers,
     help="ONNX file of another pose model; may be given several times.",
 )
+@option(
+    _MODEL,
+    "--alpha",
+    type=Number(0, 1, min_open=True),
+    help="Share of a person's regions that the fine stage looks at.  [default: the bundle's]",
+)
 @threads_option(_MODEL)
 @option(
     _CASES, "--people", default="1,4,16", show_default=True, callback=number_list(1, 1024), help="Numbers of people."
@@ -355,6 +361,7 @@ def command(
     precision: list[PrecisionChoice],
     baseline: list[str],
     peer: tuple[Path, ...],
+    alpha: float | None,
     threads: int | None,
     people: list[int],
     refine: list[int],
@@ -370,7 +377,7 @@ def command(
 ) -> int:
     """Measure a bundle's latency by stage, on several devices, in several precisions, beside baselines."""
     machine = begin(output, "latency.md", "latency.json", overwrite=overwrite)
-    opened = open_bundle(shipped_bundle() if bundle is None else bundle)
+    opened = open_bundle(shipped_bundle() if bundle is None else bundle).at_alpha(alpha)
     entries = list_entries(opened, device, precision, baseline, peer)
     check_packages(baseline)
     plan = Plan(people, refine, seconds, rounds, warm_up, threads, cold_starts, peak_seconds)
@@ -388,6 +395,7 @@ def command(
                 "schema": SCHEMA,
                 "bundle": opened.model.name,
                 "weights": opened.manifest.source,
+                "alpha": opened.model.alpha,
                 "date": date.today().isoformat(),
                 "command": command_to_repeat("latency.py"),
                 "picture": list(SIZE),

@@ -203,6 +203,7 @@ class BatchCache:
             {
                 "graphs": graphs,
                 "max_batch": manifest.max_batch,
+                "selected": bundle.model.num_selected,
                 "precision": precision,
                 "device": device,
                 "engine": engine,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharpose.bundle import GraphEntry
+from sharpose.bundle import PATCHES_AXIS, GraphEntry
 from sharpose.engines import Untyped
 from sharpose.engines.base import FixInputs, GraphError, Runner, TensorSpec, Value, check_signature, specs
 from sharpose.engines.device import Device, parse_device
@@ -60,6 +60,7 @@ def create_session(
     threads: int | None = None,
     profiles: Mapping[str, TensorSpec] | None = None,
     max_batch: int = 1,
+    patches: int | None = None,
 ) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session that really uses the device's provider.
 
@@ -70,6 +71,7 @@ def create_session(
         threads: CPU threads inside an operator; ONNX Runtime's own choice if None.
         profiles: Inputs whose dynamic axes are 1 to `max_batch` long, for TensorRT to build one engine for all sizes.
         max_batch: Likewise.
+        patches: Size of a fine graph's axis `PATCHES_AXIS`; as the graph has it if None.
 
     Raises:
         GraphError: the graph can't be loaded.
@@ -98,6 +100,8 @@ def create_session(
     options.add_session_config_entry("session.intra_op.spin_backoff_max", "8")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if patches is not None:  # the session is then that of a graph with a fixed number: as fast, the same to the bit
+        options.add_free_dimension_override_by_name(PATCHES_AXIS, patches)
     if device.kind in ON_NVIDIA:
         preload_cuda()
     elif device.kind == "directml":
@@ -105,7 +109,7 @@ def create_session(
     if device.kind != "cpu":
         CpuNodes.prepare(options)
     settings = settings or OnnxRuntimeSettings()
-    providers = _providers(path, device, settings, profiles or {}, max_batch)
+    providers = _providers(path, device, settings, profiles or {}, max_batch, patches)
     try:
         # Else a provider that fails, now or in a run, would be replaced by the CPU's.
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
@@ -115,7 +119,7 @@ def create_session(
                 f"{path.name} on {device}: ONNX Runtime splits the graph, and then takes no profiles: it builds an "
                 "engine for the first batch, and again for every larger or smaller one"
             )
-            return create_session(path, device, settings, threads=threads)
+            return create_session(path, device, settings, threads=threads, patches=patches)
         raise GraphError(f"{path}: ONNX Runtime can't load it ({one_line(error)})") from error
     if provider not in session.get_providers():
         fell_back = ", ".join(session.get_providers())
@@ -202,7 +206,12 @@ def _library(name: str, version: str) -> str:
 
 
 def _providers(
-    path: Path, device: Device, settings: OnnxRuntimeSettings, profiles: Mapping[str, TensorSpec], max_batch: int
+    path: Path,
+    device: Device,
+    settings: OnnxRuntimeSettings,
+    profiles: Mapping[str, TensorSpec],
+    max_batch: int,
+    patches: int | None,
 ) -> list[Untyped]:
     """The device's provider and those that take what it leaves, with their options."""
     if device.kind == "cpu":
@@ -223,7 +232,7 @@ def _providers(
     if not settings.tf32:
         # The provider has no option for it. TensorRT reads this as it builds an engine, cuBLAS as it starts.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    folder = _engine_folder(path, device, settings)
+    folder = _engine_folder(path, device, settings, patches)
     tensorrt = on_gpu | {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
@@ -242,15 +251,16 @@ def _providers(
     return [(PROVIDERS["ort-tensorrt"], tensorrt), *others]
 
 
-def _engine_folder(path: Path, device: Device, settings: OnnxRuntimeSettings) -> Path:
+def _engine_folder(path: Path, device: Device, settings: OnnxRuntimeSettings, patches: int | None) -> Path:
     """Where the TensorRT provider keeps a graph's engines, made if it isn't there.
 
     The provider itself tells engines apart by the graph's file name and structure. It takes one that was built from
-    other weights, by another TensorRT or for another GPU, so each of them has a folder of its own.
+    other weights, for other patches, by another TensorRT or for another GPU, so each of them has a folder of its own.
     """
     import onnxruntime as ort
 
-    key = [graph_sha256(path), ort.__version__, _tensorrt_version(), repr(probe_gpu(device.index)), settings.tf32]
+    key = [graph_sha256(path), patches, ort.__version__, _tensorrt_version()]
+    key += [repr(probe_gpu(device.index)), settings.tf32]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     folder = (settings.engine_cache or cache_folder()) / "onnxruntime" / f"{path.stem}-{name}"
     try:
@@ -357,7 +367,16 @@ class OnnxRuntimeRunner(Runner):
         # What stays on a device of CoreML or DirectML waits in the host's memory.
         self._memory = ("cuda", where.index) if where.kind in ON_NVIDIA else ("cpu", 0)
         profiles = specs(declared)[0] if isinstance(declared, GraphEntry) else None
-        self._session = create_session(path, where, settings, threads=threads, profiles=profiles, max_batch=max_batch)
+        patches = declared.patches if isinstance(declared, GraphEntry) else None
+        self._session = create_session(
+            path,
+            where,
+            settings,
+            threads=threads,
+            profiles=profiles,
+            max_batch=max_batch,
+            patches=patches if isinstance(patches, int) else None,
+        )
         found_inputs, found_outputs = (
             [_spec(path, item) for item in items] for items in (self._session.get_inputs(), self._session.get_outputs())
         )

@@ -208,6 +208,9 @@ class OpenVinoRunner(Runner):
         found_inputs, found_outputs = _specs(path, model)
         if isinstance(declared, GraphEntry):
             inputs, outputs = specs(declared)
+            if any(isinstance(side, str) for spec in found_inputs if spec.name == "patches" for side in spec.shape[1:]):
+                _reshape(path, model, inputs, {})
+                found_inputs, found_outputs = _specs(path, model)
             check_signature(str(path), found_inputs, list(inputs.values()))
             check_signature(str(path), found_outputs, list(outputs.values()))
         else:

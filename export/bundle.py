@@ -155,7 +155,8 @@ def _measure(
     for precision, pair in pairs.items():
         rounded = precision == "fp32" and options.store_weights == "fp16"
         runners = (
-            OnnxRuntimeRunner(folder / entry.file, entry, options.max_batch) for entry in (pair.coarse, pair.fine)
+            OnnxRuntimeRunner(folder / entry.file, entry.at_regions(model.config.num_selected), options.max_batch)
+            for entry in (pair.coarse, pair.fine)
         )
         graphs = EngineStages(model.config, precision, *runners)
         half = TorchStages(models[precision], max_batch=options.max_batch) if precision == "fp16" else None

@@ -18,12 +18,12 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
-from sharpose.bundle import GraphEntry, TensorEntry
+from sharpose.bundle import PATCHES_AXIS, GraphEntry, TensorEntry
 from sharpose.errors import ExportError
 from sharpose.model import SHaRPose
 from sharpose.model.backbone import LayerNorm, QualityPredictor
 from sharpose.model.graphs import COARSE_OUTPUTS, FINE_INPUTS, FINE_OUTPUTS, CoarseGraph, FineGraph
-from sharpose.tokens import PATCH_SIZE, PATCHES_PER_REGION
+from sharpose.tokens import PATCHES_PER_REGION, patches_shape
 
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph, where shape inference can see them."""
@@ -149,7 +149,7 @@ _DTYPES: dict[int, str] = {
 def export_graphs(
     model: SHaRPose, *, max_batch: int, opset: int, translations: Translations | None = None
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The coarse and the fine graph, with N and M dynamic from 1 to `max_batch` and every other axis static.
+    """The coarse and the fine graph: N and M are dynamic from 1 to `max_batch`, and K, where R is at least 4, to R.
 
     `translations` are of operators that PyTorch doesn't have.
 
@@ -159,27 +159,34 @@ def export_graphs(
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset: expected {MIN_OPSET} to {MAX_OPSET}, got {opset}")
     config = model.config
-    # An example batch of 1 would be specialised to 1; the two batch axes must differ to be told apart.
-    coarse_batch, fine_batch = 2, 3
+    # An example batch of 1 would be specialised to 1, and so would one region, or none, that is selected or isn't; the
+    # two batch axes must differ to be told apart.
+    coarse_batch, fine_batch, selected = 2, 3, config.num_regions // 2
     people = Dim("N", min=1, max=max(max_batch, coarse_batch))
     rows = Dim("M", min=1, max=max(max_batch, fine_batch))
+    patches_axes = {0: rows}
+    if selected > 1:
+        patches_axes[1] = PATCHES_PER_REGION * Dim("K", min=1, max=config.num_regions)
+    else:
+        selected = config.num_selected
     coarse = CoarseGraph(model).eval()
     image = torch.zeros((coarse_batch, *config.crop_size, 3), dtype=torch.uint8)
     coarse_model = _export(coarse, (image,), ["image"], COARSE_OUTPUTS, ({0: people},), opset, translations)
     with torch.no_grad():
         _, _, order, features, embeddings, _ = coarse(image)
-    patches = torch.zeros(
-        (fine_batch, PATCHES_PER_REGION * config.num_selected, PATCH_SIZE * PATCH_SIZE * 3), dtype=torch.uint8
-    )
+    patches = torch.zeros(patches_shape(fine_batch, selected), dtype=torch.uint8)
     fine_model = _export(
         FineGraph(model).eval(),
         (torch.arange(fine_batch, dtype=torch.int32) % coarse_batch, patches, order, features, embeddings),
         FINE_INPUTS,
         FINE_OUTPUTS,
-        ({0: rows}, {0: rows}, {0: people}, {0: people}, {0: people}),
+        ({0: rows}, patches_axes, {0: people}, {0: people}, {0: people}),
         opset,
         translations,
     )
+    patches_sides = fine_model.graph.input[FINE_INPUTS.index("patches")].type.tensor_type.shape.dim
+    if patches_sides[1].dim_param:  # PyTorch's name for it is its own affair
+        patches_sides[1].dim_param = PATCHES_AXIS
     return coarse_model, fine_model
 
 

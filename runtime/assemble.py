@@ -356,6 +356,7 @@ def _make_estimator(options: RunOptions, messages: Messages) -> Estimator:
         precision=options.precision,
         refine=options.refine,
         quality_threshold=options.quality_threshold,
+        alpha=options.alpha,
         threads=options.threads,
         batch=options.batch,
         tensorrt=_tensorrt_settings(options, messages),

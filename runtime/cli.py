@@ -106,6 +106,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 )
 @option(
     _MODEL,
+    "--alpha",
+    type=Number(0, 1, min_open=True),
+    help="Share of a person's regions that the fine stage looks at: less is faster; default: the bundle's.",
+)
+@option(
+    _MODEL,
     "--deadline",
     type=_SECONDS,
     metavar="MS",

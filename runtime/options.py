@@ -218,6 +218,7 @@ class RunOptions:
     bundle: Path | None = None
     refine: Literal["auto", "always", "never"] = "auto"
     quality_threshold: float | None = None
+    alpha: float | None = None
     deadline: float | None = None
     max_people: int | None = None
     device: str = "cpu"
@@ -315,6 +316,7 @@ class RunOptions:
         graphs = "--no-cuda-graphs" if self.cuda_graphs is False else "--cuda-graphs"
         for option, is_given, needed, is_there in (
             ("--quality-threshold", self.quality_threshold is not None, "--refine auto", self.refine == "auto"),
+            ("--alpha", self.alpha is not None, "--refine auto or always", self.refine != "never"),
             ("--deadline", self.deadline is not None, "--refine auto or always", self.refine != "never"),
             ("--engine-cache", self.engine_cache is not None, f"--device tensorrt or ort-tensorrt{got}", cached),
             ("--cuda-bindings", self.cuda_bindings is not None, f"--device tensorrt{got}", on_tensorrt),

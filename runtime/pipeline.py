@@ -50,6 +50,8 @@ class PoseEstimator(Estimator):
             fp32, on a GPU fp16; as the attribute `precision` says then.
         refine: `auto`, `always` or `never`.
         quality_threshold: The bundle's own if None.
+        alpha: Share of a person's regions that the fine stage looks at, above 0 and at most 1; the bundle's own if
+            None. The weights are the same, but were trained with one alpha.
         keep_regions: Whether results have `PoseResult.regions_xyxy`.
         scheduler: Decides who is refined where pictures have deadlines; the gate alone does if None.
         threads: CPU threads inside an operator; the engine's choice if None.
@@ -61,12 +63,12 @@ class PoseEstimator(Estimator):
             estimator's device, made at the first such picture.
 
     Raises:
-        BundleError: the bundle is missing, damaged or not valid, or has no graphs of that precision.
+        BundleError: the bundle is missing, damaged or not valid, or has no graphs of that precision or that alpha.
         EngineError: the device is not there, or can't run the graphs in that precision.
-        InputError: `precision`, `refine`, `quality_threshold`, `threads` or `batch` isn't one.
+        InputError: `precision`, `refine`, `quality_threshold`, `alpha`, `threads` or `batch` isn't one.
 
     Attributes:
-        bundle: The bundle it runs.
+        bundle: The bundle it runs, at the alpha that it runs it at.
         refine: `auto` (the gate decides), `always` or `never`.
         quality_threshold: People below it are refined.
         keep_regions: Whether results have `PoseResult.regions_xyxy`; may be changed.
@@ -82,6 +84,7 @@ class PoseEstimator(Estimator):
         precision: PrecisionChoice = "auto",
         refine: Refine = "auto",
         quality_threshold: float | None = None,
+        alpha: float | None = None,
         keep_regions: bool = False,
         scheduler: DeadlineScheduler | None = None,
         threads: int | None = None,
@@ -100,7 +103,7 @@ class PoseEstimator(Estimator):
             )
         if not isinstance(device, str):
             raise InputError(f"device: expected a name such as 'cpu' or 'cuda:0', got {device!r}")
-        opened = open_bundle(shipped_bundle() if bundle is None else bundle)
+        opened = open_bundle(shipped_bundle() if bundle is None else bundle).at_alpha(alpha)
         load = partial(
             load_two_stage, opened, precision=precision, threads=threads, tensorrt=tensorrt, onnxruntime=onnxruntime
         )
@@ -126,6 +129,7 @@ class PoseEstimator(Estimator):
         precision: PrecisionChoice = "auto",
         refine: Refine = "auto",
         quality_threshold: float | None = None,
+        alpha: float | None = None,
         keep_regions: bool = False,
         scheduler: DeadlineScheduler | None = None,
         threads: int | None = None,
@@ -141,6 +145,7 @@ class PoseEstimator(Estimator):
             precision=precision,
             refine=refine,
             quality_threshold=quality_threshold,
+            alpha=alpha,
             keep_regions=keep_regions,
             scheduler=scheduler,
             threads=threads,

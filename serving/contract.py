@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from sharpose.bundle import MAX_BATCH, Bundle
+from sharpose.engines.load import STAGES
 from sharpose.errors import ConfigError, ServerRefusedError, describe_validation_error
 from sharpose.scores.tables import ScoreTables
 from sharpose.skeleton import Skeleton
@@ -187,10 +188,9 @@ def bundle_sha256(bundle: Bundle) -> str:
     `bundle.json` itself may change without it: results of `--verify`, for example.
     """
     manifest, skeleton = bundle.manifest, bundle.model.skeleton
-    files = manifest.files
     parts = {
-        "graphs": {key: [files[pair.coarse.file], files[pair.fine.file]] for key, pair in manifest.graphs.items()},
-        "weights": files[manifest.weights],
+        "graphs": {key: [bundle.graph_sha256(stage, key) for stage in STAGES] for key in bundle.precisions},
+        "weights": bundle.weights_sha256,
         "quality_threshold": manifest.gate.quality_threshold,
         "skeleton": {key: getattr(skeleton, key) for key in _DECIDING},
     }

@@ -112,6 +112,7 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         graph, entry = bundle.graph(stage, precision)
         engine = engines[stage]
         if engine is None:
+            entry = getattr(bundle.manifest.graphs[precision], stage)  # with the axes that the file itself leaves open
             shutil.copyfile(graph, model / "1" / "model.onnx")
             weights = _copy_or_link(bundle.path / bundle.manifest.weights, model / "1", weights)
         else:
@@ -139,10 +140,9 @@ def _engine(bundle: Bundle, stage: str, precision: Precision) -> StoredEngine | 
     if not (folder / f"{stage}.json").is_file():
         return None
     engine = read_engine(folder, stage)
-    files, sidecar = bundle.manifest.files, engine.sidecar
+    sidecar = engine.sidecar
     found = sidecar.flavour, sidecar.precision, sidecar.graph_sha256, sidecar.weights_sha256
-    graph = bundle.graph(stage, precision)[0].name
-    wanted = "tensorrt", precision, files[graph], files[bundle.manifest.weights]
+    wanted = "tensorrt", precision, bundle.graph_sha256(stage, precision), bundle.weights_sha256
     return engine if found == wanted else None
 
 

@@ -7,6 +7,7 @@ coarse patch; the fine stage sees a region at full size, as `PATCHES_PER_REGION`
 from __future__ import annotations
 
 import math
+import reprlib
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,13 @@ HEATMAP_STRIDE = 4
 def region_grid(crop_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of regions in a crop of `(height, width)` pixels."""
     return crop_size[0] // REGION_SIZE, crop_size[1] // REGION_SIZE
+
+
+def check_alpha(alpha: object) -> float:
+    """A share of the regions as a number; raises `InputError` where it isn't one above 0 and at most 1."""
+    if isinstance(alpha, float | int | np.floating) and not isinstance(alpha, bool) and 0 < alpha <= 1:
+        return float(alpha)
+    raise InputError(f"alpha: expected a number above 0 and at most 1, got {reprlib.repr(alpha)}")
 
 
 def selected_regions(alpha: float, regions: int) -> int:

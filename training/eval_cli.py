@@ -41,6 +41,7 @@ class EvalOptions:
     head_boxes: Path | None
     flip_test: bool
     quality_threshold: float | None
+    alpha: float | None
     device: str
     precision: PrecisionChoice
     threads: int | None
@@ -79,6 +80,8 @@ class EvalOptions:
             raise click.UsageError(f"--seed is for {', '.join(fits)}: none is given")
         if self.promise is not None and self.quality_threshold is not None:
             raise click.UsageError("--quality-threshold and --choose-threshold exclude each other: give one")
+        if self.alpha is not None and (fit := next((name for name, value in fits.items() if value is not None), None)):
+            raise click.UsageError(f"{fit} is for the model's own alpha: leave --alpha out")
         if self.threads is not None and self.checkpoint is None and self.device.startswith("tensorrt"):
             raise click.UsageError(f"--threads does nothing on --device {self.device}: leave it out")
         if self.precision != "auto" and self.checkpoint is not None:
@@ -156,6 +159,12 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
     "--quality-threshold",
     type=Number(),
     help="Predicted quality below which auto refines; default: the model's.",
+)
+@option(
+    _MODEL,
+    "--alpha",
+    type=Number(0, 1, min_open=True),
+    help="Share of a person's regions that the fine stage looks at; default: the model's.",
 )
 @option(
     _MODEL,

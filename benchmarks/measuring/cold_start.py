@@ -54,6 +54,7 @@ def measure_cold_start(
         job = {
             "entry": asdict(entry),
             "bundle": str(bundle.path),
+            "alpha": bundle.model.alpha,
             "folder": str(folder),
             "threads": threads,
             "picture": str(picture),
@@ -100,7 +101,8 @@ def _run() -> None:
     gpu_before = gpu_mib(index)
     opening = time.perf_counter()
     entry = Entry(**job["entry"])
-    contender = open_contender(entry, open_bundle(job["bundle"]), Path(job["folder"]), job["threads"])
+    bundle = open_bundle(job["bundle"]).at_alpha(job["alpha"])
+    contender = open_contender(entry, bundle, Path(job["folder"]), job["threads"])
     opened = time.perf_counter()
     with np.load(job["picture"]) as picture:
         image, boxes = picture["image"], Boxes.from_xyxy(picture["boxes"])

@@ -265,7 +265,8 @@ def open_contender(entry: Entry, bundle: Bundle, folder: Path, threads: int | No
         )
         contender = _Estimator(entry, PoseEstimator.from_stages(bundle, stages))
     else:
-        estimator = PoseEstimator(path, device=entry.device, precision=entry.precision, threads=threads)
+        alpha = None if entry.kind == "dense" else bundle.model.alpha
+        estimator = PoseEstimator(path, device=entry.device, precision=entry.precision, alpha=alpha, threads=threads)
         contender = _Estimator(entry, estimator)
     contender.opened_s = time.perf_counter() - began
     return contender

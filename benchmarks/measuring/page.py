@@ -17,6 +17,7 @@ Report = Mapping[str, Any]
 def write_page(report: Report) -> str:
     """The whole page."""
     height, width = report["picture"]
+    at_alpha = f", alpha {report['alpha']:g}" if "alpha" in report else ""
     lines = [
         f"# Latency of {report['bundle']}",
         "",
@@ -24,10 +25,10 @@ def write_page(report: Report) -> str:
         "",
         f"`{report['command']}`",
         "",
-        f"From a decoded frame of {height} x {width} and boxes to poses, weights: {report['weights']}. Decoding,",
-        "detection, drawing and encoding are not included. All contenders run in turns, every second round in the",
-        "reverse order. A refine rate that is no whole number of people is kept over several frames (50 % of 1 person:",
-        "every second frame), so their percentiles have two humps: compare means.",
+        f"From a decoded frame of {height} x {width} and boxes to poses, weights: {report['weights']}{at_alpha}.",
+        "Decoding, detection, drawing and encoding are not included. All contenders run in turns, every second round",
+        "in the reverse order. A refine rate that is no whole number of people is kept over several frames (50 % of 1",
+        "person: every second frame), so their percentiles have two humps: compare means.",
         "",
         *_sections(report),
     ]

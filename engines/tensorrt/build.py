@@ -225,10 +225,13 @@ def build_engine(
         )
     path, entry = bundle.graph(stage, precision)
     described = describe_options(options, precision, flavour)
-    hashes = bundle.manifest.files[path.name], bundle.manifest.files[bundle.manifest.weights]
+    hashes = bundle.graph_sha256(stage, precision), bundle.weights_sha256
     request = EngineRequest(stage, precision, *hashes, flavour.name, flavour.version, gpu, described)
 
     def describe(parsed: ParsedNetwork) -> tuple[list[EngineTensor], list[dict[str, Profile]]]:
+        for index, spec in enumerate(parsed.inputs()):
+            if spec.name == "patches":  # of any number in the graph, of alpha's in the engine
+                parsed.network.get_input(index).shape = (-1, *specs(entry)[0]["patches"].shape[1:])
         return describe_tensors(parsed, *specs(entry)), _profiles(entry, options, flavour)
 
     return build_file(path, describe, request, options, on_progress, flavour=flavour, folder=folder)

@@ -123,14 +123,13 @@ class _EngineLoader:
 
     def load(self, stage: str, *, specialize: bool) -> TensorRtEngine:
         """A stage's engine, loaded. One that doesn't load is rebuilt, once."""
-        path, entry = self._bundle.graph(stage, self.precision)
-        files = self._bundle.manifest.files
+        _, entry = self._bundle.graph(stage, self.precision)
         tf32 = None if self._settings.tf32 is None else self._settings.tf32 and self.precision == "fp32"
         request = EngineRequest(
             stage=stage,
             precision=self.precision,
-            graph_sha256=files[path.name],
-            weights_sha256=files[self._bundle.manifest.weights],
+            graph_sha256=self._bundle.graph_sha256(stage, self.precision),
+            weights_sha256=self._bundle.weights_sha256,
             flavour=self.flavour.name,
             flavour_version=self.flavour.version,
             gpu=self.gpu,

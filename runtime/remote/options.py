@@ -100,7 +100,7 @@ server_options = options(
 def refuse_beside_server() -> None:
     """Refuse options of engines on this machine, even with their defaults, where a server runs the model."""
     context = click.get_current_context()
-    for name in ("device", "precision", "threads", "batch", "deadline"):
+    for name in ("device", "precision", "threads", "batch", "alpha", "deadline"):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 f"--{name} is for engines on this machine, and --server runs the model: leave it out"

@@ -17,6 +17,7 @@ from sharpose.config import ModelConfig
 from sharpose.errors import BundleError, ConfigError, describe_validation_error
 from sharpose.files import file_sha256, read_json, replacing
 from sharpose.onnx_file import check_node_inputs, external_data_locations
+from sharpose.tokens import check_alpha
 
 RANDOM_WEIGHTS = "random weights"
 """What the source of a bundle with random weights begins with."""
@@ -50,7 +51,11 @@ class Bundle:
         return tuple(self.manifest.graphs)
 
     def graph(self, stage: str, precision: Precision = "fp32") -> tuple[Path, GraphEntry]:
-        """The ONNX file of `"coarse"` or `"fine"` and its description; `BundleError` if the precision isn't there."""
+        """The ONNX file of `"coarse"` or `"fine"`, and its description at the model's alpha.
+
+        Raises:
+            BundleError: the precision isn't there.
+        """
         pair = self.manifest.graphs.get(precision)
         if pair is None:
             held = ", ".join(self.precisions)
@@ -59,12 +64,43 @@ class Bundle:
                 f"bundle {self.path}: holds {held} graphs, not {precision}; export it with --precision {both}"
             )
         entry = {"coarse": pair.coarse, "fine": pair.fine}[stage]
-        return self.path / entry.file, entry
+        return self.path / entry.file, entry.at_regions(self.model.num_selected)
+
+    def graph_sha256(self, stage: str, precision: Precision) -> str:
+        """sha256 of a graph's file, and of K where it takes any number of regions; raises as `graph`."""
+        sha256 = self.manifest.files[self.graph(stage, precision)[1].file]
+        if stage == "coarse" or not self.manifest.graphs[precision].fine.takes_any_regions:
+            return sha256
+        return hashlib.sha256(f"{sha256} {self.model.num_selected}".encode()).hexdigest()
+
+    @property
+    def weights_sha256(self) -> str:
+        """sha256 of the file of weights."""
+        return self.manifest.files[self.manifest.weights]
 
     def graphs_sha256(self, precision: Precision) -> str:
-        """sha256 of a precision's two graphs and the weights; `BundleError` if the precision isn't there."""
-        names = (*(self.graph(stage, precision)[1].file for stage in ("coarse", "fine")), self.manifest.weights)
-        return hashlib.sha256("".join(self.manifest.files[name] for name in names).encode()).hexdigest()
+        """sha256 of a precision's two graphs (see `graph_sha256`) and the weights; raises as `graph`."""
+        graphs = (self.graph_sha256(stage, precision) for stage in ("coarse", "fine"))
+        return hashlib.sha256("".join((*graphs, self.weights_sha256)).encode()).hexdigest()
+
+    def at_alpha(self, alpha: float | None) -> Bundle:
+        """The bundle whose fine stage looks at another share of the regions, with the same weights; itself if None.
+
+        Raises:
+            InputError: `alpha` isn't a number above 0 and at most 1.
+            BundleError: a fine graph has another number of regions fixed.
+        """
+        if alpha is None:
+            return self
+        model = self.model.replace({"alpha": check_alpha(alpha)})
+        fixed = not all(pair.fine.takes_any_regions for pair in self.manifest.graphs.values())
+        if fixed and model.num_selected != self.model.num_selected:
+            raise BundleError(
+                f"bundle {self.path}: alpha {alpha:g} is {model.num_selected} regions, but its fine graph takes "
+                f"{self.model.num_selected} alone (alpha {self.model.alpha:g}), as earlier versions exported it; "
+                "export it again"
+            )
+        return Bundle(self.path, self.manifest.model_copy(update={"model": model}))
 
 
 def open_bundle(path: str | Path) -> Bundle:

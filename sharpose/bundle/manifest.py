@@ -20,6 +20,8 @@ MAX_BATCH = 4096
 MOST_VERIFIED = 100
 """The most results of `--verify` in a bundle, 3 kB each."""
 _NOT_ENFORCED = "int8 of an earlier version, which enforced no limits; export it again"
+PATCHES_AXIS = "4*K"
+"""Name of the axis of fine patches, four a region, in a fine graph that takes any number of regions."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 """Of graphs."""
@@ -35,7 +37,7 @@ _Float = Annotated[float, Field(strict=True)]  # a text is no number
 
 
 class TensorEntry(_Strict):
-    """An input or output of a graph; a named axis (`N`, `M`) is dynamic, from 1 to the bundle's max_batch."""
+    """An input or output of a graph; a named axis is dynamic: `N` and `M` are 1 to the bundle's max_batch."""
 
     name: str
     dtype: Literal["uint8", "int32", "float16", "float32"]
@@ -49,6 +51,25 @@ class GraphEntry(_Strict):
     opset: int
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
+
+    @property
+    def patches(self) -> int | str | None:
+        """Fine patches a crop: of a graph that takes any number, `PATCHES_AXIS`; None of a coarse graph."""
+        return next((item.shape[1] for item in self.inputs if item.name == "patches" and len(item.shape) == 3), None)
+
+    @property
+    def takes_any_regions(self) -> bool:
+        """Whether it is a fine graph for any number of selected regions; earlier versions fixed it in the graph."""
+        return self.patches == PATCHES_AXIS
+
+    def at_regions(self, selected: int) -> GraphEntry:
+        """The same for K selected regions: with no named axis left but `N` and `M`."""
+        sides = {PATCHES_AXIS: PATCHES_PER_REGION * selected}
+        inputs = (
+            item.model_copy(update={"shape": tuple(sides.get(str(side), side) for side in item.shape)})
+            for item in self.inputs
+        )
+        return self.model_copy(update={"inputs": tuple(inputs)})
 
 
 class GraphPair(_Strict):
@@ -235,7 +256,8 @@ class Manifest(_Strict):
         coarse, fine = _signatures(self.model)
         for precision, pair in self.graphs.items():
             for stage, graph, (inputs, outputs) in (("coarse", pair.coarse, coarse), ("fine", pair.fine, fine)):
-                for what, items, wanted in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
+                found_inputs = graph.at_regions(self.model.num_selected).inputs
+                for what, items, wanted in (("inputs", found_inputs, inputs), ("outputs", graph.outputs, outputs)):
                     found = {item.name: item.shape for item in items}
                     if found != wanted or len(items) != len(wanted):
                         differing = next((name for name in wanted if found.get(name) != wanted[name]), "too many")

@@ -204,7 +204,6 @@ class Backbone(nn.Module):
         width, regions = config.width, config.num_regions
         self.num_keypoints = config.num_keypoints
         self.num_regions = regions
-        self.num_selected = config.num_selected
         self.keypoint_tokens = nn.Parameter(torch.zeros(1, config.num_keypoints, width))
         self.quality_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed_list = nn.ParameterList(

@@ -87,7 +87,7 @@ class FineStage(nn.Module):
 
         Args:
             patches: [M, s*s*K, 3, P, P], normalised pixels of the selected regions; regions in `region_order`, the
-                patches of a region row by row.
+                patches of a region row by row. K may be any number of them, 1 to R.
             region_order: int64 [M, R], as the coarse stage gave it.
             region_features: [M, R, C], likewise.
             region_embeddings: [M, R, C], likewise.
@@ -96,8 +96,8 @@ class FineStage(nn.Module):
             [M, J, h, w].
         """
         backbone = self.backbone
-        batch, joints, selected_count = patches.shape[0], backbone.num_keypoints, backbone.num_selected
-        width = region_features.shape[-1]
+        batch, joints, width = patches.shape[0], backbone.num_keypoints, region_features.shape[-1]
+        selected_count = patches.shape[1] // PATCHES_PER_REGION
         selected, others = region_order[:, :selected_count], region_order[:, selected_count:]
 
         pixels = backbone.patch_embed(patches.flatten(0, 1)).reshape(batch, selected_count, PATCHES_PER_REGION, width)

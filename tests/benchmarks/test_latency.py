@@ -152,6 +152,8 @@ def test_machine_weights_and_command_are_named(report: tuple[dict[str, Any], str
     assert platform.machine() in machine["system"]
     assert values["bundle"] == "nano"
     assert values["weights"] == json.loads((nano_bundle / "bundle.json").read_text())["source"]
+    assert values["alpha"] == 0.5
+    assert f"weights: {values['weights']}, alpha 0.5.\n" in text
     for piece in (machine["processor"], machine["system"], f"numpy {machine['packages']['numpy']}", values["command"]):
         assert piece in text
     for option in ("--people 1,3", "--refine 0,50,100", "--precision fp32,int8", "--rounds 3", "--threads 1"):

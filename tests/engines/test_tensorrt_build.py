@@ -77,7 +77,6 @@ def test_the_sidecars_describe_plans_that_are_there(built, precision, bundle, fl
         "fine.json",
         "fine.plan",
     ]
-    suffix = "" if precision == "fp32" else f".{precision}"
     for stage, engine in zip(("coarse", "fine"), engines, strict=True):
         written = json.loads((folder / f"{stage}.json").read_text())
         plan = (folder / f"{stage}.plan").read_bytes()
@@ -85,7 +84,7 @@ def test_the_sidecars_describe_plans_that_are_there(built, precision, bundle, fl
         assert written["plan_bytes"] == len(plan) > 100_000
         assert (engine.plan, engine.path) == (plan, folder / f"{stage}.plan")
         assert (written["stage"], written["precision"]) == (stage, precision)
-        assert written["graph_sha256"] == bundle.manifest.files[f"{stage}{suffix}.onnx"]
+        assert written["graph_sha256"] == bundle.graph_sha256(stage, precision)
         assert written["weights_sha256"] == bundle.manifest.files["weights.bin"]
         assert (written["flavour"], written["flavour_version"]) == ("tensorrt_rtx", flavour.version)
         assert (written["gpu"] is not None) == _has_gpu()
@@ -149,12 +148,15 @@ def test_the_profile_spans_all_batches_and_the_fine_stage_sees_all_coarse_output
     _check_profiles(coarse, fine, [(1, 4, 6)])
 
 
-def test_profiles_for_one_a_few_and_many_people_are_built(bundle, tmp_path, flavour):
-    options = BuildOptions(max_batch=6, opt_batch=(1, 4, 6))
+def test_profiles_for_one_a_few_and_many_people_are_built_for_another_alpha(bundle, tmp_path, flavour):
+    options, other = BuildOptions(max_batch=6, opt_batch=(1, 4, 6)), bundle.at_alpha(0.2)
     _, sidecar = build_engine(
-        bundle, "fine", "fp32", options, lambda progress: None, flavour=flavour, gpu=None, folder=tmp_path
+        other, "fine", "fp32", options, lambda progress: None, flavour=flavour, gpu=None, folder=tmp_path
     )
     _check_fine_profiles(sidecar, [(1, 1, 1), (2, 4, 4), (5, 6, 6)])
+    assert [profile["patches"].opt for profile in sidecar.profiles] == [[size, 40, 768] for size in (1, 4, 6)]
+    assert _tensors(sidecar, "input")["patches"] == ("uint8", ("M", 40, 768))
+    assert sidecar.graph_sha256 == other.graph_sha256("fine", "fp32") != bundle.graph_sha256("fine", "fp32")
 
 
 def _check_layers(bundle, stage, precision, flavour):

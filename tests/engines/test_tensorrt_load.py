@@ -55,7 +55,7 @@ class Machine:
             sharpose_version="0",
             stage=stage,
             precision=precision,
-            graph_sha256=bundle.manifest.files[bundle.graph(stage, precision)[0].name],
+            graph_sha256=bundle.graph_sha256(stage, precision),
             weights_sha256=bundle.manifest.files["weights.bin"],
             flavour=self.flavour.name,
             flavour_version=self.flavour.version,

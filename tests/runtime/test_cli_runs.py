@@ -114,7 +114,7 @@ def test_a_video_with_a_boxes_file(sharpose_run: Run, tmp_path: Path, video: Pat
     ("options", "refined"),
     [
         (["--refine", "never"], False),
-        (["--refine", "always"], True),
+        (["--refine", "always", "--alpha", "0.2"], True),
         (["--quality-threshold", "-100"], False),
         (["--quality-threshold", "100"], True),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -244,6 +245,26 @@ def test_regions_are_kept_where_they_are_asked_for(bundle: Bundle) -> None:
         edges = 32 * np.array([column, row, column + 1, row + 1]) - 0.5
         np.testing.assert_allclose(regions[0, place], corner + edges * step, atol=1e-4)
     assert estimator(PICTURE, []).regions_xyxy is not None
+
+
+def test_alpha_is_how_many_regions_are_looked_at(nano_bundle: Path) -> None:
+    seen = {}
+    for alpha in (None, 0.5, 0.25):
+        with PoseEstimator.from_bundle(
+            nano_bundle, alpha=alpha, refine="always", keep_regions=True, threads=1, batch=4
+        ) as estimator:
+            seen[alpha] = estimator(PICTURE, some_boxes(3))
+            assert estimator.bundle.model.alpha == (alpha or 0.5)
+    own, same, fewer = seen.values()
+    np.testing.assert_array_equal(own.keypoints, same.keypoints)
+    np.testing.assert_array_equal(own.regions_xyxy, same.regions_xyxy)
+    assert (own.keypoints != fewer.keypoints).any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(own.quality, fewer.quality)
+    assert own.regions_xyxy is not None
+    assert fewer.regions_xyxy is not None
+    np.testing.assert_array_equal(own.regions_xyxy[:, :3], fewer.regions_xyxy)  # the most relevant 3 of 12
+    with pytest.raises(InputError, match="alpha: expected a number above 0 and at most 1, got 0"):
+        PoseEstimator(nano_bundle, alpha=0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from click import UsageError
 from click.testing import CliRunner, Result
 from pycocotools.coco import COCO
 from score_tables import score_tables
@@ -93,6 +94,20 @@ def test_the_precision_is_as_asked_for_and_in_the_report(two_precisions: Bundle,
         BundleError, match=r"holds fp32, fp16 graphs, not int8; export it with --precision fp32,fp16,int8"
     ):
         run(*arguments, "--precision", "int8", "--overwrite")
+
+
+def test_another_alpha_is_measured_and_named(nano_bundle: Path, tmp_path: Path) -> None:
+    scene = "scene:people=2,frames=2,size=180x320"
+    arguments = ("--bundle", nano_bundle, "--data", scene, "--threads", 1, "--no-plots", "--output", tmp_path)
+    results = []
+    for alpha in (None, 0.5, 0.25):
+        run(*arguments, *(() if alpha is None else ("--alpha", str(alpha))), "--overwrite")
+        numbers = json.loads((tmp_path / "metrics.json").read_text())
+        assert numbers["subject"]["model"].endswith(")" if alpha is None else f", alpha {alpha:g})")
+        results.append((tmp_path / "results_always.json").read_text())
+    assert results[0] == results[1] != results[2]
+    with pytest.raises(UsageError, match="--choose-threshold is for the model's own alpha: leave --alpha out"):
+        run(*arguments, "--alpha", "0.25", "--choose-threshold", "refine-rate<=1", "--overwrite")
 
 
 def test_a_broken_promise_is_exit_code_1_and_is_not_written(

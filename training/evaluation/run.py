@@ -183,15 +183,16 @@ def _is_the_bundle(options: EvalOptions, path: Path) -> bool:
 
 
 def _open_model(options: EvalOptions, console: Console) -> _Measured:
+    at_alpha = "" if options.alpha is None else f", alpha {options.alpha:g}"
     if options.checkpoint is None:
         folder = options.bundle or shipped_bundle()
-        bundle = open_bundle(folder)
+        bundle = open_bundle(folder).at_alpha(options.alpha)
         stages = load_on(
             options.device,
             lambda device: open_stages(bundle, device, options.precision, threads=options.threads),
             lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
         )
-        name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source})"
+        name = f"bundle {folder.name or folder} ({bundle.model.name}, {bundle.manifest.source}{at_alpha})"
         threshold, device = bundle.manifest.gate.quality_threshold, stages.coarse_runner.device
         return _Measured(stages, threshold, name, device, stages.precision, bundle.manifest.scores, bundle)
     import torch
@@ -201,14 +202,15 @@ def _open_model(options: EvalOptions, console: Console) -> _Measured:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    loaded = load_model(options.checkpoint, load_config(options.config) if options.config else None)
+    changes = {} if options.alpha is None else {"alpha": options.alpha}
+    loaded = load_model(options.checkpoint, load_config(options.config) if options.config else None, changes=changes)
     for note in loaded.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     warn(*loaded.warnings)
     on_gpu = options.device == AUTO and torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu" if options.device == AUTO else options.device
     on_torch, config = TorchStages(loaded.model, device), loaded.config
-    name = f"{loaded.source} ({config.name}, PyTorch)"
+    name = f"{loaded.source} ({config.name}, PyTorch{at_alpha})"
     return _Measured(on_torch, config.quality_threshold, name, device, "fp32", loaded.scores, None)
 
 

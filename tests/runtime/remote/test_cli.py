@@ -73,6 +73,7 @@ def test_several_streams_have_a_request_each(
         (["--precision", "auto"], "--precision is for engines on this machine"),
         (["--threads", 1], "--threads is for engines on this machine"),
         (["--batch", "auto"], "--batch is for engines on this machine"),
+        (["--alpha", 0.3], "--alpha is for engines on this machine"),
         (["--deadline", 40], "--deadline is for engines on this machine"),
         (["--server-ca", "missing.pem"], "--server-ca missing.pem: expected a file of certificates"),
         (["--server-tries", "0"], "'--server-tries': expected a number of tries from 1, or `forever`, got '0'"),
