@@ -171,7 +171,7 @@ class _DenseStage(nn.Module):
         regions = embedded[:, : backbone.num_regions]  # what a bundle's graph must give besides poses
         order = torch.arange(backbone.num_regions, device=image.device).expand(image.shape[0], -1)
         quality = regions[:, 0, 0].float() * 0.0
-        return StageOutput(self.decoder(grid), quality, order, regions, regions * 1.0)
+        return StageOutput(self.decoder(grid), quality, order, regions, regions * 1.0, order.float())
 
 
 def export_dense(config: ModelConfig, folder: Path, *, half: bool, max_batch: int) -> Path:

@@ -24,6 +24,7 @@ class CoarseOutput(NamedTuple):
     region_order: Tensor  # int64 [B, R], all regions, most relevant first
     region_features: Tensor  # [B, R, C], final normalised features
     region_embeddings: Tensor  # [B, R, C], the tokens as they entered the first block
+    relevance: Tensor  # float32 [B, R], that of the regions in `region_order`, so descending; no graph gives it out
 
 
 class CoarseStage(nn.Module):
@@ -63,12 +64,14 @@ class CoarseStage(nn.Module):
             to_regions = attention[..., 1 + joints :].mean(dim=1).sum(dim=1)
             relevance = RELEVANCE_DECAY * relevance + (1 - RELEVANCE_DECAY) * to_regions
         tokens = backbone.norm(tokens)
+        ranked = relevance.topk(backbone.num_regions, dim=1)
         return CoarseOutput(
             heatmaps=self.keypoint_head(tokens[:, 1 : 1 + joints]),
             quality=backbone.quality_predictor(tokens[:, 0]),
-            region_order=relevance.topk(backbone.num_regions, dim=1).indices,
+            region_order=ranked.indices,
             region_features=tokens[:, 1 + joints :],
             region_embeddings=embeddings,
+            relevance=ranked.values,
         )
 
 
