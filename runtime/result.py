@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from sharpose.angles import Facing, joint_angles
 from sharpose.errors import InputError, counted, how_to_install, require_packages
-from sharpose.scores.tables import mean_score
 from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
 Image = npt.NDArray[np.uint8]
 """A picture: uint8 [H, W, 3], BGR."""
+
+# Keypoints scoring at most this do not count towards a pose's score (released COCO evaluation).
+KEYPOINT_SCORE_FLOOR = 0.2
 
 LARGEST_COORDINATE = 1e12  # far beyond any picture, and far from where float32 sizes overflow
 
@@ -394,7 +396,11 @@ class PoseResult:
         """
         if self.confidence is not None:
             return self.boxes.scores * self.confidence
-        return (self.boxes.scores * mean_score(self.keypoints[:, :, 2])).astype(np.float32)
+        found = self.keypoints[:, :, 2]
+        counted = found > KEYPOINT_SCORE_FLOOR
+        mean = np.where(counted, found, 0.0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+        scores: npt.NDArray[np.float32] = (self.boxes.scores * mean).astype(np.float32)
+        return scores
 
 
 def _check_keypoint_threshold(value: float) -> float:

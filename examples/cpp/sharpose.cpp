@@ -80,22 +80,24 @@ ScoreTable read_table(const Document& manifest, const std::string& path) {
     return table;
 }
 
-StageScores read_scores(const Document& manifest, const std::string& path, const std::vector<std::string>& keypoints) {
-    StageScores scores{std::vector<ScoreTable>(keypoints.size()), read_table(manifest, path + ".person")};
-    const unsigned tables = manifest.at(path + ".keypoints").size();
-    for (unsigned index = 0; index < tables; ++index) {
-        const std::string place = path + ".keypoints[" + std::to_string(index) + "]";
+// The table of each keypoint, of those that stand at `path`.
+std::vector<ScoreTable> read_tables(const Document& manifest, const std::string& path,
+                                    const std::vector<std::string>& keypoints) {
+    std::vector<ScoreTable> tables(keypoints.size());
+    const unsigned count = manifest.at(path).size();
+    for (unsigned index = 0; index < count; ++index) {
+        const std::string place = path + "[" + std::to_string(index) + "]";
         const ScoreTable table = read_table(manifest, place);
         for (const Json::Value& name : manifest.at(place + ".keypoints")) {
             const auto found = std::find(keypoints.begin(), keypoints.end(), name.asString());
             if (found == keypoints.end()) manifest.fail(place + ": no keypoint " + name.asString() + " in the skeleton");
-            scores.keypoints[found - keypoints.begin()] = table;
+            tables[found - keypoints.begin()] = table;
         }
     }
     for (std::size_t joint = 0; joint < keypoints.size(); ++joint) {
-        if (scores.keypoints[joint].raw.empty()) manifest.fail(path + ".keypoints: none for " + keypoints[joint]);
+        if (tables[joint].raw.empty()) manifest.fail(path + ": none for " + keypoints[joint]);
     }
-    return scores;
+    return tables;
 }
 
 // A number as a user writes it.
@@ -148,19 +150,16 @@ struct Axis {
 
 // Make a pose's scores probabilities, where the bundle has tables for it.
 void calibrate(const Bundle& bundle, Pose& pose) {
-    if (bundle.scores.empty()) return;
-    const StageScores& scores = bundle.scores[pose.refined];
-    double sum = 0;
-    int counted = 0;
+    if (!bundle.scores) return;
+    const std::vector<ScoreTable>& tables = pose.refined ? bundle.scores->fine : bundle.scores->coarse;
+    double sum = 0, squares = 0;
     for (std::size_t joint = 0; joint < pose.keypoints.size(); ++joint) {
         float& score = pose.keypoints[joint].score;
-        if (score > 0.2F) {
-            sum += score;
-            ++counted;
-        }
-        score = static_cast<float>(scores.keypoints[joint](score));
+        sum += score;
+        squares += double(score) * score;
+        score = static_cast<float>(tables[joint](score));
     }
-    pose.confidence = static_cast<float>(scores.person(counted ? sum / counted : 0));
+    pose.confidence = static_cast<float>(bundle.scores->person(sum > 0 ? squares / sum : 0));
 }
 
 std::string one_line(std::string text) {
@@ -203,9 +202,8 @@ Bundle open_bundle(const std::filesystem::path& folder, const std::string& preci
     bundle.max_batch = manifest.whole("max_batch", 1, 4096);
     bundle.quality_threshold = static_cast<float>(manifest.number("gate.quality_threshold"));
     if (manifest.has("scores")) {
-        for (const char* stage : {"scores.coarse", "scores.fine"}) {
-            bundle.scores.push_back(read_scores(manifest, stage, bundle.keypoints));
-        }
+        bundle.scores = {read_tables(manifest, "scores.coarse", bundle.keypoints),
+                         read_tables(manifest, "scores.fine", bundle.keypoints), read_table(manifest, "scores.person")};
     }
     return bundle;
 }
@@ -398,7 +396,7 @@ int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(con
         for (std::size_t person = 0; person < poses.size(); ++person) {
             const Pose& pose = poses[person];
             std::printf("person %zu: quality %.4f, %s", person, pose.quality, pose.refined ? "refined" : "coarse");
-            if (bundle.scores.empty()) {
+            if (!bundle.scores) {
                 std::printf(", raw scores\n");
             } else {
                 std::printf(", confidence %.4f\n", pose.confidence);

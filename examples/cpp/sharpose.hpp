@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -45,10 +46,10 @@ struct ScoreTable {
     double operator()(double score) const;
 };
 
-// What makes the scores of one stage's poses probabilities.
-struct StageScores {
-    std::vector<ScoreTable> keypoints;  // J
-    ScoreTable person;                  // its raw score is the mean of the keypoints' raw scores above 0.2
+// What makes scores probabilities.
+struct ScoreTables {
+    std::vector<ScoreTable> coarse, fine;  // of the J keypoints
+    ScoreTable person;                     // its raw score: the mean of raw keypoint scores, weighted by themselves
 };
 
 // What bundle.json says, as far as inference needs it.
@@ -61,7 +62,7 @@ struct Bundle {
     int selected;                        // K, the regions that the fine stage sees at full size
     int max_batch;
     float quality_threshold;
-    std::vector<StageScores> scores;  // of the coarse stage and the fine one; none where the bundle has no tables
+    std::optional<ScoreTables> scores;
 
     int region_columns() const { return crop_width / 32; }
     int regions() const { return crop_height / 32 * region_columns(); }  // R

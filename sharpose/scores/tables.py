@@ -1,4 +1,4 @@
-"""Score tables: the probability that a keypoint, or a pose, is right, by its raw score; two sets, one a stage.
+"""Score tables: the probability that a keypoint, or a pose, is right, by its raw score.
 
 A keypoint is right where its similarity to the truth, its term of OKS, is at least 0.5; a pose where its OKS is.
 """
@@ -19,24 +19,21 @@ from sharpose.skeleton import Skeleton
 RIGHT = 0.5
 """The least similarity of a keypoint that is right, and the least OKS of a pose that is."""
 
-KEYPOINT_SCORE_FLOOR = 0.2
-"""Keypoints scoring at most this, raw, do not count towards a pose's score (released COCO evaluation)."""
-
-MOST_POINTS = 64
-"""Of a table."""
+MOST_POINTS, MOST_TABLES = 64, 1024
+"""Of a table, and of a stage."""
 
 Floats = npt.NDArray[np.float32]
 _Float = Annotated[float, Field(strict=True)]  # a text is no number
 
 
-def mean_score(scores: Floats) -> Floats:
-    """float32 [n]: the mean of a person's keypoint scores [n, J] above 0.2, as in the released COCO evaluation; 0 where
-    none is.
+def person_score(scores: Floats) -> Floats:
+    """float32 [n]: the mean of a person's keypoint scores [n, J], 0 to 1, each weighted by itself; 0 where all are 0.
+
+    So keypoints that can't be seen, whose scores are low, count little.
     """
-    counted = scores > KEYPOINT_SCORE_FLOOR
-    total = np.where(counted, scores, 0.0).sum(axis=1)
-    mean: Floats = (total / np.maximum(counted.sum(axis=1), 1)).astype(np.float32)
-    return mean
+    total = scores.sum(axis=1)
+    score: Floats = ((scores**2).sum(axis=1) / np.where(total > 0, total, 1)).astype(np.float32)
+    return score
 
 
 class ScoreTable(BaseModel):
@@ -72,34 +69,26 @@ class KeypointTable(ScoreTable):
     keypoints: tuple[str, ...] = Field(min_length=1, description="names")
 
 
-class StageTables(BaseModel):
-    """Of the poses of one stage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    keypoints: tuple[KeypointTable, ...] = Field(min_length=1, description="each keypoint of the skeleton is in one")
-    person: ScoreTable = Field(description="its raw score is `mean_score` of the person's raw keypoint scores")
-
-
 class ScoreTables(BaseModel):
-    """Of both stages, which are sure of themselves in different measure."""
+    """Of the keypoints in either stage, which are sure of themselves in different measure, and of people."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    coarse: StageTables
-    fine: StageTables
+    coarse: tuple[KeypointTable, ...] = Field(max_length=MOST_TABLES, description="each keypoint is in one")
+    fine: tuple[KeypointTable, ...] = Field(max_length=MOST_TABLES, description="likewise")
+    person: ScoreTable = Field(description="its raw score is `person_score` of the person's raw keypoint scores")
     fitted_on: str = Field(min_length=1, description="for people to read")
 
     def check(self, skeleton: Skeleton) -> None:
         """Raise `ConfigError` unless each keypoint of the skeleton is in exactly one table of either stage."""
         for stage, tables in (("coarse", self.coarse), ("fine", self.fine)):
-            names = [name for table in tables.keypoints for name in table.keypoints]
+            names = [name for table in tables for name in table.keypoints]
             if sorted(names) != sorted(skeleton.keypoints):
                 differing = sorted(set(names) ^ set(skeleton.keypoints)) or sorted(
                     name for name in set(names) if names.count(name) > 1
                 )
                 raise ConfigError(
-                    f"scores.{stage}.keypoints: expected each keypoint of {skeleton.name} once, but not so: "
+                    f"scores.{stage}: expected each keypoint of {skeleton.name} once, but not so: "
                     f"{', '.join(differing[:4])}"
                 )
 
@@ -110,9 +99,7 @@ class ScoreCalibration:
     def __init__(self, tables: ScoreTables, skeleton: Skeleton) -> None:
         tables.check(skeleton)
         self.tables = tables
-        stages = tables.coarse, tables.fine
-        self._keypoints = [_in_one_line(stage.keypoints, skeleton.keypoints) for stage in stages]
-        self._people = [stage.person for stage in stages]
+        self._lines = [_in_one_line(stage, skeleton.keypoints) for stage in (tables.coarse, tables.fine)]
 
     def apply(self, keypoints: Floats, refined: npt.NDArray[np.bool_]) -> Floats:
         """Make raw keypoint scores probabilities, in place, and give those of the people.
@@ -125,13 +112,11 @@ class ScoreCalibration:
             float32 [n], the probability that a pose's OKS is at least 0.5.
         """
         starts = _APART * np.arange(keypoints.shape[1])
-        confidence = np.zeros(len(keypoints), np.float32)
-        for stage, (raw, probability) in enumerate(self._keypoints):
+        confidence = self.tables.person(person_score(keypoints[:, :, 2])).astype(np.float32)
+        for stage, (raw, probability) in enumerate(self._lines):
             rows = np.flatnonzero(refined == bool(stage))
             if len(rows):
-                scores = keypoints[rows, :, 2]
-                confidence[rows] = self._people[stage](mean_score(scores))
-                keypoints[rows, :, 2] = np.interp(scores + starts, raw, probability)
+                keypoints[rows, :, 2] = np.interp(keypoints[rows, :, 2] + starts, raw, probability)
         return confidence
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
-from score_tables import score_tables
 
 from sharpose import PoseEstimator
 from sharpose.bundle import change_manifest, open_bundle, shipped_bundle
@@ -138,16 +137,16 @@ def test_poses_of_a_scene_in_int8(run: Run, scene: tuple[Path, SceneFrame]) -> N
     check_same(done.stdout, expected)
 
 
-def test_poses_of_a_scene_with_score_tables(run: Run, scene: tuple[Path, SceneFrame], tmp_path: Path) -> None:
+def test_poses_of_a_scene_without_score_tables(run: Run, scene: tuple[Path, SceneFrame], tmp_path: Path) -> None:
     picture, frame = scene
     folder = tmp_path / "bundle"
     shutil.copytree(shipped_bundle(), folder)
-    change_manifest(folder, lambda bundle: {"scores": score_tables(bundle.model.skeleton)})
+    change_manifest(folder, lambda bundle: {"scores": None})
     with PoseEstimator(folder, precision="fp32", batch=16) as estimator:
         expected = halves(estimator, frame.image, frame.boxes_xyxy)
         done = run(folder, picture, *words(frame.boxes_xyxy), "--threshold", estimator.quality_threshold)
     assert (done.returncode, done.stderr) == (0, "")
-    assert expected.confidence is not None
+    assert expected.confidence is None
     check_same(done.stdout, expected)
 
 
@@ -177,7 +176,7 @@ PPM = b"P6 # a comment\n# another\n4 3\n255\n" + bytes(36)
         (["bundle", "a.ppm", "0,0,9,9", "--colour", "red"], "--colour: unknown option"),
         (["bundle", "a.ppm", "0,0,9,9", "--alpha", "0"], "--alpha: expected a share above 0, at most 1"),
         (["fixed", "a.ppm", "0,0,9,9", "--alpha", "0.25"], "fixed/bundle.json: expected an alpha of 24 regions, which"),
-        (["tables", "a.ppm", "0,0,9,9"], "tables/bundle.json: scores.coarse.keypoints: none for left_eye"),
+        (["tables", "a.ppm", "0,0,9,9"], "tables/bundle.json: scores.coarse: none for left_eye"),
         (["text", "a.ppm", "0,0,9,9"], "text/bundle.json: not JSON"),
         (["later", "a.ppm", "0,0,9,9"], "later/bundle.json: schema_version: expected 1, got 2"),
         (["odd", "a.ppm", "0,0,9,9"], "odd/bundle.json: model.crop_size: expected multiples of 32, got 256 and 190"),
@@ -203,18 +202,18 @@ def test_errors_are_one_line(
     model, gate = manifest["model"], {"chosen_by": "nobody"}
     fewer = model | {"skeleton": {"keypoints": model["skeleton"]["keypoints"][:5]}}
     table = {"raw": [0.5], "probability": [0.5]}
-    tables = {"keypoints": [table | {"keypoints": ["nose"]}], "person": table}
+    tables = [table | {"keypoints": ["nose"]}]
     graphs = json.loads(json.dumps(manifest["graphs"]))
     graphs["fp32"]["fine"]["inputs"][1]["shape"][1] = 96
     for name, text in {
         "bundle": json.dumps(manifest),
         "fixed": json.dumps(manifest | {"graphs": graphs}),
-        "tables": json.dumps(manifest | {"scores": {"coarse": tables, "fine": tables}}),
+        "tables": json.dumps(manifest | {"scores": {"coarse": tables, "fine": tables, "person": table}}),
         "text": "{",
         "later": json.dumps(manifest | {"schema_version": 2}),
         "odd": json.dumps(manifest | {"model": model | {"crop_size": [256, 190]}}),
         "lacking": json.dumps(manifest | {"gate": gate}),
-        "other": json.dumps(manifest | {"model": fewer, "parity": {"fp32": float("nan")}}),
+        "other": json.dumps(manifest | {"model": fewer, "scores": None, "parity": {"fp32": float("nan")}}),
         "empty": json.dumps(manifest),
     }.items():
         if not arguments or name != arguments[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sharpose.scores.tables import KeypointTable, ScoreTable, ScoreTables, StageTables
+from sharpose.scores.tables import KeypointTable, ScoreTable, ScoreTables
 from sharpose.skeleton import COCO17, Skeleton
 
 
@@ -13,8 +13,4 @@ def score_tables(skeleton: Skeleton = COCO17) -> ScoreTables:
     half = KeypointTable(raw=(0.0, 1.0), probability=(0.0, 0.5), keypoints=others)
     square = KeypointTable(raw=(0.0, 0.5, 1.0), probability=(0.0, 0.25, 1.0), keypoints=others)
     person = ScoreTable(raw=(0.0, 1.0), probability=(0.0, 0.8))
-    return ScoreTables(
-        coarse=StageTables(keypoints=(level, half), person=person),
-        fine=StageTables(keypoints=(level, square), person=person.model_copy(update={"probability": (0.1, 0.9)})),
-        fitted_on="nothing",
-    )
+    return ScoreTables(coarse=(level, half), fine=(level, square), person=person, fitted_on="nothing")

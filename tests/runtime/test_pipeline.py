@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from reference_model import reference_crops
-from stand_in_stages import MAX_BATCH, PICTURE, some_boxes, stub_estimator
+from stand_in_stages import MAX_BATCH, PICTURE, raw_scores, some_boxes, stub_estimator
 
 from sharpose.bundle import Bundle, open_bundle, shipped_bundle
 from sharpose.engines.load import load_two_stage
@@ -25,7 +25,7 @@ from sharpose.runtime.refinement.gate import Refine
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle(shipped_bundle())
+    return raw_scores(open_bundle(shipped_bundle()))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_each_pose_goes_by_the_table_of_its_stage(raw: Bundle, calibrated: Bundl
     assert found.refined.tolist() == [True, False] * 3
     np.testing.assert_allclose(found.keypoints[:, :, 2], [FINE, COARSE] * 3, rtol=1e-6)
     assert found.confidence is not None
-    fine, coarse = 0.1 + 0.8 * 0.9, 0.8 * 0.5  # of the means of the peaks
+    fine, coarse = 0.8 * 0.9, 0.8 * 0.5  # of the peaks, all alike
     np.testing.assert_allclose(found.confidence, [fine, coarse] * 3, rtol=1e-6)
     np.testing.assert_allclose(found.scores, [fine, coarse, fine / 2, coarse, fine, coarse / 2], rtol=1e-6)
     assert estimator.score_tables == score_tables()

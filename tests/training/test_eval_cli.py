@@ -222,7 +222,7 @@ def test_scores_are_calibrated_in_a_bundle_and_in_a_checkpoint(
     again = load_model(tmp_path / "fitted.pth").scores
     assert again is not None
     assert again.fitted_on == tables.fitted_on
-    assert again.fine.person.raw == pytest.approx(tables.fine.person.raw, abs=0.01)
+    assert again.person.raw == pytest.approx(tables.person.raw, abs=0.01)
 
 
 def test_tables_that_do_no_good_are_exit_code_1_and_are_not_written(

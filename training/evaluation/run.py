@@ -136,7 +136,7 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {options.output / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
     calibrated = _calibrate_quality(options, measured, data, predictions, evaluation, console)
-    calibrated &= _calibrate_scores(options, measured, data, predictions, evaluation.threshold, console)
+    calibrated &= _calibrate_scores(options, measured, data, predictions, evaluation.threshold, subject.data, console)
     if no_choice is not None:
         raise no_choice
     if not calibrated or (choice is not None and not choice.kept):
@@ -324,6 +324,7 @@ def _calibrate_scores(
     data: EvaluationData,
     predictions: Predictions,
     threshold: float,
+    what: str,
     console: Console,
 ) -> bool:
     """Fit and write score tables if that is asked for; False where they do no good on held-out pictures."""
@@ -332,7 +333,7 @@ def _calibrate_scores(
         return True
     from sharpose.training.evaluation.scores import fit_scores, save_in_bundle, save_in_checkpoint
 
-    fit = fit_scores(data, predictions, threshold, options.seed or 0)
+    fit = fit_scores(data, predictions, threshold, options.seed or 0, what)
     for line in fit.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not fit.better:

@@ -17,15 +17,7 @@ from sharpose.coco.ap import coco_scores
 from sharpose.errors import InputError, SinkError, counted, one_line
 from sharpose.files import replacing
 from sharpose.scores.fit import fit_table
-from sharpose.scores.tables import (
-    RIGHT,
-    KeypointTable,
-    ScoreCalibration,
-    ScoreTable,
-    ScoreTables,
-    StageTables,
-    mean_score,
-)
+from sharpose.scores.tables import RIGHT, KeypointTable, ScoreCalibration, ScoreTable, ScoreTables, person_score
 from sharpose.similarity import keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData
@@ -85,7 +77,9 @@ class ScoreFit:
         return lines
 
 
-def fit_scores(data: EvaluationData, predictions: Predictions, threshold: float, seed: int = 0) -> ScoreFit:
+def fit_scores(
+    data: EvaluationData, predictions: Predictions, threshold: float, seed: int = 0, what: str = ""
+) -> ScoreFit:
     """Fit tables on one half of the pictures, and compare them with raw scores on the other.
 
     Args:
@@ -93,6 +87,7 @@ def fit_scores(data: EvaluationData, predictions: Predictions, threshold: float,
         predictions: Their poses, of single passes.
         threshold: That of the gate, for the comparison.
         seed: Determines the halves.
+        what: The data, for people to read.
 
     Raises:
         InputError: boxes are no labelled people, or there are too few in a half.
@@ -109,7 +104,7 @@ def fit_scores(data: EvaluationData, predictions: Predictions, threshold: float,
             f"--calibrate-scores: expected at least {_FEWEST_PEOPLE} labelled people in each half of the pictures, "
             f"got {fitted.sum()} and {checked.sum()}; give more pictures"
         )
-    fitted_on = f"{data.name}, {counted(int(fitted.sum()), 'person')}"
+    fitted_on = f"{what or data.name}, {counted(int(fitted.sum()), 'person')}"
     tables, stood_in = fit_tables(data, predictions.poses, fitted, fitted_on)
     calibrated = dataclasses.replace(predictions, calibration=ScoreCalibration(tables, data.skeleton))
     raw = dataclasses.replace(predictions, calibration=None)
@@ -130,28 +125,29 @@ def fit_tables(
     """
     people, skeleton = data.people.only(rows), data.skeleton
     labelled = people.keypoints[..., 2] > 0
-    stages: list[StageTables] = []
+    stages: list[tuple[KeypointTable, ...]] = []
     stood_in: list[str] = []
     for stage in range(2):
         found = poses[rows, stage]
         tables = []
         for group in mirrored_groups(skeleton):
-            own = labelled[:, group]
-            columns = group if own.sum() >= _FEWEST_KEYPOINTS else list(range(skeleton.num_keypoints))
+            every = list(range(skeleton.num_keypoints))
+            columns = group if labelled[:, group].sum() >= _FEWEST_KEYPOINTS else every
             # A left keypoint and its right one have their own sigmas; those that stand in are judged by the first's.
-            sigmas = [skeleton.sigmas[index if index in group else group[0]] for index in range(skeleton.num_keypoints)]
+            sigmas = [skeleton.sigmas[index if index in group else group[0]] for index in every]
             similarity = keypoint_similarity(found, people.keypoints, people.areas, sigmas)[:, columns]
-            counted_here = labelled[:, columns]
-            scores = found[:, columns, 2][counted_here].astype(np.float64)
-            raw, probability = fit_table(scores, similarity[counted_here] >= RIGHT)
+            counts = labelled[:, columns]
+            raw, probability = fit_table(found[:, columns, 2][counts].astype(np.float64), similarity[counts] >= RIGHT)
             names = tuple(skeleton.keypoints[index] for index in group)
             tables.append(KeypointTable(raw=raw, probability=probability, keypoints=names))
-            stood_in += names if columns is not group and not stage else ()
-        oks = pose_oks(found, people.keypoints, people.areas, skeleton.sigmas, labelled)
-        raw, probability = fit_table(mean_score(found[:, :, 2]).astype(np.float64), oks >= RIGHT)
-        person = ScoreTable(raw=raw, probability=probability)
-        stages.append(StageTables(keypoints=tuple(tables), person=person))
-    return ScoreTables(coarse=stages[0], fine=stages[1], fitted_on=fitted_on), tuple(stood_in)
+            stood_in += names if columns is every and not stage else ()
+        stages.append(tuple(tables))
+    both = poses[rows].reshape(-1, *poses.shape[2:])  # coarse and fine poses of a person behind each other
+    truth, areas = np.repeat(people.keypoints, 2, axis=0), np.repeat(people.areas, 2)
+    oks = pose_oks(both, truth, areas, skeleton.sigmas, truth[..., 2] > 0)
+    raw, probability = fit_table(person_score(both[:, :, 2]).astype(np.float64), oks >= RIGHT)
+    person = ScoreTable(raw=raw, probability=probability)
+    return ScoreTables(coarse=stages[0], fine=stages[1], person=person, fitted_on=fitted_on), tuple(stood_in)
 
 
 def mirrored_groups(skeleton: Skeleton) -> list[list[int]]:

@@ -9,18 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from sharpose.errors import ConfigError
-from sharpose.scores.tables import KeypointTable, ScoreCalibration, ScoreTable, ScoreTables, StageTables
+from sharpose.scores.tables import KeypointTable, ScoreCalibration, ScoreTable, ScoreTables, person_score
 from sharpose.skeleton import Skeleton
 
 THREE = Skeleton("three", ("nose", "left_hand", "right_hand"), ((0, 1),), ((1, 2),), (0.03, 0.06, 0.06))
 NOSE = KeypointTable(raw=(0.2, 0.6), probability=(0.1, 0.9), keypoints=("nose",))
 HANDS = KeypointTable(raw=(0.0, 1.0), probability=(0.0, 0.5), keypoints=("right_hand", "left_hand"))
-COARSE = StageTables(keypoints=(NOSE, HANDS), person=ScoreTable(raw=(0.0, 1.0), probability=(0.0, 1.0)))
-FINE = StageTables(
-    keypoints=(KeypointTable(raw=(0.5,), probability=(0.25,), keypoints=THREE.keypoints),),
-    person=ScoreTable(raw=(0.0, 0.5), probability=(0.5, 1.0)),
-)
-TABLES = ScoreTables(coarse=COARSE, fine=FINE, fitted_on="nothing")
+ALL = KeypointTable(raw=(0.5,), probability=(0.25,), keypoints=THREE.keypoints)
+PERSON = ScoreTable(raw=(0.25, 0.75), probability=(0.0, 1.0))
+TABLES = ScoreTables(coarse=(NOSE, HANDS), fine=(ALL,), person=PERSON, fitted_on="nothing")
 
 
 def test_a_table_is_linear_between_its_points_and_constant_beyond_them() -> None:
@@ -28,7 +25,7 @@ def test_a_table_is_linear_between_its_points_and_constant_beyond_them() -> None
     np.testing.assert_allclose(found, [0.1, 0.1, 0.5, 0.9, 0.9, np.nan])
 
 
-def test_each_keypoint_goes_by_its_own_table_and_each_person_by_their_stage() -> None:
+def test_each_keypoint_goes_by_its_own_table_and_its_stage() -> None:
     keypoints = np.zeros((3, 3, 3), np.float32)
     keypoints[:, :, :2] = 7.0
     keypoints[:, :, 2] = [[0.4, 0.0, 1.0], [0.4, 0.2, 0.9], [0.1, np.nan, 0.5]]
@@ -38,8 +35,8 @@ def test_each_keypoint_goes_by_its_own_table_and_each_person_by_their_stage() ->
     np.testing.assert_allclose(keypoints[:, :, 2], [[0.5, 0.0, 0.5], [0.25] * 3, [0.1, np.nan, 0.25]], rtol=1e-6)
     assert (keypoints[:, :, :2] == 7.0).all()
     assert people.dtype == np.float32
-    # Of raw scores above 0.2: the means 0.7, 0.65 and 0.5.
-    np.testing.assert_allclose(people, [0.7, 1.0, 0.5], rtol=1e-6)
+    # Of the raw scores, weighted by themselves: 1.16 / 1.4 and 1.01 / 1.5.
+    np.testing.assert_allclose(people, [1.0, (1.01 / 1.5 - 0.25) / 0.5, np.nan], rtol=1e-5)
 
 
 def test_nobody_is_no_error() -> None:
@@ -73,10 +70,16 @@ def test_a_table_that_is_none_is_refused(values: dict[str, Any], says: str) -> N
     ],
 )
 def test_tables_of_another_skeleton_are_refused(tables: tuple[KeypointTable, ...], says: str) -> None:
-    other = TABLES.model_copy(update={"fine": StageTables(keypoints=tables, person=FINE.person)})
-    with pytest.raises(ConfigError, match=rf"scores\.fine\.keypoints: expected each keypoint of three {says}"):
+    other = TABLES.model_copy(update={"fine": tables})
+    with pytest.raises(ConfigError, match=rf"scores\.fine: expected each keypoint of three {says}"):
         ScoreCalibration(other, THREE)
 
 
 def test_tables_read_back_as_they_were() -> None:
     assert ScoreTables.model_validate_json(TABLES.model_dump_json()) == TABLES
+
+
+def test_scores_of_a_person() -> None:
+    scores = np.array([[0.9, 0.6, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.2, 0.3]], np.float32)
+    np.testing.assert_allclose(person_score(scores), [1.17 / 1.5, 0, 0.31 / 1.1], rtol=1e-6)
+    assert person_score(scores).dtype == np.float32

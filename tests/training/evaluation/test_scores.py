@@ -44,8 +44,8 @@ def test_tables_find_what_scores_are_worth_on_pictures_they_never_saw() -> None:
     assert fit.stood_in == ()
     at = np.array([0.2, 0.5, 0.8])
     for stage, power in ((fit.tables.coarse, 2.0), (fit.tables.fine, 3.0)):
-        assert len(stage.keypoints) == 9
-        found = np.mean([table(at) for table in stage.keypoints], axis=0)
+        assert len(stage) == 9
+        found = np.mean([table(at) for table in stage], axis=0)
         np.testing.assert_allclose(found, at**power, atol=0.05)
     assert fit.better
     assert fit.before.keypoints > 0.1
@@ -87,7 +87,7 @@ def test_keypoints_without_labels_are_judged_by_the_distances_of_the_others() ->
     poses[::2, ..., 0] += (REACH[9] + REACH[11]) / 2
     tables, stood_in = fit_tables(data, poses, np.ones(120, np.bool_), "here")
     assert stood_in == ("left_wrist", "right_wrist")
-    at_half = {name: float(table(np.array(0.5))) for table in tables.fine.keypoints for name in table.keypoints}
+    at_half = {name: float(table(np.array(0.5))) for table in tables.fine for name in table.keypoints}
     assert at_half["left_wrist"] == at_half["right_wrist"] == pytest.approx(0.5, abs=0.01)
     assert at_half["left_hip"] > 0.99
     assert at_half["nose"] == pytest.approx(0.5, abs=0.01)
