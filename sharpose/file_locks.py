@@ -27,8 +27,8 @@ if sys.platform == "win32":
     _LOOK_EVERY = 0.05  # seconds between attempts, while waiting: Windows' own wait gives up after ten
     _WRITE = os.O_WRONLY | os.O_BINARY  # else a newline becomes two bytes
 
-    def lock_now(descriptor: int) -> None:
-        """Lock an open file until its descriptor is closed.
+    def lock_now(descriptor: int, *, shared: bool = False) -> None:
+        """Lock an open file until its descriptor is closed; `shared` or not, as `msvcrt` has one kind of lock.
 
         Raises:
             BlockingIOError: another descriptor, of this process or another one, has the lock.
@@ -60,14 +60,18 @@ else:
 
     _WRITE = os.O_WRONLY
 
-    def lock_now(descriptor: int) -> None:
+    def lock_now(descriptor: int, *, shared: bool = False) -> None:
         """Lock an open file or folder until its descriptor is closed.
+
+        Args:
+            descriptor: Of the file or folder; over NFS, open for writing, unless the lock is shared.
+            shared: Whether others may lock it so as well.
 
         Raises:
             BlockingIOError: another descriptor, of this process or another one, has the lock.
             OSError: its file system has no locks.
         """
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
     def _wait_for_lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -111,16 +115,21 @@ def file_lock(
         yield
 
 
-def hold(descriptor: int, path: Path) -> None:
+def hold(descriptor: int, path: Path, *, shared: bool = False) -> None:
     """Locks an open file against other runs that would write it, until its descriptor is closed.
 
     The system lets go of it when the process is killed. A file system without locks is no error.
+
+    Args:
+        descriptor: Of the file.
+        path: What an error calls it.
+        shared: Whether others may hold it so as well.
 
     Raises:
         OutputTakenError: another run holds `path`.
     """
     try:
-        lock_now(descriptor)
+        lock_now(descriptor, shared=shared)
     except BlockingIOError:
         raise OutputTakenError(
             f"{path}: is being written by another run; give another name, or wait until that has ended"
@@ -161,12 +170,15 @@ def hold_folder(path: Path) -> HeldFolder:
 
 
 def check_not_held(path: Path) -> None:
-    """Raises `OutputTakenError` where another run is writing the file or folder; one that isn't there is fine."""
+    """Raises `OutputTakenError` where another run is writing the file or folder; one that isn't there is fine.
+
+    Any number of runs may look at the same time, as the shards of an archive do.
+    """
     with contextlib.suppress(OSError):
         descriptor = _open_to_look(path)
         try:
             if stat.S_IFMT(os.fstat(descriptor).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
-                hold(descriptor, path)
+                hold(descriptor, path, shared=True)
         finally:
             os.close(descriptor)
 

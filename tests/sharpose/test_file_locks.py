@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -31,6 +32,22 @@ def test_a_file_that_another_run_writes_is_refused_untouched(tmp_path):
     GrowingFile(path).append(b"four\n")
     assert path.read_bytes() == b"four\n"
     assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_runs_that_look_at_the_same_time_do_not_refuse_each_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.touch()
+    looks, flock = [], fcntl.flock
+
+    def look_meanwhile(descriptor, operation):
+        flock(descriptor, operation)
+        looks.append(operation)
+        if len(looks) == 1:
+            check_not_held(path)  # another run's, while the first one's lock lasts
+
+    monkeypatch.setattr("fcntl.flock", look_meanwhile)
+    check_not_held(path)
+    assert len(looks) == 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
