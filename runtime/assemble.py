@@ -250,7 +250,8 @@ def stream_with(options: RunOptions, estimator: Estimator) -> Generator[tuple[Im
 
         one_by_one = Playlist([partial(open_next, index) for index in range(len(found))])
         draw = partial(draw_poses, skeleton=estimator.skeleton)
-        loop = Loop(Run([], estimator, draw, say=note, playlists=[one_by_one]), StopRequest())
+        job = Run([], estimator, draw, say=note, playlists=[one_by_one], reconnect=options.reading.reconnect)
+        loop = Loop(job, StopRequest())
         try:
             for index, record in to_close.enter_context(contextlib.closing(loop.records())):
                 frame = record.frame

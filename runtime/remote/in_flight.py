@@ -84,9 +84,11 @@ class InFlight(Generic[_Item]):
         try:
             result = self._estimator.estimate_once(picture, stop=self._stop)
         except ServerBusyError:
+            self._gone.pop(stream, None)  # it has answered
             busy = self._busy[stream] = self._busy.get(stream, 0) + 1
             seconds = busy_wait(busy)
         except ServerGoneError as error:
+            self._busy.pop(stream, None)
             gone = self._gone[stream] = self._gone.get(stream, 0) + 1
             if self._limit is not None and gone > self._limit:
                 back = f", and not back after {counted(self._limit, 'attempt')}" if self._limit else ""

@@ -18,6 +18,7 @@ from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.run import Outcome, Run, Stream, run
 from sharpose.runtime.sinks.group import RunFailedError
+from sharpose.runtime.sources import SourceOptions
 from sharpose.runtime.statistics import StreamStatistics
 from sharpose.serving.client import client
 
@@ -100,6 +101,24 @@ def test_a_live_stream_ends_after_so_many_attempts(server: V2Server, estimator: 
     assert failure.value.exit_code == 3
     assert isinstance(failure.value.__cause__, ServerGoneError)
     assert frames_of(sink) == [0]
+
+
+def test_a_server_that_is_busy_in_between_is_not_gone(server: V2Server, estimator: RemotePoseEstimator) -> None:
+    sink = StubSink()
+    server.acts = [500, 503, 500, 503]
+    go(estimator, [(live_source(), sink)], reconnect=1)
+    assert frames_of(sink) == [4]
+
+
+def test_a_live_stream_in_python_ends_after_so_many_attempts(
+    server: V2Server, estimator: RemotePoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose.runtime.assemble.open_source", lambda *_, **__: live_source())
+    server.acts = ["poses", 500, 500, 500]
+    frames = estimator.stream("camera.mjpeg", full_frame=True, reading=SourceOptions(reconnect=2))
+    next(frames)
+    with pytest.raises(ServerGoneError, match="told to say 500, and not back after 2 attempts"):
+        next(frames)
 
 
 def test_one_stream_may_be_slow(server: V2Server, estimator: RemotePoseEstimator) -> None:
