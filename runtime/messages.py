@@ -23,7 +23,6 @@ from sharpose.cli import EXIT_CODES, EXIT_HUNG_UP, Terminated
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import (
-    SERVER,
     ServerSnapshot,
     StreamSnapshot,
     server_summary_of,
@@ -278,8 +277,7 @@ def _numbers_json(numbers: StreamSnapshot, stream: str | None) -> dict[str, obje
     }
     stages = {}
     for name, durations in numbers.durations.items():
-        if name == SERVER and not len(durations):
-            continue
-        p50, p95, p99 = durations.percentiles(50, 95, 99)
-        stages[name] = {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
+        if len(durations):
+            p50, p95, p99 = durations.percentiles(50, 95, 99)
+            stages[name] = {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
     return {**named, **counts, "seconds": round(numbers.seconds, 3), "stages": stages}

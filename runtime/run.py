@@ -32,7 +32,7 @@ from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
 from sharpose.runtime.sinks.group import SinkGroup, failure_of
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
-from sharpose.runtime.statistics import REMOTE_STAGES, SERVER, StreamStatistics
+from sharpose.runtime.statistics import LOCAL_STAGES, REMOTE_STAGES, StreamStatistics
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 
@@ -328,7 +328,7 @@ class Loop:
         for item in work:
             running, live = item.running, item.running.stream.source.info.live
             running.waiting = True
-            self._in_flight.ask(item, self._picture(item), live=live, dropped=running.queue.count_dropped)
+            self._in_flight.ask(item, self._picture(item), live=live, queue=running.queue)
         return self._landed()
 
     def _estimate_together(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
@@ -397,9 +397,7 @@ class Loop:
             poses = step.update(poses, frame.time, (frame.height, frame.width))
         is_tracked = time.perf_counter()
         stages = {"read": running.queue.read_seconds, "boxes": item.boxes_seconds, "track": is_tracked - has_poses}
-        for name, seconds in vars(poses.timings).items():
-            if name in REMOTE_STAGES if self._in_flight else name != SERVER:
-                stages[name] = seconds
+        stages |= {name: getattr(poses.timings, name) for name in (REMOTE_STAGES if self._in_flight else LOCAL_STAGES)}
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
         record = FrameRecord(frame, poses, self._job.draw, stages, item.age, late)
         running.sinks.write(record)

@@ -23,10 +23,10 @@ WRITE = "write"
 """The stage after `track`: drawing and encoding."""
 STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", WRITE)
 """Stages of a frame in their order; `track` is tracking and smoothing."""
-SERVER = "server"
-"""The stage in which a server runs the model."""
-REMOTE_STAGES = ("crop", SERVER, "map_back")
-"""Those of `StageTimings` where a server runs the model; without one, all but `server`."""
+REMOTE_STAGES = ("crop", "server", "map_back")
+"""Those of `StageTimings` that a frame has where a server runs the model."""
+LOCAL_STAGES = tuple(item.name for item in fields(StageTimings) if item.name != "server")
+"""Those that it has where engines of this process do."""
 AGE = "age"
 """How old a live source's frame is when inference starts: no stage, but measured like one."""
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -232,7 +232,7 @@ class ServerSnapshot:
 
     requests: int = 0  # answered with poses
     failed: int = 0  # tries that weren't, contact included: the server was busy, gone, late or failing
-    dropped: int = 0  # live frames that were dropped for that
+    dropped: int = 0  # live frames that were dropped for that, those of the waits included
     durations: Durations = field(default_factory=Durations)  # of the answered ones, from first byte to last
 
 
@@ -252,10 +252,10 @@ class ServerStatistics:
                 self._counts.requests += 1
                 self._counts.durations.add(seconds)
 
-    def drop(self) -> None:
-        """Count a live frame that the server had no time for."""
+    def drop(self, frames: int) -> None:
+        """Count live frames that the server had no time for."""
         with self._lock:
-            self._counts.dropped += 1
+            self._counts.dropped += frames
 
     def snapshot(self) -> ServerSnapshot:
         """All numbers at this moment, in a copy."""

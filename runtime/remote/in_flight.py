@@ -10,6 +10,7 @@ from sharpose.cli import FOREVER
 from sharpose.errors import ServerBusyError, ServerGoneError, counted
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import Picture, PoseResult
+from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.serving.client.client import busy_wait, gone_wait
 
 _MOST_THREADS = 1024  # one for each stream, made as they are needed
@@ -44,17 +45,17 @@ class InFlight(Generic[_Item]):
         self._busy: dict[int, int] = {}  # by stream: frames in a row that found the server busy
         self._gone: dict[int, int] = {}
 
-    def ask(self, item: _Item, picture: Picture, *, live: bool, dropped: Callable[[], None]) -> None:
+    def ask(self, item: _Item, picture: Picture, *, live: bool, queue: FrameQueue) -> None:
         """Ask for the poses of a frame; not before the stream's frame before it has landed.
 
         Args:
             item: What is handed back with the poses.
             picture: The frame and its people.
             live: Whether the stream is live.
-            dropped: Called, in a thread, if the frame is dropped.
+            queue: The stream's, which counts the frames that are dropped.
         """
         if live:
-            flight = self._threads.submit(self._poses_or_drop, picture, dropped)
+            flight = self._threads.submit(self._poses_or_drop, picture, queue)
         else:
             flight = self._threads.submit(lambda: self._estimator.estimate([picture], stop=self._stop)[0])
         self._flights.append((item, flight))
@@ -78,9 +79,9 @@ class InFlight(Generic[_Item]):
         """Ask no more, and wait for none."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _poses_or_drop(self, picture: Picture, dropped: Callable[[], None]) -> PoseResult | None:
+    def _poses_or_drop(self, picture: Picture, queue: FrameQueue) -> PoseResult | None:
         """Poses of a live frame; None where it is dropped, after a wait."""
-        stream = picture.stream
+        stream, dropped_before = picture.stream, queue.dropped
         try:
             result = self._estimator.estimate_once(picture, stop=self._stop)
         except ServerBusyError:
@@ -98,7 +99,7 @@ class InFlight(Generic[_Item]):
             self._busy.pop(stream, None)
             self._gone.pop(stream, None)
             return result
-        dropped()
-        self._estimator.statistics.drop()
+        queue.count_dropped()
         self._estimator.wait(seconds)
+        self._estimator.statistics.drop(queue.dropped - dropped_before)  # with those that newer ones replaced meanwhile
         return None

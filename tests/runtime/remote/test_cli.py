@@ -62,7 +62,9 @@ def test_several_streams_have_a_request_each(
         assert people(path) == people(tmp_path / "local.jsonl")
     assert sorted(count for count, _ in server.requests) == [1] + [2] * 10
     assert len({port for _, port in server.requests}) == 2
-    (numbers,) = [entry for entry in map(json.loads, done.stderr.splitlines()) if entry["message"] == "server"]
+    said = {entry["message"]: entry for entry in map(json.loads, done.stderr.splitlines())}
+    numbers = said["server"]
+    assert list(said["run done"]["stages"]) == ["read", "boxes", "crop", "server", "map_back", "track", "write"]
     assert (numbers["requests"], numbers["failed"], numbers["dropped"]) == (11, 0, 0)
 
 

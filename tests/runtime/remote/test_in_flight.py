@@ -16,9 +16,12 @@ from sharpose.runtime.boxes.sources import SourceBoxes
 from sharpose.runtime.frames import Frame, Sink
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
+from sharpose.runtime.remote.in_flight import InFlight
+from sharpose.runtime.result import Boxes, Picture
 from sharpose.runtime.run import Outcome, Run, Stream, run
 from sharpose.runtime.sinks.group import RunFailedError
 from sharpose.runtime.sources import SourceOptions
+from sharpose.runtime.sources.queue import FrameQueue
 from sharpose.runtime.statistics import StreamStatistics
 from sharpose.serving.client import client
 
@@ -79,6 +82,21 @@ def test_a_live_stream_drops_what_the_server_has_no_time_for(
     assert frames_of(sink) == [0, 3, 4]
     assert (numbers.dropped, numbers.requests) == (2, 4)
     assert set(sink.records[0].stages) == {"read", "boxes", "crop", "server", "map_back", "track"}
+
+
+def test_frames_that_a_wait_costs_are_counted(
+    server: V2Server, estimator: RemotePoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, frames = FrameQueue("latest", 1), list(StubSource())
+    monkeypatch.setattr(estimator, "wait", lambda seconds: [queue.put(frame) for frame in frames])
+    server.acts = [500]
+    in_flight = InFlight[str](estimator, reconnect=None, stop=lambda: False, landed=lambda: None)
+    picture = Picture(frames[0].image, Boxes.from_xyxy([[0, 0, 20, 30]]))
+    in_flight.ask("first", picture, live=True, queue=queue)
+    ((_, flight),) = in_flight.take(all_of_them=True)
+    in_flight.close()
+    assert flight.result() is None
+    assert queue.dropped == estimator.statistics.snapshot().dropped == 5  # the first, and four that newer ones replaced
 
 
 def test_a_file_waits_beside_a_live_stream_that_drops(server: V2Server, estimator: RemotePoseEstimator) -> None:
