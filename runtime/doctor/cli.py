@@ -80,7 +80,7 @@ _OF_SERVERS = ("bundle", "timeout", "server_token", "server_ca", "server_cert")
     "--server",
     metavar="URL",
     help="Look at a server, as in sharpose-run, instead of this machine: ask it for poses, and compare them. The exit "
-    "code is 1 where they are wrong or don't come: a liveness probe.",
+    "code is 1 where they are wrong, or don't come although it isn't busy with others: a liveness probe.",
 )
 @option(
     _SERVER,
@@ -123,7 +123,7 @@ def command(
     """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, OpenVINO, GPU, TensorRT.
 
     The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not; with --server 0 if
-    its poses are right.
+    its poses are right, or it is busy with those of others.
     """
     _refuse_what_does_nothing(remote=server is not None)
     if server is not None:
@@ -179,7 +179,7 @@ def _say_of_server(server: str, findings: Sequence[Finding], *, as_json: bool) -
         print(json.dumps({"server": server, "can_run": not wrong, "findings": _as_json(findings)}, indent=2))
     else:
         _print_lines(findings, wrong)
-        print(_verdict("--server", wrong))
+        print(_verdict("--server", wrong, "be used"))
     return EXIT_REFUSED if wrong else 0
 
 
@@ -223,9 +223,9 @@ def _print_lines(findings: Sequence[Finding], needed: Sequence[Finding]) -> None
     print()
 
 
-def _verdict(what: str, in_the_way: Sequence[Finding]) -> str:
+def _verdict(what: str, in_the_way: Sequence[Finding], does: str = "run here") -> str:
     names = ", ".join(item.name for item in in_the_way)
-    return f"{what}: can't run here; in the way: {names}" if in_the_way else f"{what}: can run here"
+    return f"{what}: can't {does}; in the way: {names}" if in_the_way else f"{what}: can {does}"
 
 
 def main() -> NoReturn:

@@ -15,12 +15,14 @@ from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import PoseResult
 from sharpose.scene import Scene, SceneFrame
 from sharpose.serving.client.address import Credentials, ServerAddress
+from sharpose.serving.client.client import PoseClient
 from sharpose.serving.client.connection import NO_WAY_THERE
 from sharpose.serving.contract import ServedModel, bundle_sha256
 
 SERVER = "server"
 """In `Finding.needed_by`."""
 
+_COUNT_SECONDS = 2.0  # for the question how many requests the server has answered
 _MEND = "see the server's log; a model whose process has died comes back with a restart of the server"
 
 
@@ -36,6 +38,8 @@ class _Answer:
 def check_server(server: str, bundle: Path | None, credentials: Credentials, *, timeout: float) -> Iterator[Finding]:
     """Whether a server is there and computes both stages, and whether its poses are those of the same bundle here.
 
+    One that is too busy for this request, but answers others meanwhile, is found too.
+
     Args:
         server: Its address.
         bundle: What it must serve, and is compared with; if None, the shipped bundle where it serves that.
@@ -49,8 +53,10 @@ def check_server(server: str, bundle: Path | None, credentials: Credentials, *, 
     opened = open_bundle(shipped_bundle() if bundle is None else bundle)
     frame = Scene(PICTURE).frame(0)
     asking: list[RemotePoseEstimator] = []
+    client, answered = PoseClient(server, credentials), list[int | None]()
 
     def ask() -> _Answer:
+        answered.append(client.answered(_COUNT_SECONDS))
         with RemotePoseEstimator(
             server,
             bundle=bundle,
@@ -72,6 +78,12 @@ def check_server(server: str, bundle: Path | None, credentials: Credentials, *, 
             estimator.close()
         what, remedy = ("poses", _MEND) if asking else ("answer", f"{NO_WAY_THERE}; or give a longer --timeout")
         text = f"{address}: no {what} within {timeout:g} s"
+        before, now = answered[0] if asking else None, client.answered(_COUNT_SECONDS) if asking else None
+        if before is not None and now is not None and now > before:
+            others = counted(now - before, "request")
+            text = f"{address}: busy, no poses within {timeout:g} s, but it answered {others} of others; not compared"
+            yield Finding(name, True, text, needed_by=frozenset({SERVER}))
+            return
         yield Finding(name, False, text, remedy, frozenset({SERVER}))
         return
     except ServerError as error:

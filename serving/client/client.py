@@ -170,6 +170,21 @@ class PoseClient:
 
         return self._persist(ask, patience or Patience(), stop)
 
+    def answered(self, timeout: float) -> int | None:
+        """Requests of all clients that the server's model has answered with poses so far.
+
+        Args:
+            timeout: Seconds for that question.
+
+        Returns:
+            None where the server doesn't say, as a gateway that passes no such question.
+        """
+        with contextlib.closing(self._connect()) as connection:
+            try:
+                return connection.answered(timeout)
+            except ServerError:
+                return None
+
     def wait(self, seconds: float) -> None:
         """Wait, but not beyond `terminate`."""
         self._over.wait(seconds)

@@ -74,6 +74,9 @@ class Connection(Protocol):
     ) -> Answer:
         """The outputs `wanted` for crops uint8 [N, H, W, 3] and thresholds float32 [N, 1], within `timeout` seconds."""
 
+    def answered(self, timeout: float) -> int:
+        """Requests for poses, of all clients, that the model has answered with some; asked within `timeout` seconds."""
+
     def interrupt(self) -> None:
         """End a request that is under way in another thread."""
 

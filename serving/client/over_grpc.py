@@ -100,6 +100,11 @@ class GrpcConnection:
         }
         return Answer(answer.model_version, tensors)
 
+    def answered(self, timeout: float) -> int:
+        """See `Connection.answered`."""
+        answer = self._ask(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name=self._model), timeout)
+        return sum(model.inference_stats.success.count for model in answer.model_stats)
+
     def interrupt(self) -> None:
         """See `Connection.interrupt`."""
         with self._lock:

@@ -121,6 +121,15 @@ class HttpConnection:
         header_length, body = self._exchange("POST", "/infer", parts, headers, timeout)
         return _split(body, header_length)
 
+    def answered(self, timeout: float) -> int:
+        """See `Connection.answered`."""
+        _, body = self._exchange("GET", "/stats", [], {}, timeout)
+        try:
+            models = json.loads(bytes(body))["model_stats"]
+            return sum(int(model["inference_stats"]["success"]["count"]) for model in models)
+        except (ValueError, TypeError, KeyError):
+            raise ServerError("expected a model's statistics as JSON, got something else", _IS_TRITON) from None
+
     def interrupt(self) -> None:
         """See `Connection.interrupt`."""
         self._closed = True

@@ -82,7 +82,7 @@ def test_as_many_are_refined_as_a_row_says(serving: ModuleType, server: V2Server
 
 
 def test_a_server_without_statistics_is_measured_all_the_same(serving: ModuleType, server: V2Server) -> None:
-    assert serving.served_counts(server.url) == (len(server.requests), len(server.requests))
+    assert serving.served_counts(server.url) == (server.answered, server.answered)
     assert serving.served_counts(server.url.replace("sharpose", "other")) is None
     assert serving.served_counts("grpc://127.0.0.1:1/sharpose") is None
 

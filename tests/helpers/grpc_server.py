@@ -38,6 +38,11 @@ _MESSAGES = {
     },
     "ModelConfigRequest": {"name": "string"},
     "ModelConfigResponse": {"config": "ModelConfig"},
+    "StatisticDuration": {"count": "int64"},
+    "InferStatistics": {"success": "StatisticDuration"},
+    "ModelStatistics": {"name": "string", "inference_stats": "InferStatistics"},
+    "ModelStatisticsRequest": {"name": "string"},
+    "ModelStatisticsResponse": {"model_stats": "*ModelStatistics"},
 }
 
 
@@ -78,7 +83,7 @@ def install_messages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     class Stub:
         def __init__(self, channel: grpc.Channel) -> None:
-            for method in ("ModelConfig", "ModelInfer"):
+            for method in ("ModelConfig", "ModelInfer", "ModelStatistics"):
                 call = channel.unary_unary(
                     f"/{_SERVICE}/{method}",
                     request_serializer=lambda message: message.SerializeToString(),
@@ -100,7 +105,7 @@ class GrpcServer:
     def __init__(self, types: dict[str, Any], port: int = 0) -> None:
         self.model, self.version, self._types = MODEL, "", types
         self.acts: list[tuple[grpc.StatusCode, str] | None] = []
-        self.requests, self.configs, self.metadata = 0, 0, dict[str, str]()
+        self.requests, self.answered, self.configs, self.metadata = 0, 0, 0, dict[str, str]()
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
@@ -108,7 +113,11 @@ class GrpcServer:
                 request_deserializer=types[f"{method}Request"].FromString,
                 response_serializer=lambda message: message.SerializeToString(),
             )
-            for method, call in (("ModelConfig", self._config), ("ModelInfer", self._infer))
+            for method, call in (
+                ("ModelConfig", self._config),
+                ("ModelInfer", self._infer),
+                ("ModelStatistics", self._statistics),
+            )
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -138,4 +147,10 @@ class GrpcServer:
         for name in (item.name for item in request.outputs):
             answer.outputs.add(name=name, datatype=_DATATYPES[found[name].dtype.name], shape=found[name].shape)
             answer.raw_output_contents.append(found[name].tobytes())
+        self.answered += 1
+        return answer
+
+    def _statistics(self, request: Any, context: grpc.ServicerContext) -> Any:
+        answer = self._types["ModelStatisticsResponse"]()
+        answer.model_stats.add(name=request.name).inference_stats.success.count = self.answered
         return answer

@@ -79,6 +79,7 @@ class V2Server:
         acts: What is done with the next requests for poses, one each: a status (503), `nothing` (the connection is
             closed), `half` an answer, `late`, `empty` (outputs of zero bytes), or a function that changes the outputs.
         requests: Those for poses so far: the number of crops, and who asked (its port).
+        answered: How many of those were answered with poses, as `/stats` says.
         headers: Of the last request.
     """
 
@@ -95,6 +96,7 @@ class V2Server:
         self.config_status = 200
         self.late_seconds = 0.5
         self.requests: list[tuple[int, int]] = []
+        self.answered = 0
         self.configs = 0
         self.headers: dict[str, str] = {}
         self.sockets: set[socket.socket] = set()
@@ -169,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server_of_tests
         owner.headers = dict(self.headers)
         if self.path == "/v2/models/sharpose/stats":
-            count = len(owner.requests)
+            count = owner.answered
             model = {"inference_stats": {"success": {"count": count}}, "execution_count": count}
             self._answer(200, json.dumps({"model_stats": [model]}).encode())
             return
@@ -220,6 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for (name, array), content in zip(outputs.items(), contents, strict=True)
         ]
+        with self.server_of_tests.lock:
+            self.server_of_tests.answered += 1
         version = str(self.server_of_tests.model.version)
         head = json.dumps({"model_name": "sharpose", "model_version": version, "outputs": described}).encode()
         self._answer(200, head + b"".join(contents), len(head), half=act == "half")

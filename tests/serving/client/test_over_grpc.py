@@ -51,6 +51,15 @@ def client(server: GrpcServer) -> Iterator[PoseClient]:
     made.close()
 
 
+def test_how_many_requests_were_answered(server: GrpcServer, client: PoseClient) -> None:
+    server.acts = [None, (grpc.StatusCode.RESOURCE_EXHAUSTED, "full"), None]
+    client.infer(CROPS, HALF)
+    client.infer(CROPS, HALF)
+    assert (client.answered(5), server.requests) == (2, 3)
+    server.stop()
+    assert client.answered(5) is None
+
+
 def test_poses_and_a_token(server: GrpcServer, client: PoseClient) -> None:
     assert client.contact() == server.model
     found = client.infer(CROPS, HALF, regions=True)

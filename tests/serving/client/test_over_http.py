@@ -146,6 +146,16 @@ def test_a_server_that_keeps_no_connection_is_checked_before_each_request(monkey
     assert len(server.requests) == 2
 
 
+def test_how_many_requests_were_answered() -> None:
+    with v2_server() as server:
+        client = PoseClient(server.url)
+        server.acts = ["poses", 500, "poses"]
+        assert [ask(client), ask(client)] == [20, 20]
+        assert (client.answered(5), len(server.requests)) == (2, 3)
+        client.close()
+    assert client.answered(5) is None
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PEM file with a self-signed certificate for `localhost` and its key."""
