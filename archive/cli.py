@@ -115,7 +115,7 @@ def _shared() -> Iterator[click.Parameter]:
     "--retries",
     type=Whole(0, 1000),
     default=2,
-    help="Times that a video is tried again whose worker died or whose engine failed.",
+    help="Times that a video is tried again whose worker died, whose engine failed or whose server was gone.",
 )
 @option(_ARCHIVE, "--report", type=FILE, metavar="FILE", help="JSON of what became of each video, at the end.")
 def command(

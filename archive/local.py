@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sharpose.archive.claims import identity
 from sharpose.archive.plan import Video
-from sharpose.archive.schedule import Died, Event, Progressed, Ready, Refused, WorkerId
+from sharpose.archive.schedule import Died, Event, Progressed, Ready, Refused, Said, WorkerId
 from sharpose.archive.worker import VideoWorker
 from sharpose.runtime.options import RunOptions
 
@@ -61,8 +61,6 @@ class LocalWorkers:
 
     def wait(self, seconds: float) -> Iterator[tuple[WorkerId, Event]]:
         """See `Workers`."""
-        if not self._started:
-            time.sleep(seconds)
         ready = wait([connection for _, connection in self._started.values()], seconds)
         for worker, (process, connection) in list(self._started.items()):
             if connection not in ready:
@@ -119,14 +117,20 @@ def _work(connection: Connection, options: RunOptions) -> None:
         for number in (signal.SIGINT, signal.SIGBREAK):
             signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    one_by_one = threading.Lock()
+
+    def send(event: Event) -> None:
+        with one_by_one:  # requests to a server have threads of their own, which say how it is
+            connection.send(event)
+
     try:
-        worker = VideoWorker(options)
+        worker = VideoWorker(options, say=lambda line: send(Said(line)))
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        connection.send(Refused.by(error))
+        send(Refused.by(error))
         return
-    connection.send(Ready(identity()))
+    send(Ready(identity()))
     while True:
         try:
             video: Video = connection.recv()
@@ -138,9 +142,9 @@ def _work(connection: Connection, options: RunOptions) -> None:
             nonlocal last
             if time.monotonic() - last >= _PROGRESS_EVERY:
                 last = time.monotonic()
-                connection.send(Progressed(frames, total))
+                send(Progressed(frames, total))
 
-        connection.send(worker.run(video, progress))
+        send(worker.run(video, progress))
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,7 @@ from sharpose.archive.claims import hidden_folder, sweep
 from sharpose.archive.plan import Video
 from sharpose.archive.worker import Result
 from sharpose.cli import EXIT_FAILED
-from sharpose.errors import SharposeError, counted
+from sharpose.errors import ServerRefusedError, SharposeError, counted
 
 WorkerId: TypeAlias = int
 _POLL = 0.2  # seconds
@@ -56,13 +56,20 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A worker's server is gone, busy for long, or back, as `line` says."""
+
+    line: str
+
+
+@dataclass(frozen=True)
 class Died:
     """A worker is gone; `reason` says how."""
 
     reason: str
 
 
-Event: TypeAlias = Ready | Refused | Progressed | Died | Result
+Event: TypeAlias = Ready | Refused | Progressed | Said | Died | Result
 
 
 class Workers(Protocol):
@@ -90,7 +97,7 @@ class Workers(Protocol):
 
 
 class WorkersError(SharposeError):
-    """Workers can't be started; nothing is left half done."""
+    """Workers can't be started, or their server refuses what they ask; nothing is left half done."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -113,7 +120,7 @@ class Watcher(Protocol):
         ...
 
     def warn(self, line: str) -> None:
-        """Something went wrong, and is tried again."""
+        """Something went wrong, and is tried again; or is well again."""
         ...
 
 
@@ -131,7 +138,7 @@ class Schedule:
     Args:
         workers: Where workers run.
         count: How many at most.
-        retries: How often a video is tried again whose worker died or whose engine failed.
+        retries: How often a video is tried again whose worker died, whose engine failed or whose server was gone.
         watcher: Is told how it goes.
         stop: Asked all the time whether to end at once.
     """
@@ -154,7 +161,8 @@ class Schedule:
         """Go through the videos.
 
         Raises:
-            WorkersError: the first worker can't load the estimator, or workers die while they do.
+            WorkersError: the first worker can't load the estimator, or workers die while they do; or the server refuses
+                what they ask, as where it serves another bundle by now.
         """
         self._queue.extend(videos)
         try:
@@ -203,11 +211,17 @@ class Schedule:
         elif isinstance(event, Progressed):
             if one.video is not None and event.total:
                 self._watcher.progress(one.video, min(1.0, event.frames / event.total))
+        elif isinstance(event, Said):
+            self._watcher.warn(event.line)
         elif isinstance(event, Result):
             one.video = None
-            if event.state == "failed" and event.retry:  # its engine may be broken for good
-                self._workers.end(worker)
-                self._forget(worker)
+            if event.server == "refuses":
+                self._finish(event)
+                raise WorkersError(f"{event.video.path}: {event.reason}", ServerRefusedError.exit_code)
+            if event.state == "failed" and event.retry:
+                if event.server != "gone":  # its engine may be broken for good
+                    self._workers.end(worker)
+                    self._forget(worker)
                 self._try_again(event)
             elif event.state == "taken":
                 self._note_taken(event)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,13 +15,23 @@ import click
 from sharpose.archive.claims import Claim, claim
 from sharpose.archive.plan import Video
 from sharpose.cli import EXIT_FAILED
-from sharpose.errors import EngineError, InputError, OutputTakenError, SharposeError, SinkError
+from sharpose.errors import (
+    EngineError,
+    InputError,
+    OutputTakenError,
+    ServerGoneError,
+    ServerRefusedError,
+    SharposeError,
+    SinkError,
+)
 from sharpose.files import found_at
 from sharpose.runtime.assemble import engines_of, run_with
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.messages import Messages
 from sharpose.runtime.options import RunOptions
 from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink
+from sharpose.runtime.sources.urls import redact_urls
+from sharpose.runtime.statistics import StreamSnapshot
 
 State = Literal["done", "skipped", "failed", "taken"]
 Progress = Callable[[int, int | None], None]
@@ -38,7 +46,9 @@ class Result:
         video: Which.
         state: `done`; `skipped`, as its outputs were there; `failed`; or `taken`: another run is writing an output.
         reason: Why it isn't done, in one line.
-        retry: Whether it may go well in another process: the engine failed, or this program did.
+        retry: Whether another try may go well: the engine failed, the server was gone, or this program failed.
+        server: What of it was the server's doing: it was `gone`, and the worker is as good as before; or it `refuses`
+            this run's requests, as it would those of every other video.
         frames: Frames whose poses were written.
         people: People in those.
         seconds: From opening the video to its results.
@@ -50,6 +60,7 @@ class Result:
     state: State
     reason: str = ""
     retry: bool = False
+    server: Literal["", "gone", "refuses"] = ""
     frames: int = 0
     people: int = 0
     seconds: float = 0.0
@@ -58,12 +69,14 @@ class Result:
 
 
 class _Messages(Messages):
-    """Keeps what is said as JSON, and passes progress on."""
+    """Keeps a video's warnings and numbers, and passes on its progress and, at once, what is said of the server."""
 
-    def __init__(self) -> None:
-        self._kept = io.StringIO()
-        super().__init__(json_logs=True, stream=self._kept)
+    def __init__(self, say: Callable[[str], None] | None) -> None:
+        super().__init__(quiet=True)
+        self._say_at_once = say
         self.on_progress: Progress = lambda frames, total: None
+        self.warnings: list[str] = []
+        self.numbers = StreamSnapshot()
 
     @contextlib.contextmanager
     def progress(self, source_at: Callable[[int], Source]) -> Iterator[Callable[[int, Frame], None]]:
@@ -76,12 +89,28 @@ class _Messages(Messages):
 
         yield advance
 
-    def take(self) -> list[dict[str, object]]:
-        """What was said since the last call."""
-        lines = self._kept.getvalue().splitlines()
-        self._kept.seek(0)
-        self._kept.truncate()
-        return [json.loads(line) for line in lines]
+    def warning(self, line: str) -> None:
+        self.warnings.append(redact_urls(line))
+
+    def error(self, line: str) -> None:
+        self.warning(line)
+
+    def outage(self, line: str) -> None:
+        if self._say_at_once is None:
+            self.warning(line)
+        else:
+            self._say_at_once(redact_urls(line))
+
+    def summary(
+        self,
+        numbers: StreamSnapshot,
+        *,
+        stream: str | None = None,
+        warm_up: float | None = None,
+        deadline: bool = False,
+        timings: bool = False,
+    ) -> None:
+        self.numbers = numbers
 
 
 class VideoWorker:
@@ -89,14 +118,16 @@ class VideoWorker:
 
     Args:
         options: Of the archive; sources and outputs are those of each video.
+        say: Called at once, from any thread, with a line when the server is gone, busy for long, or back; if None, such
+            lines are warnings of the video.
 
     Raises:
         SharposeError: the estimator or the detector can't be loaded, or an option would do nothing.
     """
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, say: Callable[[str], None] | None = None) -> None:
         self._options = replace(options, quiet=False, json_logs=False, timings=False)
-        self._messages = _Messages()
+        self._messages = _Messages(say)
         self._to_close = contextlib.ExitStack()
         self._engines = self._to_close.enter_context(engines_of(self._options, self._messages))
         self._check_sinks()
@@ -143,6 +174,8 @@ class VideoWorker:
             self._options, sources=(video.path,), outputs=claimed.hidden, boxes=video.boxes or self._options.boxes
         )
         reason, retry, partial = "", False, tuple[str, ...]()
+        server: Literal["", "gone", "refuses"] = ""
+        self._messages.numbers = StreamSnapshot()
         try:
             code = run_with(options, self._messages, self._engines)
             if code == 0:
@@ -154,16 +187,16 @@ class VideoWorker:
             reason = error.format_message() if isinstance(error, click.ClickException) else str(error)
             cause = error.__cause__ or error
             mistake = SharposeError | click.ClickException | OSError | ValueError  # the next try would meet it again
-            engine = any(isinstance(one, EngineError) for one in (error, cause))
-            retry = engine or not isinstance(cause, mistake)
+            passing = any(isinstance(one, EngineError | ServerGoneError) for one in (error, cause))
+            retry = passing or not isinstance(cause, mistake)
+            if isinstance(cause, ServerGoneError | ServerRefusedError):
+                server = "gone" if retry else "refuses"
         except Exception as error:
             code, retry = EXIT_FAILED, True
             reason = f"unexpected {type(error).__name__}: {error} (a defect in this program; --debug shows where)"
             if options.debug:
                 traceback.print_exc()
-        said = self._messages.take()
-        numbers = next((entry for entry in said if entry["message"] == "run done"), {})
-        warnings = [claimed.named(str(one["message"])) for one in said if one["level"] in ("warning", "error")]
+        warnings, self._messages.warnings = [claimed.named(line) for line in self._messages.warnings], []
         if code:
             reason = (claimed.named(reason) if reason else "; ".join(warnings)).replace(f"{video.path}: ", "")
             try:
@@ -175,8 +208,9 @@ class VideoWorker:
             "failed" if code else "done",
             reason,
             retry=retry,
-            frames=int(str(numbers.get("frames", 0))),
-            people=int(str(numbers.get("people", 0))),
+            server=server,
+            frames=self._messages.numbers.frames,
+            people=self._messages.numbers.people,
             partial=partial,
             warnings=tuple(warnings),
         )

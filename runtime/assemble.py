@@ -349,7 +349,7 @@ def _make_estimator(options: RunOptions, messages: Messages) -> Estimator:
             certificate=remote.server_cert,
             timeout=remote.server_timeout,
             tries=None if remote.server_tries == FOREVER else remote.server_tries,
-            say=messages.warning,
+            say=messages.outage,
         )
     return PoseEstimator(
         options.bundle,

@@ -216,6 +216,10 @@ class Messages:
         """Something was lost, or will be."""
         self._say("warning", line, f"warning: {line}")
 
+    def outage(self, line: str) -> None:
+        """The server of the model is gone, busy for long, or back; from any thread."""
+        self.warning(line)
+
     def error(self, line: str) -> None:
         """Something failed."""
         self._say("error", line, f"error: {line}")

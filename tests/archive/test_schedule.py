@@ -9,7 +9,7 @@ import pytest
 
 from sharpose.archive import schedule as scheduling
 from sharpose.archive.plan import Video
-from sharpose.archive.schedule import Died, Event, Progressed, Ready, Refused, Schedule, WorkersError
+from sharpose.archive.schedule import Died, Event, Progressed, Ready, Refused, Said, Schedule, WorkersError
 from sharpose.archive.worker import Result
 from sharpose.errors import EngineError
 from sharpose.runtime.sinks.outputs import Output
@@ -123,6 +123,37 @@ def test_a_broken_engine_is_replaced_and_a_bad_video_is_not_tried_again(notes: N
     assert notes.results == {"a": ("done", 2), "b": ("done", 1), "c": ("failed", 1), "d": ("done", 1)}
     assert workers.given[0] == (1, "a")
     assert {worker for worker, _ in workers.given[1:]} == {2}
+
+
+def test_a_server_that_was_gone_costs_a_try_and_no_worker(notes: Notes) -> None:
+    gone = ["a", "b", "a"]
+
+    def answer(worker: int, video: Video) -> Event:
+        if video.name not in gone:
+            return Result(video, "done")
+        gone.remove(video.name)
+        return Result(video, "failed", "no connection", retry=True, server="gone")
+
+    workers = Told(answer)
+    run(workers, notes, count=1)
+    assert notes.results == {"a": ("done", 3), "b": ("done", 2), "c": ("done", 1), "d": ("done", 1)}
+    assert [name for _, name in workers.given] == ["a", "b", "c", "d", "a", "b", "a"]
+    assert workers.started == 1
+
+
+def test_a_server_that_refuses_ends_the_run(notes: Notes) -> None:
+    workers = Told(lambda worker, video: Result(video, "failed", "it serves another bundle", server="refuses"))
+    with pytest.raises(WorkersError, match=r"^a\.mp4: it serves another bundle$") as raised:
+        run(workers, notes)
+    assert raised.value.exit_code == 2
+    assert notes.results == {"a": ("failed", 1)}
+
+
+def test_what_is_said_of_a_server_is_passed_on(notes: Notes) -> None:
+    workers = Told(lambda worker, video: Said(f"{video.name}: busy for 10 s; waiting"))
+    stops = iter([False, False, False, True])
+    run(workers, notes, count=1, stop=lambda: next(stops))
+    assert notes.lines == ["warning: a: busy for 10 s; waiting"]
 
 
 def test_without_retries_the_first_death_counts(notes: Notes) -> None:

@@ -19,6 +19,7 @@ from sharpose.errors import BundleError, DetectorError, EngineError, InputError
 from sharpose.runtime.options import RunOptions, VideoSettings
 from sharpose.runtime.remote.options import ServerOptions
 from sharpose.runtime.sinks.outputs import Output
+from sharpose.serving.client import client
 
 OUTPUTS = (("--json", "{source}.jsonl"), ("--openpose", "{source}"))
 
@@ -120,19 +121,34 @@ def test_an_engine_that_fails_is_worth_another_try(
 
 
 def test_a_server_may_run_the_model(
-    worker: VideoWorker, options: RunOptions, video: Video, nano_bundle: Path, tmp_path: Path
+    worker: VideoWorker,
+    options: RunOptions,
+    video: Video,
+    nano_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(client, "_GONE_WAITS", (0.001, 0.002))
     assert worker.run(video).state == "done"
     local = (tmp_path / "walk.jsonl").read_bytes()
     video = replace(video, outputs=(Output("--json", str(tmp_path / "served.jsonl")),))
     with v2_server(**served_by_engines(nano_bundle)) as server:
-        remote = ServerOptions(server=server.url, server_tries=1)
-        served = VideoWorker(replace(options, remote=remote, batch=None, threads=None))
-        assert served.run(video).state == "done"
+        remote, said = ServerOptions(server=server.url, server_tries=2), list[str]()
+        served = VideoWorker(replace(options, remote=remote, batch=None, threads=None), said.append)
+        server.acts = ["poses", 500]
+        result = served.run(video)
+        assert (result.state, result.frames, result.people, result.warnings) == ("done", 5, 5, ())
+        assert said[0] == f"{server.url}: answers 500: told to say 500; trying again"
+        assert said[1].startswith(f"{server.url}: answers again, after ")
         assert (tmp_path / "served.jsonl").read_bytes() == local
         (tmp_path / "served.jsonl").unlink()
-    result = served.run(video)  # the server has gone
-    assert (result.state, result.frames, result.retry) == ("failed", 0, False)
+        server.acts = ["poses", 400]
+        result = served.run(video)
+        assert (result.state, result.frames, result.retry, result.server) == ("failed", 1, False, "refuses")
+        assert result.partial == (str(tmp_path / "served.partial.jsonl"),)
+        (tmp_path / "served.partial.jsonl").unlink()
+    result = served.run(video)
+    assert (result.state, result.frames, result.retry, result.server) == ("failed", 0, True, "gone")
     assert server.url.removeprefix("http://").partition("/")[0] in result.reason
     assert not (tmp_path / "served.jsonl").exists()
     served.close()
