@@ -7,8 +7,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,12 +18,51 @@ from sharpose.archive.options import divides_cores
 from sharpose.archive.plan import Video
 from sharpose.archive.schedule import Died, Event, Ready, Refused, WorkerId
 from sharpose.archive.worker import Result, VideoWorker
-from sharpose.errors import EngineError, one_line, require_packages
+from sharpose.errors import EngineError, counted, one_line, require_packages
 from sharpose.runtime.options import RunOptions
 
 _STORE = 100_000_000  # bytes of the object store of a cluster of our own: only options and results go through it
 _PATIENCE = 5.0  # seconds for an actor to end
 _ON_GPU = ("cuda", "tensorrt", "ort-tensorrt")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What actors take of a cluster.
+
+    Attributes:
+        actors: How many there are at most.
+        cores: Of each.
+        gpus: Of each, 0 or 1.
+    """
+
+    actors: int
+    cores: int
+    gpus: int
+
+    @classmethod
+    def of(cls, options: RunOptions, workers: int | None, nodes: Sequence[Mapping[str, float]]) -> Share:
+        """From the options of the archive, `--workers`, and Ray's resources of each machine."""
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        cores = int(sum(node.get("CPU", 0) for node in nodes))
+        served = options.remote.server is not None
+        on_gpu = options.device.split(":")[0] in _ON_GPU or (options.device == "auto" and gpus > 0 and not served)
+        actors = workers or max(1, gpus if on_gpu else cores // (options.threads or 2))
+        on_each = int(min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=1))
+        cores_each = options.threads or max(1, min(cores // actors, on_each))
+        return cls(actors, cores_each if divides_cores(options) else 1, int(on_gpu))
+
+    def lacking(self, options: RunOptions, nodes: Sequence[Mapping[str, float]]) -> str:
+        """What no machine has, so that Ray would wait for ever to place an actor; empty where one has all of it."""
+        if any(node.get("CPU", 0) >= self.cores and node.get("GPU", 0) >= self.gpus for node in nodes):
+            return ""
+        if self.gpus and not any(node.get("GPU", 0) >= 1 for node in nodes):
+            return f"--device {options.device}: expected a machine with a GPU in the Ray cluster, found none"
+        option = f"--threads {self.cores}" if options.threads else "--engine ray"
+        most = int(max((node.get("CPU", 0) for node in nodes), default=0))
+        beside = " beside a GPU" if self.gpus else ""
+        cores = counted(self.cores, "core")
+        return f"{option}: expected a machine with {cores}{beside} in the Ray cluster; the most that one has is {most}"
 
 
 class RayWorkers:
@@ -35,15 +74,16 @@ class RayWorkers:
     Args:
         options: Of the archive.
         workers: How many at most; as many as there is room for if None.
+        say: Called with a line where no machine of an existing cluster has what an actor needs.
 
     Raises:
-        EngineError: Ray isn't installed, or there is no such cluster.
+        EngineError: Ray isn't installed, there is no such cluster, or this machine hasn't what an actor needs.
 
     Attributes:
         count: How many actors to start at most.
     """
 
-    def __init__(self, options: RunOptions, workers: int | None) -> None:
+    def __init__(self, options: RunOptions, workers: int | None, say: Callable[[str], None]) -> None:
         own = "RAY_ADDRESS" not in os.environ
         if own:
             _keep_to_itself()
@@ -61,15 +101,16 @@ class RayWorkers:
             where = "can't be started here" if own else f"at RAY_ADDRESS={os.environ['RAY_ADDRESS']} can't be reached"
             raise EngineError(f"a Ray cluster {where}: {one_line(error)}") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        cores = int(sum(node.get("CPU", 0) for node in nodes))
-        on_cpu, served = divides_cores(options), options.remote.server is not None
-        on_gpu = options.device.split(":")[0] in _ON_GPU or (options.device == "auto" and gpus > 0 and not served)
-        self.count = workers or max(1, gpus if on_gpu else cores // (options.threads or 2))
-        largest = int(min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=1))
-        cores_each = options.threads or max(1, min(cores // self.count, largest))
-        self._options = replace(options, threads=cores_each) if on_cpu else options
-        self._actor = ray.remote(num_cpus=cores_each if on_cpu else 1, num_gpus=int(on_gpu), max_restarts=0)(_Actor)
+        share = Share.of(options, workers, nodes)
+        lack = share.lacking(options, nodes)
+        if lack and own:
+            ray.shutdown()
+            raise EngineError(lack)
+        if lack:
+            say(f"{lack}; waiting for one, as a cluster that grows may have it later")
+        self.count = share.actors
+        self._options = replace(options, threads=share.cores) if divides_cores(options) else options
+        self._actor = ray.remote(num_cpus=share.cores, num_gpus=share.gpus, max_restarts=0)(_Actor)
         self._actors: dict[WorkerId, Any] = {}
         self._at_work: dict[Any, WorkerId] = {}  # by what they will return
         self._next = 0

@@ -65,7 +65,7 @@ def _archive(options: ArchiveOptions, messages: Messages) -> int:
     stopped = 0
     try:
         if to_do:
-            workers, count = _workers(options, len(to_do))
+            workers, count = _workers(options, len(to_do), messages)
             with stop_on_signals() as stop, report:
                 schedule = Schedule(
                     workers, count=count, retries=options.retries, watcher=report, stop=lambda: bool(stop)
@@ -81,12 +81,12 @@ def _archive(options: ArchiveOptions, messages: Messages) -> int:
     return stopped or (EXIT_FAILED if report.failed else 0)
 
 
-def _workers(options: ArchiveOptions, videos: int) -> tuple[Workers, int]:
+def _workers(options: ArchiveOptions, videos: int, messages: Messages) -> tuple[Workers, int]:
     """Where workers run, and how many."""
     if options.engine == "ray":
         from sharpose.archive.on_ray import RayWorkers
 
-        on_ray = RayWorkers(options.run, options.workers)
+        on_ray = RayWorkers(options.run, options.workers, messages.warning)
         return on_ray, min(on_ray.count, videos)
     cores, on_cpu = usable_cores(), divides_cores(options.run)
     served = options.run.remote.server is not None
