@@ -163,14 +163,16 @@ class HttpConnection:
                 raise ServerGoneError("interrupted")
             sock = self._connection.sock
             sock.settimeout(_left(until))
+            broken: OSError | None = None
             try:
                 self._connection.request(method, self._path + path, iter(parts) if parts else None, sent)
-            except (BrokenPipeError, ConnectionResetError):
-                if self.used:
-                    raise
-                # A gateway that refuses what is too large answers before it has read all of it.
+            except (BrokenPipeError, ConnectionResetError) as error:
+                broken = error  # or a gateway that refuses what is too large has answered before it had read all of it
             sock.settimeout(_left(until))
-            answer = self._connection.getresponse()
+            try:
+                answer = self._connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                raise broken if self.used and broken is not None else error from None
             body = _read_body(answer, sock, until)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._meaning(error, timeout) from None

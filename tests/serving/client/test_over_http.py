@@ -9,11 +9,13 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
-from v2_server import V2Server, v2_server
+from v2_server import MODEL, V2Server, v2_server
 
 from sharpose.errors import ServerError, ServerGoneError, ServerRefusedError
 from sharpose.serving.client import client as module
@@ -140,6 +142,40 @@ def test_a_server_that_keeps_no_connection_is_checked_before_each_request(monkey
         client = PoseClient(server.url)
         assert [ask(client), ask(client)] == [20, 20]
         server.serve_another(bundle_sha256="6" * 64)
+        with pytest.raises(ServerRefusedError, match="as before, got 666666666666"):
+            ask(client)
+        client.close()
+    assert len(server.requests) == 2
+
+
+def test_a_gateway_that_refuses_a_large_request_before_it_has_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_error(413)
+        handler.close_connection = True
+
+    with v2_server(model=replace(MODEL, crop_size=(1024, 1024), regions=1024)) as server:
+        monkeypatch.setattr(server.handler, "do_POST", refuse)
+        client = PoseClient(server.url)
+        crops = np.zeros((4, 1024, 1024, 3), np.uint8)  # more than sockets hold
+        with pytest.raises(ServerRefusedError, match=r"answers 413: .*; raise the gateway's limit"):
+            client.infer(crops, np.zeros((4, 1), np.float32))
+        client.close()
+
+
+def test_a_connection_whose_other_end_says_close_is_checked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over HTTP/1.1 too, the next request goes over another one, and so maybe to another server."""
+    with v2_server() as server:
+        end_headers = server.handler.end_headers
+
+        def say_close(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_header("Connection", "close")
+            end_headers(handler)
+
+        monkeypatch.setattr(server.handler, "end_headers", say_close)
+        client = PoseClient(server.url)
+        assert [ask(client), ask(client)] == [20, 20]
+        assert server.configs == 2
+        server.model = replace(server.model, bundle_sha256="6" * 64)
         with pytest.raises(ServerRefusedError, match="as before, got 666666666666"):
             ask(client)
         client.close()
