@@ -69,7 +69,7 @@ class Effort:
     crops: Sequence[int] = (1, 4, 16)
     percents: Sequence[int] = (0, 100)  # refined, of the crops
     streams: Sequence[int] = (1, 2, 4, 8)
-    seconds: float = 3.0  # for each row
+    seconds: float = 3.0  # for each row of crops, and for each turn of streams
     rounds: int = 6  # least number of turns of each contender in a row of crops
 
 
@@ -102,7 +102,7 @@ class Serving:
         self._stack.close()
 
     def crops(self) -> list[Row]:
-        """Milliseconds from a decoded frame of 720p and boxes to poses."""
+        """Milliseconds from a decoded frame of 720p and boxes to poses: medians of turns, in which a pause is one."""
         rows = []
         for people in self._effort.crops:
             for percent in self._effort.percents:
@@ -113,14 +113,14 @@ class Serving:
                     seconds=self._effort.seconds,
                     min_rounds=self._effort.rounds,
                 )
-                more = times[_THERE].turn_means() - times[_HERE].turn_means()
-                median, low, high = bootstrap_median(more)
+                here, there = times[_HERE].turn_means(), times[_THERE].turn_means()
+                median, low, high = bootstrap_median(there - here)
                 rows.append(
                     {
                         "crops": people,
                         "refined %": percent,
-                        f"{_HERE} ms": times[_HERE].mean(),
-                        f"{_THERE} ms": times[_THERE].mean(),
+                        f"{_HERE} ms": float(np.median(here)),
+                        f"{_THERE} ms": float(np.median(there)),
                         "difference ms": median,
                         "95 % interval": f"{low:.2f} to {high:.2f}",
                         f"{_THERE} p95 ms": times[_THERE].percentiles()["p95"],
@@ -132,17 +132,16 @@ class Serving:
         """Frames a second of so many streams with one person each, all refined."""
         rows = []
         for count in self._effort.streams:
-            seconds = self._effort.seconds / 4
             rates: dict[str, list[float]] = {_HERE: [], _THERE: []}
             waits: list[float] = []
             before = served_counts(self._url)
             for name in (_HERE, _THERE, _THERE, _HERE) * 2:
                 if name == _HERE:
-                    rates[name].append(self._stream_here(count, seconds))
+                    rates[name].append(self._stream_here(count, self._effort.seconds))
                 else:
-                    rate, times = self._stream_there(count, seconds)
-                    rates[name].append(rate)
-                    waits += times
+                    times = self._streams_there(count, self._effort.seconds)
+                    rates[name].append(_rate(times))
+                    waits += [one for own in times for one in own]
             after = served_counts(self._url)
             rows.append(
                 {
@@ -166,8 +165,8 @@ class Serving:
             frames += count
         return frames / passed
 
-    def _stream_there(self, count: int, seconds: float) -> tuple[float, list[float]]:
-        """The same with a client for each, and the seconds of every frame."""
+    def _streams_there(self, count: int, seconds: float) -> list[list[float]]:
+        """The seconds of every frame of each stream, with a client for each."""
         image, boxes = picture_with(1)
         times: list[list[float]] = [[] for _ in range(count)]
         failures: list[Exception] = []
@@ -195,13 +194,16 @@ class Serving:
                 thread.start()
             with contextlib.suppress(threading.BrokenBarrierError):
                 started.wait()
-            began = time.perf_counter()
             for thread in threads:
                 thread.join()
-            passed = time.perf_counter() - began
         if failures:
             raise failures[0]
-        return sum(map(len, times)) / passed, [one for own in times for one in own]
+        return times
+
+
+def _rate(times: Sequence[Sequence[float]]) -> float:
+    """Frames a second of all streams, from the seconds of each one's frames: none idles until the others have ended."""
+    return sum(len(own) / sum(own) for own in times if own)
 
 
 def _frame(estimator: Estimator, people: int) -> Frame:

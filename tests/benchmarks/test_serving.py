@@ -42,7 +42,7 @@ def test_both_parts_have_their_rows(
     monkeypatch.setattr(turns, "_TURN_S", 0.0)
     words = ["--server", server.url, "--bundle", str(nano_bundle), "--crops", "1,3", "--refine", "50"]
     with pytest.raises(SystemExit) as stopped:
-        main(serving.command, [*words, "--streams", "2", "--seconds", "0.2", "--output", str(tmp_path)])
+        main(serving.command, [*words, "--streams", "2", "--seconds", "0.05", "--output", str(tmp_path)])
     assert (stopped.value.code, capsys.readouterr().err) == (0, "")
     parts = json.loads((tmp_path / "serving.json").read_text("utf-8"))["parts"]
     assert [(row["crops"], row["refined %"]) for row in parts["crops"]] == [(1, 50), (3, 50)]
@@ -62,6 +62,22 @@ def test_both_parts_have_their_rows(
     assert "\n## crops\n" in page
     assert "\n## streams\n" in page
     assert f"--server {server.url}" in page
+
+
+def test_the_columns_of_crops_and_their_difference_fit(serving: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause of the machine in one turn of six is in none of them."""
+    pairs = ((serving._HERE, [2.0, 2.0, 99.0, 2.0, 2.0, 2.0]), (serving._THERE, [5.0] * 6))
+    times = {name: turns.Times([{"end_to_end": [ms]} for ms in means]) for name, means in pairs}
+    measured = object.__new__(serving.Serving)
+    measured._effort = serving.Effort(crops=(1,), percents=(100,))
+    measured._local = measured._remote = None
+    monkeypatch.setattr(serving, "take_turns", lambda *_, **__: times)
+    (row,) = measured.crops()
+    assert (row["in process ms"], row["server ms"], row["difference ms"]) == (2.0, 5.0, 3.0)
+
+
+def test_a_stream_that_ended_early_idles_in_no_rate(serving: ModuleType) -> None:
+    assert serving._rate([[0.125] * 8, [0.5, 0.5], []]) == 10.0
 
 
 def test_as_many_are_refined_as_a_row_says(serving: ModuleType, server: V2Server, nano_bundle: Path) -> None:
