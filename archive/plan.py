@@ -103,10 +103,11 @@ def make_plan(options: RunOptions, shard: Shard, say: Callable[[str], None], rep
     every = replace(options, sources=tuple(path for _, path in named), overwrite=True)
     of_folders = {Path(path).parent for path in paths if path not in options.sources}
     files_of_boxes = [file for file in boxes if file is not None]
+    written = list(results)
     if report is not None:
         _check_report(report, options.sources, results)
-        check_files(every, names, [Output("--report", str(report))], of_folders, files_of_boxes)
-    check_files(every, names, results, of_folders, files_of_boxes)
+        written.insert(0, Output("--report", str(report)))
+    check_files(every, names, written, of_folders, files_of_boxes)
     videos = [
         Video(path, name, tuple(of), file) for (name, path), of, file in zip(named, of_videos, boxes, strict=True)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import itertools
 import os
@@ -309,6 +310,7 @@ def check_outputs(
             for file in path.iterdir() if some_exist and path.is_dir() else ():
                 read.setdefault(identity_of(file), name)
     of_videos = {identity_of(folder) for folder in video_folders}
+    of_bundle, of_folder = identity_of(bundle), functools.cache(identity_of)  # thousands of outputs share few folders
     for output in outputs:
         target = output.path
         found = read.get(_stdout_identity() if output.to_stdout else output.identity)
@@ -319,11 +321,11 @@ def check_outputs(
         for index, part in enumerate(target.parts):  # `new/../old` would stand for `old` once `new` was made
             if part == ".." and not Path(*target.parts[:index]).exists():
                 raise InputError(f"output {target}: there is no folder {Path(*target.parts[:index])}; leave out the ..")
-        if identity_of(target.resolve().parent) == identity_of(bundle):
+        if of_folder((target.resolve() if target.is_symlink() else target).parent) == of_bundle:
             raise InputError(f"output {target} lies in the bundle's folder; give another one")
         if output.option == "--frames" and output.identity in of_pictures:
             raise InputError(f"output {target} is the folder of the source's pictures; give another one")
-        if output.option == "--output" and identity_of(target.parent) in of_videos:
+        if output.option == "--output" and of_folder(target.parent) in of_videos:
             raise InputError(
                 f"output {target} lies among the source's videos, where another run would take it for one; give "
                 "another folder"
@@ -341,11 +343,11 @@ Identity = tuple[object, ...]
 
 def identity_of(path: Path) -> Identity:
     """The same for two paths exactly where they lead to the same file or folder, which needn't exist."""
+    with contextlib.suppress(OSError, ValueError):
+        return _identity(path.stat())
     missing: list[str] = []
-    where = path
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # a name that can't be looked up stands for itself
-        if not path.exists():
-            where = path.resolve()
+        where = path.resolve()
         while not where.exists() and where != where.parent:
             missing.append(where.name)
             where = where.parent

@@ -24,6 +24,7 @@ from sharpose.errors import InputError, OutputTakenError, SinkError
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions
 from sharpose.runtime.biomechanics.sinks import MotionSink, ProcessedAnglesSink, TrcSink, note_of_facing
 from sharpose.runtime.frames import Sink
+from sharpose.runtime.sinks import outputs as outputs_module
 from sharpose.runtime.sinks import video
 from sharpose.runtime.sinks.coco import CocoSink
 from sharpose.runtime.sinks.folders import OPENPOSE_BODY25, OpenPoseSink, PicturesSink
@@ -404,3 +405,22 @@ def test_what_another_run_writes_is_refused_and_stays_whole(tmp_path, record, op
     third.write(record(0, people=1, ids=[1]))
     third.close()
     assert count_frames(option, target) == 1
+
+
+def test_the_folders_of_many_outputs_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    identity_of, bundle = outputs_module.identity_of, tmp_path / "bundle"
+
+    def look(path: Path) -> tuple[object, ...]:
+        looked.append(path)
+        return identity_of(path)
+
+    monkeypatch.setattr(outputs_module, "identity_of", look)
+    outputs = [Output("--json", str(tmp_path / f"{number}.jsonl")) for number in range(9)]
+    check_outputs(outputs, [], bundle=bundle, overwrite=True)
+    assert (looked.count(bundle), looked.count(tmp_path)) == (1, 1)
+    bundle.mkdir()
+    (bundle / "coarse.onnx").touch()
+    (tmp_path / "8.jsonl").symlink_to(bundle / "coarse.onnx")
+    with pytest.raises(InputError, match=r"8\.jsonl lies in the bundle's folder"):
+        check_outputs(outputs, [], bundle=bundle, overwrite=True)
