@@ -199,7 +199,10 @@ class Loop:
         self._in_flight: InFlight[_Work] | None = None
         if isinstance(job.estimator, RemotePoseEstimator):
             self._in_flight = InFlight(
-                job.estimator, reconnect=job.reconnect, stop=lambda: stop.is_overdue, landed=self._news.set
+                job.estimator,
+                reconnect=job.reconnect,
+                stop=lambda: stop.closed or stop.is_overdue,  # asked where a server was busy or gone
+                landed=self._news.set,
             )
         self._failures: list[str] = []
         self._running: list[_Running] = []

@@ -13,7 +13,7 @@ from v2_server import V2Server, simple_poses, v2_server
 
 from sharpose.errors import ServerGoneError
 from sharpose.runtime.boxes.sources import SourceBoxes
-from sharpose.runtime.frames import Frame, Sink
+from sharpose.runtime.frames import Frame, FrameRecord, Sink
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.remote.in_flight import InFlight
@@ -184,6 +184,23 @@ def test_asked_to_stop_the_frames_under_way_are_delivered(server: V2Server, esti
     outcome = go(estimator, [(StubSource(), sink)], stop=stop)
     assert frames_of(sink) == [0, 1]
     assert outcome.failures == []
+
+
+def test_a_window_that_is_closed_ends_a_run_whose_server_is_busy(
+    server: V2Server, estimator: RemotePoseEstimator
+) -> None:
+    stop = StopRequest()
+    server.acts = ["poses", *[503] * 2000]
+
+    class Closing(StubSink):
+        def write(self, record: FrameRecord) -> None:
+            super().write(record)
+            stop.closed = True
+
+    file, other = Closing(), Closing()
+    go(estimator, [(StubSource(), file), (StubSource(), other)], stop=stop)
+    assert len(frames_of(file)) + len(frames_of(other)) == 1
+    assert server.acts != []
 
 
 def test_a_request_that_hangs_is_not_waited_for(server: V2Server, estimator: RemotePoseEstimator) -> None:
