@@ -4,7 +4,7 @@
 //     cmake -S examples/cpp -B build -D TENSORRT_ROOT=/opt/TensorRT && cmake --build build
 //     build/sharpose_tensorrt BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ...
 //
-// It was compiled and linked, but has not run on a GPU yet.
+// No GPU has run it yet: it was compiled, linked with TensorRT-RTX, and run on a stand-in for TensorRT.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 

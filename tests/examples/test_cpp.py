@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -31,8 +31,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`sharpose_onnxruntime`, against the library of the installed wheel."""
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a release of ONNX Runtime is, with the library of the installed wheel."""
     for tool in ("cmake", "g++"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
@@ -42,20 +42,27 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     libraries = list(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
     if headers is None or not libraries:
         pytest.skip("needs ONNX Runtime's C++ headers, see .ci/onnxruntime_headers, and the library of its wheel")
-    # As a release of ONNX Runtime has them.
     folder = tmp_path_factory.mktemp("cpp")
     (folder / "lib").mkdir()
     (folder / "include").symlink_to(headers)
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (folder / "lib" / name).symlink_to(libraries[0])
-    options = [f"-DONNXRUNTIME_ROOT={folder}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS=-Werror"]
-    for command in (
-        ["cmake", "-S", str(SOURCES), "-B", str(folder / "build"), *options],
-        ["cmake", "--build", str(folder / "build"), "--target", "sharpose_onnxruntime"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "build" / "sharpose_onnxruntime"
+    return folder
+
+
+def check_call(command: Sequence[str | Path]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def program(release: Path) -> Path:
+    """`sharpose_onnxruntime`."""
+    build = release / "build"
+    options = [f"-DONNXRUNTIME_ROOT={release}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS=-Werror"]
+    check_call(["cmake", "-S", SOURCES, "-B", build, *options])
+    check_call(["cmake", "--build", build, "--target", "sharpose_onnxruntime"])
+    return build / "sharpose_onnxruntime"
 
 
 @pytest.fixture
@@ -137,14 +144,17 @@ def test_poses_of_a_scene_in_int8(run: Run, scene: tuple[Path, SceneFrame]) -> N
     check_same(done.stdout, expected)
 
 
-def test_poses_of_a_scene_without_score_tables(run: Run, scene: tuple[Path, SceneFrame], tmp_path: Path) -> None:
+def test_poses_of_a_scene_without_score_tables_at_another_alpha(
+    run: Run, scene: tuple[Path, SceneFrame], tmp_path: Path
+) -> None:
     picture, frame = scene
     folder = tmp_path / "bundle"
     shutil.copytree(shipped_bundle(), folder)
     change_manifest(folder, lambda bundle: {"scores": None})
-    with PoseEstimator(folder, precision="fp32", batch=16) as estimator:
+    with PoseEstimator(folder, precision="fp32", batch=16, alpha=0.3) as estimator:
         expected = halves(estimator, frame.image, frame.boxes_xyxy)
-        done = run(folder, picture, *words(frame.boxes_xyxy), "--threshold", estimator.quality_threshold)
+        options = ("--alpha", 0.3, "--threshold", estimator.quality_threshold)
+        done = run(folder, picture, *words(frame.boxes_xyxy), *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert expected.confidence is None
     check_same(done.stdout, expected)
@@ -242,6 +252,44 @@ def test_the_tensorrt_program_compiles(tmp_path: Path) -> None:
     command = ["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *includes]
     done = subprocess.run([*command, SOURCES / "tensorrt.cpp"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.soak
+def test_the_tensorrt_program_on_a_stand_in(run: Run, release: Path, tmp_path: Path) -> None:
+    """Batches, profiles, padding and buffers, with `fake_tensorrt_cpp` in TensorRT's place; and no leaks."""
+    fake, program = ROOT / "tests" / "helpers" / "fake_tensorrt_cpp", tmp_path / "sharpose_tensorrt"
+    includes: list[str | Path] = ["-I", fake, "-I", "/usr/include/jsoncpp", "-isystem", release / "include"]
+    libraries: list[str | Path] = ["-L", release / "lib", f"-Wl,-rpath,{release / 'lib'}", "-lonnxruntime", "-ljsoncpp"]
+    options = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    check_call(
+        ["g++", *options, *includes, SOURCES / "tensorrt.cpp", SOURCES / "sharpose.cpp", *libraries, "-o", program]
+    )
+    folder = tmp_path / "bundle"
+    shutil.copytree(shipped_bundle(), folder)
+    bundle = open_bundle(folder)
+    (folder / "engines").mkdir()
+    for stage, batch in (("coarse", "image"), ("fine", "rows")):
+        plan = f"{bundle.graph(stage)[0]} {batch} 2 3 5 {4 * bundle.model.num_selected}"
+        (folder / "engines" / f"{stage}.plan").write_text(plan)
+        sidecar = {"precision": "fp32", "weights_sha256": bundle.manifest.files[bundle.manifest.weights]}
+        (folder / "engines" / f"{stage}.json").write_text(json.dumps(sidecar))
+    image = cv2.imread(str(ROOT / "examples" / "photographs" / "astronaut.jpg"))
+    cv2.imwrite(str(tmp_path / "picture.ppm"), np.asarray(image))
+    boxes = [f"{60 + 9 * step},{7 * step},{420 - 40 * step},{511 - 30 * step}" for step in range(6)]
+    coarse = run(folder, tmp_path / "picture.ppm", *boxes, "--threshold", "-1").stdout
+    middle = float(np.median([float(quality) for quality in re.findall(r"quality ([\d.]+)", coarse)]))
+    arguments: list[str | Path] = [folder, tmp_path / "picture.ppm", *boxes, "--threshold", str(middle)]
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    expected = run(*arguments)
+    assert (done.returncode, expected.returncode) == (0, 0), done.stderr
+    assert 0 < expected.stdout.count("refined") < 6
+    assert done.stdout == expected.stdout
+    assert "image: profile 1, batch 5\n" in done.stderr
+    assert "image: profile 0, batch 2\n" in done.stderr  # the sixth person, padded
+    (folder / "engines" / "fine.plan").write_text("damaged")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {folder}/engines/fine.plan: can't be loaded here (not a plan)\n"
 
 
 def test_the_worked_example() -> None:
