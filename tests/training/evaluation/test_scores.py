@@ -38,9 +38,9 @@ def predicted(data: EvaluationData, worth: tuple[float, float] = (1.0, 0.5), see
 
 
 def test_tables_find_what_scores_are_worth_on_pictures_they_never_saw() -> None:
-    data = make_data(400)
+    data = make_data(240)
     fit = fit_scores(data, predicted(data, (2.0, 3.0)), threshold=0.4)
-    assert fit.people == (200, 200)
+    assert fit.people == (120, 120)
     assert fit.stood_in == ()
     at = np.array([0.2, 0.5, 0.8])
     for stage, power in ((fit.tables.coarse, 2.0), (fit.tables.fine, 3.0)):
@@ -54,14 +54,14 @@ def test_tables_find_what_scores_are_worth_on_pictures_they_never_saw() -> None:
     assert fit.before.ap is not None
     assert fit.after.ap is not None
     assert fit.after.ap > fit.before.ap - 0.005
-    assert fit.tables.fitted_on == "made up, 200 people"
+    assert fit.tables.fitted_on == "made up, 120 people"
     (line,) = fit.lines()
-    assert line.startswith("score tables fitted to 200 people; on 200 people of other pictures, error of scores (ECE)")
+    assert line.startswith("score tables fitted to 120 people; on 120 people of other pictures, error of scores (ECE)")
     assert fit_scores(data, predicted(data, (2.0, 3.0)), threshold=0.4) == fit
 
 
 def test_tables_that_are_there_already_change_nothing() -> None:
-    data = make_data(200)
+    data = make_data(100)
     predictions = predicted(data)
     before = dataclasses.replace(predictions, calibration=ScoreCalibration(score_tables(), COCO17))
     assert fit_scores(data, before, 0.4) == fit_scores(data, predictions, 0.4)
