@@ -29,6 +29,7 @@ from sharpose.export import cli as export_cli
 from sharpose.export.cli import command
 from sharpose.export.options import CommandOptions
 from sharpose.model import SHaRPose
+from sharpose.serving.contract import ServedModel
 
 TINY = ["--random-weights", "--config", "sharpose_tiny_coco_256x192"]
 
@@ -418,7 +419,9 @@ def test_a_repository_for_triton_is_written_whole_or_not_at_all(export, nano_bun
     assert streams.out.splitlines()[-1] == (
         f"wrote {folder}: serve it with  tritonserver --model-repository {shlex.quote(str(folder))}"
     )
-    assert open_bundle(folder / "sharpose" / "1" / "bundle").manifest == open_bundle(nano_bundle).manifest
+    bundle = open_bundle(nano_bundle)
+    version = str(ServedModel.of(bundle).version)
+    assert open_bundle(folder / "sharpose" / version / "bundle").manifest == bundle.manifest
     assert '"precision" value { string_value: "fp32" }' in (folder / "sharpose" / "config.pbtxt").read_text()
 
     code, streams = export("--bundle", nano_bundle, "--triton", folder)
@@ -449,4 +452,5 @@ def test_an_export_may_be_served_at_once(export, traced, nano, pictures, tmp_pat
     folder = tmp_path / "repository"
     code, streams = export(*nano, "--output", tmp_path / "bundle", "--images", pictures, "--triton", folder)
     assert code == 0, streams.err
-    assert (folder / "sharpose" / "1" / "bundle" / "weights.bin").is_file()
+    version = str(ServedModel.of(open_bundle(tmp_path / "bundle")).version)
+    assert (folder / "sharpose" / version / "bundle" / "weights.bin").is_file()
