@@ -153,7 +153,7 @@ def test_only_the_extras_for_it_name_onnxruntime() -> None:
         for extra, packages in settings["options.extras_require"].items()
         if any(line.strip().startswith("onnxruntime") for line in packages.splitlines())
     }
-    assert naming == {"cpu", "gpu", "gpu-cu12"}
+    assert naming == {"cpu", "directml", "gpu", "gpu-cu12"}
     assert "onnxruntime" not in settings["options"]["install_requires"]
 
 

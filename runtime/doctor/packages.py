@@ -24,6 +24,8 @@ _SYSTEM_OPENCV = (
 def check_python() -> Iterator[Finding]:
     """The interpreter and the machine it runs on."""
     text = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    if sys.platform != "linux":
+        text += "; nothing of sharpose was tried on this system yet"
     mend = f"install Python {'.'.join(map(str, _OLDEST_PYTHON))} or later and make the environment again"
     yield Finding("Python", sys.version_info >= _OLDEST_PYTHON, text, mend, ALL_DEVICES)
 
