@@ -6,16 +6,19 @@ import contextlib
 import os
 import re
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -88,8 +91,49 @@ def test_alerts_and_dashboard_ask_for_metrics_that_triton_has(triton_server: Tri
     assert set(re.findall(r'reason="(\w+)"', text)) <= reasons
 
 
+class _Gate(socketserver.BaseRequestHandler):
+    """Passes a connection on to Triton, once the gate is open."""
+
+    def handle(self) -> None:
+        here: socket.socket = self.request
+        gate: Any = self.server
+        first = here.recv(65536)
+        gate.arrived.release()
+        gate.open.wait()
+        with socket.create_connection(gate.beyond) as there:
+            there.sendall(first)
+            back = threading.Thread(target=self.pass_on, args=(there, here), daemon=True)
+            back.start()
+            self.pass_on(here, there)
+            back.join()
+
+    @staticmethod
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def gate(triton_server: TritonServer) -> Iterator[Any]:
+    """A gate before Triton: `arrived` counts who waits there, `open` lets all in."""
+    server: Any = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Gate)
+    server.daemon_threads = True
+    server.arrived, server.open = threading.Semaphore(0), threading.Event()
+    address = urllib.parse.urlsplit(triton_server.address)
+    server.beyond = (address.hostname, address.port)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield server
+    server.open.set()
+    server.shutdown()
+    server.server_close()
+
+
 def test_four_runs_at_once_give_the_poses_of_local_ones_in_shared_executions(
     triton_server: TritonServer,
+    gate: Any,
     start: Callable[..., subprocess.Popen[str]],
     command_server: CommandServer,
     tmp_path: Path,
@@ -100,12 +144,16 @@ def test_four_runs_at_once_give_the_poses_of_local_ones_in_shared_executions(
     def waiting() -> float:
         return sum(value for _, value in metrics_of(triton_server)["nv_inference_pending_request_count"])
 
-    os.kill(model, signal.SIGSTOP)  # so that the runs' first requests meet
+    url = f"http://127.0.0.1:{gate.server_address[1]}/sharpose"
+    runs = [
+        start("run", scene, "--server", url, "--json", f"{number}.jsonl", "--quiet")
+        for number, scene in enumerate(SCENES)
+    ]
+    for _ in runs:
+        assert gate.arrived.acquire(timeout=120)
+    os.kill(model, signal.SIGSTOP)  # so that their first requests meet; Triton gives a model up after some seconds
     try:
-        runs = [
-            start("run", scene, "--server", triton_server.url, "--json", f"{number}.jsonl", "--quiet")
-            for number, scene in enumerate(SCENES)
-        ]
+        gate.open.set()
         wait_until(lambda: waiting() >= len(runs) - 1, "the requests of all runs at the server")
     finally:
         os.kill(model, signal.SIGCONT)
