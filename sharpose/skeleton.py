@@ -37,6 +37,7 @@ _MOST = 1024  # keypoints; COCO-WholeBody has 133
 _NAMED = 12  # keypoints in a message
 _LONG = 100  # characters of a name; longer ones are not searched for one that is meant
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
+_SIDES = ("left_", "right_")  # what a plain name of a side begins with
 _LOWER_WORDS = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot", "tail")
 
 
@@ -334,6 +335,15 @@ def _filled(values: Mapping[str, object], place: str) -> dict[str, object]:
         alone = [name for name in names if name not in paired]
         said = ", ".join(f"{left}/{right}" for left, right in pairs) or "none"
         _log.warning("%s: flip pairs by left and right in the names: %s; without: %s", place, said, _listed(alone))
+        sided = [name for name in alone if plain_name(name).startswith(_SIDES)]
+        if sided:
+            _log.warning(
+                "%s: a side without its other side: %s; mirrored pictures, half of those in training, teach such a "
+                "keypoint on the wrong side: add the other side's keypoints, or train with "
+                "data.augmentation.flip_probability=0 and flip_pairs: [] in a YAML",
+                place,
+                _listed(sided),
+            )
         fields["flip_pairs"] = pairs
     if "sigmas" not in fields:
         known = {name: _sigmas(name) for name in BUILT_IN}

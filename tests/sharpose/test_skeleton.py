@@ -181,10 +181,30 @@ def test_what_a_file_leaves_out_is_said(tmp_path, said):
     assert (found.name, found.limbs, found.flip_pairs) == ("feet", (), ((0, 1),))
     assert found.sigmas == (0.089, 0.089, 0.05, 0.05)
     assert found.is_upper == (False, False, False, True)
-    flips, sigmas = said()
+    flips, _, sigmas = said()
     assert flips.endswith("names: LHeel/RHeel; without: Toe (left), spur")
     assert "taken are those of halpe26 by name, 0.05 for Toe (left), spur" in sigmas
     assert found.sigmas_from in sigmas
+
+
+@pytest.mark.parametrize(
+    ("names", "alone"),
+    [
+        (["nose", "left_hip", "left_knee"], "left_hip, left_knee"),
+        (["left_hip", "right_knee", "nose"], "left_hip, right_knee"),
+        (["LHip", "RHip", "Knee (right)"], "Knee (right)"),
+        (["left_hip", "right_hip", "nose", "leftover", "left"], None),
+    ],
+)
+def test_a_side_without_its_other_side_is_a_warning_of_its_own(said, names, alone):
+    found = load_skeleton({"name": "own", "keypoints": names, "sigmas": 0.05})
+    assert found.flip_pairs == (((0, 1),) if names[1] in ("right_hip", "RHip") else ())
+    warned = [line for line in said() if "a side without its other side" in line]
+    assert [line.split(": ")[2].split(";")[0] for line in warned] == ([] if alone is None else [alone])
+    assert all("flip_probability=0 and flip_pairs: [] in a YAML" in line for line in warned)
+    before = len(said())
+    load_skeleton({"name": "own", "keypoints": names, "sigmas": 0.05, "flip_pairs": []})  # meant so
+    assert len(said()) == before
 
 
 @pytest.mark.parametrize(
