@@ -321,9 +321,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     _RESULTS,
     "--angles",
     "to_angles",
-    metavar="FILE|FOLDER",
-    help="Joint and segment angles: as CSV, a row per person and frame; as OpenSim's motion of one person, where the "
-    "name ends in .mot, or a motion for each person of --track in a folder, a name without an ending.",
+    metavar="FILE.csv|FILE.mot|FOLDER",
+    help="Joint and segment angles: in FILE.csv, and for `-`, a row per person and frame; in FILE.mot OpenSim's motion "
+    "of one person; in a folder, a name without an ending, a motion for each person of --track.",
 )
 @option(_RESULTS, "--openpose", "to_openpose", metavar="FOLDER", help="OpenPose JSON, a file per frame.")
 @option(

@@ -32,7 +32,7 @@ class BiomechanicsOptions:
         fill_gaps: Seconds from the frame before a gap to the one after it, up to which it is filled; 0 for none.
         butterworth: Cut-off in Hz of a zero-phase low-pass filter; None for no filter.
         butterworth_order: Its order, both passes together: an even number.
-        metres_per_pixel: Scale of `--trc`; None for pixels.
+        metres_per_pixel: Scale of `--trc`, metres that a pixel is high; None for pixels.
         height_m: Height in metres of the person who is seen in the most frames, from which the scale is taken.
 
     Raises:
@@ -123,7 +123,7 @@ biomechanics_options = options(
         "--metres-per-pixel",
         type=Number(0, min_open=True),
         metavar="M",
-        help="Scale of --trc: metres that a pixel is wide; default: pixels are written.",
+        help="Scale of --trc: metres that a pixel is high (its width may differ); default: pixels are written.",
     ),
     option(
         _SECTION,

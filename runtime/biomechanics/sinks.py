@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.angles import FACINGS, Facing, angles_of, has_feet, joint_angles
+from sharpose.angles import angles_of, joint_angles
 from sharpose.errors import InputError, SinkError
 from sharpose.files import GrowingFile, removed_error
+from sharpose.runtime.biomechanics.facing import FeetSeen
 from sharpose.runtime.biomechanics.filters import check_cutoff, frame_rate_of, require_filter
 from sharpose.runtime.biomechanics.opensim import Markers, mot_text, trc_text, with_midpoints
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions
@@ -138,6 +139,7 @@ class TrajectorySink(ABC):
         self.path = self._target.path
         self.name = str(self.path)
         self._people = Trajectories(self.name, settings.skeleton, settings.keypoint_threshold, tracked=settings.tracked)
+        self._feet = FeetSeen(settings.skeleton, settings.options.facing)
         self._begun = self._closed = False
 
     def write(self, record: FrameRecord) -> None:
@@ -158,6 +160,8 @@ class TrajectorySink(ABC):
                 self._write(people)
             except InputError as error:
                 raise SinkError(f"{self.name}: {error}") from None
+            if (line := self._feet.warning(self.name)) is not None:
+                self._settings.say(line)
         self._closed = True
         self._target.close()
 
@@ -179,6 +183,14 @@ class TrajectorySink(ABC):
             self._target.write_people((person, self.text([person], name_of(person))) for person in people)
         else:
             self._target.append(self.text(people, self.path.name))
+
+    def _angles(self, person: Trajectory) -> dict[str, npt.NDArray[np.float32]]:
+        """float32 [F] in degrees for each name; see `joint_angles`."""
+        known = np.isfinite(person.places).all(axis=2, keepdims=True)
+        keypoints = np.concatenate([person.places, known], axis=2).astype(np.float32)
+        angles = joint_angles(keypoints, self._settings.skeleton, 0.5, facing=self._settings.options.facing)
+        self._feet.add(angles)
+        return angles
 
     @abstractmethod
     def text(self, people: Sequence[Trajectory], file_name: str) -> bytes:
@@ -245,13 +257,6 @@ class TrcSink(OnePersonSink):
         return said if said is not None and abs(said / found - 1) <= _SAME_RATE else found
 
 
-def _angles(person: Trajectory, settings: MotionSettings) -> dict[str, npt.NDArray[np.float32]]:
-    """float32 [F] in degrees for each name; see `joint_angles`."""
-    known = np.isfinite(person.places).all(axis=2, keepdims=True)
-    keypoints = np.concatenate([person.places, known], axis=2).astype(np.float32)
-    return joint_angles(keypoints, settings.skeleton, 0.5, facing=settings.options.facing)
-
-
 class MotionSink(OnePersonSink):
     """Writes joint angles as an OpenSim motion (.mot), a person a file; see `TrajectorySink`."""
 
@@ -262,7 +267,7 @@ class MotionSink(OnePersonSink):
             nothing = {angle: np.zeros(0, np.float32) for angle in angles_of(self._settings.skeleton)}
             return mot_text(nothing, np.zeros(0), name).encode()
         (person,) = people
-        return mot_text(_angles(person, self._settings), person.times, name).encode()
+        return mot_text(self._angles(person), person.times, name).encode()
 
 
 class ProcessedAnglesSink(TrajectorySink):
@@ -276,7 +281,7 @@ class ProcessedAnglesSink(TrajectorySink):
         names = angles_of(self._settings.skeleton)
         rows: list[tuple[int, int, list[object]]] = []
         for person in people:
-            table = np.array([*_angles(person, self._settings).values()], np.float64).reshape(len(names), -1).T
+            table = np.array([*self._angles(person).values()], np.float64).reshape(len(names), -1).T
             for row, angles in enumerate(table):
                 place = int(person.people[row])
                 if place < 0 and np.isnan(angles).all():
@@ -286,13 +291,3 @@ class ProcessedAnglesSink(TrajectorySink):
                 rows.append((person.first + row, person.id, [*start, None if place < 0 else place, *numbers]))
         header: list[object] = ["frame", "time", "id", "person", *names]
         return csv_rows([header, *(row for _, _, row in sorted(rows, key=lambda one: one[:2]))])
-
-
-def note_of_facing(skeleton: Skeleton, facing: Facing) -> str | None:
-    """A line about what is assumed where the skeleton doesn't tell where people face."""
-    if facing != FACINGS[0] or has_feet(skeleton):
-        return None
-    return (
-        f"note: {skeleton.name} has no feet, so flexions and segments in --angles are those of people who face right; "
-        "--facing says otherwise, or that it is so"
-    )

@@ -13,19 +13,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sharpose.angles import angles_of
 from sharpose.bundle import shipped_bundle
 from sharpose.cli import CLOSED
 from sharpose.errors import InputError
 from sharpose.file_locks import check_not_held
 from sharpose.files import STDOUT
+from sharpose.runtime.biomechanics.facing import note_of_facing
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions, is_people_folder
-from sharpose.runtime.biomechanics.sinks import (
-    MotionSettings,
-    MotionSink,
-    ProcessedAnglesSink,
-    TrcSink,
-    note_of_facing,
-)
+from sharpose.runtime.biomechanics.sinks import MotionSettings, MotionSink, ProcessedAnglesSink, TrcSink
 from sharpose.runtime.detectors.catalogue import is_file_name
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.options import RunOptions, VideoSettings
@@ -429,10 +425,21 @@ def _video_sink(target: str, settings: SinkSettings) -> Sink:
 
 
 def _angles_sink(target: str, settings: SinkSettings) -> Sink:
+    ending = Path(target).suffix.lower()
+    if ending not in ("", ".csv", ".mot"):
+        raise InputError(
+            f"--angles {target}: expected a name ending in .csv or .mot, a folder, whose name has no ending, or - for "
+            "CSV on standard output"
+        )
+    if not angles_of(settings.skeleton):
+        raise InputError(
+            f"--angles {target}: expected a skeleton with the points of an angle, such as left_hip, left_knee and "
+            f"left_ankle; {settings.skeleton.name} has those of none; leave out --angles"
+        )
     assumed = note_of_facing(settings.skeleton, settings.biomechanics.facing)
     if assumed is not None:
         settings.note(assumed)
-    if Path(target).suffix.lower() == ".mot":
+    if ending == ".mot":
         return MotionSink(target, settings.motion)
     if is_people_folder("--angles", target):
         return MotionSink(target, settings.motion, ending=".mot")
@@ -443,6 +450,7 @@ def _angles_sink(target: str, settings: SinkSettings) -> Sink:
         skeleton=settings.skeleton,
         keypoint_threshold=settings.keypoint_threshold,
         facing=settings.biomechanics.facing,
+        say=settings.say,
     )
 
 

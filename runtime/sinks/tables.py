@@ -14,6 +14,7 @@ import numpy as np
 from sharpose.angles import Facing, angles_of, joint_angles
 from sharpose.errors import InputError, SinkError
 from sharpose.files import GrowingFile
+from sharpose.runtime.biomechanics.facing import FeetSeen
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.sinks.people import people_of, strict_json, table_columns
 from sharpose.skeleton import Skeleton
@@ -132,6 +133,7 @@ class AnglesSink(LineSink):
         skeleton: Names the keypoints.
         keypoint_threshold: Lowest score of a keypoint that is used.
         facing: Where people face; see `sharpose.angles.facing_of`.
+        say: Called with a line about what is missing.
         clock: See `LineSink`.
     """
 
@@ -142,10 +144,12 @@ class AnglesSink(LineSink):
         skeleton: Skeleton,
         keypoint_threshold: float = 0.3,
         facing: Facing = "auto",
+        say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(path, clock=clock)
         self._skeleton, self._threshold, self._facing = skeleton, keypoint_threshold, facing
+        self._feet, self._say, self._closed = FeetSeen(skeleton, facing), say, False
 
     def header(self, record: FrameRecord) -> bytes:
         """The names of the columns."""
@@ -156,6 +160,7 @@ class AnglesSink(LineSink):
         _check_keypoints(self.path, record, self._skeleton)
         ratio = float(record.frame.sample_aspect_ratio)
         angles = joint_angles(record.poses.keypoints, self._skeleton, self._threshold, ratio, self._facing)
+        self._feet.add(angles)
         return csv_rows(
             [
                 *_frame_values(record),
@@ -165,6 +170,13 @@ class AnglesSink(LineSink):
             ]
             for index, person in enumerate(people_of(record))
         )
+
+    def close(self) -> None:
+        """Closes the file, and says where no flexion could be told. May be called twice."""
+        super().close()
+        if not self._closed and (line := self._feet.warning(self.name)) is not None:
+            self._say(line)
+        self._closed = True
 
 
 def _frame_columns(record: FrameRecord) -> list[str]:

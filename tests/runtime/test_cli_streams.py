@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cli_files import PROGRAM, Run, frames_of, lines_of, people_of, write_video
 
-from sharpose.runtime.biomechanics.sinks import note_of_facing
+from sharpose.runtime.biomechanics.facing import note_of_facing
 from sharpose.skeleton import COCO17
 
 SCENES = [f"scene:seed={seed},frames=6,size=240x320,people={people}" for seed, people in ((1, 3), (2, 2), (3, 4))]

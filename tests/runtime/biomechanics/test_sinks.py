@@ -16,15 +16,9 @@ from sharpose import files
 from sharpose.angles import angles_of
 from sharpose.errors import InputError, SinkError
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions
-from sharpose.runtime.biomechanics.sinks import (
-    MotionSettings,
-    MotionSink,
-    ProcessedAnglesSink,
-    TrcSink,
-    note_of_facing,
-)
+from sharpose.runtime.biomechanics.sinks import MotionSettings, MotionSink, ProcessedAnglesSink, TrcSink
 from sharpose.runtime.sinks.folders import FolderSettings
-from sharpose.skeleton import COCO17, MPII16
+from sharpose.skeleton import COCO17
 
 
 @pytest.fixture
@@ -255,10 +249,23 @@ def test_filled_angles_on_standard_output(settings, record, body, capfd):
     assert os.fstat(1)
 
 
-def test_what_is_said_of_where_people_face():
-    line = note_of_facing(COCO17, "auto")
-    assert line is not None
-    assert line.startswith("note: coco17 has no feet, so flexions and segments")
-    assert note_of_facing(MPII16, "right") is None
-    feet = ("left_heel", "right_heel", "left_big_toe", "right_big_toe")
-    assert note_of_facing(replace(COCO17, keypoints=COCO17.keypoints[:13] + feet), "auto") is None
+def test_feet_that_nobody_saw_are_said_once(tmp_path, settings, record, body, said):
+    names = [*COCO17.keypoints[:13], "left_heel", "right_heel", "left_big_toe", "right_big_toe"]
+    names[1:5] = ["left_knee", "right_knee", "left_ankle", "right_ankle"]
+    blind = body(5)
+    blind[13:, 2] = 0.1
+    footed = replace(settings, skeleton=replace(COCO17, keypoints=tuple(names)))
+    for name, sink in (
+        ("a.csv", ProcessedAnglesSink(tmp_path / "a.csv", replace(footed, options=BiomechanicsOptions(fill_gaps=1.0)))),
+        ("out", MotionSink(tmp_path / "out", footed, ending=".mot")),
+    ):
+        written(sink, [record(0, {1: blind, 2: blind}), record(1, {1: blind})])
+        (line,) = said
+        assert line.startswith(f"{tmp_path / name}: feet were seen in no frame, so all flexions and segments are empty")
+        said.clear()
+    seen = MotionSink(tmp_path / "seen", footed, ending=".mot")
+    written(seen, [record(0, {1: blind, 2: body(5)}), record(1, {1: blind})])
+    given = MotionSink(tmp_path / "given", replace(footed, options=BiomechanicsOptions("left")), ending=".mot")
+    written(given, [record(0, {1: blind})])
+    written(TrcSink(tmp_path / "markers", footed, ending=".trc"), [record(0, {1: blind})])
+    assert said == []

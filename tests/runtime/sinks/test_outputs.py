@@ -21,8 +21,9 @@ import result_readers as readers
 
 from sharpose import files
 from sharpose.errors import InputError, OutputTakenError, SinkError
+from sharpose.runtime.biomechanics.facing import note_of_facing
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions
-from sharpose.runtime.biomechanics.sinks import MotionSink, ProcessedAnglesSink, TrcSink, note_of_facing
+from sharpose.runtime.biomechanics.sinks import MotionSink, ProcessedAnglesSink, TrcSink
 from sharpose.runtime.frames import Sink
 from sharpose.runtime.sinks import outputs as outputs_module
 from sharpose.runtime.sinks import video
@@ -40,7 +41,7 @@ from sharpose.runtime.sinks.outputs import (
 from sharpose.runtime.sinks.restream import RestreamSink
 from sharpose.runtime.sinks.tables import AnglesSink, CsvSink, JsonLinesSink, MotSink
 from sharpose.runtime.sinks.video import VideoSink
-from sharpose.skeleton import COCO17
+from sharpose.skeleton import COCO17, Skeleton
 
 TARGETS = {
     "--output": "o.mp4",
@@ -66,7 +67,8 @@ STREAM = SinkSettings("walk", COCO17, frame_rate=25, tracked=True)
         ("--coco", "a.json", CocoSink),
         ("--csv", "a.csv", CsvSink),
         ("--angles", "a.csv", AnglesSink),
-        ("--angles", "a.txt", AnglesSink),
+        ("--angles", "a.CSV", AnglesSink),
+        ("--angles", "-", AnglesSink),
         ("--angles", "/dev/null", AnglesSink),
         ("--angles", "motions", MotionSink),
         ("--trc", "markers", TrcSink),
@@ -105,6 +107,21 @@ def test_names_of_folders_have_no_ending(tmp_path):
     assert not Output("--angles", str(tmp_path / "pipe")).is_folder
     with pytest.raises(InputError, match=r"--trc a\.b: expected a name ending in \.trc, or a folder"):
         make_sink(Output("--trc", "a.b"), STREAM)
+
+
+@pytest.mark.parametrize("target", ["a.txt", "a.trc", "a.sto", "out.d/a.json"])
+def test_angles_are_csv_or_motions(target):
+    with pytest.raises(InputError, match=rf"--angles {target}: expected a name ending in \.csv or \.mot, a folder, "):
+        make_sink(Output("--angles", target), STREAM)
+
+
+@pytest.mark.parametrize("target", ["a.csv", "a.mot", "motions", "-"])
+def test_a_skeleton_without_angles(target):
+    notes = []
+    dots = Skeleton("dots", ("p0", "p1", "nose"), (), (), (0.05,) * 3)
+    with pytest.raises(InputError, match=r"--angles .*: expected a skeleton with the points of an angle, .*; dots has"):
+        make_sink(Output("--angles", target), replace(STREAM, skeleton=dots, tracked=False, note=notes.append))
+    assert notes == []
 
 
 def test_keypoints_that_are_filled_are_written_at_the_end(tmp_path):

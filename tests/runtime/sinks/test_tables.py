@@ -224,6 +224,23 @@ def test_angles_of_somebody_who_faces_left(tmp_path, record):
     assert [row["left_knee_flexion"] for row in rows(sink.path)] == ["", "90.0"]
 
 
+def test_feet_that_nobody_saw_are_said_at_the_end(tmp_path, record):
+    feet = ("left_heel", "right_heel", "left_big_toe", "right_big_toe")
+    names = ("left_knee", "left_hip", "left_ankle", *(f"p{number}" for number in range(10)), *feet)
+    said = []
+    with contextlib.closing(
+        AnglesSink(tmp_path / "out.csv", skeleton=replace(COCO17, keypoints=names), say=said.append)
+    ) as sink:
+        given = record(0, people=1)
+        keypoints = given.poses.keypoints.copy()
+        keypoints[0, :3] = [[10, 10, 1], [10, 20, 1], [15, 10, 1]]
+        keypoints[0, 13:, 2] = 0
+        sink.write(replace(given, poses=replace(given.poses, keypoints=keypoints)))
+        assert said == []
+        sink.close()
+    assert [line.partition(",")[0] for line in said] == [f"{tmp_path / 'out.csv'}: feet were seen in no frame"]
+
+
 def test_angles_where_pixels_are_not_square(tmp_path, record):
     given = record(0, people=2)
     keypoints = np.zeros_like(given.poses.keypoints)
