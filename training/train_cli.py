@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from sharpose.cli import FILE, SectionedCommand, Whole, complete_files, complete_words, option
+from sharpose.cli import FILE, SectionedCommand, Terminated, Whole, complete_files, complete_words, option
 from sharpose.cli import main as run_command
-from sharpose.errors import ConfigError, counted, require_packages
+from sharpose.errors import ConfigError, TrainingError, counted, require_packages
 from sharpose.files import found_at
 
 if TYPE_CHECKING:
@@ -189,7 +190,13 @@ def _train(recipe: Recipe, options: TrainOptions) -> int:
         elif evaluation is None:
             say("the recipe has no data.evaluation: no evaluations, and no best.pth")
         with stop_on_signals() as stop:
-            trainer.run(stop, console, steps=options.steps)
+            try:
+                trainer.run(stop, console, steps=options.steps)
+            except (RuntimeError, TrainingError) as error:
+                # Where a signal to the process group ends the workers too (macOS), the step at hand can't be finished.
+                if stop.signal is None or "DataLoader worker" not in str(error):
+                    raise
+                raise KeyboardInterrupt if stop.signal == signal.SIGINT else Terminated(stop.signal) from error
         if not stop:
             say(f"wrote {folder.last}" + (f" and {folder.best}" if folder.best.is_file() else ""))
         return stop.exit_code

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from sharpose.bundle import shipped_bundle
-from sharpose.cli import main
+from sharpose.cli import EXIT_CODES, main
 from sharpose.errors import ConfigError, SourceError
 from sharpose.model import load_model
 from sharpose.training.checkpoint import RunFolder
@@ -109,7 +109,7 @@ def test_a_trial_of_a_few_steps_from_a_bundle(people_folder: Path, tmp_path: Pat
 def start_and_wait(arguments: list[object], folder: Path) -> subprocess.Popen[str]:
     """A long run that has written a checkpoint."""
     command = [*MODULE, *(str(argument) for argument in arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True)
     deadline = time.monotonic() + 400
     while not (folder / "last.pth").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
@@ -125,8 +125,13 @@ def test_a_killed_run_leaves_readable_checkpoints(
     work = tmp_path / "run"
     arguments = [nano_recipe, "--data", people_folder, "--work-dir", work]
     arguments += ["--set", "checkpoint_every=1", "--set", "schedule.epochs=10000"]
+    if number == signal.SIGTERM:
+        arguments += ["--set", "workers=1"]
     process = start_and_wait(arguments, work)
-    process.send_signal(number)
+    if number == signal.SIGTERM and sys.platform == "linux":
+        os.killpg(process.pid, number)  # as systemd, Slurm and `timeout` do, so to the workers too
+    else:
+        process.send_signal(number)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
     load_model(work / "last.pth")
@@ -134,7 +139,37 @@ def test_a_killed_run_leaves_readable_checkpoints(
     assert state.step >= 1
     if number == signal.SIGTERM:
         assert f"stopped after step {state.step} of 20000; continue with --resume" in messages
+        assert "error" not in messages
         assert not [path for path in work.iterdir() if "unfinished" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_that_ends_the_workers_first_is_the_signals_end(
+    nano_recipe: Path,
+    people_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+    message: str,
+) -> None:
+    def step(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+        raise RuntimeError(f"DataLoader worker (pid 7) is killed by signal: {number.name}. ")
+
+    monkeypatch.setattr("sharpose.training.step.Stepper.step", step)
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(command, [str(nano_recipe), "--data", str(people_folder), "--work-dir", str(tmp_path / "run")])
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert caught.value.code == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
 
 
 @pytest.mark.parametrize(

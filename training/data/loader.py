@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sharpose.cli import EXIT_CODES
 from sharpose.errors import InputError, SharposeError, SourceError, TrainingError, counted, one_line
 from sharpose.training.data.augment import AugmentSpec, CropSample, PixelChange, make_crop
 from sharpose.training.data.sample import PoseDataset, Sample, UndecodableImageError
@@ -130,6 +136,26 @@ class _BatchMaker(Dataset["_Made | SharposeError"]):
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the worker processes are the parallelism
+    # Signals come to the whole process group (`timeout`, Slurm, systemd, Ctrl-C). The command that trains decides what
+    # they mean: it finishes its step, which may need a batch from here, and then ends the workers.
+    for number in EXIT_CODES:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        threading.Thread(target=_end_when_told, args=(parent.pid,), name="signals", daemon=True).start()
+
+
+def _end_when_told(parent: int | None) -> None:
+    """Wait for SIGTERM from the process that started this one, as PyTorch and Python end workers; others' is ignored.
+
+    macOS doesn't say who sent a signal, so SIGTERM to the group ends workers there.
+    """
+    if sys.platform == "linux":
+        while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+            pass
+        os._exit(0)
 
 
 _STATE_KEYS = ("seed", "people", "global_batch", "epoch", "batch")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -188,3 +190,19 @@ def test_a_killed_worker_is_named_and_the_rest_can_be_loaded(coco_dataset: CocoD
     done = batches.state()["batch"]
     assert 1 <= done < len(batches)
     assert len(list(batches)) == len(batches) - done
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who sent a signal")
+def test_signals_to_the_process_group_leave_workers_to_their_parent(coco_dataset: CocoDataset) -> None:
+    batches, before = loader(coco_dataset, batch_size=1, workers=1), set(multiprocessing.active_children())
+    walk = iter(batches)
+    made = [next(walk)]
+    (worker,) = set(multiprocessing.active_children()) - before
+    for name in ("TERM", "INT", "HUP", "TERM"):
+        subprocess.run(["/bin/kill", f"-{name}", str(worker.pid)], check=True)  # not from this process
+    made += walk
+    assert all(same(one, other) for one, other in zip(made, loader(coco_dataset, batch_size=1), strict=True))
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
