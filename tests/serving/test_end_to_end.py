@@ -107,21 +107,24 @@ class _Gate(socketserver.BaseRequestHandler):
             self.pass_on(here, there)
             back.join()
 
-    @staticmethod
-    def pass_on(source: socket.socket, target: socket.socket) -> None:
+    def pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        gate: Any = self.server
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 target.sendall(data)
+                if data.startswith(b"POST"):
+                    gate.asked.release()
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
 def gate(triton_server: TritonServer) -> Iterator[Any]:
-    """A gate before Triton: `arrived` counts who waits there, `open` lets all in."""
+    """A gate before Triton: `arrived` counts who waits there, `open` lets all in, `asked` counts who asks for poses."""
     server: Any = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Gate)
     server.daemon_threads = True
-    server.arrived, server.open = threading.Semaphore(0), threading.Event()
+    server.arrived, server.asked = threading.Semaphore(0), threading.Semaphore(0)
+    server.open = threading.Event()
     address = urllib.parse.urlsplit(triton_server.address)
     server.beyond = (address.hostname, address.port)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -141,9 +144,6 @@ def test_four_runs_at_once_give_the_poses_of_local_ones_in_shared_executions(
     requests, executions = triton_server.counted()
     (model,) = triton_server.model_processes()
 
-    def waiting() -> float:
-        return sum(value for _, value in metrics_of(triton_server)["nv_inference_pending_request_count"])
-
     url = f"http://127.0.0.1:{gate.server_address[1]}/sharpose"
     runs = [
         start("run", scene, "--server", url, "--json", f"{number}.jsonl", "--quiet")
@@ -154,7 +154,9 @@ def test_four_runs_at_once_give_the_poses_of_local_ones_in_shared_executions(
     os.kill(model, signal.SIGSTOP)  # so that their first requests meet; Triton gives a model up after some seconds
     try:
         gate.open.set()
-        wait_until(lambda: waiting() >= len(runs) - 1, "the requests of all runs at the server")
+        for _ in runs:
+            assert gate.asked.acquire(timeout=120)
+        time.sleep(0.5)  # for Triton to queue the last one
     finally:
         os.kill(model, signal.SIGCONT)
     assert [ended(run) for run in runs] == [(0, "")] * 4
