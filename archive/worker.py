@@ -29,7 +29,7 @@ from sharpose.runtime.assemble import engines_of, run_with
 from sharpose.runtime.frames import Frame, Source
 from sharpose.runtime.messages import Messages
 from sharpose.runtime.options import RunOptions
-from sharpose.runtime.sinks.outputs import Output, SinkSettings, fill, make_sink
+from sharpose.runtime.sinks.outputs import Output, SinkSettings, make_sink
 from sharpose.runtime.sources.urls import redact_urls
 from sharpose.runtime.statistics import StreamSnapshot
 
@@ -145,7 +145,7 @@ class VideoWorker:
         )
         for option, target in options.outputs:
             try:
-                make_sink(Output(option, fill(option, target, "video", ".")), settings)
+                make_sink(Output(option, target), settings)  # as it was given: it is no file's name yet
             except SinkError as error:
                 raise InputError(str(error)) from error
 

@@ -393,6 +393,7 @@ def _make_sinks(
         skeleton=estimator.skeleton,
         frame_rate=source.info.frame_rate,
         live=source.info.live,
+        timed=source.info.timed,
         tracked=options.track,
         keypoint_threshold=options.kpt_thr,
         video=options.video,

@@ -88,6 +88,7 @@ class SourceInfo:
             with several, the second is `FILE/picture 2`.
         id_note: What is unusual about the pictures' image ids, for a user who uses them.
         live: Whether it is a camera or a stream, which doesn't wait for a slow reader.
+        timed: False for pictures that have no times; see `Frame.timed`.
         health: Connection, dropped frames and reconnects; never changes for files.
         warnings: Lines for the user about frames that were lost; complete when iteration has ended.
         failures: Lines for the user about what of a file could not be read, though others of its frames could: the run
@@ -102,6 +103,7 @@ class SourceInfo:
     frame_rate: float | None = None
     image_ids: Collection[int] | None = None
     live: bool = False
+    timed: bool = True
     health: SourceHealth = field(default_factory=SourceHealth)
     warnings: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)

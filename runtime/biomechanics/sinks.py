@@ -38,6 +38,7 @@ class MotionSettings:
         tracked: Whether people have ids.
         frame_rate: Frames per second as the source says, or None.
         live: Whether the source has no end.
+        timed: False for pictures that have no times.
         folder: How files in folders are named.
         say: Called with a line about what is missing.
         note: Called with a line that is worth knowing.
@@ -49,6 +50,7 @@ class MotionSettings:
     tracked: bool = False
     frame_rate: float | None = None
     live: bool = False
+    timed: bool = True
     folder: FolderSettings = field(default_factory=lambda: FolderSettings("people"))
     say: Callable[[str], None] = lambda line: None
     note: Callable[[str], None] = lambda line: None
@@ -60,8 +62,11 @@ class MotionSettings:
             name: Option and target, for errors.
 
         Raises:
-            InputError: the source has no end, SciPy is missing, or the cut-off is too high for the frame rate.
+            InputError: the source has no times or no end, SciPy is missing, or the cut-off is too high for the frame
+                rate.
         """
+        if not self.timed:
+            raise InputError(f"{name}: expected frames of a video, found pictures, which have no times")
         ahead = self.options.looks_ahead
         if self.live and ahead is not None:
             raise InputError(f"{name}: {ahead} needs the end of the source, and a live one has none; take --smooth")

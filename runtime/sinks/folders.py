@@ -218,7 +218,7 @@ class OpenPoseSink(FolderSink):
         if missing := [name for name in _LIMBS if name not in self._index]:
             raise InputError(
                 f"{path}: OpenPose's BODY_25 needs shoulders, elbows, wrists, hips, knees and ankles; skeleton "
-                f"{skeleton.name} has no {', '.join(missing[:3])}; write --json or --csv"
+                f"{skeleton.name} has no {', '.join(missing)}; write --json or --csv"
             )
         super().__init__(path, settings, ending="_keypoints.json")
         known = {*self._index, *_MIDWAY}

@@ -225,6 +225,8 @@ def failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
     line = str(error) if isinstance(error, SharposeError) else f"unexpected {type(error).__name__}: {error}"
     files = [str(path) for path in sinks.kept if path != STDOUT_PATH]
     before = "the frame before it is" if frames == 1 else f"the {frames} frames before it are"
+    if frames == 0:  # the outputs before the one that can't write its first record have written theirs
+        before = "that frame is"
     line += f"; {before} kept in {', '.join(files)}" if files else ""
     line += f"; {before} on standard output" if STDOUT_PATH in sinks.kept else ""
     return RunFailedError("; ".join([line, *sinks.problems]), code)

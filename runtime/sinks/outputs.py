@@ -108,6 +108,7 @@ class SinkSettings:
         skeleton: Of the poses.
         frame_rate: Nominal frames per second, or None.
         live: Whether the source has no end.
+        timed: False for pictures that have no times.
         tracked: Whether people have ids.
         keypoint_threshold: Lowest score of a keypoint that `--angles` and `--trc` are made of.
         video: How videos are encoded.
@@ -124,6 +125,7 @@ class SinkSettings:
     skeleton: Skeleton
     frame_rate: float | None = None
     live: bool = False
+    timed: bool = True
     tracked: bool = False
     keypoint_threshold: float = 0.3
     video: VideoSettings = field(default_factory=VideoSettings)
@@ -151,6 +153,7 @@ class SinkSettings:
             tracked=self.tracked,
             frame_rate=self.frame_rate,
             live=self.live,
+            timed=self.timed,
             folder=self.folder,
             say=self.say,
             note=self.note,

@@ -73,6 +73,7 @@ class PictureSource:
             len(names),
             frame_rate=len(names) / sum(map(sum, self._durations)),
             image_ids=frozenset(self._ids),
+            timed=self._timed,
             pictures=dict(zip(names, self._ids, strict=True)),
             id_note=note,
         )

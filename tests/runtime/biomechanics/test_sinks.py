@@ -18,6 +18,7 @@ from sharpose.errors import InputError, SinkError
 from sharpose.runtime.biomechanics.options import BiomechanicsOptions
 from sharpose.runtime.biomechanics.sinks import MotionSettings, MotionSink, ProcessedAnglesSink, TrcSink
 from sharpose.runtime.sinks.folders import FolderSettings
+from sharpose.runtime.sinks.group import SinkGroup, failure_of
 from sharpose.skeleton import COCO17
 
 
@@ -178,6 +179,9 @@ def test_what_is_refused(tmp_path, settings, record, body):
     live = replace(alone(settings, fill_gaps=1.0), live=True)
     with pytest.raises(InputError, match=r"a\.trc: --fill-gaps needs the end of the source, and a live one has none"):
         TrcSink(tmp_path / "a.trc", live)
+    pictures = replace(alone(settings, butterworth=6.0), timed=False, frame_rate=1.0)
+    with pytest.raises(InputError, match=r"a\.trc: expected frames of a video, found pictures, which have no times"):
+        TrcSink(tmp_path / "a.trc", pictures)
     with pytest.raises(InputError, match="expected a folder for a file per person, got a file"):
         MotionSink(tmp_path / "a.mot", settings)
     with pytest.raises(InputError, match=r"height-m: .* odd lacks right_ankle"):
@@ -203,6 +207,20 @@ def test_a_failed_run_keeps_what_it_had(tmp_path, settings, record, body):
         np.testing.assert_allclose(found["LHip x"], [5, np.nan, 7])
         sink.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.partial.trc", "out.partial"]
+
+
+def test_what_was_read_before_a_second_person_came_is_kept(tmp_path, settings, record, body):
+    group = SinkGroup([TrcSink(tmp_path / "a.trc", alone(settings))], lambda line: None)
+    for index in range(3):
+        group.write(record(index, {0: body(5)}, tracked=False))
+    group.flush()
+    group.write(record(3, {0: body(5), 1: body(9)}, tracked=False))
+    with pytest.raises(SinkError, match=r"frame 3: expected one person a frame") as caught:
+        group.flush()
+    group.abandon()
+    error = failure_of(caught.value, group, 3)
+    assert str(error).endswith(f"; the 3 frames before it are kept in {tmp_path / 'a.partial.trc'}")
+    assert markers(tmp_path / "a.partial.trc")[1]["frame"].tolist() == [1, 2, 3]
 
 
 def test_who_can_not_be_measured_is_kept_in_pixels(tmp_path, settings, record, body):

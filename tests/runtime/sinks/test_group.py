@@ -11,7 +11,7 @@ import pytest
 from sharpose.errors import SinkError
 from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.result import Boxes, PoseResult
-from sharpose.runtime.sinks.group import SinkGroup
+from sharpose.runtime.sinks.group import SinkGroup, failure_of
 
 
 class Sink:
@@ -237,3 +237,15 @@ def test_a_user_who_will_not_wait_waits_for_no_stuck_sink(monkeypatch: pytest.Mo
     assert stuck.calls == []  # it is inside of a write
     assert (quick.frames, quick.calls) == ([0], ["close"])
     stuck.go.release()
+
+
+def test_the_first_frame_that_one_output_refuses_is_kept_by_those_before_it() -> None:
+    before, refusing = Sink("a.jsonl"), Sink("a.trc", fail_at=0)
+    counted: list[int] = []
+    group = SinkGroup([before, refusing], lambda line: None, written=lambda one, _: counted.append(one.frame.index))
+    with pytest.raises(SinkError) as caught:
+        write(group, 1)
+    group.abandon()
+    error = failure_of(caught.value, group, len(counted))
+    assert before.frames == [0]
+    assert str(error) == "a.trc: the disk is full; that frame is kept in a.jsonl.partial"

@@ -116,7 +116,9 @@ def test_a_name_that_is_not_utf8_is_written_with_its_bytes(tmp_path):
 def test_frames_name_their_files(tmp_path):
     for name in ["a/1.png", "a/2.png", "b/1.png"]:
         save(tmp_path / name)
-    frames = list(PictureSource(f"{tmp_path}/a"))
+    source = PictureSource(f"{tmp_path}/a")
+    frames = list(source)
+    assert not source.info.timed
     assert [(frame.file_name, frame.timed, frame.time) for frame in frames] == [
         ("1.png", False, 0),
         ("2.png", False, 1),
@@ -276,6 +278,7 @@ def test_all_pictures_of_an_animation_in_its_time(tmp_path, suffix):
     assert [frame.time for frame in frames] == pytest.approx([0, 0.2, 0.8])
     assert [frame.image_id for frame in frames] == [0, 1, 2]
     assert [(frame.file_name, frame.timed) for frame in frames] == [(f"a{suffix}", True)] * 3
+    assert source.info.timed
     assert source.info.failures == source.info.warnings == []
 
 
