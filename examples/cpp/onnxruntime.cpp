@@ -26,7 +26,7 @@ class OnnxRuntimeStages final : public sharpose::Stages {
 public:
     explicit OnnxRuntimeStages(const sharpose::Bundle& bundle)
         : bundle_(bundle),
-          environment_(ORT_LOGGING_LEVEL_ERROR, "sharpose"),
+          environment_(ORT_LOGGING_LEVEL_FATAL, "sharpose"),  // errors come as exceptions
           coarse_(environment_, bundle.coarse.c_str(), session_options(bundle)),
           fine_(environment_, bundle.fine.c_str(), session_options(bundle)) {
         for (int index = 0; index < 5; ++index) fine_inputs_.emplace_back(nullptr);

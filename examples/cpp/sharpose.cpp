@@ -69,10 +69,18 @@ private:
     Json::Value root_;
 };
 
+std::vector<double> read_shares(const Document& manifest, const std::string& path) {
+    std::vector<double> shares;
+    for (const Json::Value& value : manifest.at(path)) {
+        const double share = value.isNumeric() ? value.asDouble() : NAN;
+        if (!(share >= 0 && share <= 1)) manifest.fail(path + ": expected numbers from 0 to 1");
+        shares.push_back(share);
+    }
+    return shares;
+}
+
 ScoreTable read_table(const Document& manifest, const std::string& path) {
-    ScoreTable table;
-    for (const Json::Value& value : manifest.at(path + ".raw")) table.raw.push_back(value.asDouble());
-    for (const Json::Value& value : manifest.at(path + ".probability")) table.probability.push_back(value.asDouble());
+    const ScoreTable table{read_shares(manifest, path + ".raw"), read_shares(manifest, path + ".probability")};
     if (table.raw.empty() || table.raw.size() != table.probability.size() ||
         !std::is_sorted(table.raw.begin(), table.raw.end())) {
         manifest.fail(path + ": expected as many probabilities as raw scores, ascending");
@@ -130,7 +138,9 @@ Box parse_box(const std::string& text) {
 int ppm_number(std::istream& stream, const std::filesystem::path& file) {
     while (stream >> std::ws && stream.peek() == '#') stream.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
     int number = 0;
-    if (!(stream >> number) || number < 1 || number > 65535) throw Error(file.string() + ": not a PPM picture");
+    if (!(stream >> number) || number < 1 || number > 65535) {
+        throw Error(file.string() + ": expected a PPM header of numbers from 1 to 65535");
+    }
     return number;
 }
 
@@ -190,13 +200,18 @@ Bundle open_bundle(const std::filesystem::path& folder, const std::string& preci
         manifest.fail("model.crop_size: expected multiples of 32, got " + std::to_string(bundle.crop_height) + " and " +
                       std::to_string(bundle.crop_width));
     }
-    const double share = (alpha > 0 ? alpha : manifest.number("model.alpha")) * bundle.regions();
+    const double own = manifest.number("model.alpha");
+    if (!(own > 0 && own <= 1)) manifest.fail("model.alpha: expected a share above 0, at most 1");
+    const double share = (alpha > 0 ? alpha : own) * bundle.regions();
     bundle.selected = static_cast<int>(std::clamp(std::ceil(share - 1e-9), 1.0, double(bundle.regions())));
     for (const Json::Value& input : manifest.at("graphs." + precision + ".fine.inputs")) {
         const Json::Value patches = input["name"] == "patches" ? input["shape"][1] : Json::Value();
         if (patches.isInt() && patches.asInt() != 4 * bundle.selected) {
-            manifest.fail("expected an alpha of " + std::to_string(patches.asInt() / 4) + " regions, which its " +
-                          precision + " graph has fixed, got one of " + std::to_string(bundle.selected));
+            const std::string regions = "expected a share of " + std::to_string(patches.asInt() / 4) +
+                                        " regions, which the " + precision + " graph has fixed, got one of " +
+                                        std::to_string(bundle.selected);
+            if (alpha > 0) throw Error("--alpha: " + regions + "; leave it out for " + folder.string());
+            manifest.fail("model.alpha: " + regions);
         }
     }
     bundle.max_batch = manifest.whole("max_batch", 1, 4096);
@@ -361,12 +376,19 @@ std::vector<Pose> estimate(const Bundle& bundle, Stages& stages, const Picture& 
     return poses;
 }
 
+constexpr const char* kUsage =
+    "BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision fp32|fp16|int8] [--threshold QUALITY] [--alpha SHARE]";
+
 int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(const Bundle&)) {
     try {
         std::string precision = "fp32", threshold, alpha;
         std::vector<std::string> words;
         for (int index = 1; index < count; ++index) {
             const std::string word = arguments[index];
+            if (word == "--help") {
+                std::printf("Usage: %s %s\n", arguments[0], kUsage);
+                return 0;
+            }
             if (word.substr(0, 2) != "--") {
                 words.push_back(word);
                 continue;
@@ -380,8 +402,7 @@ int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(con
             *value = arguments[index];
         }
         if (words.size() < 3) {
-            throw Error("expected BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision fp32|fp16|int8] [--threshold QUALITY] "
-                        "[--alpha SHARE]");
+            throw Error(std::string("expected ") + kUsage);
         }
         const double share = alpha.empty() ? 0 : parse_number("--alpha", alpha);
         if (!alpha.empty() && !(share > 0 && share <= 1)) throw Error("--alpha: expected a share above 0, at most 1");
@@ -391,8 +412,14 @@ int run_program(int count, char** arguments, std::unique_ptr<Stages> (*load)(con
         std::vector<Box> boxes;
         for (std::size_t index = 2; index < words.size(); ++index) boxes.push_back(parse_box(words[index]));
 
-        const std::unique_ptr<Stages> stages = load(bundle);
-        const std::vector<Pose> poses = estimate(bundle, *stages, picture, boxes);
+        std::vector<Pose> poses;
+        try {
+            poses = estimate(bundle, *load(bundle), picture, boxes);
+        } catch (const Error&) {
+            throw;
+        } catch (const std::exception& error) {  // of the library that runs the graphs
+            throw Error(words[0] + ": its graphs can't be run: " + error.what());
+        }
         for (std::size_t person = 0; person < poses.size(); ++person) {
             const Pose& pose = poses[person];
             std::printf("person %zu: quality %.4f, %s", person, pose.quality, pose.refined ? "refined" : "coarse");

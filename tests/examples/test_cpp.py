@@ -174,7 +174,7 @@ PPM = b"P6 # a comment\n# another\n4 3\n255\n" + bytes(36)
         (["bundle", "grey.ppm", "0,0,9,9"], "grey.ppm: expected a binary PPM picture (P6)"),
         (["bundle", "deep.ppm", "0,0,9,9"], "deep.ppm: expected 8 bits a sample (255), got 65535"),
         (["bundle", "short.ppm", "0,0,9,9"], "short.ppm: ends before its last pixel"),
-        (["bundle", "huge.ppm", "0,0,9,9"], "huge.ppm: not a PPM picture"),
+        (["bundle", "huge.ppm", "0,0,9,9"], "huge.ppm: expected a PPM header of numbers from 1 to 65535"),
         (["bundle", "a.ppm", "0,0,9"], "box 0,0,9: expected X1,Y1,X2,Y2 in pixels"),
         (["bundle", "a.ppm", "0,0,9,"], "box 0,0,9,: expected a number, got ''"),
         (["bundle", "a.ppm", "0,0,9,nan"], "box 0,0,9,nan: expected a number, got 'nan'"),
@@ -185,14 +185,18 @@ PPM = b"P6 # a comment\n# another\n4 3\n255\n" + bytes(36)
         (["bundle", "a.ppm", "0,0,9,9", "--threshold"], "--threshold: expected a value"),
         (["bundle", "a.ppm", "0,0,9,9", "--colour", "red"], "--colour: unknown option"),
         (["bundle", "a.ppm", "0,0,9,9", "--alpha", "0"], "--alpha: expected a share above 0, at most 1"),
-        (["fixed", "a.ppm", "0,0,9,9", "--alpha", "0.25"], "fixed/bundle.json: expected an alpha of 24 regions, which"),
+        (["fixed", "a.ppm", "0,0,9,9", "--alpha", "0.25"], "--alpha: expected a share of 24 regions, which the fp32"),
+        (["alpha", "a.ppm", "0,0,9,9"], "alpha/bundle.json: model.alpha: expected a share above 0, at most 1"),
+        (["nan", "a.ppm", "0,0,9,9"], "nan/bundle.json: scores.person.probability: expected numbers from 0 to 1"),
+        (["size", "a.ppm", "0,0,9,9"], "size: its graphs can't be run: "),
+        (["cut", "a.ppm", "0,0,9,9"], "cut: its graphs can't be run: "),
         (["tables", "a.ppm", "0,0,9,9"], "tables/bundle.json: scores.coarse: none for left_eye"),
         (["text", "a.ppm", "0,0,9,9"], "text/bundle.json: not JSON"),
         (["later", "a.ppm", "0,0,9,9"], "later/bundle.json: schema_version: expected 1, got 2"),
         (["odd", "a.ppm", "0,0,9,9"], "odd/bundle.json: model.crop_size: expected multiples of 32, got 256 and 190"),
         (["lacking", "a.ppm", "0,0,9,9"], "lacking/bundle.json: gate.quality_threshold: missing"),
         (["other", "a.ppm", "0,0,9,9"], "the coarse graph isn't the one that bundle.json describes"),
-        (["empty", "a.ppm", "0,0,9,9"], "error: "),
+        (["empty", "a.ppm", "0,0,9,9"], "error: empty: its graphs can't be run: "),
     ],
 )
 def test_errors_are_one_line(
@@ -211,6 +215,7 @@ def test_errors_are_one_line(
     manifest = json.loads((shipped / "bundle.json").read_text("utf-8"))
     model, gate = manifest["model"], {"chosen_by": "nobody"}
     fewer = model | {"skeleton": {"keypoints": model["skeleton"]["keypoints"][:5]}}
+    scores = manifest["scores"]
     table = {"raw": [0.5], "probability": [0.5]}
     tables = [table | {"keypoints": ["nose"]}]
     graphs = json.loads(json.dumps(manifest["graphs"]))
@@ -219,6 +224,10 @@ def test_errors_are_one_line(
         "bundle": json.dumps(manifest),
         "fixed": json.dumps(manifest | {"graphs": graphs}),
         "tables": json.dumps(manifest | {"scores": {"coarse": tables, "fine": tables, "person": table}}),
+        "alpha": json.dumps(manifest | {"model": model | {"alpha": 9}}),
+        "nan": json.dumps(manifest | {"scores": scores | {"person": table | {"probability": [float("nan")]}}}),
+        "size": json.dumps(manifest | {"model": model | {"crop_size": [128, 96]}}),
+        "cut": json.dumps(manifest),
         "text": "{",
         "later": json.dumps(manifest | {"schema_version": 2}),
         "odd": json.dumps(manifest | {"model": model | {"crop_size": [256, 190]}}),
@@ -230,14 +239,22 @@ def test_errors_are_one_line(
             continue
         Path(name).mkdir()
         Path(name, "bundle.json").write_text(text)
-        if name == "other":
+        if name in ("other", "size", "cut"):
             for file in ("coarse.onnx", "fine.onnx", "weights.bin"):
                 shutil.copy(shipped / file, name)
+        if name == "cut":
+            os.truncate("cut/weights.bin", 100)
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_help(run: Run) -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " BUNDLE PICTURE.ppm X1,Y1,X2,Y2 ... [--precision " in done.stdout
 
 
 def test_the_tensorrt_program_compiles(tmp_path: Path) -> None:
