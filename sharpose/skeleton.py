@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharpose.errors import ConfigError, describe_validation_error
-from sharpose.files import LABELS_LIMIT, parse_yaml, read_json, read_yaml
+from sharpose.files import LABELS_LIMIT, found_at, parse_yaml, read_json, read_yaml
 
 _log = logging.getLogger("sharpose.skeleton")
 
@@ -73,6 +73,11 @@ class Skeleton:
         for what, number, most in (("keypoint", count, _MOST), ("limb", len(self.limbs), 4 * _MOST)):
             if number > most or not count:
                 raise ConfigError(f"skeleton {self.name!r}: {what}s: expected 1 to {most}, got {number}")
+        if not all(name.strip() for name in self.keypoints):
+            raise ConfigError(
+                f"skeleton {self.name!r}: keypoint {[bool(name.strip()) for name in self.keypoints].index(False)}: "
+                "expected a name, got an empty one"
+            )
         if len(set(self.keypoints)) != count:
             raise ConfigError(f"skeleton {self.name!r}: keypoint names must be unique, got {list(self.keypoints)}")
         if len(self.sigmas) != count:
@@ -188,8 +193,11 @@ def load_skeleton(source: str | Path | Mapping[str, object], folder: Path = Path
         return _checked(_filled(source, "skeleton"), "skeleton")
     if source in BUILT_IN:
         return get_skeleton(str(source))
-    file = next((path for path in (folder / source, Path(source)) if path.is_file()), None)
+    paths = (folder / source, Path(source))
+    file = next((path for path in paths if path.is_file()), None)
     if file is None:
+        if there := next((path for path in paths if path.exists()), None):
+            raise ConfigError(f"skeleton {there}: expected a YAML, or COCO labels (.json), found {found_at(there)}")
         raise ConfigError(
             f"unknown skeleton {str(source)!r}: expected one of {', '.join(BUILT_IN)}, or the file of one: a YAML, or "
             "COCO labels (.json)"

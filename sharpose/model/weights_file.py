@@ -87,6 +87,8 @@ def read_checkpoint(
         return state, meta_of_bundle, ()
     if (found := found_at(file)) != "a file":
         found += f" without {MANIFEST_NAME}" if found == "a folder" else ""
+        if found == "nothing" and file.name == "best.pth" and file.with_name("last.pth").is_file():
+            found += "; the run hasn't been evaluated yet: give last.pth, which lies beside it"
         raise failure(f"expected a .pth or .safetensors file or a bundle, found {found}")
     try:
         size = file.stat().st_size

@@ -118,6 +118,7 @@ def test_halves_of_the_body():
     ("change", "words"),
     [
         ({"keypoints": ("a", "a")}, "unique"),
+        ({"keypoints": ("a", " ")}, "keypoint 1: expected a name, got an empty one"),
         ({"sigmas": (0.1,)}, "2 sigmas"),
         ({"sigmas": (0.1, 0.0)}, "positive"),
         ({"sigmas": (0.1, float("nan"))}, "positive"),
@@ -137,12 +138,15 @@ def test_a_broken_skeleton_is_refused(change, words):
         dataclasses.replace(good, **change)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):
     assert get_skeleton("coco17") is COCO17
     with pytest.raises(ConfigError, match=r"'coco18'.*coco17.*mpii16"):
         get_skeleton("coco18")
     with pytest.raises(ConfigError, match=r"'coco18'.*coco17.*the file of one: a YAML, or COCO labels"):
         load_skeleton("coco18")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match=r"skeleton .*mine: expected a YAML, or COCO labels .*, found a folder"):
+        load_skeleton("mine", tmp_path)
     with pytest.raises(AttributeError, match="COCO18"):
         module.COCO18  # noqa: B018
 
@@ -275,6 +279,7 @@ def test_halpes_names_in_a_label_file_are_halpes_skeleton(tmp_path, said):
         ([HAND | {"skeleton": [[1, 5]]}], "expected numbers from 1 to 4"),
         ([HAND | {"skeleton": "none"}], "expected pairs of numbers, got 'none'"),
         ([HAND | {"keypoints": ["a", 1]}], "expected a list of names"),
+        ([HAND | {"keypoints": ["", " ", "nose"]}], "keypoint 0: expected a name, got an empty one"),
         ([HAND | {"keypoints": ["L ear", "left_ear"], "skeleton": []}], "must be unique"),
         (
             [HAND | {"name": "cat"}, HAND | {"name": "dog", "keypoints": ["tail"]}],

@@ -230,7 +230,8 @@ def test_tables_that_do_no_good_are_exit_code_1_and_are_not_written(
 ) -> None:
     good, bad = Reliability(0.1, 0.1, 0.5), Reliability(0.1, 0.2, None)
     fit = ScoreFit(score_tables(), (60, 60), good, bad, ("nose",))
-    monkeypatch.setattr("sharpose.training.evaluation.scores.fit_scores", lambda *arguments: fit)
+    monkeypatch.setattr("sharpose.training.evaluation.scores._FEWEST_PEOPLE", 3)
+    monkeypatch.setattr("sharpose.training.evaluation.run.fit_scores", lambda *arguments: fit)
     arguments = ("--bundle", nano_bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
     result = run(*arguments, "--calibrate-scores", tmp_path / "fitted")
     assert result.return_value == 1
@@ -306,7 +307,15 @@ def test_mistakes_are_found_before_the_work(nano_bundle: Path, tmp_path: Path) -
         run("--bundle", nano_bundle, "--data", SCENE, "--output", tmp_path / "o", "--choose-threshold", "ap<=1")
     assert not (tmp_path / "o").exists()
     with pytest.raises(SharposeError, match="--data"):
-        run("--bundle", nano_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "o")
+        run("--bundle", nano_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "o" / "p")
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(InputError, match="at least 50 labelled people in each half of the pictures, got 3 and 3"):
+        run("--bundle", nano_bundle, "--data", SCENE, "--output", tmp_path / "o", "--calibrate-scores", tmp_path / "s")
+    assert not (tmp_path / "o").exists()  # so before the report
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(SharposeError, match="--data"):
+        run("--bundle", nano_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "kept")
+    assert (tmp_path / "kept").is_dir()  # it isn't this run's
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output"):
         run("--bundle", nano_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
@@ -419,7 +428,7 @@ def test_a_picture_of_another_size_than_its_labels_say_is_refused(
     where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
     with pytest.raises(SourceError, match=rf"1\.png: expected \({width}, 96\) pixels .*, got \(72, 96\)"):
         run("--bundle", nano_bundle, *where, "--no-plots", "--output", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_label_that_is_no_number_is_refused(nano_bundle: Path, tmp_path: Path) -> None:
@@ -429,7 +438,7 @@ def test_a_label_that_is_no_number_is_refused(nano_bundle: Path, tmp_path: Path)
     where = ("--annotations", tmp_path / "labels.json", "--images", tmp_path)
     with pytest.raises(SourceError, match=r"labels\.json: annotation 7: keypoints: left_eye: expected finite x, y"):
         run("--bundle", nano_bundle, *where, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
-    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.shared

@@ -30,6 +30,7 @@ from sharpose.training.evaluation.data import DataFiles, EvaluationData, files_o
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
     GatePoint,
+    Promise,
     ThresholdChoice,
     candidate_thresholds,
     choose_threshold,
@@ -39,6 +40,7 @@ from sharpose.training.evaluation.gate import (
 )
 from sharpose.training.evaluation.metrics import MODES, Evaluation, evaluate
 from sharpose.training.evaluation.predict import Predictions, predict
+from sharpose.training.evaluation.scores import fit_scores, save_in_bundle, save_in_checkpoint, split_people
 
 if TYPE_CHECKING:
     from sharpose.training.eval_cli import EvalOptions
@@ -78,14 +80,31 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         where = options.data or ""
     _require_packages(options, where)
     _check_outputs(options, where)
+    with _folder_for(options.output):
+        return _evaluate(options, where, promise, console)
+
+
+@contextlib.contextmanager
+def _folder_for(output: Path) -> Iterator[None]:
+    """Make the folder of --output; where nothing comes to lie in it, it is removed again."""
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output {options.output}: expected a folder that can be made ({error.strerror})") from None
-    if not os.access(options.output, os.W_OK | os.X_OK):
-        raise InputError(
-            f"--output {options.output}: expected a folder that can be written ({os.strerror(errno.EACCES)})"
-        )
+        raise InputError(f"--output {output}: expected a folder that can be made ({error.strerror})") from None
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output}: expected a folder that can be written ({os.strerror(errno.EACCES)})")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: results were written before the failure
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _evaluate(options: EvalOptions, where: DataFiles | str, promise: Promise | None, console: Console) -> int:
+    """See `run_evaluation`."""
     measured = _open_model(options, console)
     threshold = measured.threshold if options.quality_threshold is None else options.quality_threshold
     try:
@@ -99,6 +118,8 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
         )
         if promise is not None and data.document is None:
             raise InputError("--choose-threshold needs COCO-format labels, to measure AP with")
+        if options.calibrate_scores is not None:
+            split_people(data, options.seed or 0)  # too few people are refused before the work
         with _progress("estimating poses", len(data.people)) as advance, _ended_by_signals(measured.stages):
             predictions = predict(
                 measured.stages, data, flip_test=options.flip_test, tables=measured.scores, on_people=advance
@@ -331,8 +352,6 @@ def _calibrate_scores(
     path = options.calibrate_scores
     if path is None:
         return True
-    from sharpose.training.evaluation.scores import fit_scores, save_in_bundle, save_in_checkpoint
-
     fit = fit_scores(data, predictions, threshold, options.seed or 0, what)
     for line in fit.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -92,6 +92,25 @@ def fit_scores(
     Raises:
         InputError: boxes are no labelled people, or there are too few in a half.
     """
+    fitted, checked = split_people(data, seed)
+    fitted_on = f"{what or data.name}, {counted(int(fitted.sum()), 'person')}"
+    tables, stood_in = fit_tables(data, predictions.poses, fitted, fitted_on)
+    calibrated = dataclasses.replace(predictions, calibration=ScoreCalibration(tables, data.skeleton))
+    raw = dataclasses.replace(predictions, calibration=None)
+    before, after = (_reliability(data, item, checked, threshold) for item in (raw, calibrated))
+    return ScoreFit(tables, (int(fitted.sum()), int(checked.sum())), before, after, stood_in)
+
+
+def split_people(data: EvaluationData, seed: int = 0) -> tuple[Bools, Bools]:
+    """Whom to fit tables to, and whom to check them on: bool [n] each, labelled people of either half of the pictures.
+
+    Args:
+        data: The labelled people.
+        seed: Determines the halves.
+
+    Raises:
+        InputError: boxes are no labelled people, or there are too few in a half.
+    """
     people = data.people
     if not people.labelled:
         raise InputError("--calibrate-scores: expected labelled boxes, whose people are known; leave --boxes out")
@@ -104,12 +123,7 @@ def fit_scores(
             f"--calibrate-scores: expected at least {_FEWEST_PEOPLE} labelled people in each half of the pictures, "
             f"got {fitted.sum()} and {checked.sum()}; give more pictures"
         )
-    fitted_on = f"{what or data.name}, {counted(int(fitted.sum()), 'person')}"
-    tables, stood_in = fit_tables(data, predictions.poses, fitted, fitted_on)
-    calibrated = dataclasses.replace(predictions, calibration=ScoreCalibration(tables, data.skeleton))
-    raw = dataclasses.replace(predictions, calibration=None)
-    before, after = (_reliability(data, item, checked, threshold) for item in (raw, calibrated))
-    return ScoreFit(tables, (int(fitted.sum()), int(checked.sum())), before, after, stood_in)
+    return fitted, checked
 
 
 def fit_tables(

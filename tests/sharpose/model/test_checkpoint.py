@@ -212,6 +212,8 @@ def test_truncated_files(released, share):
 
 def test_no_file_and_a_folder(tmp_path):
     refused(tmp_path / "absent.pth", "found nothing")
+    (tmp_path / "last.pth").write_bytes(b"x")
+    refused(tmp_path / "best.pth", "found nothing; the run hasn't been evaluated yet: give last.pth")
     refused(tmp_path, "found a folder")
 
 
