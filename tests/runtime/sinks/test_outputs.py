@@ -124,6 +124,21 @@ def test_a_skeleton_without_angles(target):
     assert notes == []
 
 
+@pytest.mark.parametrize("options", [BiomechanicsOptions(), BiomechanicsOptions(fill_gaps=1.0)])
+def test_a_file_of_angles_says_that_no_feet_were_seen(tmp_path, record, options):
+    said = []
+    feet = ("left_heel", "right_heel", "left_big_toe", "right_big_toe")
+    footed = replace(COCO17, keypoints=(*feet, *COCO17.keypoints[5:14], *"abcd"))
+    given = record(people=1)
+    given.poses.keypoints[0, :, 2] = [0.0] * 4 + [1.0] * 13
+    settings = replace(STREAM, skeleton=footed, tracked=False, biomechanics=options, say=said.append)
+    sink = make_sink(Output("--angles", f"{tmp_path}/a.csv"), settings)
+    sink.write(given)
+    sink.close()
+    (line,) = said
+    assert line.startswith(f"{tmp_path}/a.csv: feet were seen in no frame, so all flexions and segments are empty")
+
+
 def test_keypoints_that_are_filled_are_written_at_the_end(tmp_path):
     notes = []
     filled = replace(STREAM, biomechanics=BiomechanicsOptions(fill_gaps=1.0), note=notes.append)
