@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -302,7 +303,7 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
     assert message in result.output
 
 
-def test_mistakes_are_found_before_the_work(nano_bundle: Path, tmp_path: Path) -> None:
+def test_mistakes_are_found_before_the_work(nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--choose-threshold: expected"):
         run("--bundle", nano_bundle, "--data", SCENE, "--output", tmp_path / "o", "--choose-threshold", "ap<=1")
     assert not (tmp_path / "o").exists()
@@ -319,6 +320,11 @@ def test_mistakes_are_found_before_the_work(nano_bundle: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output"):
         run("--bundle", nano_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("sharpose.training.evaluation.run._check_outputs", lambda *arguments: None)
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: (_ for _ in ()).throw(refused))
+    with pytest.raises(InputError, match=r"--output .*expected a folder that can be made \(Permission denied\)"):
+        run("--bundle", nano_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "locked" / "o")
 
 
 def labelled_pictures(folder: Path) -> dict[str, Any]:

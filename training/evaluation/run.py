@@ -87,8 +87,8 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
 @contextlib.contextmanager
 def _folder_for(output: Path) -> Iterator[None]:
     """Make the folder of --output; where nothing comes to lie in it, it is removed again."""
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
+        made = [folder for folder in (output, *output.parents) if not folder.exists()]
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {output}: expected a folder that can be made ({error.strerror})") from None
