@@ -20,7 +20,7 @@ demo: $(VENV)/.cpu
 
 test: $(VENV)/.dev
 	@# No restart: with --dist loadfile, a run whose process died would wait for ever at its end.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Takes minutes: reconnects, timeouts, kills and memory of live video; engines of the larger models.
 soak: $(VENV)/.dev

@@ -76,6 +76,7 @@ def released(tmp_path, nano_config):
     return path
 
 
+@pytest.mark.soak
 def test_a_released_checkpoint_without_a_configuration(export, released, pictures, tmp_path):
     """Opset 18 at once, to trace only one model here."""
     output = tmp_path / "bundle"

@@ -104,7 +104,7 @@ def test_an_interrupted_folder_says_what_was_not_begun(
 ) -> None:
     (tmp_path / "videos").mkdir()
     for name in "abc":
-        write_video(tmp_path / "videos" / f"{name}.mp4", 600 if name == "a" else 1)
+        write_video(tmp_path / "videos" / f"{name}.mp4", 3000 if name == "a" else 1)
     options = ["--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--quiet", "--threads", "1"]
     process = subprocess.Popen(
         [PROGRAM, "videos", "--bundle", nano_bundle, *options],

@@ -70,6 +70,7 @@ def test_a_run_and_going_on(nano_recipe: Path, people_folder: Path, tmp_path: Pa
     assert losses(tmp_path / "b")[0] < losses(work)[0]
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_whole_batch(
     nano_recipe: Path, guidance: dict[str, Any], people_folder: Path, tmp_path: Path
@@ -118,7 +119,7 @@ def start_and_wait(arguments: list[object], folder: Path) -> subprocess.Popen[st
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_a_killed_run_leaves_readable_checkpoints(
     nano_recipe: Path, people_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -124,6 +124,7 @@ def test_what_is_no_teacher_is_named(nano_config: ModelConfig, keypoints: Any, t
         open_it(write_graph(tmp_path / "square.onnx", [keypoints[None]], (192, 192)))
 
 
+@pytest.mark.soak
 def test_a_student_learns_from_it(
     nano_values: dict[str, Any], people_folder: Path, keypoints: Any, tmp_path: Path
 ) -> None:
