@@ -62,7 +62,8 @@ def measure_cold_start(
         for _ in range(times):
             began = time.perf_counter()
             command = [sys.executable, str(Path(__file__).resolve()), json.dumps(job)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            # Unbuffered: what readline took beyond its line would be lost to communicate.
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
             assert process.stdout is not None
             try:
                 first = process.stdout.readline()
@@ -76,7 +77,8 @@ def measure_cold_start(
                 process.kill()
                 process.wait()
             if process.returncode != 0 or not first:
-                reason = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+                said = errors.decode(errors="replace").strip().splitlines()
+                reason = (said or [f"exit code {process.returncode}"])[-1]
                 return ColdStart(0, 0, 0, 0, 0, None, reason)
             samples.append({"seconds": seconds, **json.loads(rest)})
     middle = {name: statistics.median(sample[name] for sample in samples) for name in samples[0] if name != "gpu_mib"}

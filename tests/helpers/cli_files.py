@@ -45,14 +45,30 @@ def table_of(text: str) -> dict[str, list[float]]:
     return {row[0]: [float(cell) for cell in row[1:]] for row in rows if row[0] in STAGES}
 
 
-def write_video(path: Path, frames: int = 6, *, faststart: bool = False) -> Path:
+def write_video(path: Path, frames: int = 6, *, faststart: bool = False, still: bool = False) -> Path:
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
         stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
         for index in range(frames):
-            noise = np.random.default_rng(index).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+            noise = np.random.default_rng(0 if still else index).integers(0, 256, (96, 128, 3), dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="bgr24")))
         container.mux(stream.encode(None))
+    return path
+
+
+def write_long_video(path: Path, frames: int) -> Path:
+    """So many frames, for a run that is to be interrupted: a second of video over and over, which costs no encoding."""
+    second = write_video(path.with_name(f"second_{path.name}"), 25, still=True)
+    with av.open(str(second)) as clip, av.open(str(path), "w") as container:
+        stream, tick = container.add_stream_from_template(clip.streams.video[0]), clip.streams.video[0].time_base
+        packets = [(packet.pts, bytes(packet), packet.is_keyframe) for packet in clip.demux(video=0) if packet.size]
+        for start in range(0, frames, 25):
+            for time, data, is_keyframe in packets:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, tick, is_keyframe
+                packet.pts = packet.dts = time + int(start / 25 / tick)
+                container.mux(packet)
+    second.unlink()
     return path
 
 

