@@ -2,8 +2,8 @@
 
 One run writes the annotated video and JSON Lines. Its CPU time a frame (user and system, all threads) is compared with
 that of what can't be left out, each measured alone: the engines' runs for as many people, decoding the video, and
-encoding the run's own pictures. The parts of what is left are measured alone as well. Start-up and warm-up are left
-out. Elapsed time depends on what overlaps; CPU time doesn't.
+encoding the run's own pictures. All of it is repeated, in rounds. The parts of what is left are measured alone as well.
+Start-up and warm-up are left out. Elapsed time depends on what overlaps; CPU time hardly.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from measuring.command import begin, bundle_option, report_options, threads_option
+from measuring.turns import bootstrap_median
 from report import Machine, benchmark_command, command_to_repeat, kept_when_interrupted, write_file
 
 from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.cli import Whole, option
 from sharpose.cli import main as run_command
 from sharpose.engines.load import load_two_stage
-from sharpose.errors import InputError
+from sharpose.errors import InputError, counted
 from sharpose.geometry import crop_frames, extract_crops, keypoints_to_image
 from sharpose.runtime import Boxes, PoseResult
 from sharpose.runtime.drawing.draw import draw_poses
@@ -63,35 +64,49 @@ _RATE = 25  # frames a second, of the videos made here
 _RUN = "What is run"
 
 
+@dataclass(frozen=True)
+class Round:
+    """Milliseconds a frame, each measured once: CPU time, but for `elapsed`."""
+
+    elapsed: float  # of the whole run
+    whole: float
+    engines: float
+    decode: float
+    encode: float
+
+    @property
+    def necessary(self) -> float:
+        """What the engines and FFmpeg take alone."""
+        return self.engines + self.decode + self.encode
+
+    @property
+    def more(self) -> float:
+        """How much more CPU time the run takes, as a share of that."""
+        return self.whole / self.necessary - 1
+
+
 @dataclass
 class Overhead:
-    """Milliseconds a frame: CPU time, but for `elapsed`. None: not measured yet."""
+    """What was measured, round by round, and milliseconds of CPU time a frame of the parts of the rest."""
 
     frames: int = 0
     people: float = 0.0  # in a frame
     refined: float = 0.0  # in a frame
-    elapsed: float | None = None  # of the whole run
-    whole: float | None = None
-    engines: float | None = None
-    decode: float | None = None
-    encode: float | None = None
-    parts: dict[str, float] = field(default_factory=dict)  # of the rest, each measured alone
+    rounds: list[Round] = field(default_factory=list)
+    parts: dict[str, float] = field(default_factory=dict)  # of the rest, each measured alone, once
 
     def __len__(self) -> int:
-        """How many measurements are done, of the run and of what it consists of."""
-        return sum(value is not None for value in (self.whole, self.engines, self.decode, self.encode))
+        """How many rounds are done."""
+        return len(self.rounds)
+
+    def median(self, name: str) -> float:
+        """Over the rounds, of a number of theirs."""
+        return float(np.median([getattr(one, name) for one in self.rounds]))
 
     @property
-    def necessary(self) -> float | None:
-        """What the engines and FFmpeg take alone."""
-        if self.engines is None or self.decode is None or self.encode is None:
-            return None
-        return self.engines + self.decode + self.encode
-
-    @property
-    def more(self) -> float | None:
-        """How much more CPU time the run takes, as a share of that."""
-        return None if self.whole is None or self.necessary is None else self.whole / self.necessary - 1
+    def more(self) -> tuple[float, float, float]:
+        """How much more CPU time the run takes than engines and FFmpeg alone: median, and its 95 % interval."""
+        return bootstrap_median(np.array([one.more for one in self.rounds]))
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class Setup:
         refine: `auto`, `always` or `never`.
         threads: CPU threads of the engines; their choice if None.
         frames: Of the video, from its start.
+        rounds: How often everything is measured.
     """
 
     video: Path
@@ -113,31 +129,46 @@ class Setup:
     refine: str
     threads: int | None
     frames: int
+    rounds: int = 1
 
 
 def measure(setup: Setup, folder: Path, found: Overhead) -> None:
-    """Measure everything, one after the other, with temporary files in a folder."""
+    """Measure everything, round by round, with temporary files in a folder. Every second round is in reverse order."""
     if setup.frames < 2:
         raise InputError("--frames: expected at least 2, as the first one's time is taken off")
     annotated, lines = folder / "annotated.mp4", folder / "poses.jsonl"
     run_once(setup, 1, annotated, lines)  # what is measured once a machine is measured here
-    first = run_once(setup, 1, annotated, lines)
-    whole = run_once(setup, setup.frames, annotated, lines)
+    run_once(setup, setup.frames, annotated, lines)
     entries = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
-    more = len(entries) - 1
-    if more < 1:
+    if len(entries) < 2:
         raise InputError(f"{setup.video}: expected at least 2 frames, found {len(entries)}")
     counts = [(len(entry["people"]), sum(person["refined"] for person in entry["people"])) for entry in entries]
-    elapsed, cpu = ((one - other) / more for one, other in zip(whole, first, strict=True))
     found.frames = len(entries)
     found.people = sum(count for count, _ in counts) / len(counts)
     found.refined = sum(refined for _, refined in counts) / len(counts)
-    found.elapsed, found.whole = elapsed * 1000, cpu * 1000
-    found.engines = engines_alone(setup, counts) * 1000
-    found.decode = decode_alone(setup.video, setup.frames) * 1000
-    found.encode = encode_alone(annotated, setup.frames, folder) * 1000
+    steps: dict[str, Callable[[], tuple[float, ...]]] = {
+        "whole": lambda: whole_run(setup, len(entries), folder),
+        "engines": lambda: (engines_alone(setup, counts),),
+        "decode": lambda: (decode_alone(setup.video, setup.frames),),
+        "encode": lambda: (encode_alone(annotated, setup.frames, folder),),
+    }
+    for number in range(setup.rounds):
+        order = list(steps) if number % 2 == 0 else list(reversed(steps))
+        seconds = {name: steps[name]() for name in order}
+        elapsed, whole = seconds.pop("whole")
+        alone = {name: value[0] * 1000 for name, value in seconds.items()}
+        found.rounds.append(Round(elapsed * 1000, whole * 1000, **alone))
     rest = rest_alone(setup.video, entries, setup.bundle, folder)
     found.parts = {name: seconds * 1000 for name, seconds in rest.items()}
+
+
+def whole_run(setup: Setup, frames: int, folder: Path) -> tuple[float, float]:
+    """Seconds a frame of elapsed and of CPU time of a run, without its start and its first frame."""
+    annotated, lines = folder / "measured.mp4", folder / "measured.jsonl"
+    first = run_once(setup, 1, annotated, lines)
+    whole = run_once(setup, frames, annotated, lines)
+    elapsed, cpu = ((one - other) / (frames - 1) for one, other in zip(whole, first, strict=True))
+    return elapsed, cpu
 
 
 def run_once(setup: Setup, frames: int, annotated: Path, lines: Path) -> tuple[float, float]:
@@ -312,18 +343,13 @@ def make_video(folder: Path, frames: int) -> tuple[Path, Path]:
 
 
 def markdown(found: Overhead, machine: Machine, what: str, command_line: str) -> str:
-    """The report as a Markdown page."""
-    rows = [
-        ("**whole run**", found.whole),
-        ("engines", found.engines),
-        ("FFmpeg: decoding", found.decode),
-        ("FFmpeg: encoding", found.encode),
-        *((f"the rest: {name}", milliseconds) for name, milliseconds in found.parts.items()),
-    ]
-    if found.whole is not None and found.necessary is not None:
-        rows.append(("the rest: other", found.whole - found.necessary - sum(found.parts.values())))
-    more = "" if found.more is None else f"{found.more:+.1%} of CPU time more than its engines and FFmpeg alone"
-    elapsed = "" if found.elapsed is None else f"; {found.elapsed:.1f} ms a frame elapse"
+    """The report as a Markdown page, of one round at least."""
+    shown = {"whole": "**whole run**", "engines": "engines", "decode": "FFmpeg: decoding", "encode": "FFmpeg: encoding"}
+    rows = [(words, found.median(name)) for name, words in shown.items()]
+    if found.parts:
+        rows += [(f"the rest: {name}", milliseconds) for name, milliseconds in found.parts.items()]
+        rows.append(("the rest: other", found.median("whole") - sum(milliseconds for _, milliseconds in rows[1:])))
+    median, low, high = found.more
     lines = [
         f"# CPU time of sharpose-run, {what}",
         "",
@@ -331,13 +357,15 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
         "",
         f"`{command_line}`",
         "",
-        f"{found.frames} frames, {found.people:.1f} people a frame of whom {found.refined:.1f} are refined{elapsed}.",
+        f"{found.frames} frames, {found.people:.1f} people a frame of whom {found.refined:.1f} are refined.",
         "",
-        f"The whole run takes {more}." if more else "It was ended before everything was measured.",
+        f"The whole run takes {median:+.1%} of CPU time more than its engines and FFmpeg alone (median of "
+        f"{counted(len(found), 'round')}, 95 % interval {low:+.1%} to {high:+.1%}); {found.median('elapsed'):.1f} ms a "
+        "frame elapse.",
         "",
         "| | CPU time, ms a frame |",
         "| --- | --- |",
-        *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows if milliseconds is not None),
+        *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows),
     ]
     return "\n".join(lines) + "\n"
 
@@ -359,7 +387,8 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
 )
 @threads_option(_RUN)
 @option(_RUN, "--frames", default=100, show_default=True, type=Whole(2), help="Frames, from the start.")
-@report_options("overhead.md and overhead.json", "measurements")
+@option(_RUN, "--rounds", default=5, show_default=True, type=Whole(1), help="How often everything is measured.")
+@report_options("overhead.md and overhead.json", "rounds")
 def command(
     video: Path | None,
     boxes: Path | None,
@@ -367,6 +396,7 @@ def command(
     refine: str,
     threads: int | None,
     frames: int,
+    rounds: int,
     output: Path,
     overwrite: bool,
     debug: bool,
@@ -384,15 +414,16 @@ def command(
     def write() -> None:
         page = markdown(found, machine, "one person at 1920x1080" if video is None else video.name, command_line)
         write_file(output / "overhead.md", page)
-        report = {"machine": asdict(machine), "command": command_line, **asdict(found), "more": found.more}
+        medians = {name: found.median(name) for name in ("elapsed", "whole", "engines", "decode", "encode")}
+        report = {"machine": asdict(machine), "command": command_line, **asdict(found), **medians, "more": found.more}
         write_file(output / "overhead.json", json.dumps(report, indent=2) + "\n")
         click.echo(page)
 
     with tempfile.TemporaryDirectory(prefix="sharpose-overhead-") as temporary:
         folder = Path(temporary)
         source, people = (video, boxes) if video and boxes else make_video(folder, frames)
-        setup = Setup(source, people, bundle or shipped_bundle(), refine, threads, frames)
-        with kept_when_interrupted(found, "measurement", output, write):
+        setup = Setup(source, people, bundle or shipped_bundle(), refine, threads, frames, rounds)
+        with kept_when_interrupted(found, "round", output, write):
             measure(setup, folder, found)
             write()
     return 0
