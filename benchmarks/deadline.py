@@ -45,7 +45,9 @@ from sharpose.runtime.refinement import DeadlineScheduler
 from sharpose.runtime.refinement.gate import Refine
 from sharpose.runtime.refinement.priority import Candidates, priority
 from sharpose.scene import Scene, SceneConfig, SceneFrame
+from sharpose.scene.keypoints import rows_of
 from sharpose.similarity import body_area, pose_oks
+from sharpose.skeleton import Skeleton
 
 SIZE = (720, 1280)  # height and width of the scene
 _MODEL, _CASES = "Model", "Cases"
@@ -118,12 +120,17 @@ class Case:
     chosen_less_random: Interval  # the same without carrying refinements from earlier frames
 
 
-def scenes_with(people: int, frames: int, count: int) -> list[list[SceneFrame]]:
-    """The first `frames` frames of the first `count` scenes of so many people that start with somebody in view."""
+def scenes_with(people: int, frames: int, count: int, skeleton: Skeleton) -> list[list[SceneFrame]]:
+    """The first `frames` frames of the first `count` scenes of so many people that start with somebody in view.
+
+    Raises:
+        InputError: the skeleton has keypoints that scenes lack.
+    """
     found: list[list[SceneFrame]] = []
     seed = 0
     while len(found) < count:
-        scene = Scene(SceneConfig(seed=seed, people=people, frames=frames, height=SIZE[0], width=SIZE[1]))
+        config = SceneConfig(seed=seed, people=people, frames=frames, height=SIZE[0], width=SIZE[1])
+        scene = Scene(config, skeleton)
         seed += 1
         first = scene.frame(0)
         if (first.keypoints[..., 2] > 0).any():
@@ -283,6 +290,8 @@ def command(
         raise click.UsageError("--clock processor counts the time of one thread: give --device cpu --threads 1")
     machine = begin(output, "deadline.json", overwrite=overwrite)
     opened = open_bundle(bundle or shipped_bundle())
+    skeleton = opened.model.skeleton
+    rows_of(skeleton)  # refuses one that scenes lack keypoints of, before engines are loaded
     stages = load_two_stage(opened, device, threads=threads)
     benchmark = Benchmark(opened, stages, CLOCKS[clock])
     cases: list[Case] = []
@@ -317,7 +326,7 @@ def command(
 
     with contextlib.closing(stages), kept_when_interrupted(cases, "case", output, write):
         for count in people:
-            drawn = scenes_with(count, frames, scenes)
+            drawn = scenes_with(count, frames, scenes, skeleton)
             never, gate = bounds[count] = benchmark.without_deadline(drawn)
             coarse_only = float(np.percentile(never.seconds, 95)) * _MARGIN
             refining = max(float(np.median(gate.seconds) - np.median(never.seconds)), 0.0)

@@ -1,6 +1,6 @@
 """What there is to learn on a GPU in half an hour: `python benchmarks/gpu_day.py --bundle DIR`; see docs/gpu.md.
 
-Runs the steps of `gpu_steps.py` in order of value, each in a process of its own with a time limit, and writes
+Runs the steps of `gpu_steps/` in order of value, each in a process of its own with a time limit, and writes
 `results.json` and `results.md` before and after every step.
 """
 
@@ -13,20 +13,19 @@ if __name__ == "__main__":  # Ctrl-C while modules are imported
 
 import contextlib
 import json
-import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from gpu_steps.notes import AS_EXPECTED, COULD_NOT_RUN, NOT_AS_EXPECTED, RUNNING, Setup
 from report import Machine, benchmark_command, command_to_repeat, make_output_folder, this_machine
 
 from sharpose.bundle import shipped_bundle
@@ -34,91 +33,22 @@ from sharpose.cli import EXIT_REFUSED, Number, interruptible, option
 from sharpose.cli import main as run_command
 from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.errors import EngineError, InputError, one_line
+from sharpose.errors import EngineError, InputError
 from sharpose.files import read_json, replacing
 
-STEPS_SCRIPT = Path(__file__).with_name("gpu_steps.py")
-RESULTS = Path(__file__).parent / "results" / "gpu_day"
-AS_EXPECTED, NOT_AS_EXPECTED, COULD_NOT_RUN = "as expected", "not as expected", "could not run"
-RUNNING, LEFT_OVER = "running", "left over"
+BENCHMARKS = Path(__file__).parent
+STEPS_COMMAND = (sys.executable, "-m", "gpu_steps")
+RESULTS = BENCHMARKS / "results" / "gpu_day"
+LEFT_OVER = "left over"
 _DONE = (AS_EXPECTED, NOT_AS_EXPECTED, COULD_NOT_RUN)
 _ERROR = re.compile(r"error|fatal|failed|exception", re.IGNORECASE)
 _TEXT_LENGTH = 400
 _SETUP, _STEPS, _RESULTS = "What the steps are given", "Steps", "Results"
 
 
-class CouldNotRunError(Exception):
-    """Something that a step needs isn't here; the message says what."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all steps are given."""
-
-    bundle: Path
-    folder: Path  # of the results
-    device: str = "tensorrt"
-    detector: Path | None = None  # an ONNX file; the bundle's coarse graph plays it if None
-    frames: int = 10_000  # of the long run
-    openings: int = 50
-    repeats: int = 100  # runs in each of two threads
-    long_run_s: float = 150  # at most, for all frames
-    seconds: float = 2.0  # measured per case of latency, at least
-    rounds: int = 10  # of each case of latency, at least
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Setup:
-        """What `as_dict` was made of."""
-        paths = {name: Path(values[name]) for name in ("bundle", "folder", "detector") if values[name]}
-        return cls(**{**values, **paths})
-
-
-class Notes:
-    """What a step has found so far, in a file that is complete after every note."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.values: dict[str, Any] = {}
-        self.finish(RUNNING, "")
-
-    def add(self, name: str, value: float | str) -> None:
-        """Note a number or a line of text."""
-        self.values[name] = value
-        self.finish(RUNNING, "")
-
-    def row(self, table: str, **cells: float | str | None) -> None:
-        """Add a row to a table; all its rows have the same columns."""
-        self.values.setdefault(table, []).append({name.replace("_", " "): cell for name, cell in cells.items()})
-        self.finish(RUNNING, "")
-
-    def finish(self, verdict: str, text: str) -> None:
-        """Write the file."""
-        with replacing(self._path, sync=False) as temporary:
-            temporary.write_text(json.dumps({"verdict": verdict, "text": text, "values": self.values}), "utf-8")
-
-
-def run_check(checks: dict[str, Any]) -> None:
-    """Run one `check_NAME` in the process of a step, whose arguments are NAME, the setup as JSON, the file of notes."""
-    name, setup, path = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    notes = Notes(Path(path))
-    try:
-        good, text = checks[f"check_{name}"](Setup.from_dict(json.loads(setup)), notes)
-        notes.finish(AS_EXPECTED if good else NOT_AS_EXPECTED, text)
-    except CouldNotRunError as error:
-        notes.finish(COULD_NOT_RUN, str(error))
-    except Exception as error:
-        traceback.print_exc()
-        notes.finish(NOT_AS_EXPECTED, f"{type(error).__name__}: {one_line(error)}")
-
-
 @dataclass(frozen=True)
 class Step:
-    """One thing to learn; `check_NAME` of `gpu_steps.py` runs it."""
+    """One thing to learn; `check_NAME` in `gpu_steps/` runs it."""
 
     name: str
     limit_s: float
@@ -241,7 +171,7 @@ def run_step(step: Step, setup: Setup, folder: Path) -> Result:
     """Run one step in its own process group, which is killed at the limit; never raises for what a step does."""
     note, log = folder / f"{step.name}.note.json", folder / f"{step.name}.log"
     note.unlink(missing_ok=True)
-    command = [sys.executable, str(STEPS_SCRIPT), step.name, json.dumps(setup.as_dict()), str(note)]
+    command = [*STEPS_COMMAND, step.name, json.dumps(setup.as_dict()), str(note)]
     started = time.monotonic()
     code = supervise(command, step.limit_s, log)
     result = Result(step.name, step.expectation, NOT_AS_EXPECTED, seconds=round(time.monotonic() - started, 1))
@@ -257,10 +187,19 @@ def run_step(step: Step, setup: Setup, folder: Path) -> Result:
 
 
 def supervise(command: Sequence[str], limit_s: float, log: Path) -> int | None:
-    """Run a command in a process group of its own, and kill what is left of it; its exit code, or None at the limit."""
+    """Run a command beside this file, in a process group of its own, and kill what is left of it.
+
+    Returns:
+        Its exit code, or None at the limit.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=BENCHMARKS,
+            start_new_session=True,
         )
     try:
         return process.wait(limit_s)

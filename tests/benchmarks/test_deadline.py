@@ -13,9 +13,10 @@ from typing import Any
 
 import deadline
 import pytest
-from deadline import command
+from deadline import command, scenes_with
 
 from sharpose.cli import main
+from sharpose.skeleton import get_skeleton
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "deadline.py"
 
@@ -93,6 +94,21 @@ def test_bad_options_are_one_line(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert words in message
+
+
+def test_scenes_have_the_keypoints_of_the_bundle(bundle: Path, tmp_path: Path, capsys) -> None:
+    ((of_coco,),) = scenes_with(1, 1, 1, get_skeleton("coco17"))
+    ((of_halpe,),) = scenes_with(1, 1, 1, get_skeleton("halpe26"))
+    assert of_halpe.keypoints.shape[1:] == (26, 3)
+    assert (of_halpe.keypoints[:, :17] == of_coco.keypoints).all()
+    other = shutil.copytree(bundle, tmp_path / "other")
+    text = (other / "bundle.json").read_text("utf-8")
+    (other / "bundle.json").write_text(text.replace("left_wrist", "left_paw"), "utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main(command, ["--bundle", str(other), "--output", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert (stopped.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith("error: the drawn scene has no left_paw, which skeleton coco17 has")
 
 
 def test_a_signal_keeps_the_finished_cases(bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import gpu_day
-import gpu_steps
 import pytest
-from gpu_day import Notes, Report, Result, Setup, Step, read_results, run_steps
+from gpu_day import Report, Result, Step, read_results, run_steps
+from gpu_steps.__main__ import CHECKS
+from gpu_steps.notes import Notes, Setup
 from report import Machine
 
 from sharpose.cli import main
@@ -47,7 +48,7 @@ def fake_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Step, .
     script = tmp_path / "steps.py"
     script.write_text(SCRIPT + "".join(f"if name == {name!r}: {code}\n" for name, code in STEPS.items()))
     steps = tuple(Step(name, 1.0 if name == "hangs" else 30, f"{name} is well") for name in STEPS)
-    monkeypatch.setattr(gpu_day, "STEPS_SCRIPT", script)
+    monkeypatch.setattr(gpu_day, "STEPS_COMMAND", (sys.executable, str(script)))
     monkeypatch.setattr(gpu_day, "STEPS", steps)
     monkeypatch.setattr(gpu_day, "device_text", lambda device: ("Stand-in 9000, driver 1", "stand-in-9000"))
     return steps
@@ -96,13 +97,14 @@ def test_results_are_readable_after_a_kill_in_the_middle(fake_steps, tmp_path) -
 import sys
 sys.path[:0] = {[str(Path(gpu_day.__file__).parent)]!r}
 import gpu_day
+from gpu_steps.notes import Setup
 from pathlib import Path
-gpu_day.STEPS_SCRIPT = Path({str(gpu_day.STEPS_SCRIPT)!r})
+gpu_day.STEPS_COMMAND = {gpu_day.STEPS_COMMAND!r}
 steps = [gpu_day.Step(name, 60, "well") for name in ("good", "hangs", "last")]
 machine = gpu_day.Machine("a CPU", 1, 1.0, "", "Linux", "3", {{}})
 results = {{step.name: gpu_day.Result(step.name, "well") for step in steps}}
 report = gpu_day.Report(Path({str(out)!r}), "a GPU", machine, "python", results)
-gpu_day.run_steps(steps, gpu_day.Setup(Path("."), Path({str(out)!r})), report, 30)
+gpu_day.run_steps(steps, Setup(Path("."), Path({str(out)!r})), report, 30)
 """
     process = subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True)
     note = out / "hangs.note.json"
@@ -205,8 +207,7 @@ def test_the_page_shows_the_values(tmp_path) -> None:
 def test_half_an_hour_is_enough_and_every_step_is_there() -> None:
     assert sum(step.limit_s for step in gpu_day.STEPS) <= 30 * 60
     assert max(step.limit_s for step in gpu_day.STEPS) <= 7 * 60  # in one of two calls of seven minutes
-    checks = {name.removeprefix("check_") for name in vars(gpu_steps) if name.startswith("check_")}
-    assert {step.name for step in gpu_day.STEPS} == checks
+    assert {step.name for step in gpu_day.STEPS} == set(CHECKS)
     assert Setup(Path(), Path()).long_run_s < next(step.limit_s for step in gpu_day.STEPS if step.name == "frames")
 
 

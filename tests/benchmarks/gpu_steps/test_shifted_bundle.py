@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_steps.shifted_bundle import shift_heatmaps
 from reference_model import reference_crops
-from shifted_bundle import shift_heatmaps
 
 from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.engines.stages import fine_inputs, open_stages
