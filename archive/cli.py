@@ -147,3 +147,7 @@ command.params[-1:-1] = _shared()
 def main() -> NoReturn:
     """Entry point."""
     run_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -401,3 +401,7 @@ def _say(console: Console) -> Callable[[str], None]:
 def main() -> NoReturn:
     """Entry point."""
     run_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -412,3 +412,7 @@ def _take_outputs(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 def main() -> NoReturn:
     """Entry point."""
     run_command(command)
+
+
+if __name__ == "__main__":
+    main()

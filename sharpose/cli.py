@@ -92,7 +92,10 @@ def main(command: click.Command, arguments: list[str] | None = None) -> NoReturn
         if nul := next((argument for argument in arguments if "\0" in argument), None):
             raise click.UsageError(f"argument {nul[:80]!r}: NUL can't stand in a name")
         _check_current_folder()
-        code = command.main(args=arguments, prog_name=Path(sys.argv[0]).name, standalone_mode=False)
+        name = Path(sys.argv[0]).name
+        # click itself names a module that `python -m` runs.
+        program = None if name.endswith("cli.py") else name
+        code = command.main(args=arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")

@@ -38,6 +38,10 @@ _NAMED = 12  # keypoints in a message
 _LONG = 100  # characters of a name; longer ones are not searched for one that is meant
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _SIDES = ("left_", "right_")  # what a plain name of a side begins with
+_FOREIGN_SIDE = re.compile(  # a word of a side in German and Dutch, French, Spanish, Italian, Portuguese
+    "link(s|e[nrs]?)|recht(s|e[nrs]?)|gauche|droite?|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]|direit[ao]"
+)
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # breaks lines and columns, or isn't UTF-8
 _LOWER_WORDS = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot", "tail")
 
 
@@ -73,11 +77,15 @@ class Skeleton:
         for what, number, most in (("keypoint", count, _MOST), ("limb", len(self.limbs), 4 * _MOST)):
             if number > most or not count:
                 raise ConfigError(f"skeleton {self.name!r}: {what}s: expected 1 to {most}, got {number}")
-        if not all(name.strip() for name in self.keypoints):
-            raise ConfigError(
-                f"skeleton {self.name!r}: keypoint {[bool(name.strip()) for name in self.keypoints].index(False)}: "
-                "expected a name, got an empty one"
-            )
+        names = {"name": self.name} | {f"keypoint {index}": name for index, name in enumerate(self.keypoints)}
+        for what, name in names.items():
+            if not name.strip():
+                raise ConfigError(f"skeleton {self.name!r}: {what}: expected a name, got an empty one")
+            if found := _UNPRINTABLE.search(name):
+                raise ConfigError(
+                    f"skeleton {self.name!r:.80}: {what}: expected printable characters, as the headers of tables and "
+                    f".trc files have them, got {found[0]!r} in {name!r:.80}"
+                )
         if len(set(self.keypoints)) != count:
             raise ConfigError(f"skeleton {self.name!r}: keypoint names must be unique, got {list(self.keypoints)}")
         if len(self.sigmas) != count:
@@ -351,6 +359,15 @@ def _filled(values: Mapping[str, object], place: str) -> dict[str, object]:
                 "data.augmentation.flip_probability=0 and flip_pairs: [] in a YAML",
                 place,
                 _listed(sided),
+            )
+        foreign = [name for name in alone if any(map(_FOREIGN_SIDE.fullmatch, plain_name(name).split("_")))]
+        if foreign:
+            _log.warning(
+                "%s: sides are read in English alone, and these seem to name one in another language: %s; give their "
+                "flip_pairs in a YAML ([] for none), else mirrored pictures, half of those in training, teach them on "
+                "the wrong side",
+                place,
+                _listed(foreign),
             )
         fields["flip_pairs"] = pairs
     if "sigmas" not in fields:

@@ -234,3 +234,7 @@ def command(**values: Any) -> int:  # noqa: ANN401 (click's; EvalOptions refuses
 def main() -> NoReturn:
     """Entry point."""
     run_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.angles import points_at
-from sharpose.skeleton import Skeleton
+from sharpose.skeleton import Skeleton, plain_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ class Markers:
 
 def marker_name(keypoint: str) -> str:
     """What Pose2Sim and its OpenSim models call a keypoint: `left_big_toe` is `LBigToe`, `nose` is `Nose`."""
-    words = keypoint.split("_")
+    words = plain_name(keypoint).split("_")  # letters, digits and _ alone
     side = {"left": "L", "right": "R"}.get(words[0], "") if len(words) > 1 else ""
     return side + "".join(word[:1].upper() + word[1:] for word in (words[1:] if side else words))
 

@@ -88,6 +88,14 @@ class PeopleFolder(FolderSink):
         InputError: See `FolderSink`.
     """
 
+    def __init__(self, path: str | Path, settings: FolderSettings, *, ending: str) -> None:
+        if Path(path).is_file():
+            raise InputError(
+                f"{path}: expected a folder for a file per person, as the name has no ending, found a file; give "
+                f"another name, or one that ends in {ending} for the file of one person"
+            )
+        super().__init__(path, settings, ending=ending)
+
     def _is_ours(self, name: str) -> bool:
         start = f"{self._settings.stem}_person"
         number = name.removeprefix(start).removesuffix(self._ending)

@@ -231,3 +231,7 @@ def _verdict(what: str, in_the_way: Sequence[Finding], does: str = "run here") -
 def main() -> NoReturn:
     """Entry point."""
     run_command(command)
+
+
+if __name__ == "__main__":
+    main()

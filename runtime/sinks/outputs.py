@@ -309,7 +309,8 @@ def check_outputs(
             for file in path.iterdir() if some_exist and path.is_dir() else ():
                 read.setdefault(identity_of(file), name)
     of_videos = {identity_of(folder) for folder in video_folders}
-    of_bundle, of_folder = identity_of(bundle), functools.cache(identity_of)  # thousands of outputs share few folders
+    # Thousands of outputs share few folders.
+    of_bundle, of_folder, in_the_way = identity_of(bundle), functools.cache(identity_of), functools.cache(_file_among)
     for output in outputs:
         target = output.path
         found = read.get(_stdout_identity() if output.to_stdout else output.identity)
@@ -331,10 +332,18 @@ def check_outputs(
             )
         if target.is_dir() and not output.is_folder:
             raise InputError(f"output {target} is a folder; expected a file name")
+        if (in_between := in_the_way(target.parent)) is not None:
+            raise InputError(f"output {target}: expected a folder, found the file {in_between}; give another name")
         if not _is_descriptor(target):
             check_not_held(target)
         if target.is_file() and not (overwrite or output.is_folder or _is_descriptor(target)):
             raise InputError(f"output {target} already exists; give another name, or --overwrite to replace it")
+
+
+def _file_among(folder: Path) -> Path | None:
+    """Which of a folder and those that it lies in is no folder, if one isn't; those to come don't count."""
+    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    return there if there.exists() and not there.is_dir() else None
 
 
 Identity = tuple[object, ...]

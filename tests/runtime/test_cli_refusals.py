@@ -264,7 +264,9 @@ def test_a_part_without_a_frame(refused: Callable[..., str], video: Path, argume
 def test_an_output_that_cannot_be_written(sharpose_run: Run, refused: Callable[..., str], tmp_path: Path) -> None:
     assert ".mp4" in refused(SCENE, to=["--output", "o.gif"])
     (tmp_path / "file").write_text("no folder")
-    assert "file/o.jsonl" in refused(SCENE, to=["--json", "file/o.jsonl"])
+    for option, target in (("--json", "file/o.jsonl"), ("--trc", "file/new/markers")):
+        message = refused(SCENE, to=[option, target])
+        assert message == f"error: output {target}: expected a folder, found the file file; give another name\n"
     assert (tmp_path / "file").read_text() == "no folder"
 
 

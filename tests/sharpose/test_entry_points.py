@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import runpy
 import shlex
 import shutil
 import signal
@@ -195,11 +196,22 @@ def test_a_command_says_its_version_and_ends_its_help_with_examples(name: str) -
         command.make_context(program, arguments)  # every option is one, with a value that it takes
 
 
-def test_the_help_of_a_module_names_its_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "sharpose", "run", "--help"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split("\n")[0] == "Usage: python -m sharpose run [OPTIONS] SOURCE..."
+@pytest.mark.parametrize("module", ["sharpose run", "sharpose.runtime.cli"])
+def test_the_help_of_a_module_names_its_command(module: str) -> None:
+    command = [sys.executable, "-m", *module.split(), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == f"Usage: python -m {module} [OPTIONS] SOURCE..."
+
+
+@pytest.mark.parametrize("name", _MODULES)
+def test_a_commands_module_runs_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As `python -m sharpose.export.cli` does."""
+    started: list[SectionedCommand] = []
+    monkeypatch.setattr("sharpose.cli.main", started.append)
+    monkeypatch.delitem(sys.modules, _MODULES[name], raising=False)
+    runpy.run_module(_MODULES[name], run_name="__main__")
+    (command,) = started
+    assert command.examples[0].split()[0] == f"sharpose-{name}"
 
 
 def test_a_terminal_that_closes_ends_a_run_with_whole_files(tmp_path: Path) -> None:

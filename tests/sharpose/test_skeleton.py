@@ -119,6 +119,11 @@ def test_halves_of_the_body():
     [
         ({"keypoints": ("a", "a")}, "unique"),
         ({"keypoints": ("a", " ")}, "keypoint 1: expected a name, got an empty one"),
+        ({"keypoints": ("a", "b\tc")}, r"keypoint 1: expected printable characters.*, got '\\t' in 'b\\tc'"),
+        ({"keypoints": ("a\r\n", "b")}, r"keypoint 0: expected printable characters.*, got '\\r'"),
+        ({"keypoints": ("a", "\ud800")}, "keypoint 1: expected printable characters"),
+        ({"name": ""}, "skeleton '': name: expected a name, got an empty one"),
+        ({"name": "a\nb"}, r"skeleton 'a\\nb': name: expected printable characters"),
         ({"sigmas": (0.1,)}, "2 sigmas"),
         ({"sigmas": (0.1, 0.0)}, "positive"),
         ({"sigmas": (0.1, float("nan"))}, "positive"),
@@ -208,6 +213,27 @@ def test_a_side_without_its_other_side_is_a_warning_of_its_own(said, names, alon
     assert all("flip_probability=0 and flip_pairs: [] in a YAML" in line for line in warned)
     before = len(said())
     load_skeleton({"name": "own", "keypoints": names, "sigmas": 0.05, "flip_pairs": []})  # meant so
+    assert len(said()) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "foreign"),
+    [
+        (["linkes Knie", "rechtes Knie", "Nase"], "linkes Knie, rechtes Knie"),
+        (["KnieLinks", "KnieRechts", "nose"], "KnieLinks, KnieRechts"),
+        (["genou_gauche", "genou_droit", "cheville droite"], "genou_gauche, genou_droit, cheville droite"),
+        (["ginocchio sinistro", "rodilla derecha", "joelho direito"], "ginocchio sinistro, rodilla derecha, joelho"),
+        (["left_link", "right_link", "linked"], None),
+    ],
+)
+def test_sides_in_another_language_are_a_warning(said, names, foreign):
+    values = {"name": "own", "keypoints": names, "sigmas": 0.05}
+    load_skeleton(values)
+    warned = [line for line in said() if "sides are read in English alone" in line]
+    assert len(warned) == (foreign is not None)
+    assert all(f"in another language: {foreign}" in line and "give their flip_pairs" in line for line in warned)
+    before = len(said())
+    load_skeleton(values | {"flip_pairs": [names[:2]]})
     assert len(said()) == before
 
 

@@ -67,6 +67,7 @@ def test_nobody_leaves_a_header(tmp_path: Path) -> None:
 def test_names_are_those_of_pose2sims_models() -> None:
     names = ["nose", "left_big_toe", "right_small_toe", "hip", "head_top", "left", "LHip", "right_eye"]
     assert list(map(marker_name, names)) == ["Nose", "LBigToe", "RSmallToe", "Hip", "HeadTop", "Left", "LHip", "REye"]
+    assert list(map(marker_name, ["Big toe (left)", "Spitze, grün"])) == ["LBigToe", "SpitzeGrün"]
 
 
 def test_neck_and_hip_are_added_where_there_are_none() -> None:

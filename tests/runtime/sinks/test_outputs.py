@@ -107,6 +107,11 @@ def test_names_of_folders_have_no_ending(tmp_path):
     assert not Output("--angles", str(tmp_path / "pipe")).is_folder
     with pytest.raises(InputError, match=r"--trc a\.b: expected a name ending in \.trc, or a folder"):
         make_sink(Output("--trc", "a.b"), STREAM)
+    (tmp_path / "file").touch()
+    for option, ending in (("--trc", ".trc"), ("--angles", ".mot")):
+        words = rf"file: expected a folder .*, as the name has no ending, found a file; .* one that ends in \{ending} "
+        with pytest.raises(InputError, match=words):
+            make_sink(Output(option, str(tmp_path / "file")), STREAM)
 
 
 @pytest.mark.parametrize("target", ["a.txt", "a.trc", "a.sto", "out.d/a.json"])
