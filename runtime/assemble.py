@@ -134,8 +134,7 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
         stop.when_overdue(estimator.terminate)
         server = None
         if options.serve is not None:
-            poses_by = estimator.statistics if isinstance(estimator, RemotePoseEstimator) else None
-            server = ServeServer(options.serve, options.serve_token, say=messages.info, poses_by=poses_by)
+            server = ServeServer(options.serve, options.serve_token, say=messages.info, poses_by=estimator.statistics)
             to_close.callback(server.close)
         if engines:
             boxes = engines.boxes.of(options, names)
@@ -313,7 +312,7 @@ def _go(
         total = StreamSnapshot.total(numbers)
         if total.frames:
             messages.summary(total, warm_up=warm_up, deadline=deadline, timings=timings)
-            if isinstance(job.estimator, RemotePoseEstimator):
+            if job.estimator.statistics is not None:
                 messages.server(job.estimator.statistics.snapshot())
             for stream in streams:
                 if isinstance(stream.boxes, FileBoxes):

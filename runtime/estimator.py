@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +17,7 @@ from sharpose.engines.load import OnnxRuntimeSettings
 from sharpose.engines.locks import EngineLock
 from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.errors import InputError, SourceError
+from sharpose.runtime.inference import Inference, Item, SharedBatches
 from sharpose.runtime.options import RunOptions, SourceOptions, as_arguments, check_arguments
 from sharpose.runtime.refinement.gate import Refine, check_refine, check_rows, check_threshold
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
@@ -24,6 +26,8 @@ from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
+    from sharpose.runtime.messages import StopRequest
+    from sharpose.runtime.statistics import ServerStatistics
 
 _Self = TypeVar("_Self", bound="Estimator")
 
@@ -45,7 +49,10 @@ class Estimator(ABC):
         quality_threshold: As given.
         keep_regions: As given; may be changed.
         detector: As given; may be changed.
+        statistics: Of the requests to a server; None where engines of this process run.
     """
+
+    statistics: ServerStatistics | None = None
 
     def __init__(
         self,
@@ -222,6 +229,18 @@ class Estimator(ABC):
         stop: Callable[[], bool] = lambda: False,
     ) -> list[PoseResult]:
         """The same; `chosen`, bool [n], says who is refined, instead of the gate."""
+
+    def inference(
+        self, stop: StopRequest, *, landed: Callable[[], None], reconnect: int | None = None
+    ) -> Inference[Item]:
+        """What makes the poses of a run's frames.
+
+        Args:
+            stop: Whether the user wants the run to end.
+            landed: Called, from any thread, when there is something to take.
+            reconnect: How often in a row a live stream may find a server gone; no limit if None.
+        """
+        return SharedBatches(partial(self.estimate, stop=lambda: stop.is_overdue))
 
     @abstractmethod
     def warm_up(self, people: int = 1) -> float:

@@ -1,8 +1,8 @@
 """The loop behind `sharpose-run`: read, find boxes, estimate, write, until every source or the user ends it.
 
-A round takes at most one frame of each stream, so streams take turns, and all people of a round share the engines'
-batches. Where a server runs the model, each stream has one request under way, and a round delivers what has come: the
-server makes the batches. A stream that fails ends alone; so does a sink.
+A round takes at most one frame of each stream that waits for no poses, so streams take turns, and delivers the poses
+that have come: with engines of this process all of the round's, whose people share batches. A stream that fails ends
+alone; so does a sink.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,17 +21,15 @@ from sharpose.errors import (
     SourceError,
 )
 from sharpose.runtime.boxes.sources import BoxSource, FileBoxes
-from sharpose.runtime.crowd import EstimateStopped
 from sharpose.runtime.estimator import Estimator
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source
+from sharpose.runtime.inference import Inference
 from sharpose.runtime.messages import StopRequest
-from sharpose.runtime.remote.estimator import RemotePoseEstimator
-from sharpose.runtime.remote.in_flight import InFlight
 from sharpose.runtime.result import Boxes, Image, Picture, PoseResult
 from sharpose.runtime.sinks.group import SinkGroup, failure_of
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.queue import FrameQueue
-from sharpose.runtime.statistics import LOCAL_STAGES, REMOTE_STAGES, StreamStatistics
+from sharpose.runtime.statistics import StreamStatistics
 
 _WAIT_SECONDS = 0.2  # between looks at a request to stop while no stream has a frame
 
@@ -151,7 +148,7 @@ def run(job: Run, *, stop: StopRequest, on_frame: Callable[[int, Frame], None] =
 class _Running:
     """A stream at work.
 
-    `waiting`: for a server's answer about a frame; `ids_met`: its boxes file spoke of one; `cut`: the user ended it.
+    `waiting`: for the poses of a frame; `ids_met`: its boxes file spoke of one; `cut`: the user ended it.
     """
 
     index: int
@@ -195,15 +192,10 @@ class Loop:
 
     def __init__(self, job: Run, stop: StopRequest) -> None:
         self._job, self._stop = job, stop
-        self._news = threading.Event()  # a queue has a frame, or has ended, or a server has answered
-        self._in_flight: InFlight[_Work] | None = None
-        if isinstance(job.estimator, RemotePoseEstimator):
-            self._in_flight = InFlight(
-                job.estimator,
-                reconnect=job.reconnect,
-                stop=lambda: stop.closed or stop.is_overdue,  # asked where a server was busy or gone
-                landed=self._news.set,
-            )
+        self._news = threading.Event()  # a queue has a frame, or has ended, or poses have come
+        self._inference: Inference[_Work] = job.estimator.inference(
+            stop, landed=self._news.set, reconnect=job.reconnect
+        )
         self._failures: list[str] = []
         self._running: list[_Running] = []
         self._waiting = [deque(playlist.openers) for playlist in job.playlists]
@@ -230,20 +222,15 @@ class Loop:
                     break
                 self._news.clear()
                 work = self._take_all()
-                for item, poses in self._estimate(work):
-                    record = self._deliver(item, poses)
-                    if record is not None:
-                        yield item.running.index, record
+                self._ask(work)
+                yield from self._delivered()
                 for running in self._running:
                     if not running.over and running.queue.ended and not running.waiting:
                         self._finish(running)
                     self._check_sinks(running)
                 if not work:
                     self._news.wait(_WAIT_SECONDS)
-            for item, poses in self._landed(all_of_them=True):
-                record = self._deliver(item, poses)
-                if record is not None:
-                    yield item.running.index, record
+            yield from self._delivered(all_of_them=True)
             for running in self._running:
                 running.cut = not running.over
                 self._finish(running)
@@ -252,8 +239,7 @@ class Loop:
                 running.sinks.close_at_once()
             raise
         finally:
-            if self._in_flight is not None:
-                self._in_flight.close()
+            self._inference.close()
             for running in self._running:
                 self._leave(running)
 
@@ -321,35 +307,19 @@ class Loop:
             return None
         return _Work(running, frame, people, began, time.perf_counter() - began)
 
-    def _estimate(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
-        """Poses of the frames at hand; from a server, those of earlier ones that have come."""
+    def _ask(self, work: list[_Work]) -> None:
+        """Ask for the poses of the frames at hand."""
         for item in work:
+            running = item.running
             if item.frame.arrived is not None:
                 item.age = time.monotonic() - item.frame.arrived
-        if self._in_flight is None:
-            return self._estimate_together(work)
-        for item in work:
-            running, live = item.running, item.running.stream.source.info.live
+            try:
+                picture = self._picture(item)
+            except Exception as error:
+                self._fail(running, error)
+                continue
             running.waiting = True
-            self._in_flight.ask(item, self._picture(item), live=live, queue=running.queue)
-        return self._landed()
-
-    def _estimate_together(self, work: list[_Work]) -> list[tuple[_Work, PoseResult]]:
-        """Poses of all in shared batches; where that fails, of each alone, to see whose fault it is.
-
-        None where the user asked to stop and there are too many people to wait for.
-        """
-        try:
-            pictures = [self._picture(item) for item in work]
-            estimate = self._job.estimator.estimate
-            return list(zip(work, estimate(pictures, stop=lambda: self._stop.is_overdue), strict=True)) if work else []
-        except EstimateStopped:
-            return []
-        except Exception as error:
-            if len(work) == 1:
-                self._fail(work[0].running, error)
-                return []
-        return [pair for item in work for pair in self._estimate_together([item])]
+            self._inference.ask(item, picture, live=running.stream.source.info.live, queue=running.queue)
 
     def _picture(self, item: _Work) -> Picture:
         limit = self._job.deadline
@@ -362,27 +332,19 @@ class Loop:
             sample_aspect_ratio=float(item.frame.sample_aspect_ratio),
         )
 
-    def _landed(self, *, all_of_them: bool = False) -> list[tuple[_Work, PoseResult]]:
-        """Poses that a server has sent since the last look."""
-        found = []
-        for item, flight in self._in_flight.take(all_of_them=all_of_them) if self._in_flight else ():
+    def _delivered(self, *, all_of_them: bool = False) -> Iterator[tuple[int, FrameRecord]]:
+        """Write the poses that have come; the index of each one's stream, and its record."""
+        landed = self._inference.take(all_of_them=all_of_them)
+        for item, answer in landed:
             item.running.waiting = False
             self._news.set()  # the stream's next frame may be there already
-            poses = self._poses_of(item.running, flight)
-            if poses is not None and not item.running.over:
-                found.append((item, poses))
-        return found
-
-    def _poses_of(self, running: _Running, flight: Future[PoseResult | None]) -> PoseResult | None:
-        """What has come; None where the frame was dropped, the user waits no longer, or the stream ends on an error."""
-        try:
-            return flight.result()
-        except EstimateStopped:
-            return None
-        except Exception as error:
-            if not running.over:
-                self._fail(running, error)
-            return None
+            if isinstance(answer, Exception) and not item.running.over:
+                self._fail(item.running, answer)
+        for item, answer in landed:
+            if not item.running.over and isinstance(answer, PoseResult):
+                record = self._deliver(item, answer)
+                if record is not None:
+                    yield item.running.index, record
 
     def _deliver(self, item: _Work, poses: PoseResult) -> FrameRecord | None:
         """Track and smooth a frame's poses, write them, and count the frame; None where that fails."""
@@ -400,7 +362,7 @@ class Loop:
             poses = step.update(poses, frame.time, (frame.height, frame.width))
         is_tracked = time.perf_counter()
         stages = {"read": running.queue.read_seconds, "boxes": item.boxes_seconds, "track": is_tracked - has_poses}
-        stages |= {name: getattr(poses.timings, name) for name in (REMOTE_STAGES if self._in_flight else LOCAL_STAGES)}
+        stages |= {name: getattr(poses.timings, name) for name in self._inference.stages}
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
         record = FrameRecord(frame, poses, self._job.draw, stages, item.age, late)
         running.sinks.write(record)

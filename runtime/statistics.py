@@ -23,10 +23,6 @@ WRITE = "write"
 """The stage after `track`: drawing and encoding."""
 STAGES = ("read", "boxes", *(item.name for item in fields(StageTimings)), "track", WRITE)
 """Stages of a frame in their order; `track` is tracking and smoothing."""
-REMOTE_STAGES = ("crop", "server", "map_back")
-"""Those of `StageTimings` that a frame has where a server runs the model."""
-LOCAL_STAGES = tuple(item.name for item in fields(StageTimings) if item.name != "server")
-"""Those that it has where engines of this process do."""
 AGE = "age"
 """How old a live source's frame is when inference starts: no stage, but measured like one."""
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

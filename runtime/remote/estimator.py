@@ -17,6 +17,7 @@ from sharpose.engines.locks import check_process
 from sharpose.errors import InputError, ServerError
 from sharpose.runtime.crowd import Crowd, EstimateStopped
 from sharpose.runtime.estimator import Estimator
+from sharpose.runtime.inference import Inference, Item
 from sharpose.runtime.refinement.gate import Refine, check_refine, check_threshold, region_boxes
 from sharpose.runtime.result import Boxes, Picture, PoseResult
 from sharpose.runtime.statistics import ServerStatistics
@@ -29,6 +30,7 @@ from sharpose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from sharpose.runtime.detectors.onnx import Detector
+    from sharpose.runtime.messages import StopRequest
 
 
 class RemotePoseEstimator(Estimator):
@@ -90,7 +92,7 @@ class RemotePoseEstimator(Estimator):
         credentials = Credentials(
             token, None if ca is None else Path(ca), None if certificate is None else Path(certificate)
         )
-        self.statistics = ServerStatistics()
+        self.statistics: ServerStatistics = ServerStatistics()
         self._client = PoseClient(
             server,
             credentials,
@@ -154,6 +156,17 @@ class RemotePoseEstimator(Estimator):
             EstimateStopped: `stop` said so.
         """
         return self._run([picture], None, stop, Patience(drop=True))[0]
+
+    def inference(
+        self, stop: StopRequest, *, landed: Callable[[], None], reconnect: int | None = None
+    ) -> Inference[Item]:
+        """See `Estimator`: a request under way for each stream."""
+        from sharpose.runtime.remote.in_flight import InFlight
+
+        def gives_up() -> bool:  # asked where the server was busy or gone
+            return stop.closed or stop.is_overdue
+
+        return InFlight(self, reconnect=reconnect, stop=gives_up, landed=landed)
 
     def _estimate(
         self,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from typing import Generic
 
 from sharpose.cli import FOREVER
 from sharpose.errors import ServerBusyError, ServerGoneError, counted
+from sharpose.runtime.crowd import EstimateStopped
+from sharpose.runtime.inference import Answer, Item
 from sharpose.runtime.remote.estimator import RemotePoseEstimator
 from sharpose.runtime.result import Picture, PoseResult
 from sharpose.runtime.sources.queue import FrameQueue
@@ -15,11 +17,9 @@ from sharpose.serving.client.client import busy_wait, gone_wait
 
 _MOST_THREADS = 1024  # one for each stream, made as they are needed
 
-_Item = TypeVar("_Item")
 
-
-class InFlight(Generic[_Item]):
-    """Asks for the poses of many streams' frames, each in a thread of its own.
+class InFlight(Generic[Item]):
+    """Asks a server for the poses of many streams' frames, each in a thread of its own: an `Inference`.
 
     A file waits for the server. A live stream drops the frame, and goes on with a newer one after a wait.
 
@@ -29,6 +29,8 @@ class InFlight(Generic[_Item]):
         stop: Whether to give up.
         landed: Called, in such a thread, when there is something to take.
     """
+
+    stages: tuple[str, ...] = ("crop", "server", "map_back")
 
     def __init__(
         self,
@@ -41,19 +43,12 @@ class InFlight(Generic[_Item]):
         self._estimator, self._stop, self._landed = estimator, stop, landed
         self._limit = None if reconnect == FOREVER else reconnect
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="request")
-        self._flights: list[tuple[_Item, Future[PoseResult | None]]] = []
+        self._flights: list[tuple[Item, Future[PoseResult | None]]] = []
         self._busy: dict[int, int] = {}  # by stream: frames in a row that found the server busy
         self._gone: dict[int, int] = {}
 
-    def ask(self, item: _Item, picture: Picture, *, live: bool, queue: FrameQueue) -> None:
-        """Ask for the poses of a frame; not before the stream's frame before it has landed.
-
-        Args:
-            item: What is handed back with the poses.
-            picture: The frame and its people.
-            live: Whether the stream is live.
-            queue: The stream's, which counts the frames that are dropped.
-        """
+    def ask(self, item: Item, picture: Picture, *, live: bool, queue: FrameQueue) -> None:
+        """See `Inference`."""
         if live:
             flight = self._threads.submit(self._poses_or_drop, picture, queue)
         else:
@@ -61,22 +56,19 @@ class InFlight(Generic[_Item]):
         self._flights.append((item, flight))
         flight.add_done_callback(lambda _: self._landed())
 
-    def take(self, *, all_of_them: bool = False) -> list[tuple[_Item, Future[PoseResult | None]]]:
-        """Those that have landed since the last look, in the order of their start; the result of one that was dropped
-        is None.
-
-        Args:
-            all_of_them: Whether to wait for those that are under way.
-        """
+    def take(self, *, all_of_them: bool = False) -> list[tuple[Item, Answer]]:
+        """See `Inference`."""
         if all_of_them:
             wait([flight for _, flight in self._flights])
         done = [flight.done() for _, flight in self._flights]
-        landed = [pair for pair, is_done in zip(self._flights, done, strict=True) if is_done]
+        landed = [
+            (item, _answer(flight)) for (item, flight), is_done in zip(self._flights, done, strict=True) if is_done
+        ]
         self._flights = [pair for pair, is_done in zip(self._flights, done, strict=True) if not is_done]
         return landed
 
     def close(self) -> None:
-        """Ask no more, and wait for none."""
+        """See `Inference`."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _poses_or_drop(self, picture: Picture, queue: FrameQueue) -> PoseResult | None:
@@ -103,3 +95,12 @@ class InFlight(Generic[_Item]):
         self._estimator.wait(seconds)
         self._estimator.statistics.drop(queue.dropped - dropped_before)  # with those that newer ones replaced meanwhile
         return None
+
+
+def _answer(flight: Future[PoseResult | None]) -> Answer:
+    try:
+        return flight.result()
+    except EstimateStopped:
+        return None
+    except Exception as error:
+        return error

@@ -12,6 +12,7 @@ import pytest
 from sharpose.errors import EngineError, SinkError, SourceError
 from sharpose.runtime.boxes.sources import BoxSource, SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
+from sharpose.runtime.inference import Inference, Item, SharedBatches
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Picture, PoseResult, StageTimings
@@ -54,6 +55,9 @@ class StubEstimator:
 
     def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool]) -> list[PoseResult]:
         return [self._poses(picture.boxes) for picture in pictures]
+
+    def inference(self, stop: StopRequest, **_: object) -> Inference[Item]:
+        return SharedBatches(lambda pictures: self.estimate(pictures, stop=lambda: stop.is_overdue))
 
     def _poses(self, boxes: Boxes) -> PoseResult:
         if self.calls == self._fail_at:

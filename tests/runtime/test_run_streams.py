@@ -13,6 +13,7 @@ import pytest
 from sharpose.errors import DetectorError, EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes.sources import SourceBoxes
 from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
+from sharpose.runtime.inference import Inference, Item, SharedBatches
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Picture, PoseResult
@@ -51,6 +52,9 @@ class Estimator:
         self.batches: list[list[int]] = []
         self.pictures: list[Picture] = []
         self._refuse = refuse
+
+    def inference(self, stop: StopRequest, **_: object) -> Inference[Item]:
+        return SharedBatches(lambda pictures: self.estimate(pictures, stop=lambda: stop.is_overdue))
 
     def estimate(self, pictures: Sequence[Picture], *, stop: Callable[[], bool]) -> list[PoseResult]:
         values = [int(picture.image[0, 0, 0]) for picture in pictures]
