@@ -1,1 +1,1 @@
-"""What scores mean: tables from raw scores to probabilities, kept in a bundle, and how they are fitted. Torch-free."""
+"""What scores mean: tables from raw scores to probabilities, kept in a bundle. Torch-free."""
