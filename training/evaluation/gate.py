@@ -1,4 +1,6 @@
-"""The gate: AP against refine rate, the cheapest threshold that keeps a promise, and writing it to the bundle."""
+"""The gate: AP against refine rate, what a better one could reach, the cheapest threshold that keeps a promise, and
+writing it to the bundle.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from sharpose.bundle import GainCurve, Gate, change_manifest
 from sharpose.coco.ap import PictureMatches, average_precision, match_pictures
 from sharpose.errors import InputError, counted
 from sharpose.training.evaluation.data import EvaluationData
+from sharpose.training.evaluation.metrics import Doubles, poses_oks
 from sharpose.training.evaluation.predict import Predictions, coco_results
 
 CURVE_POINTS = 21
@@ -96,6 +99,52 @@ def measure_curve(
         refined.append(poses.refined)
         on_point()
     return GateCurve(chosen, tuple(matches), tuple(refined), data.people.image_ids)
+
+
+SPARED_SHARES = (0.1, 0.2, 0.3, 0.5)
+"""Shares of the people who are spared the fine stage."""
+
+
+@dataclass(frozen=True)
+class IdealPoint:
+    """AP (0 to 1) where so many people are spared the fine stage, by how they are chosen."""
+
+    spared: float  # share of the people, 0 to 1
+    predicted: float  # those of highest predicted quality, as the gate chooses
+    true_quality: float  # those whose coarse pose has the highest true OKS: a quality predictor that is never wrong
+    true_gain: float  # those whose OKS gains least by the fine stage: a gate that knows both poses
+
+
+def measure_ideal_gates(data: EvaluationData, predictions: Predictions) -> list[IdealPoint]:
+    """AP on COCO-format labels at each of `SPARED_SHARES`; shares that spare nobody are left out.
+
+    People whose true OKS isn't known are refined first. In a flip test both passes of a person are refined or none, by
+    the quality of the first.
+    """
+    assert data.document is not None
+    coarse, fine = (
+        poses_oks(data, predictions.refined_where(np.full(len(predictions), is_fine))) for is_fine in (0, 1)
+    )
+    worth: tuple[Doubles, ...] = (predictions.quality[:, 0].astype(np.float64), coarse, coarse - fine)
+    points = []
+    for count in sorted({round(share * len(predictions)) for share in SPARED_SHARES} - {0}):
+        reached = [_ap_sparing(data, predictions, _highest(values, count)) for values in worth]
+        points.append(IdealPoint(count / len(predictions), *reached))
+    return points
+
+
+def _highest(values: Doubles, count: int) -> npt.NDArray[np.bool_]:
+    """Which are among the `count` highest, bool [n]; NaN is lowest."""
+    spared = np.zeros(len(values), np.bool_)
+    spared[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:count]] = True
+    return spared
+
+
+def _ap_sparing(data: EvaluationData, predictions: Predictions, spared: npt.NDArray[np.bool_]) -> float:
+    assert data.document is not None
+    results = coco_results(data, predictions, predictions.refined_where(~spared))
+    matches = match_pictures(data.document, results, data.skeleton, data.image_ids)
+    return average_precision([matches[picture] for picture in data.image_ids if picture in matches])
 
 
 _CHOOSING_RESAMPLES = 200

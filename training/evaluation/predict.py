@@ -49,12 +49,19 @@ class Predictions:
 
     def gated(self, refine: Refine, threshold: float) -> GatedPoses:
         """The poses after a gate, which decides on each pass by itself, as in the released flip test."""
-        rows = np.arange(len(self))
         passes = self.quality.shape[1]
         chosen = np.zeros((passes, len(self)), np.int64)
         for number in range(passes):
             chosen[number, gate(self.quality[:, number], threshold, refine)] = 1
-        index = (rows, *chosen)
+        return self._poses(chosen)
+
+    def refined_where(self, people: npt.NDArray[np.generic]) -> GatedPoses:
+        """The poses where `people`, [n], true or false, decides on all passes of a person."""
+        return self._poses(np.tile(people.astype(np.int64), (self.quality.shape[1], 1)))
+
+    def _poses(self, chosen: npt.NDArray[np.int64]) -> GatedPoses:
+        """`chosen` is [passes, n]: 1 where the fine stage ran."""
+        index = (np.arange(len(self)), *chosen)
         keypoints = self.poses[index]
         boxes = Boxes(self.boxes_xyxy, self.box_scores)
         refined = chosen.mean(axis=0)

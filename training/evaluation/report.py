@@ -18,7 +18,7 @@ from rich.table import Table
 from sharpose.bundle import GainCurve
 from sharpose.coco.labels import usage_line
 from sharpose.errors import SinkError, counted
-from sharpose.training.evaluation.gate import GatePoint, ThresholdChoice
+from sharpose.training.evaluation.gate import GatePoint, IdealPoint, ThresholdChoice
 from sharpose.training.evaluation.metrics import Calibration, Evaluation
 
 if TYPE_CHECKING:
@@ -102,7 +102,13 @@ def print_points(points: Sequence[GatePoint], chosen: float | None, console: Con
 
 
 def as_markdown(
-    subject: Subject, evaluation: Evaluation, points: Sequence[GatePoint], choice: ThresholdChoice | None, plots: bool
+    subject: Subject,
+    evaluation: Evaluation,
+    points: Sequence[GatePoint],
+    choice: ThresholdChoice | None,
+    ideal: Sequence[IdealPoint] = (),
+    *,
+    plots: bool,
 ) -> str:
     """The whole report."""
     parts = [
@@ -134,6 +140,8 @@ def as_markdown(
         parts.append(_markdown(_POINT_HEADS, _point_rows(points)))
         if plots:
             parts.append("![AP against refine rate](ap_refine_rate.png)")
+    if ideal:
+        parts += ["### What a better gate could reach", _IDEAL, _markdown(_IDEAL_HEADS, _ideal_rows(ideal))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,7 +163,11 @@ def choice_lines(choice: ThresholdChoice) -> str:
 
 
 def as_numbers(
-    subject: Subject, evaluation: Evaluation, points: Sequence[GatePoint], choice: ThresholdChoice | None
+    subject: Subject,
+    evaluation: Evaluation,
+    points: Sequence[GatePoint],
+    choice: ThresholdChoice | None,
+    ideal: Sequence[IdealPoint] = (),
 ) -> dict[str, object]:
     """Everything but the poses, for `json.dumps(…, allow_nan=False)`: None for unknown numbers."""
     modes = {
@@ -177,6 +189,7 @@ def as_numbers(
         "gain": None if evaluation.gain is None else evaluation.gain.model_dump(),
         "curve": [dataclasses.asdict(point) for point in points],
         "choice": None if choice is None else dataclasses.asdict(choice),
+        "ideal_gates": [dataclasses.asdict(point) for point in ideal],
     }
     known = _without_nan(plain)
     assert isinstance(known, dict)
@@ -187,12 +200,25 @@ _QUALITY_HEADS = ["predicted quality", "people", "mean predicted", "mean true OK
 _SCORE_HEADS = ["keypoint score", "keypoints", "mean score", "share right"]
 _PERSON_HEADS = ["score of a person", "people", "mean score", "share right"]
 _POINT_HEADS = ["threshold", "refined", "AP"]
+_IDEAL_HEADS = ["spared", "by predicted quality", "by true quality", "by true gain"]
+_IDEAL = (
+    "AP where a share of the people is spared the fine stage: those of highest predicted quality, those whose coarse "
+    "pose has the highest true OKS, or those whose OKS gains least. The second is what a quality predictor that is "
+    "never wrong would reach: where it loses much too, the coarse stage is what to train."
+)
 
 
 def _bin_rows(calibration: Calibration) -> list[list[str]]:
     return [
         [f"{item.low:.3f} to {item.high:.3f}", str(item.count), f"{item.predicted:.3f}", f"{item.true:.3f}"]
         for item in calibration.bins
+    ]
+
+
+def _ideal_rows(points: Sequence[IdealPoint]) -> list[list[str]]:
+    return [
+        [f"{point.spared:.1%}", *map(_points, (point.predicted, point.true_quality, point.true_gain))]
+        for point in points
     ]
 
 

@@ -30,11 +30,13 @@ from sharpose.training.evaluation.data import DataFiles, EvaluationData, files_o
 from sharpose.training.evaluation.gate import (
     CURVE_POINTS,
     GatePoint,
+    IdealPoint,
     Promise,
     ThresholdChoice,
     candidate_thresholds,
     choose_threshold,
     measure_curve,
+    measure_ideal_gates,
     parse_promise,
     write_gate,
 )
@@ -129,6 +131,7 @@ def _evaluate(options: EvalOptions, where: DataFiles | str, promise: Promise | N
         measured.stages.close()
 
     points: list[GatePoint] = []
+    ideal: list[IdealPoint] = []
     choice: ThresholdChoice | None = None
     no_choice: InputError | None = None
     if data.document is not None:
@@ -136,6 +139,7 @@ def _evaluate(options: EvalOptions, where: DataFiles | str, promise: Promise | N
         with _progress("trying thresholds", len(thresholds)) as advance:
             curve = measure_curve(data, predictions, thresholds, on_point=lambda: advance(1))
         points = curve.points(data.image_ids)
+        ideal = measure_ideal_gates(data, predictions)
         if promise is not None:
             try:
                 choice = choose_threshold(curve, data.image_ids, promise, options.seed or 0)
@@ -150,7 +154,7 @@ def _evaluate(options: EvalOptions, where: DataFiles | str, promise: Promise | N
     if choice is not None:
         report.print_points(points, choice.threshold, console)
         console.print(report.choice_lines(choice), highlight=False, soft_wrap=True)
-    _write(options, subject, evaluation, predictions, points, choice)
+    _write(options, subject, evaluation, predictions, points, choice, ideal)
     if choice is not None:
         _write_choice(options, choice, evaluation.gain, subject, console)
     for line in subject.closing_lines():
@@ -278,13 +282,15 @@ def _write(
     predictions: Predictions,
     points: list[GatePoint],
     choice: ThresholdChoice | None,
+    ideal: list[IdealPoint],
 ) -> None:
     folder = options.output
     for mode in evaluation.modes:
         _write_text(folder / f"results_{mode.mode}.json", json.dumps(mode.results, allow_nan=False))
-    numbers = report.as_numbers(subject, evaluation, points, choice)
+    numbers = report.as_numbers(subject, evaluation, points, choice, ideal)
     _write_text(folder / "metrics.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    _write_text(folder / "report.md", report.as_markdown(subject, evaluation, points, choice, not options.no_plots))
+    page = report.as_markdown(subject, evaluation, points, choice, ideal, plots=not options.no_plots)
+    _write_text(folder / "report.md", page)
     if options.no_plots:
         return
     threshold = evaluation.threshold if math.isfinite(evaluation.threshold) else None

@@ -22,6 +22,7 @@ from sharpose.training.evaluation.gate import (
     choose_point,
     choose_threshold,
     measure_curve,
+    measure_ideal_gates,
     parse_promise,
     write_gate,
 )
@@ -113,6 +114,33 @@ def test_the_ends_of_a_curve_are_never_and_always(
         scores = coco_scores(data.document or {}, coco_results(data, predictions, poses), COCO17, data.image_ids)
         assert point.ap == pytest.approx(scores.ap, abs=1e-12)
     assert points[-1].ap > points[0].ap + 0.05
+
+
+def test_what_a_better_gate_could_reach(
+    labelled: Callable[..., EvaluationData], predicted: Callable[..., Predictions]
+) -> None:
+    """A person whose refined pose is worse is spared by the true gain first, one who can't be better by the truth."""
+    data = labelled(10, 1)
+    predictions = predicted(data)
+    poses = predictions.poses
+    poses[:, 0, :, :2] = data.people.keypoints[:, :, :2] + 12  # coarse: the same small error for all
+    poses[:, 1, :, :2] = data.people.keypoints[:, :, :2]
+    poses[3, 0], poses[3, 1] = poses[3, 0] - [8, 8, 0], poses[3, 1] + [40, 40, 0]  # refining ruins this one,
+    poses[6, :, :, :2] = data.people.keypoints[6, :, :2] + 1  # does nothing for this one,
+    poses[8, 0] += [60, 60, 0]  # and helps this one most, whose quality is predicted to be the highest
+    predictions.quality[:, 0] = 0.5
+    predictions.quality[8, 0] = 0.9
+    first, *_, last = measure_ideal_gates(data, predictions)
+    assert (first.spared, last.spared) == (0.1, 0.5)
+
+    def ap_sparing(person: int) -> float:
+        poses = predictions.refined_where(np.arange(10) != person)
+        return coco_scores(data.document or {}, coco_results(data, predictions, poses), COCO17, data.image_ids).ap
+
+    expected = ap_sparing(8), ap_sparing(6), ap_sparing(3)
+    assert (first.predicted, first.true_quality, first.true_gain) == pytest.approx(expected, abs=1e-12)
+    assert expected[0] < expected[1] < expected[2]
+    assert [point.spared for point in measure_ideal_gates(labelled(3, 1), predicted(labelled(3, 1)))] == [1 / 3, 2 / 3]
 
 
 def test_rates_count_pictures_as_often_as_they_are_named(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sharpose.errors import SinkError
 from sharpose.training.evaluation.data import EvaluationData
-from sharpose.training.evaluation.gate import Promise, choose_threshold, measure_curve
+from sharpose.training.evaluation.gate import Promise, choose_threshold, measure_curve, measure_ideal_gates
 from sharpose.training.evaluation.metrics import evaluate, poses_oks
 from sharpose.training.evaluation.predict import Predictions
 from sharpose.training.evaluation.report import (
@@ -37,7 +37,8 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     evaluation = evaluate(data, predictions, 0.5)
     curve = measure_curve(data, predictions)
     choice = choose_threshold(curve, data.image_ids, Promise("refine-rate", 0.5))
-    text = as_markdown(SUBJECT, evaluation, curve.points(data.image_ids), choice, plots=True)
+    ideal = measure_ideal_gates(data, predictions)
+    text = as_markdown(SUBJECT, evaluation, curve.points(data.image_ids), choice, ideal, plots=True)
     never, auto, always = evaluation.modes
     assert never.coco is not None
     assert always.coco is not None
@@ -51,9 +52,15 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     assert f"95% bootstrap interval {choice.interval[0]:.1%} to {choice.interval[1]:.1%}: the promise is " in text
     assert f"{choice.held_out_value:.1%} (95% interval {choice.interval[0]:.1%} to " in choice.describe("x")
     assert text.count("\n| ") > 35
-    numbers = json.loads(json.dumps(as_numbers(SUBJECT, evaluation, [], choice), allow_nan=False))
+    numbers = json.loads(json.dumps(as_numbers(SUBJECT, evaluation, [], choice, ideal), allow_nan=False))
     assert numbers["modes"]["always"]["coco"]["ap"] == always.coco.ap
     assert numbers["choice"]["kept"] is choice.kept
+    half = ideal[-1]
+    aps = half.predicted, half.true_quality, half.true_gain
+    assert "| 50.0% | " + " | ".join(f"{100 * ap:.1f}" for ap in aps) + " |" in text
+    assert numbers["ideal_gates"][-1] == dict(
+        zip(("spared", "predicted", "true_quality", "true_gain"), (0.5, *aps), strict=True)
+    )
     assert evaluation.gain is not None
     assert numbers["gain"]["gain"] == list(evaluation.gain.gain)
     assert f"{evaluation.gain.gain[0]:+.3f} at {evaluation.gain.quality[0]:.2f}" in text
