@@ -26,11 +26,15 @@ MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what the user has cached out of the tests, and the other way round; all processes of a run share a cache."""
+    """Keep what the user has cached out of the tests, and the other way round; all processes of a run share a cache.
+
+    Processes that tests start run this checkout's package, whatever is installed or in the shell's PYTHONPATH.
+    """
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="sharpose-tests-cache-")
         config.add_cleanup(folder.cleanup)
         os.environ["XDG_CACHE_HOME"] = folder.name
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 LONGEST = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -189,7 +190,9 @@ def test_help_needs_nothing_heavy() -> None:
 def test_a_checkout_can_be_imported_from_its_root(name: str) -> None:
     """Without an installation: `-S` leaves out site-packages, `-c` puts the root on the path."""
     program = f"import importlib.util, sharpose; print(importlib.util.find_spec({name!r}).origin)"
-    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-S", "-c", program]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(ROOT)
 
