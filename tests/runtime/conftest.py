@@ -48,6 +48,14 @@ def refused(sharpose_run: Run, nano_bundle: Path, tmp_path: Path) -> Callable[..
 
 
 @pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """`video.mp4` of six frames of noise."""
+    from cli_files import write_video
+
+    return write_video(tmp_path / "video.mp4")
+
+
+@pytest.fixture
 def rtsp() -> Iterator[RtspServer]:
     """A server that isn't started yet; skips the test where there is none on this machine."""
     from rtsp_server import RtspServer

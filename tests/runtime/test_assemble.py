@@ -31,11 +31,6 @@ def estimator(nano_bundle: Path) -> Iterator[PoseEstimator]:
 
 
 @pytest.fixture
-def video(tmp_path: Path) -> Path:
-    return write_video(tmp_path / "video.mp4")
-
-
-@pytest.fixture
 def people_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     with default_detector_served(tmp_path) as variables:
         for name, value in variables.items():

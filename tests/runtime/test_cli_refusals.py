@@ -277,11 +277,6 @@ def test_debug_shows_where(sharpose_run: Run) -> None:
     assert done.stderr.splitlines()[-1].startswith("error: nowhere.mp4: no such file")
 
 
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    return write_video(tmp_path / "video.mp4")
-
-
 def half_a_header(folder: Path) -> str:
     whole = write_video(folder / "whole.mp4", faststart=True).read_bytes()
     (folder / "half.mp4").write_bytes(whole[:300])

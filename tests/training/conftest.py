@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
 import yaml
+from drawn_people import write_people
 from onnx import TensorProto, helper, numpy_helper
-
-from sharpose.training.data.scene import SceneDataset
 
 PEOPLE = 16
 
@@ -32,29 +29,7 @@ def one_thread() -> Iterator[None]:
 def people_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`people.json` and `images/`: 16 people of the scene, small pictures."""
     folder = tmp_path_factory.mktemp("people")
-    (folder / "images").mkdir()
-    dataset = SceneDataset(5, PEOPLE)
-    images, annotations = [], []
-    for index in range(PEOPLE):
-        sample = dataset.load(index)
-        height, width = sample.image_bgr.shape[:2]
-        assert cv2.imwrite(str(folder / "images" / f"{index}.png"), sample.image_bgr)
-        x1, y1, x2, y2 = (float(value) for value in sample.box_xyxy)
-        images.append({"id": index, "file_name": f"{index}.png", "height": height, "width": width})
-        annotations.append(
-            {
-                "id": index,
-                "image_id": index,
-                "category_id": 1,
-                "iscrowd": 0,
-                "area": 0.53 * (x2 - x1) * (y2 - y1),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "keypoints": [float(value) for value in sample.keypoints.reshape(-1)],
-                "num_keypoints": int((sample.keypoints[:, 2] > 0).sum()),
-            }
-        )
-    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
-    (folder / "people.json").write_text(json.dumps(document))
+    write_people(folder / "people.json", PEOPLE, {"id": 1, "name": "person"})
     return folder
 
 

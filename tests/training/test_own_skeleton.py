@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import result_readers as readers
 import yaml
+from drawn_people import write_people
 
 from sharpose import PoseEstimator
 from sharpose.bundle import open_bundle
@@ -37,24 +38,11 @@ def command(one: click.Command, *arguments: object) -> int | str | None:
 
 
 def write_labels(folder: Path) -> None:
-    """Pictures of drawn people, and `labels.json` with Halpe's points under names that a labelling tool gives."""
-    (folder / "images").mkdir()
-    dataset = SceneDataset(5, PEOPLE, skeleton=HALPE26)
-    images, annotations = [], []
-    for index in range(PEOPLE):
-        sample = dataset.load(index)
-        height, width = sample.image_bgr.shape[:2]
-        assert cv2.imwrite(str(folder / "images" / f"{index}.png"), sample.image_bgr)
-        x1, y1, x2, y2 = (float(value) for value in sample.box_xyxy)
-        images.append({"id": index, "file_name": f"{index}.png", "height": height, "width": width})
-        box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": 0.53 * (x2 - x1) * (y2 - y1)}
-        points = {"keypoints": [float(value) for value in sample.keypoints.ravel()]}
-        annotations.append({"id": index + 1, "image_id": index, "category_id": 7, **box, **points})
+    """Drawn people in `labels.json`, with Halpe's points under names that a labelling tool gives."""
     names = [name.replace("left_", "L ").replace("right_", "R ").title() for name in HALPE26.keypoints]
     limbs = [[first + 1, second + 1] for first, second in HALPE26.limbs]
     category = {"id": 7, "name": "skier", "keypoints": names, "skeleton": limbs}
-    document = {"images": images, "annotations": annotations, "categories": [category]}
-    (folder / "labels.json").write_text(json.dumps(document))
+    write_people(folder / "labels.json", PEOPLE, category, HALPE26)
 
 
 def write_pictures(folder: Path) -> Path:

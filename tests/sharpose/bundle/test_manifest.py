@@ -1,72 +1,23 @@
-"""Bundles: what `bundle.json` must say, what opening checks, and the shipped one."""
+"""What `bundle.json` must say."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import pytest
 from pydantic import ValidationError
 from score_tables import score_tables
 
-from sharpose.bundle import MANIFEST_NAME, SHIPPED_BUNDLE, Manifest, ParityReport, open_bundle, shipped_bundle
-from sharpose.bundle import folder as bundle_folder
-from sharpose.config import ModelConfig, load_config
-from sharpose.errors import BundleError, ConfigError, describe_validation_error
-from sharpose.files import file_sha256
+from sharpose.bundle import MANIFEST_NAME, Manifest, ParityReport, open_bundle
+from sharpose.config import ModelConfig
+from sharpose.errors import ConfigError, describe_validation_error
 from sharpose.skeleton import MPII16, Skeleton
-
-WEIGHTS = bytes(range(256)) * 8
-
-
-@pytest.fixture
-def bundle(nano_bundle, tmp_path):
-    """The nano bundle with less to copy as its weights: what is opened here is hashed, not run."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(nano_bundle, folder, ignore=shutil.ignore_patterns("weights.bin"))
-    (folder / "weights.bin").write_bytes(WEIGHTS)
-    rehash(folder, "weights.bin")
-    assert open_bundle(folder).manifest.files["weights.bin"] == file_sha256(folder / "weights.bin")
-    return folder
-
-
-def edit(bundle, change):
-    values = json.loads((bundle / "bundle.json").read_text())
-    change(values)
-    (bundle / "bundle.json").write_text(json.dumps(values))
-
-
-def rehash(bundle, *names):
-    edit(bundle, lambda values: values["files"].update({name: file_sha256(bundle / name) for name in names}))
-
-
-def refused(path, *words):
-    with pytest.raises(BundleError) as found:
-        open_bundle(path)
-    message = str(found.value)
-    assert "\n" not in message
-    assert str(path) in message
-    for word in words:
-        assert word in message
-
-
-def test_an_exported_bundle_opens(nano_bundle):
-    bundle = open_bundle(str(nano_bundle))
-    assert bundle.path == nano_bundle
-    assert bundle.model.name == "nano"
-    assert bundle.precisions == ("fp32",)
-    path, entry = bundle.graph("fine")
-    assert path == nano_bundle / "fine.onnx"
-    assert [item.name for item in entry.inputs][:2] == ["rows", "patches"]
-    with pytest.raises(BundleError, match="holds fp32 graphs, not fp16"):
-        bundle.graph("fine", "fp16")
+from tests.sharpose.bundle.conftest import at, copy, edit, refused
 
 
 def test_score_tables_are_optional_and_must_be_the_skeletons(bundle):
@@ -84,104 +35,6 @@ def test_score_tables_are_optional_and_must_be_the_skeletons(bundle):
     scores.pop("fitted_on")
     edit(bundle, lambda values: values.update(scores=scores))
     refused(bundle, "scores.fitted_on: missing key")
-
-
-def test_a_link_to_a_whole_bundle_opens(nano_bundle, tmp_path):
-    (tmp_path / "link").symlink_to(nano_bundle)
-    assert open_bundle(tmp_path / "link").manifest == open_bundle(nano_bundle).manifest
-
-
-@pytest.mark.parametrize("position", [0, 1000, -1])
-def test_one_byte_of_the_weights_changed(bundle, position):
-    content = bytearray(WEIGHTS)
-    content[position] ^= 1
-    (bundle / "weights.bin").write_bytes(content)
-    refused(bundle, "weights.bin is damaged or was changed", "export it again")
-
-
-def test_one_byte_of_an_exported_bundles_weights_changed(nano_bundle, tmp_path):
-    shutil.copytree(nano_bundle, tmp_path / "bundle")
-    with (tmp_path / "bundle" / "weights.bin").open("r+b") as file:
-        file.seek(123_456)
-        byte = file.read(1)
-        file.seek(123_456)
-        file.write(bytes([byte[0] ^ 1]))
-    refused(tmp_path / "bundle", "weights.bin is damaged or was changed")
-
-
-def test_one_byte_of_a_graph_changed_and_weights_cut_short(bundle):
-    (bundle / "weights.bin").write_bytes(WEIGHTS[:-1])
-    refused(bundle, "weights.bin is damaged")
-    (bundle / "weights.bin").write_bytes(WEIGHTS)
-    graph = bytearray((bundle / "fine.onnx").read_bytes())
-    graph[1000] ^= 0x40
-    (bundle / "fine.onnx").write_bytes(graph)
-    refused(bundle, "fine.onnx is damaged")
-
-
-@pytest.mark.parametrize("location", ["../../x", "/etc/passwd", "..", "sub/weights.bin"])
-def test_weights_outside_in_bundle_json(bundle, location):
-    def change(values):
-        values["files"][location] = values["files"].pop("weights.bin")
-        values["weights"] = location
-
-    (bundle.parent.parent / "x").write_bytes(b"there")
-    edit(bundle, change)
-    refused(bundle, f"'{location}' leaves the bundle's folder")
-
-
-@pytest.mark.parametrize("graph", ["coarse.onnx", "fine.onnx"])
-@pytest.mark.parametrize("location", ["../../x", "/etc/passwd", "other.bin", "./weights.bin", "weights.bin\0"])
-def test_weights_outside_inside_a_graph(bundle, graph, location):
-    model = onnx.load(str(bundle / graph), load_external_data=False)
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.external_data)
-    next(entry for entry in tensor.external_data if entry.key == "location").value = location
-    (bundle / graph).write_bytes(model.SerializeToString())
-    rehash(bundle, graph)
-    refused(bundle, f"{graph} takes weights from {location!r}")
-
-
-@pytest.mark.parametrize("place", [1, 2])
-def test_a_node_that_lacks_an_input(bundle, place):
-    model = onnx.load(str(bundle / "fine.onnx"), load_external_data=False)
-    node = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
-    node.input[place] = ""
-    (bundle / "fine.onnx").write_bytes(model.SerializeToString())
-    rehash(bundle, "fine.onnx")
-    refused(bundle, "fine.onnx: a node of type 'LayerNormalization' lacks an input")
-
-
-def test_a_graph_that_is_none(bundle):
-    (bundle / "coarse.onnx").write_bytes(b"not a graph at all\n")
-    rehash(bundle, "coarse.onnx")
-    refused(bundle, "coarse.onnx: not an ONNX file")
-
-
-@pytest.mark.parametrize("name", ["weights.bin", "coarse.onnx"])
-def test_a_link_that_leaves_the_folder(bundle, nano_bundle, name):
-    (bundle / name).unlink()
-    (bundle / name).symlink_to(nano_bundle / name)
-    refused(bundle, f"{name} is a link that leaves the folder")
-
-
-@pytest.mark.parametrize("name", ["weights.bin", "coarse.onnx", "fine.onnx"])
-def test_a_missing_file(bundle, name):
-    (bundle / name).unlink()
-    refused(bundle, f"{name} is missing")
-    (bundle / name).symlink_to("nowhere")
-    refused(bundle, f"{name} is missing")
-    (bundle / name).unlink()
-    (bundle / name).mkdir()
-    refused(bundle, f"{name} is missing")
-
-
-def test_no_bundle(tmp_path, bundle):
-    refused(tmp_path / "absent", "found nothing")
-    refused(tmp_path, "no bundle.json in it")
-    refused(bundle / "weights.bin", "expected a folder", "found a file")
-    (bundle / "bundle.json").unlink()
-    (bundle / "bundle.json").mkdir()
-    refused(bundle, "no bundle.json in it")
 
 
 @pytest.mark.parametrize(
@@ -234,29 +87,6 @@ def test_no_bundle(tmp_path, bundle):
 def test_a_changed_description(bundle, change, words):
     edit(bundle, change)
     refused(bundle, words)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "it is empty"),
-        (b"{", "JSON"),
-        (b"\xff\xfe", "JSON"),
-        (b"[" * 200_000, "JSON"),
-        (b"[]", "bundle.json: expected a JSON object, got []"),
-        (b"null", "expected a JSON object, got None"),
-        (b"1", "expected a JSON object, got 1"),
-        (b'{"schema_version": 1}', "missing key"),
-    ],
-)
-def test_a_description_that_is_none(bundle, content, words):
-    (bundle / "bundle.json").write_bytes(content)
-    refused(bundle, words)
-
-
-def test_a_sparse_description_is_refused_by_its_size(bundle):
-    os.truncate(bundle / "bundle.json", 6 << 30)
-    refused(bundle, "bundle.json: expected at most 1048576 bytes, got 6442450944")
 
 
 def test_more_crops_than_an_engine_can_hold(values):
@@ -346,11 +176,6 @@ def test_a_result_of_verifying_lacks_nothing(bundle, values):
     refused(bundle, "verified.1.engine: missing key")
 
 
-@pytest.fixture(scope="module")
-def values(nano_bundle):
-    return json.loads((nano_bundle / MANIFEST_NAME).read_text())
-
-
 def containers(value, path=()):
     """Every mapping of the file, and the path to it."""
     if isinstance(value, dict):
@@ -360,16 +185,6 @@ def containers(value, path=()):
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from containers(item, (*path, index))
-
-
-def at(values, path):
-    for part in path:
-        values = values[part]
-    return values
-
-
-def copy(values):
-    return json.loads(json.dumps(values))
 
 
 def test_it_survives_json(values):
@@ -393,7 +208,8 @@ def test_an_unknown_key_anywhere_is_refused(values):
 
 
 def test_a_missing_key_is_refused(values):
-    # What has a default in code; open_bundle refuses a bundle without it, see test_bundle. Older ones have no colours.
+    # What has a default in code; open_bundle refuses a bundle without it, see test_a_changed_description. Skeletons of
+    # older ones have no colours.
     of_skeletons = {field.name for field in dataclasses.fields(Skeleton) if not field.compare}
     defaults = {*ModelConfig.model_fields, *ParityReport.model_fields, "gain", *of_skeletons}
     accepted, named = [], {}
@@ -449,30 +265,6 @@ def test_only_plain_names_of_files(values, name):
     changed["weights"] = name
     with pytest.raises(ValidationError, match="expected a plain name"):
         Manifest.model_validate(changed)
-
-
-LIMIT_MB = 25
-
-
-def test_it_opens_and_is_what_it_says() -> None:
-    bundle = open_bundle(shipped_bundle())
-    config = load_config(SHIPPED_BUNDLE)
-    assert bundle.model.replace({"quality_threshold": config.quality_threshold}) == config
-    assert bundle.manifest.parity["fp32"].failures == ()
-    assert "random" not in bundle.manifest.source
-
-
-def test_it_is_small_and_has_a_model_card() -> None:
-    files = {path.name: path.stat().st_size for path in shipped_bundle().iterdir() if path.is_file()}
-    graphs = {f"{stage}{precision}.onnx" for stage in ("coarse", "fine") for precision in ("", ".int8")}
-    assert set(files) == {"bundle.json", *graphs, "weights.bin", "MODEL_CARD.md"}
-    assert sum(files.values()) < LIMIT_MB * 1e6
-
-
-def test_a_package_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bundle_folder, "SHIPPED_BUNDLE", "not_there")
-    with pytest.raises(BundleError, match=r"not_there, found no bundle.json there; install the package again"):
-        shipped_bundle()
 
 
 def places_in(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
