@@ -35,7 +35,7 @@ def inputs(made_once: Callable[[str, Callable[[Path], object]], Path], nano_bund
 @pytest.mark.parametrize(
     ("kinds", "seed", "count"),
     [
-        pytest.param(KINDS, 0, 8, id="all-short"),
+        pytest.param(KINDS, 0, 3, id="all-short"),
         *(pytest.param([kind], 1000, 230, id=f"{kind}-long", marks=pytest.mark.soak) for kind in KINDS),
     ],
 )

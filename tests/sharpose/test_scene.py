@@ -175,7 +175,7 @@ def test_samples_refuse_bad_arguments(seed: int, size: tuple[int, int], companio
 @pytest.mark.parametrize(("height", "width"), [(64, 560), (64, 1000), (64, 2048), (2048, 64), (100, 3000)])
 @pytest.mark.parametrize("people", [0, 1, 64])
 def test_pictures_of_any_shape_are_drawn(height: int, width: int, people: int):
-    for seed in range(2):
+    for seed in range(1 if people == 64 else 2):
         frame = Scene(SceneConfig(seed=seed, people=people, frames=1, height=height, width=width)).frame(0)
         assert frame.image.shape == (height, width, 3)
         assert frame.image.std() > 2

@@ -92,36 +92,38 @@ def check_files(folder: Path, done: int, *, live: bool) -> None:
         assert -1 <= lost <= (FRAME_RATE if live else 1), (suffix, done, len(times))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_run(tmp_path, seed):
     live = seed % 2 == 1
     check_files(tmp_path, killed_run(tmp_path, seed, live=live), live=live)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3, 23))
+@pytest.mark.parametrize("seed", range(2, 22))
 def test_twenty_killed_runs(tmp_path, seed):
     live = seed % 2 == 1
     check_files(tmp_path, killed_run(tmp_path, seed, live=live), live=live)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_a_killed_run_leaves_a_video_that_plays(tmp_path, suffix):
+def test_a_killed_run_leaves_videos_that_play(tmp_path):
     script = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from conftest import make_record
 from sharpose.runtime.sinks.video import VideoSink
-sink = VideoSink({str(tmp_path / ("out" + suffix))!r})
-for index in range(100):
-    sink.write(make_record(index, image=np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)))
+sinks = [VideoSink({str(tmp_path / "out")!r} + suffix) for suffix in (".mp4", ".mov", ".mkv")]
+for index in range(50):
+    image = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    for sink in sinks:
+        sink.write(make_record(index, image=image))
 os._exit(9)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
-    images, times, _ = decoded(tmp_path / f"out{suffix}")
-    assert len(images) == 99  # all but the last
-    np.testing.assert_allclose(times, np.arange(len(images)) / 25, atol=1e-3)
+    for suffix in (".mp4", ".mov", ".mkv"):
+        images, times, _ = decoded(tmp_path / f"out{suffix}")
+        assert len(images) == 49  # all but the last
+        np.testing.assert_allclose(times, np.arange(len(images)) / 25, atol=1e-3)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])

@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.path.startswith("/slow"):
                 self.wfile.write(body[begin : len(body) // 2])
                 self.wfile.flush()
-                time.sleep(4)
+                time.sleep(2.5)
             else:
                 self.wfile.write(body[begin:])
 
@@ -126,7 +126,7 @@ def test_a_server_that_falls_silent_in_a_file(tmp_path, make_video, serve):
 
 
 def test_an_mp4_whose_index_is_at_its_end_needs_a_server_with_ranges(tmp_path, make_video, serve, shown):
-    path = make_video(tmp_path / "a.mp4", frames=300, size=(240, 320))
+    path = make_video(tmp_path / "a.mp4", frames=150, size=(240, 320))
     assert path.read_bytes().find(b"moov") > path.stat().st_size // 2
     source = open_source(serve("whole.mp4", path.read_bytes()))
     with pytest.raises(

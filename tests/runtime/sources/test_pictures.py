@@ -328,17 +328,18 @@ def test_pages_are_decoded_a_few_at_a_time(tmp_path, monkeypatch):
 def test_memory_does_not_grow_with_the_pages(tmp_path):
     code = (
         "import resource, sys; from sharpose.runtime.sources.pictures import PictureSource\n"
-        "print(len(list(map(lambda frame: frame.index, PictureSource(sys.argv[1])))))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "for path in sys.argv[1:]:\n"
+        "    print(len(list(map(lambda frame: frame.index, PictureSource(path)))))\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    peaks = []
+    paths = []
     for pages in (4, 24):
-        path = tmp_path / f"{pages}.tif"
-        assert cv2.imwritemulti(str(path), [np.zeros((1200, 1200, 3), np.uint8)] * pages)
-        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-        read, peak = map(int, done.stdout.split())
-        assert read == pages
-        peaks.append(peak)
+        paths.append(str(tmp_path / f"{pages}.tif"))
+        assert cv2.imwritemulti(paths[-1], [np.zeros((1200, 1200, 3), np.uint8)] * pages)
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
+    numbers = list(map(int, done.stdout.split()))
+    assert numbers[::2] == [4, 24]
+    peaks = numbers[1::2]
     assert peaks[1] - peaks[0] < 25_000  # KiB; 20 pages are 84,375
 
 

@@ -149,7 +149,7 @@ def test_ids_hold_on_a_drawn_scene(seed: int) -> None:
     rng = np.random.default_rng(seed)
     tracker = Tracker(sigmas=COCO17.sigmas)
     truth, found = [], []
-    for frame in Scene(SceneConfig(seed=seed, people=8, frames=60, height=180, width=320)):
+    for frame in Scene(SceneConfig(seed=seed, people=8, frames=36, height=90, width=160, fps=15)):
         seen = rng.random(len(frame.ids)) > 0.1
         boxes = frame.boxes_xyxy[seen]
         height = (boxes[:, 3:] - boxes[:, 1:2]).repeat(4, axis=1)
@@ -157,7 +157,7 @@ def test_ids_hold_on_a_drawn_scene(seed: int) -> None:
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
         keypoints = frame.keypoints[seen].copy()
         keypoints[:, :, 2] = np.where(keypoints[:, :, 2] > 0, 0.9, 0.1)
-        ids = ids_of(tracker.update(people(boxes, keypoints), frame.time, (180, 320)))
+        ids = ids_of(tracker.update(people(boxes, keypoints), frame.time, (90, 160)))
         truth.append((frame.boxes_xyxy, frame.ids))
         found.append((boxes, ids))
     idf1, switches = scores_of(
