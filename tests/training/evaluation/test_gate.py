@@ -206,11 +206,15 @@ def test_the_rule(promise: str, aps: tuple[float, ...], chosen: int) -> None:
 
 
 def curve_of(data: EvaluationData, predictions: Predictions) -> GateCurve:
-    return measure_curve(data, predictions)
+    return measure_curve(data, predictions, candidate_thresholds(predictions.quality, 11))
 
 
 @pytest.mark.parametrize("promise", [Promise("ap-loss", 3.0), Promise("refine-rate", 0.4)], ids=str)
-def test_promises_are_kept_on_held_out_pictures(labelled: Data, predicted: Poses, promise: Promise) -> None:
+def test_promises_are_kept_on_held_out_pictures(
+    labelled: Data, predicted: Poses, promise: Promise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose.training.evaluation.gate._CHOOSING_RESAMPLES", 50)
+    monkeypatch.setattr("sharpose.training.evaluation.gate._CHECKING_RESAMPLES", 100)
     kept, rates = 0, []
     for seed in range(5):
         data = labelled(80, 1, seed)
