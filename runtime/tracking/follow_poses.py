@@ -14,7 +14,7 @@ from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.similarity import box_nms
 
-_SURE = 0.3  # of a keypoint's score
+_SURE = 0.3  # of a keypoint's score: a probability, or a heatmap's peak where the bundle has no score tables
 _MIN_KEYPOINTS = 4  # that a box can be made from
 _COLLAPSED = 0.4  # of the pose's score at its detection: it has lost its person
 _SAME_PERSON = 0.8  # overlap of two followed boxes that have slid onto one person
