@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,7 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep what the user has cached out of the tests, and the other way round; all processes of a run share a cache.
 
     Processes that tests start run this checkout's package, whatever is installed or in the shell's PYTHONPATH.
+    Bytecode is kept, though the shell may say otherwise: else hundreds of processes would each compile what they
+    import. What batches cost is kept as well, though the tests themselves keep the machine busy: else hundreds of runs
+    would each measure it.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    os.getloadavg = lambda: (0.0, 0.0, 0.0)
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="sharpose-tests-cache-")
         config.add_cleanup(folder.cleanup)

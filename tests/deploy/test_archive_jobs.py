@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_files import write_video
+from forked_commands import CommandServer
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SCRIPT = DEPLOY / "slurm" / "archive.sh"
@@ -66,7 +67,7 @@ def test_options_of_ones_own_take_the_place_of_the_scripts(given: list[str], run
 
 
 def test_a_pod_of_the_job_does_its_videos(
-    videos: Path, on_path: dict[str, str], nano_bundle: Path, tmp_path: Path
+    videos: Path, command_server: CommandServer, nano_bundle: Path, tmp_path: Path
 ) -> None:
     (job,) = yaml.safe_load_all((DEPLOY / "kubernetes" / "archive.yaml").read_text("utf-8"))
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -78,7 +79,8 @@ def test_a_pod_of_the_job_does_its_videos(
     for inside, here in mounted.items():
         words = [here + word.removeprefix(inside) if word.startswith(inside) else word for word in words]
     words += ["--bundle", str(nano_bundle), "--batch", "1"]
-    done = subprocess.run(words, env=on_path, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert words[0] == "sharpose-archive"
+    done = command_server.run("archive", words[1:], tmp_path)
     assert done.returncode == 0, done.stderr
     assert _lines(tmp_path / "results") == {"a.jsonl": 2}
 

@@ -104,7 +104,7 @@ def _gateway_to(upstream: int, folder: Path) -> Iterator[int]:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a gateway to a server that answers with what it was asked."""
     triton = ThreadingHTTPServer(("127.0.0.1", 0), _Triton)
-    Thread(target=triton.serve_forever, daemon=True).start()
+    Thread(target=triton.serve_forever, args=(0.02,), daemon=True).start()
     with _gateway_to(triton.server_port, tmp_path_factory.mktemp("nginx")) as port:
         yield port
     triton.shutdown()

@@ -25,7 +25,7 @@ class PageLeftError(Exception):
 
 
 class Browser:
-    """One page of a browser of its own.
+    """A browser with one page at a time.
 
     Attributes:
         complaints: What its console and the page's policy complained of.
@@ -57,10 +57,18 @@ class Browser:
         self._last = 0
         self._rest = b""
         self._session: str | None = None
+        self._context: str | None = None
         self.complaints: list[str] = []
-        pages = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        attached = self.ask("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)
-        self._session = attached["sessionId"]
+
+    def renew(self) -> None:
+        """Take an empty page, which shares nothing with those before: no cookie, no cache, no size."""
+        self._session = None
+        if self._context is not None:
+            self.ask("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = self.ask("Target.createBrowserContext")["browserContextId"]
+        page = self.ask("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
+        self._session = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        self.complaints = []
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
 

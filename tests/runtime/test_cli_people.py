@@ -103,7 +103,7 @@ def test_a_detector_of_the_users_own_table(sharpose_run: Run, tmp_path: Path, vi
     )
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/mine.onnx"
         table = tmp_path / "table.yaml"
         table.write_text(f"detectors: {{mine: {{url: '{url}', family: end-to-end, licence: none}}}}\n")

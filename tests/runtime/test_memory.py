@@ -97,7 +97,7 @@ class _Sender(socketserver.BaseRequestHandler):
 def http() -> Iterator[str]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Sender) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
 

@@ -217,6 +217,7 @@ def test_runs_outlive_a_dead_model_and_a_restart(
     product_repository: Path,
     camera: str,
     start: Callable[..., subprocess.Popen[str]],
+    command_server: CommandServer,
     tmp_path: Path,
 ) -> None:
     server = start_triton(product_repository, *manifest_options())
@@ -232,8 +233,7 @@ def test_runs_outlive_a_dead_model_and_a_restart(
     wait_until(lambda: written() >= 3 or live.poll() is not None, "poses before")
     (model,) = server.model_processes()
     os.kill(model, signal.SIGKILL)
-    code, said = ended(start("doctor", "--server", server.url))
-    assert code == 1, said
+    assert command_server.run("doctor", ["--server", server.url], tmp_path).returncode == 1
     assert urllib.request.urlopen(f"{server.address}/v2/health/ready").status == 200  # which is why there is the doctor
     server.kill()
     video = start("run", SCENES[0], "--server", server.url, "--json", "file.jsonl", "--quiet")
@@ -242,7 +242,7 @@ def test_runs_outlive_a_dead_model_and_a_restart(
     wait_until(lambda: written() >= before + 3 or live.poll() is not None, "poses after")
     assert ended(video)[0] == 0
     assert len(lines_of(tmp_path / "file.jsonl")) == 4
-    assert ended(start("doctor", "--server", server.url))[0] == 0
+    assert command_server.run("doctor", ["--server", server.url], tmp_path).returncode == 0
     live.send_signal(signal.SIGINT)
     code, said = ended(live)
     assert code == 130, said

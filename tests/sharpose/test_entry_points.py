@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from forked_commands import CLOSED, UNREAD, CommandServer
 
 from sharpose import __version__
@@ -179,10 +180,10 @@ def test_the_parts_that_python_users_need_come_from_the_top() -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "archive", "export", "train", "eval", "doctor"])
-def test_a_command_says_its_version_and_ends_its_help_with_examples(name: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "sharpose", name, "--version"], capture_output=True, text=True, check=False
-    )
+def test_a_command_says_its_version_and_ends_its_help_with_examples(
+    command_server: CommandServer, tmp_path: Path, name: str
+) -> None:
+    said = command_server.run("evaluate" if name == "eval" else name, ["--version"], tmp_path)
     assert (said.returncode, said.stdout, said.stderr) == (0, f"sharpose {__version__}\n", "")
 
     command = import_module(_MODULES[name]).command
@@ -239,39 +240,56 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+FILES = ["file"]  # what is said where bash is to complete a file's name
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("sharpose-run --refi", ["--refine"]),
-        ("sharpose-run x --precision b", ["bf16"]),
-        ("sharpose-run my", ["my_video.mp4"]),
-        ("sharpose-run x --json my", ["my_video.mp4"]),
-        ("sharpose-archive x --engine r", ["ray"]),
-        ("sharpose-train sharpose_tiny_ship", ["sharpose_tiny_shipped"]),
-        ("sharpose-export --store-weights fp1", ["fp16"]),
-        ("sharpose-eval --ignore", ["--ignore-weak"]),
-        ("sharpose-doctor --detector-d", ["--detector-device"]),
-        ("sharpose-doctor --device a", ["auto"]),
-        ("sharpose-run x --encoder libvpx", ["libvpx-vp9"]),
-        ("sharpose-run x --detector yolox-t", ["yolox-tiny"]),
-        ("sharpose-run x --detector my", ["my_video.mp4"]),
-        ("sharpose-export --config sharpose_tiny", ["sharpose_tiny_coco_256x192"]),
+        ("run --refi", ["--refine"]),
+        ("run x --precision b", ["bf16"]),
+        ("run my", FILES),
+        ("run x --json my", FILES),
+        ("run x --encoder libvpx", ["libvpx-vp9"]),
+        ("run x --detector yolox-t", ["yolox-tiny"]),
+        ("export --store-weights fp1", ["fp16"]),
+        ("doctor --device a", ["auto"]),
     ],
 )
-def test_bash_completes_the_installed_commands(tmp_path: Path, line: str, expected: list[str]) -> None:
+def test_a_command_completes(line: str, expected: list[str]) -> None:
+    name, *words = line.split()
+    command = import_module(_MODULES[name]).command
+    found = ShellComplete(command, {}, f"sharpose-{name}", "").get_completions(words[:-1], words[-1])
+    assert [one.value if one.type == "plain" else one.type for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "completed"),
+    [
+        ("sharpose-run", {"--refi": ["--refine"], "x --detector my": ["my_video.mp4"]}),
+        ("sharpose-archive", {"x --engine r": ["ray"]}),
+        ("sharpose-train", {"sharpose_tiny_ship": ["sharpose_tiny_shipped"]}),
+        ("sharpose-export", {"--config sharpose_tiny": ["sharpose_tiny_coco_256x192"]}),
+        ("sharpose-eval", {"--ignore": ["--ignore-weak"]}),
+        ("sharpose-doctor", {"--detector-d": ["--detector-device"]}),
+    ],
+)
+def test_bash_completes_the_installed_commands(tmp_path: Path, program: str, completed: dict[str, list[str]]) -> None:
     """As the documentation sets it up; file names are left to bash, which `compgen` stands for."""
     (tmp_path / "my_video.mp4").touch()
-    program, *words = line.split()
     if shutil.which(program, path=Path(sys.executable).parent) is None:
         pytest.skip(f"{program} isn't installed: pip install --editable .")
     name = program.removeprefix("sharpose-")
     script = (
         f'eval "$(env _SHARPOSE_{name.upper()}_COMPLETE=bash_source {program})"\n'
         'compopt() { COMPREPLY=($(compgen -f "${COMP_WORDS[COMP_CWORD]}")); }\n'
-        f"COMP_WORDS=({line}) COMP_CWORD={len(words)}\n"
-        f"_sharpose_{name}_completion {program}\n"
-        'printf "%s\\n" "${COMPREPLY[@]}"'
     )
+    for words in completed:
+        script += (
+            f"COMP_WORDS=({program} {words}) COMP_CWORD={len(words.split())} COMPREPLY=()\n"
+            f"_sharpose_{name}_completion {program}\n"
+            'echo "${COMPREPLY[@]}"\n'
+        )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "--norc", "-c", script],
@@ -281,4 +299,4 @@ def test_bash_completes_the_installed_commands(tmp_path: Path, line: str, expect
         check=False,
         cwd=tmp_path,
     )
-    assert (done.stdout.split(), done.stderr) == (expected, "")
+    assert ([line.split() for line in done.stdout.splitlines()], done.stderr) == (list(completed.values()), "")

@@ -31,14 +31,21 @@ def text(selector: str) -> str:
     return f"document.querySelector({selector!r})?.textContent"
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    browser = Browser(program, tmp_path / "profile")
+    browser = Browser(program, tmp_path_factory.mktemp("chromium") / "profile")
     yield browser
     browser.close()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    """With an empty page that shares nothing with other tests'."""
+    chromium.renew()
+    return chromium
 
 
 @pytest.fixture
@@ -168,7 +175,7 @@ def test_another_site_can_not_show_the_picture(browser: Browser, serve, ask, sho
       picture.src = "%s";
     })"""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as elsewhere:
-        thread = threading.Thread(target=elsewhere.serve_forever)
+        thread = threading.Thread(target=elsewhere.serve_forever, args=(0.02,))
         thread.start()
         browser.open(f"http://localhost:{elsewhere.server_port}/")
         browser.until("document.body?.innerText === 'elsewhere'")

@@ -69,7 +69,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serve() -> Iterator[Callable[[str, bytes], str]]:
     files: dict[str, bytes] = {}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Handler,), {"files": files}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
 
     def add(name: str, body: bytes) -> str:
@@ -276,7 +276,7 @@ def http_camera() -> Iterator[tuple[str, threading.Event]]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://me:hunter2@127.0.0.1:{server.server_port}/video", cut
     cut.set()
