@@ -134,14 +134,14 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("fixed_shapes", [False, True])
-def test_both_stages_equal_onnx_runtime_at_every_batch_size(bundle: Bundle, fixed_shapes: bool) -> None:
+def test_both_stages_equal_onnx_runtime_at_batch_sizes_up_to_the_largest(bundle: Bundle, fixed_shapes: bool) -> None:
     stages = two_stage(bundle, threads=1, fixed_shapes=fixed_shapes)
     reference = load_two_stage(bundle, threads=1)
     largest = 8 if fixed_shapes else 16
     assert stages.max_batch == largest
     crops = reference_crops(largest, bundle.model.crop_size)
     patches = np.random.default_rng(0).integers(0, 256, stages.patches.shape, dtype=np.uint8)
-    for people in range(1, largest + 1):
+    for people in (1, 2, 3, 5, largest):
         rows = np.arange(people, dtype=np.int32)[::-2].copy()
         results = []
         for both in (stages, reference):

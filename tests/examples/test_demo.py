@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import cv2
+import demo
 import numpy as np
 import pytest
 from demo import PHOTOGRAPHS, SheetRow, Tile, command, draw_sheet, read_photograph
@@ -70,8 +71,9 @@ def test_the_sheet_is_written_and_says_what_it_shows(tmp_path: Path) -> None:
     ("name", "message"), [("file/sheet.jpg", "can't be written"), ("sheet.gif", "ends in .jpg or .png")]
 )
 def test_a_place_that_cannot_be_written_is_a_mistake(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
+    monkeypatch.setattr(demo, "demo_sheet", lambda: np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as caught:
         main(command, ["--output", str(tmp_path / name)])

@@ -159,8 +159,9 @@ def test_a_checkpoint_and_its_bundle_score_the_same(tmp_path: Path) -> None:
     assert scores[0]["subject"]["flip_test"] is True
 
 
-def test_quality_is_calibrated_into_a_new_checkpoint(tmp_path: Path) -> None:
-    scene = "scene:people=4,frames=12,size=180x320"
+def test_quality_is_calibrated_into_a_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose.training.evaluation.quality._FEWEST_PEOPLE", 12)
+    scene = "scene:people=4,frames=6,size=180x320"
     common = ("--data", scene, "--no-plots", "--output", tmp_path / "out")
     loaded = load_model(shipped_bundle())
     layer = loaded.model.backbone.quality_predictor.mlp[-2]

@@ -126,14 +126,12 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("features", FEATURES)
-@pytest.mark.parametrize("stop_after", [2, 3])  # at an epoch's end and within one
 def test_a_resumed_run_is_the_uninterrupted_run(
     nano_values: dict[str, Any],
     guidance: dict[str, Any],
     people_folder: Path,
     tmp_path: Path,
     features: str,
-    stop_after: int,
 ) -> None:
     nano_values |= FEATURES[features]
     if features == "guided":
@@ -144,22 +142,23 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     whole = make(nano_values, people_folder, tmp_path / "whole")
     run(whole)
 
-    first = make(nano_values, people_folder, tmp_path / "parts")
-    run(first, StopAfter(stop_after))
-    assert first.step == stop_after
-    second = make(nano_values, people_folder, tmp_path / "parts", resume=True)
-    assert second.step == stop_after
-    run(second)
+    for parts, stop_after in (("at an epoch's end", 2), ("within an epoch", 3)):
+        first = make(nano_values, people_folder, tmp_path / parts)
+        run(first, StopAfter(stop_after))
+        assert first.step == stop_after
+        second = make(nano_values, people_folder, tmp_path / parts, resume=True)
+        assert second.step == stop_after
+        run(second)
 
-    assert records(tmp_path / "parts") == records(tmp_path / "whole")
-    assert records(tmp_path / "parts", "evaluation") == records(tmp_path / "whole", "evaluation")
-    for name in ("last.pth", "best.pth"):
-        one, other = (load_model(tmp_path / part / name).model.state_dict() for part in ("whole", "parts"))
-        assert all(torch.equal(one[key], other[key]) for key in one), name
-    ends = [RunFolder(tmp_path / part).read_state() for part in ("whole", "parts")]
-    assert all(torch.equal(ends[0].network[key], ends[1].network[key]) for key in ends[0].network)
-    assert torch.equal(ends[0].ranks[0].cpu, ends[1].ranks[0].cpu)
-    assert ends[0].ranks[0].loader == ends[1].ranks[0].loader
+        assert records(tmp_path / parts) == records(tmp_path / "whole")
+        assert records(tmp_path / parts, "evaluation") == records(tmp_path / "whole", "evaluation")
+        for name in ("last.pth", "best.pth"):
+            one, other = (load_model(tmp_path / part / name).model.state_dict() for part in ("whole", parts))
+            assert all(torch.equal(one[key], other[key]) for key in one), name
+        ends = [RunFolder(tmp_path / part).read_state() for part in ("whole", parts)]
+        assert all(torch.equal(ends[0].network[key], ends[1].network[key]) for key in ends[0].network)
+        assert torch.equal(ends[0].ranks[0].cpu, ends[1].ranks[0].cpu)
+        assert ends[0].ranks[0].loader == ends[1].ranks[0].loader
 
 
 def test_a_run_of_an_older_version_goes_on(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:

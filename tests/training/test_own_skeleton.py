@@ -61,7 +61,7 @@ def test_from_labels_to_results(
 ) -> None:
     write_labels(tmp_path)
     coco = {"kind": "coco", "annotations": "labels.json", "images": "images"}
-    nano_values["model"] |= {"skeleton": "labels.json", "width": 24, "heads": 12}
+    nano_values["model"] |= {"skeleton": "labels.json", "width": 24, "depth": 1, "heads": 12}
     nano_values |= {"batch_size": 4, "schedule": {"epochs": 1, "warmup_steps": 0}}
     nano_values["optimizer"] = {"learning_rate": 1e-5}
     nano_values["data"] = {"train": [coco, {"kind": "scene", "length": 4}], "evaluation": [coco | {"limit": 4}]}
