@@ -370,7 +370,7 @@ def test_eight_threads_on_one_estimator_get_their_own_people(bundle: Bundle, pho
         def work(index: int) -> None:
             try:
                 start.wait(30)
-                for _ in range(3):
+                for _ in range(2):
                     many = index < 2
                     found = estimator.estimate([Picture(photo, Boxes.from_xyxy(boxes[index]))] * (2 if many else 1))
                     for one in found:

@@ -186,7 +186,7 @@ def test_nobody_starves(bundle: Bundle, carry: bool) -> None:
     setting = Setting(bundle, carry=carry)
     qualities = np.linspace(0.05, 0.98, 12).tolist()  # the best would gain hardly anything
     last, longest = np.zeros(12, int), np.zeros(12, int)
-    for frame in range(1, 400):
+    for frame in range(1, 260):
         result = setting.run(qualities, 26)  # coarse 12 ms: one refinement a frame
         assert len(who(result.refined)) == 1
         last[result.refined] = frame

@@ -315,8 +315,21 @@ def oks(found: npt.NDArray[np.float32], true: npt.NDArray[np.float32], bundle: B
     return keypoint_similarity(found, true, area, bundle.model.skeleton.sigmas).mean(axis=1)
 
 
+OKS: dict[object, float] = {}
+
+
 def mean_oks(bundle: Bundle, prioritise: Prioritise, *, standing: float, carry: bool, budget: float = BUDGET) -> float:
-    """Over all people and frames of three crowds, where there is time for `budget` refinements a frame."""
+    """Over all people and frames of three crowds, where there is time for `budget` refinements a frame.
+
+    What several tests compare with is computed once.
+    """
+    setting = (prioritise, standing, carry, budget)
+    if setting not in OKS:
+        OKS[setting] = _mean_oks(bundle, prioritise, standing=standing, carry=carry, budget=budget)
+    return OKS[setting]
+
+
+def _mean_oks(bundle: Bundle, prioritise: Prioritise, *, standing: float, carry: bool, budget: float) -> float:
     found: list[float] = []
     for seed in range(3):
         crowd, clock = People(seed, standing), Ticks()
