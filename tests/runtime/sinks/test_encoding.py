@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -74,6 +77,23 @@ def test_any_of_ffmpegs_encoders_that_fits(tmp_path, capfd, name, container, set
     assert capfd.readouterr() == ("", "")
     for one, frame in zip(shown, frames, strict=True):
         assert np.abs(one.astype(int) - frame).mean() < 12
+
+
+@pytest.mark.parametrize("name", ["libx264", "libx265"])
+@pytest.mark.parametrize("height", [66, 68])
+def test_pictures_that_the_encoder_copies_are_the_same_as_copied_ones(name, height):
+    """Of a width whose rows of chroma lie at odd addresses, and of a height that PyAV would cut."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, height, 102, 3), dtype=np.uint8)
+    encoder = find_encoder(VideoSettings(encoder=name))
+    assert encoder.copies
+    packets = []
+    for one in (encoder, replace(encoder, copies=False)):
+        with av.open(io.BytesIO(), "w", format="matroska") as output:
+            pictures = PictureEncoder(output, one, VideoSettings(), picture=noise[0], frame_rate=25.0)
+            of_each = [pictures.encode(picture, index / 25) for index, picture in enumerate(noise)]
+            packets.append([bytes(packet) for found in [*of_each, pictures.finish()] for packet in found])
+    assert len(packets[0]) == 5
+    assert packets[0] == packets[1]
 
 
 @pytest.mark.parametrize(
