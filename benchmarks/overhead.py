@@ -2,8 +2,8 @@
 
 One run writes the annotated video and JSON Lines. Its CPU time a frame (user and system, all threads) is compared with
 that of what can't be left out, each measured alone: the engines' runs for as many people, decoding the video, and
-encoding the run's own pictures. All of it is repeated, in rounds. The parts of what is left are measured alone as well.
-Start-up and warm-up are left out. Elapsed time depends on what overlaps; CPU time hardly.
+encoding the run's own pictures; and all three at once, since they slow each other where they share caches. All of it is
+repeated, in rounds. The parts of what is left are measured alone. Start-up and warm-up are left out.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ if __name__ == "__main__":  # Ctrl-C while modules are imported
 
     end_on_signals()
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import av
 import click
@@ -61,6 +66,8 @@ Picture = npt.NDArray[np.uint8]
 Entry = dict[str, Any]
 """A line of JSON Lines."""
 _RATE = 25  # frames a second, of the videos made here
+_AHEAD = 2  # frames
+_IN_MEMORY = 400 << 20  # bytes of pictures
 _RUN = "What is run"
 
 
@@ -73,6 +80,7 @@ class Round:
     engines: float
     decode: float
     encode: float
+    at_once: float  # engines, decoding and encoding, in threads that wait for each other's frames
 
     @property
     def necessary(self) -> float:
@@ -83,6 +91,11 @@ class Round:
     def more(self) -> float:
         """How much more CPU time the run takes, as a share of that."""
         return self.whole / self.necessary - 1
+
+    @property
+    def sharing(self) -> float:
+        """How much more those take that run at once, and share caches and memory, as a share of the same."""
+        return self.at_once / self.necessary - 1
 
 
 @dataclass
@@ -103,10 +116,9 @@ class Overhead:
         """Over the rounds, of a number of theirs."""
         return float(np.median([getattr(one, name) for one in self.rounds]))
 
-    @property
-    def more(self) -> tuple[float, float, float]:
-        """How much more CPU time the run takes than engines and FFmpeg alone: median, and its 95 % interval."""
-        return bootstrap_median(np.array([one.more for one in self.rounds]))
+    def interval(self, name: str) -> tuple[float, float, float]:
+        """The same with the 95 % interval of it."""
+        return bootstrap_median(np.array([getattr(one, name) for one in self.rounds]))
 
 
 @dataclass(frozen=True)
@@ -144,13 +156,14 @@ def measure(setup: Setup, folder: Path, found: Overhead) -> None:
         raise InputError(f"{setup.video}: expected at least 2 frames, found {len(entries)}")
     counts = [(len(entry["people"]), sum(person["refined"] for person in entry["people"])) for entry in entries]
     found.frames = len(entries)
-    found.people = sum(count for count, _ in counts) / len(counts)
-    found.refined = sum(refined for _, refined in counts) / len(counts)
+    found.people, found.refined = np.mean(counts, axis=0).tolist()
+    pictures = pictures_of(annotated, len(entries))
     steps: dict[str, Callable[[], tuple[float, ...]]] = {
         "whole": lambda: whole_run(setup, len(entries), folder),
         "engines": lambda: (engines_alone(setup, counts),),
-        "decode": lambda: (decode_alone(setup.video, setup.frames),),
-        "encode": lambda: (encode_alone(annotated, setup.frames, folder),),
+        "decode": lambda: (decode_alone(setup.video, len(entries)),),
+        "encode": lambda: (encode_alone(pictures, folder),),
+        "at_once": lambda: (at_once(setup, counts, pictures, folder),),
     }
     for number in range(setup.rounds):
         order = list(steps) if number % 2 == 0 else list(reversed(steps))
@@ -167,8 +180,7 @@ def whole_run(setup: Setup, frames: int, folder: Path) -> tuple[float, float]:
     annotated, lines = folder / "measured.mp4", folder / "measured.jsonl"
     first = run_once(setup, 1, annotated, lines)
     whole = run_once(setup, frames, annotated, lines)
-    elapsed, cpu = ((one - other) / (frames - 1) for one, other in zip(whole, first, strict=True))
-    return elapsed, cpu
+    return (whole[0] - first[0]) / (frames - 1), (whole[1] - first[1]) / (frames - 1)
 
 
 def run_once(setup: Setup, frames: int, annotated: Path, lines: Path) -> tuple[float, float]:
@@ -203,8 +215,13 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def engines_alone(setup: Setup, counts: Sequence[tuple[int, int]]) -> float:
-    """CPU seconds a frame of both engines' runs, for so many people and refined ones in each frame."""
+Step: TypeAlias = Callable[[int], object]
+"""Does what a frame takes, given its index; the frames come in order."""
+
+
+@contextlib.contextmanager
+def engine_steps(setup: Setup, counts: Sequence[tuple[int, int]]) -> Iterator[Step]:
+    """Both engines' runs, for so many people and refined ones in each frame."""
     bundle = open_bundle(setup.bundle)
     stages = load_two_stage(bundle, threads=setup.threads)
     noise = np.random.default_rng(0)
@@ -213,16 +230,22 @@ def engines_alone(setup: Setup, counts: Sequence[tuple[int, int]]) -> float:
         for array in (stages.crops, stages.patches):
             array[...] = noise.integers(0, 256, array.shape, dtype=np.uint8)
 
-        def run() -> None:
-            for people, refined in counts[1:]:
-                for start in range(0, people, stages.max_batch):
-                    of_chunk = min(stages.max_batch, people - start)
-                    stages.run_coarse(of_chunk)
-                    rows = refined * (start + of_chunk) // people - refined * start // people
-                    if rows:
-                        stages.run_fine(np.arange(rows, dtype=np.int32))
+        def run(index: int) -> None:
+            people, refined = counts[index]
+            for start in range(0, people, stages.max_batch):
+                of_chunk = min(stages.max_batch, people - start)
+                stages.run_coarse(of_chunk)
+                rows = refined * (start + of_chunk) // people - refined * start // people
+                if rows:
+                    stages.run_fine(np.arange(rows, dtype=np.int32))
 
-        return cpu_seconds(run) / (len(counts) - 1)
+        yield run
+
+
+def engines_alone(setup: Setup, counts: Sequence[tuple[int, int]]) -> float:
+    """CPU seconds a frame of both engines' runs."""
+    with engine_steps(setup, counts) as step:
+        return cpu_seconds(lambda: [step(index) for index in range(1, len(counts))]) / (len(counts) - 1)
 
 
 def decoded(video: Path, frames: int) -> Iterator[VideoFrame]:
@@ -230,44 +253,82 @@ def decoded(video: Path, frames: int) -> Iterator[VideoFrame]:
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE" if stream.codec_context.name == "h264" else "SLICE"
-        for index, frame in enumerate(container.decode(stream)):
-            if index == frames:
-                return
-            yield frame
+        yield from itertools.islice(container.decode(stream), frames)
 
 
 def decode_alone(video: Path, frames: int) -> float:
-    """CPU seconds a frame of decoding."""
-    count = 0
-
-    def run() -> None:
-        nonlocal count
-        for _ in decoded(video, frames):
-            count += 1
-
-    return cpu_seconds(run) / max(count, 1)
+    """CPU seconds a frame of decoding so many, which the video has."""
+    return cpu_seconds(lambda: deque(decoded(video, frames), maxlen=0)) / frames
 
 
-def encode_alone(video: Path, frames: int, folder: Path) -> float:
-    """CPU seconds a frame of encoding a video's pictures, with the settings of `sharpose-run`, from YUV in memory."""
+def pictures_of(video: Path, frames: int) -> list[VideoFrame]:
+    """A video's first pictures in YUV, with nothing of its decoder; fewer where they are large."""
+    found: list[VideoFrame] = []
+    for frame in decoded(video, frames):
+        found.append(VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p"))
+        if len(found) * frame.width * frame.height * 3 // 2 > _IN_MEMORY:
+            break
+    return found
+
+
+@contextlib.contextmanager
+def encode_steps(pictures: Sequence[VideoFrame], folder: Path) -> Iterator[Step]:
+    """Encoding each picture, with the settings of `sharpose-run`, and after the last what the encoder still has."""
     settings = VideoSettings()
     encoder = find_encoder(settings)
-    seconds, count = 0.0, 0
     with av.open(str(folder / "again.mp4"), "w") as container:
         stream = cast(VideoStream, container.add_stream(encoder.name, rate=_RATE, options=encoder.options(settings)))
         context = stream.codec_context
         context.max_b_frames, context.thread_count, context.thread_type = 0, 2, ThreadType.SLICE
-        for frame in decoded(video, frames):
-            if not count:
-                context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
-            given = VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p")
-            given.pts, given.time_base = count, Fraction(1, _RATE)
-            if count % _RATE == 0:
-                given.pict_type = PictureType.I
-            seconds += cpu_seconds(lambda: container.mux(stream.encode(given)))  # noqa: B023 (called at once)
-            count += 1
-        seconds += cpu_seconds(lambda: container.mux(stream.encode(None)))
-    return seconds / max(count, 1)
+        context.width, context.height, context.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
+
+        def encode(index: int) -> None:
+            given = pictures[index]
+            given.pts, given.time_base = index, Fraction(1, _RATE)
+            given.pict_type = PictureType.NONE if index % _RATE else PictureType.I
+            container.mux(stream.encode(given))
+            if index == len(pictures) - 1:
+                container.mux(stream.encode(None))
+
+        yield encode
+
+
+def encode_alone(pictures: Sequence[VideoFrame], folder: Path) -> float:
+    """CPU seconds a frame of encoding pictures."""
+    with encode_steps(pictures, folder) as step:
+        return cpu_seconds(lambda: [step(index) for index in range(len(pictures))]) / len(pictures)
+
+
+def at_once(setup: Setup, counts: Sequence[tuple[int, int]], pictures: Sequence[VideoFrame], folder: Path) -> float:
+    """CPU seconds a frame of engines, decoding and encoding, each in a thread, none more than two frames ahead.
+
+    What these take more than alone, they take because they share caches, memory and cores.
+    """
+    source = decoded(setup.video, len(pictures))
+    with engine_steps(setup, counts) as run, encode_steps(pictures, folder) as encode:
+        steps: list[Step] = [run, lambda index: next(source, None), encode]
+        done = [0] * len(steps)
+        changed = threading.Condition()
+
+        def work(which: int) -> None:
+            try:
+                for index in range(len(pictures)):
+                    with changed:
+                        changed.wait_for(lambda: index <= min(done) + _AHEAD)  # noqa: B023 (called at once)
+                    steps[which](index)
+                    with changed:
+                        done[which] += 1
+                        changed.notify_all()
+            finally:  # where it failed, too: others don't wait for it
+                with changed:
+                    done[which] = len(pictures)
+                    changed.notify_all()
+
+        def all_of_them() -> None:
+            with ThreadPoolExecutor(len(steps)) as pool:
+                list(pool.map(work, range(len(steps))))
+
+        return cpu_seconds(all_of_them) / len(pictures)
 
 
 def rest_alone(video: Path, entries: Sequence[Entry], bundle: Path, folder: Path) -> dict[str, float]:
@@ -292,11 +353,8 @@ def rest_alone(video: Path, entries: Sequence[Entry], bundle: Path, folder: Path
         def timed(name: str, work: Callable[[], object]) -> None:
             seconds[name] += cpu_seconds(work)
 
-        def convert() -> None:
-            picture = reformatter.reformat(frame, format="bgr24").to_ndarray()  # noqa: B023
-            made["image"] = np.ascontiguousarray(picture, dtype=np.uint8)  # noqa: B023
-
-        timed("to BGR", convert)
+        bgr = partial(reformatter.reformat, frame, format="bgr24")
+        timed("to BGR", lambda: made.update(image=np.ascontiguousarray(bgr().to_ndarray())))  # noqa: B023
         poses = poses_of(entry, model.skeleton)
         frames = crop_frames(poses.boxes_xyxy, model.crop_size)
         rows = np.flatnonzero(poses.refined).astype(np.int32)
@@ -346,10 +404,11 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
     """The report as a Markdown page, of one round at least."""
     shown = {"whole": "**whole run**", "engines": "engines", "decode": "FFmpeg: decoding", "encode": "FFmpeg: encoding"}
     rows = [(words, found.median(name)) for name, words in shown.items()]
+    rows.append(("the three at once: more than alone", found.median("at_once") - found.median("necessary")))
     if found.parts:
         rows += [(f"the rest: {name}", milliseconds) for name, milliseconds in found.parts.items()]
         rows.append(("the rest: other", found.median("whole") - sum(milliseconds for _, milliseconds in rows[1:])))
-    median, low, high = found.more
+    (median, low, high), sharing = found.interval("more"), found.interval("sharing")
     lines = [
         f"# CPU time of sharpose-run, {what}",
         "",
@@ -361,7 +420,8 @@ def markdown(found: Overhead, machine: Machine, what: str, command_line: str) ->
         "",
         f"The whole run takes {median:+.1%} of CPU time more than its engines and FFmpeg alone (median of "
         f"{counted(len(found), 'round')}, 95 % interval {low:+.1%} to {high:+.1%}); {found.median('elapsed'):.1f} ms a "
-        "frame elapse.",
+        f"frame elapse. Those three take {sharing[0]:+.1%} ({sharing[1]:+.1%} to {sharing[2]:+.1%}) where they run at "
+        "once, in threads that do nothing else: they share caches, memory and cores.",
         "",
         "| | CPU time, ms a frame |",
         "| --- | --- |",
@@ -414,8 +474,10 @@ def command(
     def write() -> None:
         page = markdown(found, machine, "one person at 1920x1080" if video is None else video.name, command_line)
         write_file(output / "overhead.md", page)
-        medians = {name: found.median(name) for name in ("elapsed", "whole", "engines", "decode", "encode")}
-        report = {"machine": asdict(machine), "command": command_line, **asdict(found), **medians, "more": found.more}
+        names = ("elapsed", "whole", "engines", "decode", "encode", "at_once")
+        medians = {name: found.median(name) for name in names}
+        intervals = {name: found.interval(name) for name in ("more", "sharing")}
+        report = {"machine": asdict(machine), "command": command_line, **asdict(found), **medians, **intervals}
         write_file(output / "overhead.json", json.dumps(report, indent=2) + "\n")
         click.echo(page)
 

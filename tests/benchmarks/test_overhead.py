@@ -18,9 +18,10 @@ from sharpose.runtime.sources.video import VideoSource
 
 
 def test_more_is_what_remains_beside_engines_and_ffmpeg() -> None:
-    found = Overhead(10, 2.0, 1.0, [Round(9.0, whole, 6.0, 2.0, 4.0) for whole in (15.0, 13.2, 12.0)])
+    found = Overhead(10, 2.0, 1.0, [Round(9.0, whole, 6.0, 2.0, 4.0, 12.6) for whole in (15.0, 13.2, 12.0)])
     assert [one.necessary for one in found.rounds] == [12.0] * 3
-    assert found.more == pytest.approx((0.1, 0.0, 0.25))
+    assert found.interval("more") == pytest.approx((0.1, 0.0, 0.25))
+    assert found.interval("sharing") == pytest.approx((0.05,) * 3)
     assert (found.median("whole"), found.median("necessary"), len(found)) == (13.2, 12.0, 3)
 
 
@@ -38,12 +39,13 @@ def test_a_video_is_taken_apart(
     assert page in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "overhead.json").read_text())
     assert (report["frames"], report["people"], report["refined"]) == (3, 1.0, 1.0)
-    assert min(report["engines"], report["decode"], report["encode"]) > 0
+    assert min(report["engines"], report["decode"], report["encode"], report["at_once"]) > 0
     necessary = report["engines"] + report["decode"] + report["encode"]
     assert report["more"] == pytest.approx([report["whole"] / necessary - 1] * 3)
     assert list(report["parts"]) == ["to BGR", "crops", "patches", "map back", "drawing", "to YUV", "JSON"]
     rows = dict(re.findall(r"^\| \**([^|*]+?)\** \| (-?[0-9.]+) \|$", page, re.MULTILINE))
     rest = [float(rows[f"the rest: {name}"]) for name in (*report["parts"], "other")]
+    rest.append(float(rows["the three at once: more than alone"]))
     assert sum(rest) + necessary == pytest.approx(report["whole"], abs=0.1)
 
 
@@ -67,7 +69,9 @@ def test_a_signal_keeps_the_rounds_that_are_done(
     monkeypatch.setattr(overhead, "run_once", run_once)
     monkeypatch.setattr(overhead, "engines_alone", lambda setup, counts: 0.15)
     monkeypatch.setattr(overhead, "decode_alone", decode_alone)
-    monkeypatch.setattr(overhead, "encode_alone", lambda video, frames, folder: 0.02)
+    monkeypatch.setattr(overhead, "pictures_of", lambda video, frames: [])
+    monkeypatch.setattr(overhead, "encode_alone", lambda pictures, folder: 0.02)
+    monkeypatch.setattr(overhead, "at_once", lambda setup, counts, pictures, folder: 0.189)
     words = ["v.mp4", "--boxes", "b.json", "--bundle", str(nano_bundle), "--frames", "3", "--output", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(command, words)
@@ -77,9 +81,10 @@ def test_a_signal_keeps_the_rounds_that_are_done(
     pair = ["run of 1", "run of 3"]
     assert order == [*pair, *pair, "decode", "decode", *pair, *pair, "decode"]
     report = json.loads((tmp_path / "overhead.json").read_text())
-    one = {"elapsed": 100.0, "whole": 200.0, "engines": 150.0, "decode": 10.0, "encode": 20.0}
+    one = {"elapsed": 100.0, "whole": 200.0, "engines": 150.0, "decode": 10.0, "encode": 20.0, "at_once": 189.0}
     assert report["rounds"] == [pytest.approx(one)] * 2
     assert report["more"] == pytest.approx([200 / 180 - 1] * 3)
+    assert report["sharing"] == pytest.approx([0.05] * 3)
     assert (report["frames"], report["people"], report["refined"], report["parts"]) == (3, 2.0, 1.0, {})
     page = (tmp_path / "overhead.md").read_text()
     assert page in said
@@ -90,6 +95,7 @@ def test_a_signal_keeps_the_rounds_that_are_done(
         "| engines | 150.00 |",
         "| FFmpeg: decoding | 10.00 |",
         "| FFmpeg: encoding | 20.00 |",
+        "| the three at once: more than alone | 9.00 |",
     ]
 
 
