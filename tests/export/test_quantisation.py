@@ -37,7 +37,7 @@ def _model(config: ModelConfig) -> SHaRPose:
 
 @pytest.fixture(scope="module")
 def model(nano_config: ModelConfig) -> SHaRPose:
-    return _model(nano_config)
+    return _model(nano_config.replace({"depth": 1}))
 
 
 @pytest.fixture(scope="module")
