@@ -1,8 +1,8 @@
-"""Write measured numbers into README.md and docs/performance.md: `python benchmarks/tables.py RESULTS`.
+"""Write measured numbers into README.md and docs/performance.md: `python benchmarks/tables.py RESULTS…`.
 
-RESULTS has a folder for each run: `small` (all precisions), `baselines` (the same model, one person, beside baselines),
-`tiny`, `base` (384 x 288 beside a dense model), and `scaling`. What stands between `<!-- numbers: NAME -->` and
-`<!-- end -->` is replaced.
+RESULTS, one folder or several, have a folder for each run: `small` (all precisions), `baselines` (the same model, one
+person, beside baselines), `tiny`, `base` (384 x 288 beside a dense model), and `scaling`. What stands between
+`<!-- numbers: NAME -->` and `<!-- end -->` is replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from measuring.page import table
+from measuring.page import cell, table
 from measuring.targets import ON_CPU, judge
 from report import Machine
 from scaling import growth_mib
@@ -36,15 +36,16 @@ Report = Mapping[str, Any]
 
 
 class Results:
-    """The reports of a folder, by the names of their folders."""
+    """The reports of some folders, by the names of their folders; of two with one name, the first folder's."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path) -> None:
+        self._folders = folders
 
     def __getitem__(self, name: str) -> Report:
         """A run's report; raises `InputError` where it is missing."""
         file = "scaling.json" if name == "scaling" else "latency.json"
-        path = self._folder / name / file
+        paths = [folder / name / file for folder in self._folders]
+        path = next((path for path in paths if path.exists()), paths[0])
 
         def failure(reason: str) -> InputError:
             return InputError(f"{path}: {reason}; run benchmarks/{file.removesuffix('.json')}.py")
@@ -61,7 +62,7 @@ def write_machine(results: Results) -> Iterator[str]:
     yield f"* **Machine**, {report['date']}: {Machine(**report['machine'])}."
     yield "* **Commands**, in this order:"
     yield ""
-    for name in ("small", "baselines", "tiny", "base", "scaling"):
+    for name in ("small", "baselines", "tiny", "base"):
         yield f"      {results[name]['command'].replace('--output DIR', f'--output OUT/{name}')}"
 
 
@@ -145,8 +146,11 @@ def write_starts(results: Results) -> Iterator[str]:
 
 
 def write_scaling(results: Results) -> Iterator[str]:
-    """The tables of scaling.py; of memory, its growth."""
+    """The tables of scaling.py, with their machine and command; of memory, its growth."""
     report = results["scaling"]
+    yield f"* **Machine**, {report['date']}: {Machine(**report['machine'])}."
+    yield f"* **Command**: `{report['command'].replace('--output DIR', '--output OUT/scaling')}`"
+    yield ""
     yield f"{report['bundle']} on {report['device']} in {report['precision']}, half of the people refined."
     for part, rows in report["parts"].items():
         yield ""
@@ -154,7 +158,7 @@ def write_scaling(results: Results) -> Iterator[str]:
             frames, mib = rows[-1]["frame"], rows[-1]["MiB"]
             yield f"Memory over {frames:,} frames: {mib:.0f} MiB, {growth_mib(rows):+.1f} MiB after the first fifth."
             continue
-        cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+        cells = [[cell(value) for value in row.values()] for row in rows]
         yield from table(list(rows[0]), cells)
 
 
@@ -190,13 +194,13 @@ def fill_models(text: str, results: Results) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("folder", metavar="RESULTS", type=click.Path(path_type=Path))
+@click.argument("folders", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a page has other numbers.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def command(folder: Path, check: bool, debug: bool) -> int:
+def command(folders: tuple[Path, ...], check: bool, debug: bool) -> int:
     """Write the numbers of RESULTS into README.md and docs/performance.md."""
     interruptible()
-    results = Results(folder)
+    results = Results(*folders)
     other: list[Path] = []
     for path, change in ((ROOT / "docs" / "performance.md", fill), (ROOT / "README.md", fill_models)):
         text = path.read_text("utf-8")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
 from report import Machine, kept_when_interrupted, make_output_folder, this_machine, write_file
 
-from measuring.page import table
+from measuring.page import cell, table
 from sharpose.cli import Threads, interruptible, option, options
 from sharpose.engines.precision import PRECISIONS
 
@@ -122,7 +123,7 @@ class PartsReport:
             for part in parts:
                 self.parts[part] = rows = getattr(benchmark, part)()
                 for row in rows[-1:] if part in self.long_parts else rows:
-                    click.echo(f"{part}: " + ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
+                    click.echo(f"{part}: " + ", ".join(f"{name} {cell(value)}" for name, value in row.items()))
                 self._write(benchmark)  # after each part: whatever ends the run, what was measured stays
         click.echo(f"wrote {self._path('md')} and {self._path('json')}")
 
@@ -130,16 +131,12 @@ class PartsReport:
         return self.output / f"{self.name}.{ending}"
 
     def _write(self, benchmark: object) -> None:
-        values = {**self.values, "machine": asdict(self.machine), "parts": self.parts}
+        values = {"date": date.today().isoformat(), **self.values, "machine": asdict(self.machine), "parts": self.parts}
         write_file(self._path("json"), json.dumps(values, indent=1) + "\n")
         command = self.values["command"]
         lines = [f"# {self.name.capitalize()}", "", str(self.machine), "", f"`{command}`", "", self.about]
         for part, rows in self.parts.items():
             words = (getattr(benchmark, part).__doc__ or "").strip()
-            cells = [[_cell(value) for value in row.values()] for row in rows]
+            cells = [[cell(value) for value in row.values()] for row in rows]
             lines += ["", f"## {part}", "", words, "", *table(list(rows[0]), cells), *self.notes(part, rows)]
         write_file(self._path("md"), "\n".join(lines) + "\n")
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

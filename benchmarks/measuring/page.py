@@ -35,6 +35,13 @@ def write_page(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cell(value: object) -> str:
+    """A value as a table shows it: numbers with three digits, large ones in full."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table."""
     return [

@@ -13,7 +13,8 @@ from tables import ROOT, Results, command, fill, fill_models
 from sharpose.cli import main
 from sharpose.errors import InputError
 
-COMMITTED = ROOT / "benchmarks" / "results" / "amd-epyc-2-cores"
+COMMITTED = [ROOT / "benchmarks" / "results" / name for name in ("amd-epyc-2-cores", "intel-xeon-2-cores")]
+MACHINE = {"processor": "a CPU", "cores": 2, "memory_gib": 4.0, "gpu": "", "system": "Linux", "python": "3"}
 
 
 def _values(mean: float) -> dict[str, Any]:
@@ -36,7 +37,6 @@ def _latency(**people_to_means: float) -> dict[str, Any]:
         ]
         contenders = {name: _values(value) for name, value in names.items()}
         cases.append({"people": 1, "refine_percent": percent, "contenders": contenders, "ratios": ratios})
-    machine = {"processor": "a CPU", "cores": 2, "memory_gib": 4.0, "gpu": "", "system": "Linux", "python": "3"}
     start = {
         "people": 16,
         "seconds": 1.5,
@@ -48,7 +48,7 @@ def _latency(**people_to_means: float) -> dict[str, Any]:
     peak = {"precision": "fp32", "multiply_adds_per_s": 1e11, "library": "numpy 2", "size": 512, "hardware": "cpu"}
     return {
         "date": "2026-01-02",
-        "machine": machine | {"packages": {"numpy": "2"}},
+        "machine": MACHINE | {"packages": {"numpy": "2"}},
         "command": "python benchmarks/latency.py --output DIR",
         "cold_starts": {"cpu fp32": start | {"error": ""}, "broken": start | {"error": "no such device"}},
         "peaks": [peak],
@@ -59,12 +59,14 @@ def _latency(**people_to_means: float) -> dict[str, Any]:
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     scaling = {
+        "date": "2026-01-03",
+        "machine": MACHINE | {"cores": 8, "packages": {"numpy": "2"}},
         "bundle": "tiny",
         "device": "cpu",
         "precision": "fp32",
         "command": "python benchmarks/scaling.py --output DIR",
         "parts": {
-            "people": [{"people": 1, "mean ms": 12.345}],
+            "people": [{"people": 1, "mean ms": 12.345}, {"people": 100, "mean ms": 1420.5}],
             "memory": [{"frame": frame, "MiB": 100.0 + frame / 1000} for frame in range(0, 10_001, 1000)],
         },
     }
@@ -83,7 +85,7 @@ def results(tmp_path: Path) -> Results:
             "machine",
             [
                 "* **Machine**, 2026-01-02: a CPU, 2 cores, 4 GiB;",
-                "      python benchmarks/scaling.py --output OUT/scaling",
+                "      python benchmarks/latency.py --output OUT/base",
             ],
         ),
         (
@@ -109,7 +111,17 @@ def results(tmp_path: Path) -> Results:
         ("dense", ["| base 384×288 | 1 | 100 % | cpu fp32 | 60.0 | 180.0 | 3.00 (2.90 to 4.00) |"]),
         ("starts", ["| tiny 256×192 | cpu fp32 | 16 | 1.50 | 0.50 | 0.90 | 0.10 | 200 |"]),
         ("starts", ["| small 256×192 | broken | 16 | no such device |  |  |  |  |"]),
-        ("scaling", ["| 1 | 12.3 |", "Memory over 10,000 frames: 110 MiB, +8.0 MiB after the first fifth."]),
+        (
+            "scaling",
+            ["| 1 | 12.3 |", "| 100 | 1420 |", "Memory over 10,000 frames: 110 MiB, +8.0 MiB after the first fifth."],
+        ),
+        (
+            "scaling",
+            [
+                "* **Machine**, 2026-01-03: a CPU, 8 cores, 4 GiB;",
+                "* **Command**: `python benchmarks/scaling.py --output OUT/scaling`",
+            ],
+        ),
     ],
 )
 def test_a_block_has_the_numbers(block: str, lines: list[str], results: Results) -> None:
@@ -163,8 +175,19 @@ def test_pages_are_written_or_checked(results: Results, tmp_path: Path, capsys, 
     assert run("--check") == (0, "")
 
 
+def test_the_first_folder_that_has_a_run_counts(results: Results, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "scaling").mkdir(parents=True)
+    (other / "scaling" / "scaling.json").write_text(json.dumps({"precision": "int8"}))
+    assert Results(other, tmp_path)["scaling"] == {"precision": "int8"}
+    assert Results(tmp_path, other)["scaling"]["precision"] == "fp32"
+    assert Results(other, tmp_path)["tiny"] == results["tiny"]
+
+
 def test_the_pages_have_the_committed_numbers() -> None:
-    results = Results(COMMITTED)
+    results = Results(*COMMITTED)
     for path, change in ((ROOT / "docs" / "performance.md", fill), (ROOT / "README.md", fill_models)):
         text = path.read_text("utf-8")
-        assert change(text, results) == text, f"run python benchmarks/tables.py {COMMITTED.relative_to(ROOT)}"
+        assert change(text, results) == text, (
+            f"run python benchmarks/tables.py {' '.join(str(path.relative_to(ROOT)) for path in COMMITTED)}"
+        )
