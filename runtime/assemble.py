@@ -282,9 +282,20 @@ def _open_stream(
 ) -> Stream:
     """The stream of a source, the one with that `index`, as yet without sinks."""
     source = open_source(spec, options.reading, say=messages.warning, beside_videos=beside_videos)
-    to_close.callback(source.close)
-    steps = _make_steps(options, estimator)
-    return Stream(source, boxes.make(index, source), [], StreamStatistics(source.info), steps, options.max_people)
+    try:
+        people, steps = boxes.make(index, source), _make_steps(options, estimator)
+    except BaseException:
+        source.close()
+        raise
+    stream = Stream(source, people, [], StreamStatistics(source.info), steps, options.max_people)
+    to_close.callback(_close_unread, stream)
+    return stream
+
+
+def _close_unread(stream: Stream) -> None:
+    """Close the source of a stream that never ran; others are closed by their readers, as a decoder in use must not."""
+    if not stream.begun:
+        stream.source.close()
 
 
 def _go(

@@ -53,12 +53,13 @@ class Stream:
     """A source and where its results go. Nothing in it is shared with another stream.
 
     Attributes:
-        source: Frames; closed at the end.
+        source: Frames; closed at the end, by the thread that reads it.
         boxes: Where their people are.
         sinks: Where results go; closed at the end.
         statistics: Counted into as the run goes.
         steps: What is done with the poses before they are written, in order.
         max_people: People per frame at most, those of the best box score; all if None.
+        begun: Whether the loop has it, and closes its source.
     """
 
     source: Source
@@ -67,6 +68,7 @@ class Stream:
     statistics: StreamStatistics
     steps: Sequence[PoseStep] = ()
     max_people: int | None = None
+    begun: bool = False
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,7 @@ class Loop:
                     turn.running = self._begin(stream)
 
     def _start_reading(self, stream: Stream) -> FrameQueue:
+        stream.begun = True
         stream.statistics.begin()
         if not isinstance(stream.source, LiveSource):
             return FrameQueue.reading(stream.source, self._news.set)

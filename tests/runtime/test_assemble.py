@@ -20,6 +20,7 @@ from sharpose.runtime.cli import command
 from sharpose.runtime.detectors.onnx import Detector
 from sharpose.runtime.options import RunOptions, SourceOptions
 from sharpose.runtime.result import FrameOrigin, PoseResult
+from sharpose.runtime.sources.video import VideoSource
 
 SCENE = "scene:frames=8,size=240x320,people=3"
 
@@ -116,6 +117,29 @@ def test_a_stream_that_is_left_early_is_closed(estimator: PoseEstimator, video: 
     frames.close()
     assert not reading_threads()
     assert len(list(estimator.stream(video, full_frame=True))) == 6  # the estimator goes on
+
+
+def test_only_its_reader_closes_a_video(
+    estimator: PoseEstimator, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that is closed by another thread while it decodes ends the process."""
+    closed_by: list[str] = []
+    close = VideoSource.close
+
+    def noted(source: VideoSource) -> None:
+        closed_by.append(threading.current_thread().name)
+        close(source)
+
+    monkeypatch.setattr(VideoSource, "close", noted)
+    frames = estimator.stream(video, full_frame=True)
+    next(frames)
+    frames.close()
+    assert set(closed_by) == {f"read {video}"}
+    closed_by.clear()
+    (tmp_path / "boxes.json").write_text("none")
+    with pytest.raises(BoxesError):  # before anything reads the video
+        next(estimator.stream(video, boxes=tmp_path / "boxes.json"))
+    assert closed_by == ["MainThread"]
 
 
 def test_videos_of_a_folder_are_streamed_one_after_another(estimator: PoseEstimator, video: Path) -> None:
