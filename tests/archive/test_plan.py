@@ -156,7 +156,11 @@ def test_names_that_differ_in_case_are_refused_where_the_file_system_ignores_it(
         (["@folders.txt"], (JSON,), "^folders.txt, line 1: q/none: expected a video, or a folder .*, but the folder"),
         (["@v/1.mp4"], (JSON,), "^@v/1.mp4: expected a list of videos, .*, found a video; leave out the @$"),
         (["@binary"], (JSON,), "^@binary: expected a list of videos, a line each, found: no text$"),
-        (["v"], (("--json", "list.txt/a/{source}"),), "^--json list.txt/a/1: list.txt: expected a folder that results"),
+        (
+            ["v"],
+            (("--json", "list.txt/a/{source}"),),
+            "^output list.txt/a/1: expected a folder, found the file list.txt; give",
+        ),
         (
             ["v"],
             (("--json", "/proc/none/{source}"),),

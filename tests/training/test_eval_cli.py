@@ -319,7 +319,7 @@ def test_mistakes_are_found_before_the_work(nano_bundle: Path, tmp_path: Path, m
         run("--bundle", nano_bundle, "--data", tmp_path / "nothing", "--no-plots", "--output", tmp_path / "kept")
     assert (tmp_path / "kept").is_dir()  # it isn't this run's
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--output"):
+    with pytest.raises(InputError, match="expected a folder, found the file"):
         run("--bundle", nano_bundle, "--data", SCENE, "--no-plots", "--output", tmp_path / "file")
     refused = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr("sharpose.training.evaluation.run._check_outputs", lambda *arguments: None)
