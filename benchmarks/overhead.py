@@ -158,19 +158,20 @@ def measure(setup: Setup, folder: Path, found: Overhead) -> None:
     found.frames = len(entries)
     found.people, found.refined = np.mean(counts, axis=0).tolist()
     pictures = pictures_of(annotated, len(entries))
-    steps: dict[str, Callable[[], tuple[float, ...]]] = {
-        "whole": lambda: whole_run(setup, len(entries), folder),
-        "engines": lambda: (engines_alone(setup, counts),),
-        "decode": lambda: (decode_alone(setup.video, len(entries)),),
-        "encode": lambda: (encode_alone(pictures, folder),),
-        "at_once": lambda: (at_once(setup, counts, pictures, folder),),
-    }
-    for number in range(setup.rounds):
-        order = list(steps) if number % 2 == 0 else list(reversed(steps))
-        seconds = {name: steps[name]() for name in order}
-        elapsed, whole = seconds.pop("whole")
-        alone = {name: value[0] * 1000 for name, value in seconds.items()}
-        found.rounds.append(Round(elapsed * 1000, whole * 1000, **alone))
+    with engine_steps(setup, counts) as run:
+        steps: dict[str, Callable[[], tuple[float, ...]]] = {
+            "whole": lambda: whole_run(setup, len(entries), folder),
+            "engines": lambda: (engines_alone(run, len(entries)),),
+            "decode": lambda: (decode_alone(setup.video, len(entries)),),
+            "encode": lambda: (encode_alone(pictures, folder),),
+            "at_once": lambda: (at_once(run, setup.video, pictures, folder),),
+        }
+        for number in range(setup.rounds):
+            order = list(steps) if number % 2 == 0 else list(reversed(steps))
+            seconds = {name: steps[name]() for name in order}
+            elapsed, whole = seconds.pop("whole")
+            alone = {name: value[0] * 1000 for name, value in seconds.items()}
+            found.rounds.append(Round(elapsed * 1000, whole * 1000, **alone))
     rest = rest_alone(setup.video, entries, setup.bundle, folder)
     found.parts = {name: seconds * 1000 for name, seconds in rest.items()}
 
@@ -242,10 +243,9 @@ def engine_steps(setup: Setup, counts: Sequence[tuple[int, int]]) -> Iterator[St
         yield run
 
 
-def engines_alone(setup: Setup, counts: Sequence[tuple[int, int]]) -> float:
-    """CPU seconds a frame of both engines' runs."""
-    with engine_steps(setup, counts) as step:
-        return cpu_seconds(lambda: [step(index) for index in range(1, len(counts))]) / (len(counts) - 1)
+def engines_alone(run: Step, frames: int) -> float:
+    """CPU seconds a frame of both engines' runs, without the first frame's."""
+    return cpu_seconds(lambda: [run(index) for index in range(1, frames)]) / (frames - 1)
 
 
 def decoded(video: Path, frames: int) -> Iterator[VideoFrame]:
@@ -299,13 +299,13 @@ def encode_alone(pictures: Sequence[VideoFrame], folder: Path) -> float:
         return cpu_seconds(lambda: [step(index) for index in range(len(pictures))]) / len(pictures)
 
 
-def at_once(setup: Setup, counts: Sequence[tuple[int, int]], pictures: Sequence[VideoFrame], folder: Path) -> float:
+def at_once(run: Step, video: Path, pictures: Sequence[VideoFrame], folder: Path) -> float:
     """CPU seconds a frame of engines, decoding and encoding, each in a thread, none more than two frames ahead.
 
     What these take more than alone, they take because they share caches, memory and cores.
     """
-    source = decoded(setup.video, len(pictures))
-    with engine_steps(setup, counts) as run, encode_steps(pictures, folder) as encode:
+    source = decoded(video, len(pictures))
+    with encode_steps(pictures, folder) as encode:
         steps: list[Step] = [run, lambda index: next(source, None), encode]
         done = [0] * len(steps)
         changed = threading.Condition()

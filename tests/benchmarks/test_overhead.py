@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import overhead
@@ -67,11 +68,12 @@ def test_a_signal_keeps_the_rounds_that_are_done(
         return 0.01
 
     monkeypatch.setattr(overhead, "run_once", run_once)
-    monkeypatch.setattr(overhead, "engines_alone", lambda setup, counts: 0.15)
+    monkeypatch.setattr(overhead, "engine_steps", lambda setup, counts: nullcontext())
+    monkeypatch.setattr(overhead, "engines_alone", lambda run, frames: 0.15)
     monkeypatch.setattr(overhead, "decode_alone", decode_alone)
     monkeypatch.setattr(overhead, "pictures_of", lambda video, frames: [])
     monkeypatch.setattr(overhead, "encode_alone", lambda pictures, folder: 0.02)
-    monkeypatch.setattr(overhead, "at_once", lambda setup, counts, pictures, folder: 0.189)
+    monkeypatch.setattr(overhead, "at_once", lambda run, video, pictures, folder: 0.189)
     words = ["v.mp4", "--boxes", "b.json", "--bundle", str(nano_bundle), "--frames", "3", "--output", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(command, words)
