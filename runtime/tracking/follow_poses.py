@@ -47,7 +47,8 @@ class FollowPoses:
 
     Args:
         source: The detector or another source.
-        every: N, 1 or more: at frames 0, N, 2N, …, at a frame of another size, and where nobody is left to follow.
+        every: N, 1 or more: at frames 0, N, 2N, …, at a frame of another size, where nobody is left to follow, and
+            after a detection whose frame a busy server had dropped.
 
     Raises:
         InputError: `every` is below 1.
@@ -70,7 +71,8 @@ class FollowPoses:
         followed = self._followed
         self._detected = self._since >= self.every or size != self._frame_size or followed is None
         if self._detected or followed is None:
-            self._since, self._frame_size = 1, size
+            # A frame that is dropped isn't observed: the next one is detected, too.
+            self._since, self._frame_size, self._followed = 1, size, None
             return self.source.boxes_for(frame)
         self._since += 1
         return followed.boxes

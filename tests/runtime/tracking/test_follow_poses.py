@@ -111,6 +111,21 @@ def test_another_frame_size_is_detected_at_once() -> None:
     assert detector.asked == [0, 1]
 
 
+def test_a_detection_whose_frame_was_dropped_is_made_again() -> None:
+    """A server that is busy leaves the frame without poses: nothing is observed."""
+    detector = Told([100, 100, 180, 300])
+    source = FollowPoses(detector, 100)
+    source.observe(frame(0), poses_in(source.boxes_for(frame(0))))
+    detector.boxes = Boxes.from_xyxy([[50, 50, 90, 150]])
+    source.boxes_for(frame(1, (200, 300)))
+    np.testing.assert_array_equal(source.boxes_for(frame(2, (200, 300))).xyxy, [[50, 50, 90, 150]])
+    source.observe(frame(2, (200, 300)), poses_in(detector.boxes, x=3))
+    assert detector.asked == [0, 1, 2]
+    source.boxes_for(frame(3, (200, 300)))  # dropped where nothing was detected: people are followed on
+    source.boxes_for(frame(4, (200, 300)))
+    assert detector.asked == [0, 1, 2]
+
+
 def test_only_the_best_were_looked_at() -> None:
     """--max-people takes some away between boxes_for and observe."""
     source = FollowPoses(Told([100, 100, 180, 300], [300, 100, 380, 300]), 5)
