@@ -323,8 +323,10 @@ class Detector:
         return self._runner.device
 
     def close(self) -> None:
-        """Free the engine. May be called twice."""
-        self._runner.close()
+        """Free the engine, once no call is under way. May be called twice; does nothing in a forked process."""
+        if not self._lock.forked:
+            with self._lock:
+                self._runner.close()
 
     def _recognise(self) -> Family:
         try:

@@ -345,6 +345,24 @@ def test_no_warning_where_somebody_was_found(tmp_path: Path) -> None:
     assert detector.best_score == pytest.approx(0.9)
 
 
+def test_closing_waits_for_the_call_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = np.array([[[0, 0, 9, 9, 0.9]]], np.float32)
+    detector = Detector.from_onnx(says(tmp_path / "d.onnx", dets=box, labels=np.zeros((1, 1), np.int64)))
+    run, closing = detector._runner.run, threading.Thread(target=detector.close)
+
+    def closed_meanwhile(*inputs: Any) -> object:
+        closing.start()
+        closing.join(0.1)
+        return run(*inputs)
+
+    monkeypatch.setattr(detector._runner, "run", closed_meanwhile)
+    assert len(detector(picture(*SIZE))) == 1
+    monkeypatch.undo()
+    closing.join(10)
+    with pytest.raises(EngineError, match="closed"):
+        detector(picture(*SIZE))
+
+
 def test_eight_threads_and_a_forked_process(tmp_path: Path) -> None:
     from detector_graphs import FED, finder
 
