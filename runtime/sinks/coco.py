@@ -24,14 +24,14 @@ class CocoSink:
     People with an id have it as `"track_id"`.
 
     Args:
-        path: The file. A run without people leaves an empty array.
+        path: The file, created at the first record. A run without people leaves an empty array.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = str(self.path)
         self._file = TwinFile(self.path, tail=b"\n]\n")
-        self._closed = False
+        self._entries = self._closed = False
 
     def write(self, record: FrameRecord) -> None:
         """Adds one entry per person. Raises `SinkError` where they can't be written or a number is not finite."""
@@ -47,8 +47,12 @@ class CocoSink:
             for person in people_of(record)
         ]
         text = b",\n".join(strict_json(entry, record) for entry in entries)
+        text = (b",\n" if self._entries else b"\n") + text if text else b""
+        if not self._file.made:  # even where nobody is in it: an earlier run's results must not stay under this name
+            text = b"[" + text
         if text:
-            self._file.append((b",\n" if self._file.made else b"[\n") + text)
+            self._file.append(text)
+        self._entries = self._entries or bool(entries)
 
     def close(self) -> None:
         """Closes the file, and creates it where nobody was written. May be called twice."""

@@ -91,7 +91,7 @@ class VideoSink:
         self._start = self._newest = self._shift = 0.0  # seconds
         self._step = 1 / (frame_rate or 1.0)
         self._gaps_closed = 0
-        self._made = self._closed = self._lost = False
+        self._opened = self._made = self._closed = self._lost = False
 
     def write(self, record: FrameRecord) -> None:
         """Encodes a picture. Raises `SinkError` where it can't be; the file then ends with the one before."""
@@ -117,6 +117,7 @@ class VideoSink:
             self._container.mux(packets)
             self._copy_sound()
             self._file.commit()
+            self._made = True
 
     def close(self) -> None:
         """Writes what is still in the encoder and ends the file. May be called twice. Raises `SinkError`."""
@@ -170,7 +171,7 @@ class VideoSink:
         if self._sound is not None:
             self._sound_stream = self._sound.stream_in(self._container)
         self._container.start_encoding()
-        self._made = True
+        self._opened = True
 
     def _close_gap(self, seconds: float) -> float:
         """The time of a picture in the file, `seconds` unless that is more than the container can hold."""
@@ -245,7 +246,7 @@ class VideoSink:
             cause = file_error if file_error is not None and file_error.errno else error
             self._close_as_it_is()
             what = f"the video ({self._size[1]}x{self._size[0]})" if self._size else "the video"
-            opening = not self._made and isinstance(cause, av.FFmpegError)
+            opening = not self._opened and isinstance(cause, av.FFmpegError)
             why = f"{self._encoder.name} doesn't open for it: " if opening else ""
             raise SinkError(f"{self.path}: {what} can't be written: {why}{one_line(cause)}") from None
         except SinkError:
@@ -265,9 +266,19 @@ class VideoSink:
                 container.close()
         if file is not None:
             with contextlib.suppress(OSError):
-                if not self._made:
+                if file.seekable() and not self._lost and not (self._made and _holds_a_picture(self.path)):
+                    self._made = False
                     file.remove()
                 file.close()
+
+
+def _holds_a_picture(path: Path) -> bool:
+    """Whether a video has more than its header: muxers write a picture once the next one has come."""
+    try:
+        with av.open(f"file:{path}") as container:
+            return any(packet.size for packet in container.demux(video=0))
+    except (av.FFmpegError, OSError, IndexError):
+        return False
 
 
 _MOST_FAILURES = 16  # in a row

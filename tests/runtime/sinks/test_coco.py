@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpose.errors import SinkError
+from sharpose.errors import OutputTakenError, SinkError
 from sharpose.runtime.sinks.coco import CocoSink, TwinFile
 
 
@@ -81,12 +81,40 @@ def test_nobody_at_all_is_an_empty_array(tmp_path, record, records):
     assert entries(sink.path) == []
 
 
-def test_a_failed_run_without_people_leaves_nothing(tmp_path, record):
+def test_a_failed_run_without_people_keeps_an_empty_array(tmp_path, record):
     sink = CocoSink(tmp_path / "out.json")
     sink.write(record(people=0))
-    assert sink.abandon() is None
+    assert sink.abandon() == tmp_path / "out.partial.json"
     sink.close()
-    assert list(tmp_path.iterdir()) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.partial.json"]
+    assert entries(tmp_path / "out.partial.json") == []
+
+
+def test_results_of_an_earlier_run_go_at_the_first_record_even_if_nobody_is_in_it(tmp_path, record):
+    (tmp_path / "out.json").write_text('[{"image_id": 7}]')
+    sink = CocoSink(tmp_path / "out.json")
+    for index, people in enumerate([0, 0, 1, 0, 2]):
+        sink.write(record(index, people=people))
+        assert len(entries(sink.path)) == [0, 0, 1, 1, 3][index]  # what a kill would leave
+    sink.close()
+
+
+def test_a_place_that_can_not_be_written_is_noticed_before_anybody_is_seen(tmp_path, record):
+    (tmp_path / "out.json").symlink_to("/dev/full")
+    sink = CocoSink(tmp_path / "out.json")
+    with pytest.raises(SinkError, match=r"out\.json: can't be written: No space left on device"):
+        sink.write(record(people=0))
+    assert sink.abandon() is None
+
+
+def test_two_runs_keep_each_other_out_from_the_first_record_on(tmp_path, record):
+    first, second = CocoSink(tmp_path / "out.json"), CocoSink(tmp_path / "out.json")
+    first.write(record(people=0))
+    with pytest.raises(OutputTakenError):
+        second.write(record(people=0))
+    assert second.abandon() is None
+    first.close()
+    assert entries(first.path) == []
 
 
 def test_abandoned_files_are_marked_and_whole(tmp_path, record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -286,7 +287,7 @@ def test_a_full_disk_is_one_line(tmp_path, record, capfd):
 
     with pytest.raises(SinkError, match=r"out\.mp4: the video \(64x48\) can't be written: No space left on device"):
         write_on()
-    sink.abandon()
+    assert sink.abandon() is None
     sink.close()
     assert capfd.readouterr() == ("", "")
 
@@ -323,6 +324,24 @@ sink.close()
     images, _, _ = decoded(Path(kept))
     assert len(images) == index - 1
     assert index > 5
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(("room", "written"), [(300, 0), (5_000, 1)])  # bytes; the header has 562 and more
+def test_no_file_stays_where_not_one_picture_has_room(tmp_path, record, suffix, room, written):
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    sink = VideoSink(tmp_path / f"out{suffix}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        for index in range(written):  # a picture reaches the file with the next one
+            sink.write(record(index, image=noise))
+        with pytest.raises(SinkError, match=r"the video \(128x96\) can't be written: File too large"):
+            sink.write(record(written, image=noise))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sink.abandon() is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
