@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic
@@ -40,7 +41,9 @@ class InFlight(Generic[Item]):
         stop: Callable[[], bool],
         landed: Callable[[], None],
     ) -> None:
-        self._estimator, self._stop, self._landed = estimator, stop, landed
+        self._estimator, self._landed = estimator, landed
+        self._closed = threading.Event()
+        self._stop = lambda: self._closed.is_set() or stop()
         self._limit = None if reconnect == FOREVER else reconnect
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="request")
         self._flights: list[tuple[Item, Future[PoseResult | None]]] = []
@@ -68,7 +71,8 @@ class InFlight(Generic[Item]):
         return landed
 
     def close(self) -> None:
-        """See `Inference`."""
+        """See `Inference`; requests under way are not tried again, or a busy server's would keep the process alive."""
+        self._closed.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _poses_or_drop(self, picture: Picture, queue: FrameQueue) -> PoseResult | None:

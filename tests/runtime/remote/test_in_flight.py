@@ -203,6 +203,21 @@ def test_a_window_that_is_closed_ends_a_run_whose_server_is_busy(
     assert server.acts != []
 
 
+def test_a_busy_server_is_asked_no_more_once_the_stream_was_left(
+    server: V2Server, estimator: RemotePoseEstimator
+) -> None:
+    """As by Ctrl-C in a loop of Python's own; a request that went on would keep the process from ending."""
+    in_flight = InFlight[str](estimator, reconnect=None, stop=lambda: False, landed=lambda: None)
+    server.acts = [503] * 1000
+    picture = Picture(np.zeros((48, 64, 3), np.uint8), Boxes.from_xyxy([[0, 0, 20, 30]]))
+    in_flight.ask("first", picture, live=False, queue=FrameQueue("all", 1))
+    while len(server.requests) < 2:
+        threading.Event().wait(0.001)
+    in_flight.close()
+    assert in_flight.take(all_of_them=True) == [("first", None)]
+    assert server.acts != []
+
+
 def test_a_request_that_hangs_is_not_waited_for(server: V2Server, estimator: RemotePoseEstimator) -> None:
     stop, sink = StopRequest(), StubSink()
     server.acts, server.late_seconds = ["poses", "late"], 5.0
