@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -133,7 +133,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """A frame with its poses, and the annotated picture, drawn once and only when a sink asks for it.
+    """A frame with its poses, and the annotated picture, drawn once and only when a sink asks for it, in its thread.
 
     Attributes:
         frame: The frame.
@@ -151,14 +151,27 @@ class FrameRecord:
     age: float | None = None
     late: bool = False
 
-    @cached_property
+    # The record's own lock: that of functools.cached_property is one for all records before Python 3.12, then none.
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
+    _made: dict[str, Image] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
     def picture(self) -> Image:
         """uint8 [H, W, 3], BGR: a copy of the frame with the poses drawn on it."""
-        return self.draw(self.frame.image, self.poses)
+        return self._once("picture", lambda: self.draw(self.frame.image, self.poses))
 
-    @cached_property
+    @property
     def square_picture(self) -> Image:
         """`picture` as a player shows it: stretched to square pixels where the frame's are not."""
+        return self._once("square_picture", self._stretched)
+
+    def _once(self, name: str, make: Callable[[], Image]) -> Image:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
+
+    def _stretched(self) -> Image:
         ratio, (height, width) = self.frame.sample_aspect_ratio, self.picture.shape[:2]
         if ratio == 1:
             return self.picture

@@ -1,0 +1,58 @@
+"""The annotated picture of a record: several threads may ask for it, of one record or of several."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import numpy as np
+
+from sharpose.runtime.frames import Frame, FrameRecord
+from sharpose.runtime.result import Boxes, Image, PoseResult
+
+NOBODY = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
+
+
+def record(draw: Callable[[Image, PoseResult], Image], ratio: Fraction = Fraction(1)) -> FrameRecord:
+    frame = Frame(np.zeros((4, 6, 3), np.uint8), 0, 0.0, 0, sample_aspect_ratio=ratio)
+    return FrameRecord(frame, NOBODY, draw)
+
+
+def test_two_streams_draw_at_once() -> None:
+    both = threading.Barrier(2)
+
+    def draw(image: Image, poses: PoseResult) -> Image:
+        both.wait(5)  # breaks where the other one isn't begun before this one ends
+        return image + np.uint8(1)
+
+    records = [record(draw), record(draw)]
+    with ThreadPoolExecutor(2) as threads:
+        pictures = list(threads.map(lambda one: one.picture, records))
+    assert [picture.mean() for picture in pictures] == [1, 1]
+
+
+def test_threads_that_share_a_record_draw_it_once() -> None:
+    drawn: list[int] = []
+    both_ask = threading.Barrier(2)
+
+    def draw(image: Image, poses: PoseResult) -> Image:
+        drawn.append(1)
+        threading.Event().wait(0.05)  # for the other thread to ask, too
+        return image.copy()
+
+    one = record(draw, ratio=Fraction(2))
+
+    def ask(name: str) -> Image:
+        both_ask.wait(5)
+        picture: Image = getattr(one, name)
+        return picture
+
+    with ThreadPoolExecutor(2) as threads:
+        picture, square = threads.map(ask, ["picture", "square_picture"])
+    assert drawn == [1]
+    assert picture is one.picture
+    assert square is one.square_picture
+    assert (picture.shape, square.shape) == ((4, 6, 3), (4, 12, 3))
+    assert record(draw).square_picture.shape == (4, 6, 3)
