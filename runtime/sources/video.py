@@ -232,12 +232,21 @@ class VideoSource:
             return  # frames are missing where it is damaged
         if frames < claimed:
             self._warn(f"its header claims {counted(claimed, 'frame')}, but it ends after {frames}")
-        elif not is_url(self._spec) and (missing := _missing_bytes(Path(self._spec))):
+            return
+        missing = None if is_url(self._spec) else _missing_bytes(Path(self._spec))
+        short = seconds is not None and end + self._short_seconds < seconds
+        if missing:
             self._warn(f"cut off after {counted(frames, 'frame')}: {missing} bytes of the file are missing")
+        elif self._decoder.cut is not None and short and missing == 0:
+            what = f"damaged after {counted(frames, 'frame')} ({self._decoder.cut}), and nothing after that can be read"
+            line = f"{self.info.name}: {what}: its header claims {seconds:.2f} s, and no byte of the file is missing"
+            if self._options.strict:
+                raise SourceError(f"{line}; repair the file or encode it again")
+            self.info.failures.append(line)
         elif self._decoder.cut is not None:
             ended = "the stream ended" if self.info.live else "cut off"
             self._warn(f"{ended} after {counted(frames, 'frame')} ({self._decoder.cut})")
-        elif not self._stream.frames and seconds is not None and end + self._short_seconds < seconds:
+        elif not self._stream.frames and short:
             self._warn(f"its header claims {seconds:.2f} s, but it ends after {end:.2f} s")
 
     @property
@@ -302,17 +311,23 @@ def _claimed_seconds(stream: VideoStream, origin: float) -> float | None:
         return None
 
 
+_TAIL = 512  # bytes at a file's end
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the ids of Matroska's two outermost elements
 
 
-def _missing_bytes(path: Path) -> int:
-    """How many bytes a Matroska file is shorter than it says, which its decoder is silent about."""
+def _missing_bytes(path: Path) -> int | None:
+    """How many bytes a Matroska file is shorter than it says, which its decoder is silent about; None where that can't
+    be told: in other files, and where zeros stand for an end that was never written.
+    """
     with contextlib.suppress(OSError), path.open("rb") as file:  # somebody may have removed it
         if file.read(4) == _EBML and (header := _ebml_size(file)) is not None:
             file.seek(header, os.SEEK_CUR)
             if file.read(4) == _SEGMENT and (segment := _ebml_size(file)) is not None:
-                return max(0, file.tell() + segment - os.fstat(file.fileno()).st_size)
-    return 0
+                if missing := max(0, file.tell() + segment - os.fstat(file.fileno()).st_size):
+                    return missing
+                file.seek(-min(_TAIL, segment), os.SEEK_END)
+                return 0 if any(file.read()) else None
+    return None
 
 
 def _ebml_size(file: BinaryIO) -> int | None:

@@ -83,6 +83,43 @@ def test_a_matroska_file_whose_reading_ends_at_damage(tmp_path, make_video, kept
     assert source.info.warnings == [f"{source.info.name}: {ends}"]
 
 
+@pytest.fixture(scope="module")
+def broken_mkv(tmp_path_factory, make_video):
+    """60 frames with one key frame, in one cluster, whose middle is damaged: the demuxer finds nothing after it."""
+    path = tmp_path_factory.mktemp("broken") / "whole.mkv"
+    one_key = {"x264-params": "keyint=250:min-keyint=250:scenecut=0"}
+    data = bytearray(make_video(path, frames=60, b_frames=0, options=one_key).read_bytes())
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    for at in range(places[20] + 20, places[22] + 20):
+        data[at] ^= 0x5A
+    return bytes(data)
+
+
+def test_damage_after_which_nothing_can_be_read_is_no_early_end(tmp_path, broken_mkv):
+    source = VideoSource(saved(tmp_path / "broken.mkv", broken_mkv))
+    frames = len(list(source))
+    assert 15 < frames < 25
+    (line,) = source.info.failures
+    assert line.startswith(f"{source.info.name}: damaged after {frames} frames (")
+    assert line.endswith(
+        "), and nothing after that can be read: its header claims 2.40 s, and no byte of the file is missing"
+    )
+    assert source.info.warnings == []
+    with pytest.raises(SourceError, match=rf"damaged after {frames} frames .*repair the file"):
+        list(VideoSource(saved(tmp_path / "broken.mkv", broken_mkv), SourceOptions(strict=True)))
+
+
+@pytest.mark.parametrize("end", ["missing", "zeros"])
+def test_damage_in_a_file_that_also_ends_early_is_an_early_end(tmp_path, broken_mkv, end):
+    kept = cut(broken_mkv, 0.6)
+    source = VideoSource(saved(tmp_path / "cut.mkv", kept + bytes(len(broken_mkv) - len(kept)) * (end == "zeros")))
+    assert 15 < len(list(source)) < 25
+    assert source.info.failures == []
+    (line,) = source.info.warnings
+    assert f"{source.info.name}: cut off after" in line
+
+
 def test_zeros_where_the_end_should_be_count_as_ending_early(tmp_path, indexed_mp4):
     kept = cut(indexed_mp4, 0.6)
     source = VideoSource(saved(tmp_path / "zeros.mp4", kept + bytes(len(indexed_mp4) - len(kept))))
