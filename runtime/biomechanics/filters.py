@@ -69,7 +69,7 @@ def butterworth(values: Floats, times: Floats, cutoff: float, order: int = 4) ->
 
     Each stretch without a gap is filtered for itself. As in Sports2D, each pass has half of the order and the whole
     cut-off, at which the amplitude is halved by both together. Where frames are unevenly spaced, values are
-    interpolated to an even beat of the median step, and back.
+    interpolated to an even beat and back: that of the median step, fitted to begin and end with the stretch.
 
     Args:
         values: float64 [F, n, k], n points of k numbers; NaN where a point isn't known.
@@ -101,7 +101,8 @@ def butterworth(values: Floats, times: Floats, cutoff: float, order: int = 4) ->
             if even:
                 filtered[stretch, point] = _both_ways(sections, piece)
                 continue
-            beat = np.arange(moments[0], moments[-1] + 0.5 / rate, 1 / rate)
+            steps = max(round(float(moments[-1] - moments[0]) * rate), 1)
+            beat = np.linspace(moments[0], moments[-1], steps + 1)  # np.interp holds the last value beyond its end
             for axis in range(piece.shape[1]):
                 smooth = _both_ways(sections, np.interp(beat, moments, piece[:, axis])[:, None])[:, 0]
                 filtered[stretch, point, axis] = np.interp(moments, beat, smooth)

@@ -91,6 +91,19 @@ def test_uneven_frames_are_filtered_by_their_times() -> None:
     assert np.abs(fast).mean() > 0.15
 
 
+def test_uneven_stretches_are_right_to_their_last_frame() -> None:
+    for seed in range(20):
+        times = np.cumsum(1 / 30 * (1 + 0.45 * np.random.default_rng(seed).uniform(-1, 1, 61)))
+        line = series(*(1000 * times))
+        np.testing.assert_allclose(butterworth(line, times, 6.0), line, atol=0.1 * 10)
+    times = np.concatenate([np.arange(31), [30.3], 60 + np.arange(30)]) / 30
+    values = series(*[NAN] * 30, 10, 20, NAN, *[5] * 29)  # the two that are known are a third of a beat apart
+    first, last = butterworth(values, times, 6.0)[30:32, 0, 0]
+    assert 10 < first < 15 < last < 20
+    at_once = np.concatenate([times[:31], times[30:31], times[32:]])
+    assert np.isfinite(butterworth(values, at_once, 6.0)[30:32]).all()
+
+
 def test_frame_rates() -> None:
     assert frame_rate_of(TIMES) == pytest.approx(100)
     assert frame_rate_of(np.round(np.arange(100) / 30, 3)) == pytest.approx(
