@@ -41,7 +41,12 @@ _SIDES = ("left_", "right_")  # what a plain name of a side begins with
 _FOREIGN_SIDE = re.compile(  # a word of a side in German and Dutch, French, Spanish, Italian, Portuguese
     "link(s|e[nrs]?)|recht(s|e[nrs]?)|gauche|droite?|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]|direit[ao]"
 )
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # breaks lines and columns, or isn't UTF-8
+_SHORT_SIDES = tuple(  # the same, abbreviated; both are there where they stand for sides
+    frozenset(pair.split("/")) for pair in ("li/re", "g/d", "izq/der", "izda/dcha", "sx/dx", "sin/des", "esq/dir")
+)
+_UNPRINTABLE = re.compile(  # breaks lines and columns, isn't seen (two names would look alike), or isn't UTF-8
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 _LOWER_WORDS = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot", "tail")
 
 
@@ -77,15 +82,7 @@ class Skeleton:
         for what, number, most in (("keypoint", count, _MOST), ("limb", len(self.limbs), 4 * _MOST)):
             if number > most or not count:
                 raise ConfigError(f"skeleton {self.name!r}: {what}s: expected 1 to {most}, got {number}")
-        names = {"name": self.name} | {f"keypoint {index}": name for index, name in enumerate(self.keypoints)}
-        for what, name in names.items():
-            if not name.strip():
-                raise ConfigError(f"skeleton {self.name!r}: {what}: expected a name, got an empty one")
-            if found := _UNPRINTABLE.search(name):
-                raise ConfigError(
-                    f"skeleton {self.name!r:.80}: {what}: expected printable characters, as the headers of tables and "
-                    f".trc files have them, got {found[0]!r} in {name!r:.80}"
-                )
+        _check_names(f"skeleton {self.name!r:.80}", {"name": self.name} | _numbered(self.keypoints))
         if len(set(self.keypoints)) != count:
             raise ConfigError(f"skeleton {self.name!r}: keypoint names must be unique, got {list(self.keypoints)}")
         if len(self.sigmas) != count:
@@ -149,6 +146,21 @@ class Skeleton:
             if index == right:
                 return "right"
         return "centre"
+
+
+def _numbered(names: Sequence[str]) -> dict[str, str]:
+    return {f"keypoint {index}": name for index, name in enumerate(names)}
+
+
+def _check_names(place: str, names: Mapping[str, str]) -> None:
+    for what, name in names.items():
+        if not name.strip():
+            raise ConfigError(f"{place}: {what}: expected a name, got an empty one")
+        if found := _UNPRINTABLE.search(name):
+            raise ConfigError(
+                f"{place}: {what}: expected printable characters, as the headers of tables and .trc files have them, "
+                f"got {found[0]!r} in {name!r:.80}"
+            )
 
 
 def _check_colour(colour: object, place: str) -> str:
@@ -339,13 +351,14 @@ def _filled(values: Mapping[str, object], place: str) -> dict[str, object]:
     names = _names(fields)
     if names is None:
         return fields
+    _check_names(place, _numbered(names))  # before lines are logged that list them
     plain = [plain_name(name) for name in names]
     if "flip_pairs" not in fields:
         by_plain = dict(zip(plain, names, strict=True))
         pairs = [
             (left, by_plain[other])
             for one, left in zip(plain, names, strict=True)
-            if one.startswith("left_") and (other := f"right_{one.removeprefix('left_')}") in by_plain
+            if f"{one}_".startswith("left_") and (other := f"right{one.removeprefix('left')}") in by_plain
         ]
         paired = {name for pair in pairs for name in pair}
         alone = [name for name in names if name not in paired]
@@ -360,7 +373,9 @@ def _filled(values: Mapping[str, object], place: str) -> dict[str, object]:
                 place,
                 _listed(sided),
             )
-        foreign = [name for name in alone if any(map(_FOREIGN_SIDE.fullmatch, plain_name(name).split("_")))]
+        short = _with_short_sides(alone)
+        words_of = {name: plain_name(name).split("_") for name in alone}
+        foreign = [name for name in alone if name in short or any(map(_FOREIGN_SIDE.fullmatch, words_of[name]))]
         if foreign:
             _log.warning(
                 "%s: sides are read in English alone, and these seem to name one in another language: %s; give their "
@@ -387,6 +402,16 @@ def _filled(values: Mapping[str, object], place: str) -> dict[str, object]:
             name for name, one in zip(names, plain, strict=True) if not any(word in one for word in _LOWER_WORDS)
         ]
     return fields
+
+
+def _with_short_sides(names: Sequence[str]) -> set[str]:
+    """Names that differ from exactly one other in a word, where the two words abbreviate a left and a right side."""
+    alike: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = plain_name(name).split("_")
+        for place, word in enumerate(words):
+            alike.setdefault((*words[:place], "", *words[place + 1 :]), {})[word] = name
+    return {name for by_word in alike.values() if frozenset(by_word) in _SHORT_SIDES for name in by_word.values()}
 
 
 def _sigmas(name: str) -> dict[str, float]:

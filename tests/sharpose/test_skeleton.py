@@ -122,6 +122,8 @@ def test_halves_of_the_body():
         ({"keypoints": ("a", "b\tc")}, r"keypoint 1: expected printable characters.*, got '\\t' in 'b\\tc'"),
         ({"keypoints": ("a\r\n", "b")}, r"keypoint 0: expected printable characters.*, got '\\r'"),
         ({"keypoints": ("a", "\ud800")}, "keypoint 1: expected printable characters"),
+        ({"keypoints": ("knee", "kn\u200bee")}, r"keypoint 1: expected printable characters.*, got '\\u200b'"),
+        ({"keypoints": ("a\u202e", "b")}, r"keypoint 0: expected printable characters.*, got '\\u202e'"),
         ({"name": ""}, "skeleton '': name: expected a name, got an empty one"),
         ({"name": "a\nb"}, r"skeleton 'a\\nb': name: expected printable characters"),
         ({"sigmas": (0.1,)}, "2 sigmas"),
@@ -223,7 +225,12 @@ def test_a_side_without_its_other_side_is_a_warning_of_its_own(said, names, alon
         (["KnieLinks", "KnieRechts", "nose"], "KnieLinks, KnieRechts"),
         (["genou_gauche", "genou_droit", "cheville droite"], "genou_gauche, genou_droit, cheville droite"),
         (["ginocchio sinistro", "rodilla derecha", "joelho direito"], "ginocchio sinistro, rodilla derecha, joelho"),
+        (["ginocchio dx", "ginocchio sx", "naso"], "ginocchio dx, ginocchio sx"),
+        (["knie_li", "knie_re", "KnieInnenLi", "KnieInnenRe"], "knie_li, knie_re, KnieInnenLi, KnieInnenRe"),
+        (["genou G", "genou D", "nez"], "genou G, genou D"),
         (["left_link", "right_link", "linked"], None),
+        (["seam_d", "seam_e", "seam_f", "seam_g", "hand re", "knee g"], None),
+        (["genou\u200cG", "zanu\u200cye chap"], None),  # joins words in Persian
     ],
 )
 def test_sides_in_another_language_are_a_warning(said, names, foreign):
@@ -235,6 +242,21 @@ def test_sides_in_another_language_are_a_warning(said, names, foreign):
     before = len(said())
     load_skeleton(values | {"flip_pairs": [names[:2]]})
     assert len(said()) == before
+
+
+def test_a_pair_called_left_and_right_alone(said):
+    found = load_skeleton({"name": "own", "keypoints": ["Right", "Left", "leftover", "rightover"], "sigmas": 0.05})
+    assert found.flip_pairs == ((1, 0),)
+    assert [line.split(": ", 1)[1] for line in said()] == [
+        "flip pairs by left and right in the names: Left/Right; without: leftover, rightover"
+    ]
+
+
+@pytest.mark.parametrize("name", ["b\n", "\x1b[2J", ""])
+def test_names_are_checked_before_they_are_printed(said, name):
+    with pytest.raises(ConfigError, match=r"^skeleton: keypoint 1: expected (printable characters|a name)"):
+        load_skeleton({"name": "n", "keypoints": ["a", name]})
+    assert said() == []
 
 
 @pytest.mark.parametrize(
