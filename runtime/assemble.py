@@ -252,10 +252,11 @@ def stream_with(options: RunOptions, estimator: Estimator) -> Generator[tuple[Im
         job = Run([], estimator, draw, say=note, playlists=[one_by_one], reconnect=options.reading.reconnect)
         loop = Loop(job, StopRequest())
         try:
-            for index, record in to_close.enter_context(contextlib.closing(loop.records())):
-                frame = record.frame
-                origin = FrameOrigin(streams[index].source.info.name, frame.index, frame.time, frame.file_name)
-                yield frame.image, replace(record.poses, origin=origin)
+            with contextlib.closing(loop.records()) as records:  # sources know their damage once they are closed
+                for index, record in records:
+                    frame = record.frame
+                    origin = FrameOrigin(streams[index].source.info.name, frame.index, frame.time, frame.file_name)
+                    yield frame.image, replace(record.poses, origin=origin)
             for watch in boxes.watches:
                 watch.finish()
             for stream in streams:

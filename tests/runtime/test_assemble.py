@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_files import Run, lines_of, write_boxes, write_video
 from served_detector import PERSON, default_detector_served
+from video_files import saved, with_garbage
 
 from sharpose.cli import main
 from sharpose.errors import BoxesError, DetectorError, InputError, SourceError
@@ -117,6 +118,19 @@ def test_a_stream_that_is_left_early_is_closed(estimator: PoseEstimator, video: 
     frames.close()
     assert not reading_threads()
     assert len(list(estimator.stream(video, full_frame=True))) == 6  # the estimator goes on
+
+
+def test_damage_is_said_where_a_stream_is_left_early(
+    estimator: PoseEstimator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write_video(tmp_path / "whole.mp4", 20, faststart=True).read_bytes()
+    damaged = saved(tmp_path / "damaged.mp4", with_garbage(whole, 0.2, 3000))
+    frames = estimator.stream(damaged, full_frame=True)
+    for _ in range(10):
+        next(frames)
+    assert capsys.readouterr().err == ""
+    frames.close()
+    assert "damaged.mp4: skipped damage once, near frame" in capsys.readouterr().err
 
 
 def test_only_its_reader_closes_a_video(
