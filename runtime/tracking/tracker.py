@@ -209,7 +209,8 @@ class _Track:
 
     def see(self, box: npt.NDArray[np.float32], keypoints: npt.NDArray[np.float32], time: float) -> None:
         self.filter.correct(box)
-        self._keypoints, self._seen_centre = keypoints, self.filter.centre
+        self._keypoints: npt.NDArray[np.float32] = keypoints.copy()  # the user, who gets the result, may change it
+        self._seen_centre = self.filter.centre
         self.hits, self.misses, self.seen = self.hits + 1, 0, time
 
     def rescale(self, x: float, y: float) -> None:

@@ -79,8 +79,12 @@ def test_two_who_cross_keep_their_ids() -> None:
     assert ids == [[1, 2]] * 60
 
 
-def test_poses_tell_apart_whom_boxes_do_not() -> None:
-    """Two boxes that lie on each other and change places in the list: only the poses differ."""
+@pytest.mark.parametrize("scale", [1, 0.25])
+def test_poses_tell_apart_whom_boxes_do_not(scale: float) -> None:
+    """Two boxes that lie on each other and change places in the list: only the poses differ.
+
+    `scale`: what the user of a result does to its keypoints.
+    """
 
     def pose(offset: float) -> np.ndarray:
         points = np.stack([np.full(17, 120 + offset), np.linspace(100, 200, 17), np.ones(17)], axis=1)
@@ -90,8 +94,9 @@ def test_poses_tell_apart_whom_boxes_do_not() -> None:
     tracker = Tracker(EAGER, COCO17.sigmas)
     both = np.concatenate([pose(-15), pose(15)])
     for index in range(5):
-        ids = ids_of(tracker.update(people(boxes, both), 0.04 * index))
-        assert ids.tolist() == [1, 2]
+        tracked = tracker.update(people(boxes, both), 0.04 * index)
+        assert ids_of(tracked).tolist() == [1, 2]
+        tracked.keypoints[:, :, :2] *= scale
     assert ids_of(tracker.update(people(flipped, both[::-1]), 0.2)).tolist() == [2, 1]
 
 
