@@ -59,7 +59,7 @@ class Stream:
         statistics: Counted into as the run goes.
         steps: What is done with the poses before they are written, in order.
         max_people: People per frame at most, those of the best box score; all if None.
-        begun: Whether the loop has it, and closes its source.
+        begun: Whether the loop has begun to read it; its source isn't closed by those who opened it, then.
     """
 
     source: Source
@@ -180,7 +180,7 @@ class _Work:
 class _Turn:
     """The streams of a playlist that wait, and the one after which it is the next one's turn."""
 
-    waiting: deque[Callable[[], Stream]]
+    unopened: deque[Callable[[], Stream]]
     running: _Running | None = None
 
 
@@ -200,10 +200,10 @@ class Loop:
         )
         self._failures: list[str] = []
         self._running: list[_Running] = []
-        self._waiting = [deque(playlist.openers) for playlist in job.playlists]
+        self._unopened = [deque(playlist.openers) for playlist in job.playlists]
         self._turns = [
-            _Turn(waiting)
-            for waiting, playlist in zip(self._waiting, job.playlists, strict=True)
+            _Turn(unopened)
+            for unopened, playlist in zip(self._unopened, job.playlists, strict=True)
             for _ in range(playlist.at_once)
         ]
 
@@ -215,9 +215,9 @@ class Loop:
 
         To be closed where it isn't read to its end.
         """
-        for stream in self._job.streams:
-            self._begin(stream)
         try:
+            for stream in self._job.streams:
+                self._begin(stream)
             while not self._stop:
                 self._open_next()
                 if all(running.over for running in self._running):
@@ -254,7 +254,7 @@ class Loop:
             + [line for running in self._running for line in running.stream.source.info.failures],
             [name for running in self._running if not running.cut for name in running.sinks.complete],
             [name for running in self._running if running.cut for name in running.sinks.complete],
-            sum(map(len, self._waiting)),
+            sum(map(len, self._unopened)),
         )
 
     def _begin(self, stream: Stream) -> _Running:
@@ -266,21 +266,23 @@ class Loop:
     def _open_next(self) -> None:
         """Begin the next streams of the playlists."""
         for turn in self._turns:
-            while turn.waiting and (turn.running is None or turn.running.over):
+            while turn.unopened and (turn.running is None or turn.running.over):
                 try:
-                    stream = turn.waiting.popleft()()
+                    stream = turn.unopened.popleft()()
                 except (SourceError, BoxesError) as error:
                     self._note(error)
                 else:
                     turn.running = self._begin(stream)
 
     def _start_reading(self, stream: Stream) -> FrameQueue:
-        stream.begun = True
         stream.statistics.begin()
-        if not isinstance(stream.source, LiveSource):
-            return FrameQueue.reading(stream.source, self._news.set)
-        stream.source.queue.notify = self._news.set
-        return stream.source.queue
+        if isinstance(stream.source, LiveSource):
+            queue = stream.source.queue
+            queue.notify = self._news.set
+        else:
+            queue = FrameQueue.reading(stream.source, self._news.set)
+        stream.begun = True
+        return queue
 
     def _take_all(self) -> list[_Work]:
         """A round: one frame of every stream that has one, and waits for none."""
@@ -414,7 +416,7 @@ class Loop:
 
     def _note(self, error: Exception) -> None:
         """Keep the error that a stream ended on; the last one's is raised where no stream ended well."""
-        if not any(self._waiting) and all(running.error is not None for running in self._running):
+        if not any(self._unopened) and all(running.error is not None for running in self._running):
             raise error
         self._failures.append(str(error))
         self._job.say(f"{error}; the other streams go on")

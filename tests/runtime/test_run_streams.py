@@ -352,3 +352,21 @@ def test_a_request_to_stop_leaves_the_rest_of_a_playlist_unopened() -> None:
     outcome, sinks, _, opened, _ = play([Numbered(1, 9), Numbered(2, 9), Numbered(3, 9)], stop=stop)
     assert (outcome.unopened, opened, outcome.cut) == (2, [1], ["notes"])
     assert sinks[0].seen == [0, 1, 2]
+
+
+def test_where_a_stream_cannot_be_begun_those_before_it_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "read source 2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sources = [Numbered(1, 50), Numbered(2, 50)]
+    streams = [Stream(source, SourceBoxes(), [], StreamStatistics(source.info)) for source in sources]
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run(Run(streams, cast(PoseEstimator, Estimator()), lambda image, poses: image), stop=StopRequest())
+    assert [source.closed for source in sources] == [1, 0]
+    assert [stream.begun for stream in streams] == [True, False]  # who opened it closes it
+    assert not [thread for thread in threading.enumerate() if thread.name == "read source 1"]
