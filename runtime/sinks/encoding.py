@@ -70,6 +70,7 @@ class VideoEncoder:
 # zerolatency and the like: a frame that goes in comes out, so that a kill finds none inside the encoder.
 # forced-idr: a key frame that is asked for is one that decoding can start at.
 _X26X = {"tune": "zerolatency", "forced-idr": "1"}
+_X265 = _X26X | {"x265-params": "log-level=none"}
 _NVENC = {"tune": "ll", "delay": "0", "zerolatency": "1", "forced-idr": "1"}
 _QSV = {"async_depth": "1", "forced_idr": "1"}
 _AMF = {"usage": "lowlatency", "forced_idr": "1"}
@@ -77,11 +78,7 @@ _TOOLBOX = {"realtime": "1", "allow_sw": "0"}
 # VAAPI is missing: no FFmpeg inside PyAV's wheels has it, so nobody could try it.
 _ENCODERS = (
     VideoEncoder("libx264", "h264", False, _X26X, ("preset", "superfast"), ("crf",), crf=21, copies=True),
-    VideoEncoder(
-        *("libx265", "h265", False, _X26X | {"x265-params": "log-level=none"}, ("preset", "ultrafast"), ("crf",)),
-        crf=24,
-        copies=True,
-    ),
+    VideoEncoder("libx265", "h265", False, _X265, ("preset", "ultrafast"), ("crf",), crf=24, copies=True),
     VideoEncoder("libopenh264", "h264", False),
     VideoEncoder("h264_nvenc", "h264", True, _NVENC, ("preset", "p4"), ("cq",), {"rc": "vbr"}),
     VideoEncoder("hevc_nvenc", "h265", True, _NVENC, ("preset", "p4"), ("cq",), {"rc": "vbr"}),

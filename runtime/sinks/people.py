@@ -25,7 +25,7 @@ class Person:
     Attributes:
         xyxy: Left, top, right, bottom in picture pixels.
         bbox: Left, top, width, height in picture pixels.
-        score: The box's score times the mean of the keypoint scores that count.
+        score: As `PoseResult.scores`.
         keypoints: `[x, y, score]` for each keypoint.
         quality: Predicted quality of the coarse pose.
         refined: Whether the fine stage ran.

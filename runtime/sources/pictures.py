@@ -279,7 +279,7 @@ def captured_complaints() -> Iterator[list[str]]:
 
     Yields:
         A list that is filled, at the end, with their lines. What other threads wrote to standard error meanwhile is
-        passed on then.
+        passed on then. A child process that is started meanwhile goes on writing there: its later lines are lost.
     """
     complaints: list[str] = []
     with _capturing:
