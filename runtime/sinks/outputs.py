@@ -295,6 +295,9 @@ def check_outputs(
     for output in outputs:
         try:
             some_exist |= output.path is None or output.path.exists()
+            for part in () if output.path is None else output.path.parts:  # in folders to come, nothing is looked up
+                with contextlib.suppress(FileNotFoundError):
+                    os.lstat(part)
         except OSError as error:
             raise InputError(
                 f"output {output.name}: expected a path that can be written to: {error.strerror}"
@@ -333,7 +336,8 @@ def check_outputs(
         if target.is_dir() and not output.is_folder:
             raise InputError(f"output {target} is a folder; expected a file name")
         if (in_between := in_the_way(target.parent)) is not None:
-            raise InputError(f"output {target}: expected a folder, found the file {in_between}; give another name")
+            what = "the file" if in_between.exists() else "the broken link"
+            raise InputError(f"output {target}: expected a folder, found {what} {in_between}; give another name")
         if not _is_descriptor(target):
             check_not_held(target)
         if target.is_file() and not (overwrite or output.is_folder or _is_descriptor(target)):
@@ -342,8 +346,8 @@ def check_outputs(
 
 def _file_among(folder: Path) -> Path | None:
     """Which of a folder and those that it lies in is no folder, if one isn't; those to come don't count."""
-    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
-    return there if there.exists() and not there.is_dir() else None
+    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
+    return there if os.path.lexists(there) and not there.is_dir() else None
 
 
 Identity = tuple[object, ...]

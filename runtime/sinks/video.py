@@ -247,8 +247,12 @@ class VideoSink:
             self._close_as_it_is()
             what = f"the video ({self._size[1]}x{self._size[0]})" if self._size else "the video"
             opening = not self._opened and isinstance(cause, av.FFmpegError)
-            why = f"{self._encoder.name} doesn't open for it: " if opening else ""
-            raise SinkError(f"{self.path}: {what} can't be written: {why}{one_line(cause)}") from None
+            why, name = one_line(cause), self._encoder.name
+            if opening:
+                other = "" if name == "libx264" else ", such as libx264"
+                why = f"{name} doesn't open for this size ({why}), though it did for another; "
+                why += f"give another --encoder{other}"
+            raise SinkError(f"{self.path}: {what} can't be written: {why}") from None
         except SinkError:
             self._lost = True
             self._close_as_it_is()

@@ -140,6 +140,8 @@ def test_secrets_of_a_source_that_is_not_there(refused: Callable[..., str], sour
         ),
         (["in.mp4", "--json", "new/../one"], "output new/../one: there is no folder new; leave out the .."),
         (["in.mp4", "--json", "a" * 300], "File name too long"),
+        (["in.mp4", "--json", f"new/{'a' * 300}"], "File name too long"),
+        (["in.mp4", "--json", "broken/new/o.jsonl"], "expected a folder, found the broken link broken; give another"),
         (["in.mp4", "--coco", "-"], "--coco -: standard output takes --angles --csv --json --mot only"),
         (["in.mp4", "--json", "-", "--csv", "-"], "--csv - and --json - are the same; give each its own"),
         (["in.mp4", "--boxes", "boxes.json", "--coco", "boxes.json"], "would overwrite the input boxes.json"),
@@ -156,6 +158,7 @@ def test_outputs_never_overwrite_inputs(
     (tmp_path / "a[b].mp4").write_bytes(b"a name like a glob's")
     (tmp_path / "sub").mkdir()
     (tmp_path / "folder").symlink_to("sub")
+    (tmp_path / "broken").symlink_to("nowhere")
     (tmp_path / "sub" / "hard.mp4").hardlink_to(tmp_path / "in.mp4")
     (tmp_path / "one").write_text("result")
     (tmp_path / "sub" / "one").hardlink_to(tmp_path / "one")

@@ -249,12 +249,13 @@ def test_no_encoder_is_said_at_once(tmp_path, monkeypatch):
         VideoSink(tmp_path / "out.mp4")
 
 
-def test_no_file_stays_of_a_size_that_the_encoder_refuses(tmp_path, record, capfd):
+@pytest.mark.parametrize("encoder", ["libsvtav1", "libx265"])
+def test_no_file_stays_of_a_size_that_the_encoder_refuses(tmp_path, record, capfd, encoder):
     (tmp_path / "out.mp4").write_text("of an earlier run")
-    sink = VideoSink(tmp_path / "out.mp4", settings=VideoSettings(encoder="libsvtav1"))
-    why = r"out\.mp4: the video \(64x48\) can't be written: libsvtav1 doesn't open for it: "
-    with pytest.raises(SinkError, match=why):
-        sink.write(record())
+    sink = VideoSink(tmp_path / "out.mp4", settings=VideoSettings(encoder=encoder))
+    why = rf"out\.mp4: the video \(8x14\) can't be written: {encoder} doesn't open for this size \(Invalid argument\), "
+    with pytest.raises(SinkError, match=f"{why}though it did for another; give another --encoder, such as libx264$"):
+        sink.write(record(image=np.zeros((14, 7, 3), np.uint8)))
     assert sink.abandon() is None
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
