@@ -10,6 +10,9 @@ if __name__ == "__main__":  # Ctrl-C while modules are imported
     from sharpose.__main__ import end_on_signals
 
     end_on_signals()
+    from measuring.command import require
+
+    require("torch", "onnx")
 
 import json
 from collections.abc import Callable

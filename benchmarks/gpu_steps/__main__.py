@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gpu_steps import endurance, engines, speed
 from gpu_steps.notes import AS_EXPECTED, COULD_NOT_RUN, NOT_AS_EXPECTED, CouldNotRunError, Notes, Outcome, Setup
+from sharpose.cli import EXIT_USER
 from sharpose.errors import one_line
 
 CHECKS: dict[str, Callable[[Setup, Notes], Outcome]] = {
@@ -24,6 +25,9 @@ CHECKS: dict[str, Callable[[Setup, Notes], Outcome]] = {
 
 def main() -> None:
     """Run a check, whose name, setup as JSON and file of notes are this process's arguments."""
+    if len(sys.argv) != 4 or sys.argv[1] not in CHECKS:
+        print("error: expected a step, its setup and a file, as `python benchmarks/gpu_day.py` gives", file=sys.stderr)
+        sys.exit(EXIT_USER)
     name, setup, path = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     notes = Notes(Path(path))

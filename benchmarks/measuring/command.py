@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -13,13 +14,23 @@ import click
 from report import Machine, kept_when_interrupted, make_output_folder, this_machine, write_file
 
 from measuring.page import cell, table
-from sharpose.cli import Threads, interruptible, option, options
+from sharpose.cli import EXIT_USER, Threads, interruptible, option, options
 from sharpose.engines.precision import PRECISIONS
+from sharpose.errors import InputError, require_packages
 
 Row: TypeAlias = dict[str, Any]
 """A row of a part's table: cells by the names of their columns."""
 
 _SHIPPED = "[default: the shipped bundle]"
+
+
+def require(*modules: str) -> None:
+    """Ends a benchmark that imports these with one line and exit code 2 where they aren't installed."""
+    try:
+        require_packages(f"benchmarks/{Path(sys.argv[0]).name}", modules, "cpu,export", InputError)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)
 
 
 def bundle_option(section: str, what: str = "Bundle folder, written by sharpose-export.") -> Callable[..., Any]:

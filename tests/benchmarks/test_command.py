@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,27 @@ def test_a_signal_ends_a_command_with_one_line(path: Path) -> None:
     text = path.read_text("utf-8")
     assert 0 < text.find("    end_on_signals()\n") < text.index("from report import")
     assert re.search(r"^    (interruptible\(\)|machine = begin\()", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_command_that_imports_pytorch_says_first_where_it_is_missing(path: Path) -> None:
+    text = path.read_text("utf-8")
+    imports = re.search(r"^(import torch|from sharpose\.(model|export\.parity)\b)", text, re.MULTILINE)
+    assert (imports is not None) == ('    require("torch"' in text)
+    assert imports is None or text.index('    require("torch"') < imports.start()
+
+
+def test_without_pytorch_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command.require("torch")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(sys, "argv", ["benchmarks/budgets.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        command.require("torch")
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("error: benchmarks/budgets.py needs torch: ")
+    assert "[cpu,export]" in err
 
 
 def test_a_report_is_not_replaced_unasked(
