@@ -310,6 +310,11 @@ class OpenVinoRunner(Runner):
             request.raw.wait()
         except Exception as error:  # OpenVINO's exceptions share no public base class
             raise EngineError(f"OpenVINO failed on {self.device}: {_reason(error)}") from error
+        except BaseException:  # Ctrl-C before it waits: the arrays in use must not go
+            request.raw.cancel()
+            with contextlib.suppress(Exception):  # that it was cancelled
+                request.raw.wait()
+            raise
         finally:
             self._running = None
 

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from chain_graph import chain, chained
 from detector_graphs import SIZE, finder, picture
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from reference_model import reference_crops
 from scale_graph import MAX_BATCH, entry, scale_inputs
 
-from sharpose.bundle import Bundle, GraphEntry, TensorEntry, open_bundle
+from sharpose.bundle import Bundle, open_bundle
 from sharpose.engines import openvino
 from sharpose.engines.base import GraphError, TensorSpec
 from sharpose.engines.device import parse_device
@@ -294,23 +293,6 @@ def test_nothing_is_sent_to_openvinos_makers(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # plainly imported, it writes `intel/openvino_ga_cid`
 
 
-def chain(path: Path, nodes: Sequence[onnx.NodeProto], outputs: Sequence[onnx.ValueInfoProto], width: int = 3) -> Path:
-    constants = [numpy_helper.from_array(np.eye(width, dtype=np.float32), "matrix")]
-    inputs = [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["N", width])]
-    domains = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    made = helper.make_model(
-        helper.make_graph(list(nodes), "chain", inputs, list(outputs), constants), opset_imports=domains, ir_version=8
-    )
-    onnx.save(made, path)
-    return path
-
-
-def chained(output: str, width: int = 3) -> GraphEntry:
-    both = (TensorEntry(name=name, dtype="float32", shape=("N", width)) for name in ("values", output))
-    first, second = both
-    return GraphEntry(file="chain.onnx", opset=17, inputs=(first,), outputs=(second,))
-
-
 @pytest.mark.parametrize("content", [b"", b"no graph", None, "operator"])
 def test_a_file_that_is_no_graph_for_openvino_is_refused(
     tmp_path: Path, content: bytes | str | None, capfd: pytest.CaptureFixture[str]
@@ -359,33 +341,6 @@ def test_an_output_of_another_shape_than_the_graph_declares_is_refused(
     wrong = f"engine output made: expected made float32 [N, 3] with N = 2, got shape [{rows}, 3]"
     assert str(caught.value).startswith((wrong, "OpenVINO failed on openvino:CPU: "))
     assert "\n" not in str(caught.value)
-
-
-def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
-    width, nodes = 1024, []
-    for step in range(60):
-        names = ["values" if step == 0 else f"step{step}", "matrix"]
-        nodes.append(helper.make_node("MatMul", names, ["made" if step == 59 else f"step{step + 1}"]))
-    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, ["N", width])
-    path = chain(tmp_path / "chain.onnx", nodes, [made], width)
-    runner = OpenVinoRunner(path, chained("made", width), 2048, threads=1)
-    said: list[str] = []
-
-    def run() -> None:
-        try:
-            runner.run({"values": np.zeros((2048, width), np.float32)}, ["made"])  # seconds long
-        except EngineError as error:
-            said.append(str(error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    while thread.is_alive() and runner._running is None:
-        time.sleep(0.001)
-    runner.terminate()
-    thread.join()
-    assert said == ["OpenVINO failed on openvino:CPU: Infer Request was canceled"]
-    with pytest.raises(EngineError, match="terminated"):
-        runner.run({"values": np.zeros((1, width), np.float32)}, ["made"])
 
 
 def test_estimators_in_threads_do_not_disturb_each_other(bundle: Bundle) -> None:
