@@ -355,7 +355,7 @@ def engines(tmp_path_factory):
     graphs = dict(zip(("coarse.onnx", "fine.onnx"), export_graphs(model, max_batch=8, opset=20), strict=True))
     entries = {file: describe_graph(graph, file) for file, graph in graphs.items()}
     save_graphs(graphs, folder, "weights.bin")
-    return [OnnxRuntimeRunner(folder / file, entry, 8) for file, entry in entries.items()]
+    return [OnnxRuntimeRunner(folder / file, entry.at_regions(24), 8) for file, entry in entries.items()]
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,21 @@ def _start_worker(worker: int) -> None:
         threading.Thread(target=_end_when_told, args=(parent.pid,), name="signals", daemon=True).start()
 
 
+def _started(loader: DataLoader[_Made | SharposeError]) -> Iterator[_Made | SharposeError]:
+    """Begin a pass; processes that it starts have SIGTERM blocked in all threads.
+
+    Some libraries (gRPC, PyTorch's own pool) start threads in a forked process at once: a signal that the main thread
+    blocks would go to those. One to this process waits meanwhile.
+    """
+    if sys.platform != "linux":
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_when_told(parent: int | None) -> None:
     """Wait for SIGTERM from the process that started this one, as PyTorch and Python end workers; others' is ignored.
 
@@ -253,7 +268,7 @@ class CropLoader:
                 generator=torch.Generator(),  # else every pass draws from the global one, which a resumed run must keep
             )
         try:
-            for made in self._loader:
+            for made in _started(self._loader):
                 if isinstance(made, SharposeError):
                     raise made
                 self._count(made)

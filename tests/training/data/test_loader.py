@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
+import threading
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -192,8 +195,23 @@ def test_a_killed_worker_is_named_and_the_rest_can_be_loaded(coco_dataset: CocoD
     assert len(list(batches)) == len(batches) - done
 
 
+threads_in_children = False  # whether a forked process has another thread from its beginning
+
+
+def _start_thread() -> None:
+    if threads_in_children:
+        threading.Thread(target=time.sleep, args=[600], daemon=True).start()
+
+
+os.register_at_fork(after_in_child=_start_thread)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who sent a signal")
-def test_signals_to_the_process_group_leave_workers_to_their_parent(coco_dataset: CocoDataset) -> None:
+def test_signals_to_the_process_group_leave_workers_to_their_parent(
+    coco_dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a library starts a thread as soon as a worker is forked, as gRPC and PyTorch's own pool do."""
+    monkeypatch.setattr(sys.modules[__name__], "threads_in_children", True)
     batches, before = loader(coco_dataset, batch_size=1, workers=1), set(multiprocessing.active_children())
     walk = iter(batches)
     made = [next(walk)]
