@@ -41,7 +41,8 @@ class VideoEncoder:
         quality_mode: Options that go with those.
         crf: The default one.
         highest_crf: The worst one.
-        copies: Whether it copies a picture that it is given, wherever the rows lie, as others read it where it is.
+        copies: Whether it copies each picture into memory of its own, so that it may be lent one whose rows aren't
+            aligned; others read a picture where it lies.
     """
 
     name: str
@@ -322,7 +323,7 @@ class PictureEncoder:
         boxed = pad_even(picture if even == self.size else letterbox(picture, *self.size))
         # OpenCV's conversion is faster than FFmpeg's and rounds better.
         yuv = np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2YUV_I420), np.uint8)
-        # The other way is a copy with aligned rows: at 1080p as much work as the conversion.
+        # from_ndarray copies the picture to aligned rows, which takes as long as the conversion at 1080p.
         frame = (VideoFrame.from_numpy_buffer if self._lent else VideoFrame.from_ndarray)(yuv, format="yuv420p")
         frame.pts, frame.time_base = stamp, Fraction(1, _TICKS)
         if stamp - self._last_key >= _KEY_INTERVAL:

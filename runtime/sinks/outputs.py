@@ -295,7 +295,8 @@ def check_outputs(
     for output in outputs:
         try:
             some_exist |= output.path is None or output.path.exists()
-            for part in () if output.path is None else output.path.parts:  # in folders to come, nothing is looked up
+            # Finds names that are too long in folders that don't exist yet, too, where exists() looks nothing up.
+            for part in () if output.path is None else output.path.parts:
                 with contextlib.suppress(FileNotFoundError):
                     os.lstat(part)
         except OSError as error:

@@ -150,8 +150,8 @@ def _start_worker(worker: int) -> None:
 def _started(loader: DataLoader[_Made | SharposeError]) -> Iterator[_Made | SharposeError]:
     """Begin a pass; processes that it starts have SIGTERM blocked in all threads.
 
-    Some libraries (gRPC, PyTorch's own pool) start threads in a forked process at once: a signal that the main thread
-    blocks would go to those. One to this process waits meanwhile.
+    Some libraries (gRPC, PyTorch's own pool) start threads in a forked process at once, and a signal that its main
+    thread blocks would go to those. A SIGTERM to this process is delivered once the others have started.
     """
     if sys.platform != "linux":
         return iter(loader)

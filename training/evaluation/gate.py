@@ -122,9 +122,8 @@ def measure_ideal_gates(data: EvaluationData, predictions: Predictions) -> list[
     the quality of the first.
     """
     assert data.document is not None
-    coarse, fine = (
-        poses_oks(data, predictions.refined_where(np.full(len(predictions), is_fine))) for is_fine in (0, 1)
-    )
+    nobody = np.zeros(len(predictions), np.bool_)
+    coarse, fine = (poses_oks(data, predictions.refined_where(refined)) for refined in (nobody, ~nobody))
     worth: tuple[Doubles, ...] = (predictions.quality[:, 0].astype(np.float64), coarse, coarse - fine)
     points = []
     for count in sorted({round(share * len(predictions)) for share in SPARED_SHARES} - {0}):

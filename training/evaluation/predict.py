@@ -55,8 +55,8 @@ class Predictions:
             chosen[number, gate(self.quality[:, number], threshold, refine)] = 1
         return self._poses(chosen)
 
-    def refined_where(self, people: npt.NDArray[np.generic]) -> GatedPoses:
-        """The poses where `people`, [n], true or false, decides on all passes of a person."""
+    def refined_where(self, people: npt.NDArray[np.bool_]) -> GatedPoses:
+        """The poses where `people`, bool [n], decides on all passes of a person."""
         return self._poses(np.tile(people.astype(np.int64), (self.quality.shape[1], 1)))
 
     def _poses(self, chosen: npt.NDArray[np.int64]) -> GatedPoses:
