@@ -251,11 +251,18 @@ def jumps(report: ParityReport, tolerance: Tolerance, ap_change: float | None) -
     return [_at_the_99th(report, tolerance.pixels_p99)]
 
 
-def ap_lost(change: float | None) -> list[str]:
-    """A line if a change in AP, where it was measured, is beyond tolerance."""
+def ap_lost(change: float | None, interval: tuple[float, float] | None = None) -> list[str]:
+    """A line if a change in AP, where it was measured, is beyond tolerance.
+
+    With the change's 95 % interval, the line says so where the labels are too few to tell it from one within tolerance.
+    """
     if change is None or -change <= _MOST_AP_LOST:
         return []
-    return [f"AP lost {-100 * change:.2f} points (limit {100 * _MOST_AP_LOST:g})"]
+    line = f"AP lost {-100 * change:.2f} points (limit {100 * _MOST_AP_LOST:g})"
+    if interval is not None and interval[1] >= -_MOST_AP_LOST:
+        low, high = (100 * bound for bound in interval)
+        line += f"; with so few labels chance makes it {low:+.1f} to {high:+.1f} (95 %): give more to tell"
+    return [line]
 
 
 def _at_the_99th(report: ParityReport, limit: float) -> str:

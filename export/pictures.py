@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sharpose.coco.ap import coco_scores
+from sharpose.coco.ap import PictureMatches, match_pictures
 from sharpose.coco.labels import CocoLabels, LabelledPerson, read_coco_labels, usage_line
 from sharpose.config import ModelConfig
 from sharpose.errors import ExportError, counted, require_packages
@@ -172,8 +172,8 @@ class LabelledPictures:
                 continue
             yield image_id, np.asarray(image, np.uint8), boxes
 
-    def average_precision(self, estimator: PoseEstimator) -> float:
-        """COCO keypoint AP (OKS 0.50 to 0.95) of an estimator that is given the labelled boxes."""
+    def matches(self, estimator: PoseEstimator) -> dict[int, PictureMatches]:
+        """How an estimator's poses match the labels, by picture; it is given the labelled boxes."""
         results = []
         for image_id, image, boxes in self._decoded():
             poses = estimator(image, Boxes.from_xyxy(boxes))
@@ -186,7 +186,7 @@ class LabelledPictures:
                 }
                 for keypoints, score in zip(poses.keypoints, poses.scores, strict=True)
             ]
-        return coco_scores(self.labels.document(), results, estimator.skeleton, list(self.pictures)).ap
+        return match_pictures(self.labels.document(), results, estimator.skeleton, list(self.pictures))
 
 
 def load_labels(labels: Path, images: Path, skeleton: Skeleton) -> LabelledPictures:

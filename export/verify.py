@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpose.bundle import MANIFEST_NAME, MOST_VERIFIED, BatchTime, Bundle, ParityReport, Verified, change_manifest
+from sharpose.coco.ap import PictureMatches, average_precision, change_interval
 from sharpose.engines.device import Device, engine_of, hardware_of, parse_device
 from sharpose.engines.gpu import probe_gpus
 from sharpose.engines.load import load_two_stage
@@ -108,6 +109,7 @@ class VerifiedEngine:
     precision: RunPrecision  # what it computed in
     report: ParityReport  # how far it is from the reference
     average_precision: float | None  # COCO keypoint AP on the labelled pictures, if there are any
+    change_interval: tuple[float, float] | None  # 95 % interval of its change from the reference's
     times: tuple[BatchTime, ...]  # how long batches take; none until it was timed
 
 
@@ -165,8 +167,9 @@ def verify_bundle(
         raise ExportError(f"nothing on this machine runs {bundle.path} in {' or '.join(wanted)}")
     say(f"running the float32 reference on {pictures.origin}")
     stages = open_stages(bundle, "cpu", "fp32")
-    reference = run_stages(stages, pictures.crops, (1,))
-    reference_precision = _average_precision(bundle, stages, labels)
+    outputs = run_stages(stages, pictures.crops, (1,))
+    reference_matches = _matches(bundle, stages, labels)
+    reference = None if reference_matches is None else _ap(reference_matches)
     stages.close()
     engines: list[VerifiedEngine] = []
     unusable: list[str] = []
@@ -190,21 +193,27 @@ def verify_bundle(
         say(f"running {device}, {stages.precision}")
         judged = f"{device} in {stages.precision} against the float32 ONNX graphs"
         tolerance = tolerance_for(stages.precision, device)
-        report = compare_stages(reference, stages, pictures, threshold, tolerance, judged)
-        precision = _average_precision(bundle, stages, labels)
-        if precision is not None and reference_precision is not None:
-            lines = ap_lost(precision - reference_precision)
+        report = compare_stages(outputs, stages, pictures, threshold, tolerance, judged)
+        matches = _matches(bundle, stages, labels)
+        precision, interval = None, None
+        if matches is not None and reference_matches is not None and reference is not None:
+            precision, interval = _ap(matches), change_interval(reference_matches, matches)
+            lines = ap_lost(precision - reference, interval)
             report = report.model_copy(update={"failures": (*report.failures, *lines)})
-        untimed.append((VerifiedEngine(device, stages.precision, report, precision, ()), stages))
+        untimed.append((VerifiedEngine(device, stages.precision, report, precision, interval, ()), stages))
     time_them()
-    return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference_precision)
+    return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference)
 
 
-def _average_precision(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | None) -> float | None:
+def _matches(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | None) -> dict[int, PictureMatches] | None:
     if labels is None:
         return None
     with ended_by_signals(stages):
-        return labels.average_precision(PoseEstimator.from_stages(bundle, _two_stage(stages)))
+        return labels.matches(PoseEstimator.from_stages(bundle, _two_stage(stages)))
+
+
+def _ap(matches: dict[int, PictureMatches]) -> float:
+    return average_precision(list(matches.values()))
 
 
 def _two_stage(stages: EngineStages) -> HostTwoStage:
@@ -350,6 +359,7 @@ def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
     )
     if reference is not None:
         table.add_row("AP", *(_precision(engine, reference) for engine in engines))
+        table.add_row("change in AP, 95 % interval", *map(_interval, engines))
     for place, first in enumerate(engines[0].times):
         batch = "alone" if first.people == 1 else f"in a batch of {first.people}"
         both = [engine.times[place] for engine in engines]
@@ -370,3 +380,9 @@ def _verdict(engine: VerifiedEngine) -> str:
 def _precision(engine: VerifiedEngine, reference: float) -> str:
     assert engine.average_precision is not None
     return f"{engine.average_precision:.3f} ({engine.average_precision - reference:+.3f})"
+
+
+def _interval(engine: VerifiedEngine) -> str:
+    assert engine.change_interval is not None
+    low, high = engine.change_interval
+    return f"{low:+.3f} to {high:+.3f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,3 +130,34 @@ def average_precision(pictures: Sequence[PictureMatches]) -> float:
         places = np.searchsorted(reached, _RECALLS, side="left")
         total += best[places[places < len(best)]].sum()
     return float(total / (len(_RECALLS) * len(precision)))
+
+
+_RESAMPLES = 300
+
+
+def change_interval(
+    before: Mapping[int, PictureMatches], after: Mapping[int, PictureMatches], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of how AP changes from one set of poses to another, of the same labels.
+
+    Pictures are drawn with replacement, the same ones for both, so that what is hard for both doesn't widen it.
+
+    Args:
+        before: Matches by picture, of `match_pictures`.
+        after: The same of the other poses.
+        seed: Determines the draws.
+
+    Returns:
+        Lowest and highest change, -1 to 1; NaN without labels.
+    """
+    pictures = sorted(before.keys() & after.keys())
+    if not sum(before[picture].labels for picture in pictures):
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    changes = []
+    for _ in range(_RESAMPLES):
+        drawn = rng.choice(pictures, len(pictures)).tolist()
+        first, second = (average_precision([matches[picture] for picture in drawn]) for matches in (before, after))
+        changes.append(second - first)
+    low, high = np.nanpercentile(changes, (2.5, 97.5)).tolist()
+    return low, high

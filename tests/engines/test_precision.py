@@ -19,6 +19,7 @@ from sharpose.engines.openvino import OpenVinoDevice
 from sharpose.engines.precision import (
     PRECISIONS,
     RunPrecision,
+    ap_lost,
     choose_precision,
     failures,
     graphs_for,
@@ -220,6 +221,28 @@ def test_auto_takes_nothing_that_was_verified_elsewhere_or_is_wrong(bundle: Bund
     if "parity" in changes:
         changes = {"parity": int8.parity.model_copy(update=changes["parity"])}
     assert _auto(holding, fp32, int8.model_copy(update=changes)) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("change", "interval", "line"),
+    [
+        (None, None, None),
+        (-0.005, (-0.02, 0.01), None),
+        (0.02, (-0.02, 0.04), None),
+        (-0.0053, None, "AP lost 0.53 points (limit 0.5)"),
+        (-0.02, (-0.03, -0.011), "AP lost 2.00 points (limit 0.5)"),
+        (
+            -0.0053,
+            (-0.021, 0.0104),
+            "AP lost 0.53 points (limit 0.5); "
+            "with so few labels chance makes it -2.1 to +1.0 (95 %): give more to tell",
+        ),
+    ],
+)
+def test_ap_that_is_lost_is_told_from_chance(
+    change: float | None, interval: tuple[float, float] | None, line: str | None
+) -> None:
+    assert ap_lost(change, interval) == ([] if line is None else [line])
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("bf16", 8), ("int8", 32), ("fp16", 4)])

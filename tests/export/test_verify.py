@@ -25,7 +25,7 @@ from sharpose.bundle import folder as bundle_folder
 from sharpose.cli import main as run_command
 from sharpose.engines.device import cpu_text, parse_device
 from sharpose.engines.openvino import find_device, import_openvino
-from sharpose.engines.precision import RunPrecision, graphs_of
+from sharpose.engines.precision import RunPrecision, ap_lost, graphs_of
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.errors import BundleError, EngineError, ExportError, SinkError, SourceError, how_to_install
 from sharpose.export import verify as verify_engines
@@ -210,7 +210,7 @@ def test_a_later_result_takes_the_place_of_an_earlier_one(two_precisions: Bundle
         times = (BatchTime(people=1, coarse=milliseconds, fine=milliseconds),)
         report_of_16 = report.model_copy(update={"crops": 16})
         ap = None if change is None else 0.5 + change
-        engine = VerifiedEngine("cpu", precision, report_of_16, ap, times)
+        engine = VerifiedEngine("cpu", precision, report_of_16, ap, None, times)
         return Verification("pictures", 16, (engine,), (), None if change is None else 0.5)
 
     assert keep_verification(bundle, result("fp32", 2.0)).endswith(": --precision auto takes fp32 on cpu")
@@ -252,7 +252,7 @@ def test_a_precision_whose_keypoints_jump_is_not_endorsed(two_precisions: Bundle
     ) -> VerifiedEngine:
         moved = report.model_copy(update={"keypoint_pixels_p99": pixels})
         times = (BatchTime(people=1, coarse=milliseconds, fine=milliseconds),)
-        return VerifiedEngine("cpu", precision, moved, ap, times)
+        return VerifiedEngine("cpu", precision, moved, ap, None, times)
 
     line, table = _said(bundle_copy, engine("bf16", 1.0))
     assert line.endswith(": --precision auto takes fp32 on cpu; not bf16 on cpu: verify fp32 as well, to compare with")
@@ -345,9 +345,14 @@ def test_average_precision_is_that_of_the_whole_pipeline(two_precisions: Bundle,
     fp32, fp16 = result.engines
     assert fp32.average_precision == pytest.approx(1.0)
     assert fp16.average_precision is not None
-    lost = 100 * (1.0 - fp16.average_precision)
-    lines = [f"cpu fp16: AP lost {lost:.2f} points (limit 0.5)"] if lost > 0.5 else []
-    assert result.failures == lines
+    assert fp32.change_interval == (0.0, 0.0)
+    assert fp16.change_interval is not None
+    low, high = fp16.change_interval
+    assert low <= fp16.average_precision - 1.0 <= high
+    assert result.failures == [f"cpu fp16: {line}" for line in ap_lost(fp16.average_precision - 1.0, (low, high))]
+    out = io.StringIO()
+    print_verification(result, Console(file=out, width=200))
+    assert re.search(r"change in AP, 95 % interval .* \+0\.000 to \+0\.000 ", out.getvalue())
 
 
 def test_labels_that_do_not_fit_are_refused(two_precisions: Bundle, images: Path, tmp_path: Path) -> None:

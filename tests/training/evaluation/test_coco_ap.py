@@ -14,7 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sharpose.coco.ap import average_precision, coco_scores, match_pictures
+from sharpose.coco.ap import average_precision, change_interval, coco_scores, match_pictures
 from sharpose.errors import InputError
 from sharpose.skeleton import COCO17
 from sharpose.training.evaluation.data import EvaluationData
@@ -110,3 +110,23 @@ def test_without_labels_there_is_no_ap_and_without_poses_it_is_zero(
     assert math.isnan(average_precision([]))
     matches = match_pictures(document, [], COCO17, data.image_ids)
     assert average_precision(list(matches.values())) == 0.0
+
+
+def test_the_interval_of_a_change_holds_it_and_narrows_with_pictures(
+    labelled: Callable[..., EvaluationData], predicted: Callable[..., Predictions]
+) -> None:
+    widths = []
+    for count in (8, 80):
+        data = labelled(count, 3, 5)
+        document = data.document or {}
+        before, after = (
+            match_pictures(document, coco_results(data, poses, poses.gated("auto", 0.5)), COCO17, data.image_ids)
+            for poses in (predicted(data, 1), predicted(data, 2))
+        )
+        low, high = change_interval(before, after)
+        assert low < average_precision(list(after.values())) - average_precision(list(before.values())) < high
+        assert change_interval(after, before) == pytest.approx((-high, -low))  # the same draws for both
+        assert change_interval(before, before) == (0.0, 0.0)
+        widths.append(high - low)
+    assert widths[1] < 0.6 * widths[0]
+    assert all(map(math.isnan, change_interval({}, {})))
