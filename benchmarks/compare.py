@@ -88,9 +88,9 @@ def differences(old: Report, new: Report) -> list[str]:
         if old["machine"][name] != new["machine"][name]
     ]
     return found + [
-        f"{name}: {old[name]!r} and {new[name]!r}"
-        for name in ("bundle", "picture", "threads")
-        if old[name] != new[name]
+        f"{name}: {old.get(name)!r} and {new.get(name)!r}"
+        for name in ("bundle", "picture", "threads", "alpha")
+        if old.get(name) != new.get(name)
     ]
 
 
@@ -122,7 +122,8 @@ def _case_name(case: Report) -> str:
 def _stages(case: str, contender: str, old: Report, new: Report) -> Iterator[Change]:
     for stage, turns in old["turn_means"].items():
         later = new["turn_means"][stage]
-        if np.median(turns) < _MIN_SHARE * old["mean_ms"] or not np.median(later):
+        shares = np.median(turns) / old["mean_ms"], np.median(later) / new["mean_ms"]
+        if max(shares) < _MIN_SHARE or not (np.median(turns) and np.median(later)):
             continue
         interval = compare_turns(turns, later)
         yield Change(case, contender, stage, float(np.median(turns)), float(np.median(later)), *interval)

@@ -259,7 +259,7 @@ def _chosen(context: click.Context, parameter: click.Parameter, text: str | None
     _SETUP,
     "--bundle",
     type=click.Path(path_type=Path),
-    help="Bundle, best with fp32 and fp16 graphs.  [default: the shipped bundle, which has fp32 only]",
+    help="Bundle, best with fp32 and fp16 graphs.  [default: the shipped bundle, which has fp32 and int8]",
 )
 @option(_SETUP, "--device", default="tensorrt", show_default=True, help="Device: tensorrt[:i].")
 @option(

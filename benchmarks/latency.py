@@ -17,7 +17,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -193,8 +193,8 @@ class Benchmark:
             self.report.cold_starts[contender.name] = asdict(found) | {"people": len(boxes)}
             click.echo(f"{contender.name}: {found.error or f'{found.seconds:.2f} s from start to poses'}")
 
-    def measure_cases(self) -> None:
-        """Every number of people with every refine rate."""
+    def measure_cases(self, done: Callable[[dict[str, Any]], None] = lambda case: None) -> None:
+        """Every number of people with every refine rate; `done` is called with each case as `latency.json` has it."""
         for people, percent in itertools.product(self._plan.people, self._plan.refine):
             counts = refined_counts(people, percent)
             image, boxes = picture_with(people)
@@ -219,6 +219,7 @@ class Benchmark:
             ]
             case = {"people": people, "refine_percent": percent, "refined": refined, "contenders": values}
             self.report.cases.append({**case, "ratios": ratios})
+            done(self.report.cases[-1])
             for name, item in values.items():
                 click.echo(
                     f"{counted(people, 'person')}, {percent} % refined, {name}: {item['mean_ms']:.1f} ms, "

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from sharpose.cli import EXIT_FAILED, EXIT_INTERRUPTED, SectionedCommand, Terminated
-from sharpose.engines.device import cpu_text
+from sharpose.engines.device import cpu_text, usable_cores
 from sharpose.errors import SharposeError, counted
 from sharpose.files import replacing
 
@@ -68,7 +68,7 @@ def this_machine() -> Machine:
             continue
     return Machine(
         processor=_processor(),
-        cores=os.cpu_count() or 0,
+        cores=usable_cores(),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         gpu=_gpu(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",

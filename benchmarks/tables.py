@@ -106,8 +106,8 @@ def write_stages(results: Results) -> Iterator[str]:
             means, shares = values["means"], values["share_of_peak"]
             cells = [f"{means[stage]:.1f}" for stage in ("coarse", "fine")]
             cells += [f"{shares[stage]:.0%}" if stage in shares else "" for stage in ("coarse", "fine")]
-            outside = f"{values['mean_ms'] - means['coarse'] - means['fine']:.2f}"
-            rows.append([str(case["people"]), name, *cells, outside, f"{values['outside_engines']:.1%}"])
+            outside = values["mean_ms"] - means["coarse"] - means["fine"]
+            rows.append([str(case["people"]), name, *cells, f"{outside:.2f}", f"{outside / values['mean_ms']:.1%}"])
     header = ["people", "", "coarse ms", "fine ms", "coarse of peak", "fine of peak", "outside the engines ms", "share"]
     yield from table(header, rows)
     yield ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from sharpose.engines.device import UNTRIED, Device, engine_of, hardware_of
+from sharpose.engines.device import UNTRIED, Device, engine_of, hardware_of, parse_device
 from sharpose.errors import BundleError, EngineError, InputError
 
 if TYPE_CHECKING:
@@ -196,11 +196,11 @@ _INT8 = Tolerance(
 
 
 def tolerance_for(precision: RunPrecision, device: str = "cpu") -> Tolerance:
-    """The limits for computing in a precision on a device (`cpu`, `cuda:0` …)."""
+    """The limits for computing in a precision on a device (`cpu`, `openvino:CPU`, `cuda:0` …)."""
     if precision == "int8":
         return _INT8
     if precision == "fp32":
-        return _FP32 if device == "cpu" else _FP32_ON_GPU
+        return _FP32 if on_cpu(parse_device(device)) else _FP32_ON_GPU
     return _BF16 if precision == "bf16" else _FP16
 
 

@@ -123,7 +123,7 @@ def open_stages(
     if where.kind == "tensorrt":
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 
-        settings = TensorRtSettings(say=say)
+        settings = TensorRtSettings(say=say, tf32=False)  # as sharpose-run without --tf32
         coarse, fine = (load_tensorrt_runner(bundle, stage, where, graphs_of(chosen), settings) for stage in STAGES)
         return EngineStages(bundle.model, chosen, coarse, fine)
     runners = load_runners(bundle, where, chosen, threads=threads, onnxruntime=OnnxRuntimeSettings(say=say))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -352,10 +353,16 @@ def _run_command(bundle: Path, *more: str) -> str:
 
 
 def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
-    from sharpose.export.pictures import choose_pictures
+    from sharpose.export.pictures import MAX_CROPS, choose_pictures
     from sharpose.export.verify import keep_verification, print_verification, verify_bundle
 
-    pictures, labelled = choose_pictures(options.images, options.labels, bundle.model)
+    pictures, labelled = choose_pictures(options.images, options.labels, bundle.model, int8=True)
+    calibrated = bundle.manifest.parity.get("int8")
+    if calibrated is not None and calibrated.pictures == pictures.origin:
+        # The export calibrated int8 on the other half of these.
+        pictures = replace(pictures, crops=pictures.crops[:MAX_CROPS])
+    else:
+        pictures, labelled = choose_pictures(options.images, options.labels, bundle.model)
     chosen = None if options.bundle is None else options.precision
     result = verify_bundle(bundle, pictures, labelled, say=_say(console), precisions=chosen)
     print_verification(result, console)

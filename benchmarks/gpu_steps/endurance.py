@@ -100,7 +100,7 @@ def check_frames(setup: Setup, notes: Notes) -> Outcome:
         started = time.perf_counter()
         found = estimator(image, people[index]).keypoints
         times.append((time.perf_counter() - started) * 1000)
-        moved = max(moved, float(np.abs(found - first[index]).max(initial=0)))
+        moved = float(np.max([moved, np.abs(found - first[index]).max(initial=0)]))  # which passes a NaN on
         if len(times) % max(1, setup.frames // 50) == 0:
             _note_memory(setup, notes)
     estimator.close()

@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from latency import Benchmark, Plan
-from measuring.contenders import BASELINES, STAGES, Entry, list_entries
+from measuring.contenders import BASELINES, STAGES, Entry, check_packages, list_entries
 from measuring.targets import ON_GPU, judge, judge_overhead
 
 from gpu_steps.device import bundle_for_gpu, call, error_of, need_gpu, run_sharpose
 from gpu_steps.notes import CouldNotRunError, Notes, Outcome, Setup
 from sharpose.bundle import Bundle
 from sharpose.engines.precision import PrecisionChoice
+from sharpose.errors import EngineError, one_line
 
 
 def check_latency(setup: Setup, notes: Notes) -> Outcome:
@@ -26,13 +27,15 @@ def check_latency(setup: Setup, notes: Notes) -> Outcome:
     bundle = bundle_for_gpu(setup)
     entries = [Entry("engine", setup.device, precision) for precision in bundle.precisions]
     plan = Plan(sorted({1, bundle.manifest.max_batch}), (50, 100), setup.seconds, setup.rounds, 3, peak_s=setup.seconds)
-    failed = judge_overhead(_measure(bundle, entries, plan, notes))
+    cases = _measure(bundle, entries, plan, notes)
+    failed = [*(row["line"] for row in notes.values.get("left out", [])), *judge_overhead(cases)]
     return not failed, "; ".join(failed) or "a frame takes little more than its engines"
 
 
 def check_baselines(setup: Setup, notes: Notes) -> Outcome:
     """The same frames in PyTorch, eager and compiled, and in a dense model of the same size, all in half."""
     bundle = bundle_for_gpu(setup)
+    _need_pytorch_with_cuda()
     precision: PrecisionChoice = "fp16" if "fp16" in bundle.precisions else "fp32"
     entries = list_entries(bundle, (setup.device,), (precision,), ("torch-eager", "torch-compiled", "dense"), ())
     most = bundle.manifest.max_batch
@@ -47,20 +50,37 @@ def check_baselines(setup: Setup, notes: Notes) -> Outcome:
 
 
 def _measure(bundle: Bundle, entries: list[Entry], plan: Plan, notes: Notes) -> list[dict[str, Any]]:
-    """The cases of `latency.py`, with a row of notes for each contender; baselines that can't run here are noted."""
-    with TemporaryDirectory() as folder:
-        benchmark = Benchmark(bundle, entries, plan, Path(folder), may_be_left_out=BASELINES)
-        with contextlib.closing(benchmark):
-            benchmark.measure_peaks()
-            benchmark.measure_cases()
-    for line in benchmark.report.left_out:
-        notes.row("left out", line=line)
-    for case in benchmark.report.cases:
+    """The cases of `latency.py`, noted one by one, so that they stay where the step's time ends; what can't run is too.
+
+    Raises `EngineError` where no engine is left.
+    """
+
+    def note(case: dict[str, Any]) -> None:
         for name, values in case["contenders"].items():
             cells = {stage: values["means"][stage] for stage in STAGES}
             shares = {f"{stage}_of_peak": values["share_of_peak"].get(stage) for stage in ("coarse", "fine")}
             notes.row("mean ms", what=name, people=case["people"], refined=case["refine_percent"], **cells, **shares)
+
+    with TemporaryDirectory() as folder:
+        benchmark = Benchmark(bundle, entries, plan, Path(folder), may_be_left_out=("engine", *BASELINES))
+        with contextlib.closing(benchmark):
+            for line in benchmark.report.left_out:
+                notes.row("left out", line=line)
+            benchmark.measure_peaks()
+            benchmark.measure_cases(note)
     return benchmark.report.cases
+
+
+def _need_pytorch_with_cuda() -> None:
+    """Raises `CouldNotRunError` without it."""
+    try:
+        check_packages(("torch-eager", "torch-compiled", "dense"))
+    except EngineError as error:
+        raise CouldNotRunError(one_line(error)) from None
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CouldNotRunError(f"PyTorch {torch.__version__} has no CUDA here; install its CUDA build")
 
 
 _CHANGED_LATENCY = """

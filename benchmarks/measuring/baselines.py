@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sharpose.config import ModelConfig
 from sharpose.engines.batches import BatchBuckets, BatchCache
 from sharpose.engines.precision import RunPrecision
 from sharpose.engines.two_stage import CoarseOutput
-from sharpose.errors import EngineError
+from sharpose.errors import EngineError, one_line
 from sharpose.export.bundle import ExportOptions, export_bundle
 from sharpose.export.onnx import half_model
 from sharpose.export.pictures import ParityPictures
@@ -41,7 +42,7 @@ class TorchTwoStage:
         threads: CPU threads inside an operator; PyTorch's choice if None.
 
     Raises:
-        EngineError: PyTorch can't use the device, or there is no C++ compiler for `torch.compile` on the CPU.
+        EngineError: PyTorch can't use the device, or there is no compiler for `torch.compile`.
     """
 
     def __init__(
@@ -78,20 +79,23 @@ class TorchTwoStage:
         patches = PATCHES_PER_REGION * config.num_selected
         self.patches: npt.NDArray[np.uint8] = np.empty((max_batch, patches, 3 * PATCH_SIZE**2), np.uint8)
         self._carried: Sequence[Tensor] = ()
+        if compiled:  # a compiler that is missing shows now
+            self.run_coarse(1)
+            self.run_fine(np.zeros(1, np.int32))
 
     def run_coarse(self, people: int) -> CoarseOutput:
         """See `TwoStage.run_coarse`."""
-        with torch.inference_mode():
+        with torch.inference_mode(), _as_engine_error():
             found = self._coarse(self._tensor(self.crops[:people]))
-        self._carried = found[2:5]
-        return CoarseOutput(*(tensor.cpu().numpy() for tensor in found[:3]))  # copies wait for a GPU
+            self._carried = found[2:5]
+            return CoarseOutput(*(tensor.cpu().numpy() for tensor in found[:3]))  # copies wait for a GPU
 
     def run_fine(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """See `TwoStage.run_fine`."""
-        patches = self._tensor(self.patches[: len(rows)])
-        with torch.inference_mode():
+        with torch.inference_mode(), _as_engine_error():
+            patches = self._tensor(self.patches[: len(rows)])
             keypoints = self._fine(self._tensor(rows), patches, *self._carried)[0]
-        found: npt.NDArray[np.float32] = keypoints.cpu().numpy()
+            found: npt.NDArray[np.float32] = keypoints.cpu().numpy()
         return found
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
@@ -103,6 +107,15 @@ class TorchTwoStage:
     def close(self) -> None:
         """See `TwoStage.close`."""
         self._carried = ()
+
+
+@contextlib.contextmanager
+def _as_engine_error() -> Iterator[None]:
+    """A compiler that is missing and GPU memory that is used up are a RuntimeError in PyTorch."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise EngineError(f"PyTorch: {one_line(error)}") from error
 
 
 def _need_compiler() -> None:

@@ -46,7 +46,14 @@ def measure_cold_start(
     *,
     times: int,
 ) -> ColdStart:
-    """Start an entry some times; see `open_contender` for the first four arguments."""
+    """Start an entry some times; see `open_contender` for the first four arguments.
+
+    One start more, the first, isn't counted: batches are measured in it, which happens once a machine where that isn't
+    busy.
+    """
+    from measuring.memory import gpu_mib
+    from sharpose.engines.device import parse_device
+
     samples = []
     with TemporaryDirectory() as scratch:
         picture = Path(scratch) / "picture.npz"
@@ -59,7 +66,9 @@ def measure_cold_start(
             "threads": threads,
             "picture": str(picture),
         }
-        for _ in range(times):
+        index = parse_device(entry.device).index
+        for number in range(times + 1):
+            gpu_before = gpu_mib(index)
             began = time.perf_counter()
             command = [sys.executable, str(Path(__file__).resolve()), json.dumps(job)]
             # Unbuffered: what readline took beyond its line would be lost to communicate.
@@ -80,7 +89,11 @@ def measure_cold_start(
                 said = errors.decode(errors="replace").strip().splitlines()
                 reason = (said or [f"exit code {process.returncode}"])[-1]
                 return ColdStart(0, 0, 0, 0, 0, None, reason)
-            samples.append({"seconds": seconds, **json.loads(rest)})
+            found = json.loads(rest)
+            if gpu_before is not None and found["gpu_mib"] is not None:
+                found["gpu_mib"] -= gpu_before
+            if number:  # the first one measures batches, once a machine
+                samples.append({"seconds": seconds, **found})
     middle = {name: statistics.median(sample[name] for sample in samples) for name in samples[0] if name != "gpu_mib"}
     gpu = [sample["gpu_mib"] for sample in samples if sample["gpu_mib"] is not None]
     return ColdStart(**middle, gpu_mib=max(gpu, default=None))
@@ -99,8 +112,6 @@ def _run() -> None:
     from sharpose.runtime import Boxes
 
     imported = time.perf_counter()
-    index = parse_device(job["entry"]["device"]).index
-    gpu_before = gpu_mib(index)
     opening = time.perf_counter()
     entry = Entry(**job["entry"])
     bundle = open_bundle(job["bundle"]).at_alpha(job["alpha"])
@@ -113,13 +124,12 @@ def _run() -> None:
     print("first poses", flush=True)
     for _ in range(_AFTERWARDS):
         frame(len(boxes))
-    gpu_after = gpu_mib(index)
     values = {
         "imports_s": since_start + imported - began,
         "load_s": opened - opening,
         "first_frame_s": first,
         "host_peak_mib": host_peak_mib(),
-        "gpu_mib": None if gpu_after is None or gpu_before is None else gpu_after - gpu_before,
+        "gpu_mib": gpu_mib(parse_device(job["entry"]["device"]).index),  # of all that runs there
     }
     print(json.dumps(values))
 

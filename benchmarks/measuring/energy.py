@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from measuring.memory import smi_name
+
 SYSTEM = Path("/sys")
 _PERIOD_S = 0.05  # between two samples of power
 
@@ -98,12 +100,23 @@ class Sampled:
         self._thread.join()
 
 
-class NvidiaSmi:
-    """Power of a GPU, which a running nvidia-smi prints every 50 ms."""
+_POWER = ("power.draw.instant", "power.draw")  # the second is the mean of the last second since Ampere
 
-    def __init__(self, tool: str, index: int) -> None:
-        self.name, self._power = f"nvidia-smi GPU {index}", _Power()
-        query = ["--query-gpu=power.draw", "--format=csv,noheader,nounits", "-i", str(index), "-lms", "50"]
+
+class NvidiaSmi:
+    """Power of a GPU, which a running nvidia-smi prints every 50 ms.
+
+    Args:
+        tool: nvidia-smi.
+        index: Of the GPU, as CUDA counts: with `CUDA_VISIBLE_DEVICES`, the one that this names.
+        field: What to ask for, of `_POWER`.
+    """
+
+    def __init__(self, tool: str, index: int, field: str = _POWER[0]) -> None:
+        gpu = smi_name(index)
+        averaged = "" if field == _POWER[0] else ", averaged over a second: turns of contenders blur"
+        self.name, self._power = f"nvidia-smi GPU {gpu}{averaged}", _Power()
+        query = [f"--query-gpu={field}", "--format=csv,noheader,nounits", "-i", gpu, "-lms", "50"]
         self._process = subprocess.Popen([tool, *query], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         first = self._process.stdout.readline()
@@ -139,8 +152,10 @@ def find_sensors(gpu: int | None) -> list[Sensor]:
     for folder in sorted(SYSTEM.glob("bus/i2c/drivers/ina3221/*/hwmon/hwmon*")):
         sensors += _rails(folder)
     if gpu is not None and (tool := shutil.which("nvidia-smi")) is not None:
-        with contextlib.suppress(OSError):
-            sensors.append(NvidiaSmi(tool, gpu))
+        for field in _POWER:
+            with contextlib.suppress(OSError):
+                sensors.append(NvidiaSmi(tool, gpu, field))
+                break
     return sensors
 
 

@@ -23,10 +23,16 @@ def host_peak_mib(process: int | str = "self") -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
+def smi_name(index: int) -> str:
+    """What nvidia-smi calls CUDA's GPU `index`: a number or a UUID, of `CUDA_VISIBLE_DEVICES` where that is set."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible[index] if index < len(visible) else str(index)
+
+
 def gpu_mib(index: int) -> float | None:
-    """MiB in use on a GPU, by all processes together; None where nvidia-smi doesn't say."""
+    """MiB in use on CUDA's GPU `index`, by all processes together; None where nvidia-smi doesn't say."""
     if (tool := shutil.which("nvidia-smi")) is None:
         return None
-    query = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", str(index)]
+    query = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", smi_name(index)]
     text = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     return float(text) if text.isdigit() else None

@@ -42,7 +42,7 @@ def _report(seed: int, slower: float = 1.0, rounds: int = 12) -> dict[str, Any]:
         }
         for people in (1, 4)
     ]
-    fixed = {"schema": SCHEMA, "bundle": "nano", "picture": [720, 1280], "threads": None}
+    fixed = {"schema": SCHEMA, "bundle": "nano", "picture": [720, 1280], "threads": None, "alpha": 0.5}
     return {**fixed, "machine": copy.deepcopy(MACHINE), "cases": cases}
 
 
@@ -92,6 +92,7 @@ def test_the_interval_of_equal_turns_is_their_ratio() -> None:
     [
         ({"bundle": "small"}, "bundle: 'nano' and 'small'"),
         ({"threads": 1}, "threads: None and 1"),
+        ({"alpha": 0.25}, "alpha: 0.5 and 0.25"),
         (
             {"machine": {**MACHINE, "processor": "another", "cores": 8}},
             "processor: 'a CPU' and 'another'; cores: 4 and 8",
@@ -125,6 +126,15 @@ def test_what_is_in_one_report_alone_is_said(tmp_path, capsys) -> None:
     slow = _report(2, slower=1.4)
     slow["cases"].pop()
     assert _compare(tmp_path, capsys, old, slow)[0] == 1  # what is slower counts more
+
+
+def test_a_stage_that_was_short_and_is_long_now_counts(tmp_path, capsys) -> None:
+    old, new = _report(1), _report(1)
+    turns = new["cases"][0]["contenders"]["cpu fp32"]["turn_means"]
+    turns["crop"] = [20 * time for time in turns["crop"]]
+    code, said, _ = _compare(tmp_path, capsys, old, new)
+    assert code == 1
+    assert "1 slower, 0 faster, 12 the same within 5 %" in said
 
 
 def test_too_few_rounds_say_nothing(tmp_path, capsys) -> None:

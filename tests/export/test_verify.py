@@ -158,6 +158,29 @@ def test_a_wrong_graph_is_named_and_exits_1(
 
 
 @pytest.mark.usefixtures("on_cpu_alone")
+def test_int8_is_not_judged_on_the_people_that_it_was_calibrated_on(
+    bundle_copy: Path, enough: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = []
+
+    def keep(bundle: Bundle, pictures: ParityPictures, *words: object, **rest: object) -> Verification:
+        crops.append(pictures.crops)
+        return Verification(pictures.origin, len(pictures.crops), (), (), None)
+
+    monkeypatch.setattr(verify_engines, "verify_bundle", keep)
+    monkeypatch.setattr(verify_engines, "print_verification", lambda *words: None)
+    monkeypatch.setattr(verify_engines, "keep_verification", lambda *words: "")
+    assert _verify(bundle_copy, enough) == 0
+    parity = open_bundle(bundle_copy).manifest.parity
+    calibrated = parity["fp16"].model_copy(update={"pictures": "16 pictures of enough"})
+    change_manifest(bundle_copy, lambda bundle: {"parity": {**parity, "int8": calibrated}})
+    assert _verify(bundle_copy, enough) == 0
+    everybody, others = crops
+    assert len(everybody) == 16
+    assert np.array_equal(others, everybody[::2])
+
+
+@pytest.mark.usefixtures("on_cpu_alone")
 def test_the_results_are_stored_in_the_bundle(
     bundle_copy: Path, enough: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

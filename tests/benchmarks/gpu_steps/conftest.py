@@ -13,6 +13,7 @@ from gpu_steps import device, endurance, engines
 from measuring import turns
 
 from sharpose.bundle import Bundle, Precision
+from sharpose.engines.cuda.device import CUDA_BINDINGS
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.export import verify
@@ -29,6 +30,7 @@ def rehearsal(small_batches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(module, "installed_flavours", lambda: ((FLAVOUR,), ()))
     for module in (engines, tensorrt_load):
         monkeypatch.setattr(module, "open_cuda_device", stage.open_cuda_device)
+    monkeypatch.setattr(engines, "installed_bindings", lambda: CUDA_BINDINGS)
     monkeypatch.setattr(tensorrt_load, "load_tensorrt_two_stage", stage.load)
     for module in (engines, endurance):
         monkeypatch.setattr(module, "open_stages", open_on_the_cpu)

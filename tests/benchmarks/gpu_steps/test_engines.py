@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from gpu_rehearsal import MOST, Rehearsal, of_small_batches
 from gpu_steps import engines
+from gpu_steps.notes import CouldNotRunError
 from host_cuda import HostCuda
 
 from sharpose.bundle import shipped_bundle
+from sharpose.engines.cuda.device import CudaDevice
 from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.errors import EngineError
 from sharpose.heatmap import decode_heatmaps
@@ -37,6 +41,14 @@ def test_a_binding_that_is_missing_or_changes_bytes_is_named(rehearsal, monkeypa
     assert (good, text) == (False, "pycuda: CUDA bindings: pycuda is not installed")
     monkeypatch.setattr(HostCuda, "copy", lambda self, target, source, nbytes, stream: None)
     assert rehearsal.run("bindings")[1].startswith("cuda-python: copies: bytes were changed on the way")
+
+
+def test_bindings_that_are_not_installed_are_not_missed(rehearsal: Rehearsal, monkeypatch) -> None:
+    monkeypatch.setattr(engines, "installed_bindings", lambda: ("cuda-python",))
+    assert rehearsal.run("bindings") == (True, "copies and graphs are right")
+    monkeypatch.setattr(engines, "installed_bindings", tuple)
+    with pytest.raises(CouldNotRunError, match="none of cuda-python, pycuda is installed"):
+        rehearsal.run("bindings")
 
 
 def test_engines_agree_with_the_cpu(rehearsal: Rehearsal) -> None:
@@ -109,6 +121,16 @@ def test_a_failed_capture_gives_a_warning_and_the_same_poses(rehearsal: Rehearsa
     assert good, text
     assert text.startswith("keypoints moved by 0 px; ")
     assert "waiting in a capture was not refused" in rehearsal.notes.values["warnings"]
+
+
+def test_another_warning_says_nothing_of_the_capture(rehearsal: Rehearsal, monkeypatch) -> None:
+    def warn(index: int = 0, name: str | None = None) -> CudaDevice:
+        logging.getLogger("sharpose.tensorrt").warning("CUDA lazy loading is not enabled")
+        return rehearsal.open_cuda_device(index, name)
+
+    monkeypatch.setattr(engines, "_with_broken_capture", warn)
+    assert rehearsal.run("capture") == (False, "keypoints moved by 0 px; nothing was said of it")
+    assert "lazy loading" in rehearsal.notes.values["warnings"]
 
 
 def test_the_doctor_is_quoted(rehearsal: Rehearsal, monkeypatch) -> None:

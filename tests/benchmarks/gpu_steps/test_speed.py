@@ -39,6 +39,7 @@ def test_baselines_are_judged_by_the_targets(rehearsal: Rehearsal, monkeypatch, 
             assert device == "cuda:0"
             super().__init__(config, "cpu", *words, **rest)
 
+    monkeypatch.setattr(speed, "_need_pytorch_with_cuda", lambda: None)
     monkeypatch.setattr(baselines, "TorchTwoStage", OnCpu)
     monkeypatch.setattr(baselines, "export_dense", quick_dense)
     good, _ = rehearsal.run("baselines")
@@ -53,6 +54,9 @@ def test_baselines_are_judged_by_the_targets(rehearsal: Rehearsal, monkeypatch, 
 
 
 def test_baselines_that_cannot_run_are_named(rehearsal: Rehearsal, monkeypatch, quick_dense) -> None:
+    with pytest.raises(CouldNotRunError, match=r"PyTorch .* has no CUDA here; install its CUDA build"):
+        rehearsal.run("baselines")
+    monkeypatch.setattr(speed, "_need_pytorch_with_cuda", lambda: None)
     monkeypatch.setattr(baselines, "export_dense", quick_dense)
     good, text = rehearsal.run("baselines")
     assert not good

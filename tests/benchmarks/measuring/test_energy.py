@@ -83,6 +83,13 @@ def test_nvidia_smi_is_followed_while_it_runs(system: Path, tmp_path: Path, monk
     began, joules = time.monotonic(), sensor.joules()
     time.sleep(0.12)
     assert sensor.joules() - joules == pytest.approx(40 * (time.monotonic() - began), rel=0.2)
+    assert sensor.name == "nvidia-smi GPU 0"
+    sensor.close()
+    averaged = "*drawGPU-7) while echo 30.0; do sleep 0.02; done;;"
+    tool.write_text(f'#!/bin/sh\ncase "$1$4" in *instant*) echo N/A;; {averaged} esac\n')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5, GPU-7")
+    (sensor,) = find_sensors(1)  # an older driver
+    assert sensor.name == "nvidia-smi GPU GPU-7, averaged over a second: turns of contenders blur"
     sensor.close()
     tool.write_text("#!/bin/sh\necho '[N/A]'\n")
     assert find_sensors(0) == []

@@ -49,3 +49,8 @@ def test_a_gpu_that_nvidia_smi_knows_or_not(tmp_path: Path, monkeypatch: pytest.
     tool.chmod(0o755)
     assert gpu_mib(1) == 1234
     assert gpu_mib(0) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")  # CUDA's first GPU is nvidia-smi's fourth
+    assert gpu_mib(1) == 1234
+    assert gpu_mib(0) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu_mib(0) == 1234
