@@ -53,7 +53,7 @@ class TrainingState:
     optimizer: dict[str, Any]  # AdamW's state
     scaler: dict[str, Any]  # the gradient scaler's state; empty without one
     average: dict[str, Any] | None  # state of the averaged weights; None without them
-    window: dict[str, float]  # sums for the next line of the log
+    window: dict[str, tuple[float, int]]  # for the log's next line: a term's sum, and the number of steps that had it
     ranks: tuple[RankState, ...]  # every process's state, in order of rank
     precision: Precision  # of the passes: what `precision: auto` chose
 
@@ -132,8 +132,11 @@ class RunFolder:
             recipe = json.loads(content["recipe"])
             values = {"precision": recipe.get("precision")} | content  # older versions noted it in the recipe alone
             values = {key: values[key] for key in TrainingState.__dataclass_fields__}
+            window = values["window"]
+            if "steps" in window:  # older versions counted the steps of all terms together
+                window = {name: (total, int(window["steps"])) for name, total in window.items() if name != "steps"}
             ranks = tuple(RankState(**rank) for rank in content["ranks"])
-            state = TrainingState(**values | {"recipe": recipe, "ranks": ranks})
+            state = TrainingState(**values | {"recipe": recipe, "ranks": ranks, "window": window})
             wrong = _wrong_values(state)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())[:160]
@@ -152,6 +155,11 @@ def _wrong_values(state: TrainingState) -> list[str]:
     def numbers(value: object) -> bool:
         return isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
 
+    def sums(value: object) -> bool:
+        pairs = value.values() if isinstance(value, dict) else ()
+        right = all(isinstance(pair, tuple) and [type(item) for item in pair] == [float, int] for pair in pairs)
+        return isinstance(value, dict) and right and all(count > 0 for _, count in pairs)
+
     average = state.average
     fits = {
         "recipe": isinstance(state.recipe, dict),
@@ -161,7 +169,7 @@ def _wrong_values(state: TrainingState) -> list[str]:
         "optimizer": isinstance(state.optimizer, dict),
         "scaler": isinstance(state.scaler, dict),
         "average": average is None or (type(average["steps"]) is int and tensors(average["weights"])),
-        "window": numbers(state.window),
+        "window": sums(state.window),
         "ranks": all(numbers(rank.loader) and isinstance(rank.cpu, Tensor) for rank in state.ranks),
         "precision": state.precision in get_args(Precision),
     }

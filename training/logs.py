@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,7 +45,9 @@ def training_progress(
 
 
 class JsonLinesLog:
-    """One line for each record: `{"kind": "train", "step": 50, …}`. Raises `SinkError` where it can't be written.
+    """One line for each record: `{"kind": "train", "step": 50, …}`, null for a value that is NaN or infinite.
+
+    Raises `SinkError` where it can't be written.
 
     Appends to the file; drops its records after `after_step` first, as those steps are about to be done again.
     """
@@ -64,7 +67,7 @@ class JsonLinesLog:
         """See `RunLog.write`; the line is in the file when this returns. Raises `SinkError` where that fails."""
         record = {"kind": kind, "step": step} | {name: _rounded(value) for name, value in values.items()}
         try:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise SinkError(f"{self.path}: can't be written ({error.strerror}); checkpoints are untouched") from error
@@ -132,6 +135,8 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _rounded(value: float) -> float:
-    """Nine digits, which tell all float32 numbers apart; whole numbers stay whole."""
+def _rounded(value: float) -> float | None:
+    """Nine digits, which tell all float32 numbers apart; whole numbers stay whole; None for what JSON doesn't have."""
+    if not math.isfinite(value):
+        return None
     return value if isinstance(value, int) else float(f"{value:.9g}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -75,7 +76,8 @@ class Trainer:
         self.steps_per_epoch = max(len(self.loader) // recipe.accumulate, 1)
         self.step = 0  # optimiser steps done
         self.best: float | None = None  # the best evaluation's score
-        self._window: dict[str, float] = {}
+        self._window: dict[str, tuple[float, int]] = {}  # as in `TrainingState`
+        self._left_out: set[str] = set()  # what was said of the evaluation's pictures
         # From here on each process draws its own random numbers (drop path); the initial weights are the same for all.
         torch.manual_seed(recipe.seed + 7919 * (ranks.rank + 1))
 
@@ -138,8 +140,16 @@ class Trainer:
             SinkError: something can't be written, as on a full disk.
             SourceError: too many pictures can't be decoded.
         """
+        try:
+            self._run(stop, console, self.total_steps if steps is None else min(self.step + steps, self.total_steps))
+        except BaseException:
+            self._say_skipped([self.loader.undecodable])  # the other processes may not get here
+            raise
+        self._say_skipped(self.ranks.gather(self.loader.undecodable))
+
+    def _run(self, stop: StopRequest, console: Console, last: int) -> None:
+        """Train up to step `last`; see `run`."""
         recipe = self.recipe
-        last = self.total_steps if steps is None else min(self.step + steps, self.total_steps)
         self._prepare()
         batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
         with (
@@ -155,8 +165,9 @@ class Trainer:
                 self.step += 1
                 if self.average is not None:
                     self.average.update(self.network.pose)
-                for name, value in {**values, "steps": 1.0}.items():
-                    self._window[name] = self._window.get(name, 0.0) + value
+                for name, value in values.items():
+                    total, count = self._window.get(name, (0.0, 0))
+                    self._window[name] = total + value, count + 1
                 rate = recipe.optimizer.learning_rate * factor
                 on_step(self.step, values["loss"], rate)
                 if self.step % recipe.log_every == 0 or self.step == self.total_steps:
@@ -169,15 +180,21 @@ class Trainer:
                 if stopping:
                     self._say(f"stopped after step {self.step} of {self.total_steps}; continue with --resume")
                     return
-        for message, times in self.loader.undecodable.items():
-            self._say(f"skipped: {message} ({counted(times, 'time')})")
+
+    def _say_skipped(self, undecodable: Sequence[Mapping[str, int]]) -> None:
+        """A line for each picture that others took the place of; `undecodable` is every process's, times by message."""
+        times: Counter[str] = Counter()
+        for part in undecodable:
+            times.update(part)
+        for message, count in times.items():
+            self._say(f"skipped: {message} ({counted(count, 'time')})")
 
     def _prepare(self) -> None:
         """What a new run finds out before its first step, and a resumed one has in its state."""
         if isinstance(self.network, GuidedNetwork) and self.recipe.guidance is not None and not self.step:
             loader = self._train_loader(workers=0)
             count = -(-self.recipe.guidance.measured_people // (loader.batch_size * self.ranks.world_size))
-            images = (batch.images for batch in itertools.islice(loader, count))
+            images = (batch.images.to(self.ranks.device) for batch in itertools.islice(loader, count))
             self.network.measure(images, self.ranks.mean)
         if self.stepper.precision == "auto":
             self._say(self.stepper.choose_precision(_blank_batch(self.recipe, self.loader.batch_size)))
@@ -219,7 +236,14 @@ class Trainer:
         return True
 
     def _keep(self, found: Validation, epoch: int, logs: RunLog) -> None:
-        """Log an evaluation, write its sheets, and save the model if it is the best so far."""
+        """Log an evaluation, write its sheets, and save the model if it is the best so far.
+
+        A picture that evaluations leave out is named once.
+        """
+        for message in found.undecodable:
+            if message not in self._left_out:
+                self._say(f"left out of evaluations: {message}")
+                self._left_out.add(message)
         is_best = self.best is None or found.score > self.best
         if is_best:
             self.best = found.score
@@ -241,9 +265,8 @@ class Trainer:
         return contextlib.nullcontext() if self.average is None else self.average.applied_to(self.network.pose)
 
     def _take_window(self, rate: float) -> dict[str, float]:
-        """Means since the last line of the log."""
-        steps = self._window.pop("steps")
-        means = {name: value / steps for name, value in self._window.items()}
+        """Means since the last line of the log, each over the steps that have the term."""
+        means = {name: total / count for name, (total, count) in self._window.items()}
         self._window = {}
         return {"epoch": (self.step - 1) // self.steps_per_epoch, "learning_rate": rate, **means}
 

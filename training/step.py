@@ -144,7 +144,8 @@ class Stepper:
             stop: Whether this process was asked to stop.
 
         Returns:
-            The loss's terms, means over batches and processes (and `gradient_norm` where gradients are clipped); and
+            The loss's terms, means over batches and processes (and `gradient_norm` where gradients are clipped, but for
+            a step of fp16 that is left out because it overflowed); and
             whether any process was asked to stop.
 
         Raises:
@@ -173,7 +174,8 @@ class Stepper:
         if recipe.optimizer.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self._network.parameters(), recipe.optimizer.gradient_clip)
-            values["gradient_norm"] = float(norm)
+            if torch.isfinite(norm):  # fp16's scaler leaves out a step whose scaled gradients overflow
+                values["gradient_norm"] = float(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values, stopping > 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sharpose.config import ModelConfig
+from sharpose.errors import SourceError
 from sharpose.files import atomic_file
 from sharpose.model.decode import HeatmapDecoder
 from sharpose.runtime.drawing.style import colour_of
@@ -52,6 +53,7 @@ class Validation:
 
     values: dict[str, float]  # by name: the loss's terms, `coarse_pck_0.05`, `fine_pck_0.05` and so on
     shown: Shown | None  # crops for the sheets; None on all processes but the first
+    undecodable: tuple[str, ...] = ()  # a message for each picture that can't be decoded, whose people are left out
 
     @property
     def score(self) -> float:
@@ -60,12 +62,16 @@ class Validation:
 
 
 class Validator:
-    """Measures the same people, without augmentation, every time; processes share them."""
+    """Measures the same people, without augmentation, every time; processes share them.
+
+    Those whose picture can't be decoded are left out.
+    """
 
     def __init__(
         self, dataset: PoseDataset, config: ModelConfig, data: DataRecipe, batch_size: int, workers: int, ranks: Ranks
     ) -> None:
         own = range(ranks.rank, len(dataset), ranks.world_size)
+        self._name = dataset.name
         self._ranks = ranks
         self._decode = HeatmapDecoder(config.heatmap_size, config.crop_size).to(ranks.device)
         self._loader: CropLoader | None = None
@@ -81,6 +87,7 @@ class Validator:
                 workers=workers,
                 shuffle=False,
                 drop_last=False,
+                substitute=False,
                 max_undecodable=data.max_undecodable,
             )
             self._start = self._loader.state()
@@ -93,12 +100,15 @@ class Validator:
         autocast: Callable[[], AbstractContextManager[object]],
         epoch: int,
     ) -> Validation:
-        """Measure the network with its present weights, in evaluation mode."""
+        """Measure the network with its present weights, in evaluation mode.
+
+        Raises `SourceError` where more pictures can't be decoded than the recipe allows, or none can be.
+        """
         was_training = network.training
         network.eval()
         terms: dict[str, float] = {}
         people = 0
-        correct, labelled = np.zeros((2, len(PCK_FRACTIONS))), 0
+        correct, counted = np.zeros((2, len(PCK_FRACTIONS))), 0
         shown: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         if self._loader is not None:
             self._loader.load_state(self._start)
@@ -117,29 +127,40 @@ class Validator:
                 units = keypoint_diagonals(labels)
                 for stage, found in enumerate((coarse, fine)):
                     for index, fraction in enumerate(PCK_FRACTIONS):
-                        correct[stage, index] += correct_keypoints(found.numpy(), labels, units, fraction)[0].sum()
-                labelled += int((labels[..., 2] > 0).sum())
+                        right, counts = correct_keypoints(found.numpy(), labels, units, fraction)
+                        correct[stage, index] += right.sum()
+                counted += int(counts.sum())  # the same for both stages and all fractions
                 if sum(len(item[0]) for item in shown) < _SHOWN:
                     shown.append((batch.images, batch.keypoints, fine, output.region_order.cpu()))
         network.train(was_training)
         sheet = None
         if self._ranks.is_first and shown:
             sheet = Shown(*(torch.cat(parts)[:_SHOWN].numpy() for parts in zip(*shown, strict=True)))
-        return Validation(self._means(terms, people, correct, labelled), sheet)
+        undecodable = tuple(item for part in self._ranks.gather(self._undecodable()) for item in part)
+        means = self._means(terms, people, correct, counted)
+        if means is None:
+            raise SourceError(f"evaluation of {self._name}: expected pictures that can be decoded; {undecodable[0]}")
+        return Validation(means, sheet, undecodable)
+
+    def _undecodable(self) -> list[str]:
+        """The messages of this process's pictures that can't be decoded."""
+        return [] if self._loader is None else list(self._loader.undecodable)
 
     def _means(
-        self, terms: dict[str, float], people: int, correct: npt.NDArray[np.float64], labelled: int
-    ) -> dict[str, float]:
-        """Means over all processes."""
-        gathered = self._ranks.gather((terms, people, correct, labelled))
-        everybody, all_correct, all_labelled = (sum(item[place] for item in gathered) for place in (1, 2, 3))
+        self, terms: dict[str, float], people: int, correct: npt.NDArray[np.float64], counted: int
+    ) -> dict[str, float] | None:
+        """Means over all processes; None where nobody was measured."""
+        gathered = self._ranks.gather((terms, people, correct, counted))
+        everybody, all_correct, all_counted = (sum(item[place] for item in gathered) for place in (1, 2, 3))
+        if not everybody:
+            return None
         sums: dict[str, float] = {}
         for name, value in (item for rank_terms, *_ in gathered for item in rank_terms.items()):
             sums[name] = sums.get(name, 0.0) + value
-        values = {name: value / max(everybody, 1) for name, value in sums.items()}
+        values = {name: value / everybody for name, value in sums.items()}
         for stage, name in enumerate(("coarse", "fine")):
             for index, fraction in enumerate(PCK_FRACTIONS):
-                values[f"{name}_pck_{fraction:g}"] = float(all_correct[stage, index]) / max(all_labelled, 1)
+                values[f"{name}_pck_{fraction:g}"] = float(all_correct[stage, index]) / max(all_counted, 1)
         return values
 
 

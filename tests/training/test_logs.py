@@ -27,6 +27,14 @@ def test_records_after_the_resumed_step_are_dropped_and_half_lines_too(tmp_path:
     assert lines[0]["epoch"] == 1
 
 
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    log = JsonLinesLog(tmp_path / "train.jsonl")
+    log.write("train", 1, {"loss": 0.5, "norm": float("nan"), "other": float("-inf")})
+    log.close()
+    line = (tmp_path / "train.jsonl").read_text()
+    assert line == '{"kind": "train", "step": 1, "loss": 0.5, "norm": null, "other": null}\n'
+
+
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="can't be written"):
         JsonLinesLog(tmp_path / "missing" / "train.jsonl")

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from sharpose.errors import CheckpointError, ConfigError, SinkError, TrainingError
+from sharpose.errors import CheckpointError, ConfigError, SinkError, SourceError, TrainingError
 from sharpose.model import SHaRPose, load_model
 from sharpose.runtime.messages import StopRequest
 from sharpose.training.checkpoint import RunFolder
@@ -26,7 +27,7 @@ from sharpose.training.distributed import Ranks
 from sharpose.training.loop import Trainer
 from sharpose.training.objectives.guidance import GuidedNetwork
 from sharpose.training.optimizer import MuonAdamW
-from sharpose.training.recipe import Recipe, evaluation_dataset, parse_recipe, training_dataset
+from sharpose.training.recipe import evaluation_dataset, parse_recipe, training_dataset
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -162,12 +163,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(
 
 
 def test_a_run_of_an_older_version_goes_on(nano_values: dict[str, Any], people_folder: Path, tmp_path: Path) -> None:
-    """Its state knows neither the chosen precision nor what a recipe has had since."""
-    nano_values["precision"] = "bf16"
+    """Its state lacks the chosen precision and what a recipe has had since, and counts steps for all terms together."""
+    nano_values |= {"precision": "bf16", "log_every": 2}
     run(make(nano_values, people_folder, tmp_path / "run"), StopAfter(1))
     path = tmp_path / "run" / "training_state.pth"
     content = torch.load(path, weights_only=True)
     del content["precision"]
+    content["window"] = {"loss": 0.75, "steps": 3.0}
     recipe = json.loads(content["recipe"])
     for name in ("brightness", "colour", "contrast", "lightness", "cut_out_probability", "cut_out_sides"):
         del recipe["data"]["augmentation"][name]
@@ -175,6 +177,7 @@ def test_a_run_of_an_older_version_goes_on(nano_values: dict[str, Any], people_f
     torch.save(content, path)
     second = make(nano_values, people_folder, tmp_path / "run", resume=True)
     assert (second.step, second.stepper.precision) == (1, "bf16")
+    assert second._take_window(0.5) == {"epoch": 0, "learning_rate": 0.5, "loss": 0.25}
     nano_values["data"]["augmentation"]["contrast"] = 0.3
     with pytest.raises(ConfigError, match="has another data"):
         make(nano_values, people_folder, tmp_path / "run", resume=True)
@@ -378,6 +381,7 @@ def test_a_state_that_no_run_has_written_is_refused(
         {"optimizer": {**whole["optimizer"], "state": moments}},
         {"average": [1]},
         {"window": {"loss": None}},
+        {"window": {"loss": (1.0, 0)}},
         {"ranks": 5},
         {"ranks": [{}]},
         {"ranks": [rank | {"loader": 5}]},
@@ -420,13 +424,6 @@ def test_clipping_limits_the_gradient(nano_values: dict[str, Any], people_folder
     assert torch.stack(norms).norm().item() == pytest.approx(1e-4, rel=1e-3)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(nano_values: dict[str, Any]) -> None:
-    recipe: Recipe = parse_recipe(nano_values | {"accumulate": 2}, source="test")
-    assert recipe.batch_of_rank(2) == 2
-    with pytest.raises(ConfigError, match="give a multiple of 6"):
-        recipe.batch_of_rank(3)
-
-
 def test_the_fine_stage_counts_from_its_epoch_on(
     nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
 ) -> None:
@@ -438,3 +435,62 @@ def test_the_fine_stage_counts_from_its_epoch_on(
     assert first["loss"] == pytest.approx(first["coarse_mse"], rel=1e-6)
     for record in others:
         assert record["loss"] == pytest.approx(record["coarse_mse"] + record["fine_mse"], rel=1e-6)
+
+
+def test_a_term_is_averaged_over_the_steps_that_have_it(
+    nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
+    nano_values["loss"] = {"fine_from_epoch": 1, "quality_after_epoch": 100}  # from the third step on
+    found = []
+    for every in (1, 3):
+        nano_values["log_every"] = every
+        make(nano_values, people_folder, tmp_path / str(every)).run(StopRequest(), Console(quiet=True), steps=3)
+        found.append(records(tmp_path / str(every)))
+    steps, (line,) = found
+    assert line["fine_mse"] == pytest.approx(steps[2]["fine_mse"])
+    assert line["coarse_mse"] == pytest.approx(np.mean([step["coarse_mse"] for step in steps]))
+
+
+def test_pictures_that_cannot_be_used_are_named(
+    nano_values: dict[str, Any], people_folder: Path, tmp_path: Path
+) -> None:
+    """Where a run stops, too, and where it fails."""
+    data = Path(shutil.copytree(people_folder, tmp_path / "data"))
+    broken = [data / "images" / item["file_name"] for item in json.loads((data / "people.json").read_text())["images"]]
+    for file in broken[:2]:
+        file.write_bytes(b"no picture")
+    nano_values["evaluate_every"] = 1
+    trainer = make(nano_values, data, tmp_path / "run")
+    lines: list[str] = []
+    trainer._say = lines.append
+    trainer.run(StopRequest(), Console(quiet=True), steps=4)
+    messages = [f"picture {file}: can't be decoded" for file in broken[:2]]
+    assert lines[:2] == [f"left out of evaluations: {message}" for message in messages]
+    assert [line.partition(" ")[0] for line in lines[2:5]] == ["epoch", "epoch", "stopped"]
+    # in two epochs; the second stood in for the first, too
+    assert sorted(lines[5:]) == [f"skipped: {messages[0]} (2 times)", f"skipped: {messages[1]} (4 times)"]
+
+    nano_values["data"]["max_undecodable"] = 1
+    trainer = make(nano_values, data, tmp_path / "failing")
+    lines.clear()
+    trainer._say = lines.append
+    with pytest.raises(SourceError, match="2 pictures can't be decoded, more than the 1 allowed"):
+        run(trainer)
+    assert sorted(line.rpartition(" (")[0] for line in lines) == [f"skipped: {message}" for message in messages]
+
+
+def test_a_teacher_is_measured_on_the_device_that_trains(
+    nano_values: dict[str, Any],
+    guidance: dict[str, Any],
+    people_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make(nano_values | {"guidance": guidance}, people_folder, tmp_path / "run")
+    seen: list[str] = []
+    monkeypatch.setattr(
+        trainer.network, "measure", lambda batches, mean: seen.extend(images.device.type for images in batches)
+    )
+    trainer.ranks = Ranks(0, 1, torch.device("meta"))
+    trainer._prepare()
+    assert seen == ["meta", "meta"]

@@ -6,7 +6,7 @@ import yaml
 
 from sharpose.config import list_configs, load_config
 from sharpose.errors import ConfigError
-from sharpose.training.recipe import list_recipes, load_recipe, write_recipe
+from sharpose.training.recipe import list_recipes, load_recipe, parse_recipe, write_recipe
 
 # name: batch, epochs, layer decay, quality after epoch, sigma
 PUBLISHED = {
@@ -116,6 +116,13 @@ def test_what_is_wrong_is_named_in_one_line(nano_recipe: Path, change: str, mess
         load_recipe(nano_recipe, [change])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(nano_values: dict[str, Any]) -> None:
+    recipe = parse_recipe(nano_values | {"accumulate": 2}, source="test")
+    assert recipe.batch_of_rank(2) == 2
+    with pytest.raises(ConfigError, match="give a multiple of 6"):
+        recipe.batch_of_rank(3)
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Made:
-    """A batch, and a message for every picture that could not be decoded."""
+    """A batch, None where nobody is left in it, and a message for every picture that could not be decoded."""
 
-    batch: Batch
+    batch: Batch | None
     undecodable: tuple[str, ...]
 
 
@@ -85,6 +85,7 @@ class _BatchMaker(Dataset["_Made | SharposeError"]):
     sigma: float
     seed: int
     shuffle: bool
+    substitute: bool
 
     def __getitem__(self, place: _Place) -> _Made | SharposeError:
         """Load, augment and stack. Errors come back as values: PyTorch would wrap their message."""
@@ -96,20 +97,27 @@ class _BatchMaker(Dataset["_Made | SharposeError"]):
         try:
             for position in range(place.start, place.stop):
                 sample = self._load(int(order[position]), place.epoch, failures)
+                if sample is None:
+                    continue
                 rng = np.random.default_rng([self.seed, _AUGMENT, place.epoch, position])
                 samples.append(sample)
                 crops.append(make_crop(sample, self.spec, self.crop_size, self.dataset.skeleton, rng))
-            return _Made(self._stack(samples, crops), tuple(failures))
+            return _Made(self._stack(samples, crops) if samples else None, tuple(failures))
         except SharposeError as error:
             return error
 
-    def _load(self, first: int, epoch: int, failures: list[str]) -> Sample:
-        """Person `first`, or the next one in the dataset whose picture can be decoded."""
-        for step in range(min(_SUBSTITUTES, len(self.dataset))):
+    def _load(self, first: int, epoch: int, failures: list[str]) -> Sample | None:
+        """Person `first`; where the picture can't be decoded, the next one whose can be, or None without substitutes.
+
+        Adds a message to `failures` for each picture that can't be decoded.
+        """
+        for step in range(min(_SUBSTITUTES, len(self.dataset)) if self.substitute else 1):
             try:
                 return self.dataset.load((first + step) % len(self.dataset), epoch)
             except UndecodableImageError as error:
                 failures.append(str(error))
+        if not self.substitute:
+            return None
         raise SourceError(
             f"{self.dataset.name}: {counted(len(failures), 'picture')} in a row can't be used: {failures[-1]}"
         )
@@ -195,7 +203,9 @@ class CropLoader:
         world_size: Number of shares.
         shuffle: Whether every epoch has another order; else the dataset's own.
         drop_last: Whether to leave out a last batch that isn't full; needed with more than one rank.
-        max_undecodable: Different pictures that may fail to decode (others take their places) before it stops.
+        substitute: Whether another person takes the place of one whose picture can't be decoded; else the batch has
+            fewer people, and one without anybody isn't yielded. For measuring, which is to be of the same people.
+        max_undecodable: Different pictures that may fail to decode before it stops.
         pin_memory: Put batches into page-locked memory.
 
     Raises:
@@ -217,6 +227,7 @@ class CropLoader:
         world_size: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
+        substitute: bool = True,
         max_undecodable: int = 10,
         pin_memory: bool = False,
     ) -> None:
@@ -237,7 +248,7 @@ class CropLoader:
         self.batch_size = batch_size
         self.max_undecodable = max_undecodable
         self.undecodable: dict[str, int] = {}  # number of times that each picture failed to decode, by message
-        self._maker = _BatchMaker(dataset, spec, crop_size, heatmap_size, sigma, seed, shuffle)
+        self._maker = _BatchMaker(dataset, spec, crop_size, heatmap_size, sigma, seed, shuffle, substitute)
         full, rest = divmod(len(dataset), self._global_batch)
         batches = full + (1 if rest and not drop_last else 0)
         self._plan = _Plan(len(dataset), batches, self._global_batch, rank * batch_size, batch_size)
@@ -273,7 +284,8 @@ class CropLoader:
                     raise made
                 self._count(made)
                 self._plan.advance()
-                yield made.batch.pin_memory() if self._pin_memory else made.batch
+                if made.batch is not None:
+                    yield made.batch.pin_memory() if self._pin_memory else made.batch
         except GeneratorExit:  # the caller stops here, and may go on later
             raise
         except BaseException as error:

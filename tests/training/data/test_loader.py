@@ -151,6 +151,17 @@ def test_broken_pictures_are_counted_and_replaced_up_to_a_limit(coco_dataset: Co
         list(loader(coco_dataset, drop_last=False, workers=workers, max_undecodable=2))
 
 
+def test_without_substitutes_who_cannot_be_shown_is_left_out(coco_dataset: CocoDataset) -> None:
+    for broken in (4, 5, 9):
+        coco_dataset.people[broken].file.write_bytes(b"not a picture")
+    batches = loader(coco_dataset, batch_size=2, drop_last=False, shuffle=False, substitute=False)
+    for _ in range(2):
+        numbers = [batch.image_ids.tolist() for batch in batches]
+        assert numbers == [[0, 1], [2, 3], [6, 7], [8], [10, 11], [12]]  # the batch of 4 and 5 has nobody
+    assert batches.state() == loader(coco_dataset, batch_size=2, drop_last=False).state() | {"epoch": 2}
+    assert list(batches.undecodable.values()) == [2, 2, 2]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_that_can_be_decoded_is_an_error_in_one_line(coco_dataset: CocoDataset, workers: int) -> None:
     for person in coco_dataset.people:
