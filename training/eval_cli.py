@@ -64,6 +64,10 @@ class EvalOptions:
             raise click.UsageError("--calibrate-quality changes a checkpoint: name it with --checkpoint FILE")
         if self.calibrate_quality is not None and self.flip_test:
             raise click.UsageError("--calibrate-quality is for single passes: leave --flip-test out")
+        if self.calibrate_quality is not None and self.detections is not None:
+            raise click.UsageError("--calibrate-quality needs labelled boxes: leave --boxes out")
+        if self.promise is not None and self.flip_test:
+            raise click.UsageError("--choose-threshold is for single passes, as they are gated: leave --flip-test out")
         fits = {
             "--choose-threshold": self.promise,
             "--calibrate-quality": self.calibrate_quality,
@@ -186,13 +190,19 @@ _MODEL, _DATA, _MEASURE, _REPORT = "Model", "Labelled pictures", "What is measur
     help="Precision of a bundle to compute in, as in sharpose-run.",
 )
 @option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
-@option(_DATA, "--limit", type=Whole(1, 10**9), help="Number of pictures with people, from the first; default: all.")
+@option(
+    _DATA,
+    "--limit",
+    type=Whole(1, 10**9),
+    help="Number of pictures with labelled people, from the first (of a scene: of frames); default: all.",
+)
 @option(
     _MEASURE,
     "--choose-threshold",
     "promise",
     metavar="PROMISE",
-    help='Choose the threshold that keeps "ap-loss<=0.2" or "refine-rate<=0.4", and write it into the bundle.',
+    help='Choose the threshold that keeps "ap-loss<=0.2" or "refine-rate<=0.4" on half of the pictures, say whether '
+    "the others do so too (kept, within chance or not kept), and write it into the bundle unless it is not kept.",
 )
 @option(
     _MEASURE,

@@ -51,7 +51,11 @@ def coco_scores(
 def coco_evaluation(
     document: dict[str, Any], results: list[dict[str, Any]], skeleton: Skeleton, image_ids: Sequence[int]
 ) -> Any:  # noqa: ANN401 - pycocotools has no types
-    """A `pycocotools.cocoeval.COCOeval`, set up; it prints when it is run."""
+    """A `pycocotools.cocoeval.COCOeval`, set up; it prints when it is run.
+
+    A pose's area, which decides whether it counts among medium and large people, is that of the box around its
+    keypoints, as in COCO's results: pycocotools would take that of a result's `bbox`, so that isn't handed on.
+    """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -65,7 +69,8 @@ def coco_evaluation(
         truth.dataset = copy.deepcopy(document)  # it writes into what it is given
         truth.createIndex()
         if results:
-            found = truth.loadRes(copy.deepcopy(results))
+            own = [{key: value for key, value in item.items() if key != "bbox"} for item in results]
+            found = truth.loadRes(copy.deepcopy(own))
         else:  # loadRes can't take nothing
             found.dataset = {**document, "annotations": []}
             found.createIndex()

@@ -74,12 +74,18 @@ def test_a_chosen_threshold_goes_into_the_bundle(nano_bundle: Path, tmp_path: Pa
     device = taken[1] if taken else "cpu"
     assert (numbers["subject"]["device"], numbers["subject"]["precision"]) == (device, "fp32")
     assert gate.quality_threshold == numbers["choice"]["threshold"] == numbers["threshold"]
-    assert gate.chosen_by.startswith(f"sharpose-eval --choose-threshold refine-rate<=1 on {SCENE} (labelled boxes)")
+    assert gate.chosen_by.startswith(
+        f"sharpose-eval --choose-threshold refine-rate<=1 on {SCENE} (labelled boxes, fp32 on {device})"
+    )
+    assert gate.chosen_by.endswith(", refining 100%: kept")
     assert "95% interval" in gate.chosen_by
     assert not list((tmp_path / "out").glob("*.png"))
     with pytest.raises(InputError, match=r"results_never\.json already exists; give another name, or --overwrite"):
         run(*common)
+    for name in ("quality.png", "ap_refine_rate.png", "own.png"):
+        (tmp_path / "out" / name).touch()  # as of an earlier run with plots
     run(*common, "--overwrite")  # the next run gates there
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["own.png"]
     numbers_then = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert numbers_then["threshold"] == gate.quality_threshold
     assert numbers_then["modes"]["auto"]["refine_rate"] > 0.5
@@ -120,7 +126,7 @@ def test_a_broken_promise_is_exit_code_1_and_is_not_written(
 
     def broken(*arguments: object) -> object:
         choice = choose(*arguments)  # type: ignore[arg-type]
-        return type(choice)(**{**vars(choice), "kept": False})
+        return type(choice)(**{**vars(choice), "verdict": "not kept"})
 
     monkeypatch.setattr("sharpose.training.evaluation.run.choose_threshold", broken)
     arguments = ("--bundle", bundle, "--data", SCENE, "--threads", 1, "--no-plots", "--output", tmp_path / "out")
@@ -277,6 +283,14 @@ def test_packages_that_a_bundle_needs_are_named_at_once(
             ["--checkpoint", "b", "--calibrate-quality", "c", "--flip-test", "--data", "x", "--output", "o"],
             "leave --flip-test out",
         ),
+        (
+            ["--checkpoint", "b", "--calibrate-quality", "c", "--boxes", "d", "--data", "x", "--output", "o"],
+            "--calibrate-quality needs labelled boxes: leave --boxes out",
+        ),
+        (
+            ["--bundle", "b", "--choose-threshold", "ap-loss<=1", "--flip-test", "--data", "x", "--output", "o"],
+            "--choose-threshold is for single passes, as they are gated: leave --flip-test out",
+        ),
         (["--calibrate-scores", "c", "--flip-test", "--data", "x", "--output", "o"], "leave --flip-test out"),
         (["--calibrate-scores", "c", "--boxes", "b", "--data", "x", "--output", "o"], "leave --boxes out"),
         (
@@ -410,8 +424,9 @@ def test_inputs_are_never_overwritten(nano_bundle: Path, tmp_path: Path, overwri
     cv2.imwrite(str(output / "quality.png"), np.zeros((96, 72, 3), np.uint8))
     assert {path: path.read_bytes() for path in before} == before
     where = ("--annotations", tmp_path / "labels.json", "--images", output)
-    with pytest.raises(InputError, match=r"quality\.png would overwrite the input .*quality\.png"):
-        run("--bundle", nano_bundle, *where, "--output", output, "--overwrite")
+    for plots in ([], ["--no-plots"]):  # which removes those of an earlier run
+        with pytest.raises(InputError, match=r"quality\.png would overwrite the input .*quality\.png"):
+            run("--bundle", nano_bundle, *where, "--output", output, "--overwrite", *plots)
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -118,7 +118,7 @@ class FileDataset:
         self.name = name
         self.skeleton = skeleton
         self.path = path
-        self.missing = _missing({person.file for person in people})  # pictures
+        self.missing = missing_files({person.file for person in people})  # pictures
         self.people = [person for person in people if person.file not in self.missing]
         without_picture = len(people) - len(self.people)
         self.left_out = +(Counter(left_out) + Counter({"whose picture is missing": without_picture}))
@@ -148,7 +148,7 @@ class FileDataset:
         )
 
 
-def _missing(files: set[Path]) -> set[Path]:
+def missing_files(files: set[Path]) -> set[Path]:
     """Those that are not there; a folder is listed once, as asking for each file takes minutes over a network."""
     there: dict[Path, set[str]] = {}
     for folder in {file.parent for file in files}:

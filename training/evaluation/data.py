@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sharpose.coco.labels import CocoLabels
 from sharpose.errors import InputError, SourceError
 from sharpose.files import LABELS_LIMIT, found_at, read_json
 from sharpose.scene import Scene, parse_scene
@@ -20,7 +21,7 @@ from sharpose.similarity import BODY_SHARE
 from sharpose.skeleton import MPII16, Skeleton
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.mpii import MpiiDataset, head_segment
-from sharpose.training.data.sample import NAMED, Person
+from sharpose.training.data.sample import NAMED, Person, missing_files
 
 _LAYOUTS = (
     ("annotations/person_keypoints_val2017.json", "val2017"),
@@ -29,6 +30,7 @@ _LAYOUTS = (
     ("annotations/valid.json", "images"),
 )
 _AFTER_LIMIT = "in pictures after the limit"
+_NOT_LABELLED = "in pictures without labelled people"  # where there is a limit, which is of the others
 _WEAK = 1
 
 
@@ -161,7 +163,8 @@ def load_data(
         where: Label files, a folder as for `find_data`, or a scene such as `scene:people=3,frames=50`.
         skeleton: The model's; the labels must be of the same.
         boxes: A COCO detections file (COCO-format labels only); None for labelled boxes.
-        limit: Number of pictures with people, from the first; None for all.
+        limit: Number of pictures with labelled people, from the first (of a scene: of frames); None for all. With
+            `boxes`, too, so that people whom the detector missed count.
         ignore_weak: Whether to leave out labels of visibility 1 (COCO-format labels only).
         head_boxes: `mpii_gt_val.mat` (MPII only).
 
@@ -228,13 +231,20 @@ def _load_coco(
         for person in people:
             person.keypoints[person.keypoints[:, 2] == _WEAK] = 0
     by_picture = {person.image_id: person for person in people}
-    with_people = list(by_picture)[:limit]
-    counted = set(with_people)
+    labelled = [] if limit is None else _labelled_pictures(dataset.labels, where.images)
+    with_people = list(by_picture) if limit is None else labelled[:limit]
+    counted, everywhere = set(with_people), set(labelled)
     missing = {
         number for number, item in dataset.labels.pictures.items() if where.images / item.file_name in dataset.missing
     }
     every = sorted(set(dataset.labels.pictures) - missing)
     used = [person for person in people if person.image_id in counted]
+    unlabelled = 0 if limit is None else sum(item.image_id not in everywhere for item in people)
+    if not used:
+        raise SourceError(
+            f"{boxes}: expected boxes in the first {'picture' if limit == 1 else f'{limit} pictures'} with labelled "
+            "people, found none; give a higher --limit"
+        )
     return EvaluationData(
         name=where.annotations.stem,
         skeleton=skeleton,
@@ -242,10 +252,20 @@ def _load_coco(
         image_ids=tuple(every if limit is None else with_people),
         document=dataset.labels.document(ignore_weak=ignore_weak),
         read=lambda image_id: by_picture[image_id].read(),
-        left_out=dataset.left_out + Counter({_AFTER_LIMIT: len(people) - len(used)}),
+        left_out=dataset.left_out
+        + Counter({_NOT_LABELLED: unlabelled, _AFTER_LIMIT: len(people) - len(used) - unlabelled}),
         notes=tuple(dataset.notes),
         lost=0 if len(with_people) == limit else len(dataset.missing),
     )
+
+
+def _labelled_pictures(labels: CocoLabels, images: Path) -> list[int]:
+    """The ids, ascending, of the pictures with labelled people whose file is there."""
+    files = {
+        number: images / labels.pictures[number].file_name for number in {item.image_id for item in labels.labelled}
+    }
+    missing = missing_files(set(files.values()))
+    return sorted(number for number, file in files.items() if file not in missing)
 
 
 def _load_mpii(where: DataFiles, skeleton: Skeleton, *, limit: int | None, head_boxes: Path | None) -> EvaluationData:

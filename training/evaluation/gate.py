@@ -172,6 +172,12 @@ class Promise:
         return f"{value:.3g}" if self.kind == "ap-loss" else f"{value:.1%}"
 
 
+Verdict = Literal["kept", "within chance", "not kept"]
+"""Whether a promise holds on held-out pictures: their value is within the limit; it isn't, but chance explains that, as
+the lower end of its 95 % interval is; or neither is.
+"""
+
+
 @dataclass(frozen=True)
 class ThresholdChoice:
     """A threshold and how it was found."""
@@ -184,7 +190,7 @@ class ThresholdChoice:
     held_out_value: float  # the promised quantity there
     interval: tuple[float, float]  # 95 % bootstrap interval of `held_out_value`, resampling pictures
     pictures: tuple[int, int]  # numbers of pictures it was chosen on, and checked on
-    kept: bool  # whether the promise holds on held-out pictures: the interval reaches down to the limit
+    verdict: Verdict  # whether the promise holds on the held-out pictures
 
     def describe(self, data: str) -> str:
         """One line for `bundle.json`."""
@@ -192,7 +198,7 @@ class ThresholdChoice:
         return (
             f"sharpose-eval --choose-threshold {self.promise} on {data}: {chosen} on "
             f"{counted(self.pictures[0], 'picture')}; {held_out} (95% interval {low} to {high}) "
-            f"on {self.pictures[1]} held-out ones, refining {self.checked_on.refine_rate:.0%}"
+            f"on {self.pictures[1]} held-out ones, refining {self.checked_on.refine_rate:.0%}: {self.verdict}"
         )
 
 
@@ -282,8 +288,16 @@ def choose_threshold(curve: GateCurve, image_ids: tuple[int, ...], promise: Prom
         held_out_value=held_out_value,
         interval=(low, high),
         pictures=(len(first), len(second)),
-        kept=low <= promise.limit + _ROUNDING,
+        verdict=judge(promise, held_out_value, low),
     )
+
+
+def judge(promise: Promise, value: float, low: float) -> Verdict:
+    """Whether a promise holds, by the promised quantity on held-out pictures and the lower end of its interval."""
+    limit = promise.limit + _ROUNDING
+    if value <= limit:
+        return "kept"
+    return "within chance" if low <= limit else "not kept"
 
 
 def write_gate(folder: Path, threshold: float, chosen_by: str, gain: GainCurve | None = None) -> None:

@@ -14,7 +14,7 @@ from sharpose.coco.ap import CocoScores, coco_scores
 from sharpose.errors import counted
 from sharpose.runtime.refinement.gate import Refine
 from sharpose.scores.tables import RIGHT
-from sharpose.similarity import keypoint_similarity, pose_oks
+from sharpose.similarity import box_iou, keypoint_similarity, pose_oks
 from sharpose.skeleton import Skeleton
 from sharpose.training.evaluation.data import EvaluationData, People
 from sharpose.training.evaluation.predict import GatedPoses, Predictions, coco_results
@@ -187,22 +187,28 @@ class Evaluation:
 
     modes: tuple[ModeScores, ...]  # `never`, `auto` and `always`
     threshold: float  # threshold of the gate in `auto`
-    oks: Doubles  # float64 [n], true OKS of the coarse poses; NaN where it isn't known
+    oks: Doubles  # float64 [n], true OKS of the coarse poses; NaN where it isn't known, or the box fits nobody
     calibration: Calibration  # predicted quality against `oks`
     score_calibration: Calibration  # see `calibrate_scores`, in `auto`; empty where boxes aren't labelled people
     person_calibration: Calibration  # see `calibrate_people`, in `auto`
     gain: GainCurve | None  # gain of refining by predicted quality; None where too few people are labelled
+    labelled: bool  # whether boxes are labelled people; if not, quality and gain are of those that fit one
 
 
 def evaluate(data: EvaluationData, predictions: Predictions, threshold: float) -> Evaluation:
     """Score predictions at refine never, auto (at `threshold`) and always."""
-    coarse, fine = (poses_oks(data, predictions.gated(mode, threshold)) for mode in ("never", "always"))
+    fits = fitting_boxes(data)
+    coarse, fine = (
+        np.where(fits, poses_oks(data, predictions.gated(mode, threshold)), np.nan) for mode in ("never", "always")
+    )
     modes = tuple(_mode(data, predictions, mode, threshold) for mode in MODES)
     quality = predictions.quality[:, 0]
-    gain = measure_gain(quality, coarse, fine, f"{data.name}, {counted(len(data.people), 'person')}")
+    labelled = data.people.labelled
+    whom = counted(len(fits), "person") if labelled else f"{counted(int(fits.sum()), 'box')} on labelled people"
+    gain = measure_gain(quality, coarse, fine, f"{data.name}, {whom}")
     gated = predictions.gated("auto", threshold)
     scores, people = calibrate_scores(data, gated), calibrate_people(data, gated)
-    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), scores, people, gain)
+    return Evaluation(modes, threshold, coarse, calibrate(quality, coarse), scores, people, gain, labelled)
 
 
 def calibrate_scores(data: EvaluationData, poses: GatedPoses) -> Calibration:
@@ -224,14 +230,44 @@ def calibrate_people(data: EvaluationData, poses: GatedPoses) -> Calibration:
     return calibrate(poses.scores, np.where(np.isnan(oks), np.nan, oks >= RIGHT))
 
 
+FITTING_IOU = 0.5
+"""Overlap (IoU) from which on a detected box is that of a labelled person."""
+
+
+def fitting_boxes(data: EvaluationData) -> Bools:
+    """Which boxes are those of labelled people, bool [n]: all where boxes are labelled, else those that overlap one.
+
+    What quality predicts is how good the pose of a person is: a box on nothing has none.
+    """
+    people = data.people
+    if people.labelled:
+        return np.ones(len(people), np.bool_)
+    fits = np.zeros(len(people), np.bool_)
+    for image_id, labels in _labels_by_picture(data).items():
+        boxes = np.array([item["bbox"] for item in labels], np.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        rows = people.image_ids == image_id
+        fits[rows] = (box_iou(people.boxes_xyxy[rows], boxes) >= FITTING_IOU).any(axis=1)
+    return fits
+
+
+def _labels_by_picture(data: EvaluationData) -> dict[int, list[dict[str, Any]]]:
+    """The labels of people with keypoints, by image id."""
+    assert data.document is not None
+    by_picture: dict[int, list[dict[str, Any]]] = {}
+    for item in data.document["annotations"]:
+        if item["num_keypoints"] and not item["iscrowd"]:
+            by_picture.setdefault(item["image_id"], []).append(item)
+    return by_picture
+
+
 def poses_oks(data: EvaluationData, poses: GatedPoses) -> Doubles:
     """The true OKS of each pose: with the label in its box, or with the best label of its picture."""
     people, sigmas = data.people, data.skeleton.sigmas
     keypoints = poses.keypoints
     if people.labelled:
         return pose_oks(keypoints, people.keypoints, people.areas, sigmas, people.keypoints[..., 2] > 0)
-    assert data.document is not None
-    labels = [item for item in data.document["annotations"] if item["num_keypoints"] and not item["iscrowd"]]
+    labels = [item for of_picture in _labels_by_picture(data).values() for item in of_picture]
     return best_oks(
         keypoints,
         people.image_ids,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpose.engines.stages import Arrays, Stages, fine_inputs
+from sharpose.errors import EngineError, counted
 from sharpose.geometry import CropFrames, crop_frames, extract_crops, keypoints_to_image
 from sharpose.heatmap import decode_heatmaps
 from sharpose.runtime.refinement.gate import Refine, gate
@@ -80,7 +81,9 @@ def predict(
     tables: ScoreTables | None = None,
     on_people: Callable[[int], None] = lambda people: None,
 ) -> Predictions:
-    """Both stages on every box whose picture can be read. Raises `EngineError` where an engine failed.
+    """Both stages on every box whose picture can be read.
+
+    Raises `EngineError` where an engine failed, or gave values that are NaN or infinite.
 
     A flip test averages heatmaps with the mirrored crop's, for which score `tables` don't hold. `on_people` is called
     with the number of people of each finished batch. A picture of another size than its labels say raises
@@ -118,6 +121,7 @@ def predict(
             poses[start:stop] = _averaged(plain["heatmaps"], mirrored["heatmaps"], data.skeleton, crop_size)
         else:
             poses[start:stop] = plain["keypoints"]
+        _refuse_broken(quality[start:stop], poses[start:stop], people.image_ids[start:stop])
         on_people(stop - start)
     for stages_of_passes in np.ndindex(*(2,) * passes):
         index = (slice(None), *stages_of_passes)
@@ -127,6 +131,20 @@ def predict(
     boxes, scores = people.boxes_xyxy[kept], people.box_scores[kept]
     calibration = None if tables is None or flip_test else ScoreCalibration(tables, data.skeleton)
     return Predictions(boxes, scores, areas[kept], quality[kept], poses[kept], unreadable, calibration)
+
+
+def _refuse_broken(
+    quality: npt.NDArray[np.float32], poses: npt.NDArray[np.float32], image_ids: npt.NDArray[np.int64]
+) -> None:
+    """Raise `EngineError` for a person whose quality [n, …] or pose [n, …] isn't finite; `image_ids` is [n]."""
+    sure, placed = (np.isfinite(values.reshape(len(values), -1).sum(axis=1)) for values in (quality, poses))
+    broken = np.flatnonzero(~(sure & placed))
+    if len(broken):
+        what = "pose" if sure[broken[0]] else "quality"
+        raise EngineError(
+            f"picture {image_ids[broken[0]]}: expected finite numbers of the engine, got a {what} with NaN or infinity "
+            f"({counted(len(broken), 'person')} of its batch); measure on another --device or in another --precision"
+        )
 
 
 def _run_both(stages: Stages, crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
@@ -150,7 +168,7 @@ def _averaged(
 
 
 def coco_results(data: EvaluationData, predictions: Predictions, poses: GatedPoses) -> list[dict[str, Any]]:
-    """COCO keypoint results after OKS-NMS, one entry a pose."""
+    """COCO keypoint results after OKS-NMS, one entry a pose; without a `bbox`, which changes pycocotools' areas."""
     category = data.document["categories"][0]["id"] if data.document is not None else 1
     image_ids = data.people.image_ids
     results = []
@@ -158,14 +176,12 @@ def coco_results(data: EvaluationData, predictions: Predictions, poses: GatedPos
         rows = np.flatnonzero(image_ids == image_id)
         kept = oks_nms(poses.keypoints[rows], poses.scores[rows], predictions.frame_areas[rows], data.skeleton.sigmas)
         for row in rows[kept]:
-            x1, y1, x2, y2 = (float(value) for value in predictions.boxes_xyxy[row])
             results.append(
                 {
                     "image_id": image_id,
                     "category_id": category,
                     "keypoints": [float(value) for value in poses.keypoints[row].ravel()],
                     "score": float(poses.scores[row]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
                 }
             )
     return results

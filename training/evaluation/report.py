@@ -18,8 +18,8 @@ from rich.table import Table
 from sharpose.bundle import GainCurve
 from sharpose.coco.labels import usage_line
 from sharpose.errors import SinkError, counted
-from sharpose.training.evaluation.gate import GatePoint, IdealPoint, ThresholdChoice
-from sharpose.training.evaluation.metrics import Calibration, Evaluation
+from sharpose.training.evaluation.gate import GatePoint, IdealPoint, ThresholdChoice, Verdict
+from sharpose.training.evaluation.metrics import FITTING_IOU, Calibration, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,6 +145,13 @@ def as_markdown(
     return "\n\n".join(parts) + "\n"
 
 
+_VERDICTS: dict[Verdict, str] = {
+    "kept": "kept",
+    "within chance": "within chance (not kept there, but the interval reaches the limit)",
+    "not kept": "not kept",
+}
+
+
 def choice_lines(choice: ThresholdChoice) -> str:
     """A choice in a few sentences."""
     words, points = choice.promise.words, (choice.chosen_on, choice.checked_on)
@@ -154,11 +161,11 @@ def choice_lines(choice: ThresholdChoice) -> str:
     else:
         unit, refining = "of the people refined", ["", ""]
     chosen_on, checked_on = (counted(number, "picture") for number in choice.pictures)
-    verdict = "the promise is kept" if choice.kept else "the promise is NOT kept"
     return (
         f"Promise {choice.promise}: threshold {choice.threshold:.5f}, chosen on {chosen_on} "
         f"({words(choice.chosen_value)} {unit}{refining[0]}). On the other {checked_on}: "
-        f"{words(choice.held_out_value)} {unit}, 95% bootstrap interval {low} to {high}{refining[1]}: {verdict} there."
+        f"{words(choice.held_out_value)} {unit}, 95% bootstrap interval {low} to {high}{refining[1]}: "
+        f"{_VERDICTS[choice.verdict]}."
     )
 
 
@@ -244,12 +251,18 @@ def _mode_table(evaluation: Evaluation, auto: str) -> tuple[list[str], list[list
 def _calibration_line(evaluation: Evaluation) -> str:
     found = evaluation.calibration
     if not found.count:
-        return "Predicted quality can't be compared: no labelled people."
+        nobody = "no labelled people" if evaluation.labelled else _fitting(0)
+        return f"Predicted quality can't be compared: {nobody}."
+    whom = counted(found.count, "person") if evaluation.labelled else _fitting(found.count)
     rank = "undefined" if math.isnan(found.rank_correlation) else f"{found.rank_correlation:.3f}"
     return (
-        f"Predicted quality against true OKS of the coarse pose, {counted(found.count, 'person')}: rank correlation "
-        f"{rank}, mean error {found.mean_error:.3f}, bias {found.bias:+.3f}."
+        f"Predicted quality against true OKS of the coarse pose, {whom}: rank correlation {rank}, "
+        f"mean error {found.mean_error:.3f}, bias {found.bias:+.3f}."
     )
+
+
+def _fitting(count: int) -> str:
+    return f"{counted(count, 'box')} on labelled people (IoU of {FITTING_IOU:g} and more)"
 
 
 def _score_line(found: Calibration) -> str:

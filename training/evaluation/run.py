@@ -67,9 +67,9 @@ def run_evaluation(options: EvalOptions, console: Console | None = None) -> int:
     """Measure, print, write, and choose a threshold where --choose-threshold asks for one.
 
     Returns:
-        The exit code: 1 where a threshold broke its promise on held-out pictures, or a fit of quality or of scores does
-        no good there (it isn't written then), 3 where the numbers are partial because pictures that the labels name
-        can't be used, else 0.
+        The exit code: 1 where held-out pictures don't keep the promise, beyond chance, or a fit of quality or of scores
+        does no good there (it isn't written then), 3 where the numbers are partial because pictures that the labels
+        name can't be used, else 0.
 
     Raises:
         SharposeError: a file can't be read or written, or the model can't be run.
@@ -164,7 +164,7 @@ def _evaluate(options: EvalOptions, where: DataFiles | str, promise: Promise | N
     calibrated &= _calibrate_scores(options, measured, data, predictions, evaluation.threshold, subject.data, console)
     if no_choice is not None:
         raise no_choice
-    if not calibrated or (choice is not None and not choice.kept):
+    if not calibrated or (choice is not None and choice.verdict == "not kept"):
         return EXIT_REFUSED
     if data.lost:
         click.echo(f"error: {subject.partial}", err=True)
@@ -182,7 +182,8 @@ def _require_packages(options: EvalOptions, where: DataFiles | str) -> None:
 def _check_outputs(options: EvalOptions, where: DataFiles | str) -> None:
     """Refuse results that would overwrite what is read, or, without --overwrite, those of an earlier run."""
     names = [f"results_{mode}.json" for mode in MODES] + ["metrics.json", "report.md"]
-    plots = [] if options.no_plots else [_QUALITY_PLOT, _CURVE_PLOT]
+    # with --overwrite, plots of an earlier run are replaced or removed
+    plots = [] if options.no_plots and not options.overwrite else [_QUALITY_PLOT, _CURVE_PLOT]
     files = files_of(where)
     read = [] if files is None else [files.annotations, *(files.images / name for name in plots)]
     read += [Path(options.config)] if options.config is not None else []
@@ -291,6 +292,10 @@ def _write(
     _write_text(folder / "metrics.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     page = report.as_markdown(subject, evaluation, points, choice, ideal, plots=not options.no_plots)
     _write_text(folder / "report.md", page)
+    drawn = [] if options.no_plots else [_QUALITY_PLOT, *([_CURVE_PLOT] if points else [])]
+    if options.overwrite:
+        for name in {_QUALITY_PLOT, _CURVE_PLOT} - set(drawn):
+            _remove(folder / name)
     if options.no_plots:
         return
     threshold = evaluation.threshold if math.isfinite(evaluation.threshold) else None
@@ -306,15 +311,15 @@ def _write(
 def _write_choice(
     options: EvalOptions, choice: ThresholdChoice, gain: GainCurve | None, subject: report.Subject, console: Console
 ) -> None:
-    if not choice.kept:
+    if choice.verdict == "not kept":
         console.print(
-            "the threshold was not written: it breaks the promise on held-out pictures; give more of them",
+            "the threshold was not written: the promise is not kept on held-out pictures; give more of them",
             soft_wrap=True,
         )
     elif options.bundle is None:
         console.print("a checkpoint holds no gate: export it with --quality-threshold, or choose on the bundle")
     else:
-        chosen_by = choice.describe(f"{subject.data} ({subject.boxes} boxes)")
+        chosen_by = choice.describe(f"{subject.data} ({subject.boxes} boxes, {subject.precision} on {subject.device})")
         write_gate(options.bundle, choice.threshold, chosen_by, gain)
         console.print(f"wrote the gate into {options.bundle}", highlight=False, markup=False, soft_wrap=True)
 
@@ -373,6 +378,14 @@ def _calibrate_scores(
         save_in_checkpoint(path, measured.stages.model, fit.tables)
     console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return True
+
+
+def _remove(path: Path) -> None:
+    """Remove an earlier run's plot, which isn't of this one's numbers."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SinkError(f"{path}: can't be removed ({error.strerror})") from error
 
 
 def _write_text(path: Path, text: str) -> None:

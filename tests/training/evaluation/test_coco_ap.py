@@ -53,10 +53,26 @@ def test_results_hold_what_coco_asks_for_and_copies_are_suppressed(labelled: Dat
     predictions = predicted(data, coarse=0.0)
     predictions.poses[1] = predictions.poses[0]
     (result,) = coco_results(data, predictions, predictions.gated("never", 0))
-    assert set(result) == {"image_id", "category_id", "keypoints", "score", "bbox"}
+    assert set(result) == {"image_id", "category_id", "keypoints", "score"}
     assert len(result["keypoints"]) == 51
-    assert result["bbox"] == [10.0, 20.0, 100.0, 260.0]
     assert result["score"] == pytest.approx(float(predictions.poses[0, 0, :, 2].mean()))
+
+
+def test_areas_are_those_around_keypoints(labelled: Data, predicted: Poses) -> None:
+    """As in COCO's results: a false pose in a large box, with a small extent, is none of the large people's."""
+    data = labelled(1, 2)
+    document = data.document or {}
+    document["annotations"].pop()  # nobody is where the second pose is found
+    perfect = predicted(data, coarse=0.0, fine=0.0)
+    perfect.poses[1, :, :, :2] = 200 + perfect.poses[1, :, :, :2] / 10
+    perfect.poses[:, :, :, 2] = np.array([0.5, 0.9])[:, None, None]  # the false one is surer
+    results = coco_results(data, perfect, perfect.gated("never", 0))
+    assert len(results) == 2
+    for item in results:
+        item["bbox"] = [10.0, 20.0, 100.0, 260.0]  # as other programs' results have it
+    scores = coco_scores(document, results, COCO17, data.image_ids)
+    assert scores.ap == pytest.approx(0.5, abs=0.01)
+    assert scores.ap_large == pytest.approx(1)
 
 
 def test_scores_are_rescored_with_the_keypoints_above_a_fifth(labelled: Data, predicted: Poses) -> None:

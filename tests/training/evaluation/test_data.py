@@ -82,6 +82,24 @@ def test_detections_are_people_without_labels(where: DataFiles, tmp_path: Path) 
     assert not data.people.labelled
 
 
+def test_a_limit_is_of_the_same_pictures_with_detections(where: DataFiles, tmp_path: Path) -> None:
+    """Those with labelled people, also where nothing was detected in them."""
+    found = [{"image_id": number, "bbox": [5, 5, 30, 30], "score": 0.5} for number in (3, 2, 3)]
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    for limit in (2, 3):
+        data = load_data(where, COCO17, boxes=tmp_path / "boxes.json", limit=limit)
+        assert data.image_ids == load_data(where, COCO17, limit=limit).image_ids == (1, 2)
+        assert data.people.image_ids.tolist() == [2]
+        assert data.left_out == {"in pictures without labelled people": 2}
+    with pytest.raises(
+        SourceError, match=r"boxes\.json: expected boxes in the first picture with labelled people, found"
+    ):
+        load_data(where, COCO17, boxes=tmp_path / "boxes.json", limit=1)
+    (where.images / "1.png").unlink()
+    for boxes in (None, tmp_path / "boxes.json"):
+        assert load_data(where, COCO17, boxes=boxes, limit=1).image_ids == (2,)
+
+
 def test_known_folders_are_found(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="found none; or give --annotations and --images"):
         find_data(tmp_path)

@@ -222,9 +222,10 @@ def test_promises_are_kept_on_held_out_pictures(
         assert choice.pictures == (40, 40)
         assert choice.chosen_value <= promise.limit + 1e-9
         assert choice.interval[0] <= choice.held_out_value <= choice.interval[1]
-        assert choice.kept == (choice.interval[0] <= promise.limit)
+        assert (choice.verdict == "kept") == (choice.held_out_value <= promise.limit)
+        assert (choice.verdict == "not kept") == (choice.interval[0] > promise.limit)
         assert f"{promise} on some labels" in choice.describe("some labels")
-        kept += choice.kept
+        kept += choice.verdict != "not kept"
         rates.append(choice.checked_on.refine_rate)
     assert kept >= 4  # an interval of 95 % leaves room for bad luck
     if promise.kind == "refine-rate":
@@ -253,7 +254,7 @@ def test_a_promise_that_breaks_is_seen(labelled: Data, predicted: Poses) -> None
     broken = choose_threshold(curve_of(data, predictions), data.image_ids, Promise("ap-loss", 1.0), seed=5)
     assert broken.chosen_value <= 1.0
     assert broken.interval[0] > 1.0
-    assert not broken.kept
+    assert broken.verdict == "not kept"
 
 
 def test_too_little_to_choose_on_is_refused(labelled: Data, predicted: Poses) -> None:

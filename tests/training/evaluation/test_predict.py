@@ -12,6 +12,7 @@ import pytest
 from sharpose.bundle import open_bundle
 from sharpose.config import load_config
 from sharpose.engines.stages import Arrays, open_stages
+from sharpose.errors import EngineError
 from sharpose.model import random_model
 from sharpose.model.graphs import TorchStages
 from sharpose.runtime import PoseEstimator
@@ -104,6 +105,22 @@ class Painted:
 
     def close(self) -> None:
         pass
+
+
+@pytest.mark.parametrize(("broken", "what"), [("keypoints", "pose"), ("quality", "quality")])
+def test_numbers_that_are_none_are_an_error_that_names_the_picture(
+    noisy: EvaluationData, broken: str, what: str
+) -> None:
+    class Broken(Painted):
+        def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
+            outputs = super().coarse(crops)
+            if len(crops) == 1:  # the last person of four, in batches of three
+                outputs[broken][0] = np.nan
+            return outputs
+
+    expected = rf"picture 1: expected finite numbers of the engine, got a {what} with NaN or infinity \(1 person of its"
+    with pytest.raises(EngineError, match=expected):
+        predict(Broken(), noisy)
 
 
 def test_a_flip_test_of_a_consistent_model_changes_nothing(labelled: Callable[..., EvaluationData]) -> None:

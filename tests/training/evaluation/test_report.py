@@ -14,13 +14,14 @@ from rich.console import Console
 
 from sharpose.errors import SinkError
 from sharpose.training.evaluation.data import EvaluationData
-from sharpose.training.evaluation.gate import Promise, choose_threshold, measure_curve, measure_ideal_gates
+from sharpose.training.evaluation.gate import Promise, choose_threshold, judge, measure_curve, measure_ideal_gates
 from sharpose.training.evaluation.metrics import evaluate, poses_oks
 from sharpose.training.evaluation.predict import Predictions
 from sharpose.training.evaluation.report import (
     Subject,
     as_markdown,
     as_numbers,
+    choice_lines,
     plot_curve,
     plot_quality,
     print_evaluation,
@@ -49,12 +50,12 @@ def test_everything_that_was_found_is_in_the_report(labelled: Data, predicted: P
     assert never.pck[0.05] < always.pck[0.05] <= always.pck[0.1]
     assert "Promise refine-rate<=0.5: threshold" in text
     assert f"({choice.chosen_value:.1%} of the people refined). On the other " in text
-    assert f"95% bootstrap interval {choice.interval[0]:.1%} to {choice.interval[1]:.1%}: the promise is " in text
+    assert f"95% bootstrap interval {choice.interval[0]:.1%} to {choice.interval[1]:.1%}: {choice.verdict}" in text
     assert f"{choice.held_out_value:.1%} (95% interval {choice.interval[0]:.1%} to " in choice.describe("x")
     assert text.count("\n| ") > 35
     numbers = json.loads(json.dumps(as_numbers(SUBJECT, evaluation, [], choice, ideal), allow_nan=False))
     assert numbers["modes"]["always"]["coco"]["ap"] == always.coco.ap
-    assert numbers["choice"]["kept"] is choice.kept
+    assert numbers["choice"]["verdict"] == choice.verdict
     half = ideal[-1]
     aps = half.predicted, half.true_quality, half.true_gain
     assert "| 50.0% | " + " | ".join(f"{100 * ap:.1f}" for ap in aps) + " |" in text
@@ -102,6 +103,44 @@ def test_detections_are_compared_with_the_best_label_and_have_no_pck(labelled: D
     coarse = predictions.gated("never", 0.0)
     np.testing.assert_allclose(poses_oks(detected, coarse), poses_oks(data, coarse), rtol=1e-5)
     assert evaluate(detected, predictions, 0.5).modes[0].pck == {}
+
+
+def test_boxes_on_nothing_are_no_people_whose_quality_is_judged(labelled: Data, predicted: Poses) -> None:
+    data = labelled(20, 2)
+    perfect = predicted(data, coarse=0.0, fine=0.0)
+    boxes = perfect.boxes_xyxy.copy()
+    boxes[20:, :2] = boxes[20:, 2:] - [100, 129]  # an overlap just below a half
+    boxes[:20, :2] = boxes[:20, 2:] - [100, 131]  # and just above
+    perfect.quality[:] = 0.75
+    people = replace(data.people, labelled=False, keypoints=data.people.keypoints * 0, boxes_xyxy=boxes)
+    perfect.poses[20:, :, :, :2] = 0
+    found = evaluate(replace(data, people=people), perfect, 0.5)
+    assert found.calibration.count == 20
+    assert found.calibration.bias == pytest.approx(-0.25)
+    assert np.isnan(found.oks).tolist() == [False] * 20 + [True] * 20
+    assert found.person_calibration.count == 40  # their scores are to say that these are no people
+    text = as_markdown(SUBJECT, found, [], None, plots=False)
+    assert "of the coarse pose, 20 boxes on labelled people (IoU of 0.5 and more): rank correlation undefined" in text
+    perfect.quality[:, 0] = np.linspace(0.5, 1, 40)
+    people = replace(people, boxes_xyxy=perfect.boxes_xyxy)
+    gain = evaluate(replace(data, people=people), perfect, 0.5).gain
+    assert gain is not None
+    assert gain.measured_on == "made up, 40 boxes on labelled people"
+
+
+def test_a_promise_has_three_verdicts(labelled: Data, predicted: Poses) -> None:
+    data = labelled(20, 2)
+    curve = measure_curve(data, predicted(data))
+    choice = choose_threshold(curve, data.image_ids, Promise("refine-rate", 0.5))
+    for value, low, verdict, words in (
+        (0.5, 0.4, "kept", ": kept."),
+        (0.6, 0.5, "within chance", ": within chance (not kept there, but the interval reaches the limit)."),
+        (0.6, 0.55, "not kept", ": not kept."),
+    ):
+        assert judge(choice.promise, value, low) == verdict
+        changed = replace(choice, verdict=judge(choice.promise, value, low))
+        assert choice_lines(changed).endswith(words)
+        assert changed.describe("x").endswith(f": {verdict}")
 
 
 def test_the_closing_line_counts_who_was_used() -> None:
