@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharpose.config import parse_config
+from sharpose.config import ModelConfig, parse_config
 from sharpose.errors import CheckpointError, counted
 from sharpose.model.stages import SHaRPose
 from sharpose.model.weights_file import CONFIG_KEY, read_checkpoint
@@ -22,6 +22,12 @@ from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
 _KEYPOINTS = "backbone.keypoint_tokens"
+_SAME = (
+    "heads",
+    "quality_activation",
+    "pixel_mean",
+    "pixel_std",
+)  # where they differ, weights fit, but are of something else
 _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
 
 
@@ -52,26 +58,27 @@ def init_from_file(model: SHaRPose, path: str | Path) -> InitReport:
             pretrained encoders, ViTPose.
 
     Raises:
-        CheckpointError: the file can't be read, or its transformer has another width or depth.
+        CheckpointError: the file can't be read, its transformer has another width or depth, or its positions are those
+            of no crop that is known.
         ConfigError: the configuration in it isn't valid.
     """
     state, meta, notes = read_checkpoint(path, "--init", [argparse.Namespace])  # MAE's files hold their command line
     config = parse_config(meta[CONFIG_KEY], source=f"in {path}") if CONFIG_KEY in meta else None
-    report = init_from_state(model, state, str(path), None if config is None else config.skeleton)
+    report = init_from_state(model, state, str(path), config)
     return dataclasses.replace(report, notes=(*notes, *report.notes))
 
 
 def init_from_state(
-    model: SHaRPose, state: Mapping[str, Tensor], name: str, skeleton: Skeleton | None = None
+    model: SHaRPose, state: Mapping[str, Tensor], name: str, config: ModelConfig | None = None
 ) -> InitReport:
-    """As `init_from_file`, from tensors of a model with `skeleton` (None: not known); `name` is for messages."""
+    """As `init_from_file`, from tensors of a model with `config` (None: not known); `name` is for messages."""
     tensors = {
         key.removeprefix("module.").removeprefix("encoder."): value.float()
         for key, value in state.items()
         if value.is_floating_point()
     }
     if "backbone.keypoint_tokens" in tensors or "backbone.pos_embed_list.0" in tensors:
-        return _from_sharpose(model, tensors, name, skeleton)
+        return _from_sharpose(model, tensors, name, config)
     plain = {key.removeprefix("backbone."): value for key, value in tensors.items()}
     if "blocks.0.attn.qkv.weight" in plain and "patch_embed.proj.weight" in plain:
         return _from_vit(model, plain, name)
@@ -81,25 +88,37 @@ def init_from_state(
     )
 
 
-def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str, skeleton: Skeleton | None) -> InitReport:
+def _from_sharpose(model: SHaRPose, tensors: dict[str, Tensor], name: str, own: ModelConfig | None) -> InitReport:
+    """Set what fits, of a file with the configuration `own`; without one, its crops are upright 4:3 or square, or the
+    model's where the number of positions is.
+    """
     config = model.config
     wanted = dict(model.state_dict())
     taken = {key: value for key, value in tensors.items() if key in wanted and value.shape == wanted[key].shape}
+    if own is not None and own.region_grid != config.region_grid:  # as many places may be others
+        last = f"keypoint_head.heatmap_mlp.{len(model.keypoint_head.heatmap_mlp) - 1}"
+        for key in (*_POSITIONS, f"{last}.weight", f"{last}.bias"):
+            taken.pop(key, None)
     notes = []
     for stage, key in enumerate(_POSITIONS):
-        source = tensors.get(key, tensors.get(_POSITIONS[0]))
+        found = key if key in tensors else _POSITIONS[0]
+        source = tensors.get(found)
         if key not in taken and source is not None and source.shape[-1] == config.width:
-            grid = _crop_grid(source.shape[-2], name)
-            size = _stage_grid(model, stage)
+            grid = _source_grid(source.shape[-2], own, _POSITIONS.index(found), name)
+            size = _stage_grid(config, stage)
             taken[key] = _resampled(source[0], grid, size)
             name_of = ("coarse", "fine")[stage]
             notes.append(f"positions of the {name_of} stage resampled from {_by(grid)} to {_by(size)}")
     _check_transformer(model, {key.removeprefix("backbone."): value for key, value in tensors.items()}, name)
     if (source := tensors.get(_KEYPOINTS)) is not None and source.shape[-1] == config.width:
         taken.pop(_KEYPOINTS, None)
-        tokens, note = _tokens_by_name(model, source, skeleton)
+        tokens, note = _tokens_by_name(model, source, None if own is None else own.skeleton)
         taken |= {} if tokens is None else {_KEYPOINTS: tokens}
         notes += [note] if note else []
+    for key in _SAME if own is not None else ():
+        theirs, ours = getattr(own, key), getattr(config, key)
+        if theirs != ours:
+            notes.append(f"{key}: {theirs} in the file's model, {ours} in this one")
     return _load(model, "SHaRPose", taken, set(tensors) - set(taken), notes)
 
 
@@ -144,7 +163,7 @@ def _from_vit(model: SHaRPose, tensors: dict[str, Tensor], name: str) -> InitRep
     used = set(taken)
     if "pos_embed" in tensors:
         positions, grid = _patch_positions(tensors["pos_embed"], name, add_class=is_vitpose)
-        sizes = [_stage_grid(model, stage) for stage in range(2)]
+        sizes = [_stage_grid(model.config, stage) for stage in range(2)]
         for key, size in zip(_POSITIONS, sizes, strict=True):
             taken[key] = _resampled(positions, grid, size)
         used.add("backbone.pos_embed")
@@ -197,8 +216,21 @@ def _crop_grid(count: int, name: str) -> tuple[int, int]:
     return grid
 
 
-def _stage_grid(model: SHaRPose, stage: int) -> tuple[int, int]:
-    rows, columns = model.config.region_grid
+def _source_grid(count: int, own: ModelConfig | None, stage: int, name: str) -> tuple[int, int]:
+    """Rows and columns of a file's positions: by its configuration, or guessed from their number."""
+    if own is None:
+        return _crop_grid(count, name)
+    grid = _stage_grid(own, stage)
+    if math.prod(grid) != count:
+        raise CheckpointError(
+            f"--init {name}: expected {_by(grid)} positions of the {('coarse', 'fine')[stage]} stage, for the crops of "
+            f"{_by(own.crop_size)} of its configuration, got {count}"
+        )
+    return grid
+
+
+def _stage_grid(config: ModelConfig, stage: int) -> tuple[int, int]:
+    rows, columns = config.region_grid
     scale = FINE_PER_SIDE if stage else 1
     return rows * scale, columns * scale
 

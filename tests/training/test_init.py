@@ -119,6 +119,48 @@ def test_a_checkpoint_of_ours_at_another_size(nano_config: ModelConfig, tmp_path
     assert init_from_file(same, tmp_path / "ours.pth").left == ()
 
 
+def planes(model: SHaRPose, stage: int) -> torch.Tensor:
+    """[rows, columns, 2]: the first two channels of a stage's positions."""
+    rows, columns = (count * (stage + 1) for count in model.config.region_grid)
+    return model.backbone.pos_embed_list[stage].detach()[0, :, :2].reshape(rows, columns, 2)
+
+
+def test_positions_keep_their_place_in_crops_of_any_aspect(nano_config: ModelConfig, tmp_path: Path) -> None:
+    """Also where the number of positions is the same, or that of an upright crop."""
+    head = ("keypoint_head.heatmap_mlp.1.bias", "keypoint_head.heatmap_mlp.1.weight")
+    wide = random_model(nano_config.replace({"crop_size": (192, 256)}), seed=5).model  # 6 x 8 regions
+    with torch.no_grad():
+        for stage, positions in enumerate(wide.backbone.pos_embed_list):
+            y, x = torch.meshgrid(*(torch.arange(count * (stage + 1)) / (stage + 1) for count in (6, 8)), indexing="ij")
+            positions[0, :, :2] = torch.stack([y, x], dim=-1).flatten(0, 1)  # in regions, from the top left
+    save_checkpoint(tmp_path / "wide.pth", wide)
+    for size, (rows, columns) in (((288, 384), (9, 12)), ((256, 192), (8, 6))):
+        model = SHaRPose(nano_config.replace({"crop_size": size}))
+        report = init_from_file(model, tmp_path / "wide.pth")
+        assert report.left == head
+        assert report.notes == (
+            f"positions of the coarse stage resampled from 6x8 to {rows}x{columns}",
+            f"positions of the fine stage resampled from 12x16 to {2 * rows}x{2 * columns}",
+        )
+        for stage in range(2):
+            found = planes(model, stage)
+            assert found[..., 0].std(dim=1).max() < 1e-5  # a row is at one height,
+            assert found[..., 1].std(dim=0).max() < 1e-5  # a column at one place across,
+            steps = found[:, 0, 0].diff().mean().item(), found[0, :, 1].diff().mean().item()
+            assert steps == pytest.approx((6 / rows / (stage + 1), 8 / columns / (stage + 1)), rel=0.1)
+    same = SHaRPose(wide.config.replace({"heads": 2, "pixel_mean": (0.5, 0.5, 0.5)}))
+    report = init_from_file(same, tmp_path / "wide.pth")
+    assert report.left == ()
+    assert report.notes == (
+        f"heads: {wide.config.heads} in the file's model, 2 in this one",
+        "pixel_mean: (0.485, 0.456, 0.406) in the file's model, (0.5, 0.5, 0.5) in this one",
+    )
+    with pytest.raises(
+        CheckpointError, match=r"expected 4x3 positions of the coarse stage, .* crops of 128x96 .* got 48"
+    ):
+        init_from_state(SHaRPose(nano_config.replace({"crop_size": (256, 192)})), wide.state_dict(), "x", nano_config)
+
+
 def test_keypoints_of_another_skeleton_are_taken_by_name(nano_config: ModelConfig, tmp_path: Path) -> None:
     source = random_model(nano_config, seed=5).model
     save_checkpoint(tmp_path / "coco.pth", source)
@@ -152,7 +194,7 @@ def test_as_many_keypoints_are_not_the_same_keypoints(nano_config: ModelConfig) 
     own = Skeleton("rod", ("tip", "end"), ((0, 1),), (), (0.05, 0.05))
     rod = SHaRPose(nano_config.replace({"skeleton": own}))
     before = rod.backbone.keypoint_tokens.detach().clone()
-    report = init_from_state(rod, state, "coco.pth", COCO17)
+    report = init_from_state(rod, state, "coco.pth", nano_config)
     assert report.notes == ("keypoint tokens: started anew; coco17 of the file has none of rod's keypoints",)
     assert report.left == ("backbone.keypoint_tokens",)
     assert torch.equal(rod.backbone.keypoint_tokens, before)
