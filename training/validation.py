@@ -78,7 +78,7 @@ class Validator:
         if len(own):
             self._loader = CropLoader(
                 Subset(dataset, own),
-                AugmentSpec.none(data.augmentation.padding),
+                AugmentSpec.none(),
                 config.crop_size,
                 config.heatmap_size,
                 data.sigma,

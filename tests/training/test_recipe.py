@@ -108,6 +108,10 @@ def test_changes(nano_recipe: Path) -> None:
         ("data.train.0.images='a\0b'", "not valid YAML"),
         ('data.train.0.images="a\\0b"', "data.train.0.coco.images: "),
         ("start.init_head_factor=.inf", "start.init_head_factor: "),
+        (
+            "data.augmentation.padding=1.1",
+            "padding: expected 1.25, with which evaluation, bundles and sharpose-run crop, got 1.1; leave it out",
+        ),
         ("model.width=7", "width must be a multiple of heads"),
     ],
 )

@@ -27,7 +27,9 @@ class AugmentSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    padding: float = Field(default=PADDING, gt=0, description="growth of the box, at the crop's aspect")
+    padding: float = Field(
+        default=PADDING, description="growth of the box, at the crop's aspect; all commands crop with 1.25, so no other"
+    )
     shift: float = Field(default=0.16, ge=0, description="largest shift of the centre, in sizes of the crop's frame")
     shift_probability: float = Field(default=0.3, ge=0, le=1)
     flip_probability: float = Field(default=0.5, ge=0, le=1)
@@ -47,6 +49,11 @@ class AugmentSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> AugmentSpec:
+        if self.padding != PADDING:
+            raise ValueError(
+                f"padding: expected {PADDING:g}, with which evaluation, bundles and sharpose-run crop, got "
+                f"{self.padding:g}; leave it out"
+            )
         smallest, largest = self.cut_out_sides
         if not 0 < smallest <= largest <= 1:
             raise ValueError(f"cut_out_sides: expected 0 < smallest <= largest <= 1, got {list(self.cut_out_sides)}")
@@ -58,10 +65,9 @@ class AugmentSpec(BaseModel):
         return any((self.brightness, self.colour, self.contrast, self.lightness, self.cut_out_probability))
 
     @classmethod
-    def none(cls, padding: float = PADDING) -> AugmentSpec:
+    def none(cls) -> AugmentSpec:
         """The crop as evaluation takes it."""
         return cls(
-            padding=padding,
             shift_probability=0,
             flip_probability=0,
             half_body_probability=0,

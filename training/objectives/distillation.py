@@ -20,11 +20,13 @@ from sharpose.training.objectives.teacher import Floats, Teacher, TeacherRecipe
 class DistillationRecipe(TeacherRecipe):
     """The model to distil from, beside the labels; people without labels count too then.
 
-    Its file is a pose model, or a bundle's coarse.onnx.
+    Its file is a pose model, or a bundle's coarse.onnx, relative to the working folder.
     """
 
     weight: float = Field(default=1.0, gt=0, description="weight of the squared error to its heatmaps")
-    min_score: float = Field(default=0.2, description="least score of a keypoint that counts")
+    min_score: float = Field(
+        default=0.2, description="least score of a keypoint that counts, unless the teacher gives heatmaps"
+    )
 
 
 class Distillation:

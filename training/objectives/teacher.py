@@ -24,7 +24,7 @@ Shape = tuple[int | str, ...]  # a free axis by its name
 
 
 class TeacherRecipe(BaseModel):
-    """The file of a teacher, and how it takes pixels."""
+    """The file of a teacher, and how it takes pixels; one that takes uint8 gets them as they are, in RGB."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -65,9 +65,9 @@ class _OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the student's threads wait for it
-        providers = ["CPUExecutionProvider"]
+        providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(device.index or 0)}))
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.where = self._session.get_providers()[0]
         first = self._session.get_inputs()[0]
@@ -190,6 +190,13 @@ class Teacher:
         if not as_bytes and not (kind == "tensor(float)" and len(shape) == 4 and shape[1] == 3):
             raise ConfigError(
                 f"{self._what}: expected an input float [B, 3, H, W] or uint8 [B, H, W, 3], got {kind} {list(shape)}"
+            )
+        own = {key: field.default for key, field in TeacherRecipe.model_fields.items()}
+        changed = [key for key in ("pixel_mean", "pixel_std", "bgr") if getattr(self._recipe, key) != own[key]]
+        if as_bytes and changed:
+            raise ConfigError(
+                f"{self._what}: takes uint8 [B, H, W, 3], RGB, which it normalises itself; leave "
+                f"{', '.join(changed)} out"
             )
         height, width = shape[1:3] if as_bytes else shape[2:]
         size = (height, width) if isinstance(height, int) and isinstance(width, int) else crop_size

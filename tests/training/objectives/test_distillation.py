@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -29,11 +30,15 @@ def write_graph(
     constants: list[np.ndarray[Any, np.dtype[np.float32]]],
     size: tuple[int, int] = (128, 96),
     batch: str | int = "batch",
+    *,
+    as_bytes: bool = False,
 ) -> Path:
     """A graph that answers every crop with the same constants [1, …], plus zero times the crop's mean."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *size])
+    kind, shape = (TensorProto.UINT8, [*size, 3]) if as_bytes else (TensorProto.FLOAT, [3, *size])
+    image = helper.make_tensor_value_info("image", kind, [batch, *shape])
     nodes = [
-        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2, 3], keepdims=1),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
     ]
     initializers = [numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
@@ -45,8 +50,8 @@ def write_graph(
             nodes.append(helper.make_node("Squeeze", ["nothing", "axis"], [f"n{index}"]))
             source = f"n{index}"
         nodes.append(helper.make_node("Add", [f"c{index}", source], [f"out{index}"]))
-        shape = [batch, *constant.shape[1:]]
-        outputs.append(helper.make_tensor_value_info(f"out{index}", TensorProto.FLOAT, shape))
+        answer = [batch, *constant.shape[1:]]
+        outputs.append(helper.make_tensor_value_info(f"out{index}", TensorProto.FLOAT, answer))
     initializers.append(numpy_helper.from_array(np.array([3], np.int64), "axis"))
     graph = helper.make_graph(nodes, "teacher", [image], outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -107,6 +112,43 @@ def test_pixels_are_normalised_as_the_recipe_says(nano_config: ModelConfig, keyp
     fed = Distillation(recipe, nano_config, 2.0, CPU)._teacher.pixels(images)
     assert fed.shape == (1, 3, 128, 96)
     np.testing.assert_allclose(fed[0, :, 5, 5], [(1.0 - 0.3) / 2.0, (0.4 - 0.2) / 1.0, (0.2 - 0.1) / 0.5], rtol=1e-5)
+
+
+def test_a_teacher_that_normalises_itself_is_told_nothing(
+    nano_config: ModelConfig, keypoints: Any, tmp_path: Path
+) -> None:
+    path = write_graph(tmp_path / "k.onnx", [keypoints[None]], as_bytes=True)
+    images = torch.tensor([51, 102, 255], dtype=torch.uint8).expand(1, 128, 96, 3)
+    fed = Distillation(DistillationRecipe(onnx=str(path)), nano_config, 2.0, CPU)._teacher.pixels(images)
+    assert (str(fed.dtype), fed.shape) == ("uint8", (1, 128, 96, 3))
+    assert fed[0, 5, 5].tolist() == [51, 102, 255]
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"bgr": True}, "bgr"),
+        ({"pixel_mean": (0, 0, 0), "pixel_std": (1, 1, 1)}, "pixel_mean, pixel_std"),
+    ]
+    for values, names in changes:
+        recipe = DistillationRecipe(onnx=str(path), **values)
+        with pytest.raises(ConfigError, match=rf"takes uint8 .*, RGB, which it normalises itself; leave {names} out"):
+            Distillation(recipe, nano_config, 2.0, CPU)
+
+
+def test_it_runs_on_the_gpu_of_its_process(
+    nano_config: ModelConfig, keypoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def session(path: str, options: object, providers: list[Any]) -> None:
+        given.append(providers)
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    recipe = DistillationRecipe(onnx=str(write_graph(tmp_path / "k.onnx", [keypoints[None]])))
+    for device in ("cuda:3", "cuda", "cpu"):
+        with pytest.raises(ConfigError, match="no GPU here"):
+            Distillation(recipe, nano_config, 2.0, torch.device(device))
+    first = [providers[0] for providers in given]
+    assert first == [("CUDAExecutionProvider", {"device_id": number}) for number in "30"] + ["CPUExecutionProvider"]
 
 
 def test_what_is_no_teacher_is_named(nano_config: ModelConfig, keypoints: Any, tmp_path: Path) -> None:
