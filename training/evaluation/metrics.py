@@ -225,7 +225,10 @@ def calibrate_scores(data: EvaluationData, poses: GatedPoses) -> Calibration:
 
 
 def calibrate_people(data: EvaluationData, poses: GatedPoses) -> Calibration:
-    """Scores of people against whether their pose is right: an OKS of 0.5. Who has no label is left out."""
+    """Scores of people against whether their pose is right: an OKS of 0.5.
+
+    Who has no label is left out. A detected box on nothing counts as wrong, where its picture has labels.
+    """
     oks = poses_oks(data, poses)
     return calibrate(poses.scores, np.where(np.isnan(oks), np.nan, oks >= RIGHT))
 

@@ -131,7 +131,7 @@ def as_markdown(
         parts += ["## Keypoint scores, refine auto", _score_line(evaluation.score_calibration)]
         parts.append(_markdown(_SCORE_HEADS, _bin_rows(evaluation.score_calibration)))
     if evaluation.person_calibration.bins:
-        parts += ["## Scores of people, refine auto", _person_line(evaluation.person_calibration)]
+        parts += ["## Scores of people, refine auto", _person_line(evaluation)]
         parts.append(_markdown(_PERSON_HEADS, _bin_rows(evaluation.person_calibration)))
     if points:
         parts.append("## The gate")
@@ -272,9 +272,11 @@ def _score_line(found: Calibration) -> str:
     )
 
 
-def _person_line(found: Calibration) -> str:
+def _person_line(evaluation: Evaluation) -> str:
+    found = evaluation.person_calibration
+    noun = "person" if evaluation.labelled else "box"  # one on nothing counts as wrong
     return (
-        f"Scores of {counted(found.count, 'person')} against the share that is right (OKS of 0.5): bias "
+        f"Scores of {counted(found.count, noun)} against the share that is right (OKS of 0.5): bias "
         f"{found.bias:+.3f}, reliability error (ECE) {found.reliability_error:.3f}."
     )
 

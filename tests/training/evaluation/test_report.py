@@ -121,6 +121,7 @@ def test_boxes_on_nothing_are_no_people_whose_quality_is_judged(labelled: Data, 
     assert found.person_calibration.count == 40  # their scores are to say that these are no people
     text = as_markdown(SUBJECT, found, [], None, plots=False)
     assert "of the coarse pose, 20 boxes on labelled people (IoU of 0.5 and more): rank correlation undefined" in text
+    assert "Scores of 40 boxes against the share that is right (OKS of 0.5)" in text
     perfect.quality[:, 0] = np.linspace(0.5, 1, 40)
     people = replace(people, boxes_xyxy=perfect.boxes_xyxy)
     gain = evaluate(replace(data, people=people), perfect, 0.5).gain
