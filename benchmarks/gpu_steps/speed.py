@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from latency import Benchmark, Plan
-from measuring.contenders import BASELINES, STAGES, Entry, check_packages, list_entries
+from measuring import contenders
+from measuring.contenders import BASELINES, STAGES, Entry, list_entries
 from measuring.targets import ON_GPU, judge, judge_overhead
 
 from gpu_steps.device import bundle_for_gpu, call, error_of, need_gpu, run_sharpose
@@ -74,7 +75,7 @@ def _measure(bundle: Bundle, entries: list[Entry], plan: Plan, notes: Notes) -> 
 def _need_pytorch_with_cuda() -> None:
     """Raises `CouldNotRunError` without it."""
     try:
-        check_packages(("torch-eager", "torch-compiled", "dense"))
+        contenders.check_packages(("torch-eager", "torch-compiled", "dense"))
     except EngineError as error:
         raise CouldNotRunError(one_line(error)) from None
     import torch

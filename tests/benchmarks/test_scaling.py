@@ -80,7 +80,7 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--parts", "people,nothing"], "expected some of people, sizes, streams, memory, rest"),
+        (["--parts", "people,nothing"], "expected some of memory, people, sizes, streams, rest"),
         (["--people", "0"], "numbers from 1 to 1024"),
         (["--people", "x"], "such as 1,4"),
         (["--frames", "3"], "--frames"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -156,17 +157,22 @@ def _start_worker(worker: int) -> None:
 
 
 def _started(loader: DataLoader[_Made | SharposeError]) -> Iterator[_Made | SharposeError]:
-    """Begin a pass; processes that it starts have SIGTERM blocked in all threads.
+    """Begin a pass; processes that it starts have SIGTERM blocked in all threads, and don't free what they inherit.
 
     Some libraries (gRPC, PyTorch's own pool) start threads in a forked process at once, and a signal that its main
     thread blocks would go to those. A SIGTERM to this process is delivered once the others have started.
+
+    A session of ONNX Runtime that is garbage here would be collected there as well, and waits for its threads, which a
+    forked process doesn't have.
     """
     if sys.platform != "linux":
         return iter(loader)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    gc.freeze()  # a forked process never collects what is here now
     try:
         return iter(loader)
     finally:
+        gc.unfreeze()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
