@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -21,6 +22,7 @@ from sharpose.skeleton import COCO17
 from sharpose.training.data.augment import AugmentSpec, PixelChange
 from sharpose.training.data.coco import CocoDataset
 from sharpose.training.data.loader import Batch, CropLoader
+from sharpose.training.data.sample import Sample
 from sharpose.training.objectives.pose import heatmap_targets
 
 CROP, HEATMAP = (64, 32), (16, 8)
@@ -189,6 +191,38 @@ def test_closing_ends_the_workers_and_iterating_starts_new_ones(coco_dataset: Co
     expected = list(loader(coco_dataset))
     assert same(first, expected[0])
     assert same(next(iter(batches)), expected[1])
+
+
+class _Garbage:
+    """Holds itself, so that only the collector frees it; then it notes the process."""
+
+    def __init__(self, file: Path) -> None:
+        self.me, self.file = self, file
+
+    def __del__(self) -> None:
+        self.file.write_text(str(os.getpid()), "ascii")
+
+
+def test_workers_do_not_free_what_they_inherit(
+    coco_dataset: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session of ONNX Runtime that is garbage would wait there for threads that a forked process doesn't have."""
+    load, freed = CocoDataset.load, tmp_path / "freed"
+
+    def collect(self: CocoDataset, index: int, epoch: int) -> Sample:
+        gc.collect()
+        return load(self, index, epoch)
+
+    monkeypatch.setattr(CocoDataset, "load", collect)
+    gc.disable()
+    try:
+        _Garbage(freed)
+        assert len(list(loader(coco_dataset, workers=1))) > 0
+        assert not freed.exists()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert freed.read_text("ascii") == str(os.getpid())
 
 
 # PyTorch may notice the death once more, where it ends the workers.
