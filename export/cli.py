@@ -356,13 +356,12 @@ def _verify(bundle: Bundle, options: CommandOptions, console: Console) -> None:
     from sharpose.export.pictures import MAX_CROPS, choose_pictures
     from sharpose.export.verify import keep_verification, print_verification, verify_bundle
 
-    pictures, labelled = choose_pictures(options.images, options.labels, bundle.model, int8=True)
+    pictures, labelled = choose_pictures(options.images, options.labels, bundle.model)
     calibrated = bundle.manifest.parity.get("int8")
-    if calibrated is not None and calibrated.pictures == pictures.origin:
-        # The export calibrated int8 on the other half of these.
-        pictures = replace(pictures, crops=pictures.crops[:MAX_CROPS])
-    else:
-        pictures, labelled = choose_pictures(options.images, options.labels, bundle.model)
+    if calibrated is not None:
+        halves, _ = choose_pictures(options.images, options.labels, bundle.model, int8=True)
+        if calibrated.pictures == halves.origin:  # the export calibrated int8 on the other half
+            pictures = replace(halves, crops=halves.crops[:MAX_CROPS])
     chosen = None if options.bundle is None else options.precision
     result = verify_bundle(bundle, pictures, labelled, say=_say(console), precisions=chosen)
     print_verification(result, console)

@@ -35,6 +35,7 @@ from sharpose.engines.precision import (
 )
 from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.tensorrt.library import find_flavour
+from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import HostTwoStage, TwoStage
 from sharpose.errors import BundleError, EngineError, ExportError, SinkError, how_to_install
 from sharpose.export.parity import compare_stages, ended_by_signals, run_stages
@@ -228,7 +229,9 @@ def measure_times(
     The engines take turns, so that whatever else the machine does slows all of them alike.
     """
     opened: list[TwoStage] = [
-        load_two_stage(bundle, device, precision=stages.precision)  # which has CUDA graphs, and copies less
+        load_two_stage(  # which has CUDA graphs, and copies less
+            bundle, device, precision=stages.precision, tensorrt=TensorRtSettings(tf32=False)
+        )
         if parse_device(device).kind == "tensorrt"
         else _two_stage(stages)
         for device, stages in zip(devices, engines, strict=True)

@@ -22,12 +22,8 @@ from sharpose.tokens import FINE_PER_SIDE, PATCH_SIZE
 
 _POSITIONS = ("backbone.pos_embed_list.0", "backbone.pos_embed_list.1")
 _KEYPOINTS = "backbone.keypoint_tokens"
-_SAME = (
-    "heads",
-    "quality_activation",
-    "pixel_mean",
-    "pixel_std",
-)  # where they differ, weights fit, but are of something else
+# Where these differ, weights fit all the same, but were trained for something else.
+_SAME = ("heads", "quality_activation", "pixel_mean", "pixel_std")
 _FROM_VIT = ("backbone.patch_embed.", "backbone.blocks.", "backbone.norm.")
 
 
