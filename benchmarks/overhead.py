@@ -361,8 +361,8 @@ def rest_alone(video: Path, entries: Sequence[Entry], bundle: Path, folder: Path
         timed("crops", lambda: extract_crops(made["image"], frames, crops))  # noqa: B023
         timed("patches", lambda: gather_patches(crops, rows, order, model.num_selected, patches))  # noqa: B023
         timed("map back", lambda: keypoints_to_image(poses.keypoints, frames))  # noqa: B023
-        shown = Frame(made["image"], entry["frame"], entry["time"], entry["frame"])
-        record = FrameRecord(shown, poses, partial(draw_poses, skeleton=model.skeleton))
+        shown = Frame(made["image"], entry["frame"], entry["time"], entry["frame"], owned=True)
+        record = FrameRecord(shown, poses, partial(draw_poses, skeleton=model.skeleton, copy=False))
         timed("drawing", lambda: record.picture)  # noqa: B023
         timed("to YUV", lambda: cv2.cvtColor(record.picture, cv2.COLOR_BGR2YUV_I420))  # noqa: B023
         timed("JSON", lambda: sink.write(record))  # noqa: B023

@@ -196,6 +196,7 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
             )
             if options.draw_status
             else (),
+            copy=False,
         )
         deadline = None if options.deadline is None else options.deadline / 1000
         job = Run(list(streams), estimator, draw, deadline, messages.warning, playlists, options.reading.reconnect)

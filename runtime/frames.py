@@ -35,6 +35,7 @@ class Frame:
         timed: Whether `time` is the source's own; pictures that are no stream are taken as one second apart.
         stamp: `time` in seconds on the clock of its file, which sound goes by as well; None where that isn't known.
         sample_aspect_ratio: Width of a pixel to its height; 1 for square pixels.
+        owned: Whether nobody else has `image`, so that the run may draw on it.
     """
 
     image: Image
@@ -48,6 +49,7 @@ class Frame:
     timed: bool = True
     stamp: float | None = None
     sample_aspect_ratio: Fraction = Fraction(1)
+    owned: bool = False
 
     @property
     def height(self) -> int:
@@ -138,7 +140,7 @@ class FrameRecord:
     Attributes:
         frame: The frame.
         poses: Of the people in it.
-        draw: Makes the annotated picture.
+        draw: Makes the annotated picture of one that it may draw on.
         stages: Seconds that each stage took for this frame, from `read` to `track`.
         age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.
         late: Whether the poses came after their deadline.
@@ -157,13 +159,19 @@ class FrameRecord:
 
     @property
     def picture(self) -> Image:
-        """uint8 [H, W, 3], BGR: a copy of the frame with the poses drawn on it."""
-        return self._once("picture", lambda: self.draw(self.frame.image, self.poses))
+        """uint8 [H, W, 3], BGR: the frame with the poses drawn on it; on a copy, unless the frame is `owned`."""
+        return self._once("picture", lambda: self.draw(self._canvas(), self.poses))
 
     @property
     def square_picture(self) -> Image:
         """`picture` as a player shows it: stretched to square pixels where the frame's are not."""
         return self._once("square_picture", self._stretched)
+
+    def _canvas(self) -> Image:
+        """A picture that OpenCV can draw on, whatever the frame's strides."""
+        image = self.frame.image
+        ready = self.frame.owned and image.flags.writeable and image.flags.c_contiguous
+        return image if ready else np.array(image, order="C")
 
     def _once(self, name: str, make: Callable[[], Image]) -> Image:
         with self._lock:

@@ -49,8 +49,9 @@ def draw_poses(
     regions: bool = False,
     status: Callable[[PoseResult], str] | None = None,
     legend: Sequence[LegendEntry] = (),
+    copy: bool = True,
 ) -> Image:
-    """A copy of a picture with its people's poses drawn on it.
+    """A picture with its people's poses drawn on it.
 
     Joints and limbs have the skeleton's colours; where it has none, the person's left is orange and their right is
     blue. A joint is larger the surer it is. Labels say the predicted
@@ -59,7 +60,7 @@ def draw_poses(
     in the label is green or yellow; people without an id (yet) are grey.
 
     Args:
-        image: uint8 [H, W, 3], BGR; not changed.
+        image: uint8 [H, W, 3], BGR; not changed, unless `copy` is false.
         poses: The poses of its people. What lies outside the picture or is not finite is not drawn.
         skeleton: Limbs of the keypoints, and their sides.
         keypoint_threshold: Lowest score of a keypoint that is drawn; a limb needs both of its ends.
@@ -67,6 +68,7 @@ def draw_poses(
         regions: Whether to tint the regions that the fine stage looked at.
         status: Text for the upper left corner; what isn't printable ASCII becomes `?`.
         legend: What colours and signs mean, for the lower left corner, from `legend_of`.
+        copy: Whether to draw on a copy; else on `image` itself, which must be writeable and C-contiguous.
 
     Returns:
         uint8 [H, W, 3], BGR.
@@ -84,7 +86,7 @@ def draw_poses(
         )
     if regions and poses.regions_xyxy is None and len(poses):
         raise InputError("drawing: expected poses with regions_xyxy to draw their regions, got poses without")
-    canvas = np.array(image, order="C")  # a copy that OpenCV can draw on, whatever the strides
+    canvas = np.array(image, order="C") if copy else image  # OpenCV can't draw on all strides
     if not canvas.size:
         return canvas
     # In layers, so that nobody's box crosses out somebody's pose, and labels stay readable.

@@ -148,7 +148,7 @@ class VideoSource:
                 self._gaps.see(timed.time)
                 first_index = timed.index if first_index is None else first_index
                 if (timed.index - first_index) % self._options.stride == 0:
-                    image, ratio = self._upright(timed.picture)
+                    image, ratio, owned = self._upright(timed.picture)
                     yield Frame(
                         image,
                         timed.index,
@@ -158,6 +158,7 @@ class VideoSource:
                         damaged=timed.damaged,
                         stamp=timed.stamp,
                         sample_aspect_ratio=ratio,
+                        owned=owned,
                     )
                 if self._closed:
                     return
@@ -256,17 +257,18 @@ class VideoSource:
             return _SHORT_SECONDS
         return min(_SHORT_SECONDS, 1.5 / float(self._stream.average_rate or _DEFAULT_RATE))
 
-    def _upright(self, picture: VideoFrame) -> tuple[Image, Fraction]:
-        """The picture as it is to be looked at, and its sample aspect ratio."""
-        converted = self._reformatter.reformat(picture, format="bgr24").to_ndarray()
-        image = np.ascontiguousarray(converted, dtype=np.uint8)
+    def _upright(self, picture: VideoFrame) -> tuple[Image, Fraction, bool]:
+        """The picture as it is to be looked at, its sample aspect ratio, and whether its memory is its own."""
+        converted = self._reformatter.reformat(picture, format="bgr24")
+        owned = converted is not picture  # else it is the decoder's, which may make the next one from it
+        image = np.ascontiguousarray(converted.to_ndarray(), dtype=np.uint8)
         ratio = self._stream.sample_aspect_ratio or Fraction(1)
         if not 1 / _MOST_STRETCHED <= ratio <= _MOST_STRETCHED:  # a header can claim anything
             ratio = Fraction(1)
         for data in cast(SideDataContainer, picture.side_data):
             if data.type.name == "DISPLAYMATRIX":
-                return upright(image, bytes(data)), 1 / ratio if _is_turned(bytes(data)) else ratio
-        return image, ratio
+                return upright(image, bytes(data)), 1 / ratio if _is_turned(bytes(data)) else ratio, owned
+        return image, ratio, owned
 
     def _warn_of_damage(self) -> None:
         skipped, flagged, broken = self._decoder.skipped, self._decoder.flagged, self._decoder.broken

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
 from sharpose.runtime.frames import Frame, FrameRecord
 from sharpose.runtime.result import Boxes, Image, PoseResult
@@ -56,3 +57,23 @@ def test_threads_that_share_a_record_draw_it_once() -> None:
     assert square is one.square_picture
     assert (picture.shape, square.shape) == ((4, 6, 3), (4, 12, 3))
     assert record(draw).square_picture.shape == (4, 6, 3)
+
+
+def paint(image: Image, poses: PoseResult) -> Image:
+    image[:] = 7
+    return image
+
+
+@pytest.mark.parametrize(
+    ("owned", "writeable", "wide", "on_itself"),
+    [(True, True, False, True), (False, True, False, False), (True, False, False, False), (True, True, True, False)],
+)
+def test_only_a_picture_that_is_owned_and_can_be_drawn_on_is_changed(
+    owned: bool, writeable: bool, wide: bool, on_itself: bool
+) -> None:
+    image = np.zeros((4, 12, 3), np.uint8)[:, : 6 if wide else 12]
+    image.flags.writeable = writeable
+    one = FrameRecord(Frame(image, 0, 0.0, 0, owned=owned), NOBODY, paint)
+    assert (one.picture == 7).all()
+    assert (image == (7 if on_itself else 0)).all()
+    assert one.picture.flags.c_contiguous

@@ -125,6 +125,14 @@ def test_the_picture_given_is_not_changed() -> None:
     assert changed(drawn, image).any()
 
 
+def test_drawing_without_a_copy_draws_the_same_on_the_picture_itself() -> None:
+    poses, image = people(one(nose=(100, 100, 1), left_eye=(120, 90, 1))), canvas()
+    expected = draw_poses(canvas(), poses, COCO17)
+    assert draw_poses(image, poses, COCO17, copy=False) is image
+    np.testing.assert_array_equal(image, expected)
+    assert changed(image, canvas()).any()
+
+
 def test_nobody_is_an_equal_copy() -> None:
     image = canvas()
     drawn = draw_poses(image, people(np.zeros((0, 17, 3))), COCO17)

@@ -11,11 +11,14 @@ import pytest
 from video_files import saved
 
 from sharpose.errors import SourceError
+from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import SourceOptions
+from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sources import open_source
 from sharpose.runtime.sources.video import VideoSource, upright
 
 ONE = 1 << 16  # in a display matrix
+NOBODY = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
 
 
 def with_display_matrix(data: bytes, values: tuple[int, ...]) -> bytes:
@@ -61,6 +64,28 @@ def test_colours_are_bgr(tmp_path):
         container.mux(stream.encode(None))
     (frame,) = VideoSource(str(path))
     np.testing.assert_allclose(frame.image[24, 32], (220, 60, 10), atol=8)
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels"), [("a.mp4", "libx264", "yuv420p"), ("a.flv", "flashsv", "bgr24")])
+def test_drawing_on_frames_that_are_owned_changes_no_other_frame(tmp_path, name, codec, pixels):
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
+        for index in range(4):  # but for a square that moves, each is like the one before: FlashSV copies that
+            image = np.full((48, 64, 3), 60, np.uint8)
+            image[16:32, 16 * index : 16 * index + 16] = 180
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode(None))
+    bare = [frame.image.copy() for frame in VideoSource(str(path))]
+    assert all(image[24, 8 + 16 * index, 0] > 150 for index, image in enumerate(bare))
+    found = []
+    for frame in VideoSource(str(path)):
+        found.append(frame.image.copy())
+        record = FrameRecord(frame, NOBODY, lambda image, poses: np.copyto(image, 255) or image)
+        assert (record.picture == 255).all()
+    np.testing.assert_array_equal(found, bare)
+    assert frame.owned is (codec == "libx264")
 
 
 def test_variable_frame_rate_keeps_its_times(tmp_path, make_video):
