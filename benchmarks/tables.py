@@ -1,8 +1,8 @@
 """Write measured numbers into README.md and docs/performance.md: `python benchmarks/tables.py RESULTS…`.
 
 RESULTS, one folder or several, have a folder for each run: `small` (all precisions), `baselines` (the same model, one
-person, beside baselines), `tiny`, `base` (384 x 288 beside a dense model), and `scaling`. What stands between
-`<!-- numbers: NAME -->` and `<!-- end -->` is replaced.
+person, beside baselines), `tiny`, `base` (384 x 288 beside a dense model), `starts_tiny` and `starts_small` (cold
+starts), and `scaling`. What stands between `<!-- numbers: NAME -->` and `<!-- end -->` is replaced.
 """
 
 from __future__ import annotations
@@ -133,12 +133,19 @@ def write_dense(results: Results) -> Iterator[str]:
 
 
 def write_starts(results: Results) -> Iterator[str]:
-    """Cold starts and memory."""
+    """Cold starts and memory, with their machine and commands."""
+    folders = {"starts_tiny": _MODELS["tiny"], "starts_small": _MODELS["small"]}
+    report = results["starts_tiny"]
+    yield f"* **Machine**, {report['date']}: {Machine(**report['machine'])}."
+    yield "* **Commands**:"
+    yield ""
+    for name in folders:
+        yield f"      {results[name]['command'].replace('--output DIR', f'--output OUT/{name}')}"
+    yield ""
     rows = []
-    for name in ("tiny", "baselines"):
+    for name, title in folders.items():
         for contender, item in results[name]["cold_starts"].items():
             numbers = [f"{item[key]:.2f}" for key in ("seconds", "imports_s", "load_s", "first_frame_s")]
-            title = _MODELS["tiny" if name == "tiny" else "small"]
             cells = [*numbers, f"{item['host_peak_mib']:.0f}"] if not item["error"] else [item["error"], *[""] * 4]
             rows.append([title, contender, str(item["people"]), *cells])
     header = ["model", "", "people", "s to the first poses", "imports", "loading", "first frame", "memory MiB"]

@@ -70,7 +70,7 @@ def results(tmp_path: Path) -> Results:
             "memory": [{"frame": frame, "MiB": 100.0 + frame / 1000} for frame in range(0, 10_001, 1000)],
         },
     }
-    reports = {name: _latency(none=20.0, everybody=60.0) for name in ("small", "baselines", "base")}
+    reports = {name: _latency(none=20.0, everybody=60.0) for name in ("small", "baselines", "base", "starts_tiny", "starts_small")}
     for name, report in {**reports, "tiny": _latency(none=5.0, everybody=15.04), "scaling": scaling}.items():
         folder = tmp_path / name
         folder.mkdir()
@@ -111,6 +111,7 @@ def results(tmp_path: Path) -> Results:
         ("dense", ["| base 384×288 | 1 | 100 % | cpu fp32 | 60.0 | 180.0 | 3.00 (2.90 to 4.00) |"]),
         ("starts", ["| tiny 256×192 | cpu fp32 | 16 | 1.50 | 0.50 | 0.90 | 0.10 | 200 |"]),
         ("starts", ["| small 256×192 | broken | 16 | no such device |  |  |  |  |"]),
+        ("starts", ["* **Machine**, 2026-01-02:", "      python benchmarks/latency.py --output OUT/starts_small"]),
         (
             "scaling",
             ["| 1 | 12.3 |", "| 100 | 1420 |", "Memory over 10,000 frames: 110 MiB, +8.0 MiB after the first fifth."],
