@@ -70,7 +70,8 @@ def results(tmp_path: Path) -> Results:
             "memory": [{"frame": frame, "MiB": 100.0 + frame / 1000} for frame in range(0, 10_001, 1000)],
         },
     }
-    reports = {name: _latency(none=20.0, everybody=60.0) for name in ("small", "baselines", "base", "starts_tiny", "starts_small")}
+    names = ("small", "baselines", "base", "starts_tiny", "starts_small")
+    reports = {name: _latency(none=20.0, everybody=60.0) for name in names}
     for name, report in {**reports, "tiny": _latency(none=5.0, everybody=15.04), "scaling": scaling}.items():
         folder = tmp_path / name
         folder.mkdir()
