@@ -25,11 +25,15 @@ DECODER_WIDTH = 256
 """Channels between the two deconvolutions of ViTPose's classic head."""
 
 
-def count_cost(config: ModelConfig) -> Cost:
+def count_cost(config: ModelConfig, *, folded: bool = False) -> Cost:
     """Sum up the matrix products of a model's layers, those of decoding too. Without PyTorch.
 
     A multiplication with its addition counts once, as in MMPose's and RTMPose's tables. Norms, softmax and activations
     are left out.
+
+    Args:
+        config: The model.
+        folded: Whether to count both stages as int8 graphs compute them (`export/folding.py`), with less work.
     """
     width, joints, regions, selected = config.width, config.num_keypoints, config.num_regions, config.num_selected
 
@@ -47,11 +51,17 @@ def count_cost(config: ModelConfig) -> Cost:
     quality = 2 * width * width + width
     reuse = selected * 2 * width * config.mlp_hidden
     everything = PATCHES_PER_REGION * regions
+    fine_tokens = joints + patches + regions - selected
+    spared = 0
+    if folded:  # relevance comes from attention as it is; the fine stage's last block computes the keypoints' tokens
+        ranked = 0
+        others = fine_tokens - joints
+        spared = others * (width * width + 2 * width * config.mlp_hidden) + 2 * others * fine_tokens * width
     deconvolved = 4 * everything  # pixels after the first deconvolution; the heatmap has four times as many
     decoder = 16 * everything * width * DECODER_WIDTH + 16 * deconvolved * DECODER_WIDTH**2
     return Cost(
         coarse=blocks(tokens) + regions * patch + ranked + quality + head + blur,
-        fine=blocks(joints + patches + regions - selected) + patches * patch + reuse + head + blur,
+        fine=blocks(fine_tokens) - spared + patches * patch + reuse + head + blur,
         dense=blocks(joints + everything) + everything * patch + head + blur,
         vitpose=blocks(everything) + everything * patch + decoder + joints * pixels * DECODER_WIDTH + blur,
     )

@@ -129,7 +129,7 @@ class _Estimator(Contender):
         return run
 
     def multiply_adds(self, people: float, refined: float) -> dict[str, float]:
-        cost = count_cost(self.estimator.bundle.model)
+        cost = count_cost(self.estimator.bundle.model, folded=self.entry.precision == "int8")
         if self.entry.kind == "dense":
             return {"coarse": people * cost.vitpose}
         refined = people if self.entry.kind == "both-stages" else refined

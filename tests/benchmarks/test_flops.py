@@ -13,16 +13,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sharpose.config import ModelConfig, load_config
+from sharpose.export.folding import folded_model
 from sharpose.model import random_model
 from sharpose.model.graphs import CoarseGraph, FineGraph
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str) -> None:
+def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str, folded: bool) -> None:
     config = nano_config.replace({"head": head, "alpha": 0.3})
     model = random_model(config).model
+    if folded:
+        model = folded_model(model)
     image = torch.zeros((1, *config.crop_size, 3), dtype=torch.uint8)
     patches = torch.zeros((1, 4 * config.num_selected, 16 * 16 * 3), dtype=torch.uint8)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's products aren't counted
@@ -30,8 +34,10 @@ def test_the_count_is_pytorchs(nano_config: ModelConfig, head: str) -> None:
             _, _, order, features, embeddings, _ = CoarseGraph(model)(image)
         with FlopCounterMode(display=False) as fine:
             FineGraph(model)(torch.zeros(1, dtype=torch.int32), patches, order, features, embeddings)
-    cost = count_cost(config)
+    cost = count_cost(config, folded=folded)
     assert (2 * cost.coarse, 2 * cost.fine) == (coarse.get_total_flops(), fine.get_total_flops())
+    if folded:  # which holds the patch embedding twice
+        return
     assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
     dense = CoarseGraph(DenseModel(config).eval())
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
