@@ -166,7 +166,8 @@ class Benchmark:
             key = _hardware(contender.entry.device), contender.entry.precision
             if contender.entry.kind == "peer" or key in self._peaks or not (key[0] and self._plan.peak_s):
                 continue
-            peak = measure_peak(key[1], on_gpu=key[0] == "gpu", threads=self._plan.threads, seconds=self._plan.peak_s)
+            gpu = parse_device(contender.entry.device).index if key[0] == "gpu" else None
+            peak = measure_peak(key[1], gpu=gpu, threads=self._plan.threads, seconds=self._plan.peak_s)
             if peak is not None:
                 self._peaks[key] = peak
                 self.report.peaks.append(asdict(peak) | {"hardware": key[0]})

@@ -30,19 +30,21 @@ class Peak:
     size: int  # of the square matrices
 
 
-def measure_peak(precision: str, *, on_gpu: bool, threads: int | None = None, seconds: float = 1.0) -> Peak | None:
+def measure_peak(
+    precision: str, *, gpu: int | None = None, threads: int | None = None, seconds: float = 1.0
+) -> Peak | None:
     """Try what is installed: numpy, ONNX Runtime and OpenVINO on a CPU, PyTorch on a GPU.
 
     Args:
         precision: fp32, fp16, bf16 or int8.
-        on_gpu: Whether to measure the GPU.
+        gpu: Index of the GPU to measure; the CPU if None.
         threads: CPU threads; each library's choice if None.
         seconds: Time for each library and size.
 
     Returns:
         None where nothing here computes in that precision: ONNX Runtime and OpenVINO compute fp16 in float32 on a CPU.
     """
-    probes = _on_gpu(precision) if on_gpu else _on_cpu(precision, threads)
+    probes = _on_cpu(precision, threads) if gpu is None else _on_gpu(precision, gpu)
     found = [
         Peak(precision, products * size**3 / _quickest(run, seconds), library, size)
         for library, size, products, run in probes
@@ -134,19 +136,22 @@ def write_products(path: Path, size: int, *, quantised: bool) -> None:
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
 
 
-def _on_gpu(precision: str) -> Iterator[_Probe]:
+def _on_gpu(precision: str, index: int) -> Iterator[_Probe]:
     if find_spec("torch") is None:
         return
     import torch
 
     types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+    device = torch.device("cuda", index)
     for size in _GPU_SIZES if torch.cuda.is_available() else ():
-        values = torch.ones((size, size), dtype=types[precision], device="cuda")
+        # Not ones: a GPU clocks higher where few bits change. Fractions: their sums are within fp16's range.
+        values = torch.randint(-64, 64, (size, size), device=device)
+        values = (values if precision == "int8" else values / 64).to(types[precision])
         multiply: Callable[..., Any] = vars(torch)["_int_mm"] if precision == "int8" else torch.matmul
 
         def run(values: Any = values, multiply: Callable[..., Any] = multiply) -> None:  # noqa: ANN401 (a tensor)
             for _ in range(_CHAINED):
                 multiply(values, values)
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
         yield f"PyTorch {torch.__version__}", size, _CHAINED, run

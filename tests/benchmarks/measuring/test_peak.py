@@ -30,7 +30,7 @@ def test_the_graph_multiplies_eight_times(quantised: bool, tmp_path: Path) -> No
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_fastest_library_counts(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "_SIZES", (32, 64))
-    found = measure_peak(precision, on_gpu=False, seconds=0.01)
+    found = measure_peak(precision, seconds=0.01)
     assert found is not None
     assert found.size in (32, 64)
     assert found.library.startswith(("numpy ", "ONNX Runtime ", "OpenVINO "))
@@ -42,9 +42,19 @@ def test_the_speed_is_work_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([4.0, 1.0])
     monkeypatch.setattr(peak, "_on_cpu", lambda precision, threads: iter(probes))
     monkeypatch.setattr(peak, "_quickest", lambda run, seconds: next(times))
-    found = measure_peak("fp32", on_gpu=False)
+    found = measure_peak("fp32")
     assert found == peak.Peak("fp32", 8e6, "fast", 200)
 
 
 def test_a_cpu_has_no_half_of_its_own() -> None:
-    assert measure_peak("fp16", on_gpu=False) is None
+    assert measure_peak("fp16") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_a_gpu_is_faster_than_a_cpu(precision: str) -> None:
+    pytest.importorskip("torch")
+    found = measure_peak(precision, gpu=0, seconds=0.1)
+    assert found is not None
+    assert found.library.startswith("PyTorch ")
+    assert found.multiply_adds_per_s > 1e12
