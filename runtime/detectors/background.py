@@ -58,6 +58,8 @@ class Background:
         self._still[_largest(picture, self._last) > _CHANGED] = 0
         self._last = picture
         front = self._front(picture)
+        if not cv2.countNonZero(front):  # most of the time, where a camera watches an empty place
+            return front
         if self._forget_ghosts(picture, front) | self._forget_long_still(picture, front):
             front = self._front(picture)
         front[(front > 0) & self._shadow(picture)] = 127

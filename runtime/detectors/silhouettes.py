@@ -100,6 +100,8 @@ def find_people(
     picture reaches. `size` learns from those who are alone. Boxes [n, 4] are x1, y1, x2, y2 in mask pixels; scores [n]
     are 0.9 for somebody alone, 0.6 in a group, 0.3 for a fragment of somebody.
     """
+    if not cv2.countNonZero(front):
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(_joined(front, size), connectivity=8)
     boxes: list[_Box] = []
     scores: list[float] = []
