@@ -1,4 +1,4 @@
-"""Opening a container with FFmpeg, and decoding its video stream in software or hardware."""
+"""Opening a container with FFmpeg, decoding its video stream in software or hardware, and turning pictures upright."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import cv2
+import numpy as np
 from av.codec.codec import Codec
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
@@ -18,6 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sharpose.errors import InputError, SourceError, counted, one_line
+from sharpose.runtime.result import Image
 from sharpose.runtime.sources.timing import start_anew, wrap_of
 from sharpose.runtime.sources.urls import password_hint
 
@@ -397,3 +400,35 @@ class Decoder:
 
 def _reason(error: BaseException) -> str:
     return NO_ANSWER if isinstance(error, av.error.ExitError) else one_line(error)
+
+
+def upright(image: Image, matrix: bytes) -> Image:
+    """`image` [H, W, 3] as it is to be looked at: [H, W, 3], or [W, H, 3] where x and y change places.
+
+    Args:
+        image: As stored.
+        matrix: A display matrix, nine int32 `a b u c d v x y w`: a stored pixel (p, q) is shown at (a·p + c·q + x,
+            b·p + d·q + y). Turns that are no multiple of 90 degrees are taken as the nearest one.
+    """
+    if len(matrix) < 36:
+        return image
+    a, b, c, d = _turn(matrix)
+    transpose = is_turned(matrix)
+    flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)
+    turned = cv2.transpose(image) if transpose else image
+    if flip_x or flip_y:
+        turned = cv2.flip(turned, -1 if flip_x and flip_y else int(flip_x))
+    return np.ascontiguousarray(turned, dtype=np.uint8)
+
+
+def is_turned(matrix: bytes) -> bool:
+    """Whether x and y change places."""
+    if len(matrix) < 36:
+        return False
+    a, b, c, d = _turn(matrix)
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _turn(matrix: bytes) -> tuple[int, int, int, int]:
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).astype(np.int64).tolist()
+    return a, b, c, d

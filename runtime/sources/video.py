@@ -6,14 +6,13 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
-import cv2
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideDataContainer
@@ -25,7 +24,7 @@ from sharpose.errors import SourceError, counted
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.result import Image
-from sharpose.runtime.sources.decoding import Decoded, Decoder, Hardware, open_stream
+from sharpose.runtime.sources.decoding import Decoded, Decoder, Hardware, is_turned, open_stream, upright
 from sharpose.runtime.sources.timing import FrameClock, GapWatch, wrap_of
 from sharpose.runtime.sources.urls import (
     ffmpeg_options,
@@ -82,14 +81,16 @@ class VideoSource:
             raise SourceError(f"{self.info.name}: expected a video, found an empty file")
         self._gaps = GapWatch()
         self._damaged = 0  # frames
-        self._started = False
+        self._started = self._reading = False
         self._closed = False
         self._reformatter = VideoReformatter()
         self._open()
         stride, rate = self._options.stride, self._stream.average_rate
-        claimed = self._stream.frames or None
-        self.info.frame_rate = float(rate) / stride if rate else None
         partial = self._options.start is not None or self._options.duration is not None
+        entries = _entries_of(self._container, self._stream) if partial or stride > 1 else None
+        self._hidden = sum(entry.is_discard for entry in entries or ())  # by an edit list, of all of the stream
+        claimed = (self._stream.frames - self._hidden) or None
+        self.info.frame_rate = float(rate) / stride if rate else None
         if claimed is not None:
             self.info.frame_count = None if partial else -(-claimed // stride)
             if partial or stride > 1:  # of the whole video: a boxes file may have the skipped frames too
@@ -132,7 +133,7 @@ class VideoSource:
         """
         if self._started:
             raise SourceError(f"{self.info.name}: a video can be read once; open it again")
-        self._started = True
+        self._started = self._reading = True
         first_index: int | None = None
         origin = 0.0
         last: _Timed | None = None
@@ -182,6 +183,8 @@ class VideoSource:
             ) from None
         finally:
             self._warn_of_damage()
+            self._reading = False
+            self._let_go()
 
     def _needs_ranges(self) -> bool:
         """Whether this is an MP4 on a server that can't send pieces of it."""
@@ -192,12 +195,26 @@ class VideoSource:
         start = self._options.start or 0.0
         if start <= 0.0 or self.info.live:
             return _counted(self._decoder, self._clock(), ahead=not self.info.live)
-        timed = _seek(self._container, self._stream, self._decoder, self._clock(), start)
+        timed = _seek(self._container, self._stream, self._decoder, self._clock(), start, self._place)
         if timed is None:
             self._container.close()
             self._open()
             timed = _counted(self._decoder, self._clock())
         return (entry for entry in timed if entry.time >= start - _SEEK_SLACK)
+
+    def _place(self, stamp: int, found: VideoFrame, time: float) -> int | None:
+        """The index of the picture at `time` that seeking to a stamp led to; None where only decoding all tells."""
+        entries, rate = _entries_of(self._container, self._stream), self._stream.average_rate
+        steps = {later.timestamp - earlier.timestamp for earlier, later in itertools.pairwise(entries or ())}
+        if len(steps) == 1 and self._stream.time_base:  # headers lie about the rate, this can't
+            return round(time / float(steps.pop() * self._stream.time_base))
+        if found.pts is not None and not is_url(self._spec):
+            try:
+                return _count_before(self._spec, self._stream.index, stamp, found.pts)
+            except av.FFmpegError:  # damage on the way
+                return None
+        self._warn("frames are numbered by the rate in its header, as if that were constant, because of --start")
+        return round(time * Fraction(rate or _DEFAULT_RATE))
 
     def _clock(self) -> FrameClock:
         # AVI has no presentation stamps.
@@ -219,13 +236,20 @@ class VideoSource:
         if not self._closed:
             self._started = self._closed = True
             self._container.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Free the decoder, 26 MiB of pictures at 1080p: a run over a folder keeps each source for its name."""
+        if self._closed and not self._reading:
+            for name in ("_decoder", "_stream", "_container", "_reformatter"):
+                vars(self).pop(name, None)
 
     def _warn(self, line: str) -> None:
         self.info.warnings.append(f"{self.info.name}: {line}")
 
     def _warn_of_early_end(self, last: _Timed, origin: float) -> None:
         frames = last.index + 1
-        claimed = (self._stream.frames or 0) - self._decoder.hidden - self._decoder.lost
+        claimed = (self._stream.frames or 0) - max(self._hidden, self._decoder.hidden) - self._decoder.lost
         anew = abs(last.stamp - last.time - origin) > _SHORT_SECONDS  # as in glued files: the claim is of other stamps
         seconds = None if anew else _claimed_seconds(self._stream, origin)
         end = last.time + float((getattr(last.picture, "duration", 0) or 0) * (self._stream.time_base or 0))
@@ -267,7 +291,7 @@ class VideoSource:
             ratio = Fraction(1)
         for data in cast(SideDataContainer, picture.side_data):
             if data.type.name == "DISPLAYMATRIX":
-                return upright(image, bytes(data)), 1 / ratio if _is_turned(bytes(data)) else ratio, owned
+                return upright(image, bytes(data)), 1 / ratio if is_turned(bytes(data)) else ratio, owned
         return image, ratio, owned
 
     def _warn_of_damage(self) -> None:
@@ -373,12 +397,14 @@ def _counted(
 
 
 def _seek(
-    container: InputContainer, stream: VideoStream, decoder: Decoder, clock: FrameClock, start: float
+    container: InputContainer,
+    stream: VideoStream,
+    decoder: Decoder,
+    clock: FrameClock,
+    start: float,
+    place: Callable[[int, VideoFrame, float], int | None],
 ) -> Iterator[_Timed] | None:
     """The pictures from a key frame at or before `start` seconds on.
-
-    The index of the first one follows from the container's own index where that lists every frame (AVI, MP4), else from
-    the average rate, which is exact where the rate is constant.
 
     Args:
         container: Open, at its beginning.
@@ -386,6 +412,8 @@ def _seek(
         decoder: Of that stream.
         clock: Not used yet.
         start: Seconds since the first picture.
+        place: Gives the index of the first picture after seeking to a stamp, from both and its time in seconds; None
+            where it can't.
 
     Returns:
         None where the only way there is to open the container again and decode all of it.
@@ -411,54 +439,51 @@ def _seek(
             there = clock.elsewhere()
             time = there.seconds(first.picture.pts, first.picture.dts)
             if time <= start + _SEEK_SLACK:
-                index = _index_at(container, stream, time, stamp)
+                index = place(stamp, first.picture, time)
+                if index is None:
+                    return None
                 return itertools.chain(
                     [_Timed(index, time, there.stamp(time), *first)], _counted(pictures, there, index + 1)
                 )
     return None
 
 
-def _index_at(container: InputContainer, stream: VideoStream, time: float, stamp: int) -> int:
-    """The index of the key frame at `time`, which seeking to a stamp led to."""
-    assert stream.time_base is not None
-    assert stream.average_rate is not None
+def _entries_of(container: InputContainer, stream: VideoStream) -> IndexEntries | None:
+    """The container's index of a stream, where it lists every packet; newer versions of PyAV give it."""
     entries: IndexEntries | None = getattr(stream, "index_entries", None)
-    if entries is None or len(entries) < 2 or container.format.name not in _FULLY_INDEXED:
-        return round(time * Fraction(stream.average_rate))
-    stamps = [entry.timestamp for entry in entries]
-    steps = {later - earlier for earlier, later in itertools.pairwise(stamps)}
-    if len(steps) == 1:  # headers lie about the rate, this can't
-        return round(time / float(steps.pop() * stream.time_base))
-    return max(0, int(entries.search_timestamp(stamp)))
+    return entries if entries is not None and len(entries) > 1 and container.format.name in _FULLY_INDEXED else None
 
 
-def upright(image: Image, matrix: bytes) -> Image:
-    """`image` [H, W, 3] as it is to be looked at: [H, W, 3], or [W, H, 3] where x and y change places.
+def _count_before(path: str, stream_index: int, stamp: int, shown: int) -> int | None:
+    """How many frames of a file are shown before the one that is stamped `shown`, to which seeking to `stamp` leads.
 
-    Args:
-        image: As stored.
-        matrix: A display matrix, nine int32 `a b u c d v x y w`: a stored pixel (p, q) is shown at (a·p + c·q + x,
-            b·p + d·q + y). Turns that are no multiple of 90 degrees are taken as the nearest one.
+    All packets before it are read, but not decoded, unless the container has an index of them. None where they differ
+    from those that seeking led to. Raises `av.FFmpegError`.
     """
-    if len(matrix) < 36:
-        return image
-    a, b, c, d = _turn(matrix)
-    transpose = _is_turned(matrix)
-    flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)
-    turned = cv2.transpose(image) if transpose else image
-    if flip_x or flip_y:
-        turned = cv2.flip(turned, -1 if flip_x and flip_y else int(flip_x))
-    return np.ascontiguousarray(turned, dtype=np.uint8)
-
-
-def _is_turned(matrix: bytes) -> bool:
-    """Whether x and y change places."""
-    if len(matrix) < 36:
-        return False
-    a, b, c, d = _turn(matrix)
-    return abs(b) + abs(c) > abs(a) + abs(d)
-
-
-def _turn(matrix: bytes) -> tuple[int, int, int, int]:
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).astype(np.int64).tolist()
-    return a, b, c, d
+    with av.open(path) as container:
+        stream = container.streams[stream_index]
+        assert isinstance(stream, VideoStream)
+        container.seek(stamp, stream=stream)
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        landed = next(packets, None)
+        if landed is None:
+            return None
+        entries = _entries_of(container, stream)
+        stamps = [entry.timestamp for entry in entries or ()]
+        if entries is not None and landed.dts in stamps:
+            before = sum(not entry.is_discard for entry in itertools.islice(entries, stamps.index(landed.dts)))
+        else:
+            with av.open(path) as again:
+                read = (packet for packet in again.demux(again.streams[stream_index]) if packet.size)
+                before = 0
+                for packet in read:
+                    if (packet.pos, packet.pts) == (landed.pos, landed.pts):
+                        break
+                    before += not packet.is_discard
+                else:
+                    return None
+        for packet in itertools.chain([landed], packets):  # some that follow a key frame are shown before it
+            if packet.pts is None or (packet.dts is not None and packet.dts > shown):
+                break
+            before += packet.pts < shown and not packet.is_discard
+        return before

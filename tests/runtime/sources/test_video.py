@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import weakref
+from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -15,7 +18,8 @@ from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.result import Boxes, PoseResult
 from sharpose.runtime.sources import open_source
-from sharpose.runtime.sources.video import VideoSource, upright
+from sharpose.runtime.sources.decoding import upright
+from sharpose.runtime.sources.video import VideoSource
 
 ONE = 1 << 16  # in a display matrix
 NOBODY = PoseResult(Boxes.empty(), np.zeros((0, 17, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_))
@@ -266,11 +270,58 @@ def test_start_between_two_pictures_begins_with_the_later_one(tmp_path, make_vid
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
-def test_the_place_in_an_mp4_of_variable_rate(tmp_path, make_video, shown, b_frames):
+@pytest.mark.parametrize("name", ["vfr.mp4", "vfr.mkv", "vfr.flv"])
+def test_the_place_in_a_video_of_variable_rate(tmp_path, make_video, shown, name, b_frames):
     stamps = np.cumsum(np.random.default_rng(4).integers(1, 9, 69)).tolist()
-    path = make_video(tmp_path / "vfr.mp4", frames=69, stamps=stamps, b_frames=b_frames)
-    frames = list(open_source(str(path), SourceOptions(start=(stamps[50] - stamps[0]) / 25)))
-    assert shown(frames) == [frame.index for frame in frames] == list(range(50, 69))
+    path = make_video(tmp_path / name, frames=69, stamps=stamps, b_frames=b_frames)
+    for first in (30, 50):
+        source = open_source(str(path), SourceOptions(start=(stamps[first] - stamps[0]) / 25))
+        frames = list(source)
+        assert shown(frames) == [frame.index for frame in frames] == list(range(first, 69))
+        assert source.info.warnings == []
+
+
+def _encoded(path: Path, milliseconds: Sequence[int]) -> Path:
+    """An MP4 in 1/1000 s with a key frame each half a second, B-frames, and an edit list where stamps are below 0."""
+    with av.open(str(path), "w", options={"video_track_timescale": "1000"}) as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "15", "bf": "2", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 48, "yuv420p", Fraction(1, 1000)
+        for index, stamp in enumerate(milliseconds):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index, np.uint8), format="bgr24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_the_place_where_a_constant_rate_is_rounded(tmp_path, hidden):
+    path = str(_encoded(tmp_path / "a.mp4", [round((index - hidden) * 1000 / 30) for index in range(120)]))
+    whole = [(frame.index, frame.time) for frame in VideoSource(path)]
+    assert len(whole) == 120 - hidden
+    for start in np.arange(0.3, 3.5, 0.1):  # also just before key frames
+        source = VideoSource(path, SourceOptions(start=float(start)))
+        found = [(frame.index, pytest.approx(frame.time)) for frame in source]
+        assert found == [place for place in whole if place[1] >= start - 1e-3]
+        assert (source.info.warnings, source.info.image_ids) == ([], range(120 - hidden))
+
+
+def test_the_decoder_goes_when_a_source_has_ended(tmp_path, make_video):
+    source = VideoSource(str(make_video(tmp_path / "a.mp4")))
+    decoder = weakref.ref(source._decoder)
+    assert len(list(source)) == 40
+    assert decoder() is not None
+    source.close()
+    source.close()
+    assert decoder() is None
+    left = VideoSource(str(make_video(tmp_path / "b.mp4")))
+    frames = iter(left)
+    next(frames)
+    decoder = weakref.ref(left._decoder)
+    left.close()
+    assert decoder() is not None  # it is still read from
+    del frames
+    assert decoder() is None
 
 
 def test_a_stream_that_does_not_begin_at_zero(tmp_path, make_video, shown):
