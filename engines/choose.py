@@ -86,7 +86,7 @@ def device_problem(device: Device) -> str | None:
 
 
 def _openvino_problem(device: Device) -> str | None:
-    """OpenVINO is taken on x86-64, where ONNX Runtime was faster in no batch, neither on an Intel nor on an AMD CPU."""
+    """OpenVINO is taken on x86-64: in the batches of docs/openvino.md it was as fast as ONNX Runtime, or faster."""
     from sharpose.engines.openvino import find_device
 
     try:

@@ -48,8 +48,8 @@ def choose_precision(bundle: Bundle, device: Device, asked: str = "auto") -> Run
         bundle: An opened bundle.
         device: Where it is to run.
         asked: One of `PRECISIONS`. `auto` takes the fastest that `sharpose-export --verify` found to be right on this
-            kind of device; where that isn't known, fp32, on a GPU fp16 if the export verified it; and of a bundle
-            without those, what it holds.
+            kind of device; where that isn't known, fp32, on a GPU fp16 if the export verified it, on an NPU fp16; and
+            of a bundle without those, what it holds.
 
     Raises:
         InputError: `asked` is none of `PRECISIONS`.

@@ -203,7 +203,8 @@ _VERIFY, _TRITON = "Comparison of engines", "Server"
     "--labels",
     type=FILE,
     metavar="FILE",
-    help="COCO keypoints of the pictures in --images: the people in them are compared, and AP is measured.",
+    help="COCO keypoints of the pictures in --images: the people in them are compared, and AP is measured. Needs the "
+    "extra [eval].",
 )
 @option(
     _TRITON,

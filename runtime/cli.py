@@ -134,7 +134,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     type=click.Choice(PRECISIONS),
     default="auto",
     help="Precision to compute in; auto: the fastest that sharpose-export --verify found right on this kind of device, "
-    "else fp32, or fp16 on a GPU, as far as the bundle holds it; bf16: with OpenVINO.",
+    "else fp32, or fp16 on a GPU or NPU, as far as the bundle holds it; bf16: with OpenVINO.",
 )
 @option(_MODEL, "--threads", type=Threads(), help="CPU threads of the engine; default: the engine's choice.")
 @option(
@@ -196,10 +196,16 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
     "--detector-mean",
     type=_channels,
     metavar="A,B,C",
-    help="Mean that a detector wants subtracted from pixels of 0 to 255, for each channel in the graph's order.",
+    help="Mean to subtract from pixels (0 to 255), for each channel in the graph's order; default: the family's, or 0 "
+    "with --detector-std.",
 )
 @option(
-    _PEOPLE, "--detector-std", type=_channels, metavar="A,B,C", help="Standard deviation that they are divided by then."
+    _PEOPLE,
+    "--detector-std",
+    type=_channels,
+    metavar="A,B,C",
+    help="Standard deviation to divide pixels by after --detector-mean is subtracted, for each channel; default: the "
+    "family's, or 1 with --detector-mean.",
 )
 @option(
     _PEOPLE,
@@ -336,7 +342,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "s
 @option(_RESULTS, "--frames", "to_frames", metavar="FOLDER", help="Annotated pictures, a file per frame.")
 @option(_RESULTS, "--overwrite/--no-overwrite", help="Replace result files that exist; without it they are refused.")
 @option(_RESULTS, "--frames-format", type=click.Choice(["jpg", "png"]), default="jpg", help="Format of --frames.")
-@option(_RESULTS, "--show", is_flag=True, help="Window with the annotated video; q ends the run.")
+@option(
+    _RESULTS, "--show", is_flag=True, help="Window with the annotated video; q or Esc ends the run, Space pauses it."
+)
 @option(_RESULTS, "--serve", metavar="HOST:PORT", help="Web page, /metrics and /healthz; HOST defaults to 127.0.0.1.")
 @option(
     _RESULTS,

@@ -1,4 +1,4 @@
-"""Type-check the whole project with mypy strict: `python tests/typecheck.py`.
+"""Type-check the whole project with mypy, strict; of tests, what is annotated: `python tests/typecheck.py`.
 
 `--platform win32` or `darwin` checks the package alone, as on that system: its tests are for Linux. `--without-tests`
 leaves out the tests, a third of the time.

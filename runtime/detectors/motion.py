@@ -17,8 +17,8 @@ from sharpose.runtime.frames import Frame
 from sharpose.runtime.result import Boxes, PoseResult
 
 NOTHING_MOVED = (
-    "--detector motion sees what moves in front of a camera that stands still, from a third of a second and 8 frames "
-    "on: nothing moved, or the camera did; for people who stand still, a moving camera, single pictures or a few "
+    "--detector motion sees what moves in front of a camera that stands still, after 0.3 s and 8 frames: "
+    "nothing moved, or the camera did; for people who stand still, a moving camera, single pictures or a few "
     "frames take --detector NAME"
 )
 """What may be wrong where nobody was found."""

@@ -122,8 +122,8 @@ def command(
 ) -> int:
     """Say what this machine can do: Python, packages, OpenCV, video, ONNX Runtime, OpenVINO, GPU, TensorRT.
 
-    The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not; with --server 0 if
-    its poses are right, or it is busy with those of others.
+    The exit code is 0 if poses can run on --device and detectors on --detector-device, and 1 if not. With --server it
+    is 0 if the server's poses are right, or it is busy with other clients, else 1.
     """
     _refuse_what_does_nothing(remote=server is not None)
     if server is not None:

@@ -170,7 +170,8 @@ def read_picture(path: Path) -> tuple[Image, str | None]:
         uint8 [H, W, 3], BGR, upright; and a complaint about it, or None.
 
     Raises:
-        SourceError: the file can't be read, or not as a picture, or it claims to be of more than 120 million pixels.
+        SourceError: the file can't be read, or not as a picture, or it claims to be of more than 120 million pixels, 25
+            where it is animated.
     """
     return next(_pictures_of(path, 1))
 
