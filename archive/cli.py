@@ -24,7 +24,7 @@ _REFUSED = {
     "reconnect": _LIVE,
     "timeout": _LIVE,
     "rtsp_transport": _LIVE,
-    "deadline": _LIVE,
+    "deadline": "is for a run that somebody waits for",
     "stdin_size": "is for frames on standard input",
     "stdin_rate": "is for frames on standard input",
     "show": "is for a run that somebody watches",
