@@ -214,7 +214,6 @@ class LiveSource:
                 self.info.frame_count, self.info.image_ids = info.frame_count, info.image_ids
                 self.info.sound = info.sound
                 self.queue.use("wait", _READ_AHEAD)
-            self.info.warnings, self.info.failures = info.warnings, info.failures
             self._heard = self._clock()
             self._ever_opened = True
             self._changed.notify_all()
@@ -242,6 +241,12 @@ class LiveSource:
         wanted = self.queue.put(frame)
         self.info.health.dropped = self.queue.dropped
         return wanted
+
+    def _ended(self, source: Source) -> None:
+        """Keep what a connection lost, beside what those before it did."""
+        with self._changed:
+            self.info.warnings += source.info.warnings
+            self.info.failures += source.info.failures
 
     def _note_first(self, frame: Frame, now: float) -> str | None:
         """Take note of a connection's first frame; the line to say about it, if any."""
@@ -315,6 +320,7 @@ class _Connection:
                 end = getattr(frames, "close", None)
                 if end is not None:  # a generator notes its warnings when it is closed
                     end()
+                self._owner._ended(source)
                 self.reason = source.info.end_reason or self.reason
         finally:
             source.close()

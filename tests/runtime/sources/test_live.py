@@ -87,6 +87,24 @@ def test_time_index_and_size_go_on_over_a_reconnect(made):
     ]
 
 
+def test_what_every_connection_lost_is_told(made):
+    def losing(what: str) -> Inner:
+        def script() -> Iterator[Frame]:
+            yield frame(0)
+            inner.info.warnings.append(f"cam: {what}")
+            inner.info.failures.append(f"cam: {what}, badly")
+
+        inner = Inner(script)
+        return inner
+
+    inners = [losing("7 pieces"), losing("7 pieces"), losing("1 piece")]
+    source = made(Factory(*inners, InputError("the end")), SourceOptions(buffer="all", reconnect=FOREVER))
+    with pytest.raises(InputError, match="the end"):
+        list(source)
+    assert source.info.warnings == ["cam: 7 pieces", "cam: 7 pieces", "cam: 1 piece"]
+    assert source.info.failures == [f"{line}, badly" for line in source.info.warnings]
+
+
 def test_waits_grow_while_it_is_away_and_attempts_are_counted(made):
     waits: list[float] = []
     factory = Factory(Inner(then(1, fail)), SourceError("cam: no route to rtsp"))
