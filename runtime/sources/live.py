@@ -92,10 +92,11 @@ class LiveSource:
         until = time.monotonic() + _CLOSE_SECONDS
         with self._changed:
             self._closing.set()
+            connection = self._connection  # which the supervisor lets go of
             self._changed.notify_all()
         self.queue.close()
-        if self._connection is not None:
-            self._connection.join(until - time.monotonic())
+        if connection is not None:
+            connection.join(until - time.monotonic())
         self._supervisor.join(max(0.0, until - time.monotonic()))
 
     def _wait_until_open(self) -> None:

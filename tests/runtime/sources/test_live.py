@@ -382,6 +382,37 @@ def test_closing_does_not_wait_for_what_hangs(made, impatient, where):
     release.set()
 
 
+def test_closing_while_the_supervisor_gives_an_attempt_up(impatient):
+    release = threading.Event()
+
+    class GivenUp(LiveSource):
+        """Its attempt is given up once closing has looked at it."""
+
+        _held: live._Connection | None = None
+
+        @property
+        def _connection(self) -> live._Connection | None:  # type: ignore[override]
+            found = self._held
+            if self._closing.is_set():
+                self._held = None
+            return found
+
+        @_connection.setter
+        def _connection(self, connection: live._Connection | None) -> None:
+            self._held = connection
+
+    def factory() -> Inner:
+        release.wait(60)
+        raise SourceError("cam: too late")
+
+    source = GivenUp("cam", factory, SourceOptions(reconnect=FOREVER))
+    while source._held is None:
+        time.sleep(0.01)
+    source.close()
+    assert source.queue.ended
+    release.set()
+
+
 def test_closing_ends_a_wait_for_the_next_attempt(made):
     source = made(
         Factory(Inner(some(1)), SourceError("cam: refused")),
