@@ -141,7 +141,8 @@ class FrameRecord:
         frame: The frame.
         poses: Of the people in it.
         draw: Makes the annotated picture of one that it may draw on.
-        stages: Seconds that each stage took for this frame, from `read` to `track`.
+        stages: Seconds that each stage took for this frame, from `read` to `track`; without `read` where that isn't
+            known, as of live sources, standard input and files on a server.
         age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.
         late: Whether the poses came after their deadline.
     """

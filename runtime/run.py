@@ -366,7 +366,9 @@ class Loop:
         for step in stream.steps:
             poses = step.update(poses, frame.time, (frame.height, frame.width))
         is_tracked = time.perf_counter()
-        stages = {"read": running.queue.read_seconds, "boxes": item.boxes_seconds, "track": is_tracked - has_poses}
+        stages = {"boxes": item.boxes_seconds, "track": is_tracked - has_poses}
+        if running.queue.read_seconds is not None:
+            stages["read"] = running.queue.read_seconds
         stages |= {name: getattr(poses.timings, name) for name in self._inference.stages}
         late = self._job.deadline is not None and has_poses - item.began > self._job.deadline
         record = FrameRecord(frame, poses, self._job.draw, stages, item.age, late)

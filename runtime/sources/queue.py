@@ -31,16 +31,17 @@ class FrameQueue:
 
     Attributes:
         dropped: Frames that were put and never handed out, as newer ones had come, or dropped after that.
-        read_seconds: Seconds that reading the frame handed out last took; 0 where that isn't known (live sources).
+        read_seconds: Seconds that reading the frame handed out last took; None where that isn't known, as of what a
+            `LiveSource` reads.
     """
 
     def __init__(self, policy: Policy, size: int, notify: Callable[[], None] = lambda: None) -> None:
         self.notify = notify
         self.dropped = 0
-        self.read_seconds = 0.0
+        self.read_seconds: float | None = None
         self._policy: Policy = policy
         self._size = size
-        self._frames: deque[tuple[Frame, float]] = deque()
+        self._frames: deque[tuple[Frame, float | None]] = deque()
         self._changed = threading.Condition()
         self._finished = False
         self._failure: BaseException | None = None
@@ -76,7 +77,7 @@ class FrameQueue:
         with self._changed:
             self._policy, self._size = policy, size
 
-    def put(self, frame: Frame, read_seconds: float = 0.0) -> bool:
+    def put(self, frame: Frame, read_seconds: float | None = None) -> bool:
         """Add a frame; False if the queue has ended and reading on is pointless."""
         with self._changed:
             size = 1 if self._policy == "latest" else self._size

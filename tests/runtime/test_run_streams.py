@@ -12,13 +12,14 @@ import pytest
 
 from sharpose.errors import DetectorError, EngineError, SharposeError, SinkError, SourceError
 from sharpose.runtime.boxes.sources import SourceBoxes
-from sharpose.runtime.frames import Frame, FrameRecord, Sink, SourceInfo
+from sharpose.runtime.frames import Frame, FrameRecord, Sink, Source, SourceInfo
 from sharpose.runtime.inference import Inference, Item, SharedBatches
 from sharpose.runtime.messages import StopRequest
 from sharpose.runtime.pipeline import PoseEstimator
 from sharpose.runtime.result import Boxes, Picture, PoseResult
 from sharpose.runtime.run import Outcome, Playlist, PoseStep, Run, Stream, run
 from sharpose.runtime.sinks.group import RunFailedError
+from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.statistics import STAGES, StreamStatistics
 
 
@@ -100,7 +101,7 @@ class Notes:
 
 
 def go(
-    sources: Sequence[Numbered],
+    sources: Sequence[Source],
     sinks: Sequence[Notes],
     estimator: Estimator | None = None,
     *,
@@ -258,6 +259,14 @@ def test_records_say_how_long_stages_took() -> None:
     numbers = stream.statistics.snapshot()
     assert [len(numbers.durations[stage]) for stage in STAGES] == [0 if stage == "server" else 2 for stage in STAGES]
     assert numbers.dropped == 4
+
+
+def test_what_another_thread_reads_has_no_time_of_reading() -> None:
+    sink = Notes()
+    _, (stream,) = go([LiveSource("a pipe", lambda: Numbered(1, 2))], [sink])
+    assert set(sink.records[0].stages) == set(STAGES) - {"read", "server", "write"}
+    durations = stream.statistics.snapshot().durations
+    assert (len(durations["read"]), len(durations["track"])) == (0, 2)
 
 
 def opener(opened: list[int], source: Numbered | SharposeError, sink: Notes) -> Callable[[], Stream]:

@@ -202,4 +202,5 @@ def test_how_long_reading_took_goes_with_the_frame() -> None:
     time.sleep(0.05)
     gate.set()
     assert drain(queue, news) == [0]
+    assert queue.read_seconds is not None
     assert queue.read_seconds >= 0.04
