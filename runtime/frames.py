@@ -64,11 +64,11 @@ class Frame:
 
 @dataclass
 class SourceHealth:
-    """How a source is doing; written by its own thread, read by others.
+    """How a source is doing; written by its own thread and its queue, read by others.
 
     Attributes:
         connected: Whether it delivers; False while it reconnects.
-        dropped: Frames that arrived and were dropped for newer ones.
+        dropped: Frames that arrived and were dropped, for newer ones or because a server had no time for them.
         reconnects: How often it was reconnected.
     """
 

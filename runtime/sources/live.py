@@ -65,7 +65,7 @@ class LiveSource:
         self._clock = clock
         self._closing = threading.Event()
         self._sleep = self._closing.wait if sleep is None else sleep
-        self.queue = FrameQueue(self._options.buffer or "latest", self._options.queue_size)
+        self.queue = FrameQueue(self._options.buffer or "latest", self._options.queue_size, health=self.info.health)
         self._changed = threading.Condition()  # guards what follows
         self._connection: _Connection | None = None
         self._hung: list[_Connection] = []
@@ -239,9 +239,7 @@ class LiveSource:
                     return False
         if line is not None:
             self._say(line)
-        wanted = self.queue.put(frame)
-        self.info.health.dropped = self.queue.dropped
-        return wanted
+        return self.queue.put(frame)
 
     def _ended(self, source: Source) -> None:
         """Keep what a connection lost, beside what those before it did."""

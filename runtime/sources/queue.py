@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from sharpose.runtime.frames import Frame, Source
+from sharpose.runtime.frames import Frame, Source, SourceHealth
 
 Policy = Literal["latest", "all", "wait"]
 """What a full queue does with a new frame: `latest` (of size 1) and `all` drop the oldest one, `wait` blocks the
@@ -28,16 +28,23 @@ class FrameQueue:
         policy: What happens when frames come faster than they are taken.
         size: Frames that `all` and `wait` hold; `latest` holds one.
         notify: Called, in the reader's thread, when there is something new to poll. It must not block.
+        health: Of the source, in which dropped frames are counted.
 
     Attributes:
-        dropped: Frames that were put and never handed out, as newer ones had come, or dropped after that.
         read_seconds: Seconds that reading the frame handed out last took; None where that isn't known, as of what a
             `LiveSource` reads.
     """
 
-    def __init__(self, policy: Policy, size: int, notify: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        size: int,
+        notify: Callable[[], None] = lambda: None,
+        *,
+        health: SourceHealth | None = None,
+    ) -> None:
         self.notify = notify
-        self.dropped = 0
+        self._health = SourceHealth() if health is None else health
         self.read_seconds: float | None = None
         self._policy: Policy = policy
         self._size = size
@@ -53,12 +60,17 @@ class FrameQueue:
 
         The thread closes the source in the end: closing a decoder that another thread is in would crash.
         """
-        queue = cls("wait", ahead, notify)
+        queue = cls("wait", ahead, notify, health=source.info.health)
         queue._reader = threading.Thread(
             target=queue._read, args=[source], name=f"read {source.info.name}", daemon=True
         )
         queue._reader.start()
         return queue
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were put and never handed out, as newer ones had come, or dropped after that."""
+        return self._health.dropped
 
     @property
     def finished(self) -> bool:
@@ -87,7 +99,7 @@ class FrameQueue:
                 return False
             while len(self._frames) >= size:
                 self._frames.popleft()
-                self.dropped += 1
+                self._health.dropped += 1
             self._frames.append((frame, read_seconds))
             self._changed.notify_all()
         self.notify()
@@ -96,7 +108,7 @@ class FrameQueue:
     def count_dropped(self) -> None:
         """Count a frame that was handed out, but then dropped."""
         with self._changed:
-            self.dropped += 1
+            self._health.dropped += 1
 
     def finish(self, failure: BaseException | None = None) -> None:
         """No more frames will be put; those put are still handed out, and `failure` is raised after them."""

@@ -77,9 +77,11 @@ def test_a_live_stream_drops_what_the_server_has_no_time_for(
     estimator(np.zeros((48, 64, 3), np.uint8), [[0, 0, 9, 9]])
     server.acts = ["poses", act, act, "poses"] if act != "nothing" else ["poses", act, act, act, "poses"]
     sink = StubSink()
-    go(estimator, [(live_source(), sink)])
+    source = live_source()
+    go(estimator, [(source, sink)])
     numbers = estimator.statistics.snapshot()
     assert frames_of(sink) == [0, 3, 4]
+    assert source.info.health.dropped == 2
     assert (numbers.dropped, numbers.requests) == (2, 4)
     assert set(sink.records[0].stages) == {"read", "boxes", "crop", "server", "map_back", "track"}
 

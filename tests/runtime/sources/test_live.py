@@ -15,6 +15,7 @@ from sharpose.runtime.frames import Frame, SourceHealth
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.sources import live
 from sharpose.runtime.sources.live import Backoff, LiveSource
+from sharpose.runtime.statistics import StreamStatistics
 
 
 @pytest.fixture
@@ -233,6 +234,15 @@ def test_what_is_not_live_is_read_ahead_a_little_and_nothing_is_lost(made):
     assert [entry.index for entry in found] == list(range(50))
     assert found[0].arrived is None
     assert source.info.health.dropped == 0
+
+
+def test_the_source_counts_frames_that_are_dropped_after_the_last_one(made):
+    source = made(Factory(Inner(some(3))), SourceOptions(buffer="latest", reconnect=0))
+    while not source.queue.finished:
+        time.sleep(0.01)
+    assert source.queue.poll() is not None
+    source.queue.count_dropped()  # by a server, and no frame comes after it
+    assert StreamStatistics(source.info).snapshot().dropped == source.queue.dropped == 3
 
 
 def test_one_loop_serves_many_sources(made: Callable[..., LiveSource]) -> None:
