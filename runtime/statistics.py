@@ -276,7 +276,8 @@ def summary_of(numbers: StreamSnapshot, *, warm_up: float | None = None, deadlin
     Args:
         numbers: Of the run's streams.
         warm_up: Seconds that warming up took; in no other number. None leaves them out.
-        deadline: Whether frames had one: adds how many refinements were wanted, done and deferred.
+        deadline: Whether frames had one: adds how many refinements were wanted, done, kept from an earlier frame (if
+            any were) and deferred.
     """
     parts = [
         f"frames {numbers.frames}",
@@ -286,9 +287,10 @@ def summary_of(numbers: StreamSnapshot, *, warm_up: float | None = None, deadlin
         + ("" if warm_up is None else f" (after {warm_up:.1f} s of warm-up)"),
     ]
     if deadline:
+        kept = numbers.wanted - numbers.refined - numbers.deferred
         on_time = 1 - numbers.late / numbers.frames if numbers.frames else 1.0
         parts.append(
-            f"refinements wanted {numbers.refined + numbers.deferred}, done {numbers.refined}, "
+            f"refinements wanted {numbers.wanted}, done {numbers.refined}, {f'kept {kept}, ' if kept else ''}"
             f"deferred {numbers.deferred}, frames on time {on_time:.1%}"
         )
     if numbers.dropped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,6 +255,14 @@ def test_a_deadline_is_accounted_for(make: Callable[..., StreamStatistics]) -> N
     assert (numbers.refined, numbers.deferred, numbers.late) == (2, 2, 1)
     assert "refinements wanted 4, done 2, deferred 2, frames on time 50.0%" in summary_of(numbers, deadline=True)
     assert "wanted" not in summary_of(numbers)
+
+
+def test_a_refinement_of_an_earlier_frame_that_is_kept_was_wanted_too(make: Callable[..., StreamStatistics]) -> None:
+    one = record(4, 1, 3)
+    poses = replace(one.poses, carried=np.array([False, True, False, False]))
+    statistics = make()
+    statistics.add(replace(one, poses=poses))
+    assert "refinements wanted 3, done 1, kept 1, deferred 1," in summary_of(statistics.snapshot(), deadline=True)
 
 
 def test_several_streams_as_one(
