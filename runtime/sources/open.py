@@ -186,6 +186,9 @@ def _trimmed(source: Source, options: SourceOptions) -> Source:
     return TrimmedSource(source, stride=options.stride, start=options.start or 0.0, duration=duration)
 
 
+_ROUNDING = 1e-3  # seconds by which times may miss what the user means, as those of video files: 0.1 + 0.2 isn't 0.3
+
+
 class TrimmedSource:
     """Another source's frames from `start` on, for `duration` seconds, and every `stride`-th of them.
 
@@ -201,9 +204,10 @@ class TrimmedSource:
     def __init__(self, source: Source, *, stride: int = 1, start: float = 0.0, duration: float | None = None) -> None:
         self._source = source
         self._stride = stride
-        self._start = start
-        self._duration = duration
         count, rate = source.info.frame_count, source.info.frame_rate
+        slack = _ROUNDING if rate is None else min(_ROUNDING, 0.5 / rate)
+        self._from = start - slack
+        self._until = None if duration is None else start + duration - slack
         whole = start == 0.0 and duration is None and count is not None
         self.info = replace(  # image_ids stay those of all frames: a boxes file may have the skipped ones too
             source.info,
@@ -216,9 +220,9 @@ class TrimmedSource:
         wanted = 0
         for frame in self._source:
             self.info.progress += 1
-            if frame.time < self._start:
+            if frame.time < self._from:
                 continue
-            if self._duration is not None and frame.time >= self._start + self._duration:
+            if self._until is not None and frame.time >= self._until:
                 return
             if wanted % self._stride == 0:
                 yield frame

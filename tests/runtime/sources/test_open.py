@@ -12,7 +12,7 @@ from sharpose.errors import InputError, SharposeError, SourceError
 from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.sources import LiveSource, SourceOptions, open_source
 from sharpose.runtime.sources import open as opening
-from sharpose.runtime.sources.open import SceneSource, source_names
+from sharpose.runtime.sources.open import SceneSource, TrimmedSource, source_names
 from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.runtime.sources.video import VideoSource
 from sharpose.scene import Scene, parse_scene
@@ -196,6 +196,29 @@ def test_a_part_of_the_scene():
     np.testing.assert_array_equal(frames[1].image, whole[15].image)
     assert frames[1].boxes is not None
     assert source.info.frame_rate == rate / 5
+
+
+@pytest.mark.parametrize(
+    ("rate", "start", "duration", "first", "last"),
+    [
+        (10, 0.1, 0.2, 1, 2),
+        (10, 0.2, 0.4, 2, 5),
+        (10, 0.3, 0.3, 3, 5),
+        (30, 1.1, 0.1, 33, 35),
+        (2000, 0.001, 0.002, 2, 5),
+    ],
+)
+def test_a_part_is_exact_to_the_frame_whatever_the_sums_of_its_seconds_are(rate, start, duration, first, last):
+    class Timed:
+        info = SourceInfo("a", frame_rate=float(rate))
+
+        def __iter__(self) -> Iterator[Frame]:
+            return (Frame(np.zeros((2, 2, 3), np.uint8), index, index / rate, index) for index in range(50))
+
+        def close(self) -> None: ...
+
+    frames = TrimmedSource(Timed(), start=start, duration=duration)
+    assert [frame.index for frame in frames] == list(range(first, last + 1))
 
 
 def test_pictures_take_a_stride(tmp_path):
