@@ -292,6 +292,8 @@ class ProcessedAnglesSink(TrajectorySink):
     def text(self, people: Sequence[Trajectory], file_name: str) -> bytes:
         """See `TrajectorySink`."""
         names = angles_of(self._settings.skeleton)
+        file_names = self._people.file_names
+        named = any(name is not None for name in file_names)
         rows: list[tuple[int, int, list[object]]] = []
         for person in people:
             table = np.array([*self._angles(person).values()], np.float64).reshape(len(names), -1).T
@@ -299,8 +301,9 @@ class ProcessedAnglesSink(TrajectorySink):
                 place = int(person.people[row])
                 if place < 0 and np.isnan(angles).all():
                     continue
-                start = [int(person.frames[row]), round(float(person.times[row]), 6), person.id or None]
+                name = [file_names[person.first + row]] if named else []
+                start = [int(person.frames[row]), *name, round(float(person.times[row]), 6), person.id or None]
                 numbers = [None if np.isnan(angle) else round(float(angle), 2) + 0.0 for angle in angles]
                 rows.append((person.first + row, person.id, [*start, None if place < 0 else place, *numbers]))
-        header: list[object] = ["frame", "time", "id", "person", *names]
+        header: list[object] = ["frame", *(["file_name"] if named else []), "time", "id", "person", *names]
         return csv_rows([header, *(row for _, _, row in sorted(rows, key=lambda one: one[:2]))])

@@ -69,10 +69,14 @@ class Trajectories:
         keypoint_threshold: Lowest score of a keypoint that is used.
         tracked: Whether people have ids. Without, there may be one person in a frame; with, those whose track is
             tentative are left out.
+
+    Attributes:
+        file_names: Of each frame that was added, as `Frame.file_name`: an animation's, or None.
     """
 
     def __init__(self, name: str, skeleton: Skeleton, keypoint_threshold: float, *, tracked: bool) -> None:
         self._name, self._skeleton, self._threshold, self._tracked = name, skeleton, keypoint_threshold, tracked
+        self.file_names: list[str | None] = []
         self._frames: list[tuple[int, float, int]] = []
         self._seen: dict[int, list[tuple[int, int, npt.NDArray[np.float32]]]] = {}
 
@@ -98,6 +102,7 @@ class Trajectories:
             )
         row = len(self._frames)
         self._frames.append((frame.index, frame.time, frame.height))
+        self.file_names.append(frame.file_name)
         ids = [0] * len(poses) if poses.track_ids is None else poses.track_ids.tolist()
         for person, track_id in enumerate(ids):
             if track_id or not self._tracked:

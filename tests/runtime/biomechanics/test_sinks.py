@@ -19,6 +19,7 @@ from sharpose.runtime.biomechanics.options import BiomechanicsOptions
 from sharpose.runtime.biomechanics.sinks import MotionSettings, MotionSink, ProcessedAnglesSink, TrcSink
 from sharpose.runtime.sinks.folders import FolderSettings
 from sharpose.runtime.sinks.group import SinkGroup, failure_of
+from sharpose.runtime.sinks.tables import AnglesSink
 from sharpose.skeleton import COCO17
 
 
@@ -153,6 +154,18 @@ def test_filled_angles_as_csv(tmp_path, settings, record, body):
         ("5", "0.2", "3", "0"),
     ]  # fmt: skip
     assert {row["left_knee"] for row in found} == {"180.0"}
+
+
+@pytest.mark.parametrize("file_name", [None, "run.webp"])
+def test_filled_angles_have_the_columns_of_others(tmp_path, settings, record, body, file_name):
+    """With nothing to fill the files are alike, of an animation too."""
+    plain = [record(2, {3: body(1), 9: body(3)}), record(3, {}), record(4, {9: body(2)})]
+    records = [replace(one, frame=replace(one.frame, file_name=file_name)) for one in plain]
+    options = BiomechanicsOptions(fill_gaps=0.01)
+    filled = written(ProcessedAnglesSink(tmp_path / "a.csv", replace(settings, options=options)), records).path
+    other = written(AnglesSink(tmp_path / "b.csv", skeleton=COCO17), records).path
+    assert filled.read_text() == other.read_text()
+    assert rows(filled)[0].get("file_name") == file_name
 
 
 def test_nobody(tmp_path, settings, record, said):
