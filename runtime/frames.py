@@ -23,7 +23,7 @@ class Frame:
     """One picture of a source.
 
     Attributes:
-        image: uint8 [H, W, 3], BGR.
+        image: uint8 [H, W, 3], BGR; see `owned`.
         index: 0-based position in the source.
         time: Seconds since the source's first frame, never decreasing.
         image_id: What a boxes file calls this picture: `index` for a video; for a picture file its stem where that is
@@ -138,7 +138,8 @@ class FrameRecord:
     """A frame with its poses, and the annotated picture, drawn once and only when a sink asks for it, in its thread.
 
     Attributes:
-        frame: The frame.
+        frame: The frame. Once anybody asked for `picture`, its `image` may be drawn on: take `picture`, or a copy made
+            before the record.
         poses: Of the people in it.
         draw: Makes the annotated picture of one that it may draw on.
         stages: Seconds that each stage took for this frame, from `read` to `track`; without `read` where that isn't
@@ -156,11 +157,14 @@ class FrameRecord:
 
     # The record's own lock: that of functools.cached_property is one for all records before Python 3.12, then none.
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
-    _made: dict[str, Image] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _made: dict[str, Image | Exception] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def picture(self) -> Image:
-        """uint8 [H, W, 3], BGR: the frame with the poses drawn on it; on a copy, unless the frame is `owned`."""
+        """uint8 [H, W, 3], BGR: the frame with the poses drawn on it; on a copy, unless the frame is `owned`.
+
+        Raises what drawing raised, at every call: a second try would begin on a picture that is drawn in part.
+        """
         return self._once("picture", lambda: self.draw(self._canvas(), self.poses))
 
     @property
@@ -177,8 +181,14 @@ class FrameRecord:
     def _once(self, name: str, make: Callable[[], Image]) -> Image:
         with self._lock:
             if name not in self._made:
-                self._made[name] = make()
-            return self._made[name]
+                try:
+                    self._made[name] = make()
+                except Exception as error:
+                    self._made[name] = error
+            made = self._made[name]
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def _stretched(self) -> Image:
         ratio, (height, width) = self.frame.sample_aspect_ratio, self.picture.shape[:2]
@@ -192,7 +202,8 @@ class Sink(Protocol):
     """Takes records one by one, in a thread of the run's, or in its main thread where it has `main_thread_only`.
 
     A sink makes its file at the first record, so a run that fails before it leaves nothing. One with clients (the
-    receiver of a stream, a browser) never makes `write` wait for them.
+    receiver of a stream, a browser) never makes `write` wait for them. One that shows pictures takes `record.picture`:
+    `record.frame.image` may have been drawn on, or be drawn on at any moment.
 
     Attributes:
         name: Where the results go, as the user may read it: a path, or an address without its password.

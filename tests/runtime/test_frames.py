@@ -34,6 +34,26 @@ def test_two_streams_draw_at_once() -> None:
     assert [picture.mean() for picture in pictures] == [1, 1]
 
 
+@pytest.mark.parametrize("owned", [True, False])
+def test_drawing_that_fails_on_the_way_is_not_begun_again(owned: bool) -> None:
+    drawn: list[int] = []
+
+    def draw(image: Image, poses: PoseResult) -> Image:
+        image += np.uint8(10)
+        drawn.append(1)
+        if len(drawn) == 1:
+            raise MemoryError("no room")
+        return image
+
+    image = np.zeros((4, 6, 3), np.uint8)
+    one = FrameRecord(Frame(image, 0, 0.0, 0, owned=owned), NOBODY, draw)
+    for name in ("picture", "picture", "square_picture"):
+        with pytest.raises(MemoryError, match="no room"):
+            getattr(one, name)
+    assert drawn == [1]
+    assert (image == (10 if owned else 0)).all()
+
+
 def test_threads_that_share_a_record_draw_it_once() -> None:
     drawn: list[int] = []
     both_ask = threading.Barrier(2)
