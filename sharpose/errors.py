@@ -76,6 +76,10 @@ class OutputRemovedError(SinkError):
     """An output was removed while it was being written."""
 
 
+class ReceiverLostError(SinkError):
+    """The receiver of a stream went away, and wasn't back when the stream ended."""
+
+
 class OutputTakenError(SinkError):
     """Another run is writing the output; nothing was written over."""
 

@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sharpose.cli import EXIT_FAILED, EXIT_USER
-from sharpose.errors import EngineError, OutputRemovedError, ReaderGoneError, SharposeError, SinkError, SourceError
+from sharpose.errors import (
+    EngineError,
+    OutputRemovedError,
+    ReaderGoneError,
+    ReceiverLostError,
+    SharposeError,
+    SinkError,
+    SourceError,
+)
 from sharpose.files import STDOUT_PATH
 from sharpose.runtime.frames import FrameRecord, Sink
 
@@ -216,8 +224,8 @@ def failure_of(error: Exception, sinks: SinkGroup, frames: int) -> Exception:
     if isinstance(error, ReaderGoneError):
         return error
     if not sinks.kept and not sinks.problems:
-        # A path where nothing can be written is the user's mistake, what was written and then removed isn't.
-        mistake = isinstance(error, SinkError) and not isinstance(error, OutputRemovedError)
+        # A path where nothing can be written is the user's mistake, what was written and then removed or lost isn't.
+        mistake = isinstance(error, SinkError) and not isinstance(error, OutputRemovedError | ReceiverLostError)
         return RunFailedError(str(error), EXIT_USER) if mistake else error
     # An engine, or a source, that fails on the way is not the user's mistake.
     on_the_way = isinstance(error, EngineError | SourceError) and sinks.kept

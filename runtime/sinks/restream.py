@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 from av.container import OutputContainer
 
-from sharpose.errors import InputError, SinkError, counted, one_line
+from sharpose.errors import InputError, ReceiverLostError, SinkError, counted, one_line
 from sharpose.files import write_all
 from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.options import VideoSettings
@@ -47,7 +47,7 @@ class RestreamSink:
 
     Where the receiver is slow, older pictures are dropped for newer ones. Where it can't be reached at all, the next
     `write` raises. Where it was reached and goes away, the sink reconnects after 1, 2, 4 … 30 seconds (±20 %), without
-    limit, and drops the pictures of the meantime. Dropped pictures are counted.
+    limit, and drops the pictures of the meantime. Dropped pictures are counted, and said at the end.
 
     A picture's stamp is the time at which it was written, so that a receiver shows it at once, whatever the source's
     own clock says and however slow the run is.
@@ -56,14 +56,14 @@ class RestreamSink:
         target: `rtsp://…`, `rtsps://…`, `rtmp://…`, `rtmps://…`, `udp://…` or `srt://…`.
         settings: How to encode.
         frame_rate: Nominal frames per second, for the header.
-        say: Called with one line, from the sink's thread, when the connection is lost and when it is back.
+        say: Called with one line: from the sink's thread when the connection is lost and when it is back, and in
+            `close` where pictures were not sent.
         clock: Monotonic seconds, for the stamps.
         pause: Waits before the next attempt; called with an event that ends the wait, and seconds.
 
     Attributes:
         dropped: Pictures that were not sent.
         reconnects: How often it reconnected.
-        warnings: Lines for the user; complete when the sink is closed.
 
     Raises:
         InputError: another scheme.
@@ -100,12 +100,12 @@ class RestreamSink:
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
         self._failure: SinkError | None = None
-        self._connected_once = self._waiting = self._reported = False
+        self._connected_once = self._waiting = self._reported = self._cut_off = False
+        self._lost: str | None = None  # why the receiver is away
         self._written = 0
         self._aspect = Fraction(1)
         self.dropped = 0
         self.reconnects = 0
-        self.warnings: list[str] = []
 
     def write(self, record: FrameRecord) -> None:
         """Queues the picture. Raises `SinkError` where the receiver could not be reached."""
@@ -136,6 +136,7 @@ class RestreamSink:
 
         Raises:
             SinkError: the receiver could not be reached, and no `write` has said so.
+            ReceiverLostError: it was reached, but is away now.
         """
         already = self._ended.is_set()
         with self._changed:
@@ -144,16 +145,19 @@ class RestreamSink:
         if self._thread is not None:
             self._thread.join(_CLOSE_SECONDS)
             if self._sender is not None and self._thread.is_alive():  # the receiver takes nothing
+                self._cut_off = True
                 self._sender.kill()
                 self._thread.join(_CLOSE_SECONDS)
         if already:
             return
         self.dropped += len(self._queue)
-        if self.dropped:
-            self.warnings.append(
-                f"{self.name}: {self.dropped} of {counted(self._written, 'picture')} not sent: the receiver was slower "
-                "than the run, or away"
+        unsent = f"{self.dropped} of {counted(self._written, 'picture')} not sent"
+        if self._failure is None and self._lost is not None:
+            self._failure = ReceiverLostError(
+                f"{self.name}: connection lost ({self._lost}), and not back at the end; {unsent}"
             )
+        elif self._failure is None and self.dropped:
+            self._say(f"{self.name}: {unsent}: the receiver was slower than the run, or away")
         if self._failure is not None and not self._reported:
             self._reported = True
             raise self._failure
@@ -181,6 +185,10 @@ class RestreamSink:
             if not self._connected_once:
                 self._failure = SinkError(f"{self.name}: can't be reached: {why}")
                 return
+            if self._cut_off and self._sender is not None and self._sender.connected:
+                self._lost = None  # it is slow, but there
+                return
+            self._lost = why
             if self._ended.is_set():
                 return
             if time.monotonic() - began > _LONGEST_PAUSE:  # it had worked for a while
@@ -206,6 +214,7 @@ class RestreamSink:
             container.close()
             sender.end(_CLOSE_SECONDS)
             sender.check_answered()
+            self._lost = None
         finally:
             sender.end(0.0)
 
@@ -230,6 +239,7 @@ class RestreamSink:
                     self.reconnects += 1
                     self._say(f"{self.name}: reconnected")
                 self._connected_once = True
+                self._lost = None
             entry = self._next()
         container.mux(pictures.finish())
 

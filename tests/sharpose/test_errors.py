@@ -19,6 +19,7 @@ def test_all_are_of_one_family_and_exit_with_an_agreed_code(error):
     failed = (
         errors.SinkError,
         errors.OutputRemovedError,
+        errors.ReceiverLostError,
         errors.TrainingError,
         errors.ServerError,
         errors.ServerGoneError,

@@ -15,7 +15,8 @@ import av
 import numpy as np
 import pytest
 
-from sharpose.errors import InputError, SinkError
+from sharpose.errors import InputError, ReceiverLostError, SinkError
+from sharpose.runtime.sinks.group import SinkGroup, failure_of
 from sharpose.runtime.sinks.restream import RestreamSink
 
 PATIENCE = 60.0  # seconds, on a busy machine
@@ -94,7 +95,7 @@ def receiver(scheme: str) -> tuple[str, Receiver]:
 
 @pytest.fixture
 def write(record) -> Callable[..., None]:
-    def to(sink: RestreamSink, count: int, *, gap: float = 0.02, size: tuple[int, int] = (48, 64)) -> None:
+    def to(sink: RestreamSink | SinkGroup, count: int, *, gap: float = 0.02, size: tuple[int, int] = (48, 64)) -> None:
         for index in range(count):
             given = record(index, image=np.full((*size, 3), 150, np.uint8))
             sink.write(replace(given, frame=replace(given.frame, sample_aspect_ratio=Fraction(64, 45))))
@@ -207,15 +208,38 @@ def test_a_receiver_that_goes_away_is_found_again(record, write):
     assert 0.8 <= waits[0] <= 1.2
     assert said[0].startswith(f"{sink.name}: connection lost (")
     assert said[0].endswith("), reconnecting in 1 s")
-    assert said[1] == f"{sink.name}: reconnected"
-    assert len(sink.warnings) == 1
-    assert f"{sink.dropped} of " in sink.warnings[0]
+    assert said[1:] == [
+        f"{sink.name}: reconnected",
+        f"{sink.name}: {sink.dropped} of {sink._written} pictures not sent: the receiver was slower than the run, or "
+        "away",
+    ]
+
+
+def test_a_receiver_that_is_away_at_the_end_is_a_failure(write):
+    url, other_end = receiver("rtmp")
+    other_end.stop_after = 5
+    other_end.start()
+    said: list[str] = []
+    sink = RestreamSink(url, say=said.append, pause=lambda ended, seconds: ended.wait(PATIENCE))
+    group = SinkGroup([sink], said.append)
+    until = time.monotonic() + PATIENCE
+    while not said and time.monotonic() < until:
+        write(group, 5)
+    group.flush()
+    with pytest.raises(ReceiverLostError, match=r"connection lost \(.+\), and not back at the end; ") as failed:
+        group.close()
+    assert str(failed.value).endswith(f"{sink.dropped} of {sink._written} pictures not sent")
+    assert (len(said), group.complete) == (1, [])
+    ended = failure_of(failed.value, group, sink._written)
+    assert getattr(ended, "exit_code", None) == 3
+    other_end.join()
 
 
 def test_a_receiver_that_takes_nothing_does_not_slow_the_run(record):
     """It accepts the connection and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        sink = RestreamSink(f"rtmp://127.0.0.1:{server.getsockname()[1]}/live/a")
+        said: list[str] = []
+        sink = RestreamSink(f"rtmp://127.0.0.1:{server.getsockname()[1]}/live/a", say=said.append)
         began = time.monotonic()
         for index in range(200):
             noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), dtype=np.uint8)
@@ -228,8 +252,7 @@ def test_a_receiver_that_takes_nothing_does_not_slow_the_run(record):
             sink.close()
         sink.close()
         assert time.monotonic() - began_closing < PATIENCE / 2
-        (warning,) = sink.warnings
-        assert f"{sink.dropped} of 200 pictures not sent" in warning
+        assert said == []  # the failure is enough
 
 
 def test_the_sender_ends_with_a_run_that_is_killed(tmp_path):
@@ -255,7 +278,6 @@ signal.raise_signal(9)
 def test_without_records_nobody_is_called():
     sink = RestreamSink("rtmp://127.0.0.1:1/a")
     sink.close()
-    assert sink.warnings == []
     assert sink.abandon() is None
 
 
