@@ -20,6 +20,7 @@ from sharpose.runtime.sources.urls import redact_text
 _CLOSE_SECONDS = 1.0  # how long closing waits for the threads; one that hangs longer is left behind
 _GRACE_SECONDS = 1.0  # FFmpeg notices silence itself; the watchdog is for what it doesn't notice
 _MAX_HUNG = 3  # threads that hang in an abandoned attempt, before no further attempt is made
+_MOST_LINES = 20  # about what was lost; a camera may come and go for days
 _READ_AHEAD = 4  # frames that are read ahead of the loop where none may be lost
 
 
@@ -69,6 +70,7 @@ class LiveSource:
         self._changed = threading.Condition()  # guards what follows
         self._connection: _Connection | None = None
         self._hung: list[_Connection] = []
+        self._untold = {"warnings": 0, "failures": 0}  # lines beyond those
         self._ever_opened = False
         self._heard = 0.0  # when the attempt began, the source was open, or the last frame came
         self._progress = 0
@@ -242,10 +244,17 @@ class LiveSource:
         return self.queue.put(frame)
 
     def _ended(self, source: Source) -> None:
-        """Keep what a connection lost, beside what those before it did."""
+        """Keep what a connection lost, beside what those before it did; where there are many, how many more."""
         with self._changed:
-            self.info.warnings += source.info.warnings
-            self.info.failures += source.info.failures
+            for kind in ("warnings", "failures"):
+                lines: list[str] = getattr(self.info, kind)
+                for line in getattr(source.info, kind):
+                    if len(lines) < _MOST_LINES:
+                        lines.append(line)
+                        continue
+                    self._untold[kind] += 1
+                    more = f"{self.info.name}: {counted(self._untold[kind], 'line')} more like these"
+                    lines[_MOST_LINES:] = [more]
 
     def _note_first(self, frame: Frame, now: float) -> str | None:
         """Take note of a connection's first frame; the line to say about it, if any."""

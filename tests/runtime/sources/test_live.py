@@ -105,6 +105,13 @@ def test_what_every_connection_lost_is_told(made):
     assert source.info.warnings == ["cam: 7 pieces", "cam: 7 pieces", "cam: 1 piece"]
     assert source.info.failures == [f"{line}, badly" for line in source.info.warnings]
 
+    inners = [losing(f"{index} pieces") for index in range(25)]
+    source = made(Factory(*inners, InputError("the end")), SourceOptions(buffer="all", reconnect=FOREVER))
+    with pytest.raises(InputError, match="the end"):
+        list(source)
+    assert source.info.warnings == [*(f"cam: {index} pieces" for index in range(20)), "cam: 5 lines more like these"]
+    assert source.info.failures[20:] == ["cam: 5 lines more like these"]
+
 
 def test_waits_grow_while_it_is_away_and_attempts_are_counted(made):
     waits: list[float] = []
