@@ -210,7 +210,7 @@ class VideoSource:
             return round(time / float(steps.pop() * self._stream.time_base))
         if found.pts is not None and not is_url(self._spec):
             try:
-                return _count_before(self._spec, self._stream.index, stamp, found.pts)
+                return _count_before(f"file:{self._spec}", self._stream.index, stamp, found.pts)
             except av.FFmpegError:  # damage on the way
                 return None
         self._warn("frames are numbered by the rate in its header, as if that were constant, because of --start")

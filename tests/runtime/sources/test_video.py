@@ -294,6 +294,15 @@ def _encoded(path: Path, milliseconds: Sequence[int]) -> Path:
     return path
 
 
+def test_the_place_in_a_file_with_a_colon_in_its_name(tmp_path, make_video, monkeypatch):
+    stamps = np.cumsum(np.random.default_rng(4).integers(1, 9, 69)).tolist()
+    make_video(tmp_path / "at 10:30.mkv", frames=69, stamps=stamps)
+    monkeypatch.chdir(tmp_path)
+    source = VideoSource("at 10:30.mkv", SourceOptions(start=(stamps[50] - stamps[0]) / 25))
+    assert next(iter(source)).index == 50
+    assert source._decoder.frames < 20  # from the key frame before it, not all from the beginning
+
+
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_the_place_where_a_constant_rate_is_rounded(tmp_path, hidden):
     path = str(_encoded(tmp_path / "a.mp4", [round((index - hidden) * 1000 / 30) for index in range(120)]))
