@@ -296,9 +296,9 @@ def _encoded(path: Path, milliseconds: Sequence[int]) -> Path:
 
 def test_the_place_in_a_file_with_a_colon_in_its_name(tmp_path, make_video, monkeypatch):
     stamps = np.cumsum(np.random.default_rng(4).integers(1, 9, 69)).tolist()
-    make_video(tmp_path / "at 10:30.mkv", frames=69, stamps=stamps)
+    make_video(tmp_path / "take:1.mkv", frames=69, stamps=stamps)
     monkeypatch.chdir(tmp_path)
-    source = VideoSource("at 10:30.mkv", SourceOptions(start=(stamps[50] - stamps[0]) / 25))
+    source = VideoSource("take:1.mkv", SourceOptions(start=(stamps[50] - stamps[0]) / 25))
     assert next(iter(source)).index == 50
     assert source._decoder.frames < 20  # from the key frame before it, not all from the beginning
 
