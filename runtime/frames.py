@@ -141,7 +141,7 @@ class FrameRecord:
         frame: The frame. Once anybody asked for `picture`, its `image` may be drawn on: take `picture`, or a copy made
             before the record.
         poses: Of the people in it.
-        draw: Makes the annotated picture of one that it may draw on.
+        draw: Draws the poses onto the picture that it is given, or onto a copy, and returns that.
         stages: Seconds that each stage took for this frame, from `read` to `track`; without `read` where that isn't
             known, as of live sources, standard input and files on a server.
         age: Seconds between the frame's arrival and the start of inference; None where the source isn't live.

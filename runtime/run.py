@@ -91,7 +91,7 @@ class Run:
     Attributes:
         streams: Sources with their sinks.
         estimator: Warmed up; all streams share it.
-        draw: Makes the annotated picture of one that it may draw on, where a sink asks for it.
+        draw: Draws poses onto the picture that it is given, or onto a copy, and returns that; called where a sink asks.
         deadline: Seconds from when a frame is taken from the queue to its poses; None for no limit.
         say: Called with a line when a stream or a sink fails and others go on.
         playlists: Streams that wait for others to end. One that can't be opened is passed over, with a line, if it is

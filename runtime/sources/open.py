@@ -29,6 +29,7 @@ from sharpose.runtime.sources.folder import is_glob, is_picture, list_files
 from sharpose.runtime.sources.live import LiveSource
 from sharpose.runtime.sources.pictures import PictureSource
 from sharpose.runtime.sources.raw import RawSource
+from sharpose.runtime.sources.timing import TIME_SLACK
 from sharpose.runtime.sources.urls import RTSP, is_url, lower_scheme, redact_url, redact_urls, scheme_of
 from sharpose.runtime.sources.video import VideoSource
 
@@ -186,9 +187,6 @@ def _trimmed(source: Source, options: SourceOptions) -> Source:
     return TrimmedSource(source, stride=options.stride, start=options.start or 0.0, duration=duration)
 
 
-_ROUNDING = 1e-3  # seconds by which times may miss what the user means, as those of video files: 0.1 + 0.2 isn't 0.3
-
-
 class TrimmedSource:
     """Another source's frames from `start` on, for `duration` seconds, and every `stride`-th of them.
 
@@ -205,7 +203,7 @@ class TrimmedSource:
         self._source = source
         self._stride = stride
         count, rate = source.info.frame_count, source.info.frame_rate
-        slack = _ROUNDING if rate is None else min(_ROUNDING, 0.5 / rate)
+        slack = TIME_SLACK if rate is None else min(TIME_SLACK, 0.5 / rate)
         self._from = start - slack
         self._until = None if duration is None else start + duration - slack
         whole = start == 0.0 and duration is None and count is not None

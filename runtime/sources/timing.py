@@ -9,6 +9,8 @@ from av.container import InputContainer
 # A step back by more than this is a restart of the stamps (concatenated files), even if it doesn't last.
 _RESTART_SECONDS = 1.0
 _ROUNDING = 1e-6  # seconds
+TIME_SLACK = 1e-3
+"""Seconds by which a time may miss what is asked for: Matroska has milliseconds, and 0.1 + 0.2 isn't 0.3."""
 _WRAPPING = ("mpegts", "mpeg", "hls")  # FFmpeg's names of the containers whose stamps have 33 bits of 90 kHz
 _WRAP = 1 << 33
 # Stamps that wrap within a recording may miss this much of it.

@@ -25,7 +25,7 @@ from sharpose.runtime.frames import Frame, SourceInfo
 from sharpose.runtime.options import SourceOptions
 from sharpose.runtime.result import Image
 from sharpose.runtime.sources.decoding import Decoded, Decoder, Hardware, is_turned, open_stream, upright
-from sharpose.runtime.sources.timing import FrameClock, GapWatch, wrap_of
+from sharpose.runtime.sources.timing import TIME_SLACK, FrameClock, GapWatch, wrap_of
 from sharpose.runtime.sources.urls import (
     ffmpeg_options,
     is_url,
@@ -42,7 +42,6 @@ _DEFAULT_RATE = 25.0
 _FAILED = "Input/output error"  # FFmpeg's words for failures of many kinds
 _SHORT_SECONDS = 0.5  # how much shorter than its header a stream may be before that is worth a warning
 _MOST_STRETCHED = 8  # width of a pixel to its height, or the other way round
-_SEEK_SLACK = 1e-3  # seconds by which containers round times (Matroska: to milliseconds)
 
 
 @dataclass(frozen=True)
@@ -195,14 +194,14 @@ class VideoSource:
         start = self._options.start or 0.0
         if start <= 0.0 or self.info.live:
             return _counted(self._decoder, self._clock(), ahead=not self.info.live)
-        timed = _seek(self._container, self._stream, self._decoder, self._clock(), start, self._place)
+        timed = _seek(self._container, self._stream, self._decoder, self._clock(), start, self._index_at)
         if timed is None:
             self._container.close()
             self._open()
             timed = _counted(self._decoder, self._clock())
-        return (entry for entry in timed if entry.time >= start - _SEEK_SLACK)
+        return (entry for entry in timed if entry.time >= start - TIME_SLACK)
 
-    def _place(self, stamp: int, found: VideoFrame, time: float) -> int | None:
+    def _index_at(self, stamp: int, found: VideoFrame, time: float) -> int | None:
         """The index of the picture at `time` that seeking to a stamp led to; None where only decoding all tells."""
         entries, rate = _entries_of(self._container, self._stream), self._stream.average_rate
         steps = {later.timestamp - earlier.timestamp for earlier, later in itertools.pairwise(entries or ())}
@@ -229,7 +228,7 @@ class VideoSource:
         duration = self._options.duration
         if duration is None or self.info.live:
             return False
-        return time >= (self._options.start or 0.0) + duration - _SEEK_SLACK
+        return time >= (self._options.start or 0.0) + duration - TIME_SLACK
 
     def close(self) -> None:
         """Closes the file or connection."""
@@ -402,7 +401,7 @@ def _seek(
     decoder: Decoder,
     clock: FrameClock,
     start: float,
-    place: Callable[[int, VideoFrame, float], int | None],
+    index_at: Callable[[int, VideoFrame, float], int | None],
 ) -> Iterator[_Timed] | None:
     """The pictures from a key frame at or before `start` seconds on.
 
@@ -412,7 +411,7 @@ def _seek(
         decoder: Of that stream.
         clock: Not used yet.
         start: Seconds since the first picture.
-        place: Gives the index of the first picture after seeking to a stamp, from both and its time in seconds; None
+        index_at: Gives the index of the first picture after seeking to a stamp, from both and its time in seconds; None
             where it can't.
 
     Returns:
@@ -438,8 +437,8 @@ def _seek(
         if first is not None and (first.picture.pts is not None or first.picture.dts is not None):
             there = clock.elsewhere()
             time = there.seconds(first.picture.pts, first.picture.dts)
-            if time <= start + _SEEK_SLACK:
-                index = place(stamp, first.picture, time)
+            if time <= start + TIME_SLACK:
+                index = index_at(stamp, first.picture, time)
                 if index is None:
                     return None
                 return itertools.chain(
