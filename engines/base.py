@@ -68,8 +68,11 @@ class Runner(abc.ABC):
     """One graph, ready to run on the device that the user asked for (`cpu`, `cuda:0` …).
 
     Inputs and outputs are the declared ones, by name; a dynamic axis is `min_batch` to `max_batch` long. Backends
-    implement `_run` and `_free`.
+    implement `_run` and `_free`, and set `parts` where they divide a batch of as many people, or more, into that many
+    parts that are computed at once.
     """
+
+    parts = 1
 
     def __init__(
         self,

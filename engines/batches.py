@@ -28,27 +28,32 @@ class BatchBuckets:
     """Batch sizes that a stage computes, and what they were measured to cost.
 
     Smaller batches are padded: 1, 2, 3, 4, 6, 8, 12, 16, 24 … max, so that at most half as much again is computed in
-    vain. With `exact`, every size from `smallest` on is its own bucket.
+    vain. With `exact`, every size from `smallest` on is its own bucket; where batches are computed in several parts at
+    once, only multiples of their number are, and what is smaller, for the others take as long as the next multiple.
 
     Args:
         smallest: The smallest size.
         largest: The largest size.
         exact: Whether nothing but the smallest size is padded to.
         divisible: Whether a run of the stage may be cut into several batches.
+        parts: Parts of a batch that are computed at once (`Runner.parts`); with `exact`.
 
     Attributes:
         sizes: Ascending.
         seconds: Measured, by size; empty while nothing is known.
-        divisible: As given.
+        divisible, parts: As given.
     """
 
-    def __init__(self, smallest: int, largest: int, *, exact: bool = False, divisible: bool = False) -> None:
-        sizes = set(range(smallest, largest + 1))
+    def __init__(
+        self, smallest: int, largest: int, *, exact: bool = False, divisible: bool = False, parts: int = 1
+    ) -> None:
+        sizes = {size for size in range(smallest, largest + 1) if size < parts or size % parts == 0}
+        sizes |= {smallest, largest}
         if not exact:
             powers = [1 << exponent for exponent in range(largest.bit_length())]
             sizes &= {smallest, largest, *powers, *(power + power // 2 for power in powers)}
         self.sizes = tuple(sorted(sizes))
-        self.divisible = divisible
+        self.divisible, self.parts = divisible, parts
         self.seconds: dict[int, float] = {}
         self._costs = np.zeros(largest + 1)  # seconds of a run, by people
         self._first = np.zeros(largest + 1, np.int64)  # its first, and largest, batch
@@ -123,7 +128,7 @@ def settle(
     with contextlib.nullcontext() if cache is None else cache.held():
         sizes = sorted({*coarse.sizes, *fine.sizes})
         found = None if cache is None else cache.load(sizes)
-        costs = found or _measure(sizes, run, clock)
+        costs = found or _measure(sizes, max(coarse.parts, fine.parts), run, clock)
         if cache is not None and found is None and not _is_busy():
             cache.save(costs)
     for buckets, of_stage in zip((coarse, fine), costs, strict=True):
@@ -142,9 +147,11 @@ Costs = tuple[dict[int, float], dict[int, float]]
 """Seconds by batch size, of the coarse and of the fine stage."""
 
 
-def _measure(sizes: list[int], run: RunBoth, clock: Callable[[], float]) -> Costs:
-    """Powers of two, the smallest and the largest size, ascending, while there is time."""
-    few = [size for size in sizes if size & (size - 1) == 0 or size in (sizes[0], sizes[-1])]
+def _measure(sizes: list[int], parts: int, run: RunBoth, clock: Callable[[], float]) -> Costs:
+    """Powers of two, also times `parts`, the smallest and the largest size, ascending, while there is time."""
+    powers = {1 << exponent for exponent in range(sizes[-1].bit_length())}
+    wanted = {*powers, *(power * parts for power in powers), sizes[0], sizes[-1]}
+    few = [size for size in sizes if size in wanted]
     coarse: dict[int, float] = {}
     fine: dict[int, float] = {}
     began = clock()

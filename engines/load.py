@@ -88,6 +88,8 @@ def load_two_stage(
     if not on_cpu(where):
         return HostTwoStage(coarse, fine, chosen)
     engine = f"{engine_of(where)} {import_module(engine_of(where)).__version__}"
+    if coarse.parts > 1:
+        engine += f", batches in {coarse.parts} parts"
     cache = BatchCache.of_stages(bundle, chosen, device=str(where), engine=engine, threads=threads, say=say)
     return HostTwoStage(coarse, fine, chosen, divisible=True, batch_cache=cache)
 

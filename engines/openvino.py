@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ _FIXED_SIZES = (1, 2, 4, 8)
 """Batch sizes that are compiled where all shapes are fixed."""
 _ANY = 0
 """As a batch size: whatever has no model of its own."""
+_MANY = -1
+"""As a batch size: whatever is divided among OpenVINO's streams."""
 _NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API failed|Summary:|$")
 
 
@@ -166,10 +169,12 @@ class _Request:
 class OpenVinoRunner(Runner):
     """An ONNX file, compiled by OpenVINO.
 
-    On a CPU a compiled model serves all batch sizes, and a faster one, of a fixed shape, the batch of one person. For
-    GPUs and NPUs, which want fixed shapes, there is one for each of a few sizes: smaller batches are padded, and an
-    axis that no output has is always at its largest. Inputs that need no padding are read where they lie; outputs are
-    written into arrays that no later run writes into.
+    On a CPU a model of a fixed shape, compiled for latency, serves the batch of one person. One compiled for throughput
+    serves larger batches: OpenVINO computes in as many streams as suit the CPU, each with a part of its cores, and a
+    batch is divided among them. Batches of fewer people than there are streams have a third one, again for latency.
+    For GPUs and NPUs, which want fixed shapes, there is a model for each of a few sizes, compiled for latency: smaller
+    batches are padded, and an axis that no output has is always at its largest. Inputs that need no padding are read
+    where they lie; outputs are written into arrays that no later run writes into.
 
     Args:
         path: The ONNX file.
@@ -228,10 +233,16 @@ class OpenVinoRunner(Runner):
                 fixed = model.clone()
                 _reshape(path, fixed, inputs, self._fixed_sizes(batch))
                 self._compiled[batch] = _compile(path, fixed, found, hint, threads)
+        self._divided = self._divided_axis()
         if not (self._compiled and self._fixed_shapes):
-            self._compiled[_ANY] = _compile(path, model, found, hint, threads)
-        self._requests: dict[tuple[int, frozenset[str]], _Request] = {}
-        self._running: Untyped = None
+            if self._divided is not None:
+                many = _compile(path, model, found, hint, threads, requests=max_batch)
+                self.parts = min(many.get_property("NUM_STREAMS"), max_batch)
+                self._compiled[_MANY if self.parts > 1 else _ANY] = many
+            if self._divided is None or self.parts > 2:  # with two streams, nothing is left between one person and many
+                self._compiled[_ANY] = _compile(path, model, found, hint, threads)
+        self._requests: dict[tuple[int, frozenset[str], int], _Request] = {}
+        self._running: Sequence[Untyped] = ()
         self._ended = threading.Event()
 
     def _fixed_sizes(self, batch: int) -> dict[str, int]:
@@ -240,42 +251,82 @@ class OpenVinoRunner(Runner):
         others = _dynamic_axes(self.inputs) - of_outputs if self._fixed_shapes else ()
         return {**dict.fromkeys(of_outputs, batch), **dict.fromkeys(others, self.max_batch)}
 
+    def _divided_axis(self) -> str | None:
+        """The axis along which a batch can be divided: it is the first of all outputs, and no input's but the first."""
+        axes = _dynamic_axes(self.outputs)
+        if self._fixed_shapes or len(axes) != 1:
+            return None
+        (axis,) = axes
+        inputs, outputs = self.inputs.values(), self.outputs.values()
+        first = all(spec.shape[0] == axis for spec in outputs) and any(spec.shape[0] == axis for spec in inputs)
+        return axis if first and all(axis not in spec.shape[1:] for spec in (*inputs, *outputs)) else None
+
     def _choose(self, sizes: Mapping[str, int]) -> tuple[int, Mapping[str, int]]:
         """The batch size whose model serves dynamic axes of these sizes, and their sizes as it takes them."""
         largest = max((size for axis, size in sizes.items() if axis in _dynamic_axes(self.outputs)), default=_ANY)
         batch = next((batch for batch in self._batches if batch >= largest > _ANY), _ANY)
-        return (batch, {**sizes, **self._fixed_sizes(batch)}) if batch else (_ANY, sizes)
+        if batch:
+            return batch, {**sizes, **self._fixed_sizes(batch)}
+        return _MANY if largest >= self.parts > 1 else _ANY, sizes
+
+    def _slices(self, batch: int, sizes: Mapping[str, int]) -> list[slice]:
+        """What each stream gets of a batch; all of it where it isn't divided."""
+        if batch != _MANY or self._divided is None:
+            return [slice(None)]
+        ends = [sizes[self._divided] * part // self.parts for part in range(self.parts + 1)]
+        return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
     def _run(
         self, inputs: Mapping[str, Value], sizes: Mapping[str, int], outputs: Sequence[str], kept: Collection[str]
     ) -> dict[str, Value]:
         batch, run_sizes = self._choose(sizes)
         with self._lock:
-            request = self._request(batch, frozenset(outputs))
             # Held until the run has ended: OpenVINO itself doesn't hold the arrays that it is shown.
-            read = {name: self._input(value, self.inputs[name].shape_at(run_sizes)) for name, value in inputs.items()}
+            read = {name: _input(value, self.inputs[name].shape_at(run_sizes)) for name, value in inputs.items()}
             written = {
                 name: np.empty(spec.shape_at(run_sizes), spec.dtype)
                 for name, spec in self.outputs.items()
                 if name in outputs and _dynamic_axes({name: spec}) <= set(run_sizes)
             }
-            shared = read | {name: self._tensor(array, shared_memory=True) for name, array in written.items()}
-            self._infer(request, shared)
+            slices = self._slices(batch, run_sizes)
+            shared = [self._shared(read | written, of_part) for of_part in slices]
+            requests = [self._request(batch, frozenset(outputs), part) for part in range(len(slices))]
+            self._infer(requests, shared)
             results: dict[str, Value] = {}
             for name in outputs:
-                tensor = request.get(name)
-                if name in written and tuple(tensor.shape) == written[name].shape:
+                made = [request.get(name) for request in requests]
+                if name in written and all(
+                    tuple(tensor.shape) == written[name][of_part].shape
+                    for tensor, of_part in zip(made, slices, strict=True)
+                ):
                     shape = self.outputs[name].shape_at(sizes)
                     results[name] = written[name][tuple(map(slice, shape))]
-                else:  # of a size that the graph found out, or a wrong one
-                    results[name] = tensor.data.copy()
+                elif len(made) == 1:  # of a size that the graph found out, or a wrong one
+                    results[name] = made[0].data.copy()
+                else:
+                    shapes = ", ".join(str(list(tensor.shape)) for tensor in made)
+                    wanted = ", ".join(str(list(written[name][of_part].shape)) for of_part in slices)
+                    raise EngineError(
+                        f"engine output {name}: expected shapes {wanted} of the parts of a batch, got {shapes}; the "
+                        "graph is damaged, export it again"
+                    )
         for name in kept:
             results[name] = _KeptTensor(self._tensor(results[name], shared_memory=True))
         return results
 
-    def _request(self, batch: int, outputs: frozenset[str]) -> _Request:
+    def _shared(self, arrays: Mapping[str, HostArray], of_part: slice) -> dict[str, Untyped]:
+        """A part of inputs and outputs as tensors that share their memory."""
+        specs_by_name = {**self.inputs, **self.outputs}
+        return {
+            name: self._tensor(
+                array[of_part] if self._divided in specs_by_name[name].shape else array, shared_memory=True
+            )
+            for name, array in arrays.items()
+        }
+
+    def _request(self, batch: int, outputs: frozenset[str], part: int) -> _Request:
         """A request of its own for each choice of outputs: the others are written where no caller has an array."""
-        key = (batch, outputs)
+        key = (batch, outputs, part)
         if key not in self._requests:
             compiled = self._compiled[batch]
             ports = {name: compiled.input(name) for name in self.inputs}
@@ -283,51 +334,55 @@ class OpenVinoRunner(Runner):
             self._requests[key] = _Request(compiled.create_infer_request(), ports)
         return self._requests[key]
 
-    def _input(self, value: Value, shape: tuple[int, ...]) -> Untyped:
-        if isinstance(value, _KeptTensor):
-            if tuple(value.tensor.shape) == shape:
-                return value.tensor
-            value = value.tensor.data
-        array = cast(HostArray, value)
-        if array.shape != shape:
-            padded = np.zeros(shape, array.dtype)
-            padded[tuple(map(slice, array.shape))] = array
-            array = padded
-        elif not array.flags.writeable:  # OpenVINO refuses to share it
-            array = array.copy()
-        return self._tensor(array, shared_memory=True)
-
-    def _infer(self, request: _Request, tensors: Mapping[str, Untyped]) -> None:
+    def _infer(self, requests: Sequence[_Request], tensors: Sequence[Mapping[str, Untyped]]) -> None:
+        """Run all requests at once, each with its tensors."""
         if self._ended.is_set():
             raise EngineError(f"OpenVINO on {self.device}: this engine was terminated")
-        self._running = request.raw
+        self._running = running = [request.raw for request in requests]
         try:
-            for name, tensor in tensors.items():
-                request.set(name, tensor)
-            request.raw.start_async()
+            for request, of_request in zip(requests, tensors, strict=True):
+                for name, tensor in of_request.items():
+                    request.set(name, tensor)
+            for raw in running:
+                raw.start_async()
             if self._ended.is_set():  # when there was nothing to cancel yet
-                request.raw.cancel()
-            request.raw.wait()
-        except Exception as error:  # OpenVINO's exceptions share no public base class
-            raise EngineError(f"OpenVINO failed on {self.device}: {_reason(error)}") from error
-        except BaseException:  # Ctrl-C before it waits: the arrays in use must not go
-            request.raw.cancel()
-            with contextlib.suppress(Exception):  # that it was cancelled
-                request.raw.wait()
+                _cancel(running)
+            for raw in running:
+                raw.wait()
+        except BaseException as error:  # also Ctrl-C before it waits: the arrays in use must not go
+            _cancel(running)
+            for raw in running:
+                with contextlib.suppress(Exception):  # that it was cancelled
+                    raw.wait()
+            if isinstance(error, Exception):  # OpenVINO's exceptions share no public base class
+                raise EngineError(f"OpenVINO failed on {self.device}: {_reason(error)}") from error
             raise
         finally:
-            self._running = None
+            self._running = ()
 
     def terminate(self) -> None:
         """See `Runner.terminate`: OpenVINO looks between two operators."""
         self._ended.set()
-        running = self._running
-        if running is not None:
-            running.cancel()
+        _cancel(self._running)
 
     def _free(self) -> None:
         self._requests.clear()
         self._compiled.clear()
+
+
+def _input(value: Value, shape: tuple[int, ...]) -> HostArray:
+    """An input as an array of this shape that OpenVINO can share: padded or copied where it must be."""
+    array = value.tensor.data if isinstance(value, _KeptTensor) else cast(HostArray, value)
+    if array.shape != shape:
+        padded = np.zeros(shape, array.dtype)
+        padded[tuple(map(slice, array.shape))] = array
+        return padded
+    return array if array.flags.writeable else array.copy()
+
+
+def _cancel(requests: Sequence[Untyped]) -> None:
+    for request in requests:
+        request.cancel()
 
 
 def _dynamic_axes(items: Mapping[str, TensorSpec]) -> set[str]:
@@ -377,9 +432,13 @@ def _reshape(path: Path, model: Untyped, inputs: Mapping[str, TensorSpec], sizes
         raise GraphError(f"{path}: OpenVINO can't give it inputs {shapes} ({_reason(error)})") from error
 
 
-def _compile(path: Path, model: Untyped, device: OpenVinoDevice, hint: str, threads: int | None) -> Untyped:
+def _compile(
+    path: Path, model: Untyped, device: OpenVinoDevice, hint: str, threads: int | None, requests: int = 1
+) -> Untyped:
+    """Compile a model, for latency or, where several requests (at most so many) run at once, for throughput."""
     wanted: dict[str, object] = {
-        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
+        "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT",
+        "PERFORMANCE_HINT_NUM_REQUESTS": requests,
         "EXECUTION_MODE_HINT": "ACCURACY",  # nothing is quantized on the way
         # Bound to cores, as is the default, the threads of two processes would share some and leave others idle.
         "ENABLE_CPU_PINNING": False,

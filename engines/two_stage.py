@@ -91,7 +91,8 @@ class HostTwoStage:
             for runner, name in ((coarse, "image"), (fine, "patches"))
         )
         self.coarse_buckets, self.fine_buckets = (
-            BatchBuckets(1, self.max_batch, exact=True, divisible=divisible) for _ in range(2)
+            BatchBuckets(1, self.max_batch, exact=True, divisible=divisible, parts=runner.parts)
+            for runner in (coarse, fine)
         )
         self.batch_cache = batch_cache
         self._carried: dict[str, Value] | None = None

@@ -38,6 +38,22 @@ def test_exact_sizes_pad_only_below_the_smallest():
     assert [buckets.fit(count) for count in range(1, 7)] == [3, 3, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("parts", "sizes"),
+    [(1, range(1, 10)), (2, (1, 2, 4, 6, 8, 9)), (3, (1, 2, 3, 6, 9)), (4, (1, 2, 3, 4, 8, 9)), (12, range(1, 10))],
+)
+def test_of_sizes_that_are_computed_in_parts_only_multiples_are_buckets(parts, sizes):
+    assert BatchBuckets(1, 9, exact=True, parts=parts).sizes == tuple(sizes)
+
+
+def test_an_odd_number_of_people_is_cut_where_its_parts_would_be_unequal() -> None:
+    buckets = BatchBuckets(1, 16, exact=True, divisible=True, parts=2)
+    buckets.learn({1: 0.008, 2: 0.011, 4: 0.021, 8: 0.041, 16: 0.081})
+    assert [buckets.cut(count) for count in (1, 2, 3, 4, 7)] == [(1,), (2,), (2, 1), (4,), (6, 1)]
+    assert buckets.cost(3) == pytest.approx(0.019)
+    assert buckets.cost(6) == pytest.approx(0.031)
+
+
 def known(seconds: dict[int, float], *, largest: int = 16, exact: bool = True, divisible: bool = True) -> BatchBuckets:
     buckets = BatchBuckets(1, largest, exact=exact, divisible=divisible)
     buckets.learn(seconds)
@@ -138,8 +154,9 @@ class Machine:
         return taken
 
 
-def both(largest: int = 16) -> tuple[BatchBuckets, BatchBuckets]:
-    return BatchBuckets(1, largest, exact=True, divisible=True), BatchBuckets(1, largest, exact=True, divisible=True)
+def both(largest: int = 16, parts: int = 1) -> tuple[BatchBuckets, BatchBuckets]:
+    coarse, fine = (BatchBuckets(1, largest, exact=True, divisible=True, parts=parts) for _ in range(2))
+    return coarse, fine
 
 
 def test_each_size_is_measured_after_a_run_that_does_not_count() -> None:
@@ -149,6 +166,13 @@ def test_each_size_is_measured_after_a_run_that_does_not_count() -> None:
     assert machine.runs == [size for size in (1, 2, 4, 8, 10) for _ in range(4)]
     assert coarse.seconds == pytest.approx({1: 0.001, 2: 0.002, 4: 0.004, 8: 0.008, 10: 0.010})
     assert fine.seconds == pytest.approx(dict.fromkeys((1, 2, 4, 8, 10), 0.002))
+
+
+def test_sizes_that_fill_all_parts_are_measured() -> None:
+    coarse, fine = both(16, parts=3)
+    machine = Machine(lambda people: 0.001 * people, lambda people: 0.002)
+    settle(coarse, fine, machine.run, machine.clock)
+    assert list(coarse.seconds) == list(fine.seconds) == [1, 2, 3, 6, 12, 16]
 
 
 def test_the_shortest_run_counts() -> None:

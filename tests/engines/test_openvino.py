@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +107,87 @@ def test_inputs_are_read_where_they_lie_and_outputs_written_where_they_are_hande
     np.testing.assert_array_equal(result, [3, 12])
 
 
+class Streams:
+    """A core of OpenVINO, or what it compiled, that for throughput says so many streams, however few cores there are.
+
+    Requests for which there is no stream wait for one.
+    """
+
+    def __init__(self, it: Any, streams: int) -> None:
+        self._it, self._streams = it, streams
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._it, name)
+
+    def compile_model(self, model: Any, name: str, settings: dict[str, Any]) -> Any:
+        compiled = self._it.compile_model(model, name, settings)
+        return Streams(compiled, self._streams) if settings["PERFORMANCE_HINT"] == "THROUGHPUT" else compiled
+
+    def get_property(self, *names: str) -> Any:
+        return self._streams if names == ("NUM_STREAMS",) else self._it.get_property(*names)
+
+
+@pytest.fixture
+def divide_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes batches be divided in so many parts."""
+
+    def divide(streams: int) -> None:
+        core = Streams(openvino.openvino_core(), streams)
+        monkeypatch.setattr(openvino, "openvino_core", lambda: core)
+
+    return divide
+
+
+@pytest.mark.parametrize(("streams", "divided"), [(2, {2, 3, 4}), (3, {3, 4}), (4, {4}), (9, {4})])
+def test_as_many_people_as_streams_and_more_are_divided_among_them(
+    graph: Path, divide_in: Callable[[int], None], streams: int, divided: set[int]
+) -> None:
+    divide_in(streams)
+    runner = OpenVinoRunner(graph, entry(), MAX_BATCH)
+    assert runner.parts == min(streams, MAX_BATCH)
+    values, factor = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([1, 10, 100, 1000], np.int32)
+    for people in range(1, MAX_BATCH + 1):
+        runner._requests.clear()
+        inputs = {"values": values[:people], "factor": factor[:people]}
+        result = runner.run(inputs, ("scaled", "total"), keep_on_device=("scaled",))
+        np.testing.assert_array_equal(result["total"], [3, 120, 2100, 30_000][:people])
+        assert len(runner._requests) == (runner.parts if people in divided else 1)
+        again = runner.run({"values": result["scaled"], "factor": np.ones(people, np.int32)}, ("total", "scaled"))
+        np.testing.assert_array_equal(again["total"], result["total"])
+        np.testing.assert_array_equal(again["scaled"], (values * factor[:, None])[:people])
+    runner.close()
+
+
+def test_parts_of_a_batch_are_read_where_they_lie_and_written_where_they_are_handed_out(
+    graph: Path, divide_in: Callable[[int], None]
+) -> None:
+    divide_in(2)
+    runner = OpenVinoRunner(graph, entry(), MAX_BATCH)
+    inputs = scale_inputs(3)
+    result = np.asarray(runner.run(inputs, ("total",))["total"])
+    first, second = (item.raw for item in runner._requests.values())
+    np.asarray(inputs["values"])[:] = 100
+    expected = np.asarray(inputs["factor"]) * 300
+    second.infer()  # the same request once more: nothing is handed to it
+    np.testing.assert_array_equal(result[1:], expected[1:])
+    assert result[0] != expected[0]
+    first.infer()
+    np.testing.assert_array_equal(result, expected)
+    runner.close()
+
+
+def test_one_thread_and_fixed_shapes_leave_batches_whole(graph: Path) -> None:
+    runners = (
+        OpenVinoRunner(graph, entry(), MAX_BATCH, threads=1),
+        OpenVinoRunner(graph, entry(), MAX_BATCH, fixed_shapes=True),
+    )
+    for runner in runners:
+        assert runner.parts == 1
+        np.testing.assert_array_equal(runner.run(scale_inputs(4), ("total",))["total"], [3, 24, 63, 120])
+        assert len(runner._requests) == 1
+        runner.close()
+
+
 def test_features_reach_the_fine_stage_without_a_copy(bundle: Bundle) -> None:
     stages = load_two_stage(bundle, "openvino", threads=1)
     assert isinstance(stages, HostTwoStage)
@@ -132,9 +213,13 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.quantile(np.abs(found - expected), 0.9))
 
 
-@pytest.mark.parametrize("fixed_shapes", [False, True])
-def test_both_stages_equal_onnx_runtime_at_batch_sizes_up_to_the_largest(bundle: Bundle, fixed_shapes: bool) -> None:
-    stages = two_stage(bundle, threads=1, fixed_shapes=fixed_shapes)
+@pytest.mark.parametrize(("fixed_shapes", "streams"), [(False, 1), (False, 3), (True, 1)])
+def test_both_stages_equal_onnx_runtime_at_batch_sizes_up_to_the_largest(
+    bundle: Bundle, divide_in: Callable[[int], None], fixed_shapes: bool, streams: int
+) -> None:
+    divide_in(streams)
+    stages = two_stage(bundle, fixed_shapes=fixed_shapes)
+    assert stages.coarse_buckets.parts == stages.fine_buckets.parts == streams
     reference = load_two_stage(bundle, threads=1)
     largest = 8 if fixed_shapes else 16
     assert stages.max_batch == largest
@@ -160,7 +245,8 @@ def test_both_stages_equal_onnx_runtime_at_batch_sizes_up_to_the_largest(bundle:
 def test_what_is_computed_in_is_asked_of_the_compiled_graph(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cpu,) = (item for item in visible_devices() if item.name == "CPU")
     runner = OpenVinoRunner(graph, entry(), MAX_BATCH)
-    assert runner._compiled[0].get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    for compiled in runner._compiled.values():
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     if "fp16" in cpu.precisions:
         return
     with pytest.raises(EngineError, match=r"^precision fp16: expected one that openvino:CPU \(.*\) computes in: fp32"):
@@ -319,6 +405,28 @@ def test_a_graph_that_is_not_as_declared_is_refused(graph: Path) -> None:
         EngineError, match=r"scale\.onnx: expected .*factor int32 \[N, 1\]; found .*factor int32 \[axis0\]"
     ):
         OpenVinoRunner(graph, entry(factor_shape=("N", 1)), MAX_BATCH)
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_parts_of_another_shape_than_the_graph_declares_are_refused(
+    tmp_path: Path, divide_in: Callable[[int], None], rows: int
+) -> None:
+    """Also where each part has the shape of the whole."""
+    divide_in(2)
+    nodes = [
+        helper.make_node("Constant", [], ["first"], value_ints=[0]),
+        helper.make_node("Constant", [], ["end"], value_ints=[rows // 2]),
+        helper.make_node("Slice", ["values", "first", "end"], ["half"]),
+        helper.make_node("Concat", ["half", "half"], ["made"], axis=0),
+    ]
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, ["N", 3])
+    runner = OpenVinoRunner(chain(tmp_path / "chain.onnx", nodes, [made]), chained("made"), MAX_BATCH)
+    with pytest.raises(EngineError) as caught:
+        runner.run({"values": np.zeros((4 if rows == 4 else 3, 3), np.float32)}, ["made"])
+    sizes = ("[2, 3], [2, 3]", "[4, 3], [4, 3]") if rows == 4 else ("[1, 3], [2, 3]", "[2, 3], [2, 3]")
+    wrong = "engine output made: expected shapes {} of the parts of a batch, got {}".format(*sizes)
+    assert str(caught.value).startswith((wrong, "OpenVINO failed on openvino:CPU: "))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kept", [(), ("made",)])

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,16 +20,17 @@ from sharpose.errors import EngineError
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 
 
-def multiplying(path: Path, width: int, steps: int, rows: int) -> OpenVinoRunner:
+def multiplying(path: Path, width: int, steps: int, rows: int, threads: int = 1) -> OpenVinoRunner:
     """Multiplies `values` by a matrix of ones on the diagonal, again and again."""
     names = ["values", *[f"step{step}" for step in range(1, steps)], "made"]
     nodes = [helper.make_node("MatMul", [names[step], "matrix"], [names[step + 1]]) for step in range(steps)]
     made = helper.make_tensor_value_info("made", TensorProto.FLOAT, ["N", width])
-    return OpenVinoRunner(chain(path, nodes, [made], width), chained("made", width), rows, threads=1)
+    return OpenVinoRunner(chain(path, nodes, [made], width), chained("made", width), rows, threads=threads)
 
 
-def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
-    runner = multiplying(tmp_path / "chain.onnx", 1024, 60, 2048)
+@pytest.mark.parametrize("threads", [1, 2])  # of two, on two cores, each has half of the batch
+def test_a_run_is_ended_from_another_thread(tmp_path: Path, threads: int) -> None:
+    runner = multiplying(tmp_path / "chain.onnx", 1024, 60, 2048, threads)
     said: list[str] = []
 
     def run() -> None:
@@ -39,7 +41,7 @@ def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    while thread.is_alive() and runner._running is None:
+    while thread.is_alive() and not runner._running:
         time.sleep(0.001)
     runner.terminate()
     thread.join()
@@ -48,14 +50,17 @@ def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
         runner.run({"values": np.zeros((1, 1024), np.float32)}, ["made"])
 
 
-def test_ctrl_c_before_a_run_is_waited_for_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = multiplying(tmp_path / "chain.onnx", 512, 20, 512)
-    requests = []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_before_a_run_is_waited_for_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    runner = multiplying(tmp_path / "chain.onnx", 512, 20, 512, threads)
+    requests: list[Any] = []
 
     class Interrupting(threading.Event):
         def is_set(self) -> bool:
-            if runner._running is not None:
-                requests.append(runner._running)
+            if runner._running:
+                requests.extend(runner._running)
                 raise KeyboardInterrupt
             return False
 
@@ -63,8 +68,9 @@ def test_ctrl_c_before_a_run_is_waited_for_ends_it(tmp_path: Path, monkeypatch: 
     values = {"values": np.ones((512, 512), np.float32)}
     with pytest.raises(KeyboardInterrupt):
         runner.run(values, ["made"])
-    (request,) = requests
-    with suppress(RuntimeError):  # that it was cancelled
-        assert request.wait_for(0)
+    assert len(requests) == runner.parts
+    for request in requests:
+        with suppress(RuntimeError):  # that it was cancelled
+            assert request.wait_for(0)
     monkeypatch.undo()
     np.testing.assert_array_equal(runner.run(values, ["made"])["made"], values["values"])
