@@ -63,15 +63,18 @@ class TritonPythonModel(BatchingModel):
                 "config.pbtxt, or export the bundle with --max-batch"
             )
         self._selected = served.selected
-        self._batch = self._number("batch", self.max_batch)
         threads = self._number("threads", 4 * (os.cpu_count() or 1))
         precision = self.parameters.get("precision") or "auto"
         load = partial(load_two_stage, bundle, precision=precision, threads=threads)
         stages = self._stages = load_on(self.parameters.get("device") or "cpu", load)
+        largest = min(self.max_batch, stages.max_batch)  # engines may take fewer than the bundle's max batch
+        batch = self._number("batch", largest)
+        self._most = batch or largest
         self._run_black(1)
-        if self._batch is None and stages.coarse_buckets.divisible:
+        if batch is None and stages.coarse_buckets.divisible:
             settle(stages.coarse_buckets, stages.fine_buckets, self._run_black, time.perf_counter, stages.batch_cache)
-        _logger.info(f"serves bundle {served.bundle_sha256[:12]} on {stages.device} in {stages.precision}")
+        cut = f", at most {largest} crops a run" if largest < self.max_batch else ""
+        _logger.info(f"serves bundle {served.bundle_sha256[:12]} on {stages.device} in {stages.precision}{cut}")
 
     def _number(self, name: str, most: int) -> int | None:
         """A parameter that is a number from 1; None where it is empty."""
@@ -84,7 +87,7 @@ class TritonPythonModel(BatchingModel):
 
     def run(self, crops: Sequence[Crops], thresholds: Thresholds) -> Outputs:
         """See `BatchingModel.run`."""
-        most = self._batch or self.max_batch
+        most = self._most
         if len(thresholds) <= most:
             return self._run_chunk(crops, thresholds)
         whole = np.concatenate(crops)

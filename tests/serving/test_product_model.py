@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stand_in_stages import StubStages
 from triton_stand_in import Request, TritonModelException, counted, load_model, logged
 
 from sharpose.bundle import open_bundle, shipped_bundle
 from sharpose.errors import EngineError
+from sharpose.serving import product_model
 from sharpose.serving.contract import OUTPUTS, ServedModel
 from sharpose.serving.repository import write_repository
 
@@ -134,6 +136,33 @@ def test_more_than_a_batch_is_cut_between_requests(backend, repository, crops, m
     assert batches == [4, 4, 4]
     assert [len(response.arrays()["quality"]) for response in responses] == [2, 2, 3, 1, 4]
     model.finalize()
+
+
+@pytest.fixture
+def engines_of_four(monkeypatch):
+    """As TensorRT engines that were built with --max-batch 4, in a bundle whose max batch is 16."""
+    stages = StubStages(open_bundle(shipped_bundle()), qualities=[0.5, *(n / 16 for n in range(16))], max_batch=4)
+    monkeypatch.setattr(product_model, "load_on", lambda device, load: stages)
+    return stages
+
+
+def test_engines_of_a_smaller_batch_than_the_bundles_serve_what_the_server_takes(
+    backend, repository, crops, engines_of_four
+):
+    model = load_model(repository / "sharpose", described(batch=""))
+    assert logged[-1][1].endswith(" on stub in fp32, at most 4 crops a run")
+    ten = np.concatenate([crops, crops[:4]])
+    got = joined(model.execute([asked(ten[:3], [0.1] * 3), asked(ten[3:6], [NEVER] * 3), asked(ten[6:], [0.5] * 4)]))
+    assert engines_of_four.coarse_batches == [1, 4, 4, 2]  # the first one when it was loaded
+    assert got["quality"][:, 0].tolist() == [n / 16 for n in range(10)]
+    assert got["refined"][:, 0].tolist() == [True, True, False, False, False, False, True, True, False, False]
+    np.testing.assert_array_equal(got["keypoints"][:, 0, 0], np.where(got["refined"][:, 0], 3, 1))
+    model.finalize()
+
+
+def test_a_batch_that_the_engines_dont_take_is_refused(backend, repository, engines_of_four):
+    with pytest.raises(TritonModelException, match="parameter batch: expected 1 to 4, or an empty text, got '8'"):
+        load_model(repository / "sharpose", described(batch="8"))
 
 
 def test_a_failed_batch_is_an_error_of_its_requests_and_the_next_one_runs(model, crops, monkeypatch):
