@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ _STILL = 1.0  # seconds that a picture which doesn't say it is shown for
 _SHORTEST = 0.01  # seconds; what is shorter counts as `_DEFAULT`, as in browsers
 _DEFAULT = 0.1
 _MAX_PAGES = 100_000
+_MAX_ENTRIES = 2_000_000  # of all pages together, which may overlap
 _MAX_CHUNKS = 1_000_000
+_MAX_SEGMENTS = 100_000
+_JPEG_MARKER = re.compile(rb"\xff[^\xff\0]")
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class PictureHeader:
     """What a picture file claims to hold.
 
     Attributes:
-        width: Of the largest picture in it, in pixels; 0 where the header isn't understood.
+        width: Of the largest picture in it, in pixels; 0 where the header isn't understood, or of another format.
         height: Likewise.
         durations: Seconds that each of its pictures is shown: one for a still picture, several for animated PNG and
             WebP and for TIFF with pages.
@@ -53,8 +57,9 @@ def read_header(file: BinaryIO) -> PictureHeader:
         if start.startswith(b"\xff\xd8"):
             return _jpeg(file)
         if start.startswith(b"BM"):
-            file.seek(18)
-            width, height = struct.unpack("<ii", file.read(8))
+            file.seek(14)
+            of_os2 = struct.unpack("<I", file.read(4)) == (12,)
+            width, height = struct.unpack("<HH", file.read(4)) if of_os2 else struct.unpack("<ii", file.read(8))
             return PictureHeader(abs(width), abs(height))
     except struct.error:  # the file is shorter than it should be
         pass
@@ -121,30 +126,36 @@ def _chunks(file: BinaryIO, position: int, order: str, extra: int = 0) -> Iterat
         position += 8 + length + (extra or length % 2)
 
 
+# Kinds of whole numbers in a TIFF, as struct has them; libtiff takes any of them for a size.
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}
+
+
 def _tiff(file: BinaryIO, order: str, *, big: bool) -> PictureHeader:
     count_kind, entry_kind, offset_kind = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    entry = struct.Struct(order + entry_kind)
     size = 0, 0
     previews: set[int] = set()
     seen: set[int] = set()
+    entries = 0
     file.seek(8 if big else 4)
     offset = _unpack(file, order + offset_kind)
-    while offset and offset not in seen and len(seen) < _MAX_PAGES:
+    while offset and offset not in seen and len(seen) < _MAX_PAGES and entries < _MAX_ENTRIES:
         seen.add(offset)
         file.seek(offset)
-        entries = {}
+        values: dict[int, int] = {}
         try:
-            for _ in range(min(_unpack(file, order + count_kind), 4096)):
-                layout = order + entry_kind
-                tag, kind, _, value = struct.unpack(layout, file.read(struct.calcsize(layout)))
-                number = {3: "H", 4: "I", 16: "Q"}.get(kind)
-                if tag in (254, 256, 257) and number is not None and (big or number != "Q"):
-                    entries[tag] = struct.unpack_from(order + number, value)[0]
+            count = min(_unpack(file, order + count_kind), 0xFFFF)
+            entries += count
+            for tag, kind, _, value in entry.iter_unpack(file.read(count * entry.size)):
+                number = _TIFF_NUMBERS.get(kind) if tag in (254, 256, 257) else None
+                if number is not None and (big or number not in "Qq"):
+                    values.setdefault(tag, struct.unpack_from(order + number, value)[0])  # libtiff takes the first too
             following = _unpack(file, order + offset_kind)
         except struct.error:  # cut off; the page counts, for it should be there
             break
-        if entries.get(254, 0) & 0b101:  # a reduced picture, or a mask
+        if values.get(254, 0) & 0b101:  # a reduced picture, or a mask
             previews.add(len(seen) - 1)
-        size = max(size, (entries.get(256, 0), entries.get(257, 0)), key=lambda one: one[0] * one[1])
+        size = max(size, (values.get(256, 0), values.get(257, 0)), key=lambda one: one[0] * one[1])
         offset = following
     pages = len(seen) - len(previews)
     if not pages:
@@ -157,21 +168,29 @@ def _unpack(file: BinaryIO, layout: str) -> int:
 
 
 def _jpeg(file: BinaryIO) -> PictureHeader:
+    """As libjpeg reads it: what lies between two segments is passed over up to the next marker."""
     position = 2
-    while True:
+    for _ in range(_MAX_SEGMENTS):
         file.seek(position)
-        marker, kind, length = struct.unpack(">BBH", file.read(4))
-        if marker != 0xFF:
-            return PictureHeader()
-        if kind == 0xFF:  # padding
-            position += 1
-        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">xHH", file.read(5))
+        piece = file.read(4096)
+        marker = _JPEG_MARKER.search(piece)
+        if marker is None:
+            if len(piece) < 4096:
+                break
+            position += 4095  # the last byte may begin one
+            continue
+        kind = piece[marker.start() + 1]
+        position += marker.end()
+        if kind == 0xDA:  # the picture's data
+            break
+        if 0xD0 <= kind <= 0xD8 or kind == 0x01:  # markers without a segment
+            continue
+        file.seek(position)
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">3xHH", file.read(7))
             return PictureHeader(width, height)
-        elif kind == 0xDA:
-            return PictureHeader()
-        else:
-            position += 2 + (length if not (0xD0 <= kind <= 0xD8 or kind == 0x01) else 0)
+        position += _unpack(file, ">H")
+    return PictureHeader()
 
 
 def _seconds(duration: float) -> float:

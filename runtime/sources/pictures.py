@@ -170,8 +170,8 @@ def read_picture(path: Path) -> tuple[Image, str | None]:
         uint8 [H, W, 3], BGR, upright; and a complaint about it, or None.
 
     Raises:
-        SourceError: the file can't be read, or not as a picture, or it claims to be of more than 120 million pixels, 25
-            where it is animated.
+        SourceError: the file can't be read, or its content is not that of a JPEG, PNG, WebP, TIFF or BMP, or it claims
+            to be of more than 120 million pixels, 25 where it is animated.
     """
     return next(_pictures_of(path, 1))
 
@@ -189,13 +189,19 @@ def _pictures_of(path: Path, expected: int) -> Iterator[tuple[Image, str | None]
     if not png_is_whole(data):  # OpenCV would take memory for what a chunk claims
         raise SourceError(f"{path}: expected a picture, but it is longer than the file; is it damaged?")
     pixels = header.width * header.height
+    if not pixels:  # OpenCV goes by content as well, and might take any size of what it knows besides
+        raise SourceError(
+            f"{path}: expected a picture, but its content isn't that of a JPEG, PNG, WebP, TIFF or BMP; is it damaged, "
+            "or of another format?"
+        )
     most = _MOST_ANIMATED if header.animated else _MOST_PIXELS
     if pixels > most:
         raise SourceError(
             f"{path}: expected a picture of at most {most // 1_000_000} million pixels, but its header claims "
             f"{header.width}x{header.height}; scale it down, or repair it"
         )
-    if expected == 1 or (not _ANIMATIONS and not path.suffix.lower().startswith(".tif")):
+    several = expected > 1 or bool(header.previews)  # which may come before the one picture
+    if not several or (not _ANIMATIONS and not path.suffix.lower().startswith(".tif")):
         image, complaint = _decode_one(path, data)
         if len(header.durations) > 1:
             complaint = f"holds {len(header.durations)} pictures, and only the first is used"
