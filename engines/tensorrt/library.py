@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,16 @@ def _load_flavour(name: FlavourName) -> TensorRtFlavour | str:
 
 _log = logging.getLogger("sharpose.tensorrt")
 _LEVELS = (logging.ERROR, logging.ERROR, logging.WARNING, logging.DEBUG, logging.DEBUG)  # by TensorRT's severity
-_collectors: list[list[str]] = []
+
+
+class _Collectors(threading.local):
+    """Of each thread, so that an error of a detector in another isn't taken for one of this call."""
+
+    def __init__(self) -> None:
+        self.opened: list[list[str]] = []  # the innermost last
+
+
+_collectors = _Collectors()
 
 
 @functools.cache
@@ -98,27 +108,35 @@ def tensorrt_logger(flavour: TensorRtFlavour) -> Untyped:
             base.__init__(self)
 
         def log(self, severity: Untyped, message: str) -> None:
-            """Called by TensorRT, from any of its threads."""
+            """Called by TensorRT, in the thread that called it or one of its own."""
             number = int(severity)
-            if number <= 1:
-                for collector in _collectors:
-                    collector.append(message)
-                if _collectors:
-                    return  # it goes into an exception
+            if number <= 1 and _collectors.opened:
+                _collectors.opened[-1].append(message)
+                return
             _log.log(_LEVELS[min(number, len(_LEVELS) - 1)], message)
 
     return _Logger()
 
 
 @contextlib.contextmanager
-def collect_errors() -> Iterator[list[str]]:
-    """Collect TensorRT's error messages inside the block, instead of logging them."""
+def collect_errors(*, log_after: bool = False) -> Iterator[list[str]]:
+    """Collect TensorRT's error messages of this thread inside the block, instead of logging them.
+
+    Args:
+        log_after: Log them after a block that raised nothing, or leave them to the block around it: a call that logs
+            an error may still say that it succeeded.
+    """
     messages: list[str] = []
-    _collectors.append(messages)
+    _collectors.opened.append(messages)
     try:
         yield messages
     finally:
-        _collectors[:] = [item for item in _collectors if item is not messages]
+        _collectors.opened.pop()
+    if log_after and _collectors.opened:
+        _collectors.opened[-1].extend(messages)
+    elif log_after:
+        for message in messages:
+            _log.error(message)
 
 
 def because(messages: list[str], otherwise: str = "") -> str:

@@ -59,7 +59,7 @@ class TensorRtEngine:
     ) -> None:
         self.name, self._flavour = str(stored.path), flavour
         self.compiles_shapes = flavour.is_rtx  # every shape that is new costs a compilation
-        with collect_errors() as messages:
+        with collect_errors(log_after=True) as messages:
             try:
                 self._runtime: Untyped = flavour.module.Runtime(tensorrt_logger(flavour))
             except TypeError:  # pybind's way of saying that the constructor returned null
@@ -98,7 +98,7 @@ class TensorRtEngine:
         """A new context for a profile, without shapes, addresses and scratch memory. Waits for the stream."""
         if self._engine is None:
             raise EngineError("this engine was closed")
-        with collect_errors() as messages:
+        with collect_errors(log_after=True) as messages:
             raw = self._engine.create_execution_context(self._configuration)
             if raw is None:
                 raise EngineError(f"{self._flavour} can't make an execution context{because(messages)}")
@@ -225,7 +225,7 @@ class ExecutionContext:
         self._context = None
 
     def _call(self, what: str, function: Callable[..., Untyped], *arguments: Untyped) -> None:
-        with collect_errors() as messages:
+        with collect_errors(log_after=True) as messages:
             try:
                 refused = function(*arguments) is False  # None is from functions that have nothing to say
             except RuntimeError as error:  # what the bindings of some functions make of False

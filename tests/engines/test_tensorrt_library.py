@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,9 +14,11 @@ from sharpose.engines.tensorrt.library import (
     BuildOptions,
     TensorRtFlavour,
     check_options,
+    collect_errors,
     find_flavour,
     installed_flavours,
     runtime_problem,
+    tensorrt_logger,
 )
 from sharpose.errors import EngineError, how_to_install
 
@@ -121,6 +124,15 @@ class FakeTensorRt(ModuleType):
 def test_the_runtimes_first_error_is_what_keeps_it_from_running(severity, refuse, problem):
     module = FakeTensorRt(severity, "CUDA initialization failure\nwith error: 35", refuse=refuse)
     assert runtime_problem(TensorRtFlavour("tensorrt", "10.3.0", module)) == problem
+
+
+def test_errors_are_of_the_thread_that_collects_them(caplog):
+    logger = tensorrt_logger(TensorRtFlavour("tensorrt", "10.3.0", FakeTensorRt(3, "", refuse=False)))
+    with collect_errors() as messages, ThreadPoolExecutor(1) as detector:
+        detector.submit(logger.log, 1, "a detector's").result()
+        logger.log(1, "ours")
+    assert messages == ["ours"]
+    assert [record.getMessage() for record in caplog.records] == ["a detector's"]
 
 
 def test_rtxs_runtime_starts_without_a_gpu():

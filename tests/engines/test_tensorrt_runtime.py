@@ -14,7 +14,7 @@ from host_cuda import HostCuda
 from sharpose.bundle import open_bundle
 from sharpose.engines.base import specs
 from sharpose.engines.tensorrt.cache import write_engine
-from sharpose.engines.tensorrt.library import TensorRtFlavour
+from sharpose.engines.tensorrt.library import TensorRtFlavour, collect_errors, tensorrt_logger
 from sharpose.engines.tensorrt.runtime import TensorRtEngine
 from sharpose.errors import EngineError
 
@@ -225,3 +225,24 @@ def test_a_folder_that_can_not_be_written_costs_a_warning(make, cuda, tmp_path, 
     (record,) = caplog.records
     assert f"{KERNELS}: compiled kernels can't be kept, so every start compiles them" in record.getMessage()
     assert context
+
+
+def test_an_error_that_a_run_logs_is_not_lost_though_the_run_says_that_it_succeeded(make, cuda, caplog):
+    engine, module = make()
+    context = engine.create_context(0, cuda.stream())
+    logger, error = tensorrt_logger(TensorRtFlavour("tensorrt", "1", module)), "Cuda Runtime (an illegal access)"
+    succeeds = True
+
+    def execute(stream):
+        logger.log(1, error)
+        return succeeds
+
+    module.contexts[-1].execute_async_v3 = execute
+    context.execute(cuda.stream())
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("ERROR", error)]
+    with collect_errors() as messages:  # as a capture does, which then isn't used
+        context.execute(cuda.stream())
+    succeeds = False
+    with pytest.raises(EngineError, match=r"TensorRT 1 refuses the run \(Cuda Runtime \(an illegal access\)\)"):
+        context.execute(cuda.stream())
+    assert (messages, len(caplog.records)) == ([error], 1)
