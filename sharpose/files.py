@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose.errors import (
+    InputError,
     OutputRemovedError,
     ReaderGoneError,
     SharposeError,
@@ -41,9 +44,10 @@ STDOUT_PATH = Path("standard output")
 
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A temporary file `.NAME.PID.unfinished` beside `path`, which takes its place at the end of the block.
+    """A temporary file `.NAME.PID-RANDOM.unfinished` beside `path`, which takes its place at the end of the block.
 
-    Any error in the block, Ctrl-C included, removes it; what was there before then stays as it is.
+    Any error in the block, Ctrl-C included, removes it; what was there before then stays as it is. Of several writers
+    at once the last one wins.
 
     Args:
         path: Where it goes; the permissions of a file that is there are kept.
@@ -53,8 +57,9 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the file can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
+    # The first process of every container is number 1, so a number alone isn't one writer's own on a shared volume.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
         if path.exists():
@@ -205,11 +210,15 @@ def _words(error: Exception) -> str:
     return f"an integer of more than {_DIGITS}" if _DIGITS in words else words[:300]
 
 
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)  # what systems say of a folder
+
+
 def to_disk(path: Path) -> None:
     """Wait until a file's bytes or a folder's names are on the disk. Windows takes care of names itself.
 
     Raises:
-        OSError: it can't be opened, or writing failed.
+        OSError: it can't be opened, or writing failed. Not for a folder whose file system can't bring names to the
+            disk, as those that virtual machines share with their host can't: the files are written all the same.
     """
     if sys.platform == "win32":
         if path.is_dir():
@@ -219,6 +228,9 @@ def to_disk(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)
 
@@ -227,12 +239,22 @@ def cache_folder() -> Path:
     """Folder of what can be made or downloaded again: `$XDG_CACHE_HOME/sharpose`, or `~/.cache/sharpose`.
 
     On Windows, `%LOCALAPPDATA%/sharpose` instead of the latter.
+
+    Raises:
+        InputError: none is set, and the system knows no home folder of this user.
     """
     bases = [os.environ.get("XDG_CACHE_HOME", "")]
     if sys.platform == "win32":
         bases.append(os.environ.get("LOCALAPPDATA", ""))
     # The XDG specification says to ignore a relative one.
-    base = next((Path(base) for base in bases if os.path.isabs(base)), Path.home() / ".cache")  # noqa: PTH117
+    base = next((Path(base) for base in bases if os.path.isabs(base)), None)  # noqa: PTH117
+    if base is None:
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:
+            raise InputError(
+                "cache folder: this user has no home folder; set XDG_CACHE_HOME to the full path of a writable folder"
+            ) from None
     return base / "sharpose"
 
 

@@ -6,12 +6,13 @@ import errno
 import os
 import resource
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
 import torch
 
-from sharpose.errors import ConfigError, SinkError
+from sharpose.errors import ConfigError, InputError, SinkError
 from sharpose.files import (
     GrowingFile,
     atomic_file,
@@ -23,6 +24,7 @@ from sharpose.files import (
     read_json,
     read_yaml,
     replacing,
+    to_disk,
 )
 
 
@@ -142,6 +144,42 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, monkeypatch
         temporary.write_bytes(b"new")
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_that_can_not_be_synced_holds_the_new_file_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+    refused: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or code == errno.EIO:
+            refused.append(code)
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for code in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+        write(tmp_path / "a.bin", b"new %d" % code)
+        assert (tmp_path / "a.bin").read_bytes() == b"new %d" % code
+    code = errno.EIO  # a disk that fails
+    with pytest.raises(OSError, match="Input/output error"):
+        to_disk(tmp_path)
+    assert refused == [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EIO]
+
+
+def test_two_writers_of_one_process_number_write_files_of_their_own(tmp_path: Path) -> None:
+    """As the first processes of two containers with one volume are: both are number 1."""
+    path = tmp_path / "a.json"
+    with replacing(path) as first:
+        first.write_text("first, half")
+        with replacing(path) as second:
+            second.write_text("second, whole")
+        assert path.read_text() == "second, whole"
+        assert first.read_text() == "first, half"
+        first.write_text("first, whole")
+    assert path.read_text() == "first, whole"
+    assert names(tmp_path) == ["a.json"]
 
 
 def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
@@ -316,6 +354,19 @@ def test_the_default_folder_on_windows_is_the_users_own_of_that_machine(monkeypa
     assert str(cache_folder()) == "/users/me/local/sharpose"
     monkeypatch.setenv("XDG_CACHE_HOME", "/x/y")
     assert str(cache_folder()) == "/x/y/sharpose"
+
+
+def test_a_user_without_a_home_folder_needs_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x/y")
+    assert str(cache_folder()) == "/x/y/sharpose"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(InputError, match=r"^cache folder: this user has no home folder; set XDG_CACHE_HOME to the "):
+        cache_folder()
 
 
 def test_what_stands_at_a_path(tmp_path: Path) -> None:
