@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from sharpose.engines.gpu import Gpu
 from sharpose.engines.tensorrt.library import TensorRtFlavour, because, collect_errors
 from sharpose.errors import EngineError
 from sharpose.file_locks import file_lock
-from sharpose.files import replacing
+from sharpose.files import UNFINISHED, replacing
+
+_log = logging.getLogger("sharpose.tensorrt")
 
 
 class TimingCache:
@@ -41,12 +45,12 @@ class TimingCache:
         raise EngineError(f"--timing-cache {self._path}: TensorRT refuses it{reason}; give a new file")
 
     def save(self) -> None:
-        """Write it back, atomically. Raises `EngineError` where it can't be written."""
+        """Write it back, atomically. Where that can't be written the log says so: the engine is worth more."""
         try:
             with replacing(self._path) as temporary:
                 temporary.write_bytes(self._cache.serialize())
         except OSError as error:
-            raise EngineError(f"--timing-cache {self._path}: can't be written ({error.strerror})") from error
+            _log.warning("%s: can't be written, so the next build measures kernels again (%s)", self._path, error)
 
 
 @contextlib.contextmanager
@@ -62,12 +66,17 @@ def open_timing_cache(
         gpu: That kernels are measured on.
 
     Raises:
-        EngineError: the file can't be read, used or written.
+        EngineError: the file can't be read or used, or its folder can't be written, which is tried before the block.
     """
     if flavour.is_rtx:
         yield None
         return
     if given is not None:
+        try:
+            with tempfile.NamedTemporaryFile(dir=given.parent, prefix=f".{given.name}.", suffix=UNFINISHED):
+                pass
+        except OSError as error:
+            raise EngineError(f"--timing-cache {given}: can't be written there ({error.strerror})") from error
         cache = TimingCache(given, given=True)
         yield cache
         cache.save()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import shutil
 
 import pytest
 from cache_stand_ins import GPU
@@ -80,6 +82,30 @@ def test_a_file_that_the_user_names_must_be_taken(tmp_path):
     assert given.read_bytes() == b"of another version"
     with pytest.raises(EngineError, match="can't be read"):
         _build(tmp_path, tmp_path)
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_the_build(tmp_path):
+    built = []
+
+    def build(given):
+        with open_timing_cache(TENSORRT, given, tmp_path, GPU):
+            built.append(given)
+
+    (tmp_path / "file").touch()
+    for given in (tmp_path / "none" / "given.cache", tmp_path / "file" / "given.cache"):
+        with pytest.raises(EngineError, match=r"--timing-cache .*given\.cache: can't be written there \(No"):
+            build(given)
+    assert built == []
+
+
+def test_a_disk_that_fails_after_the_build_costs_the_timings_alone(tmp_path, caplog):
+    folder, configuration = tmp_path / "there", Configuration()
+    folder.mkdir()
+    with caplog.at_level(logging.WARNING), open_timing_cache(TENSORRT, folder / "given.cache", tmp_path, GPU) as cache:
+        cache.attach(configuration)
+        shutil.rmtree(folder)
+    (record,) = caplog.records
+    assert "given.cache: can't be written, so the next build measures kernels again (" in record.getMessage()
 
 
 def test_a_build_that_fails_writes_no_timings(tmp_path):
