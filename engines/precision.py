@@ -86,8 +86,8 @@ def _fastest(bundle: Bundle, device: Device) -> RunPrecision:
         return usual
     right = [entry for entry in found.values() if doubt(bundle, entry) is None]
     right = [entry for entry in right if (device.family, entry.precision) != _NEVER_FASTER]
-    best = min(right, key=lambda entry: entry.milliseconds)
-    return best.precision if best.milliseconds < _FASTER * found[usual].milliseconds else usual
+    best = min(right, key=lambda entry: entry.time_against(found[usual]))
+    return best.precision if best.time_against(found[usual]) < _FASTER else usual
 
 
 def doubt(bundle: Bundle, entry: Verified) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
@@ -152,6 +153,7 @@ def verify_bundle(
     Raises:
         BundleError: the bundle has no float32 graphs, or none for one of `precisions`.
         ExportError: there are no crops, or nothing here computes in one of `precisions`.
+        EngineError: the reference can't be run, or no engine can.
     """
     if "fp32" not in bundle.precisions:
         raise BundleError(
@@ -178,11 +180,15 @@ def verify_bundle(
     untimed: list[tuple[VerifiedEngine, EngineStages]] = []  # of one CPU: they take turns, so that nothing else decides
 
     def time_them() -> None:
-        times = measure_times(bundle, [item.device for item, _ in untimed], [stages for _, stages in untimed], pictures)
-        engines.extend(replace(item, times=found) for (item, _), found in zip(untimed, times, strict=True))
-        for _, stages in untimed:
-            stages.close()
-        untimed.clear()
+        try:
+            times = measure_times(bundle, [item.device for item, _ in untimed], [one for _, one in untimed], pictures)
+            engines.extend(replace(item, times=found) for (item, _), found in zip(untimed, times, strict=True))
+        except EngineError as error:
+            unusable.extend(f"{item.device}, {item.precision}: {error}" for item, _ in untimed)
+        finally:
+            for _, stages in untimed:
+                stages.close()
+            untimed.clear()
 
     for found in available_engines(bundle, say, wanted):
         if isinstance(found, str):
@@ -194,15 +200,23 @@ def verify_bundle(
         say(f"running {device}, {stages.precision}")
         judged = f"{device} in {stages.precision} against the float32 ONNX graphs"
         tolerance = tolerance_for(stages.precision, device)
-        report = compare_stages(outputs, stages, pictures, threshold, tolerance, judged)
-        matches = _matches(bundle, stages, labels)
+        try:
+            report = compare_stages(outputs, stages, pictures, threshold, tolerance, judged)
+            matches = _matches(bundle, stages, labels)
+        except EngineError as error:  # out of memory, for example: the others' results are worth having
+            stages.close()
+            unusable.append(f"{device}, {stages.precision}: {error}")
+            continue
         precision, interval = None, None
         if matches is not None and reference_matches is not None and reference is not None:
             precision, interval = _ap(matches), change_interval(reference_matches, matches)
             lines = ap_lost(precision - reference, interval)
             report = report.model_copy(update={"failures": (*report.failures, *lines)})
         untimed.append((VerifiedEngine(device, stages.precision, report, precision, interval, ()), stages))
-    time_them()
+    if untimed:
+        time_them()
+    if not engines:
+        raise EngineError(f"no engine could be verified: {'; '.join(unusable)}")
     return Verification(pictures.origin, len(pictures.crops), tuple(engines), tuple(unusable), reference)
 
 
@@ -224,33 +238,32 @@ def _two_stage(stages: EngineStages) -> HostTwoStage:
 def measure_times(
     bundle: Bundle, devices: Sequence[str], engines: Sequence[EngineStages], pictures: ParityPictures
 ) -> list[tuple[BatchTime, ...]]:
-    """The shortest of several runs of both stages as the pipeline runs them, alone and in a batch.
+    """The shortest of several runs of both stages as the pipeline runs them, alone and in a batch that all can run.
 
     The engines take turns, so that whatever else the machine does slows all of them alike.
     """
-    opened: list[TwoStage] = [
-        load_two_stage(  # which has CUDA graphs, and copies less
-            bundle, device, precision=stages.precision, tensorrt=TensorRtSettings(tf32=False)
-        )
-        if parse_device(device).kind == "tensorrt"
-        else _two_stage(stages)
-        for device, stages in zip(devices, engines, strict=True)
-    ]
-    times: list[tuple[BatchTime, ...]] = [()] * len(opened)
-    for people in dict.fromkeys((1, min(_TIMED_BATCH, bundle.manifest.max_batch))):
-        rows = np.arange(people, dtype=np.int32)
-        for two_stage in opened:
-            two_stage.crops[:people] = np.resize(pictures.crops, (people, *pictures.crops.shape[1:]))
-            two_stage.patches[:people] = 0  # what they show makes no difference
-        with ended_by_signals(*engines):
-            coarse = _shortest([partial(two_stage.run_coarse, people) for two_stage in opened])
-            fine = _shortest([partial(two_stage.run_fine, rows) for two_stage in opened])
-        for place, seconds in enumerate(zip(coarse, fine, strict=True)):
-            first, second = (1000 * one / people for one in seconds)
-            times[place] += (BatchTime(people=people, coarse=first, fine=second),)
-    for device, two_stage in zip(devices, opened, strict=True):
-        if parse_device(device).kind == "tensorrt":
-            two_stage.close()
+    with contextlib.ExitStack() as stack:
+        opened: list[TwoStage] = []
+        for device, stages in zip(devices, engines, strict=True):
+            if parse_device(device).kind == "tensorrt":  # which has CUDA graphs, and copies less
+                settings = TensorRtSettings(tf32=False)
+                opened.append(load_two_stage(bundle, device, precision=stages.precision, tensorrt=settings))
+                stack.callback(opened[-1].close)
+            else:
+                opened.append(_two_stage(stages))
+        times: list[tuple[BatchTime, ...]] = [()] * len(opened)
+        largest = min((_TIMED_BATCH, *(two_stage.max_batch for two_stage in opened)))
+        for people in dict.fromkeys((1, largest)):
+            rows = np.arange(people, dtype=np.int32)
+            for two_stage in opened:
+                two_stage.crops[:people] = np.resize(pictures.crops, (people, *pictures.crops.shape[1:]))
+                two_stage.patches[:people] = 0  # what they show makes no difference
+            with ended_by_signals(*engines):
+                coarse = _shortest([partial(two_stage.run_coarse, people) for two_stage in opened])
+                fine = _shortest([partial(two_stage.run_fine, rows) for two_stage in opened])
+            for place, seconds in enumerate(zip(coarse, fine, strict=True)):
+                first, second = (1000 * one / people for one in seconds)
+                times[place] += (BatchTime(people=people, coarse=first, fine=second),)
     return times
 
 
@@ -363,13 +376,17 @@ def _table(engines: Sequence[VerifiedEngine], reference: float | None) -> Table:
     if reference is not None:
         table.add_row("AP", *(_precision(engine, reference) for engine in engines))
         table.add_row("change in AP, 95 % interval", *map(_interval, engines))
-    for place, first in enumerate(engines[0].times):
-        batch = "alone" if first.people == 1 else f"in a batch of {first.people}"
-        both = [engine.times[place] for engine in engines]
-        table.add_row(f"ms a person {batch}", *(f"{item.coarse:.1f} + {item.fine:.1f}" for item in both))
+    for people in sorted({item.people for engine in engines for item in engine.times}):
+        batch = "alone" if people == 1 else f"in a batch of {people}"
+        table.add_row(f"ms a person {batch}", *(_milliseconds(engine, people) for engine in engines))
     table.add_section()
     table.add_row("verdict", *map(_verdict, engines))
     return table
+
+
+def _milliseconds(engine: VerifiedEngine, people: int) -> str:
+    """Of both stages in a batch of so many; empty where that wasn't timed."""
+    return "".join(f"{item.coarse:.1f} + {item.fine:.1f}" for item in engine.times if item.people == people)
 
 
 def _verdict(engine: VerifiedEngine) -> str:

@@ -198,6 +198,22 @@ def test_auto_takes_the_fastest_that_was_verified_here(bundle: Bundle) -> None:
     assert _auto(holding, fp32, int8, _verified(holding, "int8", 5.0)) == "fp32"  # the latest counts
 
 
+def test_auto_compares_the_times_of_batches_that_both_were_timed_in(bundle: Bundle) -> None:
+    """Engines that were built for fewer people are timed in smaller batches."""
+    holding = _holding(bundle, "fp32", "int8")
+
+    def timed(precision: RunPrecision, **milliseconds: float) -> Verified:
+        times = tuple(BatchTime(people=int(people[1:]), coarse=ms, fine=ms) for people, ms in milliseconds.items())
+        return _verified(holding, precision, 1.0, times=times)
+
+    fp32 = timed("fp32", _1=4.0, _8=2.0)
+    assert _auto(holding, fp32, timed("int8", _1=4.4)) == "fp32"
+    assert _auto(holding, fp32, timed("int8", _1=4.4, _4=0.1)) == "fp32"
+    assert _auto(holding, fp32, timed("int8", _1=3.0, _4=9.0)) == "int8"
+    assert _auto(holding, fp32, timed("int8", _1=4.4, _8=1.0)) == "int8"
+    assert _auto(holding, fp32, timed("int8", _4=0.1)) == "fp32"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

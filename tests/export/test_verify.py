@@ -26,14 +26,15 @@ from sharpose.cli import main as run_command
 from sharpose.engines.device import cpu_text, parse_device
 from sharpose.engines.openvino import find_device, import_openvino
 from sharpose.engines.precision import RunPrecision, ap_lost, graphs_of
-from sharpose.engines.stages import EngineStages, open_stages
-from sharpose.errors import BundleError, EngineError, ExportError, SinkError, SourceError, how_to_install
+from sharpose.errors import BundleError, ExportError, SinkError, SourceError, how_to_install
 from sharpose.export import verify as verify_engines
 from sharpose.export.cli import command
 from sharpose.export.pictures import ParityPictures, load_labels
 from sharpose.export.verify import Verification, VerifiedEngine, keep_verification, print_verification, verify_bundle
 from sharpose.files import file_sha256
 from sharpose.runtime.pipeline import PoseEstimator
+
+pytestmark = pytest.mark.usefixtures("few_turns")
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +60,6 @@ def enough(tmp_path: Path, two_precisions: Bundle) -> Path:
     for number, crop in enumerate(reference_crops(16, two_precisions.model.crop_size)):
         cv2.imwrite(str(folder / f"{number:02}.png"), crop[..., ::-1])
     return folder
-
-
-@pytest.fixture(autouse=True)
-def few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here goes by how fast an engine is."""
-    monkeypatch.setattr(verify_engines, "_TIMED_SECONDS", 0.0)
-
-
-@pytest.fixture
-def on_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were ONNX Runtime on the CPU, and nothing else."""
-    monkeypatch.setattr(verify_engines, "_other_devices", list)
 
 
 def _verify(bundle: Path, images: Path, *arguments: str) -> int:
@@ -339,22 +328,6 @@ def test_a_bundle_without_fp32_has_no_reference(bundle_copy: Path, pictures: Par
     (bundle_copy / "bundle.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(BundleError, match="holds fp16 graphs, but verifying needs fp32"):
         verify_bundle(open_bundle(bundle_copy), pictures)
-
-
-def test_a_listed_device_that_cannot_run_is_reported_not_hidden(
-    two_precisions: Bundle, pictures: ParityPictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verify_engines, "_other_devices", lambda: ["cuda"])
-
-    def refuse(bundle: Bundle, device: str, precision: Precision, **options: object) -> EngineStages:
-        if device == "cuda":
-            raise EngineError("no cuDNN")
-        return open_stages(bundle, device, precision)
-
-    monkeypatch.setattr(verify_engines, "open_stages", refuse)
-    result = verify_bundle(two_precisions, pictures)
-    assert result.unusable == ("cuda, fp32: no cuDNN", "cuda, fp16: no cuDNN")
-    assert len(result.engines) == 2
 
 
 @pytest.mark.usefixtures("on_cpu_alone")
