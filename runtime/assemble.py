@@ -134,7 +134,13 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
         stop.when_overdue(estimator.terminate)
         server = None
         if options.serve is not None:
-            server = ServeServer(options.serve, options.serve_token, say=messages.info, poses_by=estimator.statistics)
+            server = ServeServer(
+                options.serve,
+                options.serve_token,
+                say=messages.info,
+                warn=messages.warning,
+                poses_by=estimator.statistics,
+            )
             to_close.callback(server.close)
         if engines:
             boxes = engines.boxes.of(options, names)

@@ -109,7 +109,7 @@ class StreamSnapshot:
     seconds: float = 0.0  # from the first frame's reading to the last one's writing; 0 while the stream runs
     recent_frame_rate: float = 0.0  # frames per second over the last five seconds
     recent_refine_rate: float = 0.0  # share of the people in the newest 300 frames that were refined
-    silence: float = 0.0  # seconds since the newest frame, or since the start if none came yet
+    silence: float = 0.0  # seconds since the newest frame, or since reading began if none came yet; 0 before
     # Of each of `STAGES`, and of `AGE`.
     durations: dict[str, Durations] = field(default_factory=lambda: {name: Durations() for name in (*STAGES, AGE)})
 
@@ -147,14 +147,15 @@ class StreamStatistics:
         self._source, self._clock = source, clock
         self._lock = threading.Lock()
         self._counts = StreamSnapshot()
-        self._began = self._newest = clock()
+        self._began = clock()
+        self._newest: float | None = None  # when the newest frame was counted; before the first, when reading began
         self._times: deque[float] = deque(maxlen=5000)
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
 
     def begin(self) -> None:
         """Note that the first frame is about to be read."""
         with self._lock:
-            self._began = self._clock()
+            self._began = self._newest = self._clock()
 
     def add(self, record: FrameRecord, write_seconds: float | None = None) -> None:
         """Count a frame.
@@ -176,8 +177,8 @@ class StreamStatistics:
             counts.people_now, counts.refined_now, counts.deferred_now = people, refined, deferred
             counts.size = (record.frame.width, record.frame.height)
             counts.live = counts.live or record.age is not None
-            self._newest = self._clock()
-            self._times.append(self._newest)
+            self._newest = now = self._clock()
+            self._times.append(now)
             self._recent.append((people, refined))
             for name, seconds in (*record.stages.items(), (WRITE, write_seconds), (AGE, record.age)):
                 if seconds is not None:
@@ -189,6 +190,7 @@ class StreamStatistics:
             if not self._counts.ended:
                 self._counts.ended, self._counts.failed = True, failed
                 self._counts.seconds = self._clock() - self._began
+                self._times.clear()
 
     @property
     def frames(self) -> int:
@@ -197,10 +199,15 @@ class StreamStatistics:
 
     @property
     def frame_rate(self) -> float:
-        """Frames per second over the newest 30; 0 before the second one, and once the stream is over."""
+        """Frames per second over the newest 30, and over the time without one that is longer than their mean step; 0
+        before the second one, and once the stream is over.
+        """
         with self._lock:
-            times = [] if self._counts.ended else list(islice(reversed(self._times), 30))
-        return (len(times) - 1) / max(times[0] - times[-1], 1e-6) if len(times) > 1 else 0.0
+            now, times = self._clock(), list(islice(reversed(self._times), 30))
+        if len(times) < 2:
+            return 0.0
+        steps, span = len(times) - 1, times[0] - times[-1]
+        return steps / max(span, now - span / steps - times[-1], 1e-6)
 
     def snapshot(self) -> StreamSnapshot:
         """All numbers at this moment, in a copy."""
@@ -217,8 +224,11 @@ class StreamStatistics:
                 reconnects=health.reconnects,
                 recent_frame_rate=sum(then > now - _RATE_SECONDS for then in self._times) / span if span > 0 else 0.0,
                 recent_refine_rate=refined / people if people else 0.0,
-                silence=now - self._newest,
-                durations={name: Durations.total([one]) for name, one in counts.durations.items()},
+                silence=0.0 if self._newest is None else now - self._newest,
+                # Those of a stream that is over don't change, and there may be many: all are asked for every second.
+                durations=counts.durations
+                if counts.ended
+                else {name: Durations.total([one]) for name, one in counts.durations.items()},
             )
 
 

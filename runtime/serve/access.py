@@ -10,8 +10,9 @@ import re
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 
 from sharpose.errors import InputError
@@ -106,6 +107,7 @@ class Access:
             return False  # no guess
         return self.guesses.check(
             address,
+            repr((tokens, cookies)),
             lambda: any(_same(one, self._token) for one in tokens) or any(_same(one, self._cookie) for one in cookies),
         )
 
@@ -126,45 +128,55 @@ class Guesses:
 
     After ten wrong tokens from an address (of IPv6 a network of 64 bits, since a client has that many) each further
     answer to it waits, one at a time. A right token ends this until the next wrong one. An address that waits is
-    forgotten after ten minutes without wrong tokens, or when 1024 others have sent some since.
+    forgotten after ten minutes without wrong tokens, or when 1024 others have sent some since. What an address repeats
+    is refused at once, and counts once: a page left open from before the token was changed asks again and again.
 
     Args:
         clock: Seconds, monotonic.
-        pause: Waits so many seconds.
+        pause: Waits so many seconds; until `close`, if None.
     """
 
     _FREE = 10
     _FIRST, _LONGEST = 1.0, 8.0  # seconds, doubled by each wrong token
     _FORGET = 600.0  # seconds
     _MOST = 1024  # addresses
+    _MOST_KNOWN = 32  # wrong tokens of an address
     _MOST_WAITING = 8  # requests: each has a connection
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, pause: Callable[[float], object] = time.sleep
+        self, *, clock: Callable[[], float] = time.monotonic, pause: Callable[[float], object] | None = None
     ) -> None:
-        self._clock, self._pause = clock, pause
+        self._closed = threading.Event()
+        self._clock, self._pause = clock, pause or self._closed.wait
         self._lock = threading.Lock()
         self._guessing: dict[str, _Guessing] = {}  # the last to guess at the end
 
     def __len__(self) -> int:
         return len(self._guessing)
 
-    def check(self, address: str, right: Callable[[], bool]) -> bool | None:
+    def close(self) -> None:
+        """End all waiting."""
+        self._closed.set()
+
+    def check(self, address: str, sent: str, right: Callable[[], bool]) -> bool | None:
         """Whether a request is `right`, found out after the wait that its address has earned.
 
         Args:
             address: The client's.
-            right: Compares its token.
+            sent: The tokens in the request.
+            right: Compares them.
 
         Returns:
             None, without a comparison, where another request from that address (or eight from others) wait already.
         """
-        key = _network(address)
+        key, digest = _network(address), hashlib.sha256(sent.encode("utf-8", "backslashreplace")).digest()
         with self._lock:
             one = self._guessing.get(key)
             if one is not None and self._clock() - one.last > self._FORGET:
                 del self._guessing[key]
                 one = None
+            if one is not None and digest in one.known:
+                return False
             waits = one if one is not None and one.wrong >= self._FREE else None
             if waits is not None:
                 if waits.waiting or sum(other.waiting for other in self._guessing.values()) >= self._MOST_WAITING:
@@ -182,6 +194,7 @@ class Guesses:
             if not found:
                 one = self._guessing.pop(key, None) or _Guessing()
                 one.wrong, one.last = one.wrong + 1, self._clock()
+                one.known.append(digest)
                 self._guessing[key] = one
                 if len(self._guessing) > self._MOST:
                     del self._guessing[next(iter(self._guessing))]
@@ -192,11 +205,14 @@ class Guesses:
 
 @dataclass
 class _Guessing:
-    """The wrong tokens of an address, when the last one came, and whether a request of it waits."""
+    """The wrong tokens of an address, when the last one came, whether a request of it waits, and the newest ones'
+    hashes.
+    """
 
     wrong: int = 0
     last: float = 0.0
     waiting: bool = False
+    known: deque[bytes] = field(default_factory=lambda: deque(maxlen=Guesses._MOST_KNOWN))
 
 
 def _network(address: str) -> str:
@@ -227,7 +243,7 @@ class Connections:
     def __init__(self, most: int, seconds: float) -> None:
         self.seconds = seconds
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._deadlines: dict[socket.socket, float] = {}
         self._spare: dict[socket.socket, None] = {}
 
@@ -270,9 +286,16 @@ class Connections:
         for connection in over:
             _hang_up(connection)
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the threads that serve connections; whether all have ended in time."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._deadlines, seconds)
+
     def _forget(self, connection: socket.socket) -> None:
         self._deadlines.pop(connection, None)
         self._spare.pop(connection, None)
+        if not self._deadlines:
+            self._lock.notify_all()
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -26,6 +26,7 @@ _BOUNDARY = "sharpose-frame"
 _FRAME_WAIT = 10.0  # seconds that a browser's request for the next picture stays open
 _NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
 _TEXT = "text/plain; charset=utf-8"
+_GONE = "this stream has ended, and its last picture is no longer kept"
 _PIECE = 1 << 16  # bytes of an answer that a client must take in `Connections.seconds`
 _COUNTS = ("frames", "people", "refined", "wanted", "deferred", "dropped", "reconnects")
 
@@ -115,7 +116,7 @@ class Site:
         metrics: Makes the text of `/metrics` and its content type, in the format that an `Accept` header asks for.
         connections: Open now.
         silent_after: A live stream without a frame for so many seconds isn't well.
-        say: Called with a line on a defect.
+        warn: Called with a line on a defect.
         page: The page's HTML and its content security policy.
     """
 
@@ -124,17 +125,18 @@ class Site:
     metrics: Callable[[str], tuple[bytes, str]]
     connections: Connections
     silent_after: float
-    say: Callable[[str], None]
+    warn: Callable[[str], None]
     page: tuple[bytes, str] = field(default_factory=_load_page)
-    _reported: bool = False
+    _reported: set[type[BaseException]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self, error: BaseException) -> None:
-        """Say what went wrong; once, since browsers ask again and again."""
+        """Say what went wrong; once for each type of error, since browsers ask again and again."""
         with self._lock:
-            first, self._reported = not self._reported, True
+            first = type(error) not in self._reported
+            self._reported.add(type(error))
         if first:
-            self.say(f"warning: --serve: unexpected {type(error).__name__}: {error} (said once)")
+            self.warn(f"--serve: unexpected {type(error).__name__}: {error} (said once)")
 
 
 class _RefusedError(Exception):
@@ -241,14 +243,20 @@ class Handler(BaseHTTPRequestHandler):
         after = query.get("after", "0")
         if not (after.isascii() and after.isdecimal() and len(after) < 20):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "after: expected the number of a frame")
-        jpeg = self._stream(query).picture.get(other_than=int(after), wait=_FRAME_WAIT)
+        picture = self._stream(query).picture
+        jpeg = picture.get(other_than=int(after), wait=_FRAME_WAIT)
+        if jpeg is None and picture.gone:
+            raise _RefusedError(HTTPStatus.GONE, _GONE)
         if jpeg is None:
             self._answer(HTTPStatus.NO_CONTENT, b"", _TEXT)
         else:
             self._answer(HTTPStatus.OK, jpeg.data, "image/jpeg", X_Frame=str(jpeg.number))
 
     def _snapshot(self, query: dict[str, str]) -> None:
-        jpeg = self._stream(query).picture.get()
+        picture = self._stream(query).picture
+        jpeg = picture.get()
+        if jpeg is None and picture.gone:
+            raise _RefusedError(HTTPStatus.GONE, _GONE)
         if jpeg is None:
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "no frame yet", Retry_After="1")
         self._answer(HTTPStatus.OK, jpeg.data, "image/jpeg", X_Frame=str(jpeg.number))

@@ -44,7 +44,10 @@ class Metrics(Collector):
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """The text and its content type, in the format that the `Accept` header asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # for a version that is no number, as clients may send it
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def collect(self) -> Iterable[Metric]:

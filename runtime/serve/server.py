@@ -22,6 +22,7 @@ from sharpose.runtime.statistics import ServerStatistics, StreamStatistics
 _LOOPBACK = "127.0.0.1"
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
 _POLL = 0.1  # seconds until it is noticed that the server should end
+_LAST_PICTURE = 10.0  # seconds at most that `close` waits for pictures that are being drawn and encoded
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ class _Listener(ThreadingHTTPServer):
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             self.address_family, where = found[0][0], found[0][4]
             super().__init__((str(where[0]), int(where[1])), lambda *request: Handler(self.site, *request))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for what can't be the name of a host
+            reason = error.strerror if isinstance(error, OSError) else "this can't be a host's name"
             raise InputError(
-                f"--serve {address}: can't listen there: {error.strerror}; give another HOST:PORT (port 0 takes a "
-                "free one)"
+                f"--serve {address}: can't listen there: {reason}; give another HOST:PORT (port 0 takes a free one)"
             ) from None
 
     def server_bind(self) -> None:
@@ -126,7 +127,8 @@ class ServeServer:
     Args:
         address: `HOST:PORT`, `:PORT` or `PORT`; without a host 127.0.0.1. Port 0 takes one that is free.
         token: What clients must know; None lets everybody in who can reach the address.
-        say: Called with a line on where the page is, and on dangers.
+        say: Called with a line on where the page is.
+        warn: Called with a line on a danger or a defect.
         poses_by: Counts the requests to the server that runs the model; None where none does.
         silent_after: A live stream without a frame for so many seconds isn't well.
         max_clients: Connections at a time, a few for `/healthz` not counted; a browser that looks needs two.
@@ -148,6 +150,7 @@ class ServeServer:
         token: str | None = None,
         *,
         say: Callable[[str], None],
+        warn: Callable[[str], None],
         poses_by: ServerStatistics | None = None,
         silent_after: float = 10.0,
         max_clients: int = 32,
@@ -168,10 +171,10 @@ class ServeServer:
         except InputError:
             self._listener.server_close()
             raise
-        self._streams = ServedStreams()
+        self._streams, self._guesses = ServedStreams(), access.guesses
         self.connections = Connections(max_clients, client_seconds)
         metrics = Metrics(self._streams.snapshots, poses_by)
-        self._listener.site = Site(access, self._streams, metrics.text, self.connections, silent_after, say)
+        self._listener.site = Site(access, self._streams, metrics.text, self.connections, silent_after, warn)
         # A browser elsewhere can't go to 0.0.0.0.
         anywhere = self.address.host in {"0.0.0.0", "::"}
         self.url = f"http://{Address(socket.gethostname(), self.address.port) if anywhere else self.address}/"
@@ -181,8 +184,8 @@ class ServeServer:
         self._thread.start()
         say(f"serving {self.url}" + ("" if token is None else "?token=…"))
         if token is None and not is_loopback(self.address.host):
-            say(
-                f"warning: --serve {self.address}: everybody who can reach this address can watch; "
+            warn(
+                f"--serve {self.address}: everybody who can reach this address can watch; "
                 "give --serve-token, or bind 127.0.0.1"
             )
 
@@ -196,10 +199,13 @@ class ServeServer:
         return self._streams.add(stream, self.url, statistics)
 
     def close(self) -> None:
-        """Stop at once and cut all connections. May be called twice."""
+        """Stop and cut all connections, but let pictures be finished that are being drawn. May be called twice."""
         if self._thread.is_alive():
             self._streams.close()
+            self._guesses.close()
             self._listener.shutdown()
             self._listener.server_close()
             self.connections.cut(all_of_them=True)
             self._thread.join()
+            # Python ends daemon threads where they ask for its lock; inside OpenCV that ends the process by SIGABRT.
+            self.connections.wait(_LAST_PICTURE)

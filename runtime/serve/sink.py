@@ -14,6 +14,7 @@ from sharpose.runtime.frames import FrameRecord
 from sharpose.runtime.statistics import StreamSnapshot, StreamStatistics
 
 _QUALITY = 80
+_ENDED_KEPT = 8  # of the streams that have ended, those whose last picture is kept: of 4K it is 25 MB
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,13 @@ class NewestPicture:
 
     Attributes:
         closed: Whether no other picture will come.
+        gone: Whether the last one isn't kept any more.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._slot: _Slot | None = None
-        self.closed = False
+        self.closed = self.gone = False
 
     def put(self, record: FrameRecord) -> None:
         """Replace the record before. Never waits for clients."""
@@ -88,6 +90,11 @@ class NewestPicture:
             self.closed = True
             self._changed.notify_all()
 
+    def let_go(self) -> None:
+        """Keep the newest picture no longer."""
+        with self._changed:
+            self.gone, self._slot = True, None
+
 
 class ServeSink:
     """One stream of a `ServeServer`, which makes it.
@@ -112,7 +119,7 @@ class ServeSink:
         self.picture.put(record)
 
     def close(self) -> None:
-        """No more will come; the last picture stays. May be called twice."""
+        """No more will come; the last picture stays for a while. May be called twice."""
         self.picture.close()
 
     def abandon(self) -> Path | None:
@@ -122,7 +129,10 @@ class ServeSink:
 
 
 class ServedStreams:
-    """The streams of a server, in the order in which they were added. Thread-safe."""
+    """The streams of a server, in the order in which they were added. Thread-safe.
+
+    Of those that have ended, the last pictures of the newest eight are kept, as a folder may hold thousands of videos.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -137,6 +147,8 @@ class ServedStreams:
                 count += 1
                 free = f"{name} ({count})"
             sink = self._sinks[free] = ServeSink(free, url, statistics)
+            for ended in [one for one in self._sinks.values() if one.picture.closed][:-_ENDED_KEPT]:
+                ended.picture.let_go()
         return sink
 
     def get(self, name: str | None) -> ServeSink | None:

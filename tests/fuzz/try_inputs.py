@@ -366,7 +366,7 @@ def requests(inputs: Path) -> Attempt:
 
         def serve() -> None:
             said: list[str] = []
-            server = ServeServer("127.0.0.1:0", _TOKEN.decode(), say=said.append)
+            server = ServeServer("127.0.0.1:0", _TOKEN.decode(), say=said.append, warn=said.append)
             place = (server.address.host, server.address.port)
             step = 7 if piecemeal and len(hostile) < 500 else max(1, len(hostile))
             with socket.create_connection(place, timeout=3) as client:

@@ -115,13 +115,18 @@ def test_the_recent_frame_rate_looks_back_five_seconds(make: Callable[..., Strea
     for _ in range(100):
         clock.now += 0.1
         statistics.add(record())
+    clock.now += 0.1
+    assert statistics.frame_rate == pytest.approx(10)  # the next one isn't late
+    clock.now -= 0.1
     assert statistics.snapshot().recent_frame_rate == pytest.approx(10, abs=0.21)
     clock.now += 2.5
     assert statistics.snapshot().recent_frame_rate == pytest.approx(5, abs=0.21)
     assert statistics.snapshot().silence == pytest.approx(2.5)
-    assert statistics.frame_rate == pytest.approx(10)  # of the newest 30, whenever they were
+    assert statistics.frame_rate == pytest.approx(29 / (2.9 + 2.4))  # of the newest 30, and of 2.4 s without one
     clock.now += 10
     assert statistics.snapshot().recent_frame_rate == 0
+    clock.now += 3600
+    assert statistics.frame_rate == pytest.approx(29 / 3615, rel=0.01)
 
 
 def test_percentiles_are_milliseconds_of_each_stage(hundred_frames: StreamSnapshot) -> None:
@@ -181,6 +186,15 @@ def test_health_is_that_of_the_moment(make: Callable[..., StreamStatistics]) -> 
     health.dropped, health.reconnects, health.connected = 8, 2, False
     numbers = statistics.snapshot()
     assert (numbers.dropped, numbers.reconnects, numbers.connected) == (8, 2, False)
+
+
+def test_the_durations_of_a_stream_that_is_over_are_not_copied(make: Callable[..., StreamStatistics]) -> None:
+    statistics = make()
+    statistics.add(record(stages={"read": 0.1}))
+    assert statistics.snapshot().durations["read"] is not statistics.snapshot().durations["read"]
+    statistics.end(failed=False)
+    assert statistics.snapshot().durations["read"] is statistics.snapshot().durations["read"]
+    assert statistics.snapshot().durations["read"].percentiles(50) == pytest.approx([100])
 
 
 def test_the_first_ending_counts(make: Callable[..., StreamStatistics], clock: Clock) -> None:

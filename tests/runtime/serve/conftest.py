@@ -121,8 +121,11 @@ def serve(clock: Clock, lines: list[str]) -> Iterator[Callable[..., ServeServer]
 
     started: list[ServeServer] = []
 
+    def warn(line: str) -> None:
+        lines.append(f"warning: {line}")
+
     def start(address: str = "127.0.0.1:0", token: str | None = None, **options: Any) -> ServeServer:
-        started.append(ServeServer(address, token, say=lines.append, **options))
+        started.append(ServeServer(address, token, say=lines.append, warn=warn, **options))
         return started[-1]
 
     yield start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import socket
 import threading
 import time
@@ -105,6 +106,14 @@ def test_short_tokens_are_refused_where_others_can_reach_the_page(serve, token) 
     serve("0.0.0.0:0", token=token.ljust(16, "y"))
 
 
+def guess(guesses: Guesses, address: str, *, right: bool = False, sent: str | None = None) -> bool | None:
+    """A guess with a token that was in none before, unless it is given."""
+    return guesses.check(address, str(next(TOKENS)) if sent is None else sent, lambda: right)
+
+
+TOKENS = itertools.count()
+
+
 class Waits:
     """Stands in for waiting: notes how long."""
 
@@ -119,22 +128,22 @@ def test_guesses_wait_longer_and_longer_from_the_eleventh_on(clock) -> None:
     waits = Waits()
     guesses = Guesses(clock=clock, pause=waits)
     for _ in range(10):
-        assert guesses.check("192.0.2.1", lambda: False) is False
+        assert guess(guesses, "192.0.2.1") is False
     assert waits.seconds == []
     for _ in range(6):
-        assert guesses.check("192.0.2.1", lambda: False) is False
+        assert guess(guesses, "192.0.2.1") is False
     assert waits.seconds == [1, 2, 4, 8, 8, 8]
-    assert guesses.check("192.0.2.2", lambda: False) is False  # nobody else waits
+    assert guess(guesses, "192.0.2.2") is False  # nobody else waits
     assert len(waits.seconds) == 6
-    assert guesses.check("192.0.2.1", lambda: True) is True  # also the right one
+    assert guess(guesses, "192.0.2.1", right=True) is True  # also the right one
     assert waits.seconds[6:] == [8]
-    assert guesses.check("192.0.2.1", lambda: True) is True  # and then no more, until the next wrong one
-    assert guesses.check("192.0.2.1", lambda: False) is False
+    assert guess(guesses, "192.0.2.1", right=True) is True  # and then no more, until the next wrong one
+    assert guess(guesses, "192.0.2.1") is False
     assert len(waits.seconds) == 7
-    assert guesses.check("192.0.2.1", lambda: False) is False
+    assert guess(guesses, "192.0.2.1") is False
     assert waits.seconds[7:] == [1]
     clock.now += 601
-    assert guesses.check("192.0.2.1", lambda: False) is False  # forgotten
+    assert guess(guesses, "192.0.2.1") is False  # forgotten
     assert len(waits.seconds) == 8
 
 
@@ -142,11 +151,11 @@ def test_the_table_of_addresses_is_bounded_and_takes_ipv6_networks_as_one(clock)
     waits = Waits()
     guesses = Guesses(clock=clock, pause=waits)
     for number in range(3000):
-        guesses.check(str(ipaddress.IPv4Address(number)), lambda: False)
+        guess(guesses, str(ipaddress.IPv4Address(number)))
     assert len(guesses) == 1024
     for number in range(12):
-        guesses.check(f"2001:db8::{number:x}", lambda: False)
-        guesses.check("::ffff:192.0.2.9" if number % 2 else "192.0.2.9", lambda: False)
+        guess(guesses, f"2001:db8::{number:x}")
+        guess(guesses, "::ffff:192.0.2.9" if number % 2 else "192.0.2.9")
     assert waits.seconds == [1, 1, 2, 2]
     assert len(guesses) == 1024
 
@@ -160,16 +169,38 @@ def test_one_guess_of_an_address_waits_and_the_others_are_not_looked_at(clock) -
 
     guesses = Guesses(clock=clock, pause=pause)
     for _ in range(10):
-        guesses.check("192.0.2.1", lambda: False)
+        guess(guesses, "192.0.2.1")
     found = []
-    first = threading.Thread(target=lambda: found.append(guesses.check("192.0.2.1", lambda: False)))
+    first = threading.Thread(target=lambda: found.append(guess(guesses, "192.0.2.1")))
     first.start()
     assert waiting.wait(30)
-    assert guesses.check("192.0.2.1", lambda: pytest.fail("compared")) is None
-    assert guesses.check("192.0.2.2", lambda: True) is True
+    assert guesses.check("192.0.2.1", "another", lambda: pytest.fail("compared")) is None
+    assert guess(guesses, "192.0.2.2", right=True) is True
     go_on.set()
     first.join(30)
     assert found == [False]
+
+
+def test_what_is_repeated_is_no_other_guess(clock) -> None:
+    waits = Waits()
+    guesses = Guesses(clock=clock, pause=waits)
+    for _ in range(50):
+        assert guess(guesses, "192.0.2.1", sent="old") is False
+    assert guess(guesses, "192.0.2.1", right=True) is True
+    for _ in range(8):
+        assert guess(guesses, "192.0.2.1") is False
+    assert guess(guesses, "192.0.2.1", right=True) is True
+    assert guess(guesses, "192.0.2.1") is False  # the tenth
+    assert waits.seconds == []
+    assert guess(guesses, "192.0.2.1") is False
+    assert waits.seconds == [1]
+
+
+def test_the_end_of_the_server_ends_the_waits() -> None:
+    guesses = Guesses()
+    for _ in range(14):
+        guesses.close()
+        assert guess(guesses, "192.0.2.1") is False  # without an end it would wait for 15 s
 
 
 def test_guessing_at_a_real_server_is_slow_and_blocks_nobody(serve, ask) -> None:
@@ -199,6 +230,18 @@ def test_guessing_at_a_real_server_is_slow_and_blocks_nobody(serve, ask) -> None
         other.sendall(b"GET /healthz?token=correct-horse-battery HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert other.recv(65536).startswith(b"HTTP/1.1 200")
         assert time.monotonic() - began < 1
+
+
+def test_a_page_with_an_old_cookie_keeps_nobody_out(serve, ask) -> None:
+    server = serve(token="correct-horse-battery")
+    name = f"sharpose_{server.address.port}"
+    right = ask(server, "/?token=correct-horse-battery").headers["Set-Cookie"].partition(";")[0]
+    answers = []
+    for _ in range(15):
+        answers += [ask(server, "/state.json", Cookie=f"{name}={'0' * 64}").status]
+        answers += [ask(server, "/healthz", Cookie=right).status]
+        answers += [ask(server, "/metrics", Authorization="Bearer of-last-year").status]
+    assert answers == [401, 200, 401] * 15
 
 
 def test_a_request_has_one_guess_of_each_kind(serve, ask) -> None:

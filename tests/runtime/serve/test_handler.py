@@ -117,10 +117,15 @@ def test_a_live_stream_must_not_be_silent(counted, clock, make_record) -> None:
     assert trouble(snapshots(a=one, b=other), 10) is None
 
 
-def test_a_live_stream_that_never_began(counted, clock) -> None:
+def test_a_live_stream_is_silent_from_the_beginning_of_its_reading_on(counted, clock) -> None:
     one = counted()
+    clock.now += 120  # while the engines warm up
     assert trouble(snapshots(a=one), 10) is None
-    clock.now += 11
+    assert (status_of(one.snapshot(), 10), one.snapshot().silence) == ("waiting", 0)
+    one.begin()
+    clock.now += 9
+    assert trouble(snapshots(a=one), 10) is None
+    clock.now += 2
     assert trouble(snapshots(a=one), 10) == "a: no frame for 11 s"
 
 

@@ -73,6 +73,12 @@ def test_openmetrics(serve, ask, show, make_record) -> None:
     assert samples["sharpose_people_total"] == 3
 
 
+def test_an_accept_header_that_is_no_format_gets_text(serve, ask, lines) -> None:
+    answer = ask(serve(), "/metrics", Accept="application/openmetrics-text;version=abc")
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
+    assert len(lines) == 1
+
+
 def test_before_anything_came(serve, show, ask) -> None:
     server = serve()
     assert ask(server, "/metrics").status == 200

@@ -110,7 +110,7 @@ def test_the_page_shows_the_picture_and_the_numbers(browser: Browser, running) -
     browser.until(text("#status"), lambda value: value == "no connection")
 
 
-def test_choosing_a_stream(browser: Browser, running) -> None:
+def test_choosing_a_stream(browser: Browser, running, show) -> None:
     server = running[0]
     browser.open(f"{server.url}?token=sesame")
     names = "Array.from(document.querySelectorAll('#streams option'), one => one.textContent)"
@@ -124,6 +124,9 @@ def test_choosing_a_stream(browser: Browser, running) -> None:
     assert colour[4] > 150
     browser.until(text("#people"), lambda value: value == "1")
     assert browser.run("document.title") == "<b>blue</b> & ü – SHaRPose"
+    show(server, "third")  # another one comes
+    browser.until(names, lambda value: len(value) == 3)
+    assert browser.run("document.querySelector('#streams').value") == "<b>blue</b> & ü"
     browser.ask("Page.reload")  # the address names the stream
     browser.until(COLOUR, lambda value: value is not None and value[0] == 480)
     assert browser.complaints == []  # its policy blocked nothing, no script failed

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import cv2
 import numpy as np
@@ -138,7 +140,10 @@ def test_a_picture_that_can_not_be_made_is_said_once(serve, ask, show, make_reco
     for _ in range(3):
         assert ask(server, "/snapshot.jpg").status == 500
     assert ask(server, "/healthz").status == 200
-    assert len([line for line in lines if "unexpected" in line]) == 1
+    assert len([line for line in lines if line.startswith("warning: --serve: unexpected error: OpenCV")]) == 1
+    show(server, "b").write(dataclasses.replace(make_record(0), draw=lambda image, poses: 1 / 0))
+    assert ask(server, "/snapshot.jpg?stream=b").status == 500
+    assert lines[2:] == ["warning: --serve: unexpected ZeroDivisionError: division by zero (said once)"]
 
 
 def test_sinks_are_sinks(serve, show, make_record) -> None:
@@ -159,7 +164,7 @@ def test_port_in_use(serve) -> None:
         serve(str(server.address))
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1:8080", "no-such-host.invalid:80"])
+@pytest.mark.parametrize("address", ["192.0.2.1:8080", "no-such-host.invalid:80", "a..b:80", f"{'x' * 64}:80"])
 def test_where_nobody_can_listen(serve, address) -> None:
     with pytest.raises(InputError, match="can't listen there"):
         serve(address)
@@ -189,7 +194,7 @@ def test_without_prometheus_client(tmp_path) -> None:
     program = (
         "import sys; sys.modules['prometheus_client'] = None\n"
         "from sharpose.runtime.serve import ServeServer\n"
-        "ServeServer('0', say=print)\n"
+        "ServeServer('0', say=print, warn=print)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert "InputError: --serve: expected prometheus-client to be installed" in done.stderr
@@ -258,6 +263,45 @@ def test_close_does_not_wait_for_clients(serve, show, make_record) -> None:
             while client.recv(65536):
                 pass
         client.close()
+
+
+def test_close_waits_for_a_picture_that_is_being_drawn(serve, show, make_record) -> None:
+    """Python would end the thread at the end of the process, inside OpenCV, and the process by SIGABRT with it."""
+    begun, drawn = threading.Event(), []
+
+    def draw(image, poses):
+        begun.set()
+        time.sleep(0.2)
+        drawn.append(image.shape)
+        return image
+
+    server = serve()
+    show(server, "a").write(dataclasses.replace(make_record(0), draw=draw))
+    with connect(server) as client:
+        client.sendall(ASK % b"/snapshot.jpg")
+        assert begun.wait(30)
+        server.close()
+        assert drawn == [(48, 64, 3)]
+        assert not server.connections
+
+
+def test_of_many_streams_that_ended_the_newest_keep_their_picture(serve, ask, show, make_record) -> None:
+    server = serve()
+    images = []
+    for number in range(12):
+        image = np.zeros((48, 64, 3), np.uint8)
+        images.append(weakref.ref(image))
+        stream = show(server, f"{number}.mp4")
+        stream.write(make_record(0, image=image))
+        del image
+        stream.close()
+    show(server, "12.mp4")
+    assert [image() is None for image in images] == [True] * 4 + [False] * 8
+    assert ask(server, "/snapshot.jpg?stream=11.mp4").status == 200
+    for path in ("/snapshot.jpg?stream=0.mp4", "/frame.jpg?stream=0.mp4"):
+        answer = ask(server, path)
+        assert (answer.status, answer.text) == (410, "this stream has ended, and its last picture is no longer kept\n")
+    assert len(json.loads(ask(server, "/state.json").body)["streams"]) == 13
 
 
 def test_a_crowd_is_turned_away(serve, ask) -> None:
