@@ -189,15 +189,16 @@ def _as_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
 
 def examine(device: Device, *others: Device) -> list[Finding]:
     """Look at everything but detectors. A package that is broken is a finding, never an error."""
-    on_openvino = {one for one in (device, *others) if one.kind == "openvino"}
+    asked = list(dict.fromkeys((device, *others)))
+    on_openvino = [one for one in asked if one.kind == "openvino"]
     findings = [
         *findings_of("Python", check_python, ALL_DEVICES),
         *findings_of("packages", check_packages, ALL_DEVICES),
         *findings_of("OpenCV", check_opencv, ALL_DEVICES),
         *findings_of("PyAV", check_video, ALL_DEVICES),
-        *findings_of("ONNX Runtime", partial(check_onnxruntime, {device.kind, *(one.kind for one in others)}), ON_ORT),
+        *findings_of("ONNX Runtime", partial(check_onnxruntime, {one.kind for one in asked}), ON_ORT),
         *findings_of("OpenVINO", partial(check_openvino, on_openvino), ON_OPENVINO),
-        *findings_of("GPU", partial(check_gpu, device), ON_GPU),
+        *findings_of("GPU", partial(check_gpu, asked), ON_GPU),
         *findings_of("TensorRT", check_tensorrt, ON_TENSORRT),
         *findings_of("CUDA bindings", check_bindings, ON_TENSORRT),
         *findings_of("TF32", partial(check_tf32, device)),

@@ -116,8 +116,8 @@ def check_openvino(devices: Collection[Device]) -> Iterator[Finding]:
             yield Finding(str(device), False, text, mend, frozenset({str(device)}))
 
 
-def check_gpu(device: Device) -> Iterator[Finding]:
-    """The GPUs that the driver shows, and whether the one asked for is among them."""
+def check_gpu(devices: Collection[Device]) -> Iterator[Finding]:
+    """The GPUs that the driver shows, and those of `devices` that it doesn't."""
     from sharpose.engines.gpu import probe_gpus
 
     try:
@@ -129,9 +129,11 @@ def check_gpu(device: Device) -> Iterator[Finding]:
     for gpu in gpus:
         text = f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}"
         yield Finding(f"GPU {gpu.index}", True, text)
-    if device.kind in ON_GPU and device.index >= len(gpus):
-        text = f"expected GPU {device.index}, the driver shows {len(gpus)}"
-        yield Finding("GPU", False, text, f"use --device {device.kind}:0, or check CUDA_VISIBLE_DEVICES", ON_GPU)
+    for device in devices:
+        if device.kind in ON_GPU and device.index >= len(gpus):
+            text = f"expected GPU {device.index}, the driver shows {len(gpus)}"
+            mend = f"use {device.kind}:0, or check CUDA_VISIBLE_DEVICES"
+            yield Finding(str(device), False, text, mend, frozenset({str(device)}))
 
 
 def check_tensorrt() -> Iterator[Finding]:

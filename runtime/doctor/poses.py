@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import numpy.typing as npt
 
+from sharpose import __version__
 from sharpose.bundle import Bundle
 from sharpose.engines.precision import PrecisionChoice
 from sharpose.errors import EngineError, SharposeError
@@ -46,9 +48,12 @@ def least_oks(keypoints: npt.NDArray[np.float32], bundle: Bundle, frame: SceneFr
 
 
 def _expected_keypoints(bundle: Bundle, frame: SceneFrame) -> npt.NDArray[np.float32]:
-    """float32 [n, J, 3], as the CPU computes them: once for each bundle, as a probe asks again and again."""
+    """float32 [n, J, 3], as the CPU computes them: once for each bundle, picture and version of this package, as a
+    probe asks again and again, and a cache outlives an update.
+    """
     shape = (2 * len(frame.boxes_xyxy), bundle.model.skeleton.num_keypoints, 3)
-    path = cache_folder() / "doctor" / f"{bundle_sha256(bundle)}.json"
+    picture = hashlib.sha256(frame.image.tobytes()).hexdigest()
+    path = cache_folder() / "doctor" / f"{bundle_sha256(bundle)[:32]}-{picture[:32]}-{__version__}.json"
     try:
         kept = np.array(read_json(path, EngineError), np.float32)
         if kept.shape == shape:

@@ -185,12 +185,15 @@ def test_a_provider_counts_only_if_a_session_gets_it(monkeypatch: pytest.MonkeyP
 def test_gpus_are_listed_and_one_too_high_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Gpu(0, "NVIDIA Something", "8.9", "560.35 (CUDA 12.6)", 24, False)
     monkeypatch.setattr(gpu_module, "probe_gpus", lambda: (card,))
-    (first,) = devices.check_gpu(Device("tensorrt", 0))
+    (first,) = devices.check_gpu([Device("tensorrt", 0)])
     assert (first.name, first.found) == ("GPU 0", True)
     assert first.text == "NVIDIA Something, compute capability 8.9, driver 560.35 (CUDA 12.6)"
-    _, wrong = devices.check_gpu(Device("cuda", 1))
-    assert (wrong.found, wrong.text) == (False, "expected GPU 1, the driver shows 1")
-    assert "cuda" in wrong.needed_by
+    poses, detector = Device("cuda", 1), Device("cuda", 0)
+    findings = list(devices.check_gpu([poses, detector]))
+    (wrong,) = obstacles(findings, poses)
+    assert (wrong.name, wrong.found, wrong.text) == ("cuda:1", False, "expected GPU 1, the driver shows 1")
+    assert obstacles(findings, detector) == []  # each is judged by its own GPU
+    assert [one.text for one in obstacles(list(devices.check_gpu([Device("cpu"), poses])), poses)] == [wrong.text]
 
 
 def test_tensorrt_is_named_with_its_flavour_or_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

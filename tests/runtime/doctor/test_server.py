@@ -9,17 +9,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from v2_server import Outputs, V2Server, served_by_engines, v2_server
 
+from sharpose.bundle import open_bundle
 from sharpose.cli import main as run_command
 from sharpose.errors import ServerError
 from sharpose.runtime.doctor import poses
 from sharpose.runtime.doctor import server as module
 from sharpose.runtime.doctor.cli import command
+from sharpose.runtime.pipeline import PoseEstimator
+from sharpose.scene import Scene
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,19 @@ def test_right_poses(
     assert [count for count, _ in server.requests] == [4]
     monkeypatch.delattr(poses, "PoseEstimator")  # the poses of this machine are kept
     assert doctor(capsys, "--server", server.url, "--bundle", nano_bundle)[0] == 0
+
+
+def test_kept_poses_are_those_of_this_version(nano_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, frame = open_bundle(nano_bundle), Scene(poses.PICTURE).frame(0)
+    other = Scene(replace(poses.PICTURE, seed=3)).frame(0)  # as many people, drawn in another way
+    assert len(other.boxes_xyxy) == len(frame.boxes_xyxy)
+    with PoseEstimator(nano_bundle, precision="fp32", threads=1, batch=1) as estimator:
+        for one in (frame, other):
+            assert poses.least_oks(poses.both_poses(estimator, one).keypoints, bundle, one) == pytest.approx(1)
+    monkeypatch.setattr(poses, "__version__", "0.2.0")
+    monkeypatch.delattr(poses, "PoseEstimator")
+    with pytest.raises(NameError):  # they are computed anew
+        poses.least_oks(np.zeros((4, 17, 3), np.float32), bundle, frame)
 
 
 def test_a_bundle_that_is_not_at_hand_is_not_compared(server: V2Server, capsys: pytest.CaptureFixture[str]) -> None:
