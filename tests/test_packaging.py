@@ -131,6 +131,27 @@ def test_docker_gets_all_that_an_installation_needs() -> None:
     assert all((ROOT / name).exists() for name in sent)
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "docker").glob("Dockerfile*")), ids=lambda file: file.name)
+def test_images_are_made_of_what_docker_gets(file: Path) -> None:
+    """Of the checkout, and of stages of their own; `--build-context NAME=DIR` takes the place of one."""
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    text = file.read_text().replace("\\\n", " ")
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE)
+    for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
+        words = line.split()
+        if words[0].startswith("--from="):
+            assert words[0].removeprefix("--from=") in stages
+        else:
+            (source,) = words[:-1]
+            assert source == "." or (source.split("/")[0] in sent and (ROOT / source).exists())
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)", text, re.MULTILINE))
+    assert not any((ROOT / value).exists() for value in arguments.values())  # others that somebody gives aren't sent
+    for section in (ROOT / "docs" / "docker.md").read_text().split("\n## "):
+        if f"docker/{file.name} " in section:
+            assert set(re.findall(r"--build-arg (\w+)=", section)) <= set(arguments)
+            assert set(re.findall(r"--build-context (\w+)=", section)) <= set(stages)
+
+
 def _required(distribution: Distribution, extra: str) -> set[str]:
     """Names of the installed packages that one needs with an extra, directly or not; each in a version that fits."""
     found: set[str] = set()
