@@ -176,6 +176,7 @@ class TrajectorySink(ABC):
             if (line := self._feet.warning(self.name)) is not None:
                 self._settings.say(line)
         self._closed = True
+        self._people.clear()
         self._target.close()
 
     def abandon(self) -> Path | None:
@@ -186,6 +187,7 @@ class TrajectorySink(ABC):
             with contextlib.suppress(SinkError):  # what led here was reported
                 self._write(self._people.all())
         self._closed = True
+        self._people.clear()
         return self._target.abandon()
 
     def _write(self, people: Sequence[Trajectory]) -> None:

@@ -115,6 +115,12 @@ class Trajectories:
         table = np.array(self._frames, np.float64).reshape(-1, 3)
         return [self._trajectory(track_id, table) for track_id in sorted(self._seen)]
 
+    def clear(self) -> None:
+        """Forget everybody, so that a closed sink, which its stream keeps, holds no memory."""
+        self.file_names.clear()
+        self._frames.clear()
+        self._seen.clear()
+
     def _trajectory(self, track_id: int, table: Floats) -> Trajectory:
         seen = self._seen[track_id]
         first, last = seen[0][0], seen[-1][0]

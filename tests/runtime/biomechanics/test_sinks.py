@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,6 +235,24 @@ def test_what_was_read_before_a_second_person_came_is_kept(tmp_path, settings, r
     error = failure_of(caught.value, group, 3)
     assert str(error).endswith(f"; the 3 frames before it are kept in {tmp_path / 'a.partial.trc'}")
     assert markers(tmp_path / "a.partial.trc")[1]["frame"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_sink_that_has_ended_keeps_nobody_in_memory(tmp_path, settings, record, body, failed):
+    """Of a folder of videos every sink stays there until the last video ends."""
+    sink = TrcSink(tmp_path / "walk.trc", alone(settings))
+    frames = [record(index, {1: body(100)}, size=(1, 1), tracked=False) for index in range(300)]
+    tracemalloc.start()
+    try:
+        for frame in frames:
+            sink.write(frame)
+        held = tracemalloc.get_traced_memory()[0]
+        kept = sink.abandon() if failed else sink.close()
+        assert held > 300 * 17 * 3 * 4
+        assert tracemalloc.get_traced_memory()[0] < held / 2  # what is made once included
+    finally:
+        tracemalloc.stop()
+    assert len(markers(kept or sink.path)[1]) == 300
 
 
 def test_who_can_not_be_measured_is_kept_in_pixels(tmp_path, settings, record, body):
