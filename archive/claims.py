@@ -5,7 +5,8 @@ which names the worker and is locked as long as that lives, and a folder of this
 been written so far. At the end that is synced and renamed.
 
 A lock that nobody holds proves the owner dead where it ran on this machine. Of other machines, which may share the file
-system but not its locks, an owner counts as alive for `LEASE` seconds after it has last touched its file.
+system but not its locks, an owner counts as alive for `LEASE` seconds after it has last touched its file. A file that
+names nobody is of a worker that was killed in between.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sharpose.runtime.sinks.outputs import Output
 
 LEASE = 180.0
 """Seconds; NFS may show another machine's touch a minute late."""
+_UNNAMED = 10.0  # seconds that an owner has to say who it is: its first act, which is brought to the disk
 _TOUCH_EVERY = 20.0  # seconds
 _OWNER = "owner"
 
@@ -225,6 +227,7 @@ def _take(output: Output, dead: Collection[str]) -> _Place:
         owner = f"{identity()} {uuid.uuid4().hex}"
         os.ftruncate(lock, 0)
         write_all(lock, owner.encode(), 0)
+        os.fsync(lock)  # other machines see it only then
         for leftover in folder.iterdir():
             if leftover.name != _OWNER:
                 _remove(leftover)
@@ -255,7 +258,8 @@ def _lock(folder: Path, output: Output, dead: Collection[str]) -> int | None:
         os.lseek(lock, 0, os.SEEK_SET)
         owner = os.read(lock, 1000).decode(errors="replace")
         machine, host, process, *_ = [*owner.split(" "), "", "", ""]
-        taken = OutputTakenError(f"{output.target}: is being written by another run, process {process} on {host}")
+        who = f"process {process} on {host}" if owner else "which is just beginning"
+        taken = OutputTakenError(f"{output.target}: is being written by another run, {who}")
         locks = True
         try:
             lock_now(lock)
@@ -264,7 +268,7 @@ def _lock(folder: Path, output: Output, dead: Collection[str]) -> int | None:
         except OSError:  # the file system has none
             locks = False
         known_dead = (locks and machine == _machine()) or owner.rpartition(" ")[0] in dead
-        if not (is_new or known_dead) and _seconds_since_touch(lock, folder) < LEASE:
+        if not (is_new or known_dead) and _seconds_since_touch(lock, folder) < (LEASE if owner else _UNNAMED):
             raise taken
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), path.stat()):

@@ -197,6 +197,6 @@ def _keep_to_itself() -> None:
 
 
 def _words(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     cause = next((line for line in lines if "cause" in line.lower() or "memory" in line.lower()), lines[0])
     return cause[:300]

@@ -147,6 +147,21 @@ def test_another_machine_counts_as_alive_until_it_has_been_silent_for_long(outpu
     assert not folder.exists()
 
 
+def test_an_owner_that_never_said_who_it_is_is_dead_within_seconds(outputs: tuple[Output, Output]) -> None:
+    """Killed between making the file and writing it; or two runs that met there, each of which let the other go on."""
+    leave(outputs[0], "", 2)
+    assert sweep(outputs) == []
+    with pytest.raises(OutputTakenError, match=r"walk.jsonl: is being .* another run, which is just beginning$"):
+        claim(outputs)
+    owner = hidden_folder(outputs[0]) / "owner"
+    os.utime(owner, (owner.stat().st_mtime - 10,) * 2)
+    with claim(outputs) as claimed:
+        assert owner.read_text().startswith(identity())
+        write(claimed.hidden)
+        claimed.publish()
+    assert Path(outputs[0].target).read_text() == "new"
+
+
 def test_a_claim_that_is_at_work_is_touched(outputs: tuple[Output, Output], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "_TOUCH_EVERY", 0.01)
     with claim(outputs):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sharpose.archive.on_ray import RayWorkers, Share
+from sharpose.archive.on_ray import RayWorkers, Share, _words
 from sharpose.errors import EngineError
 from sharpose.runtime.options import RunOptions
 from sharpose.runtime.remote.options import ServerOptions
@@ -84,3 +84,9 @@ def test_what_no_machine_has_is_not_waited_for_in_silence(own: bool, monkeypatch
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
         assert RayWorkers(options(device="cuda"), None, said.append).count == 1
         assert said == [f"{lack}; waiting for one, as a cluster that grows may have it later"]
+
+
+def test_why_an_actor_ended_in_a_line() -> None:
+    assert _words(RuntimeError("The actor died.\n  Its cause: out of memory.\n")) == "Its cause: out of memory."
+    assert _words(RuntimeError("\n The actor died.\n 7 at work")) == "The actor died."
+    assert _words(TimeoutError()) == "TimeoutError"
