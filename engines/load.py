@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Protocol, TypeVar, get_args
 
 from sharpose.engines.device import UNTRIED, Device, engine_of, parse_device
 from sharpose.engines.precision import RunPrecision, choose_precision, graphs_for, graphs_of, on_cpu
@@ -108,16 +108,26 @@ def load_runners(
         from sharpose.engines.onnxrt import OnnxRuntimeRunner
 
         make = partial(OnnxRuntimeRunner, settings=onnxruntime)
-    coarse, fine = (
-        make(
-            *bundle.graph(stage, graphs_for(bundle, device, precision)),
-            bundle.manifest.max_batch,
-            device=str(device),
-            threads=threads,
-        )
-        for stage in STAGES
-    )
-    return coarse, fine
+    graphs, most = graphs_for(bundle, device, precision), bundle.manifest.max_batch
+    return load_both(lambda stage: make(*bundle.graph(stage, graphs), most, device=str(device), threads=threads))
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Engine = TypeVar("_Engine", bound=_Closable)
+
+
+def load_both(load: Callable[[str], _Engine]) -> tuple[_Engine, _Engine]:
+    """What `load` gives for `STAGES`; where the fine one can't be loaded, the coarse one's memory is freed."""
+    coarse, fine = STAGES
+    first = load(coarse)
+    try:
+        return first, load(fine)
+    except BaseException:
+        first.close()
+        raise
 
 
 def _check_computed(bundle: Bundle, device: Device, precision: RunPrecision, computed: Collection[str]) -> None:

@@ -85,7 +85,7 @@ def _fastest(bundle: Bundle, device: Device) -> RunPrecision:
     if usual not in found or doubt(bundle, found[usual]) is not None:
         return usual
     right = [entry for entry in found.values() if doubt(bundle, entry) is None]
-    right = [entry for entry in right if (device.family, entry.precision) != _NEVER_FASTER]
+    right = [entry for entry in right if entry.precision == usual or (device.family, entry.precision) != _NEVER_FASTER]
     best = min(right, key=lambda entry: entry.time_against(found[usual]))
     return best.precision if best.time_against(found[usual]) < _FASTER else usual
 

@@ -16,7 +16,7 @@ from sharpose.bundle import Bundle
 from sharpose.config import ModelConfig
 from sharpose.engines.base import HostArray, Runner
 from sharpose.engines.device import parse_device
-from sharpose.engines.load import STAGES, OnnxRuntimeSettings, load_runners
+from sharpose.engines.load import OnnxRuntimeSettings, load_both, load_runners
 from sharpose.engines.precision import RunPrecision, choose_precision, graphs_of
 from sharpose.engines.two_stage import CARRIED
 from sharpose.tokens import gather_patches
@@ -124,7 +124,7 @@ def open_stages(
         from sharpose.engines.tensorrt.load import TensorRtSettings, load_tensorrt_runner
 
         settings = TensorRtSettings(say=say, tf32=False)  # as sharpose-run without --tf32
-        coarse, fine = (load_tensorrt_runner(bundle, stage, where, graphs_of(chosen), settings) for stage in STAGES)
-        return EngineStages(bundle.model, chosen, coarse, fine)
+        loaded = load_both(lambda stage: load_tensorrt_runner(bundle, stage, where, graphs_of(chosen), settings))
+        return EngineStages(bundle.model, chosen, *loaded)
     runners = load_runners(bundle, where, chosen, threads=threads, onnxruntime=OnnxRuntimeSettings(say=say))
     return EngineStages(bundle.model, chosen, *runners)

@@ -17,7 +17,7 @@ from sharpose.engines.base import GraphError
 from sharpose.engines.cuda.device import open_cuda_device
 from sharpose.engines.device import Device
 from sharpose.engines.gpu import probe_gpu
-from sharpose.engines.load import STAGES
+from sharpose.engines.load import load_both
 from sharpose.engines.tensorrt.build import (
     ENGINES_FOLDER,
     BuildProgress,
@@ -77,7 +77,7 @@ def load_tensorrt_two_stage(
             f"CUDA graphs {'on' if use_graphs else 'off'}"
         )
         with cuda.active():
-            coarse, fine = (loader.load(stage, specialize=use_graphs) for stage in STAGES)
+            coarse, fine = load_both(lambda stage: loader.load(stage, specialize=use_graphs))
     except BaseException:
         cuda.close()
         raise

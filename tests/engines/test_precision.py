@@ -325,6 +325,9 @@ def test_auto_leaves_what_was_verified_to_be_wrong_here(bundle: Bundle) -> None:
     failed = holding.manifest.parity["fp32"].model_copy(update={"failures": ("fine heatmaps",)})
     assert _auto(holding, _verified(holding, "fp32", 4.0, parity=failed)) == "int8"
     assert _auto(_holding(bundle, "fp32"), _verified(bundle, "fp32", 4.0, parity=failed)) == "fp32"  # there is no other
+    halves = _holding(bundle, "fp32", "fp16")
+    wrong, half = _verified(halves, "fp32", 4.0, parity=failed), _verified(halves, "fp16", 6.0)
+    assert _auto(halves, wrong, half) == "fp16"  # never faster than float32, but right
 
 
 def test_a_gpu_that_was_not_verified_keeps_to_halves(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

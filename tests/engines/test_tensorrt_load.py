@@ -17,6 +17,7 @@ from sharpose.engines.base import GraphError, specs
 from sharpose.engines.device import parse_device
 from sharpose.engines.gpu import Gpu, probe_gpus
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.stages import open_stages
 from sharpose.engines.tensorrt import load as tensorrt_load
 from sharpose.engines.tensorrt.build import describe_gpu
 from sharpose.engines.tensorrt.cache import Sidecar, write_engine
@@ -283,6 +284,24 @@ def test_one_stage_is_an_engine(machine, bundle, settings):
     assert outputs["heatmaps"].shape == (3, 17, 32, 24)
     engine.close()
     assert machine.cudas[-1].closed
+
+
+@pytest.mark.parametrize("load", [load_two_stage, open_stages])
+def test_the_coarse_engine_is_freed_where_the_fine_one_can_not_be_loaded(machine, bundle, settings, monkeypatch, load):
+    made = []
+
+    def engine(flavour, stored, entry, gpu, *, specialize):
+        made.append(machine.engine(flavour, stored, entry, gpu, specialize=specialize))
+        return made[-1]
+
+    monkeypatch.setattr(tensorrt_load, "TensorRtEngine", engine)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(settings.engine_cache))
+    machine.unloadable = {b"fine 2", b"fine 3"}
+    with pytest.raises(EngineError, match="TensorRT can't load it"):
+        load(bundle, "tensorrt")
+    assert [item.closed for item in made] == [1]
+    assert machine.loaded == ["coarse 1"]
+    assert all(cuda.closed for cuda in machine.cudas)
 
 
 def test_no_driver_is_the_first_thing_said(bundle, monkeypatch):
