@@ -48,7 +48,7 @@ class ExportOptions:
     max_batch: int = 16  # the most people in one run of a graph
     opset: int = 20
     store_weights: Literal["fp32", "fp16"] = "fp32"
-    gate_chosen_by: str = "the model's configuration"  # how the quality threshold was found, for people to read
+    gate_chosen_by: str = "the model's configuration"  # how a threshold that no bundle brought was found, for people
     strict_parity: bool = False  # also refuse moved keypoints, differing regions and flipped gates
     overwrite: bool = False  # replace an existing bundle
 
@@ -120,7 +120,7 @@ def export_bundle(
             sharpose_version=sharpose.__version__,
             source=loaded.source,
             model=loaded.config,
-            gate=Gate(quality_threshold=loaded.config.quality_threshold, chosen_by=options.gate_chosen_by),
+            gate=_gate(loaded, options),
             max_batch=options.max_batch,
             weights=_WEIGHTS,
             files={file: file_sha256(folder / file) for file in (*graphs, _WEIGHTS)},
@@ -130,6 +130,16 @@ def export_bundle(
         )
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     return manifest
+
+
+def _gate(loaded: LoadedModel, options: ExportOptions) -> Gate:
+    """The gate to store: with the gain that a bundle was measured to have, as it doesn't depend on the threshold."""
+    threshold, carried = loaded.config.quality_threshold, loaded.gate
+    if carried is None:
+        return Gate(quality_threshold=threshold, chosen_by=options.gate_chosen_by)
+    kept = carried.quality_threshold == threshold
+    chosen_by = carried.chosen_by if kept else options.gate_chosen_by
+    return Gate(quality_threshold=threshold, chosen_by=chosen_by, gain=carried.gain)
 
 
 def _in_precision(model: SHaRPose, precision: Precision, options: ExportOptions, pictures: ParityPictures) -> SHaRPose:

@@ -7,19 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sharpose.bundle import open_bundle
-from sharpose.config import ModelConfig
+from sharpose.bundle import Manifest, open_bundle
 from sharpose.errors import CheckpointError, how_to_install
 from sharpose.model.stages import SHaRPose
-from sharpose.scores.tables import ScoreTables
 
 _STAGE = "stage."  # before a weight's name in both graphs
 _STORED = ".half"  # behind the name of one that is stored as a half and cast
 
 
-def read_bundle_weights(folder: Path, what: str) -> tuple[dict[str, Tensor], ModelConfig, ScoreTables | None]:
-    """All weights of the bundle's model, in float32 (rounded, where it stores halves), its configuration with the
-    threshold of its gate, and its score tables.
+def read_bundle_weights(folder: Path, what: str) -> tuple[dict[str, Tensor], Manifest]:
+    """All weights of the bundle's model, in float32 (rounded, where it stores halves), and the bundle's manifest.
 
     The export names every weight but the matrices of linear layers, which it transposes. Such a matrix is found by
     its layer's bias, which has its name and is added to the product.
@@ -68,5 +65,4 @@ def read_bundle_weights(folder: Path, what: str) -> tuple[dict[str, Tensor], Mod
             f"{what} {folder}: {len(missing)} weights can't be told from others that equal them, as in an untrained "
             f"model ({missing[0]} …); give the checkpoint that it was exported from"
         )
-    config = bundle.model.replace({"quality_threshold": bundle.manifest.gate.quality_threshold})
-    return state, config, bundle.manifest.scores
+    return state, bundle.manifest

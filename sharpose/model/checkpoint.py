@@ -7,17 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from sharpose.bundle import RANDOM_WEIGHTS
+from sharpose.bundle import RANDOM_WEIGHTS, Gate
 from sharpose.config import ModelConfig, list_configs, load_config, parse_config
 from sharpose.errors import CheckpointError, ConfigError, describe_validation_error
 from sharpose.model.stages import SHaRPose
-from sharpose.model.weights_file import CONFIG_KEY, SCORES_KEY, name_keys, read_checkpoint
+from sharpose.model.weights_file import CONFIG_KEY, GATE_KEY, SCORES_KEY, name_keys, read_checkpoint
 from sharpose.scores.tables import ScoreTables
 from sharpose.skeleton import BUILT_IN, get_skeleton
 from sharpose.tokens import FINE_PER_SIDE, HEATMAP_STRIDE, PATCHES_PER_REGION, REGION_SIZE
@@ -26,6 +27,8 @@ RELEASED = ("sharpose_small_coco_256x192", "sharpose_base_coco_256x192", "sharpo
 """Configurations of the models whose weights their authors have released."""
 _ASSUMED = {"alpha": 0.5, "heads": 12, "quality_threshold": 0.99}
 """What shapes can't say, where no configuration of the package has them."""
+_TRAINED = ("crop_size", "heads", "quality_activation", "pixel_mean", "pixel_std")
+"""What weights are trained for and their shapes needn't say; the skeleton's keypoints are too."""
 _SHAPED = ("skeleton", "crop_size", "width", "depth", "head", "mlp_hidden")
 
 
@@ -72,13 +75,13 @@ def infer_config(state: Mapping[str, Tensor], name: str, given: Mapping[str, obj
             f"got {fine}"
         )
     blocks = {int(match[1]) for key in state if (match := re.match(r"backbone\.blocks\.(\d+)\.", key))}
-    skeleton = next((item for item in BUILT_IN if get_skeleton(item).num_keypoints == joints), None)
-    if skeleton is None:
+    skeletons = [item for item in BUILT_IN if get_skeleton(item).num_keypoints == joints]
+    if not skeletons:
         raise CheckpointError(f"checkpoint {name}: {joints} keypoints is no known skeleton's number; give --config")
     crop_size = _crop_size(regions, name)
     values: dict[str, object] = {
         "name": f"sharpose_c{width}_d{len(blocks)}_{crop_size[0]}x{crop_size[1]}",
-        "skeleton": skeleton,
+        "skeleton": skeletons[0],
         "crop_size": crop_size,
         "width": width,
         "depth": len(blocks),
@@ -129,7 +132,10 @@ def infer_config(state: Mapping[str, Tensor], name: str, given: Mapping[str, obj
         )
     if (size := re.search(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)", name)) and (int(size[1]), int(size[2])) != crop_size:
         warnings.append(f"checkpoint {name} is for crops of {crop_size[0]}x{crop_size[1]}, whatever its name says")
-    return InferredConfig(config, (note,), tuple(warnings))
+    notes = [note]
+    if others := " or ".join(skeletons[1:]):
+        notes.append(f"its {joints} keypoints are taken for those of {skeletons[0]}; for {others} give --config")
+    return InferredConfig(config, tuple(notes), tuple(warnings))
 
 
 def _same_shapes(shown: ModelConfig) -> ModelConfig | None:
@@ -205,6 +211,7 @@ class LoadedModel:
     notes: tuple[str, ...]  # what was converted on the way; to be said to the user
     warnings: tuple[str, ...] = ()  # what was assumed, so that poses may be wrong; not to be missed
     scores: ScoreTables | None = None  # what makes its scores probabilities, if it has been fitted
+    gate: Gate | None = None  # of the bundle that it came from, if it was one
 
 
 def load_model(
@@ -218,7 +225,8 @@ def load_model(
 
     Args:
         path: A file in the released format, a bundle, or another that `read_checkpoint` reads.
-        config: Its configuration; if None, the one that the file carries, or what `infer_config` reads off it.
+        config: Its configuration; if None, the one that the file carries, or what `infer_config` reads off it. What the
+            file's own one says otherwise is a warning, of alpha and threshold a note.
         size: `(height, width)` of the crop to use the model at, if not the one it was trained at: position embeddings
             and the heatmap head are resampled.
         changes: Fields that a file can't say, to set on the configuration (`alpha`, `quality_threshold`, `heads`).
@@ -230,17 +238,24 @@ def load_model(
     state, meta, notes = read_checkpoint(path)
     warnings: tuple[str, ...] = ()
     in_name = alphas_in_name(Path(path).name)
-    if config is None:
-        if CONFIG_KEY in meta:
-            config = parse_config(meta[CONFIG_KEY], source=f"in {path}")
-        else:
-            inferred = infer_config(state, Path(path).name, changes or {})
-            config, notes, warnings = inferred.config, notes + inferred.notes, inferred.warnings
+    own = parse_config(meta[CONFIG_KEY], source=f"in {path}") if CONFIG_KEY in meta else None
+    if config is None and own is not None:
+        config = own
+    elif config is None:
+        inferred = infer_config(state, Path(path).name, changes or {})
+        config, notes, warnings = inferred.config, notes + inferred.notes, inferred.warnings
     elif in_name and in_name != [config.alpha]:
         said = " and ".join(f"{alpha:g}" for alpha in in_name)
         warnings = (f"checkpoint {Path(path).name}: its name says alpha {said}; {config.alpha:g} is used, as given",)
     _refuse_abs(state, path)
     config = config.replace(changes or {})
+    if own is not None:
+        trained, chosen = _contradictions(own.replace(changes or {}), config)
+        if trained:
+            words = f"its own configuration says {'; '.join(trained)}. What is given is used: if that is wrong, so are"
+            warnings += (f"checkpoint {Path(path).name}: {words} the poses",)
+        if chosen:
+            notes += (f"the checkpoint's own configuration says {'; '.join(chosen)}; what is given is used",)
     with torch.device("meta"):  # memory follows what the file holds, not what its configuration claims
         _check_keys(state, SHaRPose(config).state_dict(), path)
     if broken := [key for key, value in state.items() if not torch.isfinite(value).all()]:
@@ -256,11 +271,17 @@ def load_model(
         )
         config, model = resized, SHaRPose(resized)
     model.load_state_dict(state, strict=True)
-    scores = _score_tables(meta, path)
-    if scores is not None and not _computes_the_same(parse_config(meta.get(CONFIG_KEY), source=f"in {path}"), config):
-        notes += ("its score tables are left out, as they were fitted with another configuration; scores stay raw",)
-        scores = None
-    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes, warnings, scores)
+    scores, gate = _carried(ScoreTables, SCORES_KEY, meta, path), _carried(Gate, GATE_KEY, meta, path)
+    if own is not None and not _computes_the_same(own, config):
+        if scores is not None:
+            notes += ("its score tables are left out, as they were fitted with another configuration; scores stay raw",)
+            scores = None
+        if gate is not None:
+            if gate.gain is not None:
+                notes += ("its gain of refining is left out, as it was measured with another configuration",)
+            chosen_by = f"{gate.chosen_by}, with another configuration"
+            gate = gate.model_copy(update={"gain": None, "chosen_by": chosen_by})
+    return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes, warnings, scores, gate)
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
@@ -279,13 +300,43 @@ def save_checkpoint(path: str | Path, model: SHaRPose, scores: ScoreTables | Non
     torch.save({"meta": meta, "state_dict": dict(model.state_dict())}, path)
 
 
-def _score_tables(meta: Mapping[str, object], path: str | Path) -> ScoreTables | None:
-    if SCORES_KEY not in meta:
+_Carried = TypeVar("_Carried", bound=BaseModel)
+
+
+def _carried(kind: type[_Carried], key: str, meta: Mapping[str, object], path: str | Path) -> _Carried | None:
+    """What a checkpoint's metadata has under a key, beside its configuration."""
+    if key not in meta:
         return None
     try:
-        return ScoreTables.model_validate(meta[SCORES_KEY])
+        found = kind.model_validate(meta[key])
     except ValidationError as error:
-        raise CheckpointError(f"checkpoint {path}: {SCORES_KEY}: {describe_validation_error(error)}") from error
+        raise CheckpointError(f"checkpoint {path}: {key}: {describe_validation_error(error)}") from error
+    if CONFIG_KEY not in meta:
+        raise CheckpointError(f"checkpoint {path}: {key}: expected {CONFIG_KEY} beside it, got none")
+    return found
+
+
+def _contradictions(own: ModelConfig, used: ModelConfig) -> tuple[list[str], list[str]]:
+    """What a checkpoint's own configuration says otherwise than the one that is used, though the weights fit both: with
+    what the weights were trained for, and with what may be chosen anew.
+    """
+    trained, chosen = (
+        [
+            f"{field.replace('_', ' ')} {_words(theirs)}, not {_words(ours)}"
+            for field in fields
+            if (theirs := getattr(own, field)) != (ours := getattr(used, field))
+        ]
+        for fields in (_TRAINED, ("alpha", "quality_threshold"))
+    )
+    theirs, ours = own.skeleton, used.skeleton
+    if (theirs.keypoints, theirs.flip_order) != (ours.keypoints, ours.flip_order):
+        other = "other keypoints of that name" if theirs.name == ours.name else ours.name
+        trained.append(f"skeleton {theirs.name}, not {other}")
+    return trained, chosen
+
+
+def _words(value: object) -> str:
+    return " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
 def _computes_the_same(fitted: ModelConfig, used: ModelConfig) -> bool:

@@ -21,6 +21,7 @@ from sharpose.model.bundle_weights import read_bundle_weights
 
 CONFIG_KEY = "sharpose_config"  # where our own checkpoints keep their configuration, inside `meta`
 SCORES_KEY = "sharpose_scores"  # and their score tables, if they have some
+GATE_KEY = "sharpose_gate"  # what a bundle says of its gate, where that is the file
 
 _ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"  # how files begin; older versions wrote pickles
 _NAMED = 4  # how many keys of a kind an error names
@@ -80,11 +81,10 @@ def read_checkpoint(
         return CheckpointError(f"{what} {file}: {reason}")
 
     if (file / MANIFEST_NAME).is_file():
-        state, config, tables = read_bundle_weights(file, what)
-        meta_of_bundle = {CONFIG_KEY: config.model_dump(mode="json")}
-        if tables is not None:
-            meta_of_bundle[SCORES_KEY] = tables.model_dump(mode="json")
-        return state, meta_of_bundle, ()
+        state, manifest = read_bundle_weights(file, what)
+        config = manifest.model.replace({"quality_threshold": manifest.gate.quality_threshold})
+        held = {CONFIG_KEY: config, GATE_KEY: manifest.gate, SCORES_KEY: manifest.scores}
+        return state, {key: value.model_dump(mode="json") for key, value in held.items() if value is not None}, ()
     if (found := found_at(file)) != "a file":
         found += f" without {MANIFEST_NAME}" if found == "a folder" else ""
         if found == "nothing" and file.name == "best.pth" and file.with_name("last.pth").is_file():

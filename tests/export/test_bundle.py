@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from reference_model import reference_crops
 from score_tables import score_tables
 
-from sharpose.bundle import open_bundle
+from sharpose.bundle import GainCurve, Gate, open_bundle
 from sharpose.cli import Terminated, interruptible
 from sharpose.errors import ExportError, ParityError
 from sharpose.export import bundle as bundle_export
@@ -22,6 +22,8 @@ from sharpose.export.bundle import ExportOptions, ParityReportError, export_bund
 from sharpose.export.output import atomic_folder, check_output
 from sharpose.export.pictures import ParityPictures
 from sharpose.model import random_model
+
+GAIN = GainCurve(quality=(0.25, 0.75), gain=(0.125, -0.0625), measured_on="a test")
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +81,23 @@ def test_what_is_returned_is_what_was_written(loaded, pictures, traced, tmp_path
     traced()
     steps = []
     options = ExportOptions(max_batch=4, gate_chosen_by="hand")
-    manifest = export_bundle(loaded, tmp_path / "bundle", pictures, options, say=steps.append)
+    of_a_bundle = dataclasses.replace(loaded, gate=Gate(quality_threshold=0.5, chosen_by="a choice", gain=GAIN))
+    manifest = export_bundle(of_a_bundle, tmp_path / "bundle", pictures, options, say=steps.append)
     assert open_bundle(tmp_path / "bundle").manifest == manifest
-    assert (manifest.max_batch, manifest.gate.chosen_by) == (4, "hand")
+    assert manifest.max_batch == 4
+    assert manifest.gate == Gate(quality_threshold=0.99, chosen_by="hand", gain=GAIN)  # another threshold was given
     assert manifest.parity["fp32"].batch_sizes == (1, 3)
     assert len(steps) >= 3
     assert "blocks" in steps[-1]
 
 
-def test_score_tables_are_carried_over(loaded, pictures, traced, tmp_path, nano_bundle):
+def test_score_tables_and_the_gate_are_carried_over(loaded, pictures, traced, tmp_path, nano_bundle):
     traced()
-    fitted = dataclasses.replace(loaded, scores=score_tables())
+    gate = Gate(quality_threshold=loaded.config.quality_threshold, chosen_by="a choice", gain=GAIN)
+    fitted = dataclasses.replace(loaded, scores=score_tables(), gate=gate)
     manifest = export_bundle(fitted, tmp_path / "bundle", pictures, ExportOptions(max_batch=1))
     assert open_bundle(tmp_path / "bundle").manifest.scores == manifest.scores == score_tables()
+    assert manifest.gate == gate
     assert '"scores"' not in (nano_bundle / "bundle.json").read_text()
 
 

@@ -38,7 +38,7 @@ def test_every_weight_comes_back_to_the_bit(little_model: SHaRPose, two_precisio
 
 def test_half_graphs_give_halves(little_model: SHaRPose, two_precisions: Bundle, tmp_path: Path) -> None:
     """But for the parts that stay in float32 there: norms, and the quality head."""
-    found, _, _ = read_bundle_weights(with_graphs_of(two_precisions.path, tmp_path / "b", "fp16", "fp16"), "--init")
+    found, _ = read_bundle_weights(with_graphs_of(two_precisions.path, tmp_path / "b", "fp16", "fp16"), "--init")
     wanted = little_model.state_dict()
     assert set(found) == set(wanted)
     for name, value in wanted.items():
@@ -51,13 +51,31 @@ def test_half_graphs_give_halves(little_model: SHaRPose, two_precisions: Bundle,
 
 
 def test_the_bundle_in_the_package_holds_halves_alone() -> None:
-    found, config, scores = read_bundle_weights(shipped_bundle(), "--init")
+    found, manifest = read_bundle_weights(shipped_bundle(), "--init")
     assert all(torch.equal(value, value.half().float()) for value in found.values())
-    assert scores == open_bundle(shipped_bundle()).manifest.scores
-    assert config.quality_threshold == open_bundle(shipped_bundle()).manifest.gate.quality_threshold
-    assert config.quality_threshold != open_bundle(shipped_bundle()).model.quality_threshold
-    shapes = {name: value.shape for name, value in SHaRPose(config).state_dict().items()}
+    assert manifest == open_bundle(shipped_bundle()).manifest
+    shapes = {name: value.shape for name, value in SHaRPose(manifest.model).state_dict().items()}
     assert {name: value.shape for name, value in found.items()} == shapes
+
+
+def test_a_bundles_gate_and_score_tables_come_along_where_nothing_else_is_computed() -> None:
+    manifest = open_bundle(shipped_bundle()).manifest
+    gate = manifest.gate
+    assert gate.gain is not None
+    loaded = load_model(shipped_bundle())
+    assert (loaded.gate, loaded.scores, loaded.notes, loaded.warnings) == (gate, manifest.scores, (), ())
+    assert loaded.config == manifest.model.replace({"quality_threshold": gate.quality_threshold})
+    assert loaded.config.quality_threshold != manifest.model.quality_threshold
+    assert load_model(shipped_bundle(), changes={"quality_threshold": 0.5}).gate == gate
+    other = load_model(shipped_bundle(), changes={"alpha": 0.25})
+    assert other.gate is not None
+    assert other.gate.gain is None
+    assert other.gate.quality_threshold == gate.quality_threshold
+    assert other.gate.chosen_by == f"{gate.chosen_by}, with another configuration"
+    assert [note.partition(" left out")[0] for note in other.notes] == [
+        "its score tables are",
+        "its gain of refining is",
+    ]
 
 
 def test_what_gives_no_weights(

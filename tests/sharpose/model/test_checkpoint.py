@@ -67,7 +67,7 @@ def test_without_a_configuration_it_is_read_off_and_what_is_assumed_is_said(rele
     config = loaded.config
     assert (config.crop_size, config.width, config.depth, config.num_keypoints) == ((128, 96), 24, 2, 17)
     assert (config.alpha, config.heads, config.quality_threshold) == (0.5, 12, 0.99)
-    assert loaded.notes == ("no --config: sharpose_c24_d2_128x96 was read off the checkpoint",)
+    assert loaded.notes[0] == "no --config: sharpose_c24_d2_128x96 was read off the checkpoint"
     (warning,) = loaded.warnings
     assert "doesn't say alpha 0.5, heads 12, quality threshold 0.99, which are assumed" in warning
     assert "give --config" in warning
@@ -134,7 +134,33 @@ def test_score_tables_come_along_where_nothing_else_is_computed(tmp_path, nano_c
 def test_broken_score_tables_are_refused(released, nano_config):
     refused(released(meta={"sharpose_scores": {"coarse": 1}}), "sharpose_scores: coarse: ", config=nano_config)
     meta = {"sharpose_scores": score_tables().model_dump(mode="json")}
-    refused(released(meta=meta), "configuration in ", config=nano_config, error=ConfigError)
+    refused(released(meta=meta), "sharpose_scores: expected sharpose_config beside it, got none", config=nano_config)
+
+
+def test_what_a_given_configuration_contradicts_is_said(tmp_path, nano_config):
+    """The weights fit both, so nothing else would show."""
+    own = nano_config.replace({"heads": 3, "alpha": 0.3})
+    path = tmp_path / "own.pth"
+    save_checkpoint(path, random_model(own, seed=5).model)
+    for given in (own, own.replace({"name": "another"})):
+        loaded = load_model(path, given)
+        assert (loaded.config, loaded.notes, loaded.warnings) == (given, (), ())
+    other = {"heads": 6, "quality_activation": "sigmoid", "pixel_mean": (0, 0.5, 0), "crop_size": (96, 128)}
+    loaded = load_model(path, own.replace(other))
+    assert loaded.warnings == (
+        "checkpoint own.pth: its own configuration says crop size 128 96, not 96 128; heads 3, not 6; quality "
+        "activation gelu, not sigmoid; pixel mean 0.485 0.456 0.406, not 0 0.5 0. What is given is used: if that is "
+        "wrong, so are the poses",
+    )
+    assert (loaded.config.heads, loaded.notes) == (6, ())
+    (warning,) = load_model(path, own.replace({"skeleton": "ap10k17"})).warnings
+    assert "says skeleton coco17, not ap10k17. What is given is used" in warning
+    loaded = load_model(path, own.replace({"alpha": 0.5, "quality_threshold": 0.75}), changes={"alpha": 0.5})
+    assert loaded.warnings == ()
+    assert loaded.notes == (
+        f"the checkpoint's own configuration says quality threshold {own.quality_threshold}, not 0.75; what is given "
+        "is used",
+    )
 
 
 def test_half_precision_files_become_float32(released, nano):

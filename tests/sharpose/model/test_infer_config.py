@@ -29,7 +29,7 @@ def test_all_configurations_are_read_off_their_files(name):
     found = infer_config(shapes(config), "some.pth", {})
     assert found.config == config
     said = f"alpha {config.alpha:g}, heads {config.heads}, quality threshold {config.quality_threshold:g}"
-    (note,) = found.notes
+    note = found.notes[0]
     assert note.startswith(f"no --config: {name} was read off the checkpoint")
     if name in RELEASED:
         assert f"{said}, as released" in note
@@ -136,7 +136,10 @@ def test_given_heads_fit_another_width(nano_config):
 @pytest.mark.parametrize(("joints", "skeleton"), [(16, "mpii16"), (17, "coco17"), (26, "halpe26")])
 def test_the_number_of_keypoints_gives_the_skeleton(nano_config, joints, skeleton):
     state = shapes(nano_config) | {"backbone.keypoint_tokens": torch.empty(1, joints, 24, device="meta")}
-    assert infer_config(state, "some.pth", {"heads": 12}).config.skeleton.name == skeleton
+    found = infer_config(state, "some.pth", {"heads": 12})
+    assert found.config.skeleton.name == skeleton
+    said = ["its 17 keypoints are taken for those of coco17; for ap10k17 give --config"] if joints == 17 else []
+    assert list(found.notes[1:]) == said
 
 
 def test_an_unknown_number_of_keypoints_is_refused(nano_config):

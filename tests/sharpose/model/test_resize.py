@@ -115,7 +115,7 @@ def file(tmp_path_factory, nano_config):
 def test_load_model_at_another_size(file, nano_config):
     loaded = load_model(file, size=(192, 192))
     assert loaded.config.crop_size == (192, 192)
-    assert "resampled from 128x96 to 192x192" in loaded.notes[1]
+    assert "resampled from 128x96 to 192x192" in loaded.notes[-1]
     with torch.no_grad():
         out = loaded.model(torch.randn(2, 3, 192, 192))
     assert out.heatmaps.shape == (2, 17, 48, 48)
@@ -132,7 +132,7 @@ def test_an_mlp_head_keeps_its_hidden_width(tmp_path, nano_config):
 
 
 def test_the_size_it_has_is_no_resampling(file, nano_config):
-    assert len(load_model(file, size=(128, 96)).notes) == 1
+    assert "resampled" not in "".join(load_model(file, size=(128, 96)).notes)
     assert load_model(file, nano_config, size=(128, 96)).config == nano_config
 
 
