@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from sharpose.errors import DetectorError, counted, describe_validation_error
 from sharpose.file_locks import file_lock
-from sharpose.files import cache_folder, file_sha256, parse_yaml, read_yaml
+from sharpose.files import cache_folder, file_sha256, parse_yaml, read_yaml, replacing
 
 MOTION = "motion"
 """The name of the detector without weights."""
@@ -169,13 +169,14 @@ def find_detector(
     console = console or Console(stderr=True)
     path = cache_folder() / "detectors" / f"{name}.onnx"
     pinned = path.with_name(f"{path.name}.sha256")
-    expected = _expected_sha256(name, entry, sha256, pinned)
 
     def show(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     say, warn = say or show, warn or (lambda line: show(f"warning: {line}"))
     url = _address_of(entry)
+    _set_aside(path, entry, say)
+    expected = _expected_sha256(name, entry, sha256, pinned)
     try:
         with _progress_bar(name, console) as on_progress:
             found = download(url, path, expected, on_progress=on_progress, say=say)
@@ -188,7 +189,8 @@ def find_detector(
         ) from error
     if expected is None:
         try:
-            pinned.write_text(found + "\n")
+            with replacing(pinned) as temporary:
+                temporary.write_text(found + "\n", "utf-8")
         except OSError as error:
             raise DetectorError(f"{pinned}: can't be written ({error.strerror})") from error
         warn(f"{name}: nobody has published a hash of this file; trusted as you asked, sha256 {found}")
@@ -217,14 +219,44 @@ def _expected_sha256(name: str, entry: DetectorEntry, given: str | None, pinned:
         return digest
     if entry.sha256 is not None:
         return entry.sha256
-    if pinned.is_file():
-        return pinned.read_text("utf-8").strip()
+    if pinned.is_file() and (pin := _sha256_in(pinned)) is not None:
+        return pin
     if given == TRUST:
         return None
     raise DetectorError(
         f"--detector {name}: no published sha256 of {entry.url} is known, so it isn't downloaded; give yours by "
         f"--detector-sha256 HASH or as sha256: in {user_table_path()}, or --detector-sha256 {TRUST} to accept any file"
     )
+
+
+def _sha256_in(pinned: Path) -> str | None:
+    """The hash in a file, or None where it was cut off."""
+    text = pinned.read_bytes().strip().decode(errors="replace")
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
+def _set_aside(path: Path, entry: DetectorEntry, say: Callable[[str], None]) -> None:
+    """Move away what is kept under this name from the address that the table had before, and note the one of now.
+
+    A file without a note is the user's own copy, or older than notes are; one that has the table's hash stays.
+    """
+    note = path.with_name(f"{path.name}.url")
+    try:
+        before = note.read_text("utf-8").strip() if note.is_file() else None
+        if before == entry.url:
+            return
+        if before is not None:
+            if path.is_file() and (entry.sha256 is None or file_sha256(path) != entry.sha256):
+                aside = path.with_name(f"{path.name}.old")
+                path.replace(aside)
+                say(f"{path.stem}: the table names another address by now; what came from {before} is {aside}")
+            for suffix in ("part", "sha256"):
+                path.with_name(f"{path.name}.{suffix}").unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as temporary:
+            temporary.write_text(entry.url + "\n", "utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DetectorError(f"{note}: can't be read or written ({error}); set XDG_CACHE_HOME") from error
 
 
 @contextlib.contextmanager
@@ -298,7 +330,7 @@ def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int
         before = part.stat().st_size if part.exists() else 0
         try:
             with part.open("ab") as file, _open_url(url, file, silent_until - time.monotonic()) as (body, total):
-                while chunk := body.read(_CHUNK):
+                while chunk := _read(body):
                     file.write(chunk)
                     on_progress(file.tell(), total)
                 if total is not None and file.tell() < total:
@@ -319,6 +351,16 @@ def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int
                 resume = f"; {kept} bytes are kept, run again to resume" if kept else ""
                 raise DownloadError(f"{url}: {' '.join(how.split())} ({counted(attempt, 'try')}){resume}") from error
     raise DownloadError(f"{url}: the server's answers contradict each other; run again")
+
+
+def _read(body: http.client.HTTPResponse) -> bytes:
+    """The next piece, b"" at the end. A network that goes away is no `OSError` alone, which would be the disk's."""
+    try:
+        return body.read(_CHUNK)
+    except (TimeoutError, ConnectionError):
+        raise
+    except OSError as error:
+        raise ConnectionError(error.strerror or str(error)) from error
 
 
 @contextlib.contextmanager
@@ -356,6 +398,8 @@ def _answer_of(request: urllib.request.Request, timeout: float) -> http.client.H
         answer = answers.get(timeout=max(timeout, 0.0))
     except queue.Empty:
         raise TimeoutError("timed out") from None
+    if isinstance(answer, OSError) and not isinstance(answer, (urllib.error.URLError, TimeoutError, ConnectionError)):
+        raise ConnectionError(answer.strerror or str(answer)) from answer
     if isinstance(answer, Exception):
         raise answer
     return answer

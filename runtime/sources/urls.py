@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 from sharpose.runtime.options import SourceOptions
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-# `password=…` in a query, and in the paths of cameras that take their login there.
-_SECRET_PARAMETER = re.compile(
-    r"([A-Za-z0-9_.-]*(?:pass|pwd|psw|token|secret|auth|key|sig|credential|session|user|login)[A-Za-z0-9.-]*=)"
-    r"[^&;/?#\s]*"
-    r"|(streamid=)[^&\s]*",  # SRT's, in which servers expect user and key
-    re.IGNORECASE,
+# `password=…` in a query, and in the paths of cameras that take their login there (`user=admin_password=…`).
+_PARAMETER = re.compile(r"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]+)=")
+_SECRET_NAME = re.compile(
+    r"pass|pwd|psw|token|secret|auth|key|sig|credential|session|user|login|streamid$", re.IGNORECASE
 )
+_VALUE = re.compile(r"[^&;/?#\s]*")
+_STREAM_ID = re.compile(r"[^&\s]*")  # SRT's, in which servers expect user and key
 # Of RTMP: server and application. What follows is the stream key, the whole login of most services.
 _RTMP_SERVER = re.compile(r"[^/?#\s]*(?:/[^/?#\s]*(?=/[^/?#\s]))*/?")
 # In a pipeline a value ends at a blank unless it is quoted; then it may hold anything.
@@ -113,7 +113,21 @@ def _redact(url: str) -> str:
         assert server is not None  # it may be empty
         key = rest[server.end() :]
         return begin + server.group() + (key if key.startswith("***") or not key else "***")
-    return begin + _SECRET_PARAMETER.sub(lambda found: f"{found[1] or found[2]}***", rest)
+    return begin + _redact_parameters(rest)
+
+
+def _redact_parameters(text: str) -> str:
+    """In time that grows as the text does: a single expression for it would try each part of a long name."""
+    pieces, end = [], 0
+    for found in _PARAMETER.finditer(text):
+        name = found[1].rpartition("_")[2]
+        if found.start() < end or not _SECRET_NAME.search(name):  # `token_type` is none
+            continue
+        value = (_STREAM_ID if name.lower().endswith("streamid") else _VALUE).match(text, found.end())
+        assert value is not None  # it may be empty
+        pieces += [text[end : found.end()], "***"]
+        end = value.end()
+    return "".join([*pieces, text[end:]])
 
 
 # FFmpeg probes this much of a stream before it hands out the first packet. It keeps what it has probed, so this costs

@@ -115,6 +115,7 @@ class Smoother:
 
         jumped = np.linalg.norm(step, axis=-1) > _JUMP * size[known][:, None]
         came_back = jumped & (before.score[rows] < _SURE) & (score[known] >= _SURE)
+        came_back |= ~np.isfinite(before.place[rows]).all(axis=-1)  # NaN once, as of float16 that ran over
         place[known] = np.where(came_back[:, :, None], seen[known, :, :2], place[known])
         speed[known] = np.where(came_back[:, :, None], 0.0, speed[known])
         return _State(ids, np.full(len(ids), time), size, place, speed, score)

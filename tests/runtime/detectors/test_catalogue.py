@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
@@ -121,6 +124,48 @@ def test_trust_is_said_and_holds(served: tuple[str, Path]) -> None:
     assert find_detector("mine", console=quiet()) == path  # pinned from now on
     path.write_bytes(b"another")
     assert "expected sha256" in refused("mine", sha256="trust")
+
+
+def test_another_address_in_the_table_is_another_file(served: tuple[str, Path]) -> None:
+    url, file = served
+    file.with_name("v2.onnx").write_bytes(b"the second")
+    write_table(url)
+    path = find_detector("mine", sha256="trust", console=quiet())
+    write_table(url.replace("d.onnx", "v2.onnx"))
+    path.with_name("mine.onnx.part").write_bytes(b"a piece of the first")
+    said: list[str] = []
+    assert "no published sha256" in refused("mine", say=said.append)  # the first one was trusted
+    assert said == [f"mine: the table names another address by now; what came from {url} is {path}.old"]
+    assert path.with_name("mine.onnx.old").read_bytes() == file.read_bytes()
+    assert find_detector("mine", sha256="trust", console=quiet()).read_bytes() == b"the second"
+    assert find_detector("mine", console=quiet()).read_bytes() == b"the second"
+    write_table(url, sha256=sha256_of(file), sha256_source="me")
+    assert find_detector("mine", console=quiet()).read_bytes() == file.read_bytes()
+
+
+def test_a_file_that_the_user_has_copied_there_is_taken(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, file = served
+    write_table(url, sha256=sha256_of(file), sha256_source="me")
+    path = tmp_path / "cache" / "sharpose" / "detectors" / "mine.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(file.read_bytes())
+    content = file.read_bytes()
+    file.unlink()
+    assert find_detector("mine", console=quiet()) == path
+    write_table("http://localhost/moved/d.onnx", sha256=sha256_of(path), sha256_source="me")
+    assert find_detector("mine", console=quiet()).read_bytes() == content  # by its hash it is the right one
+
+
+@pytest.mark.parametrize("content", ["", "d722"])
+def test_a_pin_that_was_cut_off_is_none(served: tuple[str, Path], content: str) -> None:
+    url, file = served
+    write_table(url)
+    path = find_detector("mine", sha256="trust", console=quiet())
+    pin = path.with_name("mine.onnx.sha256")
+    pin.write_text(content)
+    assert "no published sha256" in refused("mine")
+    assert find_detector("mine", sha256="trust", console=quiet()) == path
+    assert pin.read_text() == sha256_of(file) + "\n"
 
 
 def test_an_unknown_name_is_helped() -> None:
@@ -297,6 +342,30 @@ def test_a_connection_that_breaks_off_is_resumed(server: Server, path: Path) -> 
     download(server.url, path, SHA256)
     assert path.read_bytes() == CONTENT
     assert server.asked == [None, "bytes=300000-", "bytes=700000-"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError(1, "bad record")])
+def test_a_network_that_goes_away_is_no_full_disk(
+    server: Server, path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    read, calls = HTTPResponse.read, []
+
+    def failing(self: HTTPResponse, amount: int | None = None) -> bytes:
+        calls.append(amount)
+        if len(calls) == 2:
+            raise error
+        return read(self, amount)
+
+    monkeypatch.setattr(HTTPResponse, "read", failing)
+    assert download(server.url, path, SHA256) == SHA256
+    assert server.asked == [None, f"bytes={1 << 18}-"]
+
+    def fails(self: HTTPResponse) -> None:
+        raise error
+
+    monkeypatch.setattr(HTTPResponse, "begin", fails)
+    path.unlink()
+    assert f"{server.url}: {error.strerror} (3 tries)" in refused_download(server.url, path)
 
 
 def test_what_came_is_kept_for_the_next_run(server: Server, path: Path) -> None:

@@ -117,6 +117,15 @@ def test_somebody_missed_for_a_frame_is_remembered() -> None:
     assert not np.array_equal(smoother.update(person(still(1)), 0.08).keypoints, person(still(1)).keypoints)
 
 
+def test_a_keypoint_that_once_was_nan_comes_back() -> None:
+    smoother = Smoother()
+    right, wrong = person(still()), person(np.where(np.arange(17)[:, None] == 3, np.nan, still()))
+    results = [smoother.update(wrong if index == 3 else right, index / 25).keypoints[0] for index in range(8)]
+    assert np.isnan(results[3][3, :2]).all()
+    for result in results[4:]:
+        np.testing.assert_allclose(result, right.keypoints[0], rtol=1e-6)
+
+
 def test_twice_the_same_moment_and_a_person_of_no_size() -> None:
     smoother = Smoother()
     for time in (1.0, 1.0, 0.5):
