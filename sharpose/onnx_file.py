@@ -61,6 +61,29 @@ def check_node_inputs(model: bytes) -> None:
                     raise BundleError(f"a node of type {operator.decode(errors='replace')[:80]!r} lacks an input")
 
 
+def declared_inputs(model: bytes) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the inputs of a serialised ONNX `ModelProto`, by name; None is an axis of any size.
+
+    Raises:
+        BundleError: the bytes are not a protobuf message.
+    """
+    # Of the graph its inputs (11), and of each its name (1); then its type (2), of a tensor (1) the shape (2), the axes
+    # (1), and of an axis its size (1), a number.
+    values = [
+        value
+        for field, graph in _length_delimited_fields(memoryview(model))
+        if _CHILDREN["model"].get(field) == "graph"
+        for value in _messages(graph, 11)
+    ]
+    found = {}
+    for value in values:
+        name = b"".join(bytes(text) for text in _messages(value, 1))
+        axes = [axis for kind in _messages(value, 2) for axis in _messages(kind, 1, 2, 1)]
+        sizes = [[size for field, size in _fields(axis) if field == 1 and isinstance(size, int)] for axis in axes]
+        found[name.decode("utf-8", "replace")] = tuple(size[-1] if size else None for size in sizes)
+    return found
+
+
 def graph_sha256(path: Path) -> str:
     """sha256 of an ONNX file together with the files that its weights lie in, in hexadecimal.
 
@@ -91,8 +114,20 @@ def model_metadata(model: bytes) -> dict[str, str]:
     }
 
 
+def _messages(message: memoryview, *path: int) -> Iterator[memoryview]:
+    """The payloads at the end of a path of field numbers."""
+    for field, payload in _length_delimited_fields(message):
+        if field == path[0]:
+            yield from _messages(payload, *path[1:]) if path[1:] else (payload,)
+
+
 def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Field number and payload of every length-delimited field; other wire types are skipped."""
+    return ((field, value) for field, value in _fields(message) if isinstance(value, memoryview))
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """Field number and value of every field that is length-delimited or a number of any length."""
     position, end = 0, len(message)
     while position < end:
         tag, position = _varint(message, position)
@@ -100,7 +135,8 @@ def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryv
             raise BundleError("not an ONNX file: a field number is out of range")
         wire_type = tag & 7
         if wire_type == 0:
-            _, position = _varint(message, position)
+            number, position = _varint(message, position)
+            yield tag >> 3, number
         elif wire_type == 1:
             position += 8
         elif wire_type == 2:

@@ -16,7 +16,7 @@ from sharpose.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, GraphEntry, 
 from sharpose.config import ModelConfig
 from sharpose.errors import BundleError, ConfigError, describe_validation_error
 from sharpose.files import file_sha256, read_json, replacing
-from sharpose.onnx_file import check_node_inputs, external_data_locations
+from sharpose.onnx_file import check_node_inputs, declared_inputs, external_data_locations
 from sharpose.tokens import check_alpha
 
 RANDOM_WEIGHTS = "random weights"
@@ -139,7 +139,7 @@ def open_bundle(path: str | Path) -> Bundle:
             )
     for pair in manifest.graphs.values():
         for entry in (pair.coarse, pair.fine):
-            _check_graph(folder, entry.file, manifest.weights)
+            _check_graph(folder, entry, manifest.weights)
     return Bundle(folder, manifest)
 
 
@@ -205,16 +205,30 @@ def _left_out(value: object, path: tuple[str, ...] = ()) -> Iterator[str]:
             yield from _left_out(item, (*path, str(index)))
 
 
-def _check_graph(folder: Path, graph: str, weights: str) -> None:
-    """Refuse a graph whose weights are anywhere but in the bundle's one weights file, or whose nodes lack an input."""
+def _check_graph(folder: Path, entry: GraphEntry, weights: str) -> None:
+    """Refuse what ONNX Runtime does for minutes, or crashes on, before it compares inputs and finds that it is wrong.
+
+    That is a graph whose weights are anywhere but in the bundle's one weights file, whose nodes lack an input, or whose
+    inputs are of another shape than `bundle.json` says.
+    """
+    graph = entry.file
     try:
         model = (folder / graph).read_bytes()
         locations = external_data_locations(model)
         check_node_inputs(model)
+        inputs = declared_inputs(model)
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {graph}: {error}") from error
     for location in sorted(locations - {weights}):
         raise BundleError(f"bundle {folder}: {graph} takes weights from {location!r}; expected {weights!r} beside it")
+    for item in entry.inputs:
+        found, expected = inputs.get(item.name), tuple(None if isinstance(side, str) else side for side in item.shape)
+        if found not in (None, expected):
+            sides = ", ".join("any" if side is None else str(side) for side in found or ())
+            raise BundleError(
+                f"bundle {folder}: {graph}: input {item.name}: expected [{', '.join(map(str, item.shape))}], as "
+                f"{MANIFEST_NAME} has it, found [{sides}]"
+            )
 
 
 SHIPPED_BUNDLE = "sharpose_tiny_coco_256x192"

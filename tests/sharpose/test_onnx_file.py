@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sharpose.errors import BundleError
-from sharpose.onnx_file import external_data_locations, graph_sha256, model_metadata
+from sharpose.onnx_file import declared_inputs, external_data_locations, graph_sha256, model_metadata
 
 
 def external(location, name="w"):
@@ -41,6 +41,31 @@ def test_agrees_with_the_onnx_package_on_an_exported_graph(nano_bundle, file):
         if entry.key == "location"
     }
     assert external_data_locations((nano_bundle / file).read_bytes()) == expected == {"weights.bin"}
+
+
+@pytest.mark.parametrize("file", ["coarse.onnx", "fine.onnx"])
+def test_inputs_are_those_that_the_onnx_package_reads(nano_bundle, file):
+    model = onnx.load(str(nano_bundle / file), load_external_data=False)
+    expected = {
+        value.name: tuple(
+            axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
+        )
+        for value in model.graph.input
+    }
+    assert declared_inputs((nano_bundle / file).read_bytes()) == expected
+    assert {size for shape in expected.values() for size in shape} > {None, 3 if file == "coarse.onnx" else 768}
+
+
+def test_inputs_without_axes_or_sizes():
+    values = [
+        helper.make_tensor_value_info("scalar", TensorProto.FLOAT, []),
+        helper.make_tensor_value_info("unknown", TensorProto.FLOAT, None),
+        helper.make_tensor_value_info("mixed", TensorProto.FLOAT, ["N", None, 0, 2**31]),
+    ]
+    model = helper.make_model(helper.make_graph([], "g", values, []))
+    found = {"scalar": (), "unknown": (), "mixed": (None, None, 0, 2**31)}
+    assert declared_inputs(model.SerializeToString()) == found
+    assert declared_inputs(b"") == {}
 
 
 def test_no_weights_outside():

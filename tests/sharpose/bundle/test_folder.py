@@ -95,6 +95,26 @@ def test_a_node_that_lacks_an_input(bundle, place):
     refused(bundle, "fine.onnx: a node of type 'LayerNormalization' lacks an input")
 
 
+def _set_axis(bundle, name, axis, size):
+    model = onnx.load(str(bundle / "fine.onnx"), load_external_data=False)
+    (value,) = (item for item in model.graph.input if item.name == name)
+    value.type.tensor_type.shape.dim[axis].dim_value = size  # in the place of a name
+    (bundle / "fine.onnx").write_bytes(model.SerializeToString())
+    rehash(bundle, "fine.onnx")
+
+
+def test_an_input_of_another_shape_is_refused_before_an_engine_computes_with_it(bundle):
+    """ONNX Runtime takes minutes and 2 GiB for the first, as it folds what has that size."""
+    regions = open_bundle(bundle).model.num_regions
+    _set_axis(bundle, "region_order", 1, 2**31 - 1)
+    words = f"fine.onnx: input region_order: expected [N, {regions}], as bundle.json has it, found [any, 2147483647]"
+    refused(bundle, words)
+    _set_axis(bundle, "region_order", 1, regions)
+    open_bundle(bundle)
+    _set_axis(bundle, "rows", 0, 16)
+    refused(bundle, "fine.onnx: input rows: expected [M], as bundle.json has it, found [16]")
+
+
 def test_a_graph_that_is_none(bundle):
     (bundle / "coarse.onnx").write_bytes(b"not a graph at all\n")
     rehash(bundle, "coarse.onnx")
