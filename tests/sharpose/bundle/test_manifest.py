@@ -118,11 +118,13 @@ def verified(values):
 
 
 def test_a_verified_bundle_opens(bundle, values):
-    edit(bundle, lambda written: written.update(verified=verified(values)["verified"]))
+    entries = verified(values)["verified"]
+    entries[1]["times"] = [{"people": 8, "coarse": 10.0, "fine": 25.5}]
+    edit(bundle, lambda written: written.update(verified=entries))
     manifest = open_bundle(bundle).manifest
     first, second = manifest.verified
     assert (first.precision, first.average_precision_change, second.average_precision_change) == ("bf16", None, -0.25)
-    assert first.milliseconds == 29.5 + 39.5 + 22.5 + 48.5
+    assert first.time_against(second) == 2.0  # over the batches of both
     assert json.loads(manifest.to_json()) == json.loads((bundle / MANIFEST_NAME).read_text())
 
 
