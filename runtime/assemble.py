@@ -139,6 +139,7 @@ def _run(options: RunOptions, messages: Messages, engines: Engines | None) -> in
                 options.serve_token,
                 say=messages.info,
                 warn=messages.warning,
+                streams=len(specs),
                 poses_by=estimator.statistics,
             )
             to_close.callback(server.close)

@@ -58,9 +58,11 @@ def status_of(numbers: StreamSnapshot, silent_after: float) -> str:
     return "running" if numbers.frames else "waiting"
 
 
-def trouble(streams: Mapping[str, StreamSnapshot], silent_after: float) -> str | None:
-    """Why a run isn't well: a live stream is silent for over `silent_after` seconds, or all have failed; else None."""
-    if streams and all(numbers.failed for numbers in streams.values()):
+def trouble(streams: Mapping[str, StreamSnapshot], silent_after: float, expected: int = 1) -> str | None:
+    """Why a run isn't well: a live stream is silent for over `silent_after` seconds, or all that are `expected`, those
+    of a folder that are opened one after another included, have failed; else None.
+    """
+    if len(streams) >= max(expected, 1) and all(numbers.failed for numbers in streams.values()):
         return "every stream has failed" if len(streams) > 1 else f"{next(iter(streams))}: the stream has failed"
     silent = [
         f"{name}: no frame for {numbers.silence:.0f} s"
@@ -70,11 +72,11 @@ def trouble(streams: Mapping[str, StreamSnapshot], silent_after: float) -> str |
     return "; ".join(silent) or None
 
 
-def state_json(streams: Mapping[str, StreamSnapshot], silent_after: float) -> bytes:
+def state_json(streams: Mapping[str, StreamSnapshot], silent_after: float, expected: int = 1) -> bytes:
     """`{"streams": [{"name", "status", "frames", …}], "trouble"}`; times in milliseconds, ASCII only."""
     state = {
         "streams": [_stream_json(name, numbers, silent_after) for name, numbers in streams.items()],
-        "trouble": trouble(streams, silent_after),
+        "trouble": trouble(streams, silent_after, expected),
     }
     return json.dumps(state, allow_nan=False).encode("ascii")
 
@@ -117,6 +119,7 @@ class Site:
         connections: Open now.
         silent_after: A live stream without a frame for so many seconds isn't well.
         warn: Called with a line on a defect.
+        expected: How many streams there will be.
         page: The page's HTML and its content security policy.
     """
 
@@ -126,6 +129,7 @@ class Site:
     connections: Connections
     silent_after: float
     warn: Callable[[str], None]
+    expected: int = 1
     page: tuple[bytes, str] = field(default_factory=_load_page)
     _reported: set[type[BaseException]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -292,14 +296,14 @@ class Handler(BaseHTTPRequestHandler):
             return True
 
     def _state(self, query: dict[str, str]) -> None:
-        state = state_json(self._site.streams.snapshots(), self._site.silent_after)
+        state = state_json(self._site.streams.snapshots(), self._site.silent_after, self._site.expected)
         self._answer(HTTPStatus.OK, state, "application/json")
 
     def _metrics(self, query: dict[str, str]) -> None:
         self._answer(HTTPStatus.OK, *self._site.metrics(self.headers.get("Accept", "")))
 
     def _health(self, query: dict[str, str]) -> None:
-        why = trouble(self._site.streams.snapshots(), self._site.silent_after)
+        why = trouble(self._site.streams.snapshots(), self._site.silent_after, self._site.expected)
         if why is not None:
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why)
         self._answer(HTTPStatus.OK, b"ok\n", _TEXT)

@@ -129,6 +129,7 @@ class ServeServer:
         token: What clients must know; None lets everybody in who can reach the address.
         say: Called with a line on where the page is.
         warn: Called with a line on a danger or a defect.
+        streams: How many there will be: only once all of them have failed, the run has.
         poses_by: Counts the requests to the server that runs the model; None where none does.
         silent_after: A live stream without a frame for so many seconds isn't well.
         max_clients: Connections at a time, a few for `/healthz` not counted; a browser that looks needs two.
@@ -151,6 +152,7 @@ class ServeServer:
         *,
         say: Callable[[str], None],
         warn: Callable[[str], None],
+        streams: int = 1,
         poses_by: ServerStatistics | None = None,
         silent_after: float = 10.0,
         max_clients: int = 32,
@@ -174,7 +176,7 @@ class ServeServer:
         self._streams, self._guesses = ServedStreams(), access.guesses
         self.connections = Connections(max_clients, client_seconds)
         metrics = Metrics(self._streams.snapshots, poses_by)
-        self._listener.site = Site(access, self._streams, metrics.text, self.connections, silent_after, warn)
+        self._listener.site = Site(access, self._streams, metrics.text, self.connections, silent_after, warn, streams)
         # A browser elsewhere can't go to 0.0.0.0.
         anywhere = self.address.host in {"0.0.0.0", "::"}
         self.url = f"http://{Address(socket.gethostname(), self.address.port) if anywhere else self.address}/"

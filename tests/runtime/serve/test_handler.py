@@ -140,6 +140,7 @@ def test_failed_streams(counted) -> None:
     one, other = counted(), counted()
     one.end(failed=True)
     assert trouble(snapshots(a=one), 10) == "a: the stream has failed"
+    assert trouble(snapshots(a=one), 10, expected=2) is None  # the next one of a folder is still to be opened
     assert trouble(snapshots(a=one, b=other), 10) is None  # the other goes on
     other.end(failed=True)
     assert trouble(snapshots(a=one, b=other), 10) == "every stream has failed"
