@@ -44,7 +44,7 @@ STDOUT_PATH = Path("standard output")
 
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A temporary file `.NAME.PID-RANDOM.unfinished` beside `path`, which takes its place at the end of the block.
+    """A temporary file `.NAME.RANDOM.unfinished` beside `path`, which takes its place at the end of the block.
 
     Any error in the block, Ctrl-C included, removes it; what was there before then stays as it is. Of several writers
     at once the last one wins.
@@ -57,8 +57,8 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the file can't be written.
     """
-    # The first process of every container is number 1, so a number alone isn't one writer's own on a shared volume.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}")
+    # No process number: the first process of every container is number 1, and containers may share a volume.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
