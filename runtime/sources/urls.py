@@ -22,8 +22,11 @@ _VALUE = re.compile(r"[^&;/?#\s]*")
 _STREAM_ID = re.compile(r"[^&\s]*")  # SRT's, in which servers expect user and key
 # Of RTMP: server and application. What follows is the stream key, the whole login of most services.
 _RTMP_SERVER = re.compile(r"[^/?#\s]*(?:/[^/?#\s]*(?=/[^/?#\s]))*/?")
-# In a pipeline a value ends at a blank unless it is quoted; then it may hold anything.
-_PIPELINE_URL = re.compile(r"""(?<=")[A-Za-z][A-Za-z0-9+.-]*://(?:\\.|[^"\\])*|[A-Za-z][A-Za-z0-9+.-]*://[^\s"]+""")
+# In a pipeline a value ends at a blank unless it is quoted; then it may hold anything. No scheme is as long as 31
+# characters: of a longer word the end will do, and a text that is one word isn't tried from each letter to its end.
+_PIPELINE_URL = re.compile(
+    r"""(?<=")[A-Za-z][A-Za-z0-9+.-]*://(?:\\.|[^"\\])*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s"]+"""
+)
 _PIPELINE_SECRET = re.compile(
     r"""((?<![A-Za-z0-9_-])[A-Za-z0-9_-]*(?:pass|pwd|pw|token|secret|credential|user|login|stream-?key)[A-Za-z0-9_-]*\s*=\s*)"""
     r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'!]\S*)""",
