@@ -103,7 +103,7 @@ _VERIFY, _TRITON = "Comparison of engines", "Server"
     help="Predicted quality below which people are refined; default: the configuration's.",
 )
 @option(_BUNDLE, "--output", type=FILE, metavar="DIR", help="Folder to write the bundle to.")
-@option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle or repository.")
+@option(_BUNDLE, "--overwrite", is_flag=True, help="Replace an existing bundle or repository that holds nothing else.")
 @option(
     _BUNDLE,
     "--bundle",

@@ -91,9 +91,14 @@ class CommandOptions:
         if self.device is not None and (self.triton is None or self.triton_layout == "graphs"):
             raise click.UsageError("--device is for --triton, in the layout product")
         if self.triton is not None:
-            around = (self.triton.resolve(), *self.triton.resolve().parents)
-            if any(bundle is not None and bundle.resolve() in around for bundle in (self.output, self.bundle)):
-                raise click.UsageError("--triton: expected a folder of its own, not the bundle's or one inside it")
+            served = self.triton.resolve()
+            for bundle in (path.resolve() for path in (self.output, self.bundle) if path is not None):
+                if bundle in (served, *served.parents) or served in bundle.parents:
+                    raise click.UsageError(
+                        "--triton: expected a folder of its own, not the bundle's, in it or around it"
+                    )
+            if self.tf32:
+                raise click.UsageError("--tf32 and --triton exclude each other: engines in TF32 are not served")
         int8 = self.bundle is None and "int8" in self.exported
         if self.labels is not None and not ((self.verify or int8) and self.images is not None):
             raise click.UsageError("--labels needs --verify and the pictures' folder as --images, or int8 and it")

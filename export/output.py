@@ -7,10 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sharpose.bundle import MANIFEST_NAME
+from sharpose.engines.load import STAGES
+from sharpose.engines.tensorrt.build import ENGINES_FOLDER
 from sharpose.errors import ExportError
+from sharpose.files import UNFINISHED
+from sharpose.serving.contract import MODEL_NAME
 from sharpose.serving.repository import CONFIG_PATH
 
 
@@ -21,14 +26,19 @@ class OutputKind:
     option: str  # that names the folder on the command line
     name: str
     marker: str  # a file in it by which it is known
+    holds: tuple[str, ...]  # names of all that lies in it
 
 
-BUNDLE = OutputKind("--output", "bundle", MANIFEST_NAME)
-REPOSITORY = OutputKind("--triton", "model repository", CONFIG_PATH)
+BUNDLE = OutputKind(
+    "--output", "bundle", MANIFEST_NAME, (MANIFEST_NAME, "*.onnx", "*.bin", ENGINES_FOLDER, f".*{UNFINISHED}")
+)
+REPOSITORY = OutputKind(
+    "--triton", "model repository", CONFIG_PATH, (MODEL_NAME, *(f"{MODEL_NAME}_{stage}" for stage in STAGES))
+)
 
 
 def check_output(output: Path, kind: OutputKind = BUNDLE, *, overwrite: bool) -> None:
-    """Refuse an output that exists, unless it is of its kind (or an empty folder) and may be overwritten.
+    """Refuse an output that exists, unless it is of its kind, with nothing else in it, and may be overwritten.
 
     Raises:
         ExportError: something is there that must not be replaced.
@@ -40,6 +50,9 @@ def check_output(output: Path, kind: OutputKind = BUNDLE, *, overwrite: bool) ->
         raise ExportError(f"{named}: already exists; give another folder or --overwrite")
     if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / kind.marker).is_file()):
         raise ExportError(f"{named}: is not a {kind.name}, so --overwrite won't replace it; give another folder")
+    for path in sorted(output.iterdir()):
+        if not any(fnmatchcase(path.name, name) for name in kind.holds):
+            raise ExportError(f"{named}: holds {path.name} too, which --overwrite would remove; move it elsewhere")
 
 
 @contextlib.contextmanager
@@ -62,9 +75,9 @@ def atomic_folder(output: Path, kind: OutputKind = BUNDLE, *, overwrite: bool) -
         work.chmod(0o755)
         yield work
         retired = work.with_name(work.name + "-old")
-        if output.exists():
-            output.rename(retired)
         try:
+            if output.exists():
+                output.rename(retired)
             work.rename(output)
         except BaseException:
             if retired.exists() and not output.exists():

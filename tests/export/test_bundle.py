@@ -150,11 +150,11 @@ def test_an_existing_output_is_refused_before_anything_is_done(loaded, pictures,
 
 def test_overwrite_replaces_a_bundle(loaded, pictures, traced, tmp_path, nano_bundle):
     shutil.copytree(nano_bundle, tmp_path / "bundle")
-    (tmp_path / "bundle" / "left over").write_text("")
+    (tmp_path / "bundle" / "left over.onnx").write_text("")
     traced()
     export_bundle(loaded, tmp_path / "bundle", pictures, ExportOptions(overwrite=True, gate_chosen_by="hand"))
     assert open_bundle(tmp_path / "bundle").manifest.gate.chosen_by == "hand"
-    assert not (tmp_path / "bundle" / "left over").exists()
+    assert not (tmp_path / "bundle" / "left over.onnx").exists()
 
 
 def test_a_graph_that_breaks_onnxs_rules_is_refused(loaded, pictures, traced, tmp_path):
@@ -269,7 +269,9 @@ def test_an_existing_output_is_refused(tmp_path):
 
 def test_overwrite_replaces_all_of_a_bundle(tmp_path):
     write(tmp_path / "bundle", "old")
-    (tmp_path / "bundle" / "coarse.fp16.onnx").write_text("old")
+    (tmp_path / "bundle" / "engines").mkdir()
+    for name in ("coarse.fp16.onnx", "weights.bin", ".bundle.json.7-0a1b2c3d.unfinished", "engines/coarse.plan"):
+        (tmp_path / "bundle" / name).write_text("old")
     write(tmp_path / "bundle", overwrite=True)
     assert names(tmp_path / "bundle") == ["bundle.json"]
     assert (tmp_path / "bundle" / "bundle.json").read_text() == "new"
@@ -296,6 +298,35 @@ def test_overwrite_replaces_nothing_but_bundles(tmp_path):
         with pytest.raises(ExportError, match="already exists"):
             check_output(tmp_path / name, overwrite=False)
     assert (tmp_path / "photos" / "a.jpg").read_text() == (tmp_path / "file").read_text() == "dear"
+
+
+@pytest.mark.parametrize("name", ["best.pth", "labels/train.json", "MODEL_CARD.md"])
+def test_overwrite_removes_nothing_that_no_export_writes(tmp_path, name):
+    write(tmp_path / "bundle", "old")
+    other = tmp_path / "bundle" / name
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("dear")
+    words = f"holds {name.partition('/')[0]} too, which --overwrite would remove; move it elsewhere"
+    with pytest.raises(ExportError, match=words):
+        write(tmp_path / "bundle", overwrite=True)
+    assert (other.read_text(), (tmp_path / "bundle" / "bundle.json").read_text()) == ("dear", "old")
+
+
+def test_ctrl_c_between_the_two_renames_leaves_the_old_bundle(tmp_path, monkeypatch):
+    write(tmp_path / "bundle", "old")
+    rename = type(tmp_path).rename
+
+    def interrupted(path, target):
+        renamed = rename(path, target)
+        if path == tmp_path / "bundle":
+            raise KeyboardInterrupt
+        return renamed
+
+    monkeypatch.setattr(type(tmp_path), "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "bundle", overwrite=True)
+    assert (tmp_path / "bundle" / "bundle.json").read_text() == "old"
+    assert names(tmp_path) == ["bundle"]
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -310,7 +310,10 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--bundle", "x", "--triton", "y", "--precision", "fp32,fp16"], "--triton serves one precision"),
         (["--bundle", "x", "--triton", "y", "--images", "z"], "--images needs --verify where nothing is exported"),
         (["--bundle", "x", "--verify", "--triton-layout", "graphs"], "--triton-layout needs --triton"),
-        (["--bundle", "x", "--triton", "x/../x/served"], "not the bundle's or one inside it"),
+        (["--bundle", "x", "--triton", "x/../x/served"], "not the bundle's, in it or around it"),
+        (["--bundle", "x/bundle", "--triton", "x", "--overwrite"], "not the bundle's, in it or around it"),
+        (["--output", "x/y/bundle", "--triton", "x"], "not the bundle's, in it or around it"),
+        (["--bundle", "x", "--triton", "y", "--tensorrt", "--tf32"], "--tf32 and --triton exclude each other"),
         (["--bundle", "x", "--verify", "--device", "cuda"], "--device is for --triton, in the layout product"),
         (
             ["--bundle", "x", "--triton", "y", "--triton-layout", "graphs", "--device", "cuda"],
@@ -446,6 +449,13 @@ def test_a_repository_for_triton_is_written_whole_or_not_at_all(export, nano_bun
     code, streams = export("--bundle", nano_bundle, "--triton", tmp_path / "photos", "--overwrite")
     assert code == 2
     assert "is not a model repository, so --overwrite won't replace it" in streams.err
+    (folder / "yolo").mkdir()
+    code, streams = export("--bundle", nano_bundle, "--triton", folder, "--overwrite")
+    assert (code, streams.err) == (
+        2,
+        f"error: --triton {folder}: holds yolo too, which --overwrite would remove; move it elsewhere\n",
+    )
+    assert (folder / "yolo").is_dir()
 
 
 def test_an_export_may_be_served_at_once(export, traced, nano, pictures, tmp_path):
