@@ -67,7 +67,7 @@ def specs(entry: GraphEntry) -> tuple[dict[str, TensorSpec], dict[str, TensorSpe
 class Runner(abc.ABC):
     """One graph, ready to run on the device that the user asked for (`cpu`, `cuda:0` …).
 
-    Inputs and outputs are the declared ones, by name; a dynamic axis is `min_batch` to `max_batch` long. Backends
+    Inputs and outputs are the declared ones, by name; a dynamic axis is 1 to `max_batch` long. Backends
     implement `_run` and `_free`, and set `parts` where they divide a batch of as many people, or more, into that many
     parts that are computed at once.
     """
@@ -80,10 +80,8 @@ class Runner(abc.ABC):
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
         max_batch: int,
-        min_batch: int = 1,
     ) -> None:
-        self.device, self.inputs, self.outputs = device, inputs, outputs
-        self.min_batch, self.max_batch = min_batch, max_batch
+        self.device, self.inputs, self.outputs, self.max_batch = device, inputs, outputs, max_batch
         self._closed = False
 
     def run(
@@ -107,7 +105,7 @@ class Runner(abc.ABC):
         """
         if self._closed:
             raise EngineError("this engine was closed")
-        sizes = check_inputs(inputs, self.inputs, self.max_batch, self.min_batch)
+        sizes = check_inputs(inputs, self.inputs, self.max_batch)
         unknown = sorted(set(outputs) - set(self.outputs))
         if unknown:
             raise EngineError(f"engine outputs: expected some of {sorted(self.outputs)}, got {unknown}")
@@ -136,9 +134,7 @@ class Runner(abc.ABC):
         """Free everything; called once."""
 
 
-def check_inputs(
-    inputs: Mapping[str, Value], declared: Mapping[str, TensorSpec], max_batch: int, min_batch: int = 1
-) -> dict[str, int]:
+def check_inputs(inputs: Mapping[str, Value], declared: Mapping[str, TensorSpec], max_batch: int) -> dict[str, int]:
     """Check names, dtypes, shapes and layout; returns the size of each dynamic axis, raises `InputError`."""
     missing, unknown = sorted(set(declared) - set(inputs)), sorted(set(inputs) - set(declared))
     if missing or unknown:
@@ -164,8 +160,8 @@ def check_inputs(
         for axis, size in zip(spec.shape, shape, strict=True):
             if not isinstance(axis, str):
                 continue
-            if not min_batch <= size <= max_batch:
-                raise InputError(f"engine input {name}: axis {axis} must be {min_batch} to {max_batch}, got {size}")
+            if not 1 <= size <= max_batch:
+                raise InputError(f"engine input {name}: axis {axis} must be 1 to {max_batch}, got {size}")
             if axes.setdefault(axis, size) != size:
                 raise InputError(f"engine input {name}: axis {axis} is {size}, but another input has {axes[axis]}")
     return axes

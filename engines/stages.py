@@ -70,7 +70,7 @@ class EngineStages:
     @property
     def max_batch(self) -> int:
         """The largest batch."""
-        return self.coarse_runner.max_batch
+        return min(self.coarse_runner.max_batch, self.fine_runner.max_batch)
 
     def coarse(self, crops: npt.NDArray[np.uint8]) -> Arrays:
         """See `Stages`."""

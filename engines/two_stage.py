@@ -84,7 +84,7 @@ class HostTwoStage:
         batch_cache: BatchCache | None = None,
     ) -> None:
         self.precision: RunPrecision = precision
-        self.device, self.max_batch = coarse.device, coarse.max_batch
+        self.device, self.max_batch = coarse.device, min(coarse.max_batch, fine.max_batch)
         self._coarse, self._fine = coarse, fine
         self.crops, self.patches = (
             np.empty(runner.inputs[name].shape_at({"N": self.max_batch, "M": self.max_batch}), dtype=np.uint8)

@@ -20,6 +20,7 @@ from sharpose.bundle import open_bundle
 from sharpose.engines.batches import settle
 from sharpose.engines.choose import load_on
 from sharpose.engines.load import load_two_stage
+from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError, SharposeError
 from sharpose.serving.contract import KEYPOINTS, QUALITY, REFINED, REGION_ORDER, ServedModel
@@ -65,7 +66,8 @@ class TritonPythonModel(BatchingModel):
         self._selected = served.selected
         threads = self._number("threads", 4 * (os.cpu_count() or 1))
         precision = self.parameters.get("precision") or "auto"
-        load = partial(load_two_stage, bundle, precision=precision, threads=threads)
+        tensorrt = TensorRtSettings(tf32=False)  # as sharpose-run without --tf32, and as --verify has compared it
+        load = partial(load_two_stage, bundle, precision=precision, threads=threads, tensorrt=tensorrt)
         stages = self._stages = load_on(self.parameters.get("device") or "cpu", load)
         largest = min(self.max_batch, stages.max_batch)  # engines may take fewer than the bundle's max batch
         batch = self._number("batch", largest)

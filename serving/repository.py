@@ -67,8 +67,8 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         bundle: The bundle.
         folder: Where to write.
         layout: Which models.
-        how: For `product`, what to run on. For `graphs`, `precision` is that of the graphs; `auto` takes fp32 where the
-            bundle has it.
+        how: For `product`, what to run on. For `graphs`, `precision` is that of the graphs; `auto` takes what both
+            TensorRT engines of the bundle are in, else fp32 where the bundle has it.
 
     Returns:
         A line on each model, for people to read.
@@ -97,12 +97,13 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         return [f"{MODEL_NAME}: both stages on {how.device}, {_mebibytes(version.parent)}"]
     shutil.copyfile(gate_model.__file__, version / "model.py")
     precision = _graphs_precision(bundle, how.precision)
-    engines = {stage: _engine(bundle, stage, precision) for stage in STAGES}
-    if None in engines.values():
-        engines = dict.fromkeys(STAGES)
-    fine = engines["fine"]
-    running = {} if fine is None else {"fine_batch": str(fine.sidecar.options.max_batch)}
-    most = min([served.max_batch, *(item.sidecar.options.max_batch for item in engines.values() if item is not None)])
+    found = _engines(bundle, precision)
+    for other in bundle.precisions if how.precision == "auto" else ():
+        if isinstance(found, str) and not isinstance(of_other := _engines(bundle, other), str):
+            precision, found = other, of_other
+    engines = {} if isinstance(found, str) else found
+    running = {"fine_batch": str(engines["fine"].sidecar.options.max_batch)} if engines else {}
+    most = min([served.max_batch, *(item.sidecar.options.max_batch for item in engines.values())])
     _write_config(version.parent, _GATE_COMMENT, _batching_config(served, running) | {"max_batch_size": most})
     lines = [f"{MODEL_NAME}: the gate, {_mebibytes(version.parent)}"]
     weights: Path | None = None
@@ -110,7 +111,7 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         model = folder / f"{MODEL_NAME}_{stage}"
         (model / "1").mkdir(parents=True)
         graph, entry = bundle.graph(stage, precision)
-        engine = engines[stage]
+        engine = engines.get(stage)
         if engine is None:
             entry = getattr(bundle.manifest.graphs[precision], stage)  # with the axes that the file itself leaves open
             shutil.copyfile(graph, model / "1" / "model.onnx")
@@ -120,6 +121,8 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         _write_config(model, _GRAPH_COMMENT, _graph_config(model.name, stage, entry, engine))
         what = f"TensorRT {engine.sidecar.flavour_version}" if engine else "ONNX"
         lines.append(f"{model.name}: {precision}, {what}, {_mebibytes(model)}")
+    if isinstance(found, str) and found:
+        lines.append(f"the bundle's TensorRT engines are not served: {found}")
     return lines
 
 
@@ -134,16 +137,25 @@ def _graphs_precision(bundle: Bundle, asked: str) -> Precision:
     raise EngineError(f"precision {asked}: no graphs are made for it; expected one of {', '.join(bundle.precisions)}")
 
 
-def _engine(bundle: Bundle, stage: str, precision: Precision) -> StoredEngine | None:
-    """The stage's TensorRT engine in the bundle's folder, if there is one of these graphs. (RTX is not for Triton.)"""
+def _engines(bundle: Bundle, precision: Precision) -> dict[str, StoredEngine] | str:
+    """The TensorRT engines of both stages in the bundle's folder; or why they can't be served, empty without any."""
     folder = bundle.path / ENGINES_FOLDER
-    if not (folder / f"{stage}.json").is_file():
-        return None
-    engine = read_engine(folder, stage)
-    sidecar = engine.sidecar
-    found = sidecar.flavour, sidecar.precision, sidecar.graph_sha256, sidecar.weights_sha256
-    wanted = "tensorrt", precision, bundle.graph_sha256(stage, precision), bundle.weights_sha256
-    return engine if found == wanted else None
+    there = [stage for stage in STAGES if (folder / f"{stage}.json").is_file()]
+    engines = {stage: read_engine(folder, stage) for stage in there}
+    for stage, engine in engines.items():
+        sidecar, options = engine.sidecar, engine.sidecar.options
+        found = sidecar.graph_sha256, sidecar.weights_sha256
+        if sidecar.flavour != "tensorrt":
+            return f"the {stage} one is of {sidecar.flavour}, which Triton doesn't run"
+        if sidecar.precision != precision:
+            return f"the {stage} one is in {sidecar.precision}"
+        if found != (bundle.graph_sha256(stage, precision), bundle.weights_sha256):
+            return f"the {stage} one was built from other graphs"
+        if options.tf32:
+            return f"the {stage} one computes in TF32; build it without --tf32"
+        if options.min_batch > 1:  # the gate hands on what one client asks
+            return f"the {stage} one takes at least {options.min_batch} people; build it without --min-batch"
+    return engines if len(there) == len(STAGES) else f"there is one of the {there[0]} stage alone" if there else ""
 
 
 def _batching_config(served: ServedModel, running: Mapping[str, str]) -> dict[str, object]:

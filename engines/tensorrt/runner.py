@@ -15,12 +15,13 @@ from sharpose.engines.tensorrt.runtime import TensorRtEngine
 class TensorRtRunner(Runner):
     """One engine that takes and gives host arrays; see `Runner`. `TensorRtTwoStage` is the fast way to run both.
 
-    It closes the engine and `cuda`, also if it can't be made: `EngineError` where the device has too little memory.
+    A batch below the engine's smallest is padded. It closes the engine and `cuda`, also if it can't be made:
+    `EngineError` where the device has too little memory.
     """
 
     def __init__(self, engine: TensorRtEngine, cuda: CudaDevice, device: str) -> None:
-        super().__init__(device, engine.inputs, engine.outputs, engine.max_batch, engine.min_batch)
-        self._batch_axis = engine.batch_axis
+        super().__init__(device, engine.inputs, engine.outputs, engine.max_batch)
+        self._batch_axis, self._min_batch = engine.batch_axis, engine.min_batch
         self._gpu = DeviceResources(cuda, [engine])
         with self._gpu.allocate():
             self._contexts = ContextPool(engine, self._gpu, use_graphs=False)
@@ -37,10 +38,18 @@ class TensorRtRunner(Runner):
                 results[name] = DeviceView(self._gpu.buffers[name], shape)
             else:
                 results[name] = arrays[name] = np.empty(shape, self.outputs[name].dtype)
+        if batch < self._min_batch:
+            inputs = {name: self._padded(name, value) for name, value in inputs.items()}
         with self._gpu.cuda.active():
-            self._contexts.enqueue(batch, inputs, arrays)
+            self._contexts.enqueue(max(batch, self._min_batch), inputs, arrays)
             self._gpu.stream.synchronize()
         return results
+
+    def _padded(self, name: str, value: Value) -> Value:
+        """An input of the smallest batch, its last row repeated; the outputs' rows for those aren't read."""
+        if self.inputs[name].shape[0] != self._batch_axis or not isinstance(value, np.ndarray):
+            return value
+        return np.concatenate([value, np.repeat(value[-1:], self._min_batch - len(value), axis=0)])
 
     def _free(self) -> None:
         self._gpu.close()

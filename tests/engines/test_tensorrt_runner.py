@@ -58,13 +58,29 @@ def test_host_arrays_will_do_as_well(engines):
     np.testing.assert_array_equal(found["keypoints"][0], found["keypoints"][1])
 
 
+def test_a_batch_below_the_engines_smallest_is_padded(engines):
+    """What the device's memory held before doesn't matter: rows beyond the batch would be read out of it."""
+    coarse, fine = engines
+    wanted = ["quality", "region_order", "region_features", "region_embeddings"]
+    three = coarse.run({"image": _image(3)}, wanted)
+    out = coarse.run({"image": np.ascontiguousarray(_image(3)[1:2])}, wanted)
+    assert {name: values.tolist() for name, values in out.items()} == {
+        name: values[1:2].tolist() for name, values in three.items()
+    }
+    del three["quality"], out["quality"]
+    patches = np.arange(3 * 48, dtype=np.uint8).reshape(3, 8, 6)
+    found = fine.run({"rows": np.array([0, 1, 2], np.int32), "patches": patches, **three}, ["keypoints"])
+    alone = fine.run({"rows": np.array([0], np.int32), "patches": patches[1:2].copy(), **out}, ["keypoints"])
+    np.testing.assert_array_equal(alone["keypoints"], found["keypoints"][1:2])
+
+
 def test_what_is_wrong_is_refused_before_the_device_sees_it(engines, cuda):
     coarse, _ = engines
     cuda.log.clear()
-    with pytest.raises(InputError, match="axis N must be 2 to 8, got 9"):
+    with pytest.raises(InputError, match="axis N must be 1 to 8, got 9"):
         coarse.run({"image": _image(9)}, ["quality"])
-    with pytest.raises(InputError, match="axis N must be 2 to 8, got 1"):
-        coarse.run({"image": _image(1)}, ["quality"])
+    with pytest.raises(InputError, match="axis N must be 1 to 8, got 0"):
+        coarse.run({"image": _image(0)}, ["quality"])
     with pytest.raises(EngineError, match="engine outputs"):
         coarse.run({"image": _image(2)}, ["poses"])
     assert cuda.log == []

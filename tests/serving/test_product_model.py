@@ -160,6 +160,19 @@ def test_engines_of_a_smaller_batch_than_the_bundles_serve_what_the_server_takes
     model.finalize()
 
 
+def test_engines_in_tf32_are_not_served(backend, repository, monkeypatch):
+    """Nor does sharpose-run take them without --tf32, and --verify hasn't compared them."""
+    asked_for = []
+
+    def load(bundle, device, *, tensorrt, **options):
+        asked_for.append((device, tensorrt.tf32))
+        return StubStages(bundle, max_batch=16)
+
+    monkeypatch.setattr(product_model, "load_two_stage", load)
+    load_model(repository / "sharpose", described(device="tensorrt:1"))
+    assert asked_for == [("tensorrt:1", False)]
+
+
 def test_a_batch_that_the_engines_dont_take_is_refused(backend, repository, engines_of_four):
     with pytest.raises(TritonModelException, match="parameter batch: expected 1 to 4, or an empty text, got '8'"):
         load_model(repository / "sharpose", described(batch="8"))

@@ -124,17 +124,17 @@ def with_engines(tmp_path, shipped):
     folder = tmp_path / "bundle"
     shutil.copytree(shipped.path, folder)
 
-    def make(flavour="tensorrt", stages=("coarse", "fine")):
+    def make(flavour="tensorrt", stages=("coarse", "fine"), precision="fp32", **options):
         for stage in stages:
             files = shipped.manifest.files
             request = dataclasses.replace(
                 REQUEST,
                 stage=stage,
-                precision="fp32",
+                precision=precision,
                 flavour=flavour,
-                graph_sha256=shipped.graph_sha256(stage, "fp32"),
+                graph_sha256=shipped.graph_sha256(stage, precision),
                 weights_sha256=files["weights.bin"],
-                options=REQUEST.options.model_copy(update={"max_batch": 8}),
+                options=REQUEST.options.model_copy(update={"max_batch": 8, **options}),
             )
             plan = f"the {stage} plan".encode()
             profile = {"x": Profile(min=[1], opt=[1], max=[1])}
@@ -167,13 +167,38 @@ def test_engines_of_tensorrt_take_the_graphs_place(tmp_path, with_engines, confi
     assert [int(side) for side in configuration(folder / "sharpose_coarse")["input"][0]["dims"]] == [-1, 256, 192, 3]
 
 
-@pytest.mark.parametrize(("flavour", "stages"), [("tensorrt_rtx", ("coarse", "fine")), ("tensorrt", ("coarse",))])
-def test_engines_that_triton_cant_run_are_left_out(tmp_path, with_engines, flavour, stages):
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"flavour": "tensorrt_rtx"}, "the coarse one is of tensorrt_rtx, which Triton doesn't run"),
+        ({"stages": ("coarse",)}, "there is one of the coarse stage alone"),
+        ({"min_batch": 2}, "the coarse one takes at least 2 people; build it without --min-batch"),
+        ({"tf32": True}, "the coarse one computes in TF32; build it without --tf32"),
+    ],
+)
+def test_engines_that_triton_cant_run_are_left_out(tmp_path, with_engines, made, reason):
     folder = tmp_path / "repository"
     folder.mkdir()
-    write_repository(with_engines(flavour, stages), folder, "graphs")
+    lines = write_repository(with_engines(**made), folder, "graphs")
     assert len(list(folder.rglob("model.onnx"))) == 2
     assert not list(folder.rglob("*.plan"))
+    assert lines[1:] == [
+        "sharpose_coarse: fp32, ONNX, 14.6 MiB",
+        "sharpose_fine: fp32, ONNX, 14.6 MiB",
+        f"the bundle's TensorRT engines are not served: {reason}",
+    ]
+
+
+def test_the_graphs_precision_is_that_of_the_engines_unless_one_is_asked_for(tmp_path, with_engines):
+    bundle = with_engines(precision="int8")
+    lines = write_repository(bundle, tmp_path / "auto", "graphs")
+    assert lines[1:] == [
+        "sharpose_coarse: int8, TensorRT 10.3.0, 0.0 MiB",
+        "sharpose_fine: int8, TensorRT 10.3.0, 0.0 MiB",
+    ]
+    lines = write_repository(bundle, tmp_path / "asked", "graphs", HowToRun(precision="fp32"))
+    assert lines[1].startswith("sharpose_coarse: fp32, ONNX, ")
+    assert lines[3] == "the bundle's TensorRT engines are not served: the coarse one is in int8"
 
 
 def test_a_damaged_engine_is_refused(tmp_path, with_engines):
