@@ -311,6 +311,10 @@ class RunOptions:
         cached = on_tensorrt or any(device.startswith("ort-tensorrt") for device in devices)
         got = f", got --device {self.device}"
         token_in_environment = "SHARPOSE_SERVE_TOKEN" in os.environ
+        if self.serve and self.serve_token is None and os.environ.get("SHARPOSE_SERVE_TOKEN") == "":  # none to click
+            raise click.UsageError(
+                "SHARPOSE_SERVE_TOKEN: expected a token, got an empty one; unset it to let everybody watch"
+            )
         detector, named = self.detector_used is not None, self.detector_used not in (None, "motion")
         encoded = "--output" in outputs
         graphs = "--no-cuda-graphs" if self.cuda_graphs is False else "--cuda-graphs"

@@ -85,3 +85,22 @@ def test_a_batch_is_a_size_that_a_bundle_may_have_or_auto():
 def test_options_that_would_do_nothing(given: dict[str, Any], said: str):
     with pytest.raises(click.UsageError, match=said):
         RunOptions(sources=("a.mp4",), **given)
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "token"),
+    [(None, [], None), ("sesame", [], "sesame"), ("", ["--serve-token", "mine"], "mine"), ("", [], "refused")],
+)
+def test_an_empty_token_is_not_taken_for_none(
+    variable: str | None, given: list[str], token: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SHARPOSE_SERVE_TOKEN", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("SHARPOSE_SERVE_TOKEN", variable)
+    found = command.make_context("sharpose-run", ["a.mp4", "--serve", "0.0.0.0:8080", *given]).params["serve_token"]
+    if token == "refused":
+        with pytest.raises(click.UsageError, match="SHARPOSE_SERVE_TOKEN: expected a token, got an empty one; unset"):
+            RunOptions(sources=("a.mp4",), serve="0.0.0.0:8080", serve_token=found)
+        assert RunOptions(sources=("a.mp4",)).serve_token is None  # nothing is served
+    else:
+        assert RunOptions(sources=("a.mp4",), serve="0.0.0.0:8080", serve_token=found).serve_token == token
