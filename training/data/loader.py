@@ -165,15 +165,16 @@ def _started(loader: DataLoader[_Made | SharposeError]) -> Iterator[_Made | Shar
     A session of ONNX Runtime that is garbage here would be collected there as well, and waits for its threads, which a
     forked process doesn't have.
     """
-    if sys.platform != "linux":
+    if sys.platform == "linux":
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        gc.freeze()  # a forked process never collects what is here now
+        try:
+            return iter(loader)
+        finally:
+            gc.unfreeze()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
         return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
-    gc.freeze()  # a forked process never collects what is here now
-    try:
-        return iter(loader)
-    finally:
-        gc.unfreeze()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_when_told(parent: int | None) -> None:
