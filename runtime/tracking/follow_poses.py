@@ -20,28 +20,31 @@ _COLLAPSED = 0.4  # of the pose's score at its detection: it has lost its person
 _SAME_PERSON = 0.8  # overlap of two followed boxes that have slid onto one person
 _MAX_GROWTH = 1.25  # a step: what grows faster is a pose that jumped
 _MIN_SIZE = 2.0  # pixels
+_LEAST_SPAN = 0.3  # of the pose's extent: keypoints that are closer, those of a head, don't tell its size
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 class _Followed(NamedTuple):
-    """n people: their next boxes, how box and pose lay at the last detection, and how good the pose was."""
+    """n people with J keypoints: their next boxes, and what they are compared with, from the detection."""
 
     boxes: Boxes
-    centre: Floats  # [n, 2], of the box, from the pose's centre, in pose sizes
-    ratio: Floats  # [n, 2], box size to pose size
-    score: Floats  # [n], of the pose at its detection
+    xyxy: Floats  # [n, 4], the boxes that the poses were found in
+    points: Floats  # [n, J, 2]
+    sure: Bools  # [n, J]
+    score: Floats  # [n], of the pose
 
-    def only(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> _Followed:
+    def only(self, rows: npt.NDArray[np.integer] | Bools) -> _Followed:
         boxes = Boxes(self.boxes.xyxy[rows], self.boxes.scores[rows])
-        return _Followed(boxes, self.centre[rows], self.ratio[rows], self.score[rows])
+        return _Followed(boxes, self.xyxy[rows], self.points[rows], self.sure[rows], self.score[rows])
 
 
 class FollowPoses:
     """A box source that asks another one only every N frames; in between, its boxes follow the poses.
 
-    A followed box is where the person's sure keypoints are, padded as the detected box was around the pose in its
-    frame. People whose pose has collapsed, whose box has left the picture, or who have slid onto somebody else are
+    A followed box moves and grows as those of the person's keypoints do that are sure now and were at the detection.
+    People whose pose has collapsed, whose box has left the picture, or who have slid onto somebody else are
     dropped; new people come with the next detection. One per stream, and a second thread at a time is refused
     (`InputError`); the detector within may be shared.
 
@@ -85,40 +88,57 @@ class FollowPoses:
         self._followed = _without_lost(seen, frame)
 
     def _begin(self, poses: PoseResult) -> _Followed:
-        low, high, sure = _extent(poses)
-        size = np.maximum(high - low, _MIN_SIZE)
-        xyxy = poses.boxes.xyxy.astype(np.float64)
-        centre = ((xyxy[:, :2] + xyxy[:, 2:]) / 2 - (low + high) / 2) / size
-        ratio = (xyxy[:, 2:] - xyxy[:, :2]) / size
-        # Boxes without a sure pose can't be followed, but it may become sure within the same box.
-        centre[~sure], ratio[~sure] = 0, 1
-        return _Followed(poses.boxes, centre, ratio, poses.scores.astype(np.float64))
+        points, sure = _sure_keypoints(poses)
+        return _Followed(
+            poses.boxes, poses.boxes.xyxy.astype(np.float64), points, sure, poses.scores.astype(np.float64)
+        )
 
     def _follow(self, poses: PoseResult, before: _Followed) -> _Followed:
         if len(poses) != len(before.boxes):  # somebody took the best only
             return self._begin(poses)
-        low, high, sure = _extent(poses)
-        size = np.maximum(high - low, _MIN_SIZE)
+        points, sure = _sure_keypoints(poses)
+        least = min(_MIN_KEYPOINTS, points.shape[1])
+        both = sure & before.sure  # else a person whose legs become unsure would be one who shrinks
+        known, enough = both.sum(axis=1) >= least, sure.sum(axis=1) >= least
+        then_centre, then_size = _extent(before.points, both)
+        now_centre, now_size = _extent(points, both)
+        box_centre, box_size = _centre_and_size(before.xyxy)
         old = poses.boxes.xyxy.astype(np.float64)
-        old_size = np.maximum(old[:, 2:] - old[:, :2], _MIN_SIZE)
-        new_size = np.clip(size * before.ratio, old_size / _MAX_GROWTH, old_size * _MAX_GROWTH)
-        centre = (low + high) / 2 + before.centre * size
-        xyxy = np.where(sure[:, None], np.hstack([centre - new_size / 2, centre + new_size / 2]), old)
-        keep = sure & (poses.scores > _COLLAPSED * before.score)
-        boxes = Boxes(xyxy.astype(np.float32), poses.boxes.scores)
-        return before._replace(boxes=boxes).only(keep)
+        _, old_size = _centre_and_size(old)
+        tells_size = then_size >= _LEAST_SPAN * _extent(before.points, before.sure)[1]
+        new_size = np.where(tells_size, box_size * now_size / then_size, old_size)
+        new_size = np.clip(new_size, old_size / _MAX_GROWTH, old_size * _MAX_GROWTH)
+        centre = now_centre + (box_centre - then_centre) * new_size / box_size
+        xyxy = np.where(known[:, None], np.hstack([centre - new_size / 2, centre + new_size / 2]), old)
+        # Where too few were sure at the detection, the box stays, and is compared with the pose of now.
+        seen = _Followed(
+            Boxes(xyxy.astype(np.float32), poses.boxes.scores),
+            np.where(known[:, None], before.xyxy, old),
+            np.where(known[:, None, None], before.points, points),
+            np.where(known[:, None], before.sure, sure),
+            before.score,
+        )
+        return seen.only(enough & (poses.scores > _COLLAPSED * before.score))
 
 
-def _extent(poses: PoseResult) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """The corners [n, 2] of the sure keypoints' box, and whether there are enough of them [n]."""
+def _sure_keypoints(poses: PoseResult) -> tuple[Floats, Bools]:
+    """Where all keypoints are [n, J, 2], 0 for what isn't a number, and which of them are sure [n, J]."""
     points = poses.keypoints[:, :, :2].astype(np.float64)
-    counted = (poses.keypoints[:, :, 2] >= _SURE) & np.isfinite(points).all(axis=2)
-    enough = counted.sum(axis=1) >= min(_MIN_KEYPOINTS, points.shape[1])
-    counted |= ~enough[:, None]  # any numbers will do for those
-    points = np.nan_to_num(points)
-    low = np.where(counted[:, :, None], points, np.inf).min(axis=1)
-    high = np.where(counted[:, :, None], points, -np.inf).max(axis=1)
-    return low, high, enough
+    finite = np.isfinite(points)
+    return np.where(finite, points, 0), (poses.keypoints[:, :, 2] >= _SURE) & finite.all(axis=2)
+
+
+def _extent(points: Floats, counted: Bools) -> tuple[Floats, Floats]:
+    """Centre and size [n, 2] of the box around the keypoints that count; around all where none does."""
+    none = counted.sum(axis=1) == 0
+    wanted = (counted | none[:, None])[:, :, None]
+    low, high = np.where(wanted, points, np.inf).min(axis=1), np.where(wanted, points, -np.inf).max(axis=1)
+    return _centre_and_size(np.hstack([low, high]))
+
+
+def _centre_and_size(xyxy: Floats) -> tuple[Floats, Floats]:
+    """Of boxes [n, 4]: both [n, 2], sizes of 2 pixels or more."""
+    return (xyxy[:, :2] + xyxy[:, 2:]) / 2, np.maximum(xyxy[:, 2:] - xyxy[:, :2], _MIN_SIZE)
 
 
 def _without_lost(followed: _Followed, frame: Frame) -> _Followed | None:

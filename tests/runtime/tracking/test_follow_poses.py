@@ -72,6 +72,43 @@ def test_a_box_grows_with_its_pose_but_not_with_one_that_jumps() -> None:
     np.testing.assert_allclose(source.boxes_for(frame(3)).xywh[:, 2:], [[110, 275]], atol=0.1)
 
 
+def test_a_box_stays_around_a_person_whose_legs_are_unsure_for_a_while() -> None:
+    detector = Told([100, 100, 180, 300])
+    source = FollowPoses(detector, 100)
+    source.observe(frame(0), poses_in(source.boxes_for(frame(0))))
+    at = Boxes.from_xyxy([[100, 100, 180, 300]])
+
+    def seen(index: int, sure: slice, **moved: float) -> list[float]:
+        pose = poses_in(at, **moved)
+        unsure = np.ones(17, np.bool_)
+        unsure[sure] = False
+        pose.keypoints[0, unsure, 2] = 0.25
+        source.observe(frame(index), people(source.boxes_for(frame(index)).xyxy, pose.keypoints))
+        return source.boxes_for(frame(index + 1)).xyxy[0].round(2).tolist()
+
+    for index in (1, 2, 3):
+        assert seen(index, slice(0, 11)) == [100, 100, 180, 300]
+    assert seen(4, slice(0, 11), x=9, y=-4) == [109, 96, 189, 296]
+    assert seen(5, slice(0, 11), size=0.55) == [96, 90, 184, 310]  # they tell how it grows, too
+    assert seen(6, slice(0, 17)) == [100, 100, 180, 300]
+    # A head that is turned or nods says where the person is, and not how large.
+    assert seen(7, slice(0, 5)) == [100, 100, 180, 300]
+    x1, y1, x2, y2 = seen(8, slice(0, 5), size=0.6)
+    assert (x2 - x1, y2 - y1) == pytest.approx((80, 200), abs=0.02)
+    assert detector.asked == [0]
+
+
+def test_who_becomes_sure_after_the_detection_is_followed_from_there() -> None:
+    source = FollowPoses(Told([100, 100, 180, 300]), 10)
+    unsure = poses_in(source.boxes_for(frame(0)), score=0.4)
+    unsure.keypoints[:, 3:, 2] = 0.1
+    source.observe(frame(0), unsure)
+    source.observe(frame(1), poses_in(source.boxes_for(frame(1)), size=0.4))
+    np.testing.assert_allclose(source.boxes_for(frame(2)).xyxy, [[100, 100, 180, 300]])
+    source.observe(frame(2), poses_in(source.boxes_for(frame(2)), x=6, size=0.44))
+    np.testing.assert_allclose(source.boxes_for(frame(3)).xyxy, [[102, 90, 190, 310]], atol=0.01)
+
+
 def test_who_collapses_leaves_or_slides_onto_another_is_dropped() -> None:
     detector = Told([100, 100, 180, 300], [300, 100, 380, 300], [500, 100, 580, 300])
     source = FollowPoses(detector, 10)
