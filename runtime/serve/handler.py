@@ -9,6 +9,7 @@ import re
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -21,7 +22,7 @@ from sharpose.runtime.serve.access import Access, Connections
 from sharpose.runtime.serve.sink import ServedStreams, ServeSink
 from sharpose.runtime.statistics import AGE, RECENT, STAGES, WRITE, StreamSnapshot
 
-_LOOK_EVERY = 1.0  # seconds between looks at whether a client of /stream.mjpg is still there
+_LOOK_EVERY = 1.0  # seconds between looks at whether a client that waits for a picture is still there
 _BOUNDARY = "sharpose-frame"
 _FRAME_WAIT = 10.0  # seconds that a browser's request for the next picture stays open
 _NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
@@ -248,7 +249,13 @@ class Handler(BaseHTTPRequestHandler):
         if not (after.isascii() and after.isdecimal() and len(after) < 20):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "after: expected the number of a frame")
         picture = self._stream(query).picture
-        jpeg = picture.get(other_than=int(after), wait=_FRAME_WAIT)
+        until = time.monotonic() + _FRAME_WAIT
+        while (jpeg := picture.get(other_than=int(after), wait=_LOOK_EVERY)) is None:
+            if self._has_gone():
+                self.close_connection = True
+                return
+            if picture.closed or time.monotonic() >= until:
+                break
         if jpeg is None and picture.gone:
             raise _RefusedError(HTTPStatus.GONE, _GONE)
         if jpeg is None:

@@ -106,6 +106,11 @@ def test_the_page_shows_the_picture_and_the_numbers(browser: Browser, running) -
     red.close()
     browser.until(text("#status"), lambda value: value == "ended")
     assert browser.run(COLOUR)[2] > 100  # the last picture stays
+    browser.run("performance.clearResourceTimings()")
+    asked = "performance.getEntriesByType('resource').filter(one => /frame.jpg/.test(one.name))"
+    asked += ".map(one => one.startTime)"
+    times = browser.until(asked, lambda times: len(times) >= 3)
+    assert times[2] - times[1] > 900  # milliseconds: it is told at once that no other picture comes
     server.close()
     browser.until(text("#status"), lambda value: value == "no connection")
 

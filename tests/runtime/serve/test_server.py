@@ -19,6 +19,7 @@ from page_sockets import ASK, connect, until
 
 from sharpose.errors import InputError, how_to_install
 from sharpose.runtime.frames import SourceHealth
+from sharpose.runtime.serve import handler
 from sharpose.runtime.serve.server import Address, parse_address
 
 
@@ -83,6 +84,25 @@ def test_the_next_frame_comes_when_it_is_there(serve, ask, show, make_record) ->
     assert ask(server, "/frame.jpg?after=2").status == 204
     for bad in ("x", "-1", "1" * 30, "%C2%B2"):
         assert ask(server, f"/frame.jpg?after={bad}").status == 400
+
+
+def test_who_hangs_up_while_a_picture_is_waited_for_holds_no_place(serve, ask, show, monkeypatch) -> None:
+    """The page does so where another stream is chosen."""
+    monkeypatch.setattr(handler, "_FRAME_WAIT", 600.0)
+    monkeypatch.setattr(handler, "_LOOK_EVERY", 0.02)
+    server = serve(max_clients=3)
+    sink = show(server, "silent", live=True)
+    clients = [connect(server) for _ in range(3)]
+    for client in clients:
+        client.sendall(ASK % b"/frame.jpg?after=0")
+    until(lambda: len(server.connections) == 3)
+    clients.pop().close()
+    until(lambda: len(server.connections) == 2)
+    for client in clients:
+        client.close()
+    until(lambda: len(server.connections) == 0)
+    sink.close()
+    assert ask(server, "/frame.jpg?after=0").status == 204
 
 
 def test_state_of_all_streams(serve, ask, show, make_record, clock) -> None:
