@@ -6,6 +6,7 @@ import base64
 import re
 import socket
 import urllib.request
+from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
@@ -27,11 +28,9 @@ _RTMP_SERVER = re.compile(r"[^/?#\s]*(?:/[^/?#\s]*(?=/[^/?#\s]))*/?")
 _PIPELINE_URL = re.compile(
     r"""(?<=")[A-Za-z][A-Za-z0-9+.-]*://(?:\\.|[^"\\])*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s"]+"""
 )
-_PIPELINE_SECRET = re.compile(
-    r"""((?<![A-Za-z0-9_-])[A-Za-z0-9_-]*(?:pass|pwd|pw|token|secret|credential|user|login|stream-?key)[A-Za-z0-9_-]*\s*=\s*)"""
-    r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'!]\S*)""",
-    re.IGNORECASE,
-)
+_PROPERTY = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]+)\s*=\s*")
+_SECRET_PROPERTY = re.compile(r"pass|pwd|pw|token|secret|credential|user|login|stream-?key", re.IGNORECASE)
+_PROPERTY_VALUE = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'|[^\s"'!]\S*""")
 
 _KNOWN_SCHEME = r"(?:https?|rtsps?|rtmp[a-z]*|srt|udp|tcp|rtp|mms|ftps?)"
 # What was meant as an address: `http:/…`, `http:…`, `rtsp;//…`, and with a login `rtsp/…`, `//…`, `\\…`.
@@ -71,7 +70,11 @@ def redact_url(spec: str) -> str:
 
 def redact_text(text: str) -> str:
     """`text` (a pipeline, a message of a library) with what is secret in its URLs and `name=value` pairs as `***`."""
-    return _PIPELINE_SECRET.sub(r"\1***", redact_urls(text))
+
+    def value(found: re.Match[str], text: str) -> re.Match[str] | None:
+        return _PROPERTY_VALUE.match(text, found.end()) if _SECRET_PROPERTY.search(found[1]) else None
+
+    return _redact_values(redact_urls(text), _PROPERTY, value)
 
 
 def redact_urls(text: str) -> str:
@@ -120,16 +123,28 @@ def _redact(url: str) -> str:
 
 
 def _redact_parameters(text: str) -> str:
-    """In time that grows as the text does: a single expression for it would try each part of a long name."""
+    def value(found: re.Match[str], text: str) -> re.Match[str] | None:
+        name = found[1].rpartition("_")[2]  # `token_type` is none
+        if not _SECRET_NAME.search(name):
+            return None
+        return (_STREAM_ID if name.lower().endswith("streamid") else _VALUE).match(text, found.end())
+
+    return _redact_values(text, _PARAMETER, value)
+
+
+def _redact_values(
+    text: str, names: re.Pattern[str], value: Callable[[re.Match[str], str], re.Match[str] | None]
+) -> str:
+    """In time that grows as the text does: a single expression for it would try each part of a long name.
+
+    `value` gives what a name in the text stands for, None where it is no secret.
+    """
     pieces, end = [], 0
-    for found in _PARAMETER.finditer(text):
-        name = found[1].rpartition("_")[2]
-        if found.start() < end or not _SECRET_NAME.search(name):  # `token_type` is none
+    for found in names.finditer(text):
+        if found.start() < end or (secret := value(found, text)) is None:
             continue
-        value = (_STREAM_ID if name.lower().endswith("streamid") else _VALUE).match(text, found.end())
-        assert value is not None  # it may be empty
         pieces += [text[end : found.end()], "***"]
-        end = value.end()
+        end = secret.end()
     return "".join([*pieces, text[end:]])
 
 

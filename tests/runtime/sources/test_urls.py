@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sharpose.runtime.sources import redact_url
-from sharpose.runtime.sources.urls import is_url, password_hint, redact_urls
+from sharpose.runtime.sources.urls import is_url, password_hint, redact_text, redact_urls
 
 SECRET = "hunter2"
 
@@ -83,6 +83,8 @@ def test_a_long_name_takes_no_long_time():
     name = "token" * 4000  # takes 20 ms; with the cube of its length, days
     assert redact_urls(f"http://h/?{name}") == f"http://h/?{name}"
     assert redact_urls(f"http://h/?{name}_a={name}=x") == f"http://h/?{name}_a={name}=***"
+    words = name * 10  # with the square of its length, minutes
+    assert redact_text(f"{words} ! {name}={SECRET}") == f"{words} ! {name}=***"
     word = "a" * 100_000
     assert redact_urls(f"{word}://u:{SECRET}@h/x") == f"{word}://***@h/x"
 
