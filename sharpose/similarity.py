@@ -5,12 +5,14 @@ Boxes are float32 [n, 4], `x1, y1, x2, y2`; poses [n, J, 2 or more], `x, y` firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Poses = npt.NDArray[np.float32]
 
@@ -21,6 +23,7 @@ OKS_NMS_THRESHOLD = 0.9
 """Poses more alike than this are the same person's (released COCO evaluation)."""
 
 _MIN_SIZE = 1.0  # pixels, or square pixels
+_NMS_BLOCK = 64  # boxes that are compared with those that stay at once
 
 
 def body_area(boxes: Boxes) -> Floats:
@@ -31,11 +34,11 @@ def body_area(boxes: Boxes) -> Floats:
 
 def box_iou(boxes: Boxes, others: Boxes) -> Floats:
     """Intersection over union, float64 [n, m], of boxes [n, 4] and [m, 4]; 0 where both have no area."""
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
-    overlap = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
-    size_a, size_b = _sides(a), _sides(b)
-    shared = overlap[..., 0] * overlap[..., 1]
-    union = size_a[..., 0] * size_a[..., 1] + size_b[..., 0] * size_b[..., 1] - shared
+    a, b = np.asarray(boxes, np.float64).T[:, :, None], np.asarray(others, np.float64).T[:, None]
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
     iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return iou
 
@@ -119,11 +122,22 @@ def box_nms(
     """
     doubles = np.asarray(boxes, np.float64)
 
-    def stays(best: int, rest: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        apart: npt.NDArray[np.bool_] = box_iou(doubles[best : best + 1], doubles[rest])[0] <= iou
-        return apart if labels is None else apart | (labels[rest] != labels[best])
+    def apart(better: Indices, worse: Indices) -> Bools:
+        small: Bools = box_iou(doubles[better], doubles[worse]) <= iou
+        return small if labels is None else small | (labels[better][:, None] != labels[worse])
 
-    return _nms(scores, stays)
+    # Block by block: of thousands of candidates, a graph's low scores, a round for each would take seconds.
+    order = np.argsort(-scores, kind="stable")
+    kept: Indices = order[:0]
+    for begin in range(0, len(order), _NMS_BLOCK):
+        block = order[begin : begin + _NMS_BLOCK]
+        block = block[apart(kept, block).all(axis=0)]
+        beside, stays = apart(block, block), np.ones(len(block), np.bool_)
+        for row in range(len(block)):
+            if stays[row]:
+                stays[row + 1 :] &= beside[row, row + 1 :]
+        kept = np.concatenate([kept, block[stays]])
+    return kept
 
 
 def oks_nms(
@@ -148,19 +162,12 @@ def oks_nms(
         int64 [m], the indices that stay, best first; of equal scores the earlier one is better.
     """
 
-    def stays(best: int, rest: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def stays(best: int, rest: Indices) -> Bools:
         every = np.ones((len(rest), poses.shape[1]), np.bool_)
         oks = pose_oks(poses[rest], poses[best : best + 1], (areas[best] + areas[rest]) / 2, sigmas, every)
-        different: npt.NDArray[np.bool_] = oks <= threshold
+        different: Bools = oks <= threshold
         return different
 
-    return _nms(scores, stays)
-
-
-def _nms(
-    scores: npt.NDArray[np.float32], stays: Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
-) -> npt.NDArray[np.int64]:
-    """The indices that stay, best first; `stays(best, rest)` says which of the rest do beside the best."""
     waiting = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     while len(waiting):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sharpose import similarity
 from sharpose.similarity import body_area, box_iou, box_nms, keypoint_similarity, oks_nms, pose_oks
 from sharpose.skeleton import COCO17
 
@@ -31,6 +32,24 @@ def test_box_nms_agrees_with_opencv() -> None:
             ours = box_nms(xyxy.astype(np.float32), scores, iou)
             assert ours.tolist() == list(cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, iou))
     assert box_nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0.5).tolist() == []
+
+
+def test_thousands_of_boxes_are_compared_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector with a low --conf has that many candidates; a step for each takes seconds a frame."""
+    steps: list[int] = []
+
+    def counted(boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        steps.append(len(others))
+        return box_iou(boxes, others)
+
+    monkeypatch.setattr(similarity, "box_iou", counted)
+    corners = np.arange(1000, dtype=np.float32)[:, None] * 10 + (0, 0, 8, 8)
+    twice = np.vstack([corners, corners + 0.5]).astype(np.float32)
+    scores = np.full(2000, 0.5, np.float32)
+    assert box_nms(twice, scores, 0.65).tolist() == list(range(1000))
+    assert len(steps) <= 100
+    assert box_nms(twice, scores, 0.65, np.arange(2000) // 1000).tolist() == list(range(2000))
+    assert box_nms(twice, scores, 0.8).tolist() == list(range(2000))  # their overlap is 0.78
 
 
 def test_oks_by_hand() -> None:
