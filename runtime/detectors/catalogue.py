@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import IO, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.console import Console
@@ -379,6 +380,28 @@ def _open_url(url: str, file: IO[bytes], timeout: float) -> Iterator[tuple[http.
         yield body, None if left is None else start + left
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to https only, as the table's addresses are, and on this machine to this machine."""
+
+    def redirect_request(
+        self,
+        request: urllib.request.Request,
+        body: IO[bytes],
+        code: int,
+        reason: str,
+        headers: http.client.HTTPMessage,
+        address: str,
+    ) -> urllib.request.Request | None:
+        """The request to go on with. Raises `DownloadError` for one that the table may not name."""
+        to = urlsplit(address)
+        here = to.scheme == "http" and to.hostname in ("127.0.0.1", "localhost")
+        if to.scheme != "https" and not (here and urlsplit(request.full_url).scheme == "http"):
+            raise DownloadError(  # without what follows the host, which may be signed
+                f"{request.full_url}: expected a redirect to https://, got one to {to.scheme}://{to.hostname}"
+            )
+        return super().redirect_request(request, body, code, reason, headers, address)
+
+
 def _answer_of(request: urllib.request.Request, timeout: float) -> http.client.HTTPResponse:
     """A server's answer. `timeout` is for all: looking up the name, each of its addresses, redirects.
 
@@ -389,7 +412,7 @@ def _answer_of(request: urllib.request.Request, timeout: float) -> http.client.H
 
     def ask() -> None:
         try:
-            answers.put(urllib.request.urlopen(request, timeout=timeout))
+            answers.put(urllib.request.build_opener(_Redirects).open(request, timeout=timeout))
         except Exception as error:
             answers.put(error)
 

@@ -7,11 +7,12 @@ import hashlib
 import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
-from http.client import HTTPResponse
+from http.client import HTTPMessage, HTTPResponse
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from sharpose.errors import DetectorError
 from sharpose.runtime.detectors.catalogue import (
+    _Redirects,
     download,
     find_detector,
     is_file_name,
@@ -265,6 +267,7 @@ class Server(ThreadingHTTPServer):
         self.status = 200
         self.silent = False
         self.length = True
+        self.redirect: str | None = None  # where those who ask for /model.onnx are sent
         self.asked: list[str | None] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -281,6 +284,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
+        if self.server.redirect and self.path == "/model.onnx":
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.server.silent:
             time.sleep(5)
             return
@@ -414,6 +423,27 @@ def test_a_file_that_was_tampered_with_is_not_used(server: Server, path: Path) -
 def test_a_server_that_refuses(server: Server, path: Path, status: int, said: str) -> None:
     server.status = status
     assert said in refused_download(server.url, path)
+
+
+@pytest.mark.parametrize("to", ["http://127.0.0.2", "http://127.0.0.1:1@127.0.0.2", "ftp://127.0.0.1"])
+def test_a_redirect_to_where_the_table_may_not_go_is_refused(server: Server, path: Path, to: str) -> None:
+    server.redirect = f"{to}:{server.server_address[1]}/other.onnx?key=hunter2"
+    scheme, _, host = to.partition("://")
+    got = f"{server.url}: expected a redirect to https://, got one to {scheme}://{host.rpartition('@')[2]}"
+    assert refused_download(server.url, path) == got
+    assert (server.asked, path.exists()) == ([None], False)
+
+
+def test_a_redirect_on_this_machine_is_followed(server: Server, path: Path) -> None:
+    server.redirect = "/moved.onnx"
+    assert download(server.url, path, SHA256) == SHA256
+    assert (server.asked, path.read_bytes()) == ([None, None], CONTENT)
+
+
+def test_a_redirect_from_https_to_this_machine_is_refused() -> None:
+    request = urllib.request.Request("https://host.example/d.onnx")
+    with pytest.raises(DetectorError, match=r"to https://, got one to http://127\.0\.0\.1$"):
+        _Redirects().redirect_request(request, BytesIO(), 302, "Found", HTTPMessage(), "http://127.0.0.1:80/d.onnx")
 
 
 def test_a_silent_server(server: Server, path: Path) -> None:
