@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ import numpy as np
 from sharpose.bundle import open_bundle
 from sharpose.engines.batches import settle
 from sharpose.engines.choose import load_on
+from sharpose.engines.device import parse_device
 from sharpose.engines.load import load_two_stage
-from sharpose.engines.tensorrt.load import TensorRtSettings
 from sharpose.engines.two_stage import TwoStage
 from sharpose.errors import InputError, SharposeError
 from sharpose.serving.contract import KEYPOINTS, QUALITY, REFINED, REGION_ORDER, ServedModel
@@ -66,8 +65,15 @@ class TritonPythonModel(BatchingModel):
         self._selected = served.selected
         threads = self._number("threads", 4 * (os.cpu_count() or 1))
         precision = self.parameters.get("precision") or "auto"
-        tensorrt = TensorRtSettings(tf32=False)  # as sharpose-run without --tf32, and as --verify has compared it
-        load = partial(load_two_stage, bundle, precision=precision, threads=threads, tensorrt=tensorrt)
+
+        def load(device: str) -> TwoStage:
+            tensorrt = None
+            if parse_device(device).kind == "tensorrt":  # needs packages that a server without a GPU needn't have
+                from sharpose.engines.tensorrt.load import TensorRtSettings
+
+                tensorrt = TensorRtSettings(tf32=False)  # as sharpose-run without --tf32, and as --verify compares it
+            return load_two_stage(bundle, device, precision=precision, threads=threads, tensorrt=tensorrt)
+
         stages = self._stages = load_on(self.parameters.get("device") or "cpu", load)
         largest = min(self.max_batch, stages.max_batch)  # engines may take fewer than the bundle's max batch
         batch = self._number("batch", largest)

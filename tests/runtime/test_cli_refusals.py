@@ -309,7 +309,9 @@ def made(name: str, content: bytes | None = None) -> Callable[[Path], str]:
         pytest.param(half_a_header, "half.mp4", id="half a header"),
         pytest.param(made("folder"), "the folder holds no file", id="empty folder"),
         pytest.param(lambda folder: "*.jpg", "the glob matches no file", id="empty glob"),
-        pytest.param(made("bad.jpg", b"\xff\xd8\xff\xe0 no more"), "can't be decoded", id="damaged picture"),
+        pytest.param(
+            made("bad.jpg", b"\xff\xd8\xff\xe0 no more"), "its content isn't that of a JPEG", id="damaged picture"
+        ),
         pytest.param(lambda folder: "scene:cats=3", "unknown key 'cats'", id="scene"),
     ],
 )
