@@ -258,7 +258,7 @@ class OpenVinoRunner(Runner):
             return None
         (axis,) = axes
         inputs, outputs = self.inputs.values(), self.outputs.values()
-        first = all(spec.shape[0] == axis for spec in outputs) and any(spec.shape[0] == axis for spec in inputs)
+        first = all(spec.shape[:1] == (axis,) for spec in outputs) and any(spec.shape[:1] == (axis,) for spec in inputs)
         return axis if first and all(axis not in spec.shape[1:] for spec in (*inputs, *outputs)) else None
 
     def _choose(self, sizes: Mapping[str, int]) -> tuple[int, Mapping[str, int]]:
@@ -296,11 +296,12 @@ class OpenVinoRunner(Runner):
             for name in outputs:
                 made = [request.get(name) for request in requests]
                 if name in written and all(
-                    tuple(tensor.shape) == written[name][of_part].shape
+                    tuple(tensor.shape) == (written[name][of_part] if written[name].ndim else written[name]).shape
                     for tensor, of_part in zip(made, slices, strict=True)
                 ):
                     shape = self.outputs[name].shape_at(sizes)
-                    results[name] = written[name][tuple(map(slice, shape))]
+                    array = written[name]
+                    results[name] = array[tuple(map(slice, shape))] if shape else array
                 elif len(made) == 1:  # of a size that the graph found out, or a wrong one
                     results[name] = made[0].data.copy()
                 else:

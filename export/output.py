@@ -37,6 +37,10 @@ REPOSITORY = OutputKind(
 )
 
 
+_OF_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What macOS and Windows put into folders that somebody looks at."""
+
+
 def check_output(output: Path, kind: OutputKind = BUNDLE, *, overwrite: bool) -> None:
     """Refuse an output that exists, unless it is of its kind, with nothing else in it, and may be overwritten.
 
@@ -51,7 +55,7 @@ def check_output(output: Path, kind: OutputKind = BUNDLE, *, overwrite: bool) ->
     if not output.is_dir() or output.is_symlink() or (any(output.iterdir()) and not (output / kind.marker).is_file()):
         raise ExportError(f"{named}: is not a {kind.name}, so --overwrite won't replace it; give another folder")
     for path in sorted(output.iterdir()):
-        if not any(fnmatchcase(path.name, name) for name in kind.holds):
+        if not any(fnmatchcase(path.name, name) for name in (*kind.holds, *_OF_SYSTEM)):
             raise ExportError(f"{named}: holds {path.name} too, which --overwrite would remove; move it elsewhere")
 
 

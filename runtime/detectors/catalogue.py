@@ -253,9 +253,11 @@ def _set_aside(path: Path, entry: DetectorEntry, say: Callable[[str], None]) -> 
                 say(f"{path.stem}: the table names another address by now; what came from {before} is {aside}")
             for suffix in ("part", "sha256"):
                 path.with_name(f"{path.name}.{suffix}").unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(note) as temporary:
-            temporary.write_text(entry.url + "\n", "utf-8")
+        # Without an earlier note nothing depends on this one yet: a file in a folder that can't be written is used.
+        with contextlib.suppress(OSError) if before is None else contextlib.nullcontext():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(note) as temporary:
+                temporary.write_text(entry.url + "\n", "utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DetectorError(f"{note}: can't be read or written ({error}); set XDG_CACHE_HOME") from error
 

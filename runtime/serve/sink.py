@@ -131,7 +131,7 @@ class ServeSink:
 class ServedStreams:
     """The streams of a server, in the order in which they were added. Thread-safe.
 
-    Of those that have ended, the last pictures of the newest eight are kept, as a folder may hold thousands of videos.
+    When another begins, the last pictures of the newest eight that have ended are kept: a folder may hold thousands.
     """
 
     def __init__(self) -> None:

@@ -150,13 +150,16 @@ def _tiff(file: BinaryIO, order: str, *, big: bool) -> PictureHeader:
                 number = _TIFF_NUMBERS.get(kind) if tag in (254, 256, 257) else None
                 if number is not None and (big or number not in "Qq"):
                     values.setdefault(tag, struct.unpack_from(order + number, value)[0])  # libtiff takes the first too
-            following = _unpack(file, order + offset_kind)
         except struct.error:  # cut off; the page counts, for it should be there
             break
+        following = file.read(struct.calcsize(offset_kind))
         if values.get(254, 0) & 0b101:  # a reduced picture, or a mask
             previews.add(len(seen) - 1)
         size = max(size, (values.get(256, 0), values.get(257, 0)), key=lambda one: one[0] * one[1])
-        offset = following
+        # libtiff takes an offset that is cut off for none.
+        offset = (
+            struct.unpack(order + offset_kind, following)[0] if len(following) == struct.calcsize(offset_kind) else 0
+        )
     pages = len(seen) - len(previews)
     if not pages:
         return PictureHeader(*size)

@@ -27,6 +27,7 @@ RELEASED = ("sharpose_small_coco_256x192", "sharpose_base_coco_256x192", "sharpo
 """Configurations of the models whose weights their authors have released."""
 _ASSUMED = {"alpha": 0.5, "heads": 12, "quality_threshold": 0.99}
 """What shapes can't say, where no configuration of the package has them."""
+_OTHER = ", with another configuration"
 _TRAINED = ("crop_size", "heads", "quality_activation", "pixel_mean", "pixel_std")
 """What weights are trained for and their shapes needn't say; the skeleton's keypoints are too."""
 _SHAPED = ("skeleton", "crop_size", "width", "depth", "head", "mlp_hidden")
@@ -238,7 +239,15 @@ def load_model(
     state, meta, notes = read_checkpoint(path)
     warnings: tuple[str, ...] = ()
     in_name = alphas_in_name(Path(path).name)
-    own = parse_config(meta[CONFIG_KEY], source=f"in {path}") if CONFIG_KEY in meta else None
+    own = None
+    if CONFIG_KEY in meta:
+        try:
+            own = parse_config(meta[CONFIG_KEY], source=f"in {path}")
+        except ConfigError as error:
+            if config is None:
+                raise ConfigError(f"{error}; give --config") from error
+            words = f"its own configuration can't be read ({error}); the given one is used"
+            warnings = (f"checkpoint {Path(path).name}: {words}",)
     if config is None and own is not None:
         config = own
     elif config is None:
@@ -246,7 +255,7 @@ def load_model(
         config, notes, warnings = inferred.config, notes + inferred.notes, inferred.warnings
     elif in_name and in_name != [config.alpha]:
         said = " and ".join(f"{alpha:g}" for alpha in in_name)
-        warnings = (f"checkpoint {Path(path).name}: its name says alpha {said}; {config.alpha:g} is used, as given",)
+        warnings += (f"checkpoint {Path(path).name}: its name says alpha {said}; {config.alpha:g} is used, as given",)
     _refuse_abs(state, path)
     config = config.replace(changes or {})
     if own is not None:
@@ -272,14 +281,14 @@ def load_model(
         config, model = resized, SHaRPose(resized)
     model.load_state_dict(state, strict=True)
     scores, gate = _carried(ScoreTables, SCORES_KEY, meta, path), _carried(Gate, GATE_KEY, meta, path)
-    if own is not None and not _computes_the_same(own, config):
+    if CONFIG_KEY in meta and (own is None or not _computes_the_same(own, config)):
         if scores is not None:
             notes += ("its score tables are left out, as they were fitted with another configuration; scores stay raw",)
             scores = None
         if gate is not None:
             if gate.gain is not None:
                 notes += ("its gain of refining is left out, as it was measured with another configuration",)
-            chosen_by = f"{gate.chosen_by}, with another configuration"
+            chosen_by = f"{gate.chosen_by.removesuffix(_OTHER)}{_OTHER}"
             gate = gate.model_copy(update={"gain": None, "chosen_by": chosen_by})
     return LoadedModel(model.float().eval(), config, f"checkpoint {Path(path).name}", notes, warnings, scores, gate)
 

@@ -400,6 +400,27 @@ def test_a_file_that_is_no_graph_for_openvino_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_scalar_beside_an_output_of_unknown_length(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("NonZero", ["values"], ["places"]),
+        helper.make_node("Transpose", ["places"], ["rows"], perm=[1, 0]),
+        helper.make_node("Cast", ["rows"], ["made"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["made"], ["count"], keepdims=0),
+    ]
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, ["K", 2])
+    count = helper.make_tensor_value_info("count", TensorProto.FLOAT, [])
+    path = chain(tmp_path / "chain.onnx", nodes, [made, count])
+
+    def fix(inputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+        return [dataclasses.replace(spec, shape=(2, 3)) for spec in inputs]
+
+    runner = OpenVinoRunner(path, fix, 1)
+    result = runner.run({"values": np.array([[0, 1, 0], [0, 0, 1]], np.float32)}, ("made", "count"))
+    np.testing.assert_array_equal(result["made"], [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(result["count"], 4)
+    assert np.asarray(result["count"]).shape == ()
+
+
 def test_a_graph_that_is_not_as_declared_is_refused(graph: Path) -> None:
     with pytest.raises(
         EngineError, match=r"scale\.onnx: expected .*factor int32 \[N, 1\]; found .*factor int32 \[axis0\]"

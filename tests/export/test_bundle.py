@@ -300,6 +300,13 @@ def test_overwrite_replaces_nothing_but_bundles(tmp_path):
     assert (tmp_path / "photos" / "a.jpg").read_text() == (tmp_path / "file").read_text() == "dear"
 
 
+def test_what_a_file_manager_left_may_go(tmp_path):
+    write(tmp_path / "bundle", "old")
+    (tmp_path / "bundle" / ".DS_Store").write_text("")
+    write(tmp_path / "bundle", "new", overwrite=True)
+    assert not (tmp_path / "bundle" / ".DS_Store").exists()
+
+
 @pytest.mark.parametrize("name", ["best.pth", "labels/train.json", "MODEL_CARD.md"])
 def test_overwrite_removes_nothing_that_no_export_writes(tmp_path, name):
     write(tmp_path / "bundle", "old")

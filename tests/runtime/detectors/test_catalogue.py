@@ -145,6 +145,15 @@ def test_another_address_in_the_table_is_another_file(served: tuple[str, Path]) 
     assert find_detector("mine", console=quiet()).read_bytes() == file.read_bytes()
 
 
+def test_a_file_is_taken_where_its_address_cant_be_noted(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, file = served
+    write_table(url, sha256=sha256_of(file), sha256_source="me")
+    path = tmp_path / "cache" / "sharpose" / "detectors" / "mine.onnx"
+    path.with_name("mine.onnx.url").mkdir(parents=True)
+    path.write_bytes(file.read_bytes())
+    assert find_detector("mine", console=quiet()) == path
+
+
 def test_a_file_that_the_user_has_copied_there_is_taken(served: tuple[str, Path], tmp_path: Path) -> None:
     url, file = served
     write_table(url, sha256=sha256_of(file), sha256_source="me")

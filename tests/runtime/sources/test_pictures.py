@@ -381,6 +381,13 @@ def test_the_thumbnail_in_a_tiff_is_no_picture(tmp_path, order):
     assert source.info.warnings == source.info.failures == []
 
 
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_tiff_without_its_last_bytes_has_no_further_page(tmp_path, cut):
+    (tmp_path / "b.tif").write_bytes(tiff_of((np.full((200, 300), 180, np.uint8), 0))[:-cut])
+    image, complaint = read_picture(tmp_path / "b.tif")
+    assert (image.shape, int(image[0, 0, 0]), complaint) == ((200, 300, 3), 180, None)
+
+
 def test_damage_inside_a_png_is_an_error_and_stays_off_the_terminal(tmp_path, capfd):
     noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
     path = save(tmp_path / "a.png", noise)

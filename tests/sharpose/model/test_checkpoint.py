@@ -137,6 +137,18 @@ def test_broken_score_tables_are_refused(released, nano_config):
     refused(released(meta=meta), "sharpose_scores: expected sharpose_config beside it, got none", config=nano_config)
 
 
+def test_an_own_configuration_that_cant_be_read_is_set_aside_by_a_given_one(released, nano_config):
+    meta = {"sharpose_config": {**nano_config.model_dump(mode="json"), "of_another_version": 1}}
+    path = released(meta=meta)
+    loaded = load_model(path, nano_config)
+    (warning,) = loaded.warnings
+    assert "its own configuration can't be read (" in warning
+    assert warning.endswith("; the given one is used")
+    assert loaded.config == nano_config
+    with pytest.raises(ConfigError, match=r"of_another_version: unknown key; give --config$"):
+        load_model(path)
+
+
 def test_what_a_given_configuration_contradicts_is_said(tmp_path, nano_config):
     """The weights fit both, so nothing else would show."""
     own = nano_config.replace({"heads": 3, "alpha": 0.3})
