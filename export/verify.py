@@ -181,10 +181,15 @@ def verify_bundle(
 
     def time_them() -> None:
         try:
-            times = measure_times(bundle, [item.device for item, _ in untimed], [one for _, one in untimed], pictures)
-            engines.extend(replace(item, times=found) for (item, _), found in zip(untimed, times, strict=True))
-        except EngineError as error:
-            unusable.extend(f"{item.device}, {item.precision}: {error}" for item, _ in untimed)
+            engines.extend(_timed(bundle, untimed, pictures))
+        except EngineError:  # of one: the others' results are worth having
+            for item, stages in untimed:
+                try:
+                    engines.extend(_timed(bundle, [(item, stages)], pictures))
+                except EngineError as error:
+                    unusable.append(f"{item.device}, {item.precision}: {error}")
+                    if item.report.failures:
+                        engines.append(item)  # without times: that it is beyond tolerance stays said
         finally:
             for _, stages in untimed:
                 stages.close()
@@ -225,6 +230,14 @@ def _matches(bundle: Bundle, stages: EngineStages, labels: LabelledPictures | No
         return None
     with ended_by_signals(stages):
         return labels.matches(PoseEstimator.from_stages(bundle, _two_stage(stages)))
+
+
+def _timed(
+    bundle: Bundle, engines: Sequence[tuple[VerifiedEngine, EngineStages]], pictures: ParityPictures
+) -> list[VerifiedEngine]:
+    """The results with the times of their engines, which take turns."""
+    times = measure_times(bundle, [item.device for item, _ in engines], [stages for _, stages in engines], pictures)
+    return [replace(item, times=found) for (item, _), found in zip(engines, times, strict=True)]
 
 
 def _ap(matches: dict[int, PictureMatches]) -> float:

@@ -89,12 +89,15 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         target.mkdir()
         for name in (MANIFEST_NAME, *bundle.manifest.files):
             shutil.copyfile(bundle.path / name, target / name)
-        if (bundle.path / ENGINES_FOLDER).is_dir():
-            shutil.copytree(bundle.path / ENGINES_FOLDER, target / ENGINES_FOLDER)
+        engines_folder = bundle.path / ENGINES_FOLDER
+        in_tf32 = [stage for stage, engine in _stored(engines_folder).items() if engine.sidecar.options.tf32]
+        if engines_folder.is_dir() and not in_tf32:
+            shutil.copytree(engines_folder, target / ENGINES_FOLDER)
         (version / "model.py").write_text(_MODEL_PY, "utf-8")
         running = {"device": how.device, "precision": how.precision, "threads": "", "batch": ""}
         _write_config(version.parent, _PRODUCT_COMMENT, _batching_config(served, running))
-        return [f"{MODEL_NAME}: both stages on {how.device}, {_mebibytes(version.parent)}"]
+        lines = [f"{MODEL_NAME}: both stages on {how.device}, {_mebibytes(version.parent)}"]
+        return [*lines, *(_not_served(_TF32.format(stage)) for stage in in_tf32[:1])]
     shutil.copyfile(gate_model.__file__, version / "model.py")
     precision = _graphs_precision(bundle, how.precision)
     found = _engines(bundle, precision)
@@ -122,8 +125,15 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         what = f"TensorRT {engine.sidecar.flavour_version}" if engine else "ONNX"
         lines.append(f"{model.name}: {precision}, {what}, {_mebibytes(model)}")
     if isinstance(found, str) and found:
-        lines.append(f"the bundle's TensorRT engines are not served: {found}")
+        lines.append(_not_served(found))
     return lines
+
+
+_TF32 = "the {} one computes in TF32; build it without --tf32"
+
+
+def _not_served(reason: str) -> str:
+    return f"the bundle's TensorRT engines are not served: {reason}"
 
 
 def _graphs_precision(bundle: Bundle, asked: str) -> Precision:
@@ -139,9 +149,8 @@ def _graphs_precision(bundle: Bundle, asked: str) -> Precision:
 
 def _engines(bundle: Bundle, precision: Precision) -> dict[str, StoredEngine] | str:
     """The TensorRT engines of both stages in the bundle's folder; or why they can't be served, empty without any."""
-    folder = bundle.path / ENGINES_FOLDER
-    there = [stage for stage in STAGES if (folder / f"{stage}.json").is_file()]
-    engines = {stage: read_engine(folder, stage) for stage in there}
+    engines = _stored(bundle.path / ENGINES_FOLDER)
+    there = list(engines)
     for stage, engine in engines.items():
         sidecar, options = engine.sidecar, engine.sidecar.options
         found = sidecar.graph_sha256, sidecar.weights_sha256
@@ -152,10 +161,15 @@ def _engines(bundle: Bundle, precision: Precision) -> dict[str, StoredEngine] | 
         if found != (bundle.graph_sha256(stage, precision), bundle.weights_sha256):
             return f"the {stage} one was built from other graphs"
         if options.tf32:
-            return f"the {stage} one computes in TF32; build it without --tf32"
+            return _TF32.format(stage)
         if options.min_batch > 1:  # the gate hands on what one client asks
             return f"the {stage} one takes at least {options.min_batch} people; build it without --min-batch"
     return engines if len(there) == len(STAGES) else f"there is one of the {there[0]} stage alone" if there else ""
+
+
+def _stored(folder: Path) -> dict[str, StoredEngine]:
+    """The engines of the stages that have one in a bundle's folder of engines."""
+    return {stage: read_engine(folder, stage) for stage in STAGES if (folder / f"{stage}.json").is_file()}
 
 
 def _batching_config(served: ServedModel, running: Mapping[str, str]) -> dict[str, object]:

@@ -97,10 +97,14 @@ class _Table(BaseModel):
 
 
 def user_table_path() -> Path:
-    """`$XDG_CONFIG_HOME/sharpose/detectors.yaml`, or `~/.config/sharpose/detectors.yaml`."""
+    """`$XDG_CONFIG_HOME/sharpose/detectors.yaml`, or `~/.config/sharpose/detectors.yaml`.
+
+    Of a user without a home folder, as containers have, it begins with `~`, and there is no such file.
+    """
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    # The specification says to ignore a relative one.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "sharpose" / "detectors.yaml"  # noqa: PTH117
+    # The specification says to ignore a relative one; pathlib's own way home raises where there is none.
+    folder = base if os.path.isabs(base) else os.path.expanduser("~/.config")  # noqa: PTH111, PTH117
+    return Path(folder) / "sharpose" / "detectors.yaml"
 
 
 def load_table(own: Path | None = None) -> dict[str, DetectorEntry]:

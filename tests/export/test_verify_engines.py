@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from reference_model import reference_crops
 from rich.console import Console
 
-from sharpose.bundle import Bundle, Precision
+from sharpose.bundle import Bundle, ParityReport, Precision
 from sharpose.engines.load import STAGES
 from sharpose.engines.onnxrt import OnnxRuntimeRunner
 from sharpose.engines.precision import RunPrecision
@@ -96,6 +98,31 @@ def test_an_engine_that_fails_as_it_runs_takes_no_others_result_with_it(
     for stages in opened.values():
         with pytest.raises(EngineError, match="this engine was closed"):
             stages.coarse(pictures.crops)
+
+
+@pytest.mark.usefixtures("on_cpu_alone")
+@pytest.mark.parametrize("is_beyond", [False, True])
+def test_a_precision_that_fails_while_it_is_timed_takes_no_other_with_it(
+    two_precisions: Bundle, pictures: ParityPictures, monkeypatch: pytest.MonkeyPatch, is_beyond: bool
+) -> None:
+    measure, compare = verify_engines.measure_times, verify_engines.compare_stages
+
+    def measure_all(bundle: Bundle, devices: Sequence[str], engines: Sequence[EngineStages], *rest: Any) -> Any:
+        if any(stages.precision == "fp16" for stages in engines):
+            raise EngineError("out of memory")
+        return measure(bundle, devices, engines, *rest)
+
+    def compare_all(outputs: Any, stages: EngineStages, *rest: Any) -> ParityReport:
+        report = compare(outputs, stages, *rest)
+        return report.model_copy(update={"failures": ("keypoints jump",)}) if is_beyond else report
+
+    monkeypatch.setattr(verify_engines, "measure_times", measure_all)
+    monkeypatch.setattr(verify_engines, "compare_stages", compare_all)
+    result = verify_bundle(two_precisions, pictures)
+    found = [(item.precision, len(item.times)) for item in result.engines]
+    assert found == [("fp32", 2), *([("fp16", 0)] if is_beyond else [])]
+    assert result.unusable == ("cpu, fp16: out of memory",)
+    assert result.failures == (["cpu fp32: keypoints jump", "cpu fp16: keypoints jump"] if is_beyond else [])
 
 
 @pytest.mark.usefixtures("on_cpu_alone")

@@ -221,3 +221,11 @@ def test_a_file_that_went_missing_is_said(tmp_path, shipped):
     (tmp_path / "bundle" / "weights.bin").unlink()
     with pytest.raises(OSError, match=r"weights\.bin"):
         write_repository(bundle, tmp_path / "repository", "product")
+
+
+def test_the_products_model_leaves_engines_in_tf32_where_they_are(tmp_path, with_engines):
+    lines = write_repository(with_engines(tf32=True), tmp_path / "repository", "product", HowToRun("tensorrt", "fp32"))
+    assert not list(tmp_path.glob("repository/sharpose/*/bundle/engines"))
+    assert lines[1:] == [
+        "the bundle's TensorRT engines are not served: the coarse one computes in TF32; build it without --tf32"
+    ]

@@ -62,6 +62,20 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
+def test_a_user_without_a_home_folder_has_the_built_in_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers have that run as any number."""
+    pytest.importorskip("pwd")
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert str(user_table_path()) == "~/.config/sharpose/detectors.yaml"
+    assert "yolox-nano" in load_table()
+
+
 def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
