@@ -18,6 +18,7 @@ from sharpose.engines.stages import EngineStages, open_stages
 from sharpose.engines.two_stage import HostTwoStage, TwoStage
 from sharpose.errors import EngineError
 from sharpose.export import verify as verify_engines
+from sharpose.export.parity import compare_stages
 from sharpose.export.pictures import ParityPictures
 from sharpose.export.verify import print_verification, verify_bundle
 
@@ -105,7 +106,7 @@ def test_an_engine_that_fails_as_it_runs_takes_no_others_result_with_it(
 def test_a_precision_that_fails_while_it_is_timed_takes_no_other_with_it(
     two_precisions: Bundle, pictures: ParityPictures, monkeypatch: pytest.MonkeyPatch, is_beyond: bool
 ) -> None:
-    measure, compare = verify_engines.measure_times, verify_engines.compare_stages
+    measure = verify_engines.measure_times
 
     def measure_all(bundle: Bundle, devices: Sequence[str], engines: Sequence[EngineStages], *rest: Any) -> Any:
         if any(stages.precision == "fp16" for stages in engines):
@@ -113,7 +114,7 @@ def test_a_precision_that_fails_while_it_is_timed_takes_no_other_with_it(
         return measure(bundle, devices, engines, *rest)
 
     def compare_all(outputs: Any, stages: EngineStages, *rest: Any) -> ParityReport:
-        report = compare(outputs, stages, *rest)
+        report = compare_stages(outputs, stages, *rest)
         return report.model_copy(update={"failures": ("keypoints jump",)}) if is_beyond else report
 
     monkeypatch.setattr(verify_engines, "measure_times", measure_all)
