@@ -169,9 +169,10 @@ class _Request:
 class OpenVinoRunner(Runner):
     """An ONNX file, compiled by OpenVINO.
 
-    On a CPU a model of a fixed shape, compiled for latency, serves the batch of one person. One compiled for throughput
-    serves larger batches: OpenVINO computes in as many streams as suit the CPU, each with a part of its cores, and a
-    batch is divided among them. Batches of fewer people than there are streams have a third one, again for latency.
+    On a CPU a model of a fixed shape, compiled for latency, serves the batch of one person, and another one larger
+    batches. Where `divided` is set, the latter is compiled for throughput: OpenVINO computes in as many streams as suit
+    the CPU, each with a part of its cores, and a batch is divided among them. Batches of fewer people than there are
+    streams then have a third one, again for latency.
     For GPUs and NPUs, which want fixed shapes, there is a model for each of a few sizes, compiled for latency: smaller
     batches are padded, and an axis that no output has is always at its largest. Inputs that need no padding are read
     where they lie; outputs are written into arrays that no later run writes into.
@@ -186,6 +187,8 @@ class OpenVinoRunner(Runner):
             float16.
         threads: CPU threads inside an operator; OpenVINO's own choice if None.
         fixed_shapes: Whether all shapes are fixed, and `max_batch` is at most 8; if None, where the device is no CPU.
+        divided: Whether batches are divided among OpenVINO's streams. Faster, but not to be relied on: one engine gave
+            wrong poses so, for a reason that isn't found yet.
 
     Raises:
         GraphError: the graph can't be loaded.
@@ -203,6 +206,7 @@ class OpenVinoRunner(Runner):
         precision: str | None = None,
         threads: int | None = None,
         fixed_shapes: bool | None = None,
+        divided: bool = False,
     ) -> None:
         where = parse_device(device)
         found = find_device(where)
@@ -233,7 +237,7 @@ class OpenVinoRunner(Runner):
                 fixed = model.clone()
                 _reshape(path, fixed, inputs, self._fixed_sizes(batch))
                 self._compiled[batch] = _compile(path, fixed, found, hint, threads)
-        self._divided = self._divided_axis()
+        self._divided = self._divided_axis() if divided else None
         if not (self._compiled and self._fixed_shapes):
             if self._divided is not None:
                 many = _compile(path, model, found, hint, threads, requests=max_batch)

@@ -60,7 +60,7 @@ def test_as_many_people_as_streams_and_more_are_divided_among_them(
     graph: Path, divide_in: Callable[[int], None], streams: int, divided: set[int]
 ) -> None:
     divide_in(streams)
-    runner = OpenVinoRunner(graph, entry(), MAX_BATCH)
+    runner = OpenVinoRunner(graph, entry(), MAX_BATCH, divided=True)
     assert runner.parts == min(streams, MAX_BATCH)
     values, factor = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([1, 10, 100, 1000], np.int32)
     for people in range(1, MAX_BATCH + 1):
@@ -79,7 +79,7 @@ def test_parts_of_a_batch_are_read_where_they_lie_and_written_where_they_are_han
     graph: Path, divide_in: Callable[[int], None]
 ) -> None:
     divide_in(2)
-    runner = OpenVinoRunner(graph, entry(), MAX_BATCH)
+    runner = OpenVinoRunner(graph, entry(), MAX_BATCH, divided=True)
     inputs = scale_inputs(3)
     result = np.asarray(runner.run(inputs, ("total",))["total"])
     first, second = (item.raw for item in runner._requests.values())
@@ -95,8 +95,9 @@ def test_parts_of_a_batch_are_read_where_they_lie_and_written_where_they_are_han
 
 def test_one_thread_and_fixed_shapes_leave_batches_whole(graph: Path) -> None:
     runners = (
-        OpenVinoRunner(graph, entry(), MAX_BATCH, threads=1),
-        OpenVinoRunner(graph, entry(), MAX_BATCH, fixed_shapes=True),
+        OpenVinoRunner(graph, entry(), MAX_BATCH, threads=1, divided=True),
+        OpenVinoRunner(graph, entry(), MAX_BATCH, fixed_shapes=True, divided=True),
+        OpenVinoRunner(graph, entry(), MAX_BATCH),
     )
     for runner in runners:
         assert runner.parts == 1
@@ -117,7 +118,7 @@ def test_both_stages_equal_onnx_runtime_at_batch_sizes_up_to_the_largest(
     divide_in(streams)
     bundle = open_bundle(nano_bundle)
     coarse_runner, fine_runner = (
-        OpenVinoRunner(*bundle.graph(stage), bundle.manifest.max_batch, fixed_shapes=fixed_shapes)
+        OpenVinoRunner(*bundle.graph(stage), bundle.manifest.max_batch, fixed_shapes=fixed_shapes, divided=True)
         for stage in ("coarse", "fine")
     )
     stages = HostTwoStage(coarse_runner, fine_runner, "fp32")
@@ -157,7 +158,7 @@ def test_parts_of_another_shape_than_the_graph_declares_are_refused(
         helper.make_node("Concat", ["half", "half"], ["made"], axis=0),
     ]
     made = helper.make_tensor_value_info("made", TensorProto.FLOAT, ["N", 3])
-    runner = OpenVinoRunner(chain(tmp_path / "chain.onnx", nodes, [made]), chained("made"), MAX_BATCH)
+    runner = OpenVinoRunner(chain(tmp_path / "chain.onnx", nodes, [made]), chained("made"), MAX_BATCH, divided=True)
     with pytest.raises(EngineError) as caught:
         runner.run({"values": np.zeros((4 if rows == 4 else 3, 3), np.float32)}, ["made"])
     sizes = ("[2, 3], [2, 3]", "[4, 3], [4, 3]") if rows == 4 else ("[1, 3], [2, 3]", "[2, 3], [2, 3]")
