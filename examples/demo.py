@@ -37,7 +37,7 @@ PHOTOGRAPHS = (
     Photograph("cameraman.jpg", (0, 62, 335, 511), "Lav Varshney, CC0"),
 )
 NOTES = (
-    "These weights are a small model, trained for some seventeen hours on two CPU cores. On photographs that are new",
+    "These weights are a small model, trained for some eighteen hours on two CPU cores. On photographs that are new",
     "to it, six in ten keypoints are right; on built-in scenes, eight in ten. See the model card.",
 )
 _FOLDER = Path(__file__).resolve().parent / "photographs"
