@@ -179,17 +179,22 @@ def verify_bundle(
     threshold = bundle.manifest.gate.quality_threshold
     untimed: list[tuple[VerifiedEngine, EngineStages]] = []  # of one CPU: they take turns, so that nothing else decides
 
+    def time_group(group: Sequence[tuple[VerifiedEngine, EngineStages]]) -> None:
+        try:
+            engines.extend(_timed(bundle, group, pictures))
+        except EngineError as error:
+            if len(group) > 1:  # the others' results are worth having
+                for one in group:
+                    time_group([one])
+                return
+            item, _ = group[0]
+            unusable.append(f"{item.device}, {item.precision}: {error}")
+            if item.report.failures:
+                engines.append(item)  # without times: that it is beyond tolerance stays said
+
     def time_them() -> None:
         try:
-            engines.extend(_timed(bundle, untimed, pictures))
-        except EngineError:  # of one: the others' results are worth having
-            for item, stages in untimed:
-                try:
-                    engines.extend(_timed(bundle, [(item, stages)], pictures))
-                except EngineError as error:
-                    unusable.append(f"{item.device}, {item.precision}: {error}")
-                    if item.report.failures:
-                        engines.append(item)  # without times: that it is beyond tolerance stays said
+            time_group(untimed)
         finally:
             for _, stages in untimed:
                 stages.close()

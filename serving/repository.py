@@ -90,14 +90,14 @@ def write_repository(bundle: Bundle, folder: Path, layout: Layout, how: HowToRun
         for name in (MANIFEST_NAME, *bundle.manifest.files):
             shutil.copyfile(bundle.path / name, target / name)
         engines_folder = bundle.path / ENGINES_FOLDER
-        in_tf32 = [stage for stage, engine in _stored(engines_folder).items() if engine.sidecar.options.tf32]
-        if engines_folder.is_dir() and not in_tf32:
+        in_tf32 = next((stage for stage, item in _stored(engines_folder).items() if item.sidecar.options.tf32), None)
+        if engines_folder.is_dir() and in_tf32 is None:
             shutil.copytree(engines_folder, target / ENGINES_FOLDER)
         (version / "model.py").write_text(_MODEL_PY, "utf-8")
         running = {"device": how.device, "precision": how.precision, "threads": "", "batch": ""}
         _write_config(version.parent, _PRODUCT_COMMENT, _batching_config(served, running))
         lines = [f"{MODEL_NAME}: both stages on {how.device}, {_mebibytes(version.parent)}"]
-        return [*lines, *(_not_served(_TF32.format(stage)) for stage in in_tf32[:1])]
+        return lines if in_tf32 is None else [*lines, _not_served(_TF32.format(in_tf32))]
     shutil.copyfile(gate_model.__file__, version / "model.py")
     precision = _graphs_precision(bundle, how.precision)
     found = _engines(bundle, precision)
